@@ -1,0 +1,7 @@
+//! The COW's persistent exception store, byte by byte, and what is computed from it.
+//!
+//! Pure: who reads and writes the bytes is in [`crate::ops`].
+
+pub mod format;
+pub mod size;
+pub mod view;

@@ -1,0 +1,237 @@
+//! The order in which a sealed COW is merged.
+//!
+//! The kernel merges from the table's end towards its start, one *run* at a time: entries whose
+//! old and new chunks are both consecutive, within one metadata area. A COW's own table is in
+//! the order of the writes. A *view* is another table over the same data, written so that the
+//! backward walk touches the card in strictly ascending order: the entry nearest to the table's
+//! end has the lowest old chunk, and inside a run the order is ascending, as the kernel wants it.
+//!
+//! A view is a device of two parts: metadata of our own (a sparse file that only holds the
+//! header and the areas) and the sealed COW behind it, whose chunks keep their place shifted by
+//! [`Layout::data_start`].
+
+use super::format::{self, CHUNK_BYTES, Chunk, Exception, PER_AREA};
+
+/// Where a view's parts stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Number of exceptions.
+    pub exceptions: u64,
+}
+
+impl Layout {
+    /// First chunk of the view that is chunk 0 of the sealed COW.
+    ///
+    /// The kernel reads areas until it finds one that is not full, so there is one area more
+    /// than full ones, and the data begins behind that.
+    pub const fn data_start(&self) -> u64 {
+        format::area_chunk(self.exceptions / PER_AREA).saturating_add(1)
+    }
+}
+
+/// One metadata area of a view.
+pub struct Area {
+    /// The chunk number where it belongs.
+    pub chunk: u64,
+    /// What it holds.
+    pub bytes: Box<Chunk>,
+}
+
+/// Builds the metadata areas of a view, the last one first.
+///
+/// Takes a table that [`format::sort_checked`] accepted.
+pub struct Areas<'a> {
+    /// What is not placed yet, ascending; the table is filled from its end.
+    rest: &'a [Exception],
+    layout: Layout,
+    /// The area to build next; `None` when all are built.
+    area: Option<u64>,
+}
+
+impl<'a> Areas<'a> {
+    /// Starts with the area that holds the table's end (and possibly nothing else).
+    pub fn new(sorted: &'a [Exception]) -> Self {
+        let layout = Layout { exceptions: sorted.len() as u64 };
+        Self { rest: sorted, layout, area: Some(layout.exceptions / PER_AREA) }
+    }
+
+    /// Where the parts stand.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+}
+
+impl Iterator for Areas<'_> {
+    type Item = Area;
+
+    fn next(&mut self) -> Option<Area> {
+        let area = self.area?;
+        self.area = area.checked_sub(1);
+        let mut bytes = Box::new([0; CHUNK_BYTES]);
+        let data_start = self.layout.data_start();
+        // What belongs into this area is the lowest part of the rest, since areas are built
+        // from the last to the first.
+        let mut free = self.rest.len() - (area * PER_AREA) as usize;
+        while free > 0 {
+            let length = run_length(self.rest).min(free);
+            let (run, rest) = self.rest.split_at(length);
+            self.rest = rest;
+            free -= length;
+            for (place, exception) in run.iter().enumerate() {
+                let shifted =
+                    Exception { old: exception.old, new: exception.new.saturating_add(data_start) };
+                format::put_exception(&mut bytes, free + place, shifted);
+            }
+        }
+        Some(Area { chunk: format::area_chunk(area), bytes })
+    }
+}
+
+/// How many exceptions at the start of a sorted table are consecutive in both chunk numbers;
+/// at least 1 unless the table is empty.
+pub fn run_length(sorted: &[Exception]) -> usize {
+    let follows = |pair: &[Exception]| match pair {
+        [a, b] => a.old.checked_add(1) == Some(b.old) && a.new.checked_add(1) == Some(b.new),
+        _ => false,
+    };
+    let joined = sorted.windows(2).take_while(|pair| follows(pair)).count();
+    joined + usize::from(!sorted.is_empty())
+}
+
+/// The next run the kernel will merge, from what a view's last used area still holds: the lowest
+/// old chunk and the number of chunks. `None` when the area is empty.
+///
+/// After a failed merge this is the run that failed.
+pub fn next_run(area: &Chunk) -> Option<(u64, u64)> {
+    let mut run: Option<(Exception, u64)> = None;
+    for exception in format::exceptions(area) {
+        run = match run {
+            Some((previous, length))
+                if previous.old.checked_add(1) == Some(exception.old)
+                    && previous.new.checked_add(1) == Some(exception.new) =>
+            {
+                Some((exception, length + 1))
+            }
+            _ => Some((exception, 1)),
+        };
+    }
+    run.map(|(last, length)| (last.old.saturating_sub(length - 1), length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn table(pairs: &[(u64, u64)]) -> Vec<Exception> {
+        let mut table: Vec<_> = pairs.iter().map(|&(old, new)| Exception { old, new }).collect();
+        table.sort();
+        table
+    }
+
+    /// The runs in the order in which dm-snapshot merges them, by the rule of
+    /// `persistent_prepare_merge`: (first old chunk, first new chunk, length).
+    fn kernel_walk(areas: &BTreeMap<u64, Box<Chunk>>) -> Vec<(u64, u64, u64)> {
+        let mut runs = vec![];
+        for bytes in areas.values().rev() {
+            let mut left: Vec<_> = format::exceptions(bytes).collect();
+            while let Some(&last) = left.last() {
+                let length = (1..=left.len())
+                    .take_while(|&n| {
+                        let e = left[left.len() - n];
+                        let back = (n - 1) as u64;
+                        e.old.wrapping_add(back) == last.old && e.new.wrapping_add(back) == last.new
+                    })
+                    .count();
+                let first = left[left.len() - length];
+                runs.push((first.old, first.new, length as u64));
+                left.truncate(left.len() - length);
+            }
+        }
+        runs
+    }
+
+    fn build(sorted: &[Exception]) -> (Layout, BTreeMap<u64, Box<Chunk>>) {
+        let areas = Areas::new(sorted);
+        (areas.layout(), areas.map(|area| (area.chunk, area.bytes)).collect())
+    }
+
+    #[test]
+    fn scattered_writes_are_merged_upwards() {
+        let sorted = table(&[(50, 2), (10, 3), (51, 4), (11, 5), (12, 6)]);
+        let (layout, areas) = build(&sorted);
+        assert_eq!(layout.data_start(), 2);
+        let walk = kernel_walk(&areas);
+        assert_eq!(walk, [(10, 5, 1), (11, 7, 2), (50, 4, 1), (51, 6, 1)]);
+    }
+
+    #[test]
+    fn an_exactly_full_area_is_followed_by_an_empty_one() {
+        let pairs: Vec<_> = (0..PER_AREA).map(|n| (n, 2 + n)).collect();
+        let (layout, areas) = build(&table(&pairs));
+        assert_eq!(areas.keys().copied().collect::<Vec<_>>(), [1, 258]);
+        assert_eq!(format::exceptions(&areas[&258]).count(), 0);
+        assert_eq!(layout.data_start(), 259);
+        assert_eq!(kernel_walk(&areas), [(0, 2 + 259, PER_AREA)]);
+    }
+
+    #[test]
+    fn a_run_over_an_area_border_is_still_merged_upwards() {
+        let pairs: Vec<_> = (0..600).map(|n| (1000 + n, 1_000_000 + n)).collect();
+        let (_, areas) = build(&table(&pairs));
+        let starts: Vec<_> = kernel_walk(&areas).iter().map(|run| (run.0, run.2)).collect();
+        assert_eq!(starts, [(1000, 88), (1088, 256), (1344, 256)]);
+    }
+
+    #[test]
+    fn an_empty_table_has_one_empty_area() {
+        let (layout, areas) = build(&[]);
+        assert_eq!((layout.data_start(), areas.len()), (2, 1));
+        assert!(kernel_walk(&areas).is_empty());
+    }
+
+    #[test]
+    fn the_next_run_is_the_one_the_kernel_takes() {
+        let (_, areas) = build(&table(&[(50, 2), (10, 3), (51, 4), (11, 5), (12, 6)]));
+        assert_eq!(next_run(&areas[&1]), Some((10, 1)));
+        assert_eq!(next_run(&[0; CHUNK_BYTES]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_view_walks_upwards_and_keeps_every_chunk(
+            olds in prop::collection::btree_set(0u64..5000, 0..1200),
+            shuffle in any::<u64>(),
+            step in 1u64..4,
+        ) {
+            // New chunks in an order of writing that is unlike the card's.
+            let mut news: Vec<u64> =
+                (0..).map(|n| 2 + n * step).filter(|&n| format::is_data_chunk(n))
+                    .take(olds.len()).collect();
+            let half = news.len() / 2;
+            if shuffle % 3 == 0 { news.reverse() } else if shuffle % 3 == 1 { news.rotate_left(half) }
+            let sorted: Vec<_> =
+                olds.iter().zip(&news).map(|(&old, &new)| Exception { old, new }).collect();
+            let (layout, areas) = build(&sorted);
+            let mut next_free = 0;
+            let mut seen = BTreeMap::new();
+            for (old, new, length) in kernel_walk(&areas) {
+                prop_assert!(old >= next_free, "{old} after {next_free}");
+                next_free = old + length;
+                for n in 0..length {
+                    seen.insert(old + n, new + n - layout.data_start());
+                }
+            }
+            let expected: BTreeMap<_, _> = sorted.iter().map(|e| (e.old, e.new)).collect();
+            prop_assert_eq!(seen, expected);
+        }
+
+        #[test]
+        fn any_area_has_a_next_run(bytes in prop::collection::vec(any::<u8>(), CHUNK_BYTES)) {
+            let mut chunk = [0; CHUNK_BYTES];
+            chunk.copy_from_slice(&bytes);
+            let _ = next_run(&chunk);
+        }
+    }
+}

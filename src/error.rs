@@ -1,0 +1,127 @@
+//! One error type: what was tried, on which device, why it failed and what to do.
+
+use core::fmt;
+use std::borrow::Cow;
+
+/// What the process tells its caller; the numbers are part of the interface (see `--help`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed; everything that was in RAM is still there.
+    Failed = 1,
+    /// The command line was not understood.
+    Usage = 2,
+    /// Root is not on a cowflush stack.
+    NotActive = 3,
+    /// Another cowflush command is at work.
+    Busy = 4,
+    /// The card refused a write; the data stay in RAM and readable.
+    Card = 5,
+    /// `check` found something missing.
+    Missing = 6,
+    /// The COW was lost (Invalid); only a reboot helps.
+    Lost = 7,
+    /// Stopped by a signal; the kernel goes on merging, the next command finishes.
+    Interrupted = 8,
+}
+
+/// An error a user can meet.
+///
+/// Shown as `cannot OPERATION: CAUSE. ADVICE`. The operation names the device.
+#[derive(Debug)]
+pub struct Error {
+    operation: Cow<'static, str>,
+    cause: Cow<'static, str>,
+    advice: Cow<'static, str>,
+    exit: Exit,
+}
+
+/// The crate's result.
+pub type Result<T> = core::result::Result<T, Error>;
+
+impl Error {
+    /// `operation` continues "cannot …"; `cause` is one clause without a full stop.
+    pub fn new(
+        operation: impl Into<Cow<'static, str>>,
+        cause: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            operation: operation.into(),
+            cause: cause.into(),
+            advice: Cow::Borrowed(""),
+            exit: Exit::Failed,
+        }
+    }
+
+    /// Adds what the user can do, as whole sentences.
+    pub fn advise(mut self, advice: impl Into<Cow<'static, str>>) -> Self {
+        self.advice = advice.into();
+        self
+    }
+
+    /// Sets the exit code, `Failed` unless told.
+    pub fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// The exit code to end the process with.
+    pub fn exit_code(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}.", self.operation, self.cause)?;
+        if !self.advice.is_empty() {
+            write!(f, " {}", self.advice)?;
+        }
+        Ok(())
+    }
+}
+
+/// Turns a system call's errno into an [`Error`] that says what was being done.
+pub trait Doing<T> {
+    /// `operation` continues "cannot …" and is only built on failure.
+    fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T> Doing<T> for core::result::Result<T, nix::errno::Errno> {
+    fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|errno| Error::new(operation(), errno.desc()))
+    }
+}
+
+impl<T> Doing<T> for std::io::Result<T> {
+    fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|error| match error.raw_os_error() {
+            Some(number) => {
+                Error::new(operation(), nix::errno::Errno::from_raw(number).desc())
+            }
+            None => Error::new(operation(), error.to_string()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_reads_as_sentences() {
+        let error = Error::new("read /dev/sda1", "Input/output error").advise("Check the card.");
+        assert_eq!(error.to_string(), "cannot read /dev/sda1: Input/output error. Check the card.");
+        assert_eq!(Error::new("x", "y").to_string(), "cannot x: y.");
+    }
+
+    #[test]
+    fn an_errno_keeps_its_meaning() {
+        let failed: core::result::Result<(), _> = Err(nix::errno::Errno::ENOSPC);
+        let error = failed.doing(|| "grow the COW").unwrap_err();
+        assert_eq!(error.to_string(), "cannot grow the COW: No space left on device.");
+        assert_eq!(error.exit_code(), Exit::Failed);
+    }
+}

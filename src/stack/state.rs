@@ -1,0 +1,164 @@
+//! The stack as the kernel's tables show it.
+
+use crate::dm::status::Usage;
+use crate::dm::{Line, SnapshotStatus, Target};
+use crate::units::{DevNo, Sectors};
+
+/// The device-mapper devices that cowflush makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// Mounted as `/`.
+    Root,
+    /// The card's partition.
+    Origin,
+    /// The card's partition with a sealed COW over it, while that is merged.
+    Sealed,
+    /// The sealed COW with a table in the order of the card.
+    View,
+}
+
+impl Name {
+    /// The name in device-mapper and under /dev/mapper.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Name::Root => "cowflush-root",
+            Name::Origin => "cowflush-origin",
+            Name::Sealed => "cowflush-sealed",
+            Name::View => "cowflush-view",
+        }
+    }
+}
+
+/// A device's live table, as far as cowflush's own tables go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// One target over the whole device.
+    Single {
+        /// Size of the device.
+        length: Sectors,
+        /// Its target.
+        target: Target,
+        /// What a snapshot target says of itself; `Unknown` for others.
+        status: SnapshotStatus,
+    },
+    /// Two targets, as the view has them.
+    Joined(Line, Line),
+    /// A table that cowflush never makes.
+    Foreign,
+}
+
+/// One device-mapper device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its number.
+    pub number: DevNo,
+    /// I/O is held back.
+    pub suspended: bool,
+    /// The table that serves I/O; `None` before the first resume.
+    pub live: Option<Live>,
+    /// A table is loaded that the next resume would swap in.
+    pub inactive: bool,
+}
+
+impl Device {
+    /// The target, where the live table is a single one.
+    pub fn target(&self) -> Option<Target> {
+        match self.live {
+            Some(Live::Single { target, .. }) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// What the target, if it is a snapshot, says of itself.
+    pub fn status(&self) -> SnapshotStatus {
+        match self.live {
+            Some(Live::Single { status, .. }) => status,
+            _ => SnapshotStatus::Unknown,
+        }
+    }
+
+    /// The exception store's usage, where it is known.
+    pub fn usage(&self) -> Option<Usage> {
+        match self.status() {
+            SnapshotStatus::Used(usage) => Some(usage),
+            _ => None,
+        }
+    }
+
+    /// The size of the device.
+    pub fn length(&self) -> Option<Sectors> {
+        match self.live {
+            Some(Live::Single { length, .. }) => Some(length),
+            _ => None,
+        }
+    }
+}
+
+/// Where root's writes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Into the COW, in RAM.
+    Deferring,
+    /// To the card at once.
+    WriteThrough,
+}
+
+/// All of cowflush's devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// [`Name::Root`].
+    pub root: Option<Device>,
+    /// [`Name::Origin`].
+    pub origin: Option<Device>,
+    /// [`Name::Sealed`].
+    pub sealed: Option<Device>,
+    /// [`Name::View`].
+    pub view: Option<Device>,
+}
+
+impl Stack {
+    /// The device of that name.
+    pub fn device(&self, name: Name) -> Option<&Device> {
+        match name {
+            Name::Root => self.root.as_ref(),
+            Name::Origin => self.origin.as_ref(),
+            Name::Sealed => self.sealed.as_ref(),
+            Name::View => self.view.as_ref(),
+        }
+    }
+
+    /// Where root's writes go; `None` when there is no stack or not one of ours.
+    pub fn mode(&self) -> Option<Mode> {
+        match self.root?.target()? {
+            Target::Snapshot { .. } => Some(Mode::Deferring),
+            Target::Linear { .. } => Some(Mode::WriteThrough),
+            _ => None,
+        }
+    }
+
+    /// The device under root: origin or sealed.
+    pub fn seat(&self) -> Option<DevNo> {
+        match self.root?.target()? {
+            Target::Snapshot { origin, .. } => Some(origin),
+            Target::Linear { device, .. } => Some(device),
+            _ => None,
+        }
+    }
+
+    /// The card's partition and the first sector used of it.
+    pub fn card(&self) -> Option<(DevNo, Sectors)> {
+        let lowest = |device: Option<Device>| match device?.target()? {
+            Target::Linear { device, offset } => Some((device, offset)),
+            _ => None,
+        };
+        lowest(self.origin).or_else(|| lowest(self.sealed))
+    }
+
+    /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one.
+    pub fn pending(&self) -> Sectors {
+        let data = |device: Option<Device>| {
+            device.and_then(|d| d.usage()).map_or(0, |usage| usage.data().0)
+        };
+        Sectors(data(self.root).saturating_add(data(self.sealed)))
+    }
+}

@@ -1,0 +1,173 @@
+//! Units that must not be mixed up, and how they are shown to people.
+
+use core::fmt;
+
+/// Bytes in one sector, the kernel's unit for block devices.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// A length or position on a block device, in sectors of 512 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sectors(pub u64);
+
+impl Sectors {
+    /// The same length in bytes; saturates, since no device reaches 2^64 bytes.
+    pub const fn bytes(self) -> Bytes {
+        Bytes(self.0.saturating_mul(SECTOR_BYTES))
+    }
+}
+
+impl fmt::Display for Sectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A number of bytes. Its `Display` is for people: `12 B`, `3.4 MiB`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    /// Whole sectors in this many bytes, rounded down.
+    pub const fn sectors(self) -> Sectors {
+        Sectors(self.0 / SECTOR_BYTES)
+    }
+
+    /// This many bytes as a share of `whole`, in percent, at most 100; 0 of nothing is 0.
+    pub const fn percent_of(self, whole: Bytes) -> u64 {
+        if whole.0 == 0 {
+            return 0;
+        }
+        let percent = (self.0 as u128 * 100) / whole.0 as u128;
+        if percent > 100 { 100 } else { percent as u64 }
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} B", self.0);
+        }
+        let mut unit = "KiB";
+        // Tenths of the unit, in integers: floating point would cost bytes on the target.
+        let mut tenths = self.0 as u128 * 10 / 1024;
+        for next in UNITS.iter().skip(1) {
+            if tenths < 10240 {
+                break;
+            }
+            tenths /= 1024;
+            unit = next;
+        }
+        write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+    }
+}
+
+/// The number by which the kernel knows a device, printed as `major:minor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DevNo {
+    /// Driver's number.
+    pub major: u32,
+    /// Device's number within the driver.
+    pub minor: u32,
+}
+
+impl DevNo {
+    /// Reads `8:1`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once(':')?;
+        Some(Self { major: decimal(major)?, minor: decimal(minor)? })
+    }
+
+    /// Decodes the 64-bit encoding that device-mapper and stat use (glibc's and the kernel's
+    /// "huge" `dev_t`: minor in bits 0–7 and 20–31, major in bits 8–19).
+    pub const fn from_huge(dev: u64) -> Self {
+        Self {
+            major: ((dev >> 8) & 0xfff) as u32,
+            minor: ((dev & 0xff) | ((dev >> 12) & 0xfff00)) as u32,
+        }
+    }
+}
+
+impl fmt::Display for DevNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// Reads a plain decimal number; unlike `str::parse` it takes no sign.
+pub fn decimal<T: core::str::FromStr>(text: &str) -> Option<T> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// A point in time as `2026-11-23 06:40:12 UTC`, from seconds since 1970.
+///
+/// Days to civil date by counting from 1 March of year 0, so that the leap day comes last.
+pub struct Utc(pub i64);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (self.0.div_euclid(86_400), self.0.rem_euclid(86_400));
+        let days = days.saturating_add(719_468);
+        let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bytes_are_shown_in_the_largest_fitting_unit() {
+        assert_eq!(Bytes(0).to_string(), "0 B");
+        assert_eq!(Bytes(1023).to_string(), "1023 B");
+        assert_eq!(Bytes(1024).to_string(), "1.0 KiB");
+        assert_eq!(Bytes(8 << 20).to_string(), "8.0 MiB");
+        assert_eq!(Bytes((8 << 20) + (7 << 17)).to_string(), "8.8 MiB");
+        assert_eq!(Bytes(u64::MAX).to_string(), "16383.9 PiB");
+    }
+
+    #[test]
+    fn percent_never_divides_by_zero_or_passes_100() {
+        assert_eq!(Bytes(5).percent_of(Bytes(0)), 0);
+        assert_eq!(Bytes(5).percent_of(Bytes(10)), 50);
+        assert_eq!(Bytes(50).percent_of(Bytes(10)), 100);
+    }
+
+    #[test]
+    fn device_numbers_read_back() {
+        assert_eq!(DevNo::parse("8:1"), Some(DevNo { major: 8, minor: 1 }));
+        for bad in ["", "8", "8:", ":1", "8:1:2", "+8:1", "8: 1", "8:99999999999"] {
+            assert_eq!(DevNo::parse(bad), None, "{bad:?}");
+        }
+        assert_eq!(DevNo::from_huge(0x0010_0801), DevNo { major: 8, minor: 0x101 });
+    }
+
+    #[test]
+    fn known_dates() {
+        assert_eq!(Utc(0).to_string(), "1970-01-01 00:00:00 UTC");
+        assert_eq!(Utc(951_782_400).to_string(), "2000-02-29 00:00:00 UTC");
+        assert_eq!(Utc(4_102_444_799).to_string(), "2099-12-31 23:59:59 UTC");
+        assert_eq!(Utc(-1).to_string(), "1969-12-31 23:59:59 UTC");
+    }
+
+    proptest! {
+        #[test]
+        fn any_time_and_size_prints(time in any::<i64>(), size in any::<u64>()) {
+            let _ = Utc(time).to_string();
+            let _ = Bytes(size).to_string();
+        }
+    }
+}

@@ -98,9 +98,7 @@ impl<T> Doing<T> for core::result::Result<T, nix::errno::Errno> {
 impl<T> Doing<T> for std::io::Result<T> {
     fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T> {
         self.map_err(|error| match error.raw_os_error() {
-            Some(number) => {
-                Error::new(operation(), nix::errno::Errno::from_raw(number).desc())
-            }
+            Some(number) => Error::new(operation(), nix::errno::Errno::from_raw(number).desc()),
             None => Error::new(operation(), error.to_string()),
         })
     }

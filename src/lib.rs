@@ -7,8 +7,12 @@
 
 #![deny(missing_docs)]
 
+pub mod boot;
 pub mod cow;
 pub mod dm;
 pub mod error;
+pub mod ops;
+pub mod report;
 pub mod stack;
+pub mod sys;
 pub mod units;

@@ -1,5 +1,61 @@
-//! Keeps a flash card's root filesystem in a RAM copy-on-write layer and flushes it on demand.
+//! The `cowflush` command: reads its arguments and runs one subcommand.
 
-fn main() {
-    println!("cowflush {}", env!("CARGO_PKG_VERSION"));
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use cowflush::error::{Error, Exit, Result};
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // As /init of an initramfs the arguments are the real init's.
+    if nix::unistd::getpid().as_raw() == 1 {
+        commands::init::run(arguments)
+    }
+    let words: Vec<String> =
+        arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let exit = match cli::Cli::from_args(&["cowflush"], &words) {
+        Ok(cli) => run(cli.command).unwrap_or_else(|error| {
+            put(std::io::stderr(), &format!("cowflush: {error}\n"));
+            error.exit_code()
+        }),
+        Err(early) if early.status.is_ok() => {
+            put(std::io::stdout(), &format!("{}\n", early.output.trim_end()));
+            Exit::Done
+        }
+        Err(early) => {
+            put(std::io::stderr(), &format!("cowflush: {}\n", early.output.trim_end()));
+            Exit::Usage
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn run(command: cli::Command) -> Result<Exit> {
+    match command {
+        cli::Command::Flush(options) => commands::flush::flush(options.json),
+        cli::Command::Stop(options) => commands::flush::stop(options.json),
+        cli::Command::Start(_) => commands::flush::start(),
+        cli::Command::Status(options) => commands::status::run(options.json),
+        cli::Command::Check(options) => commands::check::run(options.json),
+        cli::Command::Init(_) => Err(Error::new("run init", "this is not PID 1")
+            .advise("It is for an initramfs, where the kernel starts it as /init.")
+            .exit(Exit::Usage)),
+        cli::Command::Version(_) => {
+            put(std::io::stdout(), concat!("cowflush ", env!("CARGO_PKG_VERSION"), "\n"));
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// A reader that went away must not stop what was asked for, so a failed write is let be.
+fn put(mut to: impl Write, text: &str) {
+    let _ = to.write_all(text.as_bytes());
 }

@@ -23,14 +23,17 @@ impl Default for Size {
 }
 
 impl Size {
-    /// The limit in bytes on a machine with `ram`; at most 90 % of it, at least [`SMALLEST`].
-    pub fn limit(self, ram: Bytes) -> Bytes {
-        let share = |percent: u64| ram.0 / 100 * percent.min(90);
+    /// The limit in bytes on a machine with `ram`, of which `available` could be had for COWs
+    /// (what they hold now included).
+    ///
+    /// Never more than three quarters of what is available, whatever was wished for: a snapshot
+    /// survives a full COW, but not one that the memory can't hold. At least [`SMALLEST`].
+    pub fn limit(self, ram: Bytes, available: Bytes) -> Bytes {
         let wish = match self {
-            Size::Fixed(bytes) => bytes.0.min(share(90)),
-            Size::Percent(percent) => share(percent),
+            Size::Fixed(bytes) => bytes.0,
+            Size::Percent(percent) => ram.0 / 100 * percent,
         };
-        Bytes(wish.max(SMALLEST.0))
+        Bytes(wish.min(available.0 / 4 * 3).max(SMALLEST.0))
     }
 }
 
@@ -62,10 +65,13 @@ mod tests {
     #[test]
     fn limits_follow_the_machine() {
         let ram = Bytes(256 * MIB);
-        assert_eq!(Size::default().limit(ram), Bytes(ram.0 / 100 * 40));
-        assert_eq!(Size::Fixed(Bytes(16 * MIB)).limit(ram), Bytes(16 * MIB));
-        assert_eq!(Size::Fixed(Bytes(u64::MAX)).limit(ram), Bytes(ram.0 / 100 * 90));
-        assert_eq!(Size::Percent(1).limit(Bytes(64 * MIB)), SMALLEST);
+        let available = Bytes(200 * MIB);
+        assert_eq!(Size::default().limit(ram, available), Bytes(ram.0 / 100 * 40));
+        assert_eq!(Size::Fixed(Bytes(16 * MIB)).limit(ram, available), Bytes(16 * MIB));
+        assert_eq!(Size::Fixed(Bytes(u64::MAX)).limit(ram, available), Bytes(150 * MIB));
+        assert_eq!(Size::Percent(90).limit(ram, available), Bytes(150 * MIB));
+        assert_eq!(Size::Percent(1).limit(Bytes(64 * MIB), available), SMALLEST);
+        assert_eq!(Size::default().limit(ram, Bytes(0)), SMALLEST);
     }
 
     #[test]

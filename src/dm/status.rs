@@ -79,11 +79,8 @@ mod tests {
     #[test]
     fn golden_lines() {
         let used = SnapshotStatus::parse("2072/204800 24");
-        let expected = Usage {
-            allocated: Sectors(2072),
-            total: Sectors(204_800),
-            metadata: Sectors(24),
-        };
+        let expected =
+            Usage { allocated: Sectors(2072), total: Sectors(204_800), metadata: Sectors(24) };
         assert_eq!(used, SnapshotStatus::Used(expected));
         assert_eq!(expected.data(), Sectors(2048));
         assert_eq!(SnapshotStatus::parse("Invalid"), SnapshotStatus::Invalid);

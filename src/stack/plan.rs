@@ -279,8 +279,7 @@ mod tests {
     fn killed_before_the_seal_the_preparation_is_dropped() {
         let prepared = edit(deferring(), |s| {
             root(s).inactive = true;
-            s.sealed =
-                Some(Device { number: SEALED, suspended: true, live: None, inactive: true });
+            s.sealed = Some(Device { number: SEALED, suspended: true, live: None, inactive: true });
         });
         assert_eq!(next(&prepared), Ok(Some(Step::Clear(Name::Root))));
         let cleared = edit(prepared, |s| root(s).inactive = false);
@@ -292,8 +291,7 @@ mod tests {
         let suspended = edit(deferring(), |s| {
             root(s).suspended = true;
             root(s).inactive = true;
-            s.sealed =
-                Some(Device { number: SEALED, suspended: true, live: None, inactive: true });
+            s.sealed = Some(Device { number: SEALED, suspended: true, live: None, inactive: true });
         });
         assert_eq!(next(&suspended), Ok(Some(Step::Clear(Name::Root))));
         let cleared = edit(suspended, |s| root(s).inactive = false);
@@ -355,8 +353,13 @@ mod tests {
     #[test]
     fn every_state_settles_in_a_few_steps() {
         let bases = [
-            deferring(), sealed(), merging(used(40)), merging(used(0)), stopping(used(8)),
-            merging(SnapshotStatus::MergeFailed), Stack { view: view(), ..sealed() },
+            deferring(),
+            sealed(),
+            merging(used(40)),
+            merging(used(0)),
+            stopping(used(8)),
+            merging(SnapshotStatus::MergeFailed),
+            Stack { view: view(), ..sealed() },
         ];
         for base in bases {
             for bits in 0..32 {

@@ -2,7 +2,7 @@
 
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
-use crate::units::{DevNo, Sectors};
+use crate::units::{Bytes, DevNo, Sectors};
 
 /// The device-mapper devices that cowflush makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,5 +160,14 @@ impl Stack {
             device.and_then(|d| d.usage()).map_or(0, |usage| usage.data().0)
         };
         Sectors(data(self.root).saturating_add(data(self.sealed)))
+    }
+
+    /// RAM that the COWs hold, metadata included. A sealed COW that is being merged is counted
+    /// by what is left of it, though its memory comes back only at the end.
+    pub fn held_in_ram(&self) -> Bytes {
+        let allocated = |device: Option<Device>| {
+            device.and_then(|d| d.usage()).map_or(0, |usage| usage.allocated.bytes().0)
+        };
+        Bytes(allocated(self.root).saturating_add(allocated(self.sealed)))
     }
 }

@@ -1,0 +1,218 @@
+//! The kernel command line: the words that concern root, and `cowflush.*`.
+//!
+//! Words: the kernel's Documentation/admin-guide/kernel-parameters.rst.
+
+use super::reference::Reference;
+use crate::cow::size::Size;
+use crate::units::{Bytes, decimal};
+
+/// What the command line asks for. Whatever it does not say has the kernel's default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `root=`.
+    pub root: Option<Reference>,
+    /// `rootfstype=`: filesystem types to try, in order.
+    pub types: Vec<String>,
+    /// `rootflags=`: mount options.
+    pub flags: String,
+    /// `rw` was the last of `ro` and `rw`.
+    pub writable: bool,
+    /// `rootwait`: wait for the card for ever.
+    pub wait_for_ever: bool,
+    /// `rootdelay=`: seconds to wait before looking for the card.
+    pub delay: u64,
+    /// `init=`.
+    pub init: Option<String>,
+    /// `panic=`: seconds after which an unattended rescue prompt reboots the machine; 0 is never.
+    pub panic: u64,
+    /// `cowflush=off`: use the card directly.
+    pub off: bool,
+    /// `cowflush.size=`: the COW's limit.
+    pub size: Size,
+    /// What was not understood, as sentences; the default holds for each.
+    pub complaints: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            root: None,
+            types: Vec::new(),
+            flags: String::new(),
+            writable: false,
+            wait_for_ever: false,
+            delay: 0,
+            init: None,
+            panic: 0,
+            off: false,
+            size: Size::default(),
+            complaints: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Reads a whole command line. Never fails: a router must boot.
+    pub fn parse(line: &str) -> Self {
+        let mut options = Self::default();
+        for word in words(line) {
+            // The rest belongs to init.
+            if word == "--" {
+                break;
+            }
+            options.take(&word);
+        }
+        options
+    }
+
+    fn take(&mut self, word: &str) {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match key {
+            "root" => match Reference::parse(value) {
+                Some(reference) => self.root = Some(reference),
+                None => self.complain(word, "it names no block device"),
+            },
+            "rootfstype" => {
+                let types = value.split(',').filter(|kind| !kind.is_empty() && *kind != "auto");
+                self.types = types.map(str::to_owned).collect();
+            }
+            "rootflags" => self.flags = value.to_owned(),
+            "ro" if value.is_empty() => self.writable = false,
+            "rw" if value.is_empty() => self.writable = true,
+            "rootwait" => self.wait_for_ever = true,
+            "rootdelay" => match decimal(value) {
+                Some(seconds) => self.delay = seconds,
+                None => self.complain(word, "it is no number of seconds"),
+            },
+            "init" if !value.is_empty() => self.init = Some(value.to_owned()),
+            // A negative value means "at once"; a prompt that nobody sees helps nobody.
+            "panic" => self.panic = decimal(value).unwrap_or(u64::from(value.starts_with('-'))),
+            "cowflush" => match value {
+                "off" | "0" | "no" => self.off = true,
+                "on" | "1" | "yes" => self.off = false,
+                _ => self.complain(word, "it is neither on nor off"),
+            },
+            "cowflush.size" => match size(value) {
+                Some(size) => self.size = size,
+                None => self.complain(
+                    word,
+                    "it is neither a size such as 32M nor a share of the RAM such as 40%",
+                ),
+            },
+            _ if key.starts_with("cowflush.") => {
+                self.complain(word, "this version does not know the key");
+            }
+            _ => {}
+        }
+    }
+
+    fn complain(&mut self, word: &str, why: &str) {
+        // A garbled line could be long; the kernel log takes about a kilobyte a line.
+        let word: String = word.chars().take(80).collect();
+        self.complaints.push(format!("ignoring `{word}` on the kernel command line: {why}"));
+    }
+}
+
+/// Splits at spaces outside double quotes, and drops the quotes, as the kernel does.
+fn words(line: &str) -> impl Iterator<Item = String> {
+    let mut rest = line.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
+    std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        if rest.is_empty() {
+            return None;
+        }
+        let mut quoted = false;
+        let end = rest
+            .find(|c: char| {
+                quoted ^= c == '"';
+                c.is_ascii_whitespace() && !quoted
+            })
+            .unwrap_or(rest.len());
+        let (word, next) = rest.split_at(end);
+        rest = next;
+        Some(word.replace('"', ""))
+    })
+}
+
+/// `16M`, `1G`, `65536`, `40%`.
+fn size(text: &str) -> Option<Size> {
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = decimal(percent)?;
+        return (1..=90).contains(&percent).then_some(Size::Percent(percent));
+    }
+    let (digits, shift) = match text.char_indices().next_back()? {
+        (at, 'k' | 'K') => (text.get(..at)?, 10),
+        (at, 'm' | 'M') => (text.get(..at)?, 20),
+        (at, 'g' | 'G') => (text.get(..at)?, 30),
+        _ => (text, 0),
+    };
+    let bytes = decimal::<u64>(digits)?.checked_mul(1 << shift)?;
+    (bytes > 0).then_some(Size::Fixed(Bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_usual_line() {
+        let options = Options::parse(
+            "BOOT_IMAGE=/vmlinuz root=UUID=0a1b rw rootfstype=ext4,ext2 rootflags=noatime,errors=\
+             remount-ro rootwait rootdelay=3 init=/sbin/procd panic=10 quiet cowflush.size=25%\n",
+        );
+        assert_eq!(options.root, Some(Reference::Uuid("0a1b".to_owned())));
+        assert_eq!(options.types, ["ext4", "ext2"]);
+        assert_eq!(options.flags, "noatime,errors=remount-ro");
+        assert!(options.writable && options.wait_for_ever && !options.off);
+        assert_eq!((options.delay, options.panic), (3, 10));
+        assert_eq!(options.init.as_deref(), Some("/sbin/procd"));
+        assert_eq!(options.size, Size::Percent(25));
+        assert!(options.complaints.is_empty(), "{:?}", options.complaints);
+    }
+
+    #[test]
+    fn the_last_word_wins_and_quotes_hold_spaces() {
+        let options =
+            Options::parse("rw ro root=/dev/sda1 root=\"LABEL=my root\" cowflush=off -- rw");
+        assert!(!options.writable && options.off);
+        assert_eq!(options.root, Some(Reference::Label("my root".to_owned())));
+    }
+
+    #[test]
+    fn sizes() {
+        let fixed = |bytes| Some(Size::Fixed(Bytes(bytes)));
+        assert_eq!(size("16M"), fixed(16 << 20));
+        assert_eq!(size("1g"), fixed(1 << 30));
+        assert_eq!(size("65536"), fixed(65536));
+        assert_eq!(size("40%"), Some(Size::Percent(40)));
+        for bad in ["", "0", "%", "0%", "91%", "-1M", "M", "1T", "99999999999G", "4é"] {
+            assert_eq!(size(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_garbled_is_named_and_the_default_holds() {
+        let options = Options::parse(
+            "root=sda1 rootdelay=soon cowflush=maybe cowflush.size=lots cowflush.sise=4M",
+        );
+        let kept = Options { complaints: options.complaints.clone(), ..Options::default() };
+        assert_eq!(options, kept);
+        assert_eq!(options.complaints.len(), 5);
+        assert!(options.complaints[4].contains("`cowflush.sise=4M`"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_parses(line in ".{0,300}") {
+            let _ = Options::parse(&line);
+        }
+
+        #[test]
+        fn any_mix_of_words_parses(
+            words in prop::collection::vec("(root|rw|cowflush\\.size|rootflags|\"|=|M|%| |[0-9]{1,20}){0,6}", 0..10)
+        ) {
+            let _ = Options::parse(&words.join(" "));
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Finding and mounting root, as PID 1 of the initramfs.
+//!
+//! Pure: [`cmdline`], [`reference`], [`superblock`], [`partition`]. The others carry it out.
+
+pub mod cmdline;
+pub mod console;
+pub mod devices;
+pub mod handover;
+pub mod mounting;
+pub mod partition;
+pub mod reference;
+pub mod rescue;
+pub mod stacking;
+pub mod superblock;

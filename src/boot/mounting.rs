@@ -1,0 +1,122 @@
+//! Mounting: the kernel's own filesystems, and root.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+
+use super::cmdline::Options;
+use super::superblock::Filesystem;
+use crate::error::{Doing, Error, Result};
+
+/// Mounts /proc, /sys, /dev and /run, each unless it is there already.
+pub fn kernel_filesystems() {
+    let nosuid = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let wanted = [
+        ("proc", "/proc", nosuid | MsFlags::MS_NOEXEC, ""),
+        ("sysfs", "/sys", nosuid | MsFlags::MS_NOEXEC, ""),
+        ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
+        ("tmpfs", "/run", nosuid, "mode=0755,size=10%"),
+    ];
+    for (kind, place, flags, options) in wanted {
+        if is_mounted(place) {
+            continue;
+        }
+        let _ = std::fs::create_dir_all(place);
+        // A kernel without one of them shows it by what fails next, with a better message.
+        let _ = mount(Some(kind), place, Some(kind), flags, Some(options));
+    }
+}
+
+/// A place is a mount point when it is on another device than its parent.
+fn is_mounted(place: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    let place = Path::new(place);
+    let here = device(place);
+    here.is_some() && here != place.parent().and_then(device)
+}
+
+/// Mounts root. Tries the types that were asked for; else what the superblock says, then every
+/// type that the kernel has.
+pub fn root(
+    device: &Path,
+    place: &Path,
+    found: Option<&Filesystem>,
+    options: &Options,
+) -> Result<&'static str> {
+    let (mut flags, data) = split_options(&options.flags);
+    if !options.writable {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    let what = || format!("mount {}", device.display());
+    std::fs::create_dir_all(place).doing(|| format!("make {}", place.display()))?;
+    let mut first = None;
+    for kind in types(options, found) {
+        match mount(Some(device), place, Some(kind.as_str()), flags, Some(data.as_str())) {
+            Ok(()) => return Ok(if flags.contains(MsFlags::MS_RDONLY) { "ro" } else { "rw" }),
+            // The kernel lacks this type.
+            Err(Errno::ENODEV) => {}
+            Err(errno) => first = first.or(Some((errno, kind))),
+        }
+    }
+    Err(match first {
+        Some((errno, kind)) => Error::new(what(), format!("as {kind}: {}", errno.desc())),
+        None => Error::new(what(), "the kernel has no filesystem type for it"),
+    })
+}
+
+fn types(options: &Options, found: Option<&Filesystem>) -> Vec<String> {
+    if !options.types.is_empty() {
+        return options.types.clone();
+    }
+    let mut types = Vec::new();
+    if let Some(found) = found {
+        types.push(found.kind.to_owned());
+        // ext4's driver reads ext2 and ext3 where theirs is not built.
+        if found.kind.starts_with("ext") {
+            types.push("ext4".to_owned());
+        }
+        return types;
+    }
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let on_devices = known.lines().filter(|line| !line.starts_with("nodev"));
+    types.extend(on_devices.map(|line| line.trim().to_owned()).filter(|kind| !kind.is_empty()));
+    types
+}
+
+/// Takes the options that are the kernel's for every filesystem out of a list as `mount -o` has
+/// it; the rest is for the filesystem.
+fn split_options(list: &str) -> (MsFlags, String) {
+    let mut flags = MsFlags::empty();
+    let mut rest: Vec<&str> = Vec::new();
+    for option in list.split(',') {
+        match option {
+            "" | "defaults" | "rw" | "ro" => {}
+            "noatime" => flags |= MsFlags::MS_NOATIME,
+            "nodiratime" => flags |= MsFlags::MS_NODIRATIME,
+            "relatime" => flags |= MsFlags::MS_RELATIME,
+            "strictatime" => flags |= MsFlags::MS_STRICTATIME,
+            "lazytime" => flags |= MsFlags::MS_LAZYTIME,
+            "sync" => flags |= MsFlags::MS_SYNCHRONOUS,
+            "dirsync" => flags |= MsFlags::MS_DIRSYNC,
+            "nosuid" => flags |= MsFlags::MS_NOSUID,
+            "nodev" => flags |= MsFlags::MS_NODEV,
+            other => rest.push(other),
+        }
+    }
+    (flags, rest.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_options_are_split() {
+        let (flags, rest) = split_options("noatime,errors=remount-ro,,sync,data=ordered");
+        assert_eq!(flags, MsFlags::MS_NOATIME | MsFlags::MS_SYNCHRONOUS);
+        assert_eq!(rest, "errors=remount-ro,data=ordered");
+        assert_eq!(split_options("defaults"), (MsFlags::empty(), String::new()));
+    }
+}

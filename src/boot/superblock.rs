@@ -1,0 +1,214 @@
+//! What filesystem a partition holds, from its first bytes.
+//!
+//! Sources: ext2/3/4: the kernel's Documentation/filesystems/ext4/super.rst; XFS, F2FS and Btrfs:
+//! their on-disk superblock structures (fs/xfs/libxfs/xfs_format.h, include/linux/f2fs_fs.h,
+//! include/uapi/linux/btrfs_tree.h); squashfs: fs/squashfs/squashfs_fs.h.
+
+use crate::units::Bytes;
+
+/// How much of a partition [`identify`] wants to see.
+pub const HEAD_BYTES: usize = 72 << 10;
+
+/// A filesystem, as its superblock describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filesystem {
+    /// The kernel's name of its type.
+    pub kind: &'static str,
+    /// Its UUID in the usual form of 36 characters; empty where the format has none.
+    pub uuid: String,
+    /// Its label; empty where there is none.
+    pub label: String,
+    /// How large it says it is; `None` where the format does not say it simply.
+    pub size: Option<Bytes>,
+    /// It has a journal (ext only; true for the others, which are consistent by design).
+    pub journal: bool,
+}
+
+/// Where the other formats keep what: magic, its place, UUID, label and its length.
+struct Format {
+    kind: &'static str,
+    magic: &'static [u8],
+    magic_at: usize,
+    uuid_at: Option<usize>,
+    label_at: usize,
+    label_bytes: usize,
+}
+
+const FORMATS: [Format; 4] = [
+    Format {
+        kind: "xfs",
+        magic: b"XFSB",
+        magic_at: 0,
+        uuid_at: Some(32),
+        label_at: 108,
+        label_bytes: 12,
+    },
+    Format {
+        kind: "squashfs",
+        magic: b"hsqs",
+        magic_at: 0,
+        uuid_at: None,
+        label_at: 0,
+        label_bytes: 0,
+    },
+    // F2FS keeps its label in UTF-16, which nobody names root by.
+    Format {
+        kind: "f2fs",
+        magic: b"\x10\x20\xf5\xf2",
+        magic_at: 1024,
+        uuid_at: Some(1024 + 108),
+        label_at: 0,
+        label_bytes: 0,
+    },
+    Format {
+        kind: "btrfs",
+        magic: b"_BHRfS_M",
+        magic_at: 0x10040,
+        uuid_at: Some(0x10020),
+        label_at: 0x1012b,
+        label_bytes: 256,
+    },
+];
+
+/// Recognises the filesystem in the first [`HEAD_BYTES`] of a partition; a shorter head is fine,
+/// what it lacks is not recognised.
+pub fn identify(head: &[u8]) -> Option<Filesystem> {
+    ext(head).or_else(|| FORMATS.iter().find_map(|format| other(head, format)))
+}
+
+fn other(head: &[u8], format: &Format) -> Option<Filesystem> {
+    let magic = head.get(format.magic_at..)?.get(..format.magic.len())?;
+    if magic != format.magic {
+        return None;
+    }
+    Some(Filesystem {
+        kind: format.kind,
+        uuid: format.uuid_at.map_or_else(String::new, |at| uuid(head, at)),
+        label: label(head, format.label_at, format.label_bytes),
+        size: None,
+        journal: true,
+    })
+}
+
+const EXT_AT: usize = 1024;
+const COMPAT_HAS_JOURNAL: u32 = 0x4;
+const INCOMPAT_JOURNAL_DEVICE: u32 = 0x8;
+const INCOMPAT_64BIT: u32 = 0x80;
+/// What ext3 knows: filetype, needs-recovery, meta_bg. Anything more makes it ext4.
+const INCOMPAT_EXT3: u32 = 0x2 | 0x4 | 0x10;
+/// sparse_super, large_file.
+const RO_COMPAT_EXT3: u32 = 0x1 | 0x2;
+
+fn ext(head: &[u8]) -> Option<Filesystem> {
+    let block = head.get(EXT_AT..EXT_AT + 1024)?;
+    let word = |at: usize| Some(u32::from_le_bytes(*block.get(at..)?.first_chunk()?));
+    let magic = u16::from_le_bytes(*block.get(0x38..)?.first_chunk()?);
+    let (compat, incompat, ro_compat) = (word(0x5c)?, word(0x60)?, word(0x64)?);
+    if magic != 0xef53 || incompat & INCOMPAT_JOURNAL_DEVICE != 0 {
+        return None;
+    }
+    let journal = compat & COMPAT_HAS_JOURNAL != 0;
+    let kind = if incompat & !INCOMPAT_EXT3 != 0 || ro_compat & !RO_COMPAT_EXT3 != 0 {
+        "ext4"
+    } else if journal {
+        "ext3"
+    } else {
+        "ext2"
+    };
+    let high = if incompat & INCOMPAT_64BIT != 0 { word(0x150)? } else { 0 };
+    let blocks = u64::from(high) << 32 | u64::from(word(0x4)?);
+    let block_bytes = 1024u64.checked_shl(word(0x18)?).unwrap_or(0);
+    Some(Filesystem {
+        kind,
+        uuid: uuid(block, 0x68),
+        label: label(block, 0x78, 16),
+        size: blocks.checked_mul(block_bytes).filter(|bytes| *bytes > 0).map(Bytes),
+        journal,
+    })
+}
+
+/// 16 bytes as `0a1b2c3d-0a1b-…`; empty for a UUID that is all zeros or not there.
+fn uuid(bytes: &[u8], at: usize) -> String {
+    let Some(bytes) = bytes.get(at..at + 16) else { return String::new() };
+    if bytes.iter().all(|&byte| byte == 0) {
+        return String::new();
+    }
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        push_hex(&mut text, *byte);
+    }
+    text
+}
+
+/// Two hexadecimal digits.
+pub fn push_hex(text: &mut String, byte: u8) {
+    for digit in [byte >> 4, byte & 15] {
+        text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+    }
+}
+
+fn label(bytes: &[u8], at: usize, length: usize) -> String {
+    let field = bytes.get(at..at + length).unwrap_or_default();
+    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+    String::from_utf8_lossy(field.get(..end).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ext_head(compat: u32, incompat: u32, ro_compat: u32) -> Vec<u8> {
+        let mut head = vec![0; 4096];
+        let mut put = |at: usize, bytes: &[u8]| {
+            head[EXT_AT + at..EXT_AT + at + bytes.len()].copy_from_slice(bytes);
+        };
+        put(0x4, &1000u32.to_le_bytes());
+        put(0x18, &2u32.to_le_bytes());
+        put(0x38, &0xef53u16.to_le_bytes());
+        put(0x5c, &compat.to_le_bytes());
+        put(0x60, &incompat.to_le_bytes());
+        put(0x64, &ro_compat.to_le_bytes());
+        put(0x68, &[0x0a, 0x1b, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff]);
+        put(0x78, b"voyage\0");
+        head
+    }
+
+    #[test]
+    fn ext_versions_are_told_apart() {
+        let ext4 = identify(&ext_head(4, 0x40, 0)).unwrap();
+        assert_eq!((ext4.kind, ext4.journal), ("ext4", true));
+        assert_eq!(ext4.uuid, "0a1b0203-0405-0607-0809-0a0b0c0d0eff");
+        assert_eq!((ext4.label.as_str(), ext4.size), ("voyage", Some(Bytes(4_096_000))));
+        assert_eq!(identify(&ext_head(4, 0x2, 3)).unwrap().kind, "ext3");
+        assert_eq!(identify(&ext_head(0, 0x2, 3)).unwrap().kind, "ext2");
+        let unjournaled = identify(&ext_head(0, 0x40, 0)).unwrap();
+        assert_eq!((unjournaled.kind, unjournaled.journal), ("ext4", false));
+        assert_eq!(identify(&ext_head(0, 0x8, 0)), None, "an external journal");
+    }
+
+    #[test]
+    fn others_are_known_by_their_magic() {
+        let mut head = vec![0; HEAD_BYTES];
+        head[0x10040..0x10048].copy_from_slice(b"_BHRfS_M");
+        head[0x10020] = 1;
+        assert_eq!(identify(&head).unwrap().kind, "btrfs");
+        assert_eq!(identify(b"hsqs").unwrap().uuid, "");
+        assert_eq!(identify(&[]), None);
+        assert_eq!(identify(&vec![0; HEAD_BYTES]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_superblock_is_read(block in prop::collection::vec(any::<u8>(), 1024)) {
+            let mut head = vec![0; EXT_AT];
+            head.extend(block);
+            head[EXT_AT + 0x38] = 0x53;
+            head[EXT_AT + 0x39] = 0xef;
+            let _ = identify(&head);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `cowflush check`: what this kernel, memory and card can do.
+
+use cowflush::boot::cmdline::Options;
+use cowflush::boot::devices;
+use cowflush::cow::size;
+use cowflush::error::{Error, Exit, Result};
+use cowflush::report::json::Object;
+use cowflush::sys::dm::Control;
+use cowflush::sys::{block, loopdev, memory};
+use cowflush::units::DevNo;
+
+use crate::put;
+
+/// How one requirement is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// As it should be.
+    Found,
+    /// Works, but worth knowing.
+    Note,
+    /// cowflush can't work without it.
+    Missing,
+}
+
+impl State {
+    const fn word(self) -> &'static str {
+        match self {
+            State::Found => "found",
+            State::Note => "note",
+            State::Missing => "missing",
+        }
+    }
+}
+
+/// One requirement: what it is, what there is, and what to do.
+struct Item {
+    name: &'static str,
+    state: State,
+    found: String,
+    advice: &'static str,
+}
+
+impl Item {
+    fn found(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, state: State::Found, found: found.into(), advice: "" }
+    }
+
+    fn note(name: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+        Self { name, state: State::Note, found: found.into(), advice }
+    }
+
+    fn missing(name: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+        Self { name, state: State::Missing, found: found.into(), advice }
+    }
+
+    fn to_json(&self) -> Object {
+        Object::new()
+            .text("name", self.name)
+            .text("state", self.state.word())
+            .text("found", &self.found)
+            .text("advice", self.advice)
+    }
+}
+
+/// Checks everything; exits with `Missing` when cowflush could not work here.
+pub fn run(json: bool) -> Result<Exit> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::new("check this machine", "only root may ask device-mapper")
+            .advise("Run this as root."));
+    }
+    let control = Control::open();
+    let mut items = device_mapper(&control);
+    items.push(loop_devices());
+    items.push(tmpfs());
+    items.push(ram());
+    items.extend(card(control.as_ref().ok()));
+    let complete = items.iter().all(|item| item.state != State::Missing);
+    if json {
+        let object =
+            Object::new().flag("complete", complete).list("items", items.iter().map(Item::to_json));
+        put(std::io::stdout(), &format!("{}\n", object.end()));
+    } else {
+        put(std::io::stdout(), &to_text(&items, complete));
+    }
+    Ok(if complete { Exit::Done } else { Exit::Missing })
+}
+
+fn to_text(items: &[Item], complete: bool) -> String {
+    let mut text = String::new();
+    for Item { name, state, found, advice } in items {
+        text.push_str(&format!("{:<8} {name:<16} {found}\n", state.word()));
+        if !advice.is_empty() {
+            text.push_str(&format!("{:25} -> {advice}\n", ""));
+        }
+    }
+    text.push_str(if complete {
+        "cowflush can work here.\n"
+    } else {
+        "cowflush cannot work here yet.\n"
+    });
+    text
+}
+
+fn device_mapper(control: &Result<Control>) -> Vec<Item> {
+    const ADVICE: &str = "Build the kernel with CONFIG_BLK_DEV_DM and CONFIG_DM_SNAPSHOT, or load \
+                          the modules dm-mod and dm-snapshot.";
+    let control = match control {
+        Ok(control) => control,
+        Err(error) => return vec![Item::missing("device-mapper", error.to_string(), ADVICE)],
+    };
+    let version = |[major, minor, patch]: [u32; 3]| format!("version {major}.{minor}.{patch}");
+    let mut items = vec![match control.version() {
+        Ok(found) => Item::found("device-mapper", version(found)),
+        Err(error) => Item::missing("device-mapper", error.to_string(), ADVICE),
+    }];
+    for target in ["linear", "snapshot", "snapshot-merge"] {
+        items.push(match control.target_version(target) {
+            Ok(Some(found)) => Item::found(target, version(found)),
+            Ok(None) => Item::missing(target, "the kernel has no such target now", ADVICE),
+            Err(error) => Item::missing(target, error.to_string(), ADVICE),
+        });
+    }
+    items
+}
+
+fn loop_devices() -> Item {
+    match loopdev::has_configure() {
+        Ok(true) => Item::found("loop devices", "with LOOP_CONFIGURE"),
+        Ok(false) => {
+            Item::found("loop devices", "without LOOP_CONFIGURE; two older requests do the same")
+        }
+        Err(error) => Item::missing(
+            "loop devices",
+            error.to_string(),
+            "Build the kernel with CONFIG_BLK_DEV_LOOP, or load the module loop.",
+        ),
+    }
+}
+
+fn tmpfs() -> Item {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if known.lines().any(|line| line.split_ascii_whitespace().last() == Some("tmpfs")) {
+        Item::found("tmpfs", "for the COW")
+    } else {
+        Item::missing("tmpfs", "the kernel has no tmpfs", "Build the kernel with CONFIG_TMPFS.")
+    }
+}
+
+fn ram() -> Item {
+    let memory = match memory::info() {
+        Ok(memory) => memory,
+        Err(error) => return Item::missing("memory", error.to_string(), "Mount /proc."),
+    };
+    let limit = options().size.limit(memory.total, memory.available);
+    let found =
+        format!("{} of RAM, {} available; a COW of {limit}", memory.total, memory.available);
+    if limit <= size::SMALLEST {
+        Item::note("memory", found, "That fills up fast. Free memory, or flush often.")
+    } else {
+        Item::found("memory", found)
+    }
+}
+
+fn options() -> Options {
+    Options::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default())
+}
+
+fn card(control: Option<&Control>) -> Vec<Item> {
+    let stack = control.and_then(|control| control.stack().ok()).unwrap_or_default();
+    let number = match (stack.card(), options().root) {
+        (Some((card, _)), _) => Some(card),
+        (None, Some(reference)) => devices::find(&reference).first().map(|card| card.number),
+        (None, None) => None,
+    };
+    let Some(number) = number else {
+        return vec![Item::missing(
+            "card",
+            "root= on the kernel command line leads to no block device",
+            "Give root= as a device, UUID=, LABEL=, PARTUUID= or PARTLABEL=.",
+        )];
+    };
+    let mut items = vec![filesystem(number), write_cache(number)];
+    items.push(if stack.root.is_some() {
+        Item::note(
+            "flush log",
+            "none: a power cut during a flush can tear the filesystem",
+            "Flush when the power is safe; this version has no flush log yet.",
+        )
+    } else {
+        Item::note(
+            "stack",
+            "root is not on one now",
+            "Boot with the cowflush initramfs and without cowflush=off.",
+        )
+    });
+    items
+}
+
+fn filesystem(card: DevNo) -> Item {
+    let (name, path) = (block::name(card), block::path(card));
+    let Some(found) = devices::identify(&path) else {
+        return Item::note(
+            "card",
+            format!("{name} with a filesystem that cowflush does not know"),
+            "It will be tried with every type the kernel has; rootfstype= says which.",
+        );
+    };
+    let size = block::size(card).unwrap_or_default().bytes();
+    let text = format!("{name}, {} of {size}", found.kind);
+    if found.size.is_some_and(|claimed| claimed > size) {
+        Item::missing(
+            "card",
+            format!("{text}, but the filesystem is larger than the partition"),
+            "Write the image to the card again, to a partition that is large enough.",
+        )
+    } else if !found.journal {
+        Item::note(
+            "card",
+            format!("{text} without a journal"),
+            "A flush freezes the filesystem, but ext2 with open deleted files is not clean then; \
+             tune2fs -j adds a journal.",
+        )
+    } else {
+        Item::found("card", text)
+    }
+}
+
+/// A card with a write cache gets a FLUSH for every run of chunks that is merged.
+fn write_cache(card: DevNo) -> Item {
+    let disk = block::sysfs(card).join("../queue/write_cache");
+    let own = block::sysfs(card).join("queue/write_cache");
+    let text = std::fs::read_to_string(own).or_else(|_| std::fs::read_to_string(disk));
+    match text.as_deref().map(str::trim) {
+        Ok("write back") => Item::found("write cache", "the card has one; it is flushed"),
+        Ok(_) => Item::found("write cache", "the card reports none"),
+        Err(_) => Item::note("write cache", "this kernel does not tell", ""),
+    }
+}

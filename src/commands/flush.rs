@@ -1,0 +1,81 @@
+//! `cowflush flush`, `stop` and `start`.
+
+use cowflush::boot::cmdline::Options;
+use cowflush::cow::size::Size;
+use cowflush::error::{Exit, Result};
+use cowflush::ops::flush::{Outcome, Session};
+use cowflush::report::json::Object;
+use cowflush::report::{record::Record, syslog};
+use cowflush::sys::{block, signals};
+use nix::sys::signal::Signal;
+
+use crate::put;
+
+/// `cowflush flush`.
+pub fn flush(json: bool) -> Result<Exit> {
+    let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+    let mut session = Session::begin("flush", size(), signals)?;
+    let outcome = session.flush()?;
+    tell(&session, &outcome, json, "flushed", "nothing to flush: the card is up to date")
+}
+
+/// `cowflush stop`. A shutdown sends SIGTERM and SIGHUP to everybody; that must not end it.
+pub fn stop(json: bool) -> Result<Exit> {
+    let signals = signals::hold(&[Signal::SIGINT])?;
+    let mut session = Session::begin("stop", size(), signals)?;
+    let outcome = session.stop()?;
+    tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
+}
+
+/// `cowflush start`.
+pub fn start() -> Result<Exit> {
+    let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+    let mut session = Session::begin("start", size(), signals)?;
+    let text = if session.start()? {
+        format!("started: writes stay in RAM, up to {}\n", session.limit())
+    } else {
+        "started already: writes stay in RAM\n".to_owned()
+    };
+    put(std::io::stdout(), &text);
+    Ok(Exit::Done)
+}
+
+/// The wish for the COW's size, as at boot.
+fn size() -> Size {
+    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    Options::parse(&line).size
+}
+
+fn tell(
+    session: &Session,
+    outcome: &Outcome,
+    json: bool,
+    did: &str,
+    nothing: &str,
+) -> Result<Exit> {
+    let card = session.stack()?.card().map_or_else(String::new, |(card, _)| block::name(card));
+    let (text, record) = match outcome {
+        Outcome::Flushed { record, overflowed } => {
+            let mut text = format!("{did} to {card}: {record}");
+            if *overflowed {
+                text.push_str(
+                    "\nThe COW had overflowed: writes were refused before this flush. What had \
+                     been accepted is on the card; reboot and let the filesystem be checked, and \
+                     raise cowflush.size or flush more often.",
+                );
+            }
+            (text, Some(record))
+        }
+        Outcome::Nothing => (nothing.to_owned(), None),
+    };
+    if record.is_some() {
+        syslog::notice(&text);
+    }
+    if json {
+        let json = Object::new().text("card", &card).object("flush", record.map(Record::to_json));
+        put(std::io::stdout(), &format!("{}\n", json.end()));
+    } else {
+        put(std::io::stdout(), &format!("{text}\n"));
+    }
+    Ok(Exit::Done)
+}

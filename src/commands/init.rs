@@ -1,0 +1,168 @@
+//! `cowflush init`: PID 1 of the initramfs.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use cowflush::boot::cmdline::Options;
+use cowflush::boot::console::{self, Log};
+use cowflush::boot::devices::{self, Candidate};
+use cowflush::boot::{handover, mounting, rescue, stacking};
+use cowflush::error::{Error, Result};
+use cowflush::ops::run_dir;
+use cowflush::stack::Name;
+use cowflush::sys::memory;
+use cowflush::units::Bytes;
+
+/// Where root is mounted before it becomes the root.
+const ROOT: &str = "/sysroot";
+/// How long a card may take to appear, unless `rootwait` or `rootdelay` say otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+const NEWS_EVERY: Duration = Duration::from_secs(10);
+
+/// Boots, whatever happens. `arguments` are the words of the kernel command line that the kernel
+/// left for init.
+pub fn run(arguments: Vec<OsString>) -> ! {
+    mounting::kernel_filesystems();
+    console::attach();
+    let mut line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    loop {
+        let mut log = Log::default();
+        let options = Options::parse(&line);
+        for complaint in &options.complaints {
+            log.error(&format!("{complaint}."));
+        }
+        let error = match mount_root(&options, &mut log) {
+            Ok(()) => {
+                handover::run(Path::new(ROOT), options.init.as_deref(), arguments.clone(), &mut log)
+            }
+            Err(error) => error,
+        };
+        log.error(&error.to_string());
+        log.error("root cannot be mounted; this is the rescue prompt.");
+        let _ = nix::mount::umount(ROOT);
+        stacking::dismantle();
+        // The last word wins, so what is typed replaces what the boot loader gave.
+        line = format!("{} {}", line.trim(), rescue::ask(options.panic));
+    }
+}
+
+/// Mounts root from the stack, or, if that can't be, from the plain card.
+fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
+    let card = wait_for_card(options, log)?;
+    check_size(&card)?;
+    let (mode, reason) = if options.off {
+        ("off", "cowflush=off on the kernel command line".to_owned())
+    } else {
+        match mount_stacked(&card, options, log) {
+            Ok(()) => ("deferring", String::new()),
+            Err(error) => {
+                log.error(&error.to_string());
+                ("plain", error.to_string())
+            }
+        }
+    };
+    if mode != "deferring" {
+        let access =
+            mounting::root(&card.path(), Path::new(ROOT), card.filesystem.as_ref(), options)?;
+        log.info(&format!(
+            "root is the plain card {} ({access}): {reason} Every write goes to the card.",
+            card.name
+        ));
+    }
+    let note = format!("mode={mode}\ncard={}\nreason={reason}\n{}", card.name, log.text());
+    if let Err(error) = run_dir::write(run_dir::BOOT, &note) {
+        log.error(&format!("cannot write {}/{}: {error}.", run_dir::PATH, run_dir::BOOT));
+    }
+    Ok(())
+}
+
+fn mount_stacked(card: &Candidate, options: &Options, log: &mut Log) -> Result<()> {
+    let memory = memory::info()?;
+    let limit = options.size.limit(memory.total, memory.available);
+    let number = stacking::build(card, limit)?;
+    let device = format!("/dev/dm-{}", number.minor);
+    link_node(&device);
+    let mounted =
+        mounting::root(Path::new(&device), Path::new(ROOT), card.filesystem.as_ref(), options);
+    let access = mounted.inspect_err(|_| stacking::dismantle())?;
+    log.info(&boot_line(card, access, limit));
+    Ok(())
+}
+
+/// The line at boot: what mode it is in and what a power cut would cost.
+fn boot_line(card: &Candidate, access: &str, limit: Bytes) -> String {
+    format!(
+        "root is {} over {} ({access}): writes stay in RAM (up to {limit}) until `cowflush flush`. \
+         A power cut loses what was not flushed; one during a flush can tear root, since there \
+         is no flush log.",
+        Name::Root.text(),
+        card.name
+    )
+}
+
+/// The name that people expect; udev, where it runs, makes the same.
+fn link_node(device: &str) {
+    let _ = std::fs::create_dir_all("/dev/mapper");
+    let link = Path::new("/dev/mapper").join(Name::Root.text());
+    let _ = std::os::unix::fs::symlink(device.replace("/dev/", "../"), link);
+}
+
+/// Waits until the card is there.
+fn wait_for_card(options: &Options, log: &mut Log) -> Result<Candidate> {
+    let reference = options.root.as_ref().ok_or_else(|| {
+        Error::new("find root", "the kernel command line has no usable root=").advise(
+            "Give root= as a device such as /dev/sda1, or as UUID=, LABEL=, PARTUUID= or \
+             PARTLABEL=.",
+        )
+    })?;
+    sleep(Duration::from_secs(options.delay.min(3600)));
+    let (begin, mut news) = (Instant::now(), NEWS_EVERY);
+    loop {
+        let mut found = devices::find(reference);
+        if found.len() > 1 {
+            let names: Vec<_> = found.iter().map(|card| card.name.as_str()).collect();
+            log.error(&format!(
+                "root={reference} fits {}: taking the first. Give one of them another UUID \
+                 (tune2fs -U random) or name the device.",
+                names.join(" and ")
+            ));
+        }
+        if !found.is_empty() {
+            return Ok(found.swap_remove(0));
+        }
+        let waited = begin.elapsed();
+        if waited >= PATIENCE && !options.wait_for_ever {
+            return Err(Error::new(
+                format!("find root={reference}"),
+                format!("no such device appeared in {} s; there are: {}", waited.as_secs(), seen()),
+            )
+            .advise("Is the card in its slot, and its driver in the kernel?"));
+        }
+        if waited >= news {
+            log.info(&format!("still waiting for root={reference}; there are: {}.", seen()));
+            news += NEWS_EVERY;
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
+fn seen() -> String {
+    let all: Vec<_> = devices::candidates().iter().map(Candidate::describe).collect();
+    if all.is_empty() { "no block devices".to_owned() } else { all.join(", ") }
+}
+
+/// A filesystem that is larger than its partition can't be mounted, and the kernel's message
+/// for it helps nobody.
+fn check_size(card: &Candidate) -> Result<()> {
+    let claimed = card.filesystem.as_ref().and_then(|found| found.size);
+    match claimed {
+        Some(size) if size > card.size.bytes() => Err(Error::new(
+            format!("use {}", card.path().display()),
+            format!("its filesystem says it is {size}, but the partition is {}", card.size.bytes()),
+        )
+        .advise("Was an image cut short when it was written to the card? Write it again.")),
+        _ => Ok(()),
+    }
+}

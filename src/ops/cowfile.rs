@@ -1,0 +1,29 @@
+//! Making and growing COW devices.
+
+use std::fs::File;
+
+use crate::cow::size;
+use crate::error::{Doing, Result};
+use crate::sys::loopdev::{self, Loop};
+use crate::sys::{block, tmpfs};
+use crate::units::{Bytes, DevNo};
+
+const NAME: &str = "cowflush-cow";
+
+/// A fresh, empty COW device of `now` bytes that may later grow to `limit`.
+pub fn create(now: Bytes, limit: Bytes) -> Result<Loop> {
+    let most = size::device(limit).max(size::device(now));
+    let file = tmpfs::file(NAME, most)?;
+    loopdev::attach(&file, NAME, size::device(now))
+}
+
+/// Lets a COW device in use grow to `limit`.
+pub fn grow(cow: DevNo, limit: Bytes) -> Result<()> {
+    let path = block::path(cow);
+    let node = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .doing(|| format!("open {}", path.display()))?;
+    loopdev::resize(&node, size::device(limit))
+}

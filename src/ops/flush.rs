@@ -1,0 +1,191 @@
+//! Flush, stop and start: the three things a user asks for.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use super::settle::{self, Settled, settle};
+use super::{cowfile, run_dir, seal};
+use crate::cow::format::CHUNK_SECTORS;
+use crate::cow::size::Size;
+use crate::dm::{Line, SnapshotStatus, Target};
+use crate::error::{Doing, Error, Result};
+use crate::report::progress::Meter;
+use crate::report::record::Record;
+use crate::stack::{Mode, Name, Stack, Trouble};
+use crate::sys::dm::Control;
+use crate::sys::signals::Held;
+use crate::sys::{block, lock, memory, time};
+use crate::units::{Bytes, Sectors};
+
+/// A command at work: it holds the lock.
+pub struct Session {
+    control: Control,
+    meter: Meter,
+    signals: Held,
+    limit: Bytes,
+    command: &'static str,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Data were merged.
+    Flushed {
+        /// How much and how long.
+        record: Record,
+        /// The COW had overflowed: writes were refused before the flush.
+        overflowed: bool,
+    },
+    /// There was nothing to merge.
+    Nothing,
+}
+
+/// How much a stop accepts to be merged in the COW's own order. More is worth another flush.
+const TAIL: Bytes = Bytes(256 << 10);
+/// How often a stop flushes to get below [`TAIL`] while writers are at work.
+const TAIL_TRIES: u32 = 4;
+
+impl Session {
+    /// Takes the lock and settles what an earlier command left. `size` is the wish for the COW.
+    pub fn begin(command: &'static str, size: Size, mut signals: Held) -> Result<Self> {
+        let control = Control::open()?;
+        lock::take(&control)?;
+        memory::exempt_from_oom_killer();
+        let mut meter = Meter::new();
+        settle(&control, &mut meter, &mut signals)?;
+        let memory = memory::info()?;
+        // What COWs hold is not available to others, but it is to COWs.
+        let available = memory.available.0.saturating_add(control.stack()?.held_in_ram().0);
+        let limit = size.limit(memory.total, Bytes(available));
+        Ok(Self { control, meter, signals, limit, command })
+    }
+
+    /// The COW's limit.
+    pub fn limit(&self) -> Bytes {
+        self.limit
+    }
+
+    /// Makes everything that was written until now durable on the card.
+    pub fn flush(&mut self) -> Result<Outcome> {
+        let begin = Instant::now();
+        sync_root()?;
+        let stack = self.control.stack()?;
+        let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
+        match (stack.mode(), status) {
+            (Some(Mode::WriteThrough), _) => {
+                flush_card(&stack)?;
+                return Ok(Outcome::Nothing);
+            }
+            (_, SnapshotStatus::Invalid) => {
+                return Err(settle::explain(Trouble::Lost(Name::Root)));
+            }
+            (_, SnapshotStatus::Used(usage)) if usage.data().0 == 0 => return Ok(Outcome::Nothing),
+            _ => {}
+        }
+        let stall = seal::run(&self.control, &stack, seal::After::Defer { limit: self.limit })?;
+        let settled = settle(&self.control, &mut self.meter, &mut self.signals)?;
+        self.grow()?;
+        let record = self.note(begin, stall, settled);
+        Ok(Outcome::Flushed { record, overflowed: status == SnapshotStatus::Overflow })
+    }
+
+    /// Flushes and lets root write straight through to the card.
+    pub fn stop(&mut self) -> Result<Outcome> {
+        let begin = Instant::now();
+        let mut outcome = self.flush()?;
+        for _ in 0..TAIL_TRIES {
+            let stack = self.control.stack()?;
+            let overflowed =
+                stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow);
+            if !overflowed && stack.pending().bytes() <= TAIL {
+                break;
+            }
+            outcome = self.flush()?;
+        }
+        let stack = self.control.stack()?;
+        if stack.mode() == Some(Mode::Deferring) {
+            let stall = seal::run(&self.control, &stack, seal::After::WriteThrough)?;
+            let settled = settle(&self.control, &mut self.meter, &mut self.signals)?;
+            let overflowed = matches!(outcome, Outcome::Flushed { overflowed: true, .. });
+            let mut record = self.note(begin, stall, settled);
+            if let Outcome::Flushed { record: main, .. } = outcome {
+                record.bytes.0 = record.bytes.0.saturating_add(main.bytes.0);
+                record.merge_ms = record.merge_ms.saturating_add(main.merge_ms);
+                record.stall_us = record.stall_us.max(main.stall_us);
+            }
+            outcome = Outcome::Flushed { record, overflowed };
+        }
+        flush_card(&self.control.stack()?)?;
+        self.remember(&outcome);
+        Ok(outcome)
+    }
+
+    /// Defers root's writes again. Returns whether there was anything to do.
+    pub fn start(&mut self) -> Result<bool> {
+        let stack = self.control.stack()?;
+        if stack.mode() == Some(Mode::Deferring) {
+            return Ok(false);
+        }
+        sync_root()?;
+        let (Some(origin), Some(length)) =
+            (stack.seat(), stack.root.and_then(|root| root.length()))
+        else {
+            return Err(Error::new("defer writes", "root's table is none that cowflush makes"));
+        };
+        let cow = cowfile::create(self.limit, self.limit)?;
+        let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
+        // One request suspends root, swaps the table and resumes it: nothing can die between.
+        self.control.load(Name::Root, &[Line::whole(length, target)])?;
+        drop(cow);
+        self.control.resume(Name::Root)?;
+        Ok(true)
+    }
+
+    /// During a flush the fresh COW had to share the memory with the sealed one.
+    fn grow(&self) -> Result<()> {
+        match self.control.stack()?.root.and_then(|root| root.target()) {
+            Some(Target::Snapshot { cow, .. }) => cowfile::grow(cow, self.limit),
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&self, begin: Instant, stall: Duration, settled: Settled) -> Record {
+        let record = Record {
+            when: time::now(),
+            command: self.command.to_owned(),
+            bytes: settled.merged,
+            took_ms: begin.elapsed().as_millis() as u64,
+            merge_ms: settled.time.as_millis() as u64,
+            stall_us: stall.as_micros() as u64,
+        };
+        let outcome = Outcome::Flushed { record: record.clone(), overflowed: false };
+        self.remember(&outcome);
+        record
+    }
+
+    /// The note is for people; a /run that is gone is no error.
+    fn remember(&self, outcome: &Outcome) {
+        if let Outcome::Flushed { record, .. } = outcome {
+            let _ = run_dir::write(run_dir::LAST_FLUSH, &record.to_text());
+        }
+    }
+
+    /// The stack as it is now.
+    pub fn stack(&self) -> Result<Stack> {
+        self.control.stack()
+    }
+}
+
+/// Writes the page cache out, while writers are free: what is left for the seal is little.
+fn sync_root() -> Result<()> {
+    let root = File::open("/").doing(|| "open /")?;
+    block::sync_filesystem(&root)
+}
+
+/// The last word to the card: everything merged or written through becomes durable.
+fn flush_card(stack: &Stack) -> Result<()> {
+    match stack.card() {
+        Some((card, Sectors(_))) => block::flush(card),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,10 @@
+//! The runner: carries out what the pure modules decide, through the kernel layer.
+
+pub mod cowfile;
+pub mod flush;
+pub mod run_dir;
+pub mod seal;
+pub mod settle;
+pub mod status;
+pub mod view;
+pub mod window;

@@ -1,0 +1,183 @@
+//! Gathers what `cowflush status` shows. Only looks.
+
+use std::path::Path;
+
+use super::run_dir;
+use crate::dm::SnapshotStatus;
+use crate::dm::Target;
+use crate::report::record::Record;
+use crate::stack::{Mode, Name, Stack};
+use crate::sys::block::{self, Written};
+use crate::sys::dm::Control;
+use crate::sys::{lock, memory};
+use crate::units::{Bytes, DevNo, Sectors};
+
+/// Where a flush stands, or what is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing is going on.
+    Idle,
+    /// A COW is sealed and not yet being merged.
+    Sealed,
+    /// The kernel merges.
+    Merging,
+    /// The card refused a write.
+    MergeFailed,
+    /// The COW is full.
+    Overflow,
+    /// A COW was lost.
+    Lost,
+    /// Root's I/O is held back.
+    Suspended,
+}
+
+impl Phase {
+    /// The word for programs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Phase::Idle => "idle",
+            Phase::Sealed => "sealed",
+            Phase::Merging => "merging",
+            Phase::MergeFailed => "merge-failed",
+            Phase::Overflow => "overflow",
+            Phase::Lost => "lost",
+            Phase::Suspended => "suspended",
+        }
+    }
+}
+
+/// Everything that could be learned.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Where root's writes go; `None` when root is not on a stack.
+    pub mode: Option<Mode>,
+    /// Where a flush stands; only root may know.
+    pub phase: Option<Phase>,
+    /// The card's partition.
+    pub card: Option<DevNo>,
+    /// Root's COW: memory it holds, metadata included; only root may know.
+    pub cow_used: Option<Bytes>,
+    /// Root's COW: its size now.
+    pub cow_size: Option<Bytes>,
+    /// Data in RAM that differ from the card, root's COW and a sealed one; only root may know.
+    pub pending: Option<Bytes>,
+    /// Of that, what is sealed and still to be merged.
+    pub sealed: Option<Bytes>,
+    /// Written by programs, but not yet out of the page cache; all filesystems.
+    pub page_cache: Bytes,
+    /// What root was asked to write since boot.
+    pub absorbed: Option<Written>,
+    /// What the card was asked to write since boot.
+    pub reached: Option<Written>,
+    /// The last finished flush.
+    pub last_flush: Option<Record>,
+    /// The process that is at work.
+    pub busy: Option<i32>,
+    /// What the boot did: mode and reason.
+    pub boot: Option<(String, String)>,
+}
+
+/// Gathers everything that this user may know.
+pub fn gather() -> Report {
+    let mut report = match Control::open() {
+        Ok(control) => privileged(&control),
+        Err(_) => unprivileged(),
+    };
+    report.page_cache = memory::info().unwrap_or_default().dirty;
+    report.reached = report.card.and_then(block::written);
+    report.last_flush = run_dir::last_flush();
+    report.boot = run_dir::read(run_dir::BOOT).map(|text| {
+        let value = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or("").to_owned()
+        };
+        (value("mode"), value("reason"))
+    });
+    report
+}
+
+fn privileged(control: &Control) -> Report {
+    // A stack that can't be read looks like none; `flush` says why.
+    let stack = control.stack().unwrap_or_default();
+    let usage = stack.root.and_then(|root| root.usage());
+    Report {
+        mode: stack.mode(),
+        phase: stack.root.map(|_| phase(&stack)),
+        card: stack.card().map(|(card, _)| card),
+        cow_used: usage.map(|usage| usage.allocated.bytes()),
+        cow_size: cow_of(&stack).and_then(|cow| block::size(cow).ok()).map(Sectors::bytes),
+        pending: stack.mode().map(|_| stack.pending().bytes()),
+        sealed: stack.sealed.and_then(|d| d.usage()).map(|usage| usage.data().bytes()),
+        absorbed: stack.root.and_then(|root| block::written(root.number)),
+        busy: lock::holder(control),
+        ..Report::default()
+    }
+}
+
+fn cow_of(stack: &Stack) -> Option<DevNo> {
+    match stack.root?.target()? {
+        Target::Snapshot { cow, .. } => Some(cow),
+        _ => None,
+    }
+}
+
+fn phase(stack: &Stack) -> Phase {
+    let status = |name| stack.device(name).map(|device| device.status());
+    let merging = stack.sealed.is_some_and(|sealed| {
+        matches!(sealed.target(), Some(Target::SnapshotMerge { .. } | Target::Linear { .. }))
+    });
+    let states = [status(Name::Root), status(Name::Sealed)];
+    if states.contains(&Some(SnapshotStatus::Invalid)) {
+        Phase::Lost
+    } else if states.contains(&Some(SnapshotStatus::MergeFailed)) {
+        Phase::MergeFailed
+    } else if stack.root.is_some_and(|root| root.suspended) {
+        Phase::Suspended
+    } else if merging {
+        Phase::Merging
+    } else if status(Name::Root) == Some(SnapshotStatus::Overflow) {
+        Phase::Overflow
+    } else if stack.sealed.is_some() {
+        Phase::Sealed
+    } else {
+        Phase::Idle
+    }
+}
+
+/// What sysfs tells everybody: the devices and how they stand on each other.
+fn unprivileged() -> Report {
+    let Some(root) = device_named(Name::Root) else { return Report::default() };
+    let under = slaves(root);
+    let cow = under.iter().copied().find(|device| block::name(*device).starts_with("loop"));
+    let sealed = device_named(Name::Sealed);
+    let lowest = device_named(Name::Origin).or(sealed);
+    let card = lowest.and_then(|device| slaves(device).first().copied());
+    let merging = sealed.map(|_| Phase::Merging);
+    Report {
+        mode: Some(if cow.is_some() { Mode::Deferring } else { Mode::WriteThrough }),
+        phase: merging,
+        card,
+        cow_size: cow.and_then(|cow| block::size(cow).ok()).map(Sectors::bytes),
+        absorbed: block::written(root),
+        ..Report::default()
+    }
+}
+
+fn device_named(name: Name) -> Option<DevNo> {
+    let entries = std::fs::read_dir("/sys/block").ok()?;
+    let folder = entries.flatten().map(|entry| entry.path()).find(|folder| {
+        std::fs::read_to_string(folder.join("dm/name")).is_ok_and(|text| text.trim() == name.text())
+    })?;
+    number(&folder)
+}
+
+fn number(folder: &Path) -> Option<DevNo> {
+    DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
+}
+
+fn slaves(device: DevNo) -> Vec<DevNo> {
+    let Ok(entries) = std::fs::read_dir(block::sysfs(device).join("slaves")) else {
+        return Vec::new();
+    };
+    entries.flatten().filter_map(|entry| number(&entry.path())).collect()
+}

@@ -1,0 +1,127 @@
+//! The window in which root is suspended: only prepared requests, nothing allocated, nothing
+//! printed, no file touched. Everything here is also what the guard process may have to do.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::dm::Line;
+use crate::stack::Name;
+use crate::sys::dm::{Control, Message, Request};
+
+/// The requests of a seal, prepared.
+pub struct Seal {
+    root: Box<Message>,
+    sealed: Box<Message>,
+    /// Freeze the filesystem, so that the sealed device holds it complete.
+    freeze: bool,
+}
+
+/// What went wrong in the window. Root is awake again on the table it had.
+#[derive(Clone, Copy, Debug)]
+pub enum Failed {
+    /// Root could not be suspended.
+    Suspend(Errno),
+    /// The sealed device could not take over root's exceptions.
+    Handover(Errno),
+    /// Root did not resume with its new table.
+    Resume(Errno),
+}
+
+impl Seal {
+    /// Prepares the requests. Both devices must have their new tables loaded.
+    pub fn prepare(freeze: bool) -> Self {
+        let (root, sealed) = (Message::about(Name::Root), Message::about(Name::Sealed));
+        Self { root, sealed, freeze }
+    }
+
+    /// Suspends root, lets the sealed device take its exceptions over, resumes root on its new
+    /// table. Returns how long root was suspended.
+    ///
+    /// The order: root's I/O must have ended and its filesystem be frozen before the exceptions
+    /// move, since from that moment the sealed device's content is what a flush writes; and
+    /// root must not wake up before they have moved, since its new table reads through the
+    /// sealed device.
+    pub fn run(&mut self, control: &Control) -> Result<Duration, Failed> {
+        let begin = Instant::now();
+        control
+            .run(Request::Suspend { freeze: self.freeze }, &mut self.root)
+            .map_err(Failed::Suspend)?;
+        if let Err(errno) = control.run(Request::Resume { freeze: false }, &mut self.sealed) {
+            self.step_back(control);
+            return Err(Failed::Handover(errno));
+        }
+        let resumed = control.run(Request::Resume { freeze: true }, &mut self.root);
+        resumed.map_err(Failed::Resume)?;
+        Ok(begin.elapsed())
+    }
+
+    /// What the guard does: wakes root up on the right table. Does nothing when it is awake.
+    pub fn rescue(&mut self, control: &Control) {
+        let asked = control.run(Request::Status, &mut self.root);
+        if asked.is_err() || !self.root.is_suspended() {
+            return;
+        }
+        let asked = control.run(Request::Status, &mut self.sealed);
+        let handed_over = asked.is_ok() && self.sealed.has_live() && !self.sealed.is_suspended();
+        if handed_over || control.run(Request::Resume { freeze: false }, &mut self.sealed).is_ok() {
+            let _ = control.run(Request::Resume { freeze: true }, &mut self.root);
+        } else {
+            self.step_back(control);
+        }
+    }
+
+    /// Drops both new tables and wakes root up on its old one. In this order: root can't resume
+    /// while the kernel sees another table waiting for its exceptions.
+    fn step_back(&mut self, control: &Control) {
+        let _ = control.run(Request::Clear, &mut self.root);
+        let _ = control.run(Request::Remove, &mut self.sealed);
+        let _ = control.run(Request::Resume { freeze: true }, &mut self.root);
+    }
+}
+
+/// The requests that let a failed merge under a write-through root start again, prepared.
+///
+/// The kernel forgets a merge's failure only with a new table, and moves exceptions from a merge
+/// to a merge only by way of a plain snapshot. While the sealed device is one, nothing may be
+/// written to it: after a merge its store no longer knows which chunks are free. So root is
+/// suspended meanwhile.
+pub struct Restart {
+    root: Box<Message>,
+    sealed: Box<Message>,
+    merge: Box<Message>,
+}
+
+impl Restart {
+    /// Prepares the requests. The sealed device must have the plain snapshot loaded; `merge` is
+    /// the table that follows.
+    pub fn prepare(merge: Line) -> Self {
+        let (root, sealed) = (Message::about(Name::Root), Message::about(Name::Sealed));
+        Self { root, sealed, merge: Message::load(Name::Sealed, &[merge]) }
+    }
+
+    /// Suspends root, goes through the plain snapshot to a new merge, resumes root.
+    pub fn run(&mut self, control: &Control) -> Result<(), Failed> {
+        control.run(Request::Suspend { freeze: true }, &mut self.root).map_err(Failed::Suspend)?;
+        let swapped = control
+            .run(Request::Resume { freeze: false }, &mut self.sealed)
+            .and_then(|()| control.run(Request::Load, &mut self.merge))
+            .and_then(|()| control.run(Request::Resume { freeze: false }, &mut self.sealed));
+        let resumed = control.run(Request::Resume { freeze: true }, &mut self.root);
+        swapped.map_err(Failed::Handover)?;
+        resumed.map_err(Failed::Resume)
+    }
+
+    /// What the guard does: the rest of [`Self::run`]; steps that were done before fail, which
+    /// does no harm.
+    pub fn rescue(&mut self, control: &Control) {
+        let asked = control.run(Request::Status, &mut self.root);
+        if asked.is_err() || !self.root.is_suspended() {
+            return;
+        }
+        let _ = control.run(Request::Resume { freeze: false }, &mut self.sealed);
+        let _ = control.run(Request::Load, &mut self.merge);
+        let _ = control.run(Request::Resume { freeze: false }, &mut self.sealed);
+        let _ = control.run(Request::Resume { freeze: true }, &mut self.root);
+    }
+}

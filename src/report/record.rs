@@ -1,0 +1,112 @@
+//! What is remembered of a flush, as a text file of `key=value` lines.
+
+use std::fmt::{self, Display};
+
+use super::json::Object;
+use crate::units::{Bytes, Utc, decimal};
+
+/// One finished flush.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// When it ended, in seconds since 1970.
+    pub when: i64,
+    /// The subcommand that flushed.
+    pub command: String,
+    /// Bytes merged into the card.
+    pub bytes: Bytes,
+    /// The whole flush, in milliseconds.
+    pub took_ms: u64,
+    /// Of that, the merge.
+    pub merge_ms: u64,
+    /// How long root was suspended, in microseconds.
+    pub stall_us: u64,
+}
+
+impl Record {
+    /// Reads a file's text; missing or garbled values are 0, since the file only informs.
+    pub fn parse(text: &str) -> Self {
+        let value = |key: &str| {
+            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or("")
+        };
+        let number = |key: &str| decimal(value(key)).unwrap_or(0);
+        Self {
+            when: decimal(value("when")).unwrap_or(0),
+            command: value("command").to_owned(),
+            bytes: Bytes(number("bytes")),
+            took_ms: number("took_ms"),
+            merge_ms: number("merge_ms"),
+            stall_us: number("stall_us"),
+        }
+    }
+
+    /// The file's text.
+    pub fn to_text(&self) -> String {
+        let Self { when, command, bytes, took_ms, merge_ms, stall_us } = self;
+        format!(
+            "when={when}\ncommand={command}\nbytes={}\ntook_ms={took_ms}\nmerge_ms={merge_ms}\n\
+             stall_us={stall_us}\n",
+            bytes.0
+        )
+    }
+
+    /// The record as JSON; keys as in `cowflush status --json`.
+    pub fn to_json(&self) -> Object {
+        Object::new()
+            .signed("when", self.when)
+            .text("command", &self.command)
+            .number("bytes", self.bytes.0)
+            .number("took_ms", self.took_ms)
+            .number("merge_ms", self.merge_ms)
+            .number("stall_us", self.stall_us)
+    }
+}
+
+impl Display for Record {
+    /// `8.0 MiB in 2.31 s, root waited 4.2 ms`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hundredths = self.took_ms / 10;
+        write!(
+            f,
+            "{} in {}.{:02} s, root waited {}.{} ms",
+            self.bytes,
+            hundredths / 100,
+            hundredths % 100,
+            self.stall_us / 1000,
+            self.stall_us % 1000 / 100,
+        )
+    }
+}
+
+impl Record {
+    /// When it ended, for people.
+    pub fn when(&self) -> Utc {
+        Utc(self.when)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_record_reads_back() {
+        let record = Record {
+            when: 4_102_444_800,
+            command: "flush".to_owned(),
+            bytes: Bytes(8 << 20),
+            took_ms: 2315,
+            merge_ms: 2000,
+            stall_us: 4250,
+        };
+        assert_eq!(Record::parse(&record.to_text()), record);
+        assert_eq!(record.to_string(), "8.0 MiB in 2.31 s, root waited 4.2 ms");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_parses(text in ".{0,200}") {
+            let _ = Record::parse(&text).to_string();
+        }
+    }
+}

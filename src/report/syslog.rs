@@ -1,0 +1,28 @@
+//! One line a flush for the system's log.
+
+use std::fmt::Display;
+use std::io::Write;
+
+use syslog::{Facility, LogFormat, Severity};
+
+/// The message alone, without a time: syslogd has its own clock, and a formatter that asks for
+/// the time would use std's, which ends in 2038 on a 32-bit machine.
+#[derive(Clone)]
+struct Plain;
+
+impl<T: Display> LogFormat<T> for Plain {
+    fn format<W: Write>(&self, to: &mut W, severity: Severity, message: T) -> syslog::Result<()> {
+        let priority = severity as u8 | Facility::LOG_DAEMON as u8;
+        let pid = std::process::id();
+        write!(to, "<{priority}>cowflush[{pid}]: {message}").map_err(syslog::Error::Write)
+    }
+}
+
+/// Logs a notice. A syslogd that does not run is no failure.
+///
+/// Only to be called while root is awake: a syslogd may write to it before it answers.
+pub fn notice(text: &str) {
+    if let Ok(mut logger) = syslog::unix(Plain) {
+        let _ = logger.notice(text);
+    }
+}

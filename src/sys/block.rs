@@ -1,0 +1,107 @@
+//! Block devices: numbers, sizes, aligned reads, and what sysfs tells about them.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::cow::format::{CHUNK_BYTES, Chunk};
+use crate::error::{Doing, Error, Result};
+use crate::units::{DevNo, Sectors, decimal};
+
+/// The number of an open block device. `path` is for the message.
+pub fn number(node: &File, path: &str) -> Result<DevNo> {
+    let meta = node.metadata().doing(|| format!("look at {path}"))?;
+    let rdev = meta.rdev();
+    Ok(DevNo { major: libc::major(rdev as _) as u32, minor: libc::minor(rdev as _) as u32 })
+}
+
+/// The sysfs folder of a block device.
+pub fn sysfs(device: DevNo) -> PathBuf {
+    PathBuf::from(format!("/sys/dev/block/{device}"))
+}
+
+/// The kernel's name of a block device, such as `sda1`; its number where sysfs has none.
+pub fn name(device: DevNo) -> String {
+    let link = std::fs::read_link(sysfs(device)).unwrap_or_default();
+    link.file_name().map_or_else(|| device.to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The path of a block device's node, as devtmpfs names it.
+pub fn path(device: DevNo) -> PathBuf {
+    Path::new("/dev").join(name(device).replace('!', "/"))
+}
+
+/// The size of a block device, from sysfs: it works on every word size.
+pub fn size(device: DevNo) -> Result<Sectors> {
+    let path = sysfs(device).join("size");
+    let text = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+    decimal(text.trim()).map(Sectors).ok_or_else(|| {
+        Error::new(format!("read {}", path.display()), "the kernel's answer is not a number")
+    })
+}
+
+/// Counters of a block device: what the kernel wrote to it since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Write requests.
+    pub requests: u64,
+    /// Sectors in them.
+    pub sectors: u64,
+}
+
+/// Reads a device's write counters (Documentation/block/stat.rst: fields 5 and 7).
+pub fn written(device: DevNo) -> Option<Written> {
+    let text = std::fs::read_to_string(sysfs(device).join("stat")).ok()?;
+    let mut fields = text.split_ascii_whitespace().map(decimal::<u64>);
+    Some(Written { requests: fields.nth(4)??, sectors: fields.nth(1)?? })
+}
+
+/// Makes everything that was written to a device durable: fsync of a block device ends with a
+/// FLUSH.
+pub fn flush(device: DevNo) -> Result<()> {
+    let path = path(device);
+    let node = File::open(&path).doing(|| format!("open {}", path.display()))?;
+    node.sync_all().doing(|| format!("flush the write cache of {}", path.display()))
+}
+
+/// A chunk that direct I/O can read into.
+#[repr(C, align(4096))]
+struct Aligned(Chunk);
+
+/// Reads chunks of a block device past the page cache, which may hold what a prober (udev) read
+/// before the device's content changed under it.
+pub struct ChunkReader {
+    node: File,
+    buffer: Box<Aligned>,
+    path: PathBuf,
+}
+
+impl ChunkReader {
+    /// Opens a device for direct reads.
+    pub fn open(device: DevNo) -> Result<Self> {
+        let path = path(device);
+        let node = File::options()
+            .read(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(&path)
+            .doing(|| format!("open {}", path.display()))?;
+        Ok(Self { node, buffer: Box::new(Aligned([0; CHUNK_BYTES])), path })
+    }
+
+    /// Reads chunk number `chunk` of 4096 bytes.
+    pub fn read(&mut self, chunk: u64) -> Result<&Chunk> {
+        let offset = chunk.saturating_mul(CHUNK_BYTES as u64);
+        self.node
+            .read_exact_at(&mut self.buffer.0, offset)
+            .doing(|| format!("read chunk {chunk} of {}", self.path.display()))?;
+        Ok(&self.buffer.0)
+    }
+}
+
+/// Writes out the filesystem that holds `file`, and waits for it.
+pub fn sync_filesystem(file: &File) -> Result<()> {
+    // SAFETY: syncfs takes a file descriptor that `file` keeps open.
+    let result = unsafe { libc::syncfs(file.as_raw_fd()) };
+    nix::errno::Errno::result(result).map(drop).doing(|| "sync the root filesystem")
+}

@@ -1,0 +1,491 @@
+//! Device-mapper's ioctls through one funnel on one fixed buffer.
+//!
+//! Source: include/uapi/linux/dm-ioctl.h and drivers/md/dm-ioctl.c.
+
+use std::fs::File;
+use std::mem::size_of;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+
+use crate::dm::target::Line;
+use crate::dm::{SnapshotStatus, Target};
+use crate::error::{Doing, Result};
+use crate::stack::{Device, Live, Name, Stack};
+use crate::units::{DevNo, Sectors};
+
+/// Where the kernel takes the ioctls.
+pub const CONTROL: &str = "/dev/mapper/control";
+
+const VERSION: [u32; 3] = [4, 0, 0];
+const NAME_LEN: usize = 128;
+
+// Flags of the header, in or out as the kernel's header says.
+const SUSPEND: u32 = 1 << 1; // in: suspend instead of resume; out: is suspended
+const STATUS_TABLE: u32 = 1 << 4; // in: table text instead of status text
+const ACTIVE_PRESENT: u32 = 1 << 5; // out: has a live table
+const INACTIVE_PRESENT: u32 = 1 << 6; // out: has a loaded table
+const BUFFER_FULL: u32 = 1 << 8; // out: the answer did not fit
+const SKIP_LOCKFS: u32 = 1 << 10; // in: suspend without freezing the filesystem
+const NOFLUSH: u32 = 1 << 11; // in: suspend or ask without waiting for queued I/O
+
+/// `struct dm_ioctl`.
+#[repr(C)]
+#[derive(Clone)]
+struct Header {
+    version: [u32; 3],
+    data_size: u32,
+    data_start: u32,
+    target_count: u32,
+    open_count: i32,
+    flags: u32,
+    event_nr: u32,
+    padding: u32,
+    dev: u64,
+    name: [u8; NAME_LEN],
+    uuid: [u8; 129],
+    data: [u8; 7],
+}
+
+/// `struct dm_target_spec`: stands before each target's text.
+#[repr(C)]
+struct TargetSpec {
+    sector_start: u64,
+    length: u64,
+    status: i32,
+    next: u32,
+    target_type: [u8; 16],
+}
+
+const HEADER: usize = size_of::<Header>();
+const SPEC: usize = size_of::<TargetSpec>();
+const BODY: usize = 4096 - HEADER;
+
+// The sizes are part of the ioctl numbers; they are the same on 32- and 64-bit machines.
+const _: () = assert!(HEADER == 312 && SPEC == 40 && size_of::<Message>() == 4096);
+
+/// A whole ioctl message. All of cowflush's tables and answers fit; a buffer that turns out too
+/// small is an error and is not grown, since nothing may be allocated while root is suspended.
+#[repr(C)]
+pub struct Message {
+    header: Header,
+    body: [u8; BODY],
+}
+
+/// The requests cowflush uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// DM_VERSION: the interface's version.
+    Version,
+    /// DM_DEV_CREATE: a device without a table.
+    Create,
+    /// DM_DEV_REMOVE.
+    Remove,
+    /// DM_DEV_RENAME.
+    Rename,
+    /// DM_DEV_SUSPEND: hold back I/O.
+    Suspend {
+        /// Freeze the mounted filesystem first (lockfs), so that the device holds it complete.
+        freeze: bool,
+    },
+    /// DM_DEV_SUSPEND with the flag for resuming: swaps in the inactive table, if there is one,
+    /// and lets I/O go on.
+    Resume {
+        /// Freeze the mounted filesystem around the swap.
+        freeze: bool,
+    },
+    /// DM_DEV_STATUS: flags only.
+    Status,
+    /// DM_TABLE_LOAD into the inactive slot.
+    Load,
+    /// DM_TABLE_CLEAR: drop the inactive table.
+    Clear,
+    /// DM_TABLE_STATUS: what the live table's targets say of themselves.
+    TargetStatus,
+    /// DM_TABLE_STATUS with the flag for the live table's text.
+    Table,
+    /// DM_LIST_VERSIONS: the target types the kernel has.
+    ListVersions,
+}
+
+impl Request {
+    /// The ioctl number, `_IOWR(0xfd, n, struct dm_ioctl)`.
+    pub const fn code(self) -> u32 {
+        let number = match self {
+            Request::Version => 0,
+            Request::Create => 3,
+            Request::Remove => 4,
+            Request::Rename => 5,
+            Request::Suspend { .. } | Request::Resume { .. } => 6,
+            Request::Status => 7,
+            Request::Load => 9,
+            Request::Clear => 10,
+            Request::TargetStatus | Request::Table => 12,
+            Request::ListVersions => 13,
+        };
+        nix::request_code_readwrite!(0xfd, number, HEADER) as u32
+    }
+
+    const fn flags(self) -> u32 {
+        match self {
+            Request::Suspend { freeze: true } => SUSPEND,
+            Request::Suspend { freeze: false } => SUSPEND | SKIP_LOCKFS,
+            Request::Resume { freeze: false } => SKIP_LOCKFS,
+            Request::TargetStatus => NOFLUSH,
+            Request::Table => NOFLUSH | STATUS_TABLE,
+            _ => 0,
+        }
+    }
+}
+
+impl Message {
+    /// An empty message about the device of that name.
+    pub fn about(name: Name) -> Box<Self> {
+        Self::named(name.text())
+    }
+
+    fn named(name: &str) -> Box<Self> {
+        let mut header = Header {
+            version: [0; 3],
+            data_size: 0,
+            data_start: 0,
+            target_count: 0,
+            open_count: 0,
+            flags: 0,
+            event_nr: 0,
+            padding: 0,
+            dev: 0,
+            name: [0; NAME_LEN],
+            uuid: [0; 129],
+            data: [0; 7],
+        };
+        put_text(&mut header.name, name);
+        Box::new(Self { header, body: [0; BODY] })
+    }
+
+    /// Load this table.
+    pub fn load(name: Name, lines: &[Line]) -> Box<Self> {
+        let mut message = Self::about(name);
+        let mut at = 0;
+        for line in lines {
+            let params = line.target.params();
+            let size = (SPEC + params.len() + 1).next_multiple_of(8);
+            let Some(slot) = message.body.get_mut(at..at + size) else { break };
+            let mut kind = [0; 16];
+            put_text(&mut kind, line.target.kind());
+            let fields: [&[u8]; 6] = [
+                &line.start.0.to_ne_bytes(),
+                &line.length.0.to_ne_bytes(),
+                &0i32.to_ne_bytes(),
+                &(size as u32).to_ne_bytes(),
+                &kind,
+                params.as_bytes(),
+            ];
+            let mut bytes = slot.iter_mut();
+            for value in fields.into_iter().flatten() {
+                if let Some(byte) = bytes.next() {
+                    *byte = *value;
+                }
+            }
+            at += size;
+            message.header.target_count += 1;
+        }
+        message
+    }
+
+    fn rename(from: Name, to: Name) -> Box<Self> {
+        let mut message = Self::about(from);
+        put_text(&mut message.body, to.text());
+        message
+    }
+
+    fn has(&self, flag: u32) -> bool {
+        self.header.flags & flag != 0
+    }
+
+    /// After [`Request::Status`]: the device is suspended.
+    pub fn is_suspended(&self) -> bool {
+        self.has(SUSPEND)
+    }
+
+    /// After [`Request::Status`]: the device has a live table.
+    pub fn has_live(&self) -> bool {
+        self.has(ACTIVE_PRESENT)
+    }
+
+    fn number(&self) -> DevNo {
+        DevNo::from_huge(self.header.dev)
+    }
+
+    /// The targets of an answer to [`Request::Table`]: start, length, type, text.
+    fn targets(&self) -> impl Iterator<Item = (Sectors, Sectors, &str, &str)> {
+        let mut at = 0usize;
+        (0..self.header.target_count).map_while(move |_| {
+            let spec = self.body.get(at..)?;
+            let start = u64::from_ne_bytes(*spec.first_chunk()?);
+            let length = u64::from_ne_bytes(*spec.get(8..)?.first_chunk()?);
+            let next = u32::from_ne_bytes(*spec.get(20..)?.first_chunk()?);
+            let kind = text(spec.get(24..SPEC)?);
+            let params = text(spec.get(SPEC..)?);
+            // Unlike in a load, offsets in an answer count from the start of the data.
+            at = next as usize;
+            Some((Sectors(start), Sectors(length), kind, params))
+        })
+    }
+
+    /// The names in an answer to [`Request::ListVersions`]: entries of (next, 3 × version,
+    /// name), where `next` is relative and 0 ends the list.
+    fn target_types(&self) -> impl Iterator<Item = (&str, [u32; 3])> {
+        let mut at = Some(0usize);
+        std::iter::from_fn(move || {
+            let entry = self.body.get(at?..)?;
+            let word = |n: usize| Some(u32::from_ne_bytes(*entry.get(4 * n..)?.first_chunk()?));
+            let next = word(0)? as usize;
+            let version = [word(1)?, word(2)?, word(3)?];
+            at = if next == 0 { None } else { at?.checked_add(next) };
+            Some((text(entry.get(16..)?), version))
+        })
+    }
+}
+
+/// The control device, open.
+pub struct Control(File);
+
+impl Control {
+    /// Opens [`CONTROL`], making its node where there is no devtmpfs entry.
+    pub fn open() -> Result<Self> {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(CONTROL)
+            .doing(|| format!("open {CONTROL}"))
+            .map(Self)
+            .map_err(|error| {
+                error.advise(if nix::unistd::geteuid().is_root() {
+                    "The kernel needs device-mapper (CONFIG_BLK_DEV_DM); see `cowflush check`."
+                } else {
+                    "Run this as root."
+                })
+            })
+    }
+
+    /// The file, for locks.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// Runs one request. The only way to the kernel's device-mapper; allocates nothing. A message
+    /// can be used again: what the kernel's last answer overwrote is set anew.
+    pub fn run(&self, request: Request, message: &mut Message) -> std::result::Result<(), Errno> {
+        let header = &mut message.header;
+        header.version = VERSION;
+        header.data_size = size_of::<Message>() as u32;
+        header.data_start = HEADER as u32;
+        header.flags = request.flags();
+        header.event_nr = 0;
+        // The kernel refuses a message that names its device twice.
+        header.dev = 0;
+        header.uuid = [0; 129];
+        // SAFETY: every request in `Request` takes a `struct dm_ioctl` with data_size bytes
+        // behind the pointer; `Message` is that struct with its buffer (sizes asserted above),
+        // initialised, exclusively borrowed, and outlives the call.
+        let result = unsafe {
+            libc::ioctl(self.0.as_raw_fd(), request.code() as _, std::ptr::from_mut(message))
+        };
+        Errno::result(result)?;
+        if message.has(BUFFER_FULL) { Err(Errno::ENOBUFS) } else { Ok(()) }
+    }
+
+    fn ask(
+        &self,
+        request: Request,
+        mut message: Box<Message>,
+        what: &str,
+        name: &str,
+    ) -> Result<Box<Message>> {
+        self.run(request, &mut message).doing(|| format!("{what} {name}"))?;
+        Ok(message)
+    }
+
+    /// The interface's version.
+    pub fn version(&self) -> Result<[u32; 3]> {
+        let message = self.ask(
+            Request::Version,
+            Message::named(""),
+            "ask for the version of",
+            "device-mapper",
+        )?;
+        Ok(message.header.version)
+    }
+
+    /// The version of a target type; `None` when the kernel has not (yet) got it.
+    pub fn target_version(&self, kind: &str) -> Result<Option<[u32; 3]>> {
+        let message = self.ask(
+            Request::ListVersions,
+            Message::named(""),
+            "list the targets of",
+            "device-mapper",
+        )?;
+        Ok(message.target_types().find(|(name, _)| *name == kind).map(|(_, version)| version))
+    }
+
+    /// Makes a device without a table.
+    pub fn create(&self, name: Name) -> Result<DevNo> {
+        Ok(self.ask(Request::Create, Message::about(name), "create", name.text())?.number())
+    }
+
+    /// Removes a device, and with it the last use of the loop devices under it.
+    pub fn remove(&self, name: Name) -> Result<()> {
+        self.ask(Request::Remove, Message::about(name), "remove", name.text()).map(drop)
+    }
+
+    /// Gives a device another name.
+    pub fn rename(&self, from: Name, to: Name) -> Result<()> {
+        self.ask(Request::Rename, Message::rename(from, to), "rename", from.text()).map(drop)
+    }
+
+    /// Loads a table into the inactive slot.
+    pub fn load(&self, name: Name, lines: &[Line]) -> Result<()> {
+        self.ask(Request::Load, Message::load(name, lines), "load a table into", name.text())
+            .map(drop)
+            .map_err(|error| error.advise("The kernel log (dmesg) has the reason."))
+    }
+
+    /// Drops the inactive table.
+    pub fn clear(&self, name: Name) -> Result<()> {
+        self.ask(Request::Clear, Message::about(name), "clear the loaded table of", name.text())
+            .map(drop)
+    }
+
+    /// Resumes the device, with its inactive table if it has one. Root's filesystem is frozen
+    /// around the swap; on the others none is mounted.
+    pub fn resume(&self, name: Name) -> Result<()> {
+        let request = Request::Resume { freeze: name == Name::Root };
+        self.ask(request, Message::about(name), "resume", name.text()).map(drop)
+    }
+
+    /// Loads a table and swaps it in.
+    pub fn replace(&self, name: Name, lines: &[Line]) -> Result<()> {
+        self.load(name, lines)?;
+        self.resume(name)
+    }
+
+    /// The device as it is now; `None` when there is none of that name.
+    pub fn device(&self, name: Name) -> Result<Option<Device>> {
+        let mut info = Message::about(name);
+        match self.run(Request::TargetStatus, &mut info) {
+            Err(Errno::ENXIO) => return Ok(None),
+            result => result.doing(|| format!("ask for the status of {}", name.text()))?,
+        }
+        let table = Message::about(name);
+        let table = self.ask(Request::Table, table, "ask for the table of", name.text())?;
+        Ok(Some(Device {
+            number: info.number(),
+            suspended: info.is_suspended(),
+            inactive: info.has(INACTIVE_PRESENT),
+            live: info.has_live().then(|| live(&info, &table)),
+        }))
+    }
+
+    /// All of cowflush's devices.
+    pub fn stack(&self) -> Result<Stack> {
+        Ok(Stack {
+            root: self.device(Name::Root)?,
+            origin: self.device(Name::Origin)?,
+            sealed: self.device(Name::Sealed)?,
+            view: self.device(Name::View)?,
+        })
+    }
+}
+
+fn live(info: &Message, table: &Message) -> Live {
+    let line =
+        |(start, length, kind, params)| Line { start, length, target: Target::parse(kind, params) };
+    let mut lines = table.targets().map(line);
+    match (lines.next(), lines.next(), lines.next()) {
+        (Some(line), None, _) => {
+            let text = info.targets().next().map_or("", |(_, _, _, text)| text);
+            let status = SnapshotStatus::parse(text);
+            Live::Single { length: line.length, target: line.target, status }
+        }
+        (Some(first), Some(second), None) => Live::Joined(first, second),
+        _ => Live::Foreign,
+    }
+}
+
+/// Copies as much of `text` as fits with a final NUL.
+fn put_text(slot: &mut [u8], text: &str) {
+    let room = slot.len().saturating_sub(1);
+    for (to, from) in slot.iter_mut().zip(text.bytes().take(room)) {
+        *to = from;
+    }
+}
+
+/// The text up to the first NUL; what is no UTF-8 is empty.
+fn text(bytes: &[u8]) -> &str {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    bytes.get(..end).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_codes_are_the_kernels() {
+        let codes = [
+            (Request::Version, 0xC138_FD00),
+            (Request::Create, 0xC138_FD03),
+            (Request::Remove, 0xC138_FD04),
+            (Request::Rename, 0xC138_FD05),
+            (Request::Suspend { freeze: true }, 0xC138_FD06),
+            (Request::Resume { freeze: false }, 0xC138_FD06),
+            (Request::Status, 0xC138_FD07),
+            (Request::Load, 0xC138_FD09),
+            (Request::Clear, 0xC138_FD0A),
+            (Request::Table, 0xC138_FD0C),
+            (Request::ListVersions, 0xC138_FD0D),
+        ];
+        for (request, code) in codes {
+            assert_eq!(request.code(), code, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_loaded_table_has_the_kernels_layout() {
+        let card = DevNo { major: 8, minor: 1 };
+        let target = Target::Linear { device: card, offset: Sectors(63) };
+        let lines = [
+            Line { start: Sectors(0), length: Sectors(8), target },
+            Line { start: Sectors(8), length: Sectors(16), target },
+        ];
+        let message = Message::load(Name::View, &lines);
+        assert_eq!(&message.header.name[..14], b"cowflush-view\0");
+        assert_eq!(message.header.target_count, 2);
+        let (first, second) = message.body.split_at(48);
+        assert_eq!(first[8..16], 8u64.to_ne_bytes());
+        assert_eq!(first[20..24], 48u32.to_ne_bytes());
+        assert_eq!(&first[24..31], b"linear\0");
+        assert_eq!(&first[40..48], b"8:1 63\0\0");
+        assert_eq!(second[0..8], 8u64.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_broken_answer_ends_the_list() {
+        let mut message = Message::about(Name::Root);
+        message.header.target_count = 3;
+        message.body[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(message.targets().count(), 1);
+        message.body[0..4].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(message.target_types().count(), 1);
+    }
+
+    #[test]
+    fn text_ends_at_nul_and_fits() {
+        let mut slot = [0; 4];
+        put_text(&mut slot, "linear");
+        assert_eq!(&slot, b"lin\0");
+        assert_eq!(text(b"ab\0c"), "ab");
+        assert_eq!(text(b"\xff\0"), "");
+    }
+}

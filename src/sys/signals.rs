@@ -1,0 +1,36 @@
+//! Signals, so that a flush ends at a place of its own choosing.
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::error::{Doing, Result};
+
+/// Holds the signals that ask a process to end; [`Held::arrived`] tells whether one came.
+pub struct Held(SignalFd);
+
+/// Holds `signals` back from now on.
+pub fn hold(signals: &[Signal]) -> Result<Held> {
+    let set: SigSet = signals.iter().copied().collect();
+    set.thread_block().doing(|| "hold back signals")?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    SignalFd::with_flags(&set, flags).map(Held).doing(|| "watch for signals")
+}
+
+impl Held {
+    /// The signal that came since the last call, if any.
+    pub fn arrived(&mut self) -> Option<Signal> {
+        let info = self.0.read_signal().ok()??;
+        Signal::try_from(info.ssi_signo as i32).ok()
+    }
+}
+
+/// Runs `work` with every signal held back that can be: a signal would end a suspend halfway.
+pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let result = work();
+    if let Ok(before) = before {
+        // Putting back the mask that the kernel gave can't fail.
+        let _ = before.thread_set_mask();
+    }
+    result
+}

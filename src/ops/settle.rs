@@ -48,6 +48,7 @@ pub fn settle(control: &Control, meter: &mut Meter, signals: &mut Held) -> Resul
                 run(control, &stack, step)?;
                 if matches!(step, Step::StartMerge | Step::MergeInPlace | Step::RestartMerge) {
                     settled.merged = stack.sealed.map_or(Bytes(0), sealed_bytes);
+                    meter.begin(settled.merged);
                     merging_since = Some(Instant::now());
                 }
             }

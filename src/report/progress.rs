@@ -28,6 +28,11 @@ impl Meter {
         Self { terminal: stderr().is_terminal(), total: None, shown: None }
     }
 
+    /// Tells that a merge of `total` bytes begins.
+    pub fn begin(&mut self, total: Bytes) {
+        self.total = Some((total, Instant::now()));
+    }
+
     /// Tells that `left` bytes are still to be merged.
     pub fn show(&mut self, left: Bytes) {
         let now = Instant::now();

@@ -1,0 +1,77 @@
+//! The classic recipe, for comparison: suspend root, merge everything, resume.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use argh::FromArgs;
+use cowflush::cow::format::CHUNK_SECTORS;
+use cowflush::dm::{Line, Target};
+use cowflush::error::Error;
+use cowflush::ops::cowfile;
+use cowflush::stack::Name;
+use cowflush::sys::dm::{Control, Message, Request};
+use cowflush::sys::{block, memory};
+use cowflush::units::Bytes;
+
+use crate::Failure;
+
+/// Flush root the classic way: freeze it, merge its COW in the COW's own order, give it a fresh
+/// COW, thaw it. Prints `merged_bytes N stall_us N`. Not safe against being killed.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "classic")]
+pub struct Classic {
+    /// size of the fresh COW in bytes (default 64 MiB)
+    #[argh(option, default = "64 << 20")]
+    size: u64,
+}
+
+impl Classic {
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        Ok(self.flush().map_err(|error| error.to_string())?)
+    }
+
+    fn flush(self) -> Result<ExitCode, Error> {
+        let control = Control::open()?;
+        block::sync_filesystem(
+            &std::fs::File::open("/").map_err(|error| Error::new("open /", error.to_string()))?,
+        )?;
+        let stack = control.stack()?;
+        let none = || Error::new("flush the classic way", "root is not deferring");
+        let root = stack.root.ok_or_else(none)?;
+        let (Some(Target::Snapshot { origin, cow, chunk }), Some(length)) =
+            (root.target(), root.length())
+        else {
+            return Err(none());
+        };
+        let merged = root.usage().map_or(Bytes(0), |usage| usage.data().bytes());
+        let fresh = cowfile::create(Bytes(self.size), Bytes(self.size))?;
+        control.create(Name::Sealed)?;
+        let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
+        control.load(Name::Sealed, &[merge])?;
+        let next = Target::Snapshot { origin, cow: fresh.number(), chunk: CHUNK_SECTORS };
+
+        let failed =
+            |what: &'static str| move |errno: nix::errno::Errno| Error::new(what, errno.desc());
+        let stall = memory::locked(|| {
+            let begin = Instant::now();
+            let mut message = Message::about(Name::Root);
+            control
+                .run(Request::Suspend { freeze: true }, &mut message)
+                .map_err(failed("suspend root"))?;
+            control.resume(Name::Sealed)?;
+            while control
+                .device(Name::Sealed)?
+                .and_then(|d| d.usage())
+                .is_some_and(|u| u.data().0 > 0)
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            control.load(Name::Root, &[Line::whole(length, next)])?;
+            control.resume(Name::Root)?;
+            Ok(begin.elapsed())
+        })??;
+        control.remove(Name::Sealed)?;
+        println!("merged_bytes {} stall_us {}", merged.0, stall.as_micros());
+        Ok(ExitCode::SUCCESS)
+    }
+}

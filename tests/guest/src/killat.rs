@@ -1,0 +1,71 @@
+//! Kills a program with SIGKILL at one of its system calls.
+
+use std::process::ExitCode;
+
+use argh::FromArgs;
+
+use crate::Failure;
+use crate::trace::{End, Stop, Traced};
+
+/// Run a program and kill it (-9) before or after its Nth system call that changes anything.
+/// Exits with 137 when it was killed; else with the program's own code, when it had fewer.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "killat")]
+pub struct KillAt {
+    /// which stop to kill at, from 1; each system call has two, before and after
+    #[argh(positional)]
+    stop: u32,
+    /// the program and its arguments
+    #[argh(positional, greedy)]
+    program: Vec<String>,
+}
+
+/// The system calls after which the world may differ. Reading, printing and waiting are left out,
+/// so that every stop is worth a test.
+const ACTING: [libc::c_long; 17] = [
+    libc::SYS_ioctl,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_unlinkat,
+    libc::SYS_pwrite64,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_mount,
+    libc::SYS_rename,
+    libc::SYS_fork,
+    libc::SYS_clone,
+    libc::SYS_mlockall,
+    libc::SYS_munlockall,
+    libc::SYS_syncfs,
+    libc::SYS_fsync,
+    libc::SYS_close,
+];
+
+impl KillAt {
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let traced = Traced::start(&self.program)?;
+        let mut stops = 0;
+        let mut acting = false;
+        loop {
+            let number = match traced.next()? {
+                Ok(Stop::Entry { number, .. }) => {
+                    acting = ACTING.contains(&(number as libc::c_long));
+                    number
+                }
+                Ok(Stop::Exit) => -1,
+                Err(End::Exited(code)) => {
+                    println!("finished after {stops} stops");
+                    return Ok(ExitCode::from(code as u8));
+                }
+                Err(End::Signaled(signal)) => return Err(format!("died of {signal}").into()),
+            };
+            stops += u32::from(acting);
+            if acting && stops == self.stop {
+                traced.kill()?;
+                println!("killed at stop {stops}, system call {number}");
+                return Ok(ExitCode::from(137));
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Helpers for the guest, in one binary.
+
+mod classic;
+mod deny;
+mod killat;
+mod memory;
+mod trace;
+mod writer;
+
+use std::process::ExitCode;
+
+use argh::FromArgs;
+
+/// Helpers for cowflush's tests inside the guest.
+#[derive(FromArgs)]
+struct Arguments {
+    #[argh(subcommand)]
+    tool: Tool,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Tool {
+    KillAt(killat::KillAt),
+    Deny(deny::Deny),
+    Writer(writer::Writer),
+    Classic(classic::Classic),
+    Memory(memory::Memory),
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let arguments: Arguments = argh::from_env();
+    let result = match arguments.tool {
+        Tool::KillAt(tool) => tool.run(),
+        Tool::Deny(tool) => tool.run(),
+        Tool::Writer(tool) => tool.run(),
+        Tool::Classic(tool) => tool.run(),
+        Tool::Memory(tool) => tool.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("guest-tools: {error}");
+        ExitCode::FAILURE
+    })
+}

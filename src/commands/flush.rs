@@ -3,7 +3,7 @@
 use cowflush::boot::cmdline::Options;
 use cowflush::cow::size::Size;
 use cowflush::error::{Exit, Result};
-use cowflush::ops::flush::{Outcome, Session};
+use cowflush::ops::flush::{Incomplete, Outcome, Session};
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
 use cowflush::sys::{block, signals};
@@ -54,28 +54,41 @@ fn tell(
     nothing: &str,
 ) -> Result<Exit> {
     let card = session.stack()?.card().map_or_else(String::new, |(card, _)| block::name(card));
-    let (text, record) = match outcome {
-        Outcome::Flushed { record, overflowed } => {
+    let (text, record, incomplete) = match outcome {
+        Outcome::Flushed { record, incomplete } => {
             let mut text = format!("{did} to {card}: {record}");
-            if *overflowed {
-                text.push_str(
-                    "\nThe COW had overflowed: writes were refused before this flush. What had \
-                     been accepted is on the card; reboot and let the filesystem be checked, and \
-                     raise cowflush.size or flush more often.",
-                );
+            if let Some(incomplete) = incomplete {
+                text.push('\n');
+                text.push_str(&explain(*incomplete));
             }
-            (text, Some(record))
+            (text, Some(record), *incomplete)
         }
-        Outcome::Nothing => (nothing.to_owned(), None),
+        Outcome::Nothing => (nothing.to_owned(), None, None),
     };
     if record.is_some() {
         syslog::notice(&text);
     }
     if json {
-        let json = Object::new().text("card", &card).object("flush", record.map(Record::to_json));
+        let json = Object::new()
+            .text("card", &card)
+            .flag("complete", incomplete.is_none())
+            .object("flush", record.map(Record::to_json));
         put(std::io::stdout(), &format!("{}\n", json.end()));
     } else {
         put(std::io::stdout(), &format!("{text}\n"));
     }
-    Ok(Exit::Done)
+    Ok(if incomplete.is_none() { Exit::Done } else { Exit::Failed })
+}
+
+fn explain(incomplete: Incomplete) -> String {
+    let what = match incomplete {
+        Incomplete::Overflow => "The COW had overflowed: the filesystem was refused writes.".into(),
+        Incomplete::Sync(errno) => {
+            format!("The filesystem could not write everything out: {}.", errno.desc())
+        }
+    };
+    format!(
+        "{what} What it had written before is on the card now. Reboot and let the filesystem be \
+         checked; raise cowflush.size or flush more often."
+    )
 }

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::settle::{self, Settled, settle};
 use super::{cowfile, run_dir, seal};
 use crate::cow::format::CHUNK_SECTORS;
@@ -33,11 +35,20 @@ pub enum Outcome {
     Flushed {
         /// How much and how long.
         record: Record,
-        /// The COW had overflowed: writes were refused before the flush.
-        overflowed: bool,
+        /// Why not everything that programs wrote could be flushed.
+        incomplete: Option<Incomplete>,
     },
     /// There was nothing to merge.
     Nothing,
+}
+
+/// What had gone wrong before a flush, so that it could not save everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incomplete {
+    /// The COW was full: the filesystem was refused writes.
+    Overflow,
+    /// The filesystem could not write everything out.
+    Sync(Errno),
 }
 
 /// How much a stop accepts to be merged in the COW's own order. More is worth another flush.
@@ -68,7 +79,8 @@ impl Session {
     /// Makes everything that was written until now durable on the card.
     pub fn flush(&mut self) -> Result<Outcome> {
         let begin = Instant::now();
-        sync_root()?;
+        // A filesystem in trouble can't write everything out; what it could is still flushed.
+        let synced = sync_root()?;
         let stack = self.control.stack()?;
         let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
         match (stack.mode(), status) {
@@ -86,7 +98,12 @@ impl Session {
         let settled = settle(&self.control, &mut self.meter, &mut self.signals)?;
         self.grow()?;
         let record = self.note(begin, stall, settled);
-        Ok(Outcome::Flushed { record, overflowed: status == SnapshotStatus::Overflow })
+        let incomplete = match (status, synced) {
+            (SnapshotStatus::Overflow, _) => Some(Incomplete::Overflow),
+            (_, Err(errno)) => Some(Incomplete::Sync(errno)),
+            _ => None,
+        };
+        Ok(Outcome::Flushed { record, incomplete })
     }
 
     /// Flushes and lets root write straight through to the card.
@@ -106,17 +123,18 @@ impl Session {
         if stack.mode() == Some(Mode::Deferring) {
             let stall = seal::run(&self.control, &stack, seal::After::WriteThrough)?;
             let settled = settle(&self.control, &mut self.meter, &mut self.signals)?;
-            let overflowed = matches!(outcome, Outcome::Flushed { overflowed: true, .. });
             let mut record = self.note(begin, stall, settled);
-            if let Outcome::Flushed { record: main, .. } = outcome {
+            let mut why = None;
+            if let Outcome::Flushed { record: main, incomplete } = outcome {
                 record.bytes.0 = record.bytes.0.saturating_add(main.bytes.0);
                 record.merge_ms = record.merge_ms.saturating_add(main.merge_ms);
                 record.stall_us = record.stall_us.max(main.stall_us);
+                why = incomplete;
             }
-            outcome = Outcome::Flushed { record, overflowed };
+            remember(&record);
+            outcome = Outcome::Flushed { record, incomplete: why };
         }
         flush_card(&self.control.stack()?)?;
-        self.remember(&outcome);
         Ok(outcome)
     }
 
@@ -126,7 +144,8 @@ impl Session {
         if stack.mode() == Some(Mode::Deferring) {
             return Ok(false);
         }
-        sync_root()?;
+        // What can't be written out now would not be on the card either.
+        sync_root()?.doing(|| "sync the root filesystem")?;
         let (Some(origin), Some(length)) =
             (stack.seat(), stack.root.and_then(|root| root.length()))
         else {
@@ -158,16 +177,8 @@ impl Session {
             merge_ms: settled.time.as_millis() as u64,
             stall_us: stall.as_micros() as u64,
         };
-        let outcome = Outcome::Flushed { record: record.clone(), overflowed: false };
-        self.remember(&outcome);
+        remember(&record);
         record
-    }
-
-    /// The note is for people; a /run that is gone is no error.
-    fn remember(&self, outcome: &Outcome) {
-        if let Outcome::Flushed { record, .. } = outcome {
-            let _ = run_dir::write(run_dir::LAST_FLUSH, &record.to_text());
-        }
     }
 
     /// The stack as it is now.
@@ -177,9 +188,14 @@ impl Session {
 }
 
 /// Writes the page cache out, while writers are free: what is left for the seal is little.
-fn sync_root() -> Result<()> {
+fn sync_root() -> Result<std::result::Result<(), Errno>> {
     let root = File::open("/").doing(|| "open /")?;
-    block::sync_filesystem(&root)
+    Ok(block::sync_filesystem(&root))
+}
+
+/// The note is for people; a /run that is gone is no error.
+fn remember(record: &Record) {
+    let _ = run_dir::write(run_dir::LAST_FLUSH, &record.to_text());
 }
 
 /// The last word to the card: everything merged or written through becomes durable.

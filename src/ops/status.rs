@@ -100,13 +100,18 @@ fn privileged(control: &Control) -> Report {
     // A stack that can't be read looks like none; `flush` says why.
     let stack = control.stack().unwrap_or_default();
     let usage = stack.root.and_then(|root| root.usage());
+    let cow_size = cow_of(&stack).and_then(|cow| block::size(cow).ok()).map(Sectors::bytes);
+    // The kernel does not count a COW that overflowed; it is full.
+    let full = stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow);
+    let overflow = cow_size.filter(|_| full);
+    let pending = stack.pending().bytes().0.saturating_add(overflow.unwrap_or_default().0);
     Report {
         mode: stack.mode(),
         phase: stack.root.map(|_| phase(&stack)),
         card: stack.card().map(|(card, _)| card),
-        cow_used: usage.map(|usage| usage.allocated.bytes()),
-        cow_size: cow_of(&stack).and_then(|cow| block::size(cow).ok()).map(Sectors::bytes),
-        pending: stack.mode().map(|_| stack.pending().bytes()),
+        cow_used: usage.map(|usage| usage.allocated.bytes()).or(overflow),
+        cow_size,
+        pending: stack.mode().map(|_| Bytes(pending)),
         sealed: stack.sealed.and_then(|d| d.usage()).map(|usage| usage.data().bytes()),
         absorbed: stack.root.and_then(|root| block::written(root.number)),
         busy: lock::holder(control),

@@ -5,6 +5,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::cow::format::{CHUNK_BYTES, Chunk};
 use crate::error::{Doing, Error, Result};
 use crate::units::{DevNo, Sectors, decimal};
@@ -100,8 +102,8 @@ impl ChunkReader {
 }
 
 /// Writes out the filesystem that holds `file`, and waits for it.
-pub fn sync_filesystem(file: &File) -> Result<()> {
+pub fn sync_filesystem(file: &File) -> std::result::Result<(), Errno> {
     // SAFETY: syncfs takes a file descriptor that `file` keeps open.
     let result = unsafe { libc::syncfs(file.as_raw_fd()) };
-    nix::errno::Errno::result(result).map(drop).doing(|| "sync the root filesystem")
+    Errno::result(result).map(drop)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use argh::FromArgs;
 use cowflush::cow::format::CHUNK_SECTORS;
 use cowflush::dm::{Line, Target};
-use cowflush::error::Error;
+use cowflush::error::{Doing, Error};
 use cowflush::ops::cowfile;
 use cowflush::stack::Name;
 use cowflush::sys::dm::{Control, Message, Request};
@@ -32,9 +32,10 @@ impl Classic {
 
     fn flush(self) -> Result<ExitCode, Error> {
         let control = Control::open()?;
-        block::sync_filesystem(
-            &std::fs::File::open("/").map_err(|error| Error::new("open /", error.to_string()))?,
-        )?;
+        let failed =
+            |what: &'static str| move |errno: nix::errno::Errno| Error::new(what, errno.desc());
+        let root = std::fs::File::open("/").doing(|| "open /")?;
+        block::sync_filesystem(&root).map_err(failed("sync root"))?;
         let stack = control.stack()?;
         let none = || Error::new("flush the classic way", "root is not deferring");
         let root = stack.root.ok_or_else(none)?;
@@ -50,8 +51,6 @@ impl Classic {
         control.load(Name::Sealed, &[merge])?;
         let next = Target::Snapshot { origin, cow: fresh.number(), chunk: CHUNK_SECTORS };
 
-        let failed =
-            |what: &'static str| move |errno: nix::errno::Errno| Error::new(what, errno.desc());
         let stall = memory::locked(|| {
             let begin = Instant::now();
             let mut message = Message::about(Name::Root);

@@ -83,6 +83,7 @@ fn tell(
 fn explain(incomplete: Incomplete) -> String {
     let what = match incomplete {
         Incomplete::Overflow => "The COW had overflowed: the filesystem was refused writes.".into(),
+        Incomplete::Unfrozen => "The filesystem could not be frozen, as after errors.".into(),
         Incomplete::Sync(errno) => {
             format!("The filesystem could not write everything out: {}.", errno.desc())
         }

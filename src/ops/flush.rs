@@ -49,6 +49,8 @@ pub enum Incomplete {
     Overflow,
     /// The filesystem could not write everything out.
     Sync(Errno),
+    /// The filesystem could not be frozen.
+    Unfrozen,
 }
 
 /// How much a stop accepts to be merged in the COW's own order. More is worth another flush.
@@ -94,13 +96,14 @@ impl Session {
             (_, SnapshotStatus::Used(usage)) if usage.data().0 == 0 => return Ok(Outcome::Nothing),
             _ => {}
         }
-        let stall = seal::run(&self.control, &stack, seal::After::Defer { limit: self.limit })?;
+        let sealed = seal::run(&self.control, &stack, seal::After::Defer { limit: self.limit })?;
         let settled = settle(&self.control, &mut self.meter, &mut self.signals)?;
         self.grow()?;
-        let record = self.note(begin, stall, settled);
+        let record = self.note(begin, sealed.stall, settled);
         let incomplete = match (status, synced) {
             (SnapshotStatus::Overflow, _) => Some(Incomplete::Overflow),
             (_, Err(errno)) => Some(Incomplete::Sync(errno)),
+            _ if !sealed.frozen => Some(Incomplete::Unfrozen),
             _ => None,
         };
         Ok(Outcome::Flushed { record, incomplete })
@@ -121,15 +124,15 @@ impl Session {
         }
         let stack = self.control.stack()?;
         if stack.mode() == Some(Mode::Deferring) {
-            let stall = seal::run(&self.control, &stack, seal::After::WriteThrough)?;
+            let sealed = seal::run(&self.control, &stack, seal::After::WriteThrough)?;
             let settled = settle(&self.control, &mut self.meter, &mut self.signals)?;
-            let mut record = self.note(begin, stall, settled);
-            let mut why = None;
+            let mut record = self.note(begin, sealed.stall, settled);
+            let mut why = (!sealed.frozen).then_some(Incomplete::Unfrozen);
             if let Outcome::Flushed { record: main, incomplete } = outcome {
                 record.bytes.0 = record.bytes.0.saturating_add(main.bytes.0);
                 record.merge_ms = record.merge_ms.saturating_add(main.merge_ms);
                 record.stall_us = record.stall_us.max(main.stall_us);
-                why = incomplete;
+                why = incomplete.or(why);
             }
             remember(&record);
             outcome = Outcome::Flushed { record, incomplete: why };

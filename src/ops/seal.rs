@@ -1,12 +1,10 @@
 //! Seal: swap root's COW for a fresh one at a moment when it holds a complete filesystem.
 
-use std::time::Duration;
-
 use super::cowfile;
-use super::window::{self, Failed, Restart};
+use super::window::{self, Failed, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::size;
-use crate::dm::{Line, SnapshotStatus, Target};
+use crate::dm::{Line, Target};
 use crate::error::{Error, Result};
 use crate::stack::{Device, Name, Stack};
 use crate::sys::dm::Control;
@@ -30,22 +28,20 @@ struct Deferring {
     length: Sectors,
     seat: DevNo,
     cow: DevNo,
-    status: SnapshotStatus,
 }
 
 fn deferring(root: Option<Device>) -> Option<Deferring> {
     let root = root?;
     let Target::Snapshot { origin, cow, .. } = root.target()? else { return None };
-    Some(Deferring { length: root.length()?, seat: origin, cow, status: root.status() })
+    Some(Deferring { length: root.length()?, seat: origin, cow })
 }
 
-/// Seals root's COW. The stack must be settled and deferring. Returns how long root was
-/// suspended.
+/// Seals root's COW. The stack must be settled and deferring.
 ///
 /// All memory is had and all tables are loaded before root is suspended; a kernel that needs
 /// memory then might wait for a write to root, for ever. That is why the sealed device takes
 /// root's exceptions over (a *handover*) instead of reading them anew.
-pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Duration> {
+pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
     let root = deferring(stack.root)
         .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
     let sealed = control.create(Name::Sealed)?;
@@ -70,10 +66,8 @@ pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Duration> {
     // From here on the loaded table keeps the fresh COW.
     drop(fresh);
 
-    // A filesystem that shut down after write errors can't be frozen; it writes no more anyway.
-    let freeze = root.status != SnapshotStatus::Overflow;
-    let mut requests = window::Seal::prepare(freeze);
-    let mut for_guard = window::Seal::prepare(freeze);
+    let mut requests = window::Seal::prepare();
+    let mut for_guard = window::Seal::prepare();
     let guard = guard::post(|| for_guard.rescue(control))?;
     let sealed = memory::locked(|| signals::undisturbed(|| requests.run(control)));
     guard.dismiss();

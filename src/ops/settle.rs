@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::{seal, view};
-use crate::dm::{Line, Target};
+use crate::dm::status::Usage;
+use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Exit, Result};
 use crate::report::progress::Meter;
-use crate::stack::{self, Device, Name, Stack, Step, Trouble};
+use crate::stack::{self, Device, Live, Name, Stack, Step, Trouble};
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
 use crate::sys::{block, loopdev};
-use crate::units::Bytes;
+use crate::units::{Bytes, DevNo, Sectors};
 
 /// How often the merge is looked at.
 const POLL: Duration = Duration::from_millis(40);
@@ -30,8 +31,13 @@ pub fn settle(control: &Control, meter: &mut Meter, signals: &mut Held) -> Resul
     let mut settled = Settled::default();
     let mut merging_since = None;
     loop {
-        let stack = control.stack()?;
+        let stack = observe(control)?;
         let Some(step) = stack::next(&stack).map_err(explain)? else { return Ok(settled) };
+        // Counted before the kernel begins to empty the view.
+        let left = match (step, stack.view) {
+            (Step::StartMerge, Some(view)) => view::left_of_view(&view)?,
+            _ => stack.sealed.map_or(Bytes(0), sealed_bytes),
+        };
         match step {
             Step::StartMerge | Step::MergeInPlace | Step::RestartMerge | Step::Unmerge
                 if merging_since.is_some() =>
@@ -40,20 +46,35 @@ pub fn settle(control: &Control, meter: &mut Meter, signals: &mut Held) -> Resul
             }
             Step::AwaitMerge => {
                 let begin = *merging_since.get_or_insert_with(Instant::now);
-                let bytes = await_merge(control, meter, signals)?;
-                settled.merged = settled.merged.max(bytes);
+                if settled.merged.0 == 0 {
+                    settled.merged = left;
+                }
+                await_merge(control, meter, signals, settled.merged)?;
                 settled.time = begin.elapsed();
             }
             _ => {
                 run(control, &stack, step)?;
                 if matches!(step, Step::StartMerge | Step::MergeInPlace | Step::RestartMerge) {
-                    settled.merged = stack.sealed.map_or(Bytes(0), sealed_bytes);
-                    meter.begin(settled.merged);
+                    settled.merged = left;
                     merging_since = Some(Instant::now());
                 }
             }
         }
     }
+}
+
+/// The stack as it is, with the one thing that the kernel does not tell: how much is left of a
+/// merge whose COW overflowed before it was sealed.
+fn observe(control: &Control) -> Result<Stack> {
+    let mut stack = control.stack()?;
+    if let Some(Device { live: Some(Live::Single { target, status, .. }), .. }) = &mut stack.sealed
+        && let (Target::SnapshotMerge { cow, .. }, SnapshotStatus::Overflow) = (*target, *status)
+    {
+        let (allocated, nothing) = (view::left(cow)?.sectors(), Sectors(0));
+        *status =
+            SnapshotStatus::Used(Usage { allocated, total: block::size(cow)?, metadata: nothing });
+    }
+    Ok(stack)
 }
 
 fn sealed_bytes(sealed: Device) -> Bytes {
@@ -84,10 +105,7 @@ fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
         Step::Unmerge => {
             // The view's second part is the sealed COW.
             let sealed_cow = match stack.view.and_then(|view| view.live) {
-                Some(stack::Live::Joined(
-                    _,
-                    Line { target: Target::Linear { device, .. }, .. },
-                )) => device,
+                Some(Live::Joined(_, Line { target: Target::Linear { device, .. }, .. })) => device,
                 _ => return Err(explain(Trouble::Foreign(Name::View))),
             };
             replace(control, &sealed()?, |origin, _, chunk| Target::Snapshot {
@@ -113,7 +131,7 @@ fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
 fn replace(
     control: &Control,
     sealed: &Device,
-    target: impl FnOnce(crate::units::DevNo, crate::units::DevNo, u32) -> Target,
+    target: impl FnOnce(DevNo, DevNo, u32) -> Target,
 ) -> Result<()> {
     let (origin, cow, chunk) = match sealed.target() {
         Some(
@@ -126,17 +144,20 @@ fn replace(
 }
 
 /// Waits until the merge ends, well or badly; the caller looks at the stack to learn which.
-/// Returns the most bytes that were seen waiting.
-fn await_merge(control: &Control, meter: &mut Meter, signals: &mut Held) -> Result<Bytes> {
-    let mut most = Bytes(0);
+fn await_merge(
+    control: &Control,
+    meter: &mut Meter,
+    signals: &mut Held,
+    total: Bytes,
+) -> Result<()> {
+    meter.begin(total);
     loop {
-        let usage = control.device(Name::Sealed)?.and_then(|sealed| sealed.usage());
+        let usage = observe(control)?.sealed.and_then(|sealed| sealed.usage());
         let left = match usage {
             Some(usage) if usage.data().0 > 0 => usage.data().bytes(),
             _ => break,
         };
-        most = most.max(left);
-        meter.show(left);
+        meter.show(left.min(total));
         if let Some(signal) = signals.arrived() {
             meter.clear();
             return Err(Error::new("wait for the end of the merge", format!("{signal} came"))
@@ -149,7 +170,7 @@ fn await_merge(control: &Control, meter: &mut Meter, signals: &mut Held) -> Resu
         std::thread::sleep(POLL);
     }
     meter.clear();
-    Ok(most)
+    Ok(())
 }
 
 fn merge_failed(stack: &Stack) -> Error {

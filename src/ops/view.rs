@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use crate::cow::format::{self, CHUNK_BYTES, Defect, Exception, PER_AREA};
+use crate::cow::format::{self, CHUNK_BYTES, Chunk, Defect, Exception, PER_AREA};
 use crate::cow::view::{self, Areas};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Exit, Result};
@@ -11,7 +11,7 @@ use crate::stack::{Device, Live, Name};
 use crate::sys::block::{self, ChunkReader};
 use crate::sys::dm::Control;
 use crate::sys::{loopdev, tmpfs};
-use crate::units::{DevNo, Sectors};
+use crate::units::{Bytes, DevNo, Sectors};
 
 const NAME: &str = "cowflush-table";
 const CHUNK_SECTORS: u64 = format::CHUNK_SECTORS as u64;
@@ -65,36 +65,58 @@ fn read_table(cow: DevNo, origin_chunks: u64, cow_chunks: u64) -> Result<Vec<Exc
             )
             .exit(Exit::Lost)
     };
-    let mut reader = ChunkReader::open(cow)?;
-    format::check_header(reader.read(0)?).map_err(bad)?;
     let mut table = Vec::new();
-    for area in 0.. {
-        let chunk = format::area_chunk(area);
-        if chunk >= cow_chunks {
-            break;
-        }
-        let before = table.len();
-        table.extend(format::exceptions(reader.read(chunk)?));
-        if ((table.len() - before) as u64) < PER_AREA {
-            break;
-        }
-    }
+    format::check_header(ChunkReader::open(cow)?.read(0)?).map_err(bad)?;
+    each_area(cow, |area| table.extend(format::exceptions(area)))?;
     format::sort_checked(&mut table, origin_chunks, cow_chunks).map_err(bad)?;
     Ok(table)
 }
 
-/// The sectors of the origin that the kernel was merging when the merge failed.
-pub fn failed_sectors(view: &Device) -> Result<Option<(Sectors, Sectors)>> {
-    let Some(Live::Joined(metadata, _)) = view.live else { return Ok(None) };
-    let Target::Linear { device, .. } = metadata.target else { return Ok(None) };
-    let mut reader = ChunkReader::open(device)?;
-    let last_area = (metadata.length.0 / CHUNK_SECTORS).saturating_sub(2) / (PER_AREA + 1);
-    for area in (0..=last_area).rev() {
-        if let Some((old, length)) = view::next_run(reader.read(format::area_chunk(area))?) {
-            let first = old.saturating_mul(CHUNK_SECTORS);
-            let last = first.saturating_add(length * CHUNK_SECTORS).saturating_sub(1);
-            return Ok(Some((Sectors(first), Sectors(last))));
+/// Shows the metadata areas of a store that belong to its table: up to the first that is not
+/// full, or the device's end.
+fn each_area(store: DevNo, mut look: impl FnMut(&Chunk)) -> Result<()> {
+    let mut reader = ChunkReader::open(store)?;
+    let end = chunks(block::size(store)?);
+    for chunk in (0..).map(format::area_chunk).take_while(|chunk| *chunk < end) {
+        let area = reader.read(chunk)?;
+        look(area);
+        if (format::exceptions(area).count() as u64) < PER_AREA {
+            break;
         }
     }
-    Ok(None)
+    Ok(())
+}
+
+/// The device that holds a view's table.
+fn table_device(view: &Device) -> Option<DevNo> {
+    match view.live {
+        Some(Live::Joined(Line { target: Target::Linear { device, .. }, .. }, _)) => Some(device),
+        _ => None,
+    }
+}
+
+/// The sectors of the origin that the kernel was merging when the merge failed. It empties a
+/// table from the end, so it was at the end of what is left.
+pub fn failed_sectors(view: &Device) -> Result<Option<(Sectors, Sectors)>> {
+    let Some(table) = table_device(view) else { return Ok(None) };
+    let mut run = None;
+    each_area(table, |area| run = view::next_run(area).or(run))?;
+    Ok(run.map(|(old, length)| {
+        let first = old.saturating_mul(CHUNK_SECTORS);
+        let end = first.saturating_add(length.saturating_mul(CHUNK_SECTORS));
+        (Sectors(first), Sectors(end.saturating_sub(1)))
+    }))
+}
+
+/// What is left of a store's table. The kernel's own count of a view is wrong until its first
+/// run is merged, and there is none of a store that overflowed.
+pub fn left(store: DevNo) -> Result<Bytes> {
+    let mut exceptions = 0;
+    each_area(store, |area| exceptions += format::exceptions(area).count() as u64)?;
+    Ok(Bytes(exceptions * CHUNK_BYTES as u64))
+}
+
+/// What a view still holds.
+pub fn left_of_view(view: &Device) -> Result<Bytes> {
+    table_device(view).map_or(Ok(Bytes(0)), left)
 }

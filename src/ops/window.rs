@@ -13,8 +13,16 @@ use crate::sys::dm::{Control, Message, Request};
 pub struct Seal {
     root: Box<Message>,
     sealed: Box<Message>,
-    /// Freeze the filesystem, so that the sealed device holds it complete.
-    freeze: bool,
+}
+
+/// A seal that was done.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed {
+    /// How long root was suspended.
+    pub stall: Duration,
+    /// The filesystem was frozen, so that the sealed device holds it complete. One that shut
+    /// down after errors can't be frozen; then the sealed device is as after a power cut.
+    pub frozen: bool,
 }
 
 /// What went wrong in the window. Root is awake again on the table it had.
@@ -30,30 +38,32 @@ pub enum Failed {
 
 impl Seal {
     /// Prepares the requests. Both devices must have their new tables loaded.
-    pub fn prepare(freeze: bool) -> Self {
-        let (root, sealed) = (Message::about(Name::Root), Message::about(Name::Sealed));
-        Self { root, sealed, freeze }
+    pub fn prepare() -> Self {
+        Self { root: Message::about(Name::Root), sealed: Message::about(Name::Sealed) }
     }
 
     /// Suspends root, lets the sealed device take its exceptions over, resumes root on its new
-    /// table. Returns how long root was suspended.
+    /// table.
     ///
     /// The order: root's I/O must have ended and its filesystem be frozen before the exceptions
     /// move, since from that moment the sealed device's content is what a flush writes; and
     /// root must not wake up before they have moved, since its new table reads through the
     /// sealed device.
-    pub fn run(&mut self, control: &Control) -> Result<Duration, Failed> {
+    pub fn run(&mut self, control: &Control) -> Result<Sealed, Failed> {
         let begin = Instant::now();
-        control
-            .run(Request::Suspend { freeze: self.freeze }, &mut self.root)
-            .map_err(Failed::Suspend)?;
+        let frozen = control.run(Request::Suspend { freeze: true }, &mut self.root).is_ok();
+        if !frozen {
+            control
+                .run(Request::Suspend { freeze: false }, &mut self.root)
+                .map_err(Failed::Suspend)?;
+        }
         if let Err(errno) = control.run(Request::Resume { freeze: false }, &mut self.sealed) {
             self.step_back(control);
             return Err(Failed::Handover(errno));
         }
         let resumed = control.run(Request::Resume { freeze: true }, &mut self.root);
         resumed.map_err(Failed::Resume)?;
-        Ok(begin.elapsed())
+        Ok(Sealed { stall: begin.elapsed(), frozen })
     }
 
     /// What the guard does: wakes root up on the right table. Does nothing when it is awake.

@@ -36,7 +36,7 @@ impl Meter {
     /// Tells that `left` bytes are still to be merged.
     pub fn show(&mut self, left: Bytes) {
         let now = Instant::now();
-        let (total, begin) = *self.total.get_or_insert((left, now));
+        let Some((total, begin)) = self.total else { return };
         let due = self.shown.is_none_or(|shown| now.duration_since(shown) >= EVERY);
         if self.terminal && due {
             self.shown = Some(now);

@@ -136,11 +136,14 @@ fn finish(stack: &Stack, sealed: &Device) -> Result<Step, Trouble> {
         }),
         Some(Target::SnapshotMerge { .. }) => match sealed.status() {
             SnapshotStatus::Used(usage) if usage.data().0 == 0 => Ok(Step::Unlink),
-            SnapshotStatus::Used(_) | SnapshotStatus::Overflow => Ok(Step::AwaitMerge),
+            SnapshotStatus::Used(_) => Ok(Step::AwaitMerge),
             SnapshotStatus::MergeFailed if write_through => Ok(Step::RestartMerge),
             SnapshotStatus::MergeFailed => Ok(Step::Unmerge),
             SnapshotStatus::Invalid => Err(Trouble::Lost(Name::Sealed)),
-            SnapshotStatus::Unknown => Err(Trouble::Foreign(Name::Sealed)),
+            // The kernel does not count a store that overflowed; the observer must.
+            SnapshotStatus::Overflow | SnapshotStatus::Unknown => {
+                Err(Trouble::Foreign(Name::Sealed))
+            }
         },
         _ => Err(Trouble::Foreign(Name::Sealed)),
     }

@@ -91,7 +91,7 @@ build_kernel() {
 }
 
 source_version=$(package_version "linux-source-$version")
-key=$(key_of "$0" "$ROOT/cross/lib.sh" "${fragments[@]}" "$source_version" "$(host_tools)")
+key=$(key_of "$0" "${fragments[@]}" "$source_version" "$(host_tools)")
 if [ $config_only = yes ]; then
     cached "kernel-config-$version-$board" "$key" "resolving the configuration (about a minute)" build_config
 else

@@ -3,7 +3,7 @@
 #
 # Every built thing is a folder NAME-KEY in the cache. KEY hashes all that went
 # into it, so a stale one is never used and two clones share what they can.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # ROOT and work are for the sourcing script
 
 set -euo pipefail
 shopt -s inherit_errexit
@@ -77,13 +77,13 @@ build_into_cache() {
         rm -rf "$CACHE/.$name".*
         local scratch status started=$SECONDS
         scratch=$(mktemp -d "$CACHE/.$name.XXXXXX")
-        mkdir "$scratch/out" "$scratch/work"
+        work=$scratch/work
+        mkdir "$scratch/out" "$work"
         say "$name: $what"
         set +e
         (
             exec {lock}>&-
             set -e
-            work=$scratch/work
             "$function" "$scratch/out"
         ) >"$log" 2>&1 </dev/null
         status=$?

@@ -33,7 +33,8 @@ bench: build ## What each way to flush writes to the card
 lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
-	shellcheck --external-sources .ci/run cross/*.sh cross/build cross/busybox cross/musl
+	cross/clippy i586
+	shellcheck --external-sources .ci/run cross/*.sh cross/{build,busybox,clippy,musl}
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all

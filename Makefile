@@ -1,0 +1,61 @@
+# Thin on purpose: every target is one or two commands that also run by hand.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON := /usr/bin/python3
+
+# Debian's Rust, also where rustup's comes first on PATH
+export CARGO := /usr/bin/cargo
+export RUSTC := /usr/bin/rustc
+export RUSTDOC := /usr/bin/rustdoc
+export RUSTFMT := /usr/bin/rustfmt
+export CARGO_TARGET_DIR := $(CURDIR)/build/host
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: guest kernel-6.1 ## Boot a demonstration in QEMU
+	$(PYTHON) tests/demo.py
+
+shell: guest kernel-6.1 ## Boot the same and get a shell in it
+	$(PYTHON) tests/demo.py --shell
+
+test: build ## All tests: on this machine, then in QEMU
+	$(CARGO) test --workspace --locked
+	$(PYTHON) -m pytest tests
+
+bench: build ## What each way to flush writes to the card
+	$(PYTHON) tests/bench.py
+
+lint: deps ## Formatting, clippy, shellcheck
+	/usr/bin/cargo-fmt fmt --all --check
+	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
+	cross/clippy i586
+	shellcheck --external-sources .ci/run cross/*.sh cross/{build,busybox,clippy,musl}
+
+fmt: deps ## Format the Rust sources
+	/usr/bin/cargo-fmt fmt --all
+
+build: guest kernel-6.1 kernel-6.12 ## Binary, initramfs, busybox and both kernels, in build/
+
+clean: ## Remove build/ (built kernels and busybox stay in the cache)
+	rm -rf build
+
+# build/i586: cowflush, the test helpers and busybox; build/initramfs.cpio.gz
+guest: deps
+	@cross/build i586
+	@initramfs/build build/initramfs.cpio.gz build/i586/cowflush
+	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
+
+# build/kernel-VERSION/bzImage
+kernel-%: deps
+	@mkdir -p build
+	@kernel=$$(cross/kernel.sh $* qemu-i586); ln -sfn "$$kernel" build/kernel-$*
+
+deps:
+	@cross/deps.sh
+
+.PHONY: help run shell test bench lint fmt build clean guest deps

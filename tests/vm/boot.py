@@ -1,0 +1,59 @@
+"""Puts a card, a kernel and an initramfs together and boots them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vm import artefacts, ext
+from vm.card import Card
+from vm.drive import Drive, Throttle
+from vm.launch import Machine
+from vm.machine import INACTIVITY_SECONDS, TOTAL_SECONDS, VM
+
+
+def boot(
+    directory: Path,
+    card: Card,
+    *,
+    kernel: str = "6.1",
+    root: str = f"UUID={ext.UUID}",
+    append: str = "",
+    direct: bool = False,
+    wait: bool = True,
+    throttle: Throttle | None = None,
+    write_log: Path | None = None,
+    drives: Sequence[Drive] = (),
+    cpu: str = "pentium",
+    memory: int = 256,
+    icount: str = "",
+    extra: Sequence[str] = (),
+    initramfs: Path | None = None,
+    inactivity: float = INACTIVITY_SECONDS,
+    total: float = TOTAL_SECONDS,
+) -> VM:
+    """Boots a guest from `card`; its logs go to `directory`.
+
+    `direct` leaves the initramfs out, so the kernel mounts the card's root
+    itself. `append` is more kernel arguments, `extra` more of QEMU's. With
+    `wait` false it returns at once, for guests that are meant not to boot.
+    """
+    if direct:
+        arguments, ram_root = "root=/dev/sda1 rw rootwait init=/sbin/init", None
+    else:
+        arguments, ram_root = f"root={root}", initramfs or artefacts.initramfs()
+    directory.mkdir(parents=True, exist_ok=True)
+    machine = Machine(
+        kernel=artefacts.kernel(kernel),
+        initramfs=ram_root,
+        append=f"{arguments} {append}".strip(),
+        drives=(Drive(card.path, throttle=throttle, write_log=write_log), *drives),
+        cpu=cpu,
+        memory=memory,
+        icount=icount,
+        extra=tuple(extra),
+    )
+    vm = VM(machine, card, directory, inactivity, total)
+    if wait:
+        vm.wait_boot()
+    return vm

@@ -17,8 +17,8 @@ WRITE_64 = "dd if=/dev/zero of=/dev/sda2 bs=4k count=64 oflag=direct 2>&1"
 
 
 def write_block(sector: int) -> str:
-    """Writes one sector of the card, past the page cache."""
-    return f"dd if=/dev/zero of=/dev/sda bs=512 seek={sector} count=1 oflag=direct"
+    """Writes the 4 KiB block of the card that holds a sector, and waits for the card."""
+    return f"dd if=/dev/zero of=/dev/sda bs=4k seek={sector // 8} count=1 conv=fsync 2>&1"
 
 
 # --- commands -----------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_init_reaps_what_it_inherits(boot: Lab) -> None:
 
 def test_a_command_that_hangs_is_lost(boot: Lab) -> None:
     vm = boot(direct=True)
-    with pytest.raises(Lost, match=r"(?s)silent for 2 s, running: echo.*output so far.*begun"):
+    with pytest.raises(Lost, match=r"(?s)longer than 2 s, running: echo.*output so far.*begun"):
         vm.run("echo begun; sleep 1000", timeout=2)
     assert not vm.process.alive()
 
@@ -97,6 +97,14 @@ def test_a_guest_that_stops_is_lost(boot: Lab) -> None:
     vm.pause()
     with pytest.raises(Lost, match="silent for 2 s"):
         vm.run("true")
+
+
+def test_a_silent_command_is_lost(boot: Lab) -> None:
+    vm = boot(direct=True)
+    vm.inactivity = 2
+    assert vm.run("for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done").code == 0
+    with pytest.raises(Lost, match="silent for 2 s, running: sleep 1000"):
+        vm.run("sleep 1000")
 
 
 def test_a_guest_that_never_ends_is_lost(boot: Lab) -> None:
@@ -170,13 +178,13 @@ def test_reset_button(boot: Lab) -> None:
 def test_writes_fail_and_heal(boot: Lab) -> None:
     vm = boot(direct=True)
     first = vm.card.log.start
-    vm.fail_writes(range(first + 100, first + 103))
-    for sector, works in ((99, True), (100, False), (102, False), (103, True)):
+    vm.fail_writes(range(first + 807, first + 817))
+    for sector, works in ((792, True), (800, False), (808, False), (816, False), (824, True)):
         assert (vm.run(write_block(first + sector)).code == 0) is works, sector
-    assert "Input/output error" in vm.run(write_block(first + 100)).text
+    assert "I/O error" in vm.run(write_block(first + 808)).fails().text
     assert vm.card_stats().failed_wr_operations > 0
     vm.heal()
-    vm.run(write_block(first + 100)).ok()
+    vm.run(write_block(first + 808)).ok()
 
 
 def test_a_whole_partition_fails_and_heals(boot: Lab) -> None:
@@ -197,6 +205,7 @@ def test_a_whole_card_fails(boot: Lab) -> None:
     vm = boot(direct=True, throttle=Throttle(iops=1000))
     vm.fail_writes()
     vm.run(write_block(vm.card.log.start)).fails()
+    vm.run(write_block(vm.card.log.sectors.stop - 8)).fails()
     vm.heal()
     vm.run(write_block(vm.card.log.start)).ok()
 
@@ -219,12 +228,12 @@ def test_more_disks(boot: Lab) -> None:
     with open(path, "wb") as file:
         file.truncate(8 << 20)
     vm = boot(direct=True, drives=[Drive(path, serial="SECOND-1", throttle=Throttle(iops=20))])
-    vm.run("echo -n hello | dd of=/dev/sdb bs=512 seek=3 conv=sync,fsync").ok()
+    vm.run("echo -n hello | dd of=/dev/sdb bs=512 seek=600 conv=sync,fsync").ok()
     took = vm.run("time -p dd if=/dev/zero of=/dev/sdb bs=4k count=60 oflag=direct").ok().text
     assert float(took.split("real")[1].split()[0]) > 1.5  # 60 writes at 20 a second, less the burst
     assert vm.card_stats(place=1).wr_operations >= 61
     vm.kill()
-    assert path.read_bytes()[3 * 512 :].startswith(b"hello\0")
+    assert path.read_bytes()[600 * 512 :].startswith(b"hello\0")
 
 
 # --- the card from outside ------------------------------------------------------
@@ -255,6 +264,7 @@ _start:
     cmovel %ebx, %ecx
     movl $1, %eax       # exit(42)
     int $0x80
+    .section .note.GNU-stack
 """
 SIGILL = 128 + 4
 

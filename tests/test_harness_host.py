@@ -119,13 +119,11 @@ def test_differing_sectors_are_found(tmp_path: Path) -> None:
     one = Card.create(tmp_path / "one.img")
     other = one.copy(tmp_path / "other.img")
     assert one.differing_sectors(other) == []
-    assert one.digest() == other.digest()
     with open(other.path, "r+b") as image:
         for sector in (0, 5000, 700_000):
             image.seek(sector * 512 + 511)
             image.write(b"\xa5")
     assert one.differing_sectors(other) == [0, 5000, 700_000]
-    assert one.digest() != other.digest()
 
 
 def test_the_card_has_two_aligned_partitions(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vm import artefacts, ext
 from vm.card import Card
@@ -12,15 +13,13 @@ from vm.launch import Machine
 from vm.machine import INACTIVITY_SECONDS, TOTAL_SECONDS, VM
 
 
-def boot(
-    directory: Path,
+def machine(
     card: Card,
     *,
     kernel: str = "6.1",
     root: str = f"UUID={ext.UUID}",
     append: str = "",
     direct: bool = False,
-    wait: bool = True,
     throttle: Throttle | None = None,
     write_log: Path | None = None,
     drives: Sequence[Drive] = (),
@@ -29,21 +28,18 @@ def boot(
     icount: str = "",
     extra: Sequence[str] = (),
     initramfs: Path | None = None,
-    inactivity: float = INACTIVITY_SECONDS,
-    total: float = TOTAL_SECONDS,
-) -> VM:
-    """Boots a guest from `card`; its logs go to `directory`.
+    terminal: bool = False,
+) -> Machine:
+    """The machine that boots `card`.
 
     `direct` leaves the initramfs out, so the kernel mounts the card's root
-    itself. `append` is more kernel arguments, `extra` more of QEMU's. With
-    `wait` false it returns at once, for guests that are meant not to boot.
+    itself. `append` is more kernel arguments, `extra` more of QEMU's.
     """
     if direct:
         arguments, ram_root = "root=/dev/sda1 rw rootwait init=/sbin/init", None
     else:
         arguments, ram_root = f"root={root}", initramfs or artefacts.initramfs()
-    directory.mkdir(parents=True, exist_ok=True)
-    machine = Machine(
+    return Machine(
         kernel=artefacts.kernel(kernel),
         initramfs=ram_root,
         append=f"{arguments} {append}".strip(),
@@ -52,8 +48,24 @@ def boot(
         memory=memory,
         icount=icount,
         extra=tuple(extra),
+        terminal=terminal,
     )
-    vm = VM(machine, card, directory, inactivity, total)
+
+
+def boot(
+    directory: Path,
+    card: Card,
+    *,
+    wait: bool = True,
+    inactivity: float = INACTIVITY_SECONDS,
+    total: float = TOTAL_SECONDS,
+    **options: Any,
+) -> VM:
+    """Boots a guest from `card`; its logs go to `directory`. See `machine` for the options.
+
+    With `wait` false it returns at once, for guests that are meant not to boot.
+    """
+    vm = VM(machine(card, **options), card, directory, inactivity, total)
     if wait:
         vm.wait_boot()
     return vm

@@ -83,11 +83,6 @@ class Card:
     def differing_sectors(self, other: Card) -> list[int]:
         return sparse.differing_sectors(self.path, other.path)
 
-    def digest(self) -> str:
-        """SHA-256 of the whole image."""
-        with open(self.path, "rb") as image:
-            return hashlib.file_digest(image, "sha256").hexdigest()
-
 
 def _partitions(path: Path) -> list[Partition]:
     """As sfdisk reads them back."""

@@ -18,9 +18,8 @@ from typing import Any
 IDE_PLACES = ("bus=ide.0,unit=0", "bus=ide.0,unit=1", "bus=ide.1,unit=0", "bus=ide.1,unit=1")
 
 EIO = 5
-SECTORS_PER_BLOCK = 8
-# blkdebug takes one rule a sector. Up to here that is exact and cheap.
-MAX_EXACT_SECTORS = 4096
+# blkdebug takes one rule a sector, and QEMU reads many of them in quadratic time.
+MAX_RULES = 1024
 
 
 @dataclass(frozen=True)
@@ -82,22 +81,26 @@ def raw_options(name: str, below: str) -> dict[str, Any]:
 
 
 def fault_options(name: str, below: str, sectors: range | None, iotype: str) -> dict[str, Any]:
-    """A blkdebug node that fails every request of a kind that touches `sectors` (None: all)."""
+    """A blkdebug node that fails every request of a kind that touches `sectors` (None: all).
+
+    In a large range there is a rule for just one sector of each block of some
+    size, and an alignment that widens requests to such blocks, so that each
+    meets a rule. Below this node the card then sees the widened requests.
+    """
     node = _node(f"{name}-fault", "blkdebug", image=below)
-    step = 1
     if sectors is None:
         node["inject-error"] = [_error(-1, iotype)]
         return node
-    if len(sectors) > MAX_EXACT_SECTORS:
-        if sectors.start % SECTORS_PER_BLOCK or len(sectors) % SECTORS_PER_BLOCK:
-            raise ValueError(
-                f"can't fail sectors {sectors.start} to {sectors.stop}: a range of more than "
-                f"{MAX_EXACT_SECTORS} sectors must begin and end on a 4 KiB boundary"
-            )
-        # With this alignment each request covers whole 4 KiB blocks, so a
-        # rule for the first sector of each block catches them all.
-        step = SECTORS_PER_BLOCK
-        node["align"] = SECTORS_PER_BLOCK * 512
+    step = 1
+    while len(sectors) > MAX_RULES * step:
+        step *= 2
+    if sectors.start % step or len(sectors) % step:
+        raise ValueError(
+            f"can't fail sectors {sectors.start} to {sectors.stop}: a range so large "
+            f"must begin and end at a multiple of {step} sectors"
+        )
+    if step > 1:
+        node["align"] = step * 512
     node["inject-error"] = [_error(sector, iotype) for sector in range(sectors.start, sectors.stop, step)]
     return node
 

@@ -24,13 +24,15 @@ from vm.drive import Drive
 # there, instead of exiting, leaves its counters to be read.
 BASE = ["qemu-system-i386", "-accel", "tcg", "-nographic", "-nodefaults", "-nic", "none"]
 ACTIONS = ["-action", "reboot=shutdown,shutdown=pause"]
+# For a person: console and QEMU's monitor share the terminal, Ctrl-A C changes over.
+TERMINAL = ["-chardev", "stdio,id=console,mux=on,signal=off", "-mon", "chardev=console", "-serial", "chardev:console"]
 CONSOLE_LOG = "console.log"
 START_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What to emulate. `initramfs` None starts the root's own init directly."""
+    """What to emulate. `initramfs` None starts the root's own init directly; `terminal` is for a person."""
 
     kernel: Path
     initramfs: Path | None
@@ -40,20 +42,26 @@ class Machine:
     memory: int = 256
     icount: str = ""
     extra: tuple[str, ...] = ()
+    terminal: bool = False
 
     def command(self) -> list[str]:
-        command = [*BASE, "-cpu", self.cpu, "-m", str(self.memory), *ACTIONS, "-kernel", str(self.kernel)]
+        command = [*BASE, "-cpu", self.cpu, "-m", str(self.memory), "-kernel", str(self.kernel)]
         if self.initramfs:
             command += ["-initrd", str(self.initramfs)]
         command += ["-append", f"console=ttyS0 panic=-1 oops=panic {self.append}"]
-        command += ["-chardev", f"file,id=console,path={CONSOLE_LOG}", "-serial", "chardev:console"]
-        command += ["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off", "-serial", "chardev:agent"]
-        command += ["-qmp", "unix:qmp.sock,server=on,wait=off"]
+        command += TERMINAL if self.terminal else self._wires()
         for place, disk in enumerate(self.drives):
             command += drive.arguments(drive.drive_name(place), disk, place)
         if self.icount:
             command += ["-icount", self.icount]
         return command + list(self.extra)
+
+    @staticmethod
+    def _wires() -> list[str]:
+        """What a test needs: the console in a file, the agent and the control channel on sockets."""
+        console = ["-chardev", f"file,id=console,path={CONSOLE_LOG}", "-serial", "chardev:console"]
+        agent = ["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off", "-serial", "chardev:agent"]
+        return [*ACTIONS, *console, *agent, "-qmp", "unix:qmp.sock,server=on,wait=off"]
 
 
 class Process:

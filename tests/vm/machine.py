@@ -27,8 +27,6 @@ INACTIVITY_SECONDS = 60.0
 TOTAL_SECONDS = 600.0
 # The console goes to a plain file, which can't be waited for.
 POLL_SECONDS = 0.02
-# One press of the reset button: QEMU's reset, and one more by its BIOS.
-BUTTON_RESETS = 2
 
 
 class VM:
@@ -48,7 +46,7 @@ class VM:
         self._console = ""
         self._stopped = ""  # why the guest stopped, in QEMU's words
         self._final_stats: list[DriveStats] = []
-        self._resets = 0
+        self._resetting = False
         self._timed_out = False
         self._jobs = 0
         self.process = Process(machine, directory)
@@ -80,8 +78,8 @@ class VM:
     def run(self, command: str, timeout: float | None = None) -> Result:
         """Runs shell commands in the guest, with no input, and waits for their end.
 
-        `timeout` is how long they may take; it also stands in for the limit
-        on silence. A command that leaves a child behind must send the child's
+        `timeout` is how long they may take; it takes the place of the limit on
+        silence. A command that leaves a child behind must send the child's
         output elsewhere; see `start`.
         """
         self._control(lambda: self._agent.send_run(command))
@@ -143,9 +141,10 @@ class VM:
         """Presses the reset button, and waits until the guest has booted again."""
         self._execute("set-action", reboot="reset")
         self._agent.forget()
-        self._resets = 0
+        self._resetting = True
         self._execute("system_reset")
         self.wait_boot()
+        self._resetting = False
         self._execute("set-action", reboot="shutdown")
 
     # --- the card, seen from outside -----------------------------------------
@@ -180,7 +179,7 @@ class VM:
         """Asks QEMU something; a QEMU that doesn't answer is as lost as a guest that doesn't."""
         if not self.process.alive():
             self._take_in()
-            self._lose(self._why_lost(0, 1, 0, None))
+            self._lose(self._why_lost())
         try:
             return action()
         except OSError as error:
@@ -191,7 +190,6 @@ class VM:
     def _wait(self, answer: Callable[[], T | None], what: str, timeout: float | None = None) -> T:
         """Waits for an answer from the guest; every wait ends, and only an answer is one."""
         begin = last_sign = time.monotonic()
-        silence = timeout or self.inactivity
         while True:
             if self._take_in():
                 last_sign = time.monotonic()
@@ -199,26 +197,25 @@ class VM:
             if answered is not None:
                 return answered
             now = time.monotonic()
-            if reason := self._why_lost(now - last_sign, silence, now - begin, timeout):
+            if reason := self._why_lost(now - last_sign, now - begin, timeout):
                 self._lose(f"{reason}, {what}")
             select.select([self._agent, self._qmp], [], [], POLL_SECONDS)
 
-    def _why_lost(self, silent: float, silence: float, taken: float, timeout: float | None) -> str:
+    def _why_lost(self, silent: float = 0, taken: float = 0, timeout: float | None = None) -> str:
         if panic := re.search(r"Kernel panic - .*", self._console):
-            if self._stopped:
+            # Else wait for the rest of what it says; while resets are allowed, none stops it.
+            if self._stopped or self._resetting:
                 return f"the guest panicked ({panic[0].strip()})"
         if self._stopped:
             return f"the guest stopped by itself ({self._stopped})"
-        if self._resets > BUTTON_RESETS:
-            return "the guest reset by itself, after its reset button was pressed"
         if self._timed_out:
             return f"the guest ran longer than its total limit of {self.total:g} s"
         if not self.process.alive():
             return f"QEMU died with status {self.process.popen.returncode} ({self.process.log or 'it said nothing'})"
-        if silent > silence:
-            return f"the guest was silent for {silence:g} s"
         if timeout and taken > timeout:
             return f"the guest took longer than {timeout:g} s"
+        if not timeout and silent > self.inactivity:
+            return f"the guest was silent for {self.inactivity:g} s"
         return ""
 
     def _lose(self, reason: str) -> NoReturn:
@@ -238,7 +235,6 @@ class VM:
             for event in self._qmp.events():
                 if event["event"] == "SHUTDOWN":
                     self._stopped = event["data"]["reason"]
-                self._resets += event["event"] == "RESET"
         return bool(printed or received)
 
     def _time_out(self) -> None:

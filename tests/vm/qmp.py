@@ -28,6 +28,7 @@ class Qmp:
     def execute(self, command: str, **arguments: Any) -> Any:
         """Runs one command; ConnectionError if QEMU is gone."""
         request = {"execute": command, "arguments": arguments}
+        self._sock.settimeout(ANSWER_SECONDS)
         self._sock.sendall(json.dumps(request).encode() + b"\n")
         while True:
             message = self._message()

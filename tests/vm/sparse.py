@@ -48,12 +48,18 @@ def differing_sectors(one: Path, other: Path) -> list[int]:
     """The sectors in which two files of the same size differ."""
     if one.stat().st_size != other.stat().st_size:
         raise ValueError(f"{one} and {other} differ in size, so their sectors can't be compared")
-    sectors: list[int] = []
+    found: set[int] = set()
     with open(one, "rb") as left, open(other, "rb") as right:
-        at = 0
-        while a := left.read(BLOCK):
-            b = right.read(BLOCK)
-            if a != b:
-                sectors += [(at + i) // SECTOR for i in range(0, len(a), SECTOR) if a[i : i + SECTOR] != b[i : i + SECTOR]]
-            at += len(a)
-    return sectors
+        a, b = left.fileno(), right.fileno()
+        # What is a hole in both is the same in both.
+        for begin, end in [*extents(a, 0, one.stat().st_size), *extents(b, 0, other.stat().st_size)]:
+            for at in range(begin, end, BLOCK):
+                found.update(_differing(os.pread(a, min(BLOCK, end - at), at), os.pread(b, min(BLOCK, end - at), at), at))
+    return sorted(found)
+
+
+def _differing(a: bytes, b: bytes, at: int) -> Iterator[int]:
+    if a != b:
+        for i in range(0, len(a), SECTOR):
+            if a[i : i + SECTOR] != b[i : i + SECTOR]:
+                yield (at + i) // SECTOR

@@ -7,30 +7,18 @@ should be ends the demo with a message and status 1.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from vm import Card, CommandFailed, Lost, artefacts
+from vm import Card, CommandFailed, Lost, artefacts, workload
 from vm.boot import machine
 from vm.lab import Lab
 from vm.machine import VM
 from vm.outcome import Result
 
-# Each round's file can be computed on the host, so that its content proves itself.
-WRITER = """
-mkdir -p /root/rounds
-round=0
-while :; do
-    round=$((round + 1))
-    seq $round $((round + 500)) >/root/rounds/$round.new
-    mv /root/rounds/$round.new /root/rounds/$round
-    echo $round >/run/round
-done
-"""
 ROUNDS_BEFORE_FLUSH = 20
 
 
@@ -63,7 +51,7 @@ def boot(lab: Lab, card: Card) -> VM:
     say(f"host$ {vm.process.command_line}")
     vm.wait_boot()
     for line in vm.console.splitlines():
-        if "cowflush" in line:
+        if "cowflush:" in line:
             say(f"  {line}")
     say(f"  (booted in {time.monotonic() - begin:.1f} s)")
     return vm
@@ -86,14 +74,6 @@ def guest_hashes(vm: VM, files: str) -> dict[str, str]:
     return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
 
 
-def round_hash(number: int) -> str:
-    return hashlib.sha256("".join(f"{n}\n" for n in range(number, number + 501)).encode()).hexdigest()
-
-
-def rounds_done(vm: VM) -> int:
-    return int(vm.run("cat /run/round 2>/dev/null || echo 0").ok().text)
-
-
 def demo(kernel: str) -> None:
     lab = Lab(artefacts.LOGS / "demo", kernel)
     try:
@@ -105,7 +85,7 @@ def demo(kernel: str) -> None:
         check(on_device_mapper(vm), "root is a device-mapper device")
 
         say("\n== Files are written, and synced; the card rests")
-        show(vm, "for i in 1 2 3; do head -c 500000 /dev/urandom >/root/file$i; done; sync")
+        show(vm, "for i in 1 2 3; do head -c 500000 /dev/urandom >/root/file$i || exit; done; sync")
         show(vm, "sha256sum /root/file*")
         files = guest_hashes(vm, "/root/file*")
         check(card_writes(vm) == 0, "not one write has reached the card")
@@ -123,9 +103,9 @@ def demo(kernel: str) -> None:
         say("\n== The same card boots again")
         vm = boot(lab, card)
         check(guest_hashes(vm, "/root/file*") == files, "all three files are back, with the same hashes")
-        names = " ".join(f"/root/rounds/{number}" for number in range(1, before + 1))
-        rounds = {f"/root/rounds/{number}": round_hash(number) for number in range(1, before + 1)}
-        check(guest_hashes(vm, names) == rounds, f"so are the {before} rounds that were written before the flush")
+        expected = workload.hashes(before)
+        rounds = guest_hashes(vm, " ".join(expected))
+        check(rounds == expected, f"so are the {before} rounds that were written before the flush")
         show(vm, "cowflush status")
         vm.kill()
         card.fsck()
@@ -137,13 +117,12 @@ def demo(kernel: str) -> None:
 def flush_under_load(vm: VM) -> int:
     """Flushes while a writer runs; returns how many of its rounds came before."""
     say("\n== cowflush flush, while a writer goes on")
-    writer = vm.start(WRITER)
-    vm.run(f"while [ $(cat /run/round 2>/dev/null || echo 0) -lt {ROUNDS_BEFORE_FLUSH} ]; do sleep 0.1; done").ok()
-    before = rounds_done(vm)
+    writer = workload.Writer(vm)
+    before = writer.wait_rounds(ROUNDS_BEFORE_FLUSH)
     show(vm, "cowflush flush", timeout=120)
-    after = rounds_done(vm)
-    check(writer.running() and after > before, f"the writer went on: from round {before} to {after}")
-    writer.kill()
+    after = writer.rounds()
+    check(after > before, f"the writer went on: from round {before} to {after}")
+    writer.stop()
     return before
 
 

@@ -5,6 +5,7 @@ drive    describes a disk to QEMU: recording, throttling, failing
 qmp      talks to QEMU
 lab      what one test has: cards and guests that end with it
 machine  runs one guest: commands, console, power cuts
+workload a writer whose files prove themselves
 outcome  what a guest's run can end in: pass, fail, lost
 """
 

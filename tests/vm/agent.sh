@@ -17,8 +17,9 @@ while IFS=' ' read -r verb token size path <&3; do
     run)
         script=$(head -c "$size" <&3)
         say "$token begin"
-        sh -c "$script" </dev/null >&3 2>&1 3>&-
-        say "$token end $?"
+        # Through a pipe: with a terminal for stdout, programs print other things.
+        code=$({ { sh -c "$script" </dev/null 2>&1 3>&- 4>&-; echo $? >&4; } | cat >&3; } 4>&1)
+        say "$token end $code"
         ;;
     put)
         say "$token begin"

@@ -18,6 +18,7 @@ def machine(
     *,
     kernel: str = "6.1",
     root: str = f"UUID={ext.UUID}",
+    rw: bool = True,
     append: str = "",
     direct: bool = False,
     throttle: Throttle | None = None,
@@ -33,16 +34,18 @@ def machine(
     """The machine that boots `card`.
 
     `direct` leaves the initramfs out, so the kernel mounts the card's root
-    itself. `append` is more kernel arguments, `extra` more of QEMU's.
+    itself. With `rw` false root stays read-only until the guest remounts it,
+    as a distribution's init does; ours doesn't. `append` is more kernel arguments, `extra` more of QEMU's.
     """
     if direct:
-        arguments, ram_root = "root=/dev/sda1 rw rootwait init=/sbin/init", None
+        arguments, ram_root = "root=/dev/sda1 rootwait init=/sbin/init", None
     else:
         arguments, ram_root = f"root={root}", initramfs or artefacts.initramfs()
+    mode = "rw" if rw else "ro"
     return Machine(
         kernel=artefacts.kernel(kernel),
         initramfs=ram_root,
-        append=f"{arguments} {append}".strip(),
+        append=f"{arguments} {mode} {append}".strip(),
         drives=(Drive(card.path, throttle=throttle, write_log=write_log), *drives),
         cpu=cpu,
         memory=memory,

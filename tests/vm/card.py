@@ -37,7 +37,7 @@ class Card:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partitions = _partitions(path)
+        self.disk_id, self.partitions = _read_back(path)
 
     @classmethod
     def create(cls, path: Path, filesystem: Filesystem = Filesystem()) -> Card:
@@ -84,12 +84,13 @@ class Card:
         return sparse.differing_sectors(self.path, other.path)
 
 
-def _partitions(path: Path) -> list[Partition]:
-    """As sfdisk reads them back."""
+def _read_back(path: Path) -> tuple[str, list[Partition]]:
+    """The disk's identifier, as a PARTUUID= begins, and the partitions, as sfdisk sees them."""
     table = json.loads(_sfdisk(["-J", str(path)]))["partitiontable"]
     if table["sectorsize"] != SECTOR:
         raise ValueError(f"{path} has sectors of {table['sectorsize']} bytes, not {SECTOR}")
-    return [Partition(entry["start"], entry["size"]) for entry in table["partitions"]]
+    partitions = [Partition(entry["start"], entry["size"]) for entry in table["partitions"]]
+    return table["id"].removeprefix("0x"), partitions
 
 
 def _sfdisk(arguments: list[str], script: bytes = b"") -> bytes:
@@ -121,7 +122,7 @@ def _make(work: Path, partitions: bytes, filesystem: Filesystem) -> Path:
     with open(card, "wb") as file:
         file.truncate(CARD_BYTES)
     _sfdisk(["--quiet", str(card)], partitions)
-    root = _partitions(card)[0]
+    root = Card(card).root
     directory.mkdir(mode=0o755)
     rootfs.fill(directory, dict(filesystem.files))
     ext.make(image, filesystem, directory, root.size * SECTOR)

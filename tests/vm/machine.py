@@ -79,8 +79,8 @@ class VM:
         """Runs shell commands in the guest, with no input, and waits for their end.
 
         `timeout` is how long they may take; it takes the place of the limit on
-        silence. A command that leaves a child behind must send the child's
-        output elsewhere; see `start`.
+        silence. The end of the output is waited for, too, so a child that is left behind
+        must write elsewhere; see `start`.
         """
         self._control(lambda: self._agent.send_run(command))
         code, output = self._wait(self._agent.finished, f"running: {command}", timeout)

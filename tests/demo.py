@@ -59,7 +59,8 @@ def boot(lab: Lab, card: Card) -> VM:
 
 def card_writes(vm: VM) -> int:
     stats = vm.card_stats()
-    say(f"host: the card has received {stats.wr_operations} writes, {stats.wr_bytes} bytes, {stats.flush_operations} FLUSHes")
+    writes = f"{stats.wr_operations} writes, {stats.wr_bytes} bytes, {stats.flush_operations} FLUSHes"
+    say(f"host: the card has received {writes}")
     return stats.wr_operations
 
 

@@ -14,7 +14,8 @@ BOTH = pytest.mark.kernels("6.1", "6.12")
 
 
 def status(vm: VM) -> dict[str, object]:
-    return json.loads(vm.run("cowflush status --json").ok().output)
+    report: dict[str, object] = json.loads(vm.run("cowflush status --json").ok().output)
+    return report
 
 
 @BOTH

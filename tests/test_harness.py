@@ -70,9 +70,10 @@ def test_background_jobs(boot: Lab) -> None:
     job = vm.start("sleep 0.5; echo done; exit 4")
     assert job.running()
     assert (job.wait().code, job.output()) == (4, b"done\n")
-    endless = vm.start("while :; do sleep 1; done")
-    endless.kill()
-    assert endless.wait().code == 128 + 15
+    for signal, number in (("TERM", 15), ("INT", 2)):
+        endless = vm.start("while :; do sleep 1; done")
+        endless.kill(signal)
+        assert endless.wait().code == 128 + number
 
 
 def test_init_reaps_what_it_inherits(boot: Lab) -> None:

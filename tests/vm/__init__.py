@@ -9,8 +9,9 @@ workload a writer whose files prove themselves
 outcome  what a guest's run can end in: pass, fail, lost
 """
 
-from vm.card import Card, Filesystem
+from vm.card import Card
 from vm.drive import Drive, Throttle
+from vm.ext import Filesystem
 from vm.machine import VM
 from vm.outcome import CommandFailed, Lost, Result
 

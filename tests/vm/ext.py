@@ -88,7 +88,10 @@ class ExtImage:
             parent = Path(directory).parent
             files = [path for path in base.rglob("*") if path.is_file() and not path.is_symlink()]
             assert any(base.iterdir()), f"{directory} isn't in {self.path}"
-            return {str(parent / path.relative_to(base)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+            names = [str(parent / path.relative_to(base)) for path in files]
+            return {
+                name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, files, strict=True)
+            }
 
     def superblock(self) -> dict[str, str]:
         """What `dumpe2fs -h` says, by its own names."""

@@ -13,15 +13,13 @@ grep -q ' /run ' /proc/mounts || mount -t tmpfs -o mode=755 run /run
 exec </dev/console >/dev/console 2>&1
 echo "vm: boot complete"
 
-# For a person: a shell on the console, with job control.
-if grep -qw vm.shell /proc/cmdline; then
-    while :; do
-        setsid -c sh -l </dev/ttyS0 >/dev/ttyS0 2>&1
-    done &
-fi
-
+# In the foreground: what a shell starts with `&` ignores Ctrl-C for ever.
 while :; do
-    /sbin/vm-agent
-    echo "vm: the agent ended with $?, starting it again"
-    sleep 1
+    if grep -qw vm.shell /proc/cmdline; then
+        setsid -c sh -l </dev/ttyS0 >/dev/ttyS0 2>&1
+    else
+        /sbin/vm-agent
+        echo "vm: the agent ended with $?, starting it again"
+        sleep 1
+    fi
 done

@@ -23,7 +23,10 @@ class Job:
         # shell around it, which reports the status.
         session = f"setsid sh -c {shlex.quote(f'echo $$ >{base}.pid; exec sh {base}.sh')}"
         report = f"echo $? >{base}.new; mv {base}.new {base}.code"
-        vm.run(f"({session} </dev/null >{base}.out 2>&1; {report}) </dev/null >/dev/null 2>&1 &").ok()
+        vm.put(f"{base}.wrap", f"{session} >{base}.out 2>&1\n{report}\n".encode())
+        # Not with `&`: what a shell starts so ignores SIGINT, and can't be told otherwise.
+        vm.run(f"start-stop-daemon -S -b -p {base}.none -x /bin/sh -- {base}.wrap").ok()
+        vm.run(f"while [ ! -s {base}.pid ]; do sleep 0.02; done").ok()
 
     def running(self) -> bool:
         return self.vm.run(f"[ ! -e {self._base}.code ]").code == 0

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vm import boot
-from vm.card import Card, Filesystem
+from vm.card import Card
+from vm.ext import Filesystem
 from vm.machine import VM
 
 

@@ -140,4 +140,3 @@ class Process:
 def kill_all() -> None:
     for process in list(Process._running):
         process.kill()
-

@@ -79,8 +79,8 @@ class VM:
         """Runs shell commands in the guest, with no input, and waits for their end.
 
         `timeout` is how long they may take; it takes the place of the limit on
-        silence. The end of the output is waited for, too, so a child that is left behind
-        must write elsewhere; see `start`.
+        silence. The end of the output is waited for, too, so a child that is
+        left behind must write elsewhere; see `start`.
         """
         self._control(lambda: self._agent.send_run(command))
         code, output = self._wait(self._agent.finished, f"running: {command}", timeout)
@@ -95,11 +95,13 @@ class VM:
         """Writes a small file in the guest."""
         self.run(f": >{shlex.quote(path)}").ok()
         for at in range(0, len(content), PUT_CHUNK):
-            chunk = content[at : at + PUT_CHUNK]
-            self._control(lambda: self._agent.send_put(path, chunk))
-            code, output = self._wait(self._agent.finished, f"putting {path}")
-            Result(f"put {path}", code, output).ok()
+            self._append(path, content[at : at + PUT_CHUNK])
         self.run(f"chmod {mode:o} {shlex.quote(path)}").ok()
+
+    def _append(self, path: str, chunk: bytes) -> None:
+        self._control(lambda: self._agent.send_put(path, chunk))
+        code, output = self._wait(self._agent.finished, f"putting {path}")
+        Result(f"put {path}", code, output).ok()
 
     def get(self, path: str) -> bytes:
         return self.run(f"cat {shlex.quote(path)}").ok().output
@@ -199,13 +201,13 @@ class VM:
             now = time.monotonic()
             if reason := self._why_lost(now - last_sign, now - begin, timeout):
                 self._lose(f"{reason}, {what}")
-            select.select([self._agent, self._qmp], [], [], POLL_SECONDS)
+            select.select([self._agent.fileno(), self._qmp.fileno()], [], [], POLL_SECONDS)
 
     def _why_lost(self, silent: float = 0, taken: float = 0, timeout: float | None = None) -> str:
-        if panic := re.search(r"Kernel panic - .*", self._console):
-            # Else wait for the rest of what it says; while resets are allowed, none stops it.
-            if self._stopped or self._resetting:
-                return f"the guest panicked ({panic[0].strip()})"
+        panic = re.search(r"Kernel panic - .*", self._console)
+        # A panic stops the guest once it has said all, except while resets are allowed.
+        if panic and (self._stopped or self._resetting):
+            return f"the guest panicked ({panic[0].strip()})"
         if self._stopped:
             return f"the guest stopped by itself ({self._stopped})"
         if self._timed_out:

@@ -64,4 +64,5 @@ class Qmp:
                 raise ConnectionError("QEMU closed its control socket")
             self._unread += chunk
         line, self._unread = self._unread.split(b"\n", 1)
-        return json.loads(line)
+        message: dict[str, Any] = json.loads(line)
+        return message

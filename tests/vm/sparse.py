@@ -54,7 +54,8 @@ def differing_sectors(one: Path, other: Path) -> list[int]:
         # What is a hole in both is the same in both.
         for begin, end in [*extents(a, 0, one.stat().st_size), *extents(b, 0, other.stat().st_size)]:
             for at in range(begin, end, BLOCK):
-                found.update(_differing(os.pread(a, min(BLOCK, end - at), at), os.pread(b, min(BLOCK, end - at), at), at))
+                size = min(BLOCK, end - at)
+                found.update(_differing(os.pread(a, size, at), os.pread(b, size, at), at))
     return sorted(found)
 
 

@@ -16,7 +16,7 @@ from vm import artefacts, ext, rootfs, sparse
 from vm.ext import ExtImage, Filesystem
 from vm.sparse import SECTOR
 
-CARD_BYTES = 512 << 20
+CARD_BYTES = 256 << 20
 STALE_SECONDS = 24 * 3600
 
 
@@ -113,7 +113,9 @@ def _template(filesystem: Filesystem) -> Path:
     _drop_stale(artefacts.CACHE.glob("card-*.img"))
     with tempfile.TemporaryDirectory(dir=artefacts.CACHE) as temporary:
         card = _make(Path(temporary), partitions.read_bytes(), filesystem)
-        card.rename(template)  # in one step: another runner may be making the same
+        packed = card.with_suffix(".sparse")
+        sparse.copy(card, packed)  # mke2fs writes much that is zero
+        packed.rename(template)  # in one step: another runner may be making the same
     return template
 
 

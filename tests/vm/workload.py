@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 FOLDER = "/root/rounds"
 LINES = 500
-# Written under another name first: a file with its own name is a whole one.
+# Written under another name first: a file with its own name is a whole one,
+# for whoever reads it now as for the card.
 SCRIPT = f"""
 mkdir -p {FOLDER}
 round=$(ls {FOLDER} | grep -vc new)
@@ -19,7 +20,8 @@ while :; do
     round=$((round + 1))
     seq $round $((round + {LINES})) >{FOLDER}/$round.new &&
     mv {FOLDER}/$round.new {FOLDER}/$round &&
-    echo $round >/run/round || exit
+    echo $round >/run/round.new &&
+    mv /run/round.new /run/round || exit
 done
 """
 

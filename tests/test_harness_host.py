@@ -1,0 +1,157 @@
+"""The harness on the host: its outcomes reach pytest, and no QEMU outlives its runner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from vm import Card
+from vm.ext import ExtImage
+from vm.lab import Lab
+
+HERE = Path(__file__).parent
+
+THREE_OUTCOMES = """
+from vm import Lost
+
+def test_pass(): pass
+def test_fail(): assert False
+def test_lost(): raise Lost("the guest said no more", "its last words")
+"""
+
+BOOT_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from vm.lab import Lab
+
+vm = Lab(Path(sys.argv[1]))(direct=True, wait=False)
+print(vm.process.popen.pid, flush=True)
+time.sleep(60)
+"""
+
+MAKE_FILESYSTEM = """
+import sys
+from pathlib import Path
+from vm import ext
+
+Path("d").mkdir()
+Path("d/dev").mkdir()
+Path("d/file").write_text("x")
+ext.make(Path("fs.img"), ext.Filesystem(), Path("d"), 8 << 20)
+"""
+
+
+def inner_pytest(directory: Path, test: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs pytest on its own, with our plugin, on one file of tests."""
+    (directory / "test_inner.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-p", "vm.pytest_plugin", "-p", "no:cacheprovider", str(directory)]
+    variables = {**os.environ, "PYTHONPATH": str(HERE), **environment}
+    return subprocess.run(command, cwd=directory, env=variables, capture_output=True, text=True)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_lost_is_loud_and_no_pass(tmp_path: Path) -> None:
+    done = inner_pytest(tmp_path, THREE_OUTCOMES)
+    assert done.returncode == 1
+    assert "2 failed, 1 passed" in done.stdout
+    assert "LOST: the guest said no more" in done.stdout
+    assert "its last words" in done.stdout
+    lost_section = done.stdout.split("these say nothing about their case", 1)[1]
+    assert "test_lost" in lost_section
+    assert "::test_fail" not in lost_section.split("short test summary")[0]
+
+
+def test_a_missing_artefact_is_an_error(tmp_path: Path) -> None:
+    done = inner_pytest(tmp_path, "def test_it(boot): boot(direct=True)", COWFLUSH_BUILD=str(tmp_path / "nothing"))
+    assert done.returncode == 1
+    assert "run `make build`" in done.stdout
+    assert "1 failed" in done.stdout and "skipped" not in done.stdout
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_qemu_ends_with_its_runner(tmp_path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, "-c", BOOT_AND_WAIT, str(tmp_path / "lab")]
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    runner = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert runner.stdout
+    pid = int(runner.stdout.readline())
+    assert alive(pid)
+    runner.send_signal(how)
+    runner.wait()
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def test_fsck_sees_damage(tmp_path: Path) -> None:
+    card = Card.create(tmp_path / "card.img")
+    card.fsck()
+    image = card.fs()
+    subprocess.run(["debugfs", "-w", "-R", "clri /etc/passwd", str(image.path)], check=True, capture_output=True)
+    with pytest.raises(AssertionError, match="e2fsck -fn .* ended with 4"):
+        image.fsck()
+
+
+def test_absent_files_are_not_read_as_empty(tmp_path: Path) -> None:
+    card = Card.create(tmp_path / "card.img")
+    with pytest.raises(AssertionError, match="can't read /none"):
+        card.read("/none")
+    with pytest.raises(AssertionError):
+        card.hashes("/none")
+
+
+def test_differing_sectors_are_found(tmp_path: Path) -> None:
+    one = Card.create(tmp_path / "one.img")
+    other = one.copy(tmp_path / "other.img")
+    assert one.differing_sectors(other) == []
+    with open(other.path, "r+b") as image:
+        for sector in (0, 5000, 400_000):
+            image.seek(sector * 512 + 511)
+            image.write(b"\xa5")
+    assert one.differing_sectors(other) == [0, 5000, 400_000]
+
+
+def test_the_card_has_two_aligned_partitions(tmp_path: Path) -> None:
+    card = Card.create(tmp_path / "card.img")
+    assert len(card.partitions) == 2
+    assert card.root.start * 512 % (4 << 20) == 0
+    assert card.log.size * 512 == 64 << 20
+    assert card.root.sectors.stop <= card.log.start
+
+
+def test_files_belong_to_root_whoever_makes_them() -> None:
+    user = 65534 if os.getuid() == 0 else os.getuid()
+    with tempfile.TemporaryDirectory() as temporary:
+        os.chown(temporary, user, -1)
+        command = [sys.executable, "-c", MAKE_FILESYSTEM]
+        subprocess.run(command, cwd=temporary, env={**os.environ, "PYTHONPATH": str(HERE)}, user=user, check=True)
+        image = Path(temporary) / "fs.img"
+        assert image.stat().st_uid == user
+        for name in ("/", "/file", "/dev", "/dev/console"):
+            listed = subprocess.run(["debugfs", "-R", f"stat {name}", image], capture_output=True, text=True).stdout
+            assert "User:     0   Group:     0" in listed, listed
+        ExtImage(image).fsck()
+
+
+def test_the_lab_ends_its_guests(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "lab")
+    vm = lab(direct=True, wait=False)
+    lab.end(keep_images=False)
+    assert not vm.process.alive()
+    assert not list(tmp_path.rglob("*.img"))
+    assert (vm.process.directory / "console.log").exists()

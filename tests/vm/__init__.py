@@ -1,0 +1,18 @@
+"""Runs cowflush in emulated routers and judges their cards from outside.
+
+card     makes card images and looks into them, without root rights
+drive    describes a disk to QEMU: recording, throttling, failing
+qmp      talks to QEMU
+lab      what one test has: cards and guests that end with it
+machine  runs one guest: commands, console, power cuts
+workload a writer whose files prove themselves
+outcome  what a guest's run can end in: pass, fail, lost
+"""
+
+from vm.card import Card
+from vm.drive import Drive, Throttle
+from vm.ext import Filesystem
+from vm.machine import VM
+from vm.outcome import CommandFailed, Lost, Result
+
+__all__ = ["Card", "CommandFailed", "Drive", "Filesystem", "Lost", "Result", "Throttle", "VM"]

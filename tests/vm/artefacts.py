@@ -1,0 +1,50 @@
+"""Where the build leaves what the tests need.
+
+A missing artefact is an error, never a skipped test: a suite that runs
+without the thing it is meant to test says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("COWFLUSH_BUILD", TOP / "build"))
+LOGS = BUILD / "test-logs"
+CACHE = BUILD / "test-cache"
+PARTITIONS = TOP / "board" / "qemu-i586" / "partitions.sfdisk"
+
+KERNELS = ("6.1", "6.12")
+
+
+class MissingArtefact(Exception):
+    """Something that `make build` makes isn't there."""
+
+
+def needed(path: Path) -> Path:
+    if not path.exists():
+        raise MissingArtefact(f"{path} is missing and the tests can't do without it: run `make build`")
+    return path
+
+
+def kernel(version: str) -> Path:
+    return needed(BUILD / f"kernel-{version}" / "bzImage")
+
+
+def initramfs() -> Path:
+    return needed(BUILD / "initramfs.cpio.gz")
+
+
+def busybox() -> Path:
+    return needed(BUILD / "i586" / "busybox")
+
+
+def cowflush() -> Path:
+    return needed(BUILD / "i586" / "cowflush")
+
+
+def guest_tools() -> Path | None:
+    """Helpers that only some tests want, so they may be absent."""
+    path = BUILD / "i586" / "guest-tools"
+    return path if path.exists() else None

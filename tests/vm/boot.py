@@ -1,0 +1,74 @@
+"""Puts a card, a kernel and an initramfs together and boots them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vm import artefacts, ext
+from vm.card import Card
+from vm.drive import Drive, Throttle
+from vm.launch import Machine
+from vm.machine import INACTIVITY_SECONDS, TOTAL_SECONDS, VM
+
+
+def machine(
+    card: Card,
+    *,
+    kernel: str = "6.1",
+    root: str = f"UUID={ext.UUID}",
+    rw: bool = True,
+    append: str = "",
+    direct: bool = False,
+    throttle: Throttle | None = None,
+    write_log: Path | None = None,
+    drives: Sequence[Drive] = (),
+    cpu: str = "pentium",
+    memory: int = 256,
+    icount: str = "",
+    extra: Sequence[str] = (),
+    initramfs: Path | None = None,
+    terminal: bool = False,
+) -> Machine:
+    """The machine that boots `card`.
+
+    `direct` leaves the initramfs out, so the kernel mounts the card's root
+    itself. With `rw` false root stays read-only until the guest remounts it,
+    as a distribution's init does; ours doesn't. `append` is more kernel arguments, `extra` more of QEMU's.
+    """
+    if direct:
+        arguments, ram_root = "root=/dev/sda1 rootwait init=/sbin/init", None
+    else:
+        arguments, ram_root = f"root={root}", initramfs or artefacts.initramfs()
+    mode = "rw" if rw else "ro"
+    return Machine(
+        kernel=artefacts.kernel(kernel),
+        initramfs=ram_root,
+        append=f"{arguments} {mode} {append}".strip(),
+        drives=(Drive(card.path, throttle=throttle, write_log=write_log), *drives),
+        cpu=cpu,
+        memory=memory,
+        icount=icount,
+        extra=tuple(extra),
+        terminal=terminal,
+    )
+
+
+def boot(
+    directory: Path,
+    card: Card,
+    *,
+    wait: bool = True,
+    inactivity: float = INACTIVITY_SECONDS,
+    total: float = TOTAL_SECONDS,
+    **options: Any,
+) -> VM:
+    """Boots a guest from `card`; its logs go to `directory`. See `machine` for the options.
+
+    With `wait` false it returns at once, for guests that are meant not to boot.
+    """
+    vm = VM(machine(card, **options), card, directory, inactivity, total)
+    if wait:
+        vm.wait_boot()
+    return vm

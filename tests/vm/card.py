@@ -1,0 +1,146 @@
+"""Card images: an MBR, a root filesystem, and the flush log's partition."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vm import artefacts, ext, rootfs, sparse
+from vm.ext import ExtImage, Filesystem
+from vm.sparse import SECTOR
+
+CARD_BYTES = 256 << 20
+STALE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Where a partition lies, in sectors."""
+
+    start: int
+    size: int
+
+    @property
+    def sectors(self) -> range:
+        return range(self.start, self.start + self.size)
+
+
+class Card:
+    """A card's image. Read it only while no guest runs on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.disk_id, self.partitions = _read_back(path)
+
+    @classmethod
+    def create(cls, path: Path, filesystem: Filesystem = Filesystem()) -> Card:
+        """A card that no guest has seen yet."""
+        sparse.copy(_template(filesystem), path)
+        return cls(path)
+
+    def copy(self, path: Path) -> Card:
+        sparse.copy(self.path, path)
+        return Card(path)
+
+    @property
+    def root(self) -> Partition:
+        return self.partitions[0]
+
+    @property
+    def log(self) -> Partition:
+        return self.partitions[1]
+
+    def fs(self, replay: bool = False) -> ExtImage:
+        """The root filesystem as it now is on the card, in a file beside the card's.
+
+        `replay` replays its journal first, as a mount would: a card that was
+        cut off while mounted directly needs it, one behind cowflush must not.
+        """
+        image = self.path.with_suffix(".root.img")
+        image.unlink(missing_ok=True)
+        sparse.copy_range(self.path, image, self.root.start * SECTOR, 0, self.root.size * SECTOR)
+        filesystem = ExtImage(image)
+        if replay:
+            filesystem.replay_journal()
+        return filesystem
+
+    def fsck(self) -> str:
+        return self.fs().fsck()
+
+    def read(self, name: str) -> bytes:
+        return self.fs().read(name)
+
+    def hashes(self, directory: str) -> dict[str, str]:
+        return self.fs().hashes(directory)
+
+    def differing_sectors(self, other: Card) -> list[int]:
+        return sparse.differing_sectors(self.path, other.path)
+
+
+def _read_back(path: Path) -> tuple[str, list[Partition]]:
+    """The disk's identifier, as a PARTUUID= begins, and the partitions, as sfdisk sees them."""
+    table = json.loads(_sfdisk(["-J", str(path)]))["partitiontable"]
+    if table["sectorsize"] != SECTOR:
+        raise ValueError(f"{path} has sectors of {table['sectorsize']} bytes, not {SECTOR}")
+    partitions = [Partition(entry["start"], entry["size"]) for entry in table["partitions"]]
+    return table["id"].removeprefix("0x"), partitions
+
+
+def _sfdisk(arguments: list[str], script: bytes = b"") -> bytes:
+    environment = {**os.environ, **ext.PATH}
+    done = subprocess.run(["sfdisk", *arguments], input=script, capture_output=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"sfdisk {' '.join(arguments)} failed: {done.stderr.decode().strip()}")
+    return done.stdout
+
+
+def _template(filesystem: Filesystem) -> Path:
+    """A card to copy from, made once for each way to make it."""
+    partitions = artefacts.needed(artefacts.PARTITIONS)
+    key = _key(filesystem, [partitions, *rootfs.sources()])
+    template = artefacts.CACHE / f"card-{key}.img"
+    if template.exists():
+        template.touch()
+        return template
+    artefacts.CACHE.mkdir(parents=True, exist_ok=True)
+    _drop_stale(artefacts.CACHE.glob("card-*.img"))
+    with tempfile.TemporaryDirectory(dir=artefacts.CACHE) as temporary:
+        card = _make(Path(temporary), partitions.read_bytes(), filesystem)
+        packed = card.with_suffix(".sparse")
+        sparse.copy(card, packed)  # mke2fs writes much that is zero
+        packed.rename(template)  # in one step: another runner may be making the same
+    return template
+
+
+def _make(work: Path, partitions: bytes, filesystem: Filesystem) -> Path:
+    card, image, directory = work / "card.img", work / "root.img", work / "root"
+    with open(card, "wb") as file:
+        file.truncate(CARD_BYTES)
+    _sfdisk(["--quiet", str(card)], partitions)
+    root = Card(card).root
+    directory.mkdir(mode=0o755)
+    rootfs.fill(directory, dict(filesystem.files))
+    ext.make(image, filesystem, directory, root.size * SECTOR)
+    sparse.copy_range(image, card, 0, root.start * SECTOR, root.size * SECTOR)
+    return card
+
+
+def _key(filesystem: Filesystem, sources: Iterable[Path]) -> str:
+    digest = hashlib.sha256(repr((filesystem, CARD_BYTES)).encode())
+    for source in [*sources, Path(__file__), Path(ext.__file__)]:
+        digest.update(hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _drop_stale(templates: Iterable[Path]) -> None:
+    """Each build of ours makes new templates; those that nobody used for a day go."""
+    for template in templates:
+        if time.time() - template.stat().st_mtime > STALE_SECONDS:
+            template.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""Makes ext filesystems and looks into them with e2fsprogs, without root rights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+UUID = "c0f1a5b0-5eed-4c0f-8a5b-000000000001"
+# A user's PATH in Debian has no sbin.
+PATH = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """How to make a root filesystem. `options` are more arguments for mke2fs; `files` is path and content."""
+
+    kind: str = "ext4"
+    options: tuple[str, ...] = ()
+    label: str = "root"
+    uuid: str = UUID
+    files: tuple[tuple[str, bytes], ...] = ()
+
+
+def make(image: Path, filesystem: Filesystem, directory: Path, size: int) -> None:
+    """Makes a filesystem of `size` bytes in the file `image`, filled from `directory`."""
+    # Not lazily: the kernel would else write to the card long after the boot.
+    extended = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
+    command = ["mke2fs", "-q", "-F", "-t", filesystem.kind, "-b", "4096", "-L", filesystem.label, "-U", filesystem.uuid]
+    command += ["-E", extended, *filesystem.options, "-d", str(directory), str(image), f"{size // 1024}k"]
+    done = _tool(command)
+    if done.returncode:
+        raise RuntimeError(f"mke2fs could not make {image}: {done.stderr.decode().strip()}\n{' '.join(command)}")
+    _finish(image, directory)
+
+
+def _finish(image: Path, directory: Path) -> None:
+    """Adds what takes root rights to have in `directory`: device nodes, and root as the owner."""
+    # The kernel opens /dev/console before init can mount anything.
+    script = ["cd /dev", "mknod console c 5 1", "mknod null c 1 3", "cd /"]
+    if os.getuid() != 0:
+        for path in directory.rglob("*"):
+            name = "/" + str(path.relative_to(directory))
+            script += [f'sif "{name}" uid 0', f'sif "{name}" gid 0']
+    done = _tool(["debugfs", "-w", "-f", "-", str(image)], "\n".join(script).encode())
+    complaints = _complaints(done.stderr)
+    if done.returncode or complaints:
+        raise RuntimeError(f"debugfs could not finish {image}: {complaints}")
+
+
+class ExtImage:
+    """A file that holds an ext filesystem."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fsck(self) -> str:
+        """Fails with e2fsck's words if it finds anything to repair."""
+        done = _tool(["e2fsck", "-fn", str(self.path)])
+        words = (done.stdout + done.stderr).decode(errors="replace")
+        assert done.returncode == 0, f"e2fsck -fn {self.path} ended with {done.returncode}:\n{words}"
+        return words
+
+    def replay_journal(self) -> None:
+        """Does what a mount does first; for images that were cut off while mounted."""
+        done = _tool(["e2fsck", "-y", "-E", "journal_only", str(self.path)])
+        # 1 is "repaired", which a replay counts as.
+        assert done.returncode in (0, 1), f"e2fsck could not replay {self.path}: {done.stdout.decode()}"
+
+    def read(self, name: str) -> bytes:
+        done = _tool(["debugfs", "-R", f'cat "{name}"', str(self.path)])
+        complaints = _complaints(done.stderr)
+        assert not complaints, f"can't read {name} in {self.path}: {complaints}"
+        return done.stdout
+
+    def hashes(self, directory: str) -> dict[str, str]:
+        """SHA-256 of every regular file below `directory`, by path."""
+        with tempfile.TemporaryDirectory() as temporary:
+            done = _tool(["debugfs", "-R", f'rdump "{directory}" "{temporary}"', str(self.path)])
+            # Only root may give the copies their owners; their content is all that counts.
+            complaints = [line for line in _complaints(done.stderr).splitlines() if "changing ownership" not in line]
+            assert not complaints, f"can't read {directory} in {self.path}: {complaints}"
+            base = Path(temporary)
+            parent = Path(directory).parent
+            files = [path for path in base.rglob("*") if path.is_file() and not path.is_symlink()]
+            assert any(base.iterdir()), f"{directory} isn't in {self.path}"
+            names = [str(parent / path.relative_to(base)) for path in files]
+            return {
+                name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, files, strict=True)
+            }
+
+    def superblock(self) -> dict[str, str]:
+        """What `dumpe2fs -h` says, by its own names."""
+        done = _tool(["dumpe2fs", "-h", str(self.path)])
+        assert done.returncode == 0, f"dumpe2fs can't read {self.path}: {done.stderr.decode()}"
+        pairs = (line.split(":", 1) for line in done.stdout.decode(errors="replace").splitlines() if ":" in line)
+        return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _complaints(stderr: bytes) -> str:
+    """debugfs exits 0 after an error; what it says besides its version is one."""
+    lines = stderr.decode(errors="replace").splitlines()
+    return "\n".join(line for line in lines if line.strip() and not re.match(r"debugfs \d", line))
+
+
+def _tool(command: list[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **PATH})

@@ -1,0 +1,49 @@
+"""What one test has: a directory, cards, and guests that all end with it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vm import boot
+from vm.card import Card
+from vm.ext import Filesystem
+from vm.machine import VM
+
+
+class Lab:
+    """Call it to boot a guest; see `vm.boot.boot` for what it takes."""
+
+    def __init__(self, directory: Path, kernel: str = "6.1") -> None:
+        self.directory = directory
+        self.kernel = kernel
+        self.vms: list[VM] = []
+        self._cards = 0
+        self._boots = 0
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+
+    def card(self, filesystem: Filesystem = Filesystem()) -> Card:
+        """A fresh card."""
+        self._cards += 1
+        return Card.create(self.directory / f"card-{self._cards}.img", filesystem)
+
+    def __call__(self, card: Card | None = None, *, filesystem: Filesystem = Filesystem(), **options: Any) -> VM:
+        """Boots a guest from `card`, or from a fresh one with `filesystem` on it."""
+        self._boots += 1
+        options = {"kernel": self.kernel, **options}
+        wait = options.pop("wait", True)
+        vm = boot.boot(self.directory / f"boot-{self._boots}", card or self.card(filesystem), wait=False, **options)
+        self.vms.append(vm)  # before it is waited for, so that a lost boot's console is shown, too
+        if wait:
+            vm.wait_boot()
+        return vm
+
+    def end(self, keep_images: bool) -> None:
+        """Ends the guests. Logs always stay; images are large and stay on demand."""
+        for vm in self.vms:
+            vm.kill()
+        if not keep_images:
+            for image in self.directory.rglob("*.img"):
+                image.unlink()

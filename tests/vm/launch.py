@@ -1,0 +1,142 @@
+"""Starts QEMU and makes sure that it ends.
+
+QEMU runs in the guest's own directory with short relative paths, so that its
+sockets' names fit and a person can repeat the run from there: see `qemu.sh`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+import socket
+import subprocess
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from vm import drive
+from vm.drive import Drive
+
+# TCG, not KVM: only TCG traps an instruction that `-cpu pentium` lacks.
+# A guest that resets (so also one that panics) stops QEMU for good; pausing
+# there, instead of exiting, leaves its counters to be read.
+BASE = ["qemu-system-i386", "-accel", "tcg", "-nographic", "-nodefaults", "-nic", "none"]
+ACTIONS = ["-action", "reboot=shutdown,shutdown=pause"]
+# For a person: console and QEMU's monitor share the terminal, Ctrl-A C changes over.
+TERMINAL = ["-chardev", "stdio,id=console,mux=on,signal=off", "-mon", "chardev=console", "-serial", "chardev:console"]
+CONSOLE_LOG = "console.log"
+START_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to emulate. `initramfs` None starts the root's own init directly; `terminal` is for a person."""
+
+    kernel: Path
+    initramfs: Path | None
+    append: str
+    drives: tuple[Drive, ...]
+    cpu: str = "pentium"
+    memory: int = 256
+    icount: str = ""
+    extra: tuple[str, ...] = ()
+    terminal: bool = False
+
+    def command(self) -> list[str]:
+        command = [*BASE, "-cpu", self.cpu, "-m", str(self.memory), "-kernel", str(self.kernel)]
+        if self.initramfs:
+            command += ["-initrd", str(self.initramfs)]
+        command += ["-append", f"console=ttyS0 panic=-1 oops=panic {self.append}"]
+        command += TERMINAL if self.terminal else self._wires()
+        for place, disk in enumerate(self.drives):
+            command += drive.arguments(drive.drive_name(place), disk, place)
+        if self.icount:
+            command += ["-icount", self.icount]
+        return command + list(self.extra)
+
+    @staticmethod
+    def _wires() -> list[str]:
+        """What a test needs: the console in a file, the agent and the control channel on sockets."""
+        console = ["-chardev", f"file,id=console,path={CONSOLE_LOG}", "-serial", "chardev:console"]
+        agent = ["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off", "-serial", "chardev:agent"]
+        return [*ACTIONS, *console, *agent, "-qmp", "unix:qmp.sock,server=on,wait=off"]
+
+
+class Process:
+    """A running QEMU."""
+
+    _running: weakref.WeakSet[Process] = weakref.WeakSet()
+
+    def __init__(self, machine: Machine, directory: Path) -> None:
+        self.directory = directory
+        self.command = machine.command()
+        self._prepare(machine)
+        # The kernel kills QEMU when the thread that started it ends, however that ends.
+        guarded = ["setpriv", "--pdeathsig", "KILL", *self.command]
+        with open(directory / "qemu.log", "wb") as log:
+            self.popen = subprocess.Popen(guarded, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        Process._running.add(self)
+
+    def _prepare(self, machine: Machine) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for name in ("agent.sock", "qmp.sock"):
+            (self.directory / name).unlink(missing_ok=True)
+        (self.directory / CONSOLE_LOG).touch()
+        for disk in machine.drives:
+            if disk.write_log:
+                disk.write_log.touch()
+        lines = ["#!/bin/sh", "# Repeats this guest. Its console goes to console.log.", 'cd "$(dirname "$0")" || exit']
+        script = self.directory / "qemu.sh"
+        script.write_text("\n".join([*lines, f"exec {self.command_line}", ""]))
+        script.chmod(0o755)
+
+    @property
+    def command_line(self) -> str:
+        return shlex.join(self.command)
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "qemu.log").read_text(errors="replace").strip()
+
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL: for the guest, its power is cut."""
+        self.popen.kill()
+        self.popen.wait()
+        Process._running.discard(self)
+
+    def connect(self, name: str) -> socket.socket:
+        """Connects to one of QEMU's sockets, which appear soon after its start."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self._connect_once(name)
+            except (FileNotFoundError, ConnectionRefusedError):
+                if not self.alive():
+                    raise RuntimeError(f"QEMU did not start: {self.log}\n{self.command_line}") from None
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"QEMU made no {name} in {START_SECONDS} s\n{self.command_line}") from None
+                time.sleep(0.01)
+
+    def _connect_once(self, name: str) -> socket.socket:
+        # A socket's address holds 107 bytes; going through an open directory keeps it short.
+        directory = os.open(self.directory, os.O_PATH)
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{name}")
+        except OSError:
+            sock.close()
+            raise
+        finally:
+            os.close(directory)
+        return sock
+
+
+@atexit.register
+def kill_all() -> None:
+    for process in list(Process._running):
+        process.kill()

@@ -1,0 +1,244 @@
+"""One guest: boot it, run commands in it, cut its power."""
+
+from __future__ import annotations
+
+import re
+import select
+import shlex
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from vm.agent import PUT_CHUNK, Agent
+from vm.card import Card
+from vm.disks import Disks, DriveStats
+from vm.job import Job
+from vm.launch import CONSOLE_LOG, Machine, Process
+from vm.outcome import Lost, Result, tail
+from vm.qmp import Qmp
+
+T = TypeVar("T")
+
+# Silence for so long means that the guest hangs: it boots in two seconds,
+# more on a busy host.
+INACTIVITY_SECONDS = 60.0
+TOTAL_SECONDS = 600.0
+# The console goes to a plain file, which can't be waited for.
+POLL_SECONDS = 0.02
+
+
+class VM:
+    """A running guest. All that waits for it raises `Lost` when it stops answering."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        card: Card,
+        directory: Path,
+        inactivity: float = INACTIVITY_SECONDS,
+        total: float = TOTAL_SECONDS,
+    ) -> None:
+        self.card = card
+        self.inactivity = inactivity
+        self.total = total
+        self._console = ""
+        self._stopped = ""  # why the guest stopped, in QEMU's words
+        self._final_stats: list[DriveStats] = []
+        self._resetting = False
+        self._timed_out = False
+        self._jobs = 0
+        self.process = Process(machine, directory)
+        # A thread, so that it ends the guest even when a test waits for something else.
+        self._watchdog = threading.Timer(total, self._time_out)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        self._console_file = open(directory / CONSOLE_LOG, "rb")
+        try:
+            self._agent = Agent(self.process.connect("agent.sock"))
+            self._qmp = Qmp(self.process.connect("qmp.sock"))
+        except BaseException:
+            self.process.kill()
+            raise
+        self._disks = Disks(self._qmp, machine.drives)
+
+    def __enter__(self) -> VM:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    # --- commands -----------------------------------------------------------
+
+    def wait_boot(self) -> None:
+        """Waits until the agent in the root filesystem listens."""
+        self._wait(self._agent.ready, "waiting for the guest to boot")
+
+    def run(self, command: str, timeout: float | None = None) -> Result:
+        """Runs shell commands in the guest, with no input, and waits for their end.
+
+        `timeout` is how long they may take; it takes the place of the limit on
+        silence. The end of the output is waited for, too, so a child that is
+        left behind must write elsewhere; see `start`.
+        """
+        self._control(lambda: self._agent.send_run(command))
+        code, output = self._wait(self._agent.finished, f"running: {command}", timeout)
+        return Result(command, code, output)
+
+    def start(self, command: str) -> Job:
+        """Runs shell commands in the background."""
+        self._jobs += 1
+        return Job(self, command, self._jobs)
+
+    def put(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        """Writes a small file in the guest."""
+        self.run(f": >{shlex.quote(path)}").ok()
+        for at in range(0, len(content), PUT_CHUNK):
+            self._append(path, content[at : at + PUT_CHUNK])
+        self.run(f"chmod {mode:o} {shlex.quote(path)}").ok()
+
+    def _append(self, path: str, chunk: bytes) -> None:
+        self._control(lambda: self._agent.send_put(path, chunk))
+        code, output = self._wait(self._agent.finished, f"putting {path}")
+        Result(f"put {path}", code, output).ok()
+
+    def get(self, path: str) -> bytes:
+        return self.run(f"cat {shlex.quote(path)}").ok().output
+
+    # --- the console --------------------------------------------------------
+
+    @property
+    def console(self) -> str:
+        """All that the guest has printed so far."""
+        self._take_in()
+        return self._console
+
+    def wait_console(self, pattern: str, timeout: float | None = None) -> re.Match[str]:
+        """Waits until the console holds the pattern; looks at what was printed before, too."""
+        regex = re.compile(pattern, re.MULTILINE)
+        return self._wait(lambda: regex.search(self._console), f"waiting for {pattern!r} on the console", timeout)
+
+    # --- ends ---------------------------------------------------------------
+
+    def kill(self) -> None:
+        """Cuts the power: writes that were completed stay, all else is gone."""
+        self._watchdog.cancel()
+        self.process.kill()
+        self._take_in()
+        self._agent.close()
+        self._qmp.close()
+        self._console_file.close()
+
+    def poweroff(self, command: str = "poweroff -f", timeout: float | None = None) -> None:
+        """Lets the guest power off, and waits until it did."""
+        self._control(lambda: self._agent.send_run(command))
+        self._wait(lambda: self._stopped or None, f"waiting for the guest to power off: {command}", timeout)
+        self._final_stats = self._control(self._disks.stats)
+        self.kill()
+        if self._stopped != "guest-shutdown":
+            raise Lost(f"the guest did not power off, QEMU says {self._stopped}: {command}", self._console)
+
+    def reset(self) -> None:
+        """Presses the reset button, and waits until the guest has booted again."""
+        self._execute("set-action", reboot="reset")
+        self._agent.forget()
+        self._resetting = True
+        self._execute("system_reset")
+        self.wait_boot()
+        self._resetting = False
+        self._execute("set-action", reboot="shutdown")
+
+    # --- the card, seen from outside -----------------------------------------
+
+    def pause(self) -> None:
+        self._execute("stop")
+
+    def cont(self) -> None:
+        self._execute("cont")
+
+    def card_stats(self, place: int = 0) -> DriveStats:
+        """What reached the card (or another drive) so far; also after poweroff()."""
+        if self._final_stats:
+            return self._final_stats[place]
+        return self._control(self._disks.stats)[place]
+
+    def fail_writes(self, sectors: range | None = None, place: int = 0) -> None:
+        """From now on, every write that touches one of the disk's sectors (None: any) ends with EIO."""
+        self._control(lambda: self._disks.fail("write", sectors, place))
+
+    def fail_reads(self, sectors: range | None = None, place: int = 0) -> None:
+        self._control(lambda: self._disks.fail("read", sectors, place))
+
+    def heal(self, place: int = 0) -> None:
+        """The disk works again."""
+        self._control(lambda: self._disks.heal(place))
+
+    def _execute(self, command: str, **arguments: str) -> None:
+        self._control(lambda: self._qmp.execute(command, **arguments))
+
+    def _control(self, action: Callable[[], T]) -> T:
+        """Asks QEMU something; a QEMU that doesn't answer is as lost as a guest that doesn't."""
+        if not self.process.alive():
+            self._take_in()
+            self._lose(self._why_lost())
+        try:
+            return action()
+        except OSError as error:
+            self._lose(f"QEMU does not answer ({error})")
+
+    # --- waiting ------------------------------------------------------------
+
+    def _wait(self, answer: Callable[[], T | None], what: str, timeout: float | None = None) -> T:
+        """Waits for an answer from the guest; every wait ends, and only an answer is one."""
+        begin = last_sign = time.monotonic()
+        while True:
+            if self._take_in():
+                last_sign = time.monotonic()
+            answered = answer()
+            if answered is not None:
+                return answered
+            now = time.monotonic()
+            if reason := self._why_lost(now - last_sign, now - begin, timeout):
+                self._lose(f"{reason}, {what}")
+            select.select([self._agent.fileno(), self._qmp.fileno()], [], [], POLL_SECONDS)
+
+    def _why_lost(self, silent: float = 0, taken: float = 0, timeout: float | None = None) -> str:
+        panic = re.search(r"Kernel panic - .*", self._console)
+        # A panic stops the guest once it has said all, except while resets are allowed.
+        if panic and (self._stopped or self._resetting):
+            return f"the guest panicked ({panic[0].strip()})"
+        if self._stopped:
+            return f"the guest stopped by itself ({self._stopped})"
+        if self._timed_out:
+            return f"the guest ran longer than its total limit of {self.total:g} s"
+        if not self.process.alive():
+            return f"QEMU died with status {self.process.popen.returncode} ({self.process.log or 'it said nothing'})"
+        if timeout and taken > timeout:
+            return f"the guest took longer than {timeout:g} s"
+        if not timeout and silent > self.inactivity:
+            return f"the guest was silent for {self.inactivity:g} s"
+        return ""
+
+    def _lose(self, reason: str) -> NoReturn:
+        partial = self._agent.partial().decode(errors="replace")
+        self.kill()
+        said = f"\n--- the command's output so far ---\n{tail(partial)}" if partial.strip() else ""
+        raise Lost(f"{reason}{said}", self._console)
+
+    def _take_in(self) -> bool:
+        """Reads what the guest and QEMU have said; True if the guest said anything."""
+        if self._console_file.closed:
+            return False
+        printed = self._console_file.read()
+        self._console += printed.decode(errors="replace").replace("\r\n", "\n")
+        received = self._agent.receive() if self.process.alive() else 0
+        if self.process.alive():
+            for event in self._qmp.events():
+                if event["event"] == "SHUTDOWN":
+                    self._stopped = event["data"]["reason"]
+        return bool(printed or received)
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self.process.popen.kill()

@@ -1,0 +1,64 @@
+"""What a guest's run can end in.
+
+pass   the guest answered, and the answer is right
+fail   the guest answered, and the answer is wrong: AssertionError
+lost   the guest did not answer: `Lost`
+
+Lost is kept apart from fail because it says nothing about the case that ran:
+the guest hung, panicked or rebooted, or QEMU died. It is never a pass.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+TAIL_LINES = 40
+# The BIOS clears the screen; a person's terminal should be left as it is.
+CONTROL = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|.)|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def tail(text: str, lines: int = TAIL_LINES) -> str:
+    """The last lines, fit to be printed."""
+    text = CONTROL.sub("", text)
+    return "\n".join(text.splitlines()[-lines:])
+
+
+class Lost(Exception):
+    """The guest stopped answering; the message says how, and what it last said."""
+
+    def __init__(self, what: str, console: str) -> None:
+        super().__init__(f"LOST: {what}\n--- end of the guest's console ---\n{tail(console)}")
+        self.what = what
+
+
+class CommandFailed(AssertionError):
+    """A command in the guest ended with a status other than the expected one."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command in the guest ended, and what it wrote to stdout and stderr."""
+
+    command: str
+    code: int
+    output: bytes
+
+    @property
+    def text(self) -> str:
+        return self.output.decode(errors="replace")
+
+    def ok(self) -> Result:
+        return self.exits(0)
+
+    def exits(self, code: int) -> Result:
+        if self.code != code:
+            raise CommandFailed(
+                f"the guest's command exited {self.code}, not {code}: {self.command}\n{tail(self.text)}"
+            )
+        return self
+
+    def fails(self) -> Result:
+        if self.code == 0:
+            raise CommandFailed(f"the guest's command should have failed: {self.command}\n{tail(self.text)}")
+        return self

@@ -132,12 +132,13 @@ fn phase(stack: &Stack) -> Phase {
         matches!(sealed.target(), Some(Target::SnapshotMerge { .. } | Target::Linear { .. }))
     });
     let states = [status(Name::Root), status(Name::Sealed)];
-    if states.contains(&Some(SnapshotStatus::Invalid)) {
+    // Between the handover and the swap the kernel calls root's old table Invalid.
+    if stack.root.is_some_and(|root| root.suspended) {
+        Phase::Suspended
+    } else if states.contains(&Some(SnapshotStatus::Invalid)) {
         Phase::Lost
     } else if states.contains(&Some(SnapshotStatus::MergeFailed)) {
         Phase::MergeFailed
-    } else if stack.root.is_some_and(|root| root.suspended) {
-        Phase::Suspended
     } else if merging {
         Phase::Merging
     } else if status(Name::Root) == Some(SnapshotStatus::Overflow) {

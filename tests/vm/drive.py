@@ -24,10 +24,13 @@ MAX_RULES = 1024
 
 @dataclass(frozen=True)
 class Throttle:
-    """A slow card: limits for reads and writes together; 0 is no limit."""
+    """A slow card: limits for reads and writes together; 0 is no limit. `VM.throttle` changes them."""
 
     iops: int = 0
     bytes_per_second: int = 0
+
+    def limits(self) -> dict[str, int]:
+        return {"iops-total": self.iops, "bps-total": self.bytes_per_second}
 
 
 @dataclass(frozen=True)
@@ -118,5 +121,4 @@ def _node(name: str, driver: str, **options: Any) -> dict[str, Any]:
 
 
 def _throttle_group(name: str, throttle: Throttle) -> dict[str, Any]:
-    limits = {"iops-total": throttle.iops, "bps-total": throttle.bytes_per_second}
-    return {"qom-type": "throttle-group", "id": f"{name}-limits", "limits": limits}
+    return {"qom-type": "throttle-group", "id": f"{name}-limits", "limits": throttle.limits()}

@@ -14,6 +14,7 @@ from typing import NoReturn, TypeVar
 from vm.agent import PUT_CHUNK, Agent
 from vm.card import Card
 from vm.disks import Disks, DriveStats
+from vm.drive import Throttle
 from vm.job import Job
 from vm.launch import CONSOLE_LOG, Machine, Process
 from vm.outcome import Lost, Result, tail
@@ -173,6 +174,10 @@ class VM:
     def heal(self, place: int = 0) -> None:
         """The disk works again."""
         self._control(lambda: self._disks.heal(place))
+
+    def throttle(self, limits: Throttle, place: int = 0) -> None:
+        """From now on the disk is so fast; it must have been booted with some throttle."""
+        self._control(lambda: self._disks.throttle(limits, place))
 
     def _execute(self, command: str, **arguments: str) -> None:
         self._control(lambda: self._qmp.execute(command, **arguments))

@@ -20,6 +20,8 @@ IDE_PLACES = ("bus=ide.0,unit=0", "bus=ide.0,unit=1", "bus=ide.1,unit=0", "bus=i
 EIO = 5
 # blkdebug takes one rule a sector, and QEMU reads many of them in quadratic time.
 MAX_RULES = 1024
+# As often as Linux repeats a FLUSH that fails
+FLUSH_TRIES = 6
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ def fault_options(name: str, below: str, sectors: range | None, iotype: str) -> 
     meets a rule. Below this node the card then sees the widened requests.
     """
     node = _node(f"{name}-fault", "blkdebug", image=below)
+    if iotype == "flush":
+        # Just some, since QEMU itself flushes when the node is taken out again.
+        node["inject-error"] = [_error(-1, iotype) | {"once": True}] * FLUSH_TRIES
+        return node
     if sectors is None:
         node["inject-error"] = [_error(-1, iotype)]
         return node

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use crate::cow::format::{self, CHUNK_BYTES, Chunk, Defect, Exception, PER_AREA};
-use crate::cow::view::{self, Areas};
+use crate::cow::view::{self, Areas, Budget};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::stack::{Device, Live, Name};
 use crate::sys::block::{self, ChunkReader};
 use crate::sys::dm::Control;
-use crate::sys::{loopdev, tmpfs};
+use crate::sys::{loopdev, memory, tmpfs};
 use crate::units::{Bytes, DevNo, Sectors};
 
 const NAME: &str = "cowflush-table";
@@ -26,11 +26,11 @@ pub fn build(control: &Control, sealed: &Device) -> Result<()> {
     let cow_size = block::size(cow)?;
     let table = read_table(cow, chunks(block::size(origin)?), chunks(cow_size))?;
 
-    let areas = Areas::new(&table);
+    let areas = Areas::new(&table, copy_budget());
     let data_start = areas.layout().data_start();
     let metadata = Sectors(data_start * CHUNK_SECTORS);
     let file = tmpfs::file(NAME, metadata.bytes())?;
-    write_areas(&file, areas).doing(|| "write the view's table")?;
+    write_areas(&file, areas, &mut ChunkReader::open(cow)?)?;
     let table_loop = loopdev::attach(&file, NAME, metadata.bytes())?;
 
     let linear = |device| Target::Linear { device, offset: Sectors(0) };
@@ -47,10 +47,22 @@ fn chunks(sectors: Sectors) -> u64 {
     sectors.0.div_ceil(CHUNK_SECTORS)
 }
 
-fn write_areas(file: &File, areas: Areas<'_>) -> std::io::Result<()> {
-    file.write_all_at(&format::header(), 0)?;
+/// A quarter of the memory that is available may go into copies: they make fewer and larger
+/// writes, and are given back after the merge.
+fn copy_budget() -> Budget {
+    memory::info().map_or(0, |memory| memory.available.0 / 4 / CHUNK_BYTES as u64)
+}
+
+fn write_areas(file: &File, areas: Areas<'_>, cow: &mut ChunkReader) -> Result<()> {
+    let put = |bytes: &[u8], chunk: u64| {
+        file.write_all_at(bytes, chunk * CHUNK_BYTES as u64).doing(|| "write the view's table")
+    };
+    put(&format::header(), 0)?;
     for area in areas {
-        file.write_all_at(&area.bytes[..], area.chunk * CHUNK_BYTES as u64)?;
+        for (from, to) in &area.copies {
+            put(&cow.read(*from)?[..], *to)?;
+        }
+        put(&area.bytes[..], area.chunk)?;
     }
     Ok(())
 }

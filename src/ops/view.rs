@@ -7,7 +7,7 @@ use crate::cow::format::{self, CHUNK_BYTES, Chunk, Defect, Exception, PER_AREA};
 use crate::cow::view::{self, Areas, Budget};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Exit, Result};
-use crate::stack::{Device, Live, Name};
+use crate::stack::{Device, Live, Mark, Name};
 use crate::sys::block::{self, ChunkReader};
 use crate::sys::dm::Control;
 use crate::sys::{loopdev, memory, tmpfs};
@@ -18,8 +18,8 @@ const CHUNK_SECTORS: u64 = format::CHUNK_SECTORS as u64;
 
 /// Writes a table over the sealed COW in the order of the card and makes [`Name::View`] of it.
 ///
-/// The device is made last: a view that exists is a whole one.
-pub fn build(control: &Control, sealed: &Device) -> Result<()> {
+/// `mark` is kept with it. Returns its number and how much it holds.
+pub fn build(control: &Control, sealed: &Device, mark: Option<Mark>) -> Result<(DevNo, Bytes)> {
     let Some(Target::Snapshot { origin, cow, .. }) = sealed.target() else {
         return Err(Error::new("build the view", "nothing is sealed"));
     };
@@ -38,8 +38,9 @@ pub fn build(control: &Control, sealed: &Device) -> Result<()> {
         Line { start: Sectors(0), length: metadata, target: linear(table_loop.number()) },
         Line { start: metadata, length: cow_size, target: linear(cow) },
     ];
-    control.create(Name::View)?;
-    control.replace(Name::View, &lines)
+    let number = control.create(Name::View, mark)?;
+    control.replace(Name::View, &lines)?;
+    Ok((number, Bytes(table.len() as u64 * CHUNK_BYTES as u64)))
 }
 
 /// Sectors to chunks; a last, partial chunk counts.
@@ -120,15 +121,9 @@ pub fn failed_sectors(view: &Device) -> Result<Option<(Sectors, Sectors)>> {
     }))
 }
 
-/// What is left of a store's table. The kernel's own count of a view is wrong until its first
-/// run is merged, and there is none of a store that overflowed.
+/// What is left of a store's table; the kernel has no count of a store that overflowed.
 pub fn left(store: DevNo) -> Result<Bytes> {
     let mut exceptions = 0;
     each_area(store, |area| exceptions += format::exceptions(area).count() as u64)?;
     Ok(Bytes(exceptions * CHUNK_BYTES as u64))
-}
-
-/// What a view still holds.
-pub fn left_of_view(view: &Device) -> Result<Bytes> {
-    table_device(view).map_or(Ok(Bytes(0)), left)
 }

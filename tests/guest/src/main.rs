@@ -4,6 +4,7 @@ mod classic;
 mod deny;
 mod killat;
 mod memory;
+mod pause;
 mod trace;
 mod writer;
 
@@ -26,6 +27,7 @@ enum Tool {
     Writer(writer::Writer),
     Classic(classic::Classic),
     Memory(memory::Memory),
+    Pause(pause::Pause),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Tool::Writer(tool) => tool.run(),
         Tool::Classic(tool) => tool.run(),
         Tool::Memory(tool) => tool.run(),
+        Tool::Pause(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("guest-tools: {error}");

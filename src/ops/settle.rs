@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::{quiet, seal, view};
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
@@ -37,6 +39,7 @@ pub fn settle(control: &Control, meter: &mut Meter, signals: &mut Held) -> Resul
             Step::StartMerge | Step::MergeInPlace | Step::RestartMerge | Step::Unmerge
                 if merging_since.is_some() =>
             {
+                end_quiet(&stack)?;
                 return Err(merge_failed(&stack));
             }
             Step::AwaitMerge => {
@@ -44,7 +47,11 @@ pub fn settle(control: &Control, meter: &mut Meter, signals: &mut Held) -> Resul
                 if settled.merged.0 == 0 {
                     settled.merged = sealed_bytes(&stack);
                 }
-                await_merge(control, meter, signals, settled.merged)?;
+                if let Some(signal) = await_merge(control, meter, signals, settled.merged)? {
+                    // The kernel goes on alone, so it had better flush by itself.
+                    end_quiet(&stack)?;
+                    return Err(interrupted(signal));
+                }
                 settled.time = begin.elapsed();
             }
             Step::StartMerge => {
@@ -176,34 +183,38 @@ fn replace(
     control.replace(Name::Sealed, &[Line::whole(length, target(origin, cow, chunk))])
 }
 
-/// Waits until the merge ends, well or badly; the caller looks at the stack to learn which.
+/// Waits until the merge ends, well or badly; the caller looks at the stack to learn which. Or
+/// until a signal comes.
 fn await_merge(
     control: &Control,
     meter: &mut Meter,
     signals: &mut Held,
     total: Bytes,
-) -> Result<()> {
+) -> Result<Option<Signal>> {
     meter.begin(total);
-    loop {
+    let signal = loop {
         let usage = observe(control)?.sealed.and_then(|sealed| sealed.usage());
         let left = match usage {
             Some(usage) if usage.data().0 > 0 => usage.data().bytes(),
-            _ => break,
+            _ => break None,
         };
         meter.show(left.min(total));
         if let Some(signal) = signals.arrived() {
-            meter.clear();
-            return Err(Error::new("wait for the end of the merge", format!("{signal} came"))
-                .advise(
-                    "The kernel goes on merging; `cowflush flush` finishes it, `cowflush status` \
-                     shows how far it is.",
-                )
-                .exit(Exit::Interrupted));
+            break Some(signal);
         }
         std::thread::sleep(POLL);
-    }
+    };
     meter.clear();
-    Ok(())
+    Ok(signal)
+}
+
+fn interrupted(signal: Signal) -> Error {
+    Error::new("wait for the end of the merge", format!("{signal} came"))
+        .advise(
+            "The kernel goes on merging; `cowflush flush` finishes it, `cowflush status` shows how \
+             far it is.",
+        )
+        .exit(Exit::Interrupted)
 }
 
 fn merge_failed(stack: &Stack) -> Error {

@@ -67,10 +67,9 @@ fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
     if mode != "deferring" {
         let access =
             mounting::root(&card.path(), Path::new(ROOT), card.filesystem.as_ref(), options)?;
-        log.info(&format!(
-            "root is the plain card {} ({access}): {reason} Every write goes to the card.",
-            card.name
-        ));
+        let why = if options.off { "as cowflush=off says" } else { "since it has no stack" };
+        let name = &card.name;
+        log.info(&format!("root is the plain card {name} ({access}), {why}: writes go to it."));
     }
     let note = format!("mode={mode}\ncard={}\nreason={reason}\n{}", card.name, log.text());
     if let Err(error) = run_dir::write(run_dir::BOOT, &note) {

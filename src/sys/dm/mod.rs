@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use crate::dm::target::Line;
 use crate::dm::{SnapshotStatus, Target};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 use crate::stack::{Device, Live, Mark, Name, Stack};
 use crate::units::DevNo;
 
@@ -115,7 +115,20 @@ impl Control {
     pub fn load(&self, name: Name, lines: &[Line]) -> Result<()> {
         self.ask(Request::Load, Message::load(name, lines), "load a table into", name.text())
             .map(drop)
-            .map_err(|error| error.advise("The kernel log (dmesg) has the reason."))
+            .map_err(|error| self.explain_load(error, name, lines))
+    }
+
+    /// The kernel answers the same to a bad table and to a target that it hasn't got.
+    fn explain_load(&self, error: Error, name: Name, lines: &[Line]) -> Error {
+        let kinds = lines.iter().map(|line| line.target.kind());
+        match kinds.into_iter().find(|kind| matches!(self.target_version(kind), Ok(None))) {
+            Some(kind) => Error::new(
+                format!("load a table into {}", name.text()),
+                format!("the kernel has no {kind} target"),
+            )
+            .advise("It needs CONFIG_DM_SNAPSHOT, or the module dm-snapshot."),
+            None => error.advise("The kernel log (dmesg) has the reason."),
+        }
     }
 
     /// Drops the inactive table.

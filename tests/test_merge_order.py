@@ -1,0 +1,119 @@
+"""What a flush writes to the card, request by request, as recorded outside the guest."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from vm import Card, writelog
+from vm.lab import Lab
+from vm.machine import VM
+from vm.writelog import Entry
+
+BOTH = pytest.mark.kernels("6.1", "6.12")
+FILE = "/root/scattered"
+# 200 blocks of a 4 MiB file in a random order, and a log that grows a line at a time between
+# them: neighbours on the card that are strangers on the COW.
+REWRITE = f"""
+awk 'BEGIN {{ srand(SEED); for (i = 0; i < 200; i++) print int(rand() * 1024) }}' |
+while read block; do
+    dd if=/dev/urandom of={FILE} bs=4k count=1 seek=$block conv=notrunc 2>/dev/null
+    echo "a line about block $block" >>/root/log
+done
+sync
+"""
+
+
+def prepare(vm: VM) -> None:
+    vm.run(f"dd if=/dev/urandom of={FILE} bs=64k count=64 2>/dev/null && cowflush flush", timeout=60).ok()
+
+
+def rewrite(vm: VM, seed: int) -> str:
+    """Rewrites blocks and returns the file's hash."""
+    vm.run(REWRITE.replace("SEED", str(seed)), timeout=60).ok()
+    return vm.run(f"sha256sum {FILE}").ok().text.split()[0]
+
+
+def write_cache(vm: VM) -> str:
+    return vm.run("cat /sys/block/sda/queue/write_cache").ok().text.strip()
+
+
+def assert_ascending(requests: list[Entry]) -> None:
+    end = 0
+    for entry in (entry for entry in requests if entry.data):
+        assert entry.sector >= end, f"sector {entry.sector} is written after {end}"
+        end = entry.sector + len(entry.data) // 512
+
+
+@BOTH
+def test_a_flush_writes_upwards_once_and_flushes_once(boot: Lab) -> None:
+    log = boot.directory / "writes.log"
+    card = boot.card()
+    blank = card.copy(boot.directory / "blank.img")
+    vm = boot(card, write_log=log)
+    prepare(vm)
+    flushed: list[tuple[int, str]] = []
+    for seed in range(3):
+        before = len(list(writelog.entries(log)))
+        expected = rewrite(vm, seed)
+        assert len(list(writelog.entries(log))) == before, "the card was written to between flushes"
+        vm.run("cowflush flush", timeout=60).ok()
+        requests = list(writelog.entries(log))[before:]
+        assert_ascending(requests)
+        sectors = [entry.sector + n for entry in requests for n in range(0, len(entry.data) // 512, 8)]
+        assert len(sectors) > 100
+        assert len(sectors) == len(set(sectors)), "a chunk was written twice in one flush"
+        assert [entry.is_flush for entry in requests].count(True) == 1
+        assert requests[-1].is_flush and not requests[-1].data
+        assert write_cache(vm) == "write back"
+        flushed.append((before + len(requests), expected))
+    vm.kill()
+
+    # The card as it was when each flush returned, rebuilt.
+    for count, expected in flushed:
+        then = blank.copy(boot.directory / f"then-{count}.img")
+        writelog.replay(iter(list(writelog.entries(log))[:count]), then.path)
+        then.fsck()
+        assert hashlib.sha256(then.read(FILE)).hexdigest() == expected
+
+
+def test_another_user_of_the_card_keeps_its_flushes(boot: Lab) -> None:
+    vm = boot()
+    prepare(vm)
+    vm.run("mkfs.ext2 /dev/sda2 >/dev/null && mkdir -p /run/other && mount /dev/sda2 /run/other").ok()
+    rewrite(vm, 1)
+    flush = vm.start("cowflush flush")
+    seen = vm.run("for i in $(seq 200); do cat /sys/block/sda/queue/write_cache; done | sort -u").ok().text
+    flush.wait().ok()
+    assert seen.strip() == "write back"
+    before = vm.card_stats()
+    rewrite(vm, 2)
+    vm.run("cowflush flush", timeout=60).ok()
+    assert (vm.card_stats() - before).flush_operations > 10
+    vm.kill()
+    vm.card.fsck()
+
+
+def test_the_write_cache_is_put_back_after_a_kill(boot: Lab) -> None:
+    vm = boot()
+    prepare(vm)
+    expected = rewrite(vm, 3)
+    # Killed while the kernel believes that there is no write cache.
+    script = """
+    n=1
+    while :; do
+        guest-tools killat $n cowflush flush >/run/out 2>&1
+        [ "$(cat /sys/block/sda/queue/write_cache)" = "write through" ] && exit 0
+        grep -q finished /run/out && exit 1
+        cowflush flush >/dev/null; sh /run/again; n=$((n + 1))
+    done
+    """
+    vm.run(f"echo 'echo x >>{FILE}.more' >/run/again")
+    vm.run(script.replace("n=1", "n=150", 1), timeout=100).ok()
+    vm.run("cowflush flush", timeout=60).ok()
+    assert write_cache(vm) == "write back"
+    vm.kill()
+    card: Card = vm.card
+    card.fsck()
+    assert hashlib.sha256(card.read(FILE)).hexdigest() == expected

@@ -2,7 +2,9 @@
 
 mod classic;
 mod deny;
+mod initmemory;
 mod killat;
+mod load;
 mod memory;
 mod trace;
 mod writer;
@@ -26,6 +28,8 @@ enum Tool {
     Writer(writer::Writer),
     Classic(classic::Classic),
     Memory(memory::Memory),
+    InitMemory(initmemory::InitMemory),
+    Load(load::Load),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
         Tool::Writer(tool) => tool.run(),
         Tool::Classic(tool) => tool.run(),
         Tool::Memory(tool) => tool.run(),
+        Tool::InitMemory(tool) => tool.run(),
+        Tool::Load(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("guest-tools: {error}");

@@ -1,0 +1,118 @@
+"""Rounds of the same work, flushed both ways in the same guest."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from benches import cowtable, ways
+from benches.cards import FOLDER, Speed, journal_blocks
+from benches.output import Row
+from benches.ways import CLASSIC, COWFLUSH
+from vm.card import Card
+from vm.lab import Lab
+from vm.machine import VM
+
+AIM_TIMES_SHORTER = 20
+MIB = 1 << 20
+# What is written before a flush, by key: bytes.
+LOADS = {"scattered": 8 * MIB, "sequential": 8 * MIB, "logs": MIB // 4}
+IDLE_SECONDS = 3
+TOTAL_SECONDS = 3000
+SUMMED = (
+    "seconds",
+    "merged_bytes",
+    "stall_us",
+    "longest_fsync_us",
+    "median_fsync_us",
+    "card_wr_operations",
+    "card_wr_bytes",
+    "card_flush_operations",
+)
+
+
+def measure(lab: Lab, card: Card, speed: Speed, rounds: int) -> dict[str, Any]:
+    journal = journal_blocks(card)
+    vm = lab(card.copy(lab.directory / f"{speed.name}.img"), throttle=speed.throttle, total=TOTAL_SECONDS)
+    figures: dict[str, Any] = {
+        "iops": speed.throttle.iops if speed.throttle else None,
+        "bytes_per_second": speed.throttle.bytes_per_second if speed.throttle else None,
+        "rounds": rounds,
+        "idle": ways.idle(vm, IDLE_SECONDS),
+        "loads": {kind: _rounds(vm, kind, size, rounds, journal) for kind, size in LOADS.items()},
+    }
+    vm.kill()
+    vm.card.fsck()
+    return figures
+
+
+def _rounds(vm: VM, kind: str, size: int, rounds: int, journal: set[int]) -> dict[str, Any]:
+    done: list[dict[str, Any]] = []
+    ways.flush(vm, COWFLUSH)  # so that every round begins with an empty COW
+    for number in range(rounds):
+        both = (COWFLUSH, CLASSIC) if number % 2 == 0 else (CLASSIC, COWFLUSH)
+        for way in both:
+            vm.run(f"guest-tools load {kind} {FOLDER} --bytes {size} --seed {number + 1}", timeout=300).ok()
+            cow = cowtable.measure(vm, journal)
+            plain = _plain_write(vm, cow["chunks"] * cowtable.CHUNK)
+            done.append({"round": number, "cow": cow, "plain_write_seconds": plain, **ways.flush(vm, way)})
+    return {"bytes": size, "rounds": done, **_summary(done)}
+
+
+def _plain_write(vm: VM, size: int) -> float:
+    """Seconds to write as much to the card in one piece, on the partition that is not mounted."""
+    size_k = size // 1024
+    command = f"dd if=/dev/zero of=/dev/sda2 bs=64k count={size_k // 64 + 1} oflag=direct conv=fsync 2>/dev/null"
+    return ways.timed(vm, command)[1] * size_k / (64 * (size_k // 64 + 1))
+
+
+def _summary(done: list[dict[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for way in (COWFLUSH, CLASSIC):
+        mine = [one for one in done if one["way"] == way]
+        summary[way] = {key: _middle([one[key] for one in mine]) for key in SUMMED}
+        summary[way]["of_plain_write"] = _middle([one["seconds"] / one["plain_write_seconds"] for one in mine])
+    summary["cow"] = {key: _middle([one["cow"][key] for one in done]) for key in done[0]["cow"]}
+    fsync = {way: summary[way]["longest_fsync_us"] for way in (COWFLUSH, CLASSIC)}
+    summary["times_shorter"] = {
+        "median": fsync[CLASSIC]["median"] / fsync[COWFLUSH]["median"],
+        "worst": fsync[CLASSIC]["median"] / fsync[COWFLUSH]["worst"],
+    }
+    return summary
+
+
+def _middle(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "worst": max(values)}
+
+
+def rows(speed: str, figures: dict[str, Any]) -> list[Row]:
+    found = [Row(f"{speed}: longest fsync, no flush", _ms(figures["idle"]["longest_fsync_us"]))]
+    for kind, load in figures["loads"].items():
+        found += _load_rows(f"{speed}, {kind}", load)
+    return found
+
+
+def _load_rows(where: str, load: dict[str, Any]) -> list[Row]:
+    cow, times = load["cow"], load["times_shorter"]
+    shape = f"{cow['journal_chunks']['median']:.0f} of the journal; {cow['runs']['median']:.0f} runs"
+    shape += f", {cow['ranges']['median']:.0f} ranges on the card"
+    found = [Row(f"{where}: chunks in the COW", f"{cow['chunks']['median']:.0f}", shape)]
+    for way in (COWFLUSH, CLASSIC):
+        mine = load[way]
+        middle = {key: values["median"] for key, values in mine.items()}
+        longest, worst = mine["longest_fsync_us"]["median"], mine["longest_fsync_us"]["worst"]
+        label = f"{where}, {way}"
+        note = f"worst {_ms(worst)}, median of all {_ms(middle['median_fsync_us'])}"
+        found.append(Row(f"{label}: longest fsync", _ms(longest), note))
+        found.append(Row(f"{label}: root suspended", _ms(middle["stall_us"]), f"worst {_ms(mine['stall_us']['worst'])}"))
+        ratio = f"{middle['of_plain_write']:.1f} times a plain write of {middle['merged_bytes'] / MIB:.1f} MiB"
+        found.append(Row(f"{label}: flush", f"{middle['seconds']:.2f} s", ratio))
+        reached = f"{middle['card_wr_bytes'] / MIB:.1f} MiB, {middle['card_flush_operations']:.0f} FLUSHes"
+        found.append(Row(f"{label}: writes to the card", f"{middle['card_wr_operations']:.0f}", reached))
+    aim = f"with cowflush's worst: {times['worst']:.1f} times (aim: {AIM_TIMES_SHORTER})"
+    found.append(Row(f"{where}: longest fsync is shorter", f"{times['median']:.1f} times", aim))
+    return found
+
+
+def _ms(microseconds: float) -> str:
+    return f"{microseconds / 1000:.1f} ms"

@@ -48,10 +48,11 @@ def measure(lab: Lab, card: Card, speed: Speed, rounds: int) -> dict[str, Any]:
 
 def _rounds(vm: VM, kind: str, size: int, rounds: int, journal: set[int]) -> dict[str, Any]:
     done: list[dict[str, Any]] = []
-    ways.flush(vm, COWFLUSH)  # so that every round begins with an empty COW
     for number in range(rounds):
         both = (COWFLUSH, CLASSIC) if number % 2 == 0 else (CLASSIC, COWFLUSH)
         for way in both:
+            # Each begins with an empty COW, not with what the last writer still wrote.
+            vm.run("cowflush flush", timeout=ways.FLUSH_SECONDS).ok()
             vm.run(f"guest-tools load {kind} {FOLDER} --bytes {size} --seed {number + 1}", timeout=300).ok()
             cow = cowtable.measure(vm, journal)
             plain = _plain_write(vm, cow["chunks"] * cowtable.CHUNK)
@@ -85,33 +86,39 @@ def _middle(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "worst": max(values)}
 
 
+HEADER = ("longest fsync", "worst", "suspended", "flush", "by plain write", "writes", "MiB", "FLUSHes")
+
+
 def rows(speed: str, figures: dict[str, Any]) -> list[Row]:
-    found = [Row(f"{speed}: longest fsync, no flush", _ms(figures["idle"]["longest_fsync_us"]))]
+    idle = figures["idle"]["longest_fsync_us"]
+    found = [Row(f"{speed} card: longest fsync, no flush", _ms(idle)), Row(f"{speed} card", *HEADER)]
     for kind, load in figures["loads"].items():
-        found += _load_rows(f"{speed}, {kind}", load)
+        found += [Row(f"  {kind}, {way}", *_cells(load[way])) for way in (COWFLUSH, CLASSIC)]
+        times = load["times_shorter"]
+        aim = f"with cowflush's worst {times['worst']:.1f} (aim: {AIM_TIMES_SHORTER})"
+        found.append(Row("    longest fsync, times shorter", f"{times['median']:.1f}", aim))
+        found.append(Row(f"    in the COW: {_shape(load['cow'])}"))
     return found
 
 
-def _load_rows(where: str, load: dict[str, Any]) -> list[Row]:
-    cow, times = load["cow"], load["times_shorter"]
-    shape = f"{cow['journal_chunks']['median']:.0f} of the journal; {cow['runs']['median']:.0f} runs"
-    shape += f", {cow['ranges']['median']:.0f} ranges on the card"
-    found = [Row(f"{where}: chunks in the COW", f"{cow['chunks']['median']:.0f}", shape)]
-    for way in (COWFLUSH, CLASSIC):
-        mine = load[way]
-        middle = {key: values["median"] for key, values in mine.items()}
-        longest, worst = mine["longest_fsync_us"]["median"], mine["longest_fsync_us"]["worst"]
-        label = f"{where}, {way}"
-        note = f"worst {_ms(worst)}, median of all {_ms(middle['median_fsync_us'])}"
-        found.append(Row(f"{label}: longest fsync", _ms(longest), note))
-        found.append(Row(f"{label}: root suspended", _ms(middle["stall_us"]), f"worst {_ms(mine['stall_us']['worst'])}"))
-        ratio = f"{middle['of_plain_write']:.1f} times a plain write of {middle['merged_bytes'] / MIB:.1f} MiB"
-        found.append(Row(f"{label}: flush", f"{middle['seconds']:.2f} s", ratio))
-        reached = f"{middle['card_wr_bytes'] / MIB:.1f} MiB, {middle['card_flush_operations']:.0f} FLUSHes"
-        found.append(Row(f"{label}: writes to the card", f"{middle['card_wr_operations']:.0f}", reached))
-    aim = f"with cowflush's worst: {times['worst']:.1f} times (aim: {AIM_TIMES_SHORTER})"
-    found.append(Row(f"{where}: longest fsync is shorter", f"{times['median']:.1f} times", aim))
-    return found
+def _cells(way: dict[str, dict[str, float]]) -> list[str]:
+    middle = {key: values["median"] for key, values in way.items()}
+    return [
+        _ms(middle["longest_fsync_us"]),
+        _ms(way["longest_fsync_us"]["worst"]),
+        _ms(middle["stall_us"]),
+        f"{middle['seconds']:.2f} s",
+        f"{middle['of_plain_write']:.1f}",
+        f"{middle['card_wr_operations']:.0f}",
+        f"{middle['card_wr_bytes'] / MIB:.1f}",
+        f"{middle['card_flush_operations']:.0f}",
+    ]
+
+
+def _shape(cow: dict[str, dict[str, float]]) -> str:
+    middle = {key: f"{values['median']:.0f}" for key, values in cow.items()}
+    chunks = f"{middle['chunks']} chunks, {middle['journal_chunks']} of them journal"
+    return f"{chunks}; {middle['runs']} runs, {middle['ranges']} ranges, {middle['erase_blocks']} erase blocks"
 
 
 def _ms(microseconds: float) -> str:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
+LABEL = 40
+CELL = 15
 
-    what: str
-    value: str
-    note: str = ""
+
+class Row:
+    """One line of the table: what, and its cells."""
+
+    def __init__(self, what: str, *cells: str) -> None:
+        self.what = what
+        self.cells = cells
+
+    def __str__(self) -> str:
+        # A last cell that is a sentence may be as long as it likes.
+        cells = (f"{cell:>{CELL}}" if len(cell) <= CELL else f"   {cell}" for cell in self.cells)
+        return f"{self.what:<{LABEL}}{''.join(cells)}".rstrip()
 
 
 def save(directory: Path, name: str, figures: dict[str, Any]) -> None:
@@ -26,4 +33,4 @@ def save(directory: Path, name: str, figures: dict[str, Any]) -> None:
 def show(rows: Iterable[Row]) -> None:
     """Prints as it goes: a bench takes minutes."""
     for row in rows:
-        print(f"{row.what:<52} {row.value:>12}  {row.note}".rstrip(), flush=True)
+        print(row, flush=True)

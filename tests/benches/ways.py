@@ -15,7 +15,7 @@ FLUSH_SECONDS = 300
 WRITER = "/root/bench/writer"
 STOP = "/run/_root_bench_writer.stop"
 # Lines before and after the flush, so that the writer is well at work when it begins.
-MARGIN_SECONDS = 0.5
+MARGIN_SECONDS = 0.2
 
 
 def flush(vm: VM, way: str, command: str = "") -> dict[str, Any]:
@@ -45,7 +45,8 @@ def idle(vm: VM, seconds: float) -> dict[str, Any]:
 
 def timed(vm: VM, command: str) -> tuple[str, float]:
     """A command's output, and how long it took by the guest's clock (which ticks every 10 ms)."""
-    script = f"read begin rest </proc/uptime; {command}; code=$?; read end rest </proc/uptime; echo $begin $end; exit $code"
+    now = "rest </proc/uptime"
+    script = f"read begin {now}; {command}; code=$?; read end {now}; echo $begin $end; exit $code"
     *lines, times = vm.run(script, FLUSH_SECONDS).ok().text.splitlines()
     begin, end = map(float, times.split())
     return "\n".join(lines), end - begin

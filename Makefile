@@ -25,7 +25,7 @@ shell: guest kernel-6.1 ## Boot the same and get a shell in it
 
 test: build ## All tests: on this machine, then in QEMU
 	$(CARGO) test --workspace --locked
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest -n 2 tests
 
 bench: build ## Sizes, memory, boot time, and flushes beside the classic recipe (15 minutes)
 	$(PYTHON) tests/bench.py

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use crate::dm::target::Line;
 use crate::dm::{SnapshotStatus, Target};
 use crate::error::{Doing, Result};
-use crate::stack::{Device, Live, Name, Stack};
+use crate::stack::{Device, Live, Mark, Name, Stack};
 use crate::units::{DevNo, Sectors};
 
 /// Where the kernel takes the ioctls.
@@ -285,7 +285,9 @@ impl Control {
         header.event_nr = 0;
         // The kernel refuses a message that names its device twice.
         header.dev = 0;
-        header.uuid = [0; 129];
+        if !matches!(request, Request::Create) {
+            header.uuid = [0; 129];
+        }
         // SAFETY: every request in `Request` takes a `struct dm_ioctl` with data_size bytes
         // behind the pointer; `Message` is that struct with its buffer (sizes asserted above),
         // initialised, exclusively borrowed, and outlives the call.
@@ -329,9 +331,13 @@ impl Control {
         Ok(message.target_types().find(|(name, _)| *name == kind).map(|(_, version)| version))
     }
 
-    /// Makes a device without a table.
-    pub fn create(&self, name: Name) -> Result<DevNo> {
-        Ok(self.ask(Request::Create, Message::about(name), "create", name.text())?.number())
+    /// Makes a device without a table. `mark` is kept with the device, as its uuid.
+    pub fn create(&self, name: Name, mark: Option<Mark>) -> Result<DevNo> {
+        let mut message = Message::about(name);
+        if let Some(mark) = mark {
+            put_text(&mut message.header.uuid, &mark.text());
+        }
+        Ok(self.ask(Request::Create, message, "create", name.text())?.number())
     }
 
     /// Removes a device, and with it the last use of the loop devices under it.
@@ -384,6 +390,7 @@ impl Control {
             suspended: info.is_suspended(),
             inactive: info.has(INACTIVE_PRESENT),
             live: info.has_live().then(|| live(&info, &table)),
+            mark: Mark::parse(text(&info.header.uuid)),
         }))
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from dataclasses import dataclass
 from typing import Any
 
 from benches.output import Row
@@ -20,46 +21,62 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 # The guest's clock then counts instructions: 8 ns each.
 ICOUNT = "shift=3"
+COUNTED_BOOTS = 3
+
+
+@dataclass(frozen=True)
+class Boot:
+    seconds: float
+    reads: int
+    read_bytes: int
 
 
 def measure(lab: Lab, boots: int) -> dict[str, Any]:
     card = lab.card()
-    figures: dict[str, Any] = {"boots": boots, "icount": ICOUNT}
-    for clock, icount in (("timed", ""), ("counted", ICOUNT)):
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        for _ in range(boots if not icount else 2):
-            # In turn, so that what else the host does meets all of them.
-            for way, options in WAYS.items():
-                seconds[way].append(_boot(lab, card, icount=icount, **options))
-        figures[clock] = {way: _summary(values, seconds[DIRECT]) for way, values in seconds.items()}
+    figures: dict[str, Any] = {"icount": ICOUNT}
+    for clock, icount, count in (("counted", ICOUNT, COUNTED_BOOTS), ("timed", "", boots)):
+        done: dict[str, list[Boot]] = {way: [] for way in WAYS}
+        for number in range(count):
+            # In turn, and each in each place, so that what else the host does meets all alike.
+            for place in range(len(WAYS)):
+                way = list(WAYS)[(number + place) % len(WAYS)]
+                done[way].append(_boot(lab, card, icount=icount, **WAYS[way]))
+        figures[clock] = {way: _summary(mine, done[DIRECT]) for way, mine in done.items()}
     return figures
 
 
-def _boot(lab: Lab, card: Card, **options: Any) -> float:
+def _boot(lab: Lab, card: Card, **options: Any) -> Boot:
     vm = lab(card.copy(lab.directory / "boot.img"), **options)
+    stats = vm.card_stats()
     found = re.search(r"^\[ *(\d+\.\d+)\] vm: boot complete$", vm.run("dmesg").ok().text, re.MULTILINE)
     vm.kill()
     if not found:
         raise RuntimeError("the kernel's log does not have the line that ends a boot")
-    return float(found[1])
+    return Boot(float(found[1]), stats.rd_operations, stats.rd_bytes)
 
 
-def _summary(seconds: list[float], direct: list[float]) -> dict[str, Any]:
+def _summary(mine: list[Boot], direct: list[Boot]) -> dict[str, Any]:
+    seconds, others = [boot.seconds for boot in mine], [boot.seconds for boot in direct]
     return {
         "seconds": seconds,
         "median_seconds": statistics.median(seconds),
-        "spread_seconds": max(seconds) - min(seconds),
-        "added_seconds": statistics.median(seconds) - statistics.median(direct),
+        "shortest_seconds": min(seconds),
+        "longest_seconds": max(seconds),
+        "added_median_seconds": statistics.median(seconds) - statistics.median(others),
+        "added_shortest_seconds": min(seconds) - min(others),
+        "card_reads": statistics.median(boot.reads for boot in mine),
+        "card_read_bytes": statistics.median(boot.read_bytes for boot in mine),
     }
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
     found = []
-    for clock in ("timed", "counted"):
+    for clock in ("counted", "timed"):
         for way, values in figures[clock].items():
-            value = f"{values['median_seconds']:.3f} s"
-            note = f"spread {values['spread_seconds']:.3f} s"
+            spread = f"{values['shortest_seconds']:.3f} to {values['longest_seconds']:.3f} s"
+            note = f"{spread}; {values['card_reads']:.0f} reads, {values['card_read_bytes'] / 1024:.0f} KiB"
             if way != DIRECT:
-                note = f"adds {values['added_seconds']:+.3f} s (aim: {AIM_SECONDS} s), {note}"
-            found.append(Row(f"boot, {way}, {clock}", value, note))
+                median, shortest = values["added_median_seconds"], values["added_shortest_seconds"]
+                note += f"; adds {median:+.3f} s, of the shortest {shortest:+.3f} s (aim: {AIM_SECONDS} s)"
+            found.append(Row(f"boot, {way}, {clock}", f"{values['median_seconds']:.3f} s", note))
     return found

@@ -16,6 +16,7 @@ WRITER = "/root/bench/writer"
 STOP = "/run/_root_bench_writer.stop"
 # Lines before and after the flush, so that the writer is well at work when it begins.
 MARGIN_SECONDS = 0.2
+TICK_SECONDS = 0.01
 
 
 def flush(vm: VM, way: str, command: str = "") -> dict[str, Any]:
@@ -44,7 +45,7 @@ def idle(vm: VM, seconds: float) -> dict[str, Any]:
 
 
 def timed(vm: VM, command: str) -> tuple[str, float]:
-    """A command's output, and how long it took by the guest's clock (which ticks every 10 ms)."""
+    """A command's output, and how long it took by the guest's clock (see TICK_SECONDS)."""
     now = "rest </proc/uptime"
     script = f"read begin {now}; {command}; code=$?; read end {now}; echo $begin $end; exit $code"
     *lines, times = vm.run(script, FLUSH_SECONDS).ok().text.splitlines()

@@ -7,6 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from benches.cards import SLOW
 from benches.output import Row
 from vm.card import Card
 from vm.lab import Lab
@@ -34,14 +35,19 @@ class Boot:
 def measure(lab: Lab, boots: int) -> dict[str, Any]:
     card = lab.card()
     figures: dict[str, Any] = {"icount": ICOUNT}
-    for clock, icount, count in (("counted", ICOUNT, COUNTED_BOOTS), ("timed", "", boots)):
+    kinds: dict[str, tuple[int, dict[str, Any]]] = {
+        "counted": (COUNTED_BOOTS, {"icount": ICOUNT}),
+        "timed": (boots, {}),
+        "slow": (boots, {"throttle": SLOW.throttle}),
+    }
+    for kind, (count, machine) in kinds.items():
         done: dict[str, list[Boot]] = {way: [] for way in WAYS}
         for number in range(count):
             # In turn, and each in each place, so that what else the host does meets all alike.
             for place in range(len(WAYS)):
                 way = list(WAYS)[(number + place) % len(WAYS)]
-                done[way].append(_boot(lab, card, icount=icount, **WAYS[way]))
-        figures[clock] = {way: _summary(mine, done[DIRECT]) for way, mine in done.items()}
+                done[way].append(_boot(lab, card, **machine, **WAYS[way]))
+        figures[kind] = {way: _summary(mine, done[DIRECT]) for way, mine in done.items()}
     return figures
 
 
@@ -71,12 +77,12 @@ def _summary(mine: list[Boot], direct: list[Boot]) -> dict[str, Any]:
 
 def rows(figures: dict[str, Any]) -> list[Row]:
     found = []
-    for clock in ("counted", "timed"):
-        for way, values in figures[clock].items():
+    for kind in ("counted", "timed", "slow"):
+        for way, values in figures[kind].items():
             spread = f"{values['shortest_seconds']:.3f} to {values['longest_seconds']:.3f} s"
             note = f"{spread}; {values['card_reads']:.0f} reads, {values['card_read_bytes'] / 1024:.0f} KiB"
             if way != DIRECT:
                 median, shortest = values["added_median_seconds"], values["added_shortest_seconds"]
                 note += f"; adds {median:+.3f} s, of the shortest {shortest:+.3f} s (aim: {AIM_SECONDS} s)"
-            found.append(Row(f"boot, {way}, {clock}", f"{values['median_seconds']:.3f} s", note))
+            found.append(Row(f"boot, {way}, {kind}", f"{values['median_seconds']:.3f} s", note))
     return found

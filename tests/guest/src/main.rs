@@ -2,7 +2,9 @@
 
 mod classic;
 mod deny;
+mod initmemory;
 mod killat;
+mod load;
 mod memory;
 mod pause;
 mod trace;
@@ -27,6 +29,8 @@ enum Tool {
     Writer(writer::Writer),
     Classic(classic::Classic),
     Memory(memory::Memory),
+    InitMemory(initmemory::InitMemory),
+    Load(load::Load),
     Pause(pause::Pause),
 }
 
@@ -40,6 +44,8 @@ fn main() -> ExitCode {
         Tool::Writer(tool) => tool.run(),
         Tool::Classic(tool) => tool.run(),
         Tool::Memory(tool) => tool.run(),
+        Tool::InitMemory(tool) => tool.run(),
+        Tool::Load(tool) => tool.run(),
         Tool::Pause(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {

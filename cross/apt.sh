@@ -19,6 +19,14 @@ debian_entries() {
         sort -u
 }
 
+# candidate PACKAGE: the version that the machine's own package lists offer, for a
+# key: what was built from an older one is then built anew. One word in any case.
+candidate() {
+    local version
+    version=$(apt-cache policy "$1" | awk '$1 == "Candidate:" { print $2 }')
+    printf '%s\n' "$1-${version:-unknown}"
+}
+
 # private_apt TYPE ARCH: sets up a private apt state in $work/apt for packages
 # of ARCH (TYPE deb) or for source packages (TYPE deb-src).
 private_apt() {

@@ -14,7 +14,7 @@ packages=(
     linux-source-6.1 linux-source-6.12
     # machines to boot, cards to put into them, tests
     qemu-system-x86 e2fsprogs fdisk gdisk
-    python3 python3-pytest python3-pexpect
+    python3 python3-pytest python3-pytest-xdist
 )
 
 [ -f /etc/debian_version ] || die "this is not Debian, and the build needs Debian 12's packages"

@@ -5,7 +5,11 @@
 //! * [`sys`] is the kernel layer: every `unsafe` and every ioctl is there.
 //! * [`ops`] runs what was decided; [`commands`] is one file a subcommand.
 
-#![deny(missing_docs)]
+// What input can't make panic is a rule for the product; a test may.
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 pub mod boot;
 pub mod cow;
@@ -14,5 +18,6 @@ pub mod error;
 pub mod ops;
 pub mod report;
 pub mod stack;
+#[allow(unsafe_code)]
 pub mod sys;
 pub mod units;

@@ -1,6 +1,8 @@
 //! The `cowflush` command: reads its arguments and runs one subcommand.
 
 #![forbid(unsafe_code)]
+// Public items of a binary are nobody's interface.
+#![allow(missing_docs)]
 
 mod cli;
 mod commands;

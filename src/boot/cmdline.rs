@@ -7,7 +7,7 @@ use crate::cow::size::Size;
 use crate::units::{Bytes, decimal};
 
 /// What the command line asks for. Whatever it does not say has the kernel's default.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `root=`.
     pub root: Option<Reference>,
@@ -31,24 +31,6 @@ pub struct Options {
     pub size: Size,
     /// What was not understood, as sentences; the default holds for each.
     pub complaints: Vec<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            root: None,
-            types: Vec::new(),
-            flags: String::new(),
-            writable: false,
-            wait_for_ever: false,
-            delay: 0,
-            init: None,
-            panic: 0,
-            off: false,
-            size: Size::default(),
-            complaints: Vec::new(),
-        }
-    }
 }
 
 impl Options {

@@ -17,11 +17,11 @@ pub fn build(card: &Candidate, limit: Bytes) -> Result<DevNo> {
 }
 
 fn put_together(control: &Control, card: &Candidate, limit: Bytes) -> Result<DevNo> {
-    let origin = control.create(Name::Origin)?;
+    let origin = control.create(Name::Origin, None)?;
     let linear = Target::Linear { device: card.number, offset: Sectors(0) };
     control.replace(Name::Origin, &[Line::whole(card.size, linear)])?;
     let cow = cowfile::create(limit, limit)?;
-    let root = control.create(Name::Root)?;
+    let root = control.create(Name::Root, None)?;
     let snapshot = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
     control.replace(Name::Root, &[Line::whole(card.size, snapshot)])?;
     Ok(root)

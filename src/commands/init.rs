@@ -1,7 +1,8 @@
 //! `cowflush init`: PID 1 of the initramfs.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,8 @@ use cowflush::boot::{handover, mounting, rescue, stacking};
 use cowflush::error::{Error, Result};
 use cowflush::ops::run_dir;
 use cowflush::stack::Name;
-use cowflush::sys::memory;
-use cowflush::units::Bytes;
+use cowflush::sys::{block, memory};
+use cowflush::units::{Bytes, DevNo};
 
 /// Where root is mounted before it becomes the root.
 const ROOT: &str = "/sysroot";
@@ -66,10 +67,9 @@ fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
     if mode != "deferring" {
         let access =
             mounting::root(&card.path(), Path::new(ROOT), card.filesystem.as_ref(), options)?;
-        log.info(&format!(
-            "root is the plain card {} ({access}): {reason} Every write goes to the card.",
-            card.name
-        ));
+        let why = if options.off { "as cowflush=off says" } else { "since it has no stack" };
+        let name = &card.name;
+        log.info(&format!("root is the plain card {name} ({access}), {why}: writes go to it."));
     }
     let note = format!("mode={mode}\ncard={}\nreason={reason}\n{}", card.name, log.text());
     if let Err(error) = run_dir::write(run_dir::BOOT, &note) {
@@ -82,10 +82,8 @@ fn mount_stacked(card: &Candidate, options: &Options, log: &mut Log) -> Result<(
     let memory = memory::info()?;
     let limit = options.size.limit(memory.total, memory.available);
     let number = stacking::build(card, limit)?;
-    let device = format!("/dev/dm-{}", number.minor);
-    link_node(&device);
-    let mounted =
-        mounting::root(Path::new(&device), Path::new(ROOT), card.filesystem.as_ref(), options);
+    let device = link_node(number);
+    let mounted = mounting::root(&device, Path::new(ROOT), card.filesystem.as_ref(), options);
     let access = mounted.inspect_err(|_| stacking::dismantle())?;
     log.info(&boot_line(card, access, limit));
     Ok(())
@@ -102,11 +100,13 @@ fn boot_line(card: &Candidate, access: &str, limit: Bytes) -> String {
     )
 }
 
-/// The name that people expect; udev, where it runs, makes the same.
-fn link_node(device: &str) {
-    let _ = std::fs::create_dir_all("/dev/mapper");
+/// Makes the name that people expect, as udev would, and that mount tables then show.
+fn link_node(root: DevNo) -> PathBuf {
+    let node = block::path(root);
     let link = Path::new("/dev/mapper").join(Name::Root.text());
-    let _ = std::os::unix::fs::symlink(device.replace("/dev/", "../"), link);
+    let target = Path::new("..").join(block::name(root));
+    let linked = std::fs::create_dir_all("/dev/mapper").and_then(|()| symlink(target, &link));
+    if linked.is_ok() { link } else { node }
 }
 
 /// Waits until the card is there.

@@ -81,7 +81,7 @@ fn to_text(report: &Report) -> String {
     line(
         "mode",
         &match mode {
-            Mode::Deferring => format!("deferring: writes stay in RAM, {card} is read only from"),
+            Mode::Deferring => format!("deferring: writes stay in RAM, {card} is only read"),
             Mode::WriteThrough => format!("write-through: writes go to {card}"),
         },
     );

@@ -6,9 +6,13 @@
 //! backward walk touches the card in strictly ascending order: the entry nearest to the table's
 //! end has the lowest old chunk, and inside a run the order is ascending, as the kernel wants it.
 //!
-//! A view is a device of two parts: metadata of our own (a sparse file that only holds the
-//! header and the areas) and the sealed COW behind it, whose chunks keep their place shifted by
-//! [`Layout::data_start`].
+//! A view is a device of two parts: a sparse file of our own that holds the header and the areas,
+//! and the sealed COW behind it, whose chunks keep their place shifted by [`Layout::data_start`].
+//!
+//! Chunks that are neighbours on the card are often strangers on the COW: a log that grows is
+//! written a block at a time. Each would be a run, so a write and a FLUSH, of its own. The view
+//! has free places behind each area, as many as the area has entries; a chunk that is copied there
+//! stands in the order of the card. A [`Budget`] says for how many there is memory.
 
 use super::format::{self, CHUNK_BYTES, Chunk, Exception, PER_AREA};
 
@@ -23,11 +27,15 @@ impl Layout {
     /// First chunk of the view that is chunk 0 of the sealed COW.
     ///
     /// The kernel reads areas until it finds one that is not full, so there is one area more
-    /// than full ones, and the data begins behind that.
+    /// than full ones. Behind it come its entries' places for copies, then the COW.
     pub const fn data_start(&self) -> u64 {
-        format::area_chunk(self.exceptions / PER_AREA).saturating_add(1)
+        let last_area = format::area_chunk(self.exceptions / PER_AREA);
+        last_area.saturating_add(1 + self.exceptions % PER_AREA)
     }
 }
+
+/// How many chunks may be copied into the view.
+pub type Budget = u64;
 
 /// One metadata area of a view.
 pub struct Area {
@@ -35,6 +43,8 @@ pub struct Area {
     pub chunk: u64,
     /// What it holds.
     pub bytes: Box<Chunk>,
+    /// What to copy: from that chunk of the sealed COW to that chunk of the view.
+    pub copies: Vec<(u64, u64)>,
 }
 
 /// Builds the metadata areas of a view, the last one first.
@@ -44,20 +54,35 @@ pub struct Areas<'a> {
     /// What is not placed yet, ascending; the table is filled from its end.
     rest: &'a [Exception],
     layout: Layout,
+    budget: Budget,
     /// The area to build next; `None` when all are built.
     area: Option<u64>,
 }
 
 impl<'a> Areas<'a> {
     /// Starts with the area that holds the table's end (and possibly nothing else).
-    pub fn new(sorted: &'a [Exception]) -> Self {
+    pub fn new(sorted: &'a [Exception], budget: Budget) -> Self {
         let layout = Layout { exceptions: sorted.len() as u64 };
-        Self { rest: sorted, layout, area: Some(layout.exceptions / PER_AREA) }
+        Self { rest: sorted, layout, budget, area: Some(layout.exceptions / PER_AREA) }
     }
 
     /// Where the parts stand.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// Takes the next piece, at most `most` entries, that will be one run; and whether it has to
+    /// be copied for that.
+    fn take(&mut self, most: usize) -> (&'a [Exception], bool) {
+        let on_cow = run_length(self.rest).min(most);
+        let on_card = neighbours(self.rest).min(most);
+        let copy = on_card > on_cow && on_card as u64 <= self.budget;
+        if copy {
+            self.budget -= on_card as u64;
+        }
+        let (piece, rest) = self.rest.split_at(if copy { on_card } else { on_cow });
+        self.rest = rest;
+        (piece, copy)
     }
 }
 
@@ -67,24 +92,39 @@ impl Iterator for Areas<'_> {
     fn next(&mut self) -> Option<Area> {
         let area = self.area?;
         self.area = area.checked_sub(1);
+        let chunk = format::area_chunk(area);
         let mut bytes = Box::new([0; CHUNK_BYTES]);
-        let data_start = self.layout.data_start();
+        let mut copies = Vec::new();
         // What belongs into this area is the lowest part of the rest, since areas are built
         // from the last to the first.
-        let mut free = self.rest.len() - (area * PER_AREA) as usize;
+        let mut free = self.rest.len().saturating_sub((area * PER_AREA) as usize);
         while free > 0 {
-            let length = run_length(self.rest).min(free);
-            let (run, rest) = self.rest.split_at(length);
-            self.rest = rest;
-            free -= length;
-            for (place, exception) in run.iter().enumerate() {
-                let shifted =
-                    Exception { old: exception.old, new: exception.new.saturating_add(data_start) };
-                format::put_exception(&mut bytes, free + place, shifted);
+            let (piece, copy) = self.take(free);
+            free -= piece.len();
+            for (index, exception) in (free..).zip(piece) {
+                let new = if copy {
+                    let place = chunk.saturating_add(1 + index as u64);
+                    copies.push((exception.new, place));
+                    place
+                } else {
+                    exception.new.saturating_add(self.layout.data_start())
+                };
+                format::put_exception(&mut bytes, index, Exception { old: exception.old, new });
             }
         }
-        Some(Area { chunk: format::area_chunk(area), bytes })
+        Some(Area { chunk, bytes, copies })
     }
+}
+
+/// How many exceptions at the start of a sorted table are consecutive on the card; at least 1
+/// unless the table is empty.
+pub fn neighbours(sorted: &[Exception]) -> usize {
+    let follows = |pair: &[Exception]| match pair {
+        [a, b] => a.old.checked_add(1) == Some(b.old),
+        _ => false,
+    };
+    let joined = sorted.windows(2).take_while(|pair| follows(pair)).count();
+    joined + usize::from(!sorted.is_empty())
 }
 
 /// How many exceptions at the start of a sorted table are consecutive in both chunk numbers;
@@ -152,49 +192,87 @@ mod tests {
         runs
     }
 
-    fn build(sorted: &[Exception]) -> (Layout, BTreeMap<u64, Box<Chunk>>) {
-        let areas = Areas::new(sorted);
-        (areas.layout(), areas.map(|area| (area.chunk, area.bytes)).collect())
+    struct View {
+        layout: Layout,
+        areas: BTreeMap<u64, Box<Chunk>>,
+        copies: BTreeMap<u64, u64>,
+    }
+
+    impl View {
+        fn build(sorted: &[Exception], budget: Budget) -> Self {
+            let built = Areas::new(sorted, budget);
+            let layout = built.layout();
+            let (mut areas, mut copies) = (BTreeMap::new(), BTreeMap::new());
+            for area in built {
+                areas.insert(area.chunk, area.bytes);
+                copies.extend(area.copies.iter().map(|&(from, to)| (to, from)));
+            }
+            Self { layout, areas, copies }
+        }
+
+        fn walk(&self) -> Vec<(u64, u64, u64)> {
+            kernel_walk(&self.areas)
+        }
+
+        /// The chunk of the sealed COW that a chunk of the view shows.
+        fn source(&self, chunk: u64) -> u64 {
+            self.copies.get(&chunk).copied().unwrap_or_else(|| chunk - self.layout.data_start())
+        }
     }
 
     #[test]
     fn scattered_writes_are_merged_upwards() {
         let sorted = table(&[(50, 2), (10, 3), (51, 4), (11, 5), (12, 6)]);
-        let (layout, areas) = build(&sorted);
-        assert_eq!(layout.data_start(), 2);
-        let walk = kernel_walk(&areas);
-        assert_eq!(walk, [(10, 5, 1), (11, 7, 2), (50, 4, 1), (51, 6, 1)]);
+        let view = View::build(&sorted, 0);
+        assert_eq!(view.layout.data_start(), 2 + 5);
+        assert_eq!(view.walk(), [(10, 10, 1), (11, 12, 2), (50, 9, 1), (51, 11, 1)]);
+    }
+
+    #[test]
+    fn with_memory_neighbours_on_the_card_become_one_run() {
+        let sorted = table(&[(50, 2), (10, 3), (51, 4), (11, 5), (12, 6)]);
+        let view = View::build(&sorted, 5);
+        assert_eq!(view.walk(), [(10, 4, 3), (50, 2, 2)]);
+        assert_eq!([2, 3, 4, 5, 6].map(|chunk| view.source(chunk)), [2, 4, 3, 5, 6]);
+        let half = View::build(&sorted, 3);
+        assert_eq!(half.walk(), [(10, 4, 3), (50, 9, 1), (51, 11, 1)]);
+    }
+
+    #[test]
+    fn what_is_one_run_already_is_not_copied() {
+        let view = View::build(&table(&[(10, 2), (11, 3), (12, 4)]), 100);
+        assert_eq!((view.walk().len(), view.copies.len()), (1, 0));
     }
 
     #[test]
     fn an_exactly_full_area_is_followed_by_an_empty_one() {
         let pairs: Vec<_> = (0..PER_AREA).map(|n| (n, 2 + n)).collect();
-        let (layout, areas) = build(&table(&pairs));
-        assert_eq!(areas.keys().copied().collect::<Vec<_>>(), [1, 258]);
-        assert_eq!(format::exceptions(&areas[&258]).count(), 0);
-        assert_eq!(layout.data_start(), 259);
-        assert_eq!(kernel_walk(&areas), [(0, 2 + 259, PER_AREA)]);
+        let view = View::build(&table(&pairs), 0);
+        assert_eq!(view.areas.keys().copied().collect::<Vec<_>>(), [1, 258]);
+        assert_eq!(format::exceptions(&view.areas[&258]).count(), 0);
+        assert_eq!(view.layout.data_start(), 259);
+        assert_eq!(view.walk(), [(0, 2 + 259, PER_AREA)]);
     }
 
     #[test]
     fn a_run_over_an_area_border_is_still_merged_upwards() {
         let pairs: Vec<_> = (0..600).map(|n| (1000 + n, 1_000_000 + n)).collect();
-        let (_, areas) = build(&table(&pairs));
-        let starts: Vec<_> = kernel_walk(&areas).iter().map(|run| (run.0, run.2)).collect();
+        let view = View::build(&table(&pairs), 0);
+        let starts: Vec<_> = view.walk().iter().map(|run| (run.0, run.2)).collect();
         assert_eq!(starts, [(1000, 88), (1088, 256), (1344, 256)]);
     }
 
     #[test]
     fn an_empty_table_has_one_empty_area() {
-        let (layout, areas) = build(&[]);
-        assert_eq!((layout.data_start(), areas.len()), (2, 1));
-        assert!(kernel_walk(&areas).is_empty());
+        let view = View::build(&[], 9);
+        assert_eq!((view.layout.data_start(), view.areas.len()), (2, 1));
+        assert!(view.walk().is_empty());
     }
 
     #[test]
     fn the_next_run_is_the_one_the_kernel_takes() {
-        let (_, areas) = build(&table(&[(50, 2), (10, 3), (51, 4), (11, 5), (12, 6)]));
-        assert_eq!(next_run(&areas[&1]), Some((10, 1)));
+        let view = View::build(&table(&[(50, 2), (10, 3), (51, 4), (11, 5), (12, 6)]), 0);
+        assert_eq!(next_run(&view.areas[&1]), Some((10, 1)));
         assert_eq!(next_run(&[0; CHUNK_BYTES]), None);
     }
 
@@ -204,6 +282,7 @@ mod tests {
             olds in prop::collection::btree_set(0u64..5000, 0..1200),
             shuffle in any::<u64>(),
             step in 1u64..4,
+            budget in prop_oneof![Just(0), 0u64..600, Just(u64::MAX)],
         ) {
             // New chunks in an order of writing that is unlike the card's.
             let mut news: Vec<u64> =
@@ -213,18 +292,32 @@ mod tests {
             if shuffle % 3 == 0 { news.reverse() } else if shuffle % 3 == 1 { news.rotate_left(half) }
             let sorted: Vec<_> =
                 olds.iter().zip(&news).map(|(&old, &new)| Exception { old, new }).collect();
-            let (layout, areas) = build(&sorted);
+            let view = View::build(&sorted, budget);
             let mut next_free = 0;
             let mut seen = BTreeMap::new();
-            for (old, new, length) in kernel_walk(&areas) {
+            let walk = view.walk();
+            for &(old, new, length) in &walk {
                 prop_assert!(old >= next_free, "{old} after {next_free}");
                 next_free = old + length;
                 for n in 0..length {
-                    seen.insert(old + n, new + n - layout.data_start());
+                    seen.insert(old + n, view.source(new + n));
                 }
             }
             let expected: BTreeMap<_, _> = sorted.iter().map(|e| (e.old, e.new)).collect();
             prop_assert_eq!(seen, expected);
+            prop_assert!(view.copies.len() as u64 <= budget);
+            // Copies stand on free places: on no area, and before the COW.
+            for place in view.copies.keys() {
+                prop_assert!(format::is_data_chunk(*place) && *place < view.layout.data_start());
+            }
+            if budget == u64::MAX {
+                let joined = walk.windows(2).filter(|pair| {
+                    let same_area = pair[1].0 == pair[0].0 + pair[0].2;
+                    same_area && pair[0].2 < PER_AREA && pair[1].2 < PER_AREA
+                });
+                // Neighbours are two runs only at the border of an area.
+                prop_assert!(joined.count() as u64 <= 2 * (1 + sorted.len() as u64 / PER_AREA));
+            }
         }
 
         #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::settle::{self, Settled, settle};
+use super::window::Sealed;
 use super::{cowfile, run_dir, seal};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::size::Size;
@@ -70,7 +71,10 @@ impl Session {
         // What COWs hold is not available to others, but it is to COWs.
         let available = memory.available.0.saturating_add(control.stack()?.held_in_ram().0);
         let limit = size.limit(memory.total, Bytes(available));
-        Ok(Self { control, meter, signals, limit, command })
+        let session = Self { control, meter, signals, limit, command };
+        // A flush that was killed may have left the COW small.
+        session.grow()?;
+        Ok(session)
     }
 
     /// The COW's limit.
@@ -96,8 +100,7 @@ impl Session {
             (_, SnapshotStatus::Used(usage)) if usage.data().0 == 0 => return Ok(Outcome::Nothing),
             _ => {}
         }
-        let sealed = seal::run(&self.control, &stack, seal::After::Defer { limit: self.limit })?;
-        let settled = settle(&self.control, &mut self.meter, &mut self.signals)?;
+        let (sealed, settled) = self.seal(&stack, seal::After::Defer { limit: self.limit })?;
         self.grow()?;
         let record = self.note(begin, sealed.stall, settled);
         let incomplete = match (status, synced) {
@@ -124,8 +127,7 @@ impl Session {
         }
         let stack = self.control.stack()?;
         if stack.mode() == Some(Mode::Deferring) {
-            let sealed = seal::run(&self.control, &stack, seal::After::WriteThrough)?;
-            let settled = settle(&self.control, &mut self.meter, &mut self.signals)?;
+            let (sealed, settled) = self.seal(&stack, seal::After::WriteThrough)?;
             let mut record = self.note(begin, sealed.stall, settled);
             let mut why = (!sealed.frozen).then_some(Incomplete::Unfrozen);
             if let Outcome::Flushed { record: main, incomplete } = outcome {
@@ -161,6 +163,13 @@ impl Session {
         drop(cow);
         self.control.resume(Name::Root)?;
         Ok(true)
+    }
+
+    /// Seals and brings the stack to rest again, also when the seal failed halfway.
+    fn seal(&mut self, stack: &Stack, after: seal::After) -> Result<(Sealed, Settled)> {
+        let sealed = seal::run(&self.control, stack, after);
+        let settled = settle(&self.control, &mut self.meter, &mut self.signals);
+        Ok((sealed?, settled?))
     }
 
     /// During a flush the fresh COW had to share the memory with the sealed one.

@@ -44,7 +44,7 @@ fn deferring(root: Option<Device>) -> Option<Deferring> {
 pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
     let root = deferring(stack.root)
         .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
-    let sealed = control.create(Name::Sealed)?;
+    let sealed = control.create(Name::Sealed, None)?;
     let chunk = CHUNK_SECTORS;
     let (origin, cow) = (root.seat, root.cow);
     let (sealed_target, root_target, fresh) = match after {

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{seal, view};
+use nix::sys::signal::Signal;
+
+use super::{quiet, seal, view};
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Exit, Result};
@@ -33,33 +35,61 @@ pub fn settle(control: &Control, meter: &mut Meter, signals: &mut Held) -> Resul
     loop {
         let stack = observe(control)?;
         let Some(step) = stack::next(&stack).map_err(explain)? else { return Ok(settled) };
-        // Counted before the kernel begins to empty the view.
-        let left = match (step, stack.view) {
-            (Step::StartMerge, Some(view)) => view::left_of_view(&view)?,
-            _ => stack.sealed.map_or(Bytes(0), sealed_bytes),
-        };
         match step {
             Step::StartMerge | Step::MergeInPlace | Step::RestartMerge | Step::Unmerge
                 if merging_since.is_some() =>
             {
+                end_quiet(&stack)?;
                 return Err(merge_failed(&stack));
             }
             Step::AwaitMerge => {
                 let begin = *merging_since.get_or_insert_with(Instant::now);
                 if settled.merged.0 == 0 {
-                    settled.merged = left;
+                    settled.merged = sealed_bytes(&stack);
                 }
-                await_merge(control, meter, signals, settled.merged)?;
+                if let Some(signal) = await_merge(control, meter, signals, settled.merged)? {
+                    // The kernel goes on alone, so it had better flush by itself.
+                    end_quiet(&stack)?;
+                    return Err(interrupted(signal));
+                }
                 settled.time = begin.elapsed();
             }
-            _ => {
-                run(control, &stack, step)?;
-                if matches!(step, Step::StartMerge | Step::MergeInPlace | Step::RestartMerge) {
-                    settled.merged = left;
-                    merging_since = Some(Instant::now());
-                }
+            Step::StartMerge => {
+                settled.merged = start_merge(control, &stack)?;
+                merging_since = Some(Instant::now());
             }
+            Step::MergeInPlace | Step::RestartMerge => {
+                settled.merged = sealed_bytes(&stack);
+                run(control, &stack, step)?;
+                merging_since = Some(Instant::now());
+            }
+            _ => run(control, &stack, step)?,
         }
+    }
+}
+
+/// Builds the view and starts its merge. Returns how much will be merged.
+fn start_merge(control: &Control, stack: &Stack) -> Result<Bytes> {
+    let sealed = sealed(stack)?;
+    let mark = stack.card().and_then(|(card, _)| quiet::allowed(card));
+    let (view, bytes) = view::build(control, &sealed, mark)?;
+    // The mark is in the kernel before anything is changed: whoever removes the view undoes it.
+    if let Some(mark) = mark {
+        quiet::begin(mark);
+    }
+    replace(control, &sealed, |origin, _, chunk| Target::SnapshotMerge {
+        origin,
+        cow: view,
+        chunk,
+    })?;
+    Ok(bytes)
+}
+
+/// Undoes what the view's mark says, so that FLUSHes reach the card again.
+fn end_quiet(stack: &Stack) -> Result<bool> {
+    match stack.view.and_then(|view| view.mark) {
+        Some(mark) => quiet::end(mark).map(|()| true),
+        None => Ok(false),
     }
 }
 
@@ -77,54 +107,64 @@ fn observe(control: &Control) -> Result<Stack> {
     Ok(stack)
 }
 
-fn sealed_bytes(sealed: Device) -> Bytes {
-    sealed.usage().map_or(Bytes(0), |usage| usage.data().bytes())
+fn sealed_bytes(stack: &Stack) -> Bytes {
+    stack.sealed.and_then(|sealed| sealed.usage()).map_or(Bytes(0), |usage| usage.data().bytes())
+}
+
+fn sealed(stack: &Stack) -> Result<Device> {
+    stack.sealed.ok_or_else(|| Error::new("go on with the flush", "the sealed device is gone"))
 }
 
 /// Carries out one step.
 fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
-    let sealed = || {
-        stack.sealed.ok_or_else(|| Error::new("go on with the flush", "the sealed device is gone"))
-    };
     match step {
         Step::Resume(name) => control.resume(name),
         Step::Clear(name) => control.clear(name),
-        Step::Remove(name) => control.remove(name),
-        Step::BuildView => view::build(control, &sealed()?),
-        Step::StartMerge => {
-            let view = stack.view.map(|view| view.number);
-            replace(control, &sealed()?, |origin, cow, chunk| Target::SnapshotMerge {
-                origin,
-                cow: view.unwrap_or(cow),
-                chunk,
-            })
+        Step::Remove(name) => {
+            if name == Name::View {
+                end_quiet(stack)?;
+            }
+            control.remove(name)
         }
-        Step::MergeInPlace => replace(control, &sealed()?, |origin, cow, chunk| {
+        Step::StartMerge | Step::AwaitMerge => Ok(()),
+        Step::MergeInPlace => replace(control, &sealed(stack)?, |origin, cow, chunk| {
             Target::SnapshotMerge { origin, cow, chunk }
         }),
-        Step::Unmerge => {
-            // The view's second part is the sealed COW.
-            let sealed_cow = match stack.view.and_then(|view| view.live) {
-                Some(Live::Joined(_, Line { target: Target::Linear { device, .. }, .. })) => device,
-                _ => return Err(explain(Trouble::Foreign(Name::View))),
-            };
-            replace(control, &sealed()?, |origin, _, chunk| Target::Snapshot {
-                origin,
-                cow: sealed_cow,
-                chunk,
-            })
-        }
-        Step::RestartMerge => seal::restart(control, &sealed()?),
-        Step::AwaitMerge => Ok(()),
-        Step::Unlink => {
-            let sealed = sealed()?;
-            let (Some((device, offset)), Some(length)) = (stack.card(), sealed.length()) else {
-                return Err(explain(Trouble::Foreign(Name::Origin)));
-            };
-            control.replace(Name::Sealed, &[Line::whole(length, Target::Linear { device, offset })])
-        }
+        Step::Unmerge => unmerge(control, stack),
+        Step::RestartMerge => seal::restart(control, &sealed(stack)?),
+        Step::Unlink => unlink(control, stack),
         Step::Rename => control.rename(Name::Sealed, Name::Origin),
     }
+}
+
+fn unmerge(control: &Control, stack: &Stack) -> Result<()> {
+    // The view's second part is the sealed COW.
+    let cow = match stack.view.and_then(|view| view.live) {
+        Some(Live::Joined(_, Line { target: Target::Linear { device, .. }, .. })) => device,
+        _ => return Err(explain(Trouble::Foreign(Name::View))),
+    };
+    replace(control, &sealed(stack)?, |origin, _, chunk| Target::Snapshot { origin, cow, chunk })
+}
+
+/// The RAM copy goes only when the card has confirmed that it keeps everything.
+fn unlink(control: &Control, stack: &Stack) -> Result<()> {
+    let sealed = sealed(stack)?;
+    let (Some((device, offset)), Some(length)) = (stack.card(), sealed.length()) else {
+        return Err(explain(Trouble::Foreign(Name::Origin)));
+    };
+    // Merged without FLUSHes: one now. Otherwise the kernel flushed after each run.
+    if end_quiet(stack)?
+        && let Err(error) = block::flush(device)
+    {
+        unmerge(control, stack)?;
+        return Err(error
+            .advise(
+                "Nothing is lost: all data stay in RAM and can be read. Look for the card's errors \
+                 in the kernel log (dmesg), then run `cowflush flush` to try again.",
+            )
+            .exit(Exit::Card));
+    }
+    control.replace(Name::Sealed, &[Line::whole(length, Target::Linear { device, offset })])
 }
 
 /// Gives the sealed device another table made from the parts of its present one.
@@ -143,34 +183,38 @@ fn replace(
     control.replace(Name::Sealed, &[Line::whole(length, target(origin, cow, chunk))])
 }
 
-/// Waits until the merge ends, well or badly; the caller looks at the stack to learn which.
+/// Waits until the merge ends, well or badly; the caller looks at the stack to learn which. Or
+/// until a signal comes.
 fn await_merge(
     control: &Control,
     meter: &mut Meter,
     signals: &mut Held,
     total: Bytes,
-) -> Result<()> {
+) -> Result<Option<Signal>> {
     meter.begin(total);
-    loop {
+    let signal = loop {
         let usage = observe(control)?.sealed.and_then(|sealed| sealed.usage());
         let left = match usage {
             Some(usage) if usage.data().0 > 0 => usage.data().bytes(),
-            _ => break,
+            _ => break None,
         };
         meter.show(left.min(total));
         if let Some(signal) = signals.arrived() {
-            meter.clear();
-            return Err(Error::new("wait for the end of the merge", format!("{signal} came"))
-                .advise(
-                    "The kernel goes on merging; `cowflush flush` finishes it, `cowflush status` \
-                     shows how far it is.",
-                )
-                .exit(Exit::Interrupted));
+            break Some(signal);
         }
         std::thread::sleep(POLL);
-    }
+    };
     meter.clear();
-    Ok(())
+    Ok(signal)
+}
+
+fn interrupted(signal: Signal) -> Error {
+    Error::new("wait for the end of the merge", format!("{signal} came"))
+        .advise(
+            "The kernel goes on merging; `cowflush flush` finishes it, `cowflush status` shows how \
+             far it is.",
+        )
+        .exit(Exit::Interrupted)
 }
 
 fn merge_failed(stack: &Stack) -> Error {

@@ -125,9 +125,8 @@ fn privileged(control: &Control) -> Report {
 /// wrong one for a view until its first run is merged; so a merge's table is counted.
 fn sealed_left(stack: &Stack) -> Option<Bytes> {
     let sealed = stack.sealed?;
-    match (sealed.target(), stack.view) {
-        (Some(Target::SnapshotMerge { .. }), Some(view)) => view::left_of_view(&view).ok(),
-        (Some(Target::SnapshotMerge { cow, .. }), None) => view::left(cow).ok(),
+    match sealed.target() {
+        Some(Target::SnapshotMerge { cow, .. }) => view::left(cow).ok(),
         _ => sealed.usage().map(|usage| usage.data().bytes()),
     }
 }

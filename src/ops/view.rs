@@ -4,13 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use crate::cow::format::{self, CHUNK_BYTES, Chunk, Defect, Exception, PER_AREA};
-use crate::cow::view::{self, Areas};
+use crate::cow::view::{self, Areas, Budget};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Exit, Result};
-use crate::stack::{Device, Live, Name};
+use crate::stack::{Device, Live, Mark, Name};
 use crate::sys::block::{self, ChunkReader};
 use crate::sys::dm::Control;
-use crate::sys::{loopdev, tmpfs};
+use crate::sys::{loopdev, memory, tmpfs};
 use crate::units::{Bytes, DevNo, Sectors};
 
 const NAME: &str = "cowflush-table";
@@ -18,19 +18,19 @@ const CHUNK_SECTORS: u64 = format::CHUNK_SECTORS as u64;
 
 /// Writes a table over the sealed COW in the order of the card and makes [`Name::View`] of it.
 ///
-/// The device is made last: a view that exists is a whole one.
-pub fn build(control: &Control, sealed: &Device) -> Result<()> {
+/// `mark` is kept with it. Returns its number and how much it holds.
+pub fn build(control: &Control, sealed: &Device, mark: Option<Mark>) -> Result<(DevNo, Bytes)> {
     let Some(Target::Snapshot { origin, cow, .. }) = sealed.target() else {
         return Err(Error::new("build the view", "nothing is sealed"));
     };
     let cow_size = block::size(cow)?;
     let table = read_table(cow, chunks(block::size(origin)?), chunks(cow_size))?;
 
-    let areas = Areas::new(&table);
+    let areas = Areas::new(&table, copy_budget());
     let data_start = areas.layout().data_start();
     let metadata = Sectors(data_start * CHUNK_SECTORS);
     let file = tmpfs::file(NAME, metadata.bytes())?;
-    write_areas(&file, areas).doing(|| "write the view's table")?;
+    write_areas(&file, areas, &mut ChunkReader::open(cow)?)?;
     let table_loop = loopdev::attach(&file, NAME, metadata.bytes())?;
 
     let linear = |device| Target::Linear { device, offset: Sectors(0) };
@@ -38,8 +38,9 @@ pub fn build(control: &Control, sealed: &Device) -> Result<()> {
         Line { start: Sectors(0), length: metadata, target: linear(table_loop.number()) },
         Line { start: metadata, length: cow_size, target: linear(cow) },
     ];
-    control.create(Name::View)?;
-    control.replace(Name::View, &lines)
+    let number = control.create(Name::View, mark)?;
+    control.replace(Name::View, &lines)?;
+    Ok((number, Bytes(table.len() as u64 * CHUNK_BYTES as u64)))
 }
 
 /// Sectors to chunks; a last, partial chunk counts.
@@ -47,10 +48,22 @@ fn chunks(sectors: Sectors) -> u64 {
     sectors.0.div_ceil(CHUNK_SECTORS)
 }
 
-fn write_areas(file: &File, areas: Areas<'_>) -> std::io::Result<()> {
-    file.write_all_at(&format::header(), 0)?;
+/// A quarter of the memory that is available may go into copies: they make fewer and larger
+/// writes, and are given back after the merge.
+fn copy_budget() -> Budget {
+    memory::info().map_or(0, |memory| memory.available.0 / 4 / CHUNK_BYTES as u64)
+}
+
+fn write_areas(file: &File, areas: Areas<'_>, cow: &mut ChunkReader) -> Result<()> {
+    let put = |bytes: &[u8], chunk: u64| {
+        file.write_all_at(bytes, chunk * CHUNK_BYTES as u64).doing(|| "write the view's table")
+    };
+    put(&format::header(), 0)?;
     for area in areas {
-        file.write_all_at(&area.bytes[..], area.chunk * CHUNK_BYTES as u64)?;
+        for (from, to) in &area.copies {
+            put(&cow.read(*from)?[..], *to)?;
+        }
+        put(&area.bytes[..], area.chunk)?;
     }
     Ok(())
 }
@@ -108,15 +121,9 @@ pub fn failed_sectors(view: &Device) -> Result<Option<(Sectors, Sectors)>> {
     }))
 }
 
-/// What is left of a store's table. The kernel's own count of a view is wrong until its first
-/// run is merged, and there is none of a store that overflowed.
+/// What is left of a store's table; the kernel has no count of a store that overflowed.
 pub fn left(store: DevNo) -> Result<Bytes> {
     let mut exceptions = 0;
     each_area(store, |area| exceptions += format::exceptions(area).count() as u64)?;
     Ok(Bytes(exceptions * CHUNK_BYTES as u64))
-}
-
-/// What a view still holds.
-pub fn left_of_view(view: &Device) -> Result<Bytes> {
-    table_device(view).map_or(Ok(Bytes(0)), left)
 }

@@ -110,14 +110,16 @@ impl Restart {
         Self { root, sealed, merge: Message::load(Name::Sealed, &[merge]) }
     }
 
-    /// Suspends root, goes through the plain snapshot to a new merge, resumes root.
+    /// Suspends root, goes through the plain snapshot to a new merge, resumes root. The filesystem
+    /// need not be frozen: its I/O must rest, but nothing is sealed here. Since its card failed
+    /// it may have shut down, and could not be frozen.
     pub fn run(&mut self, control: &Control) -> Result<(), Failed> {
-        control.run(Request::Suspend { freeze: true }, &mut self.root).map_err(Failed::Suspend)?;
+        control.run(Request::Suspend { freeze: false }, &mut self.root).map_err(Failed::Suspend)?;
         let swapped = control
             .run(Request::Resume { freeze: false }, &mut self.sealed)
             .and_then(|()| control.run(Request::Load, &mut self.merge))
             .and_then(|()| control.run(Request::Resume { freeze: false }, &mut self.sealed));
-        let resumed = control.run(Request::Resume { freeze: true }, &mut self.root);
+        let resumed = control.run(Request::Resume { freeze: false }, &mut self.root);
         swapped.map_err(Failed::Handover)?;
         resumed.map_err(Failed::Resume)
     }
@@ -132,6 +134,6 @@ impl Restart {
         let _ = control.run(Request::Resume { freeze: false }, &mut self.sealed);
         let _ = control.run(Request::Load, &mut self.merge);
         let _ = control.run(Request::Resume { freeze: false }, &mut self.sealed);
-        let _ = control.run(Request::Resume { freeze: true }, &mut self.root);
+        let _ = control.run(Request::Resume { freeze: false }, &mut self.root);
     }
 }

@@ -14,4 +14,4 @@ pub mod plan;
 pub mod state;
 
 pub use plan::{Step, Trouble, next};
-pub use state::{Device, Live, Mode, Name, Stack};
+pub use state::{Device, Live, Mark, Mode, Name, Stack};

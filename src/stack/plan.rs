@@ -4,7 +4,7 @@
 //! One rule table serves the normal end of a flush and the clean-up after a killed one. Every
 //! step leaves the stack in a state that this table knows; the caller observes anew after each.
 
-use super::state::{Device, Live, Mode, Name, Stack};
+use super::state::{Device, Mode, Name, Stack};
 use crate::dm::{SnapshotStatus, Target};
 
 /// One step towards a settled stack.
@@ -16,20 +16,20 @@ pub enum Step {
     Clear(Name),
     /// Remove the device.
     Remove(Name),
-    /// Write a table over the sealed COW in the order of the card, and make the view from it.
-    BuildView,
-    /// Turn the sealed device into a `snapshot-merge` of the view.
+    /// Write a table over the sealed COW in the order of the card, make the view from it, and turn
+    /// the sealed device into a `snapshot-merge` of the view.
     StartMerge,
     /// Turn the sealed device into a `snapshot-merge` of its own COW, in the COW's order.
     MergeInPlace,
     /// Wait for the kernel to merge.
     AwaitMerge,
     /// Take the view out of a sealed device whose merge failed: everything is read from the
-    /// card and the sealed COW again, and the merge can be started anew.
+    /// card and the sealed COW again.
     Unmerge,
     /// Let a failed merge under a write-through root start again.
     RestartMerge,
-    /// The merge is done: turn the sealed device into a plain `linear` of the card.
+    /// The merge is done: make the card keep it, and turn the sealed device into a plain `linear`
+    /// of the card.
     Unlink,
     /// Give the sealed device the origin's name.
     Rename,
@@ -129,11 +129,10 @@ fn finish(stack: &Stack, sealed: &Device) -> Result<Step, Trouble> {
             Err(Trouble::Lost(Name::Sealed))
         }
         Some(Target::Snapshot { .. }) if write_through => Ok(Step::MergeInPlace),
-        Some(Target::Snapshot { .. }) => Ok(match stack.view {
-            None => Step::BuildView,
-            Some(view) if is_complete(&view) => Step::StartMerge,
-            Some(_) => Step::Remove(Name::View),
-        }),
+        // A view that is there was left by a killed command or a failed merge. It may be half
+        // merged, and what was merged may have been lost with the card's cache: build another.
+        Some(Target::Snapshot { .. }) if stack.view.is_some() => Ok(Step::Remove(Name::View)),
+        Some(Target::Snapshot { .. }) => Ok(Step::StartMerge),
         Some(Target::SnapshotMerge { .. }) => match sealed.status() {
             SnapshotStatus::Used(usage) if usage.data().0 == 0 => Ok(Step::Unlink),
             SnapshotStatus::Used(_) => Ok(Step::AwaitMerge),
@@ -149,13 +148,9 @@ fn finish(stack: &Stack, sealed: &Device) -> Result<Step, Trouble> {
     }
 }
 
-/// A view is made only after its table was written, so one with a live table is whole.
-fn is_complete(view: &Device) -> bool {
-    matches!(view.live, Some(Live::Joined(..))) && !view.inactive && !view.suspended
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::state::Live;
     use super::*;
     use crate::dm::Line;
     use crate::dm::status::Usage;
@@ -177,7 +172,7 @@ mod tests {
 
     fn device(number: DevNo, target: Target, status: SnapshotStatus) -> Option<Device> {
         let live = Some(Live::Single { length: LENGTH, target, status });
-        Some(Device { number, suspended: false, live, inactive: false })
+        Some(Device { number, suspended: false, live, inactive: false, mark: None })
     }
 
     fn linear(device: DevNo) -> Target {
@@ -195,7 +190,7 @@ mod tests {
     fn view() -> Option<Device> {
         let line = Line::whole(LENGTH, linear(OLD_COW));
         let live = Some(Live::Joined(line, line));
-        Some(Device { number: VIEW, suspended: false, live, inactive: false })
+        Some(Device { number: VIEW, suspended: false, live, inactive: false, mark: None })
     }
 
     fn deferring() -> Stack {
@@ -252,9 +247,7 @@ mod tests {
 
     #[test]
     fn a_flush_goes_through_its_steps_in_order() {
-        assert_eq!(next(&sealed()), Ok(Some(Step::BuildView)));
-        let viewed = Stack { view: view(), ..sealed() };
-        assert_eq!(next(&viewed), Ok(Some(Step::StartMerge)));
+        assert_eq!(next(&sealed()), Ok(Some(Step::StartMerge)));
         assert_eq!(next(&merging(used(40))), Ok(Some(Step::AwaitMerge)));
         assert_eq!(next(&merging(used(0))), Ok(Some(Step::Unlink)));
         let merged = Stack {
@@ -273,6 +266,8 @@ mod tests {
     fn a_failed_merge_is_taken_back_and_tried_again() {
         let failed = merging(SnapshotStatus::MergeFailed);
         assert_eq!(next(&failed), Ok(Some(Step::Unmerge)));
+        let taken_back = Stack { view: view(), ..sealed() };
+        assert_eq!(next(&taken_back), Ok(Some(Step::Remove(Name::View))));
         assert_eq!(next(&stopping(SnapshotStatus::MergeFailed)), Ok(Some(Step::RestartMerge)));
         assert_eq!(next(&stopping(used(8))), Ok(Some(Step::AwaitMerge)));
         assert_eq!(next(&stopping(used(0))), Ok(Some(Step::Unlink)));
@@ -282,7 +277,13 @@ mod tests {
     fn killed_before_the_seal_the_preparation_is_dropped() {
         let prepared = edit(deferring(), |s| {
             root(s).inactive = true;
-            s.sealed = Some(Device { number: SEALED, suspended: true, live: None, inactive: true });
+            s.sealed = Some(Device {
+                number: SEALED,
+                suspended: true,
+                live: None,
+                inactive: true,
+                mark: None,
+            });
         });
         assert_eq!(next(&prepared), Ok(Some(Step::Clear(Name::Root))));
         let cleared = edit(prepared, |s| root(s).inactive = false);
@@ -294,7 +295,13 @@ mod tests {
         let suspended = edit(deferring(), |s| {
             root(s).suspended = true;
             root(s).inactive = true;
-            s.sealed = Some(Device { number: SEALED, suspended: true, live: None, inactive: true });
+            s.sealed = Some(Device {
+                number: SEALED,
+                suspended: true,
+                live: None,
+                inactive: true,
+                mark: None,
+            });
         });
         assert_eq!(next(&suspended), Ok(Some(Step::Clear(Name::Root))));
         let cleared = edit(suspended, |s| root(s).inactive = false);
@@ -331,7 +338,13 @@ mod tests {
     #[test]
     fn leftovers_are_cleared_one_by_one() {
         let half_view = edit(sealed(), |s| {
-            s.view = Some(Device { number: VIEW, suspended: true, live: None, inactive: false });
+            s.view = Some(Device {
+                number: VIEW,
+                suspended: true,
+                live: None,
+                inactive: false,
+                mark: None,
+            });
         });
         assert_eq!(next(&half_view), Ok(Some(Step::Remove(Name::View))));
         let stray_view = Stack { view: view(), ..deferring() };
@@ -413,8 +426,11 @@ mod tests {
             }
             Step::Clear(name) => slot(stack, name).as_mut().unwrap().inactive = false,
             Step::Remove(name) => *slot(stack, name) = None,
-            Step::BuildView => stack.view = view(),
-            Step::StartMerge | Step::MergeInPlace | Step::RestartMerge => {
+            Step::StartMerge => {
+                stack.view = view();
+                stack.sealed = device(SEALED, merge(ORIGIN, VIEW), used(8));
+            }
+            Step::MergeInPlace | Step::RestartMerge => {
                 stack.sealed = device(SEALED, merge(ORIGIN, cow), used(8));
             }
             Step::AwaitMerge => stack.sealed = device(SEALED, merge(ORIGIN, cow), used(0)),

@@ -1,5 +1,7 @@
 //! The stack as the kernel's tables show it.
 
+use core::fmt::Write;
+
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::units::{Bytes, DevNo, Sectors};
@@ -26,6 +28,31 @@ impl Name {
             Name::Sealed => "cowflush-sealed",
             Name::View => "cowflush-view",
         }
+    }
+}
+
+/// A note that the kernel keeps with a device, as its uuid: the disk whose write cache cowflush
+/// told the kernel to forget, and that must be told again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The whole disk.
+    pub quieted: DevNo,
+}
+
+const MARK: &str = "cowflush-quieted-";
+
+impl Mark {
+    /// The uuid's text.
+    pub fn text(&self) -> heapless::String<48> {
+        let mut text = heapless::String::new();
+        // Two numbers of ten digits fit.
+        let _ = write!(text, "{MARK}{}", self.quieted);
+        text
+    }
+
+    /// Reads a uuid; `None` for one that is no mark.
+    pub fn parse(uuid: &str) -> Option<Self> {
+        Some(Self { quieted: DevNo::parse(uuid.strip_prefix(MARK)?)? })
     }
 }
 
@@ -58,6 +85,8 @@ pub struct Device {
     pub live: Option<Live>,
     /// A table is loaded that the next resume would swap in.
     pub inactive: bool,
+    /// The note kept with it.
+    pub mark: Option<Mark>,
 }
 
 impl Device {
@@ -169,5 +198,19 @@ impl Stack {
             device.and_then(|d| d.usage()).map_or(0, |usage| usage.allocated.bytes().0)
         };
         Bytes(allocated(self.root).saturating_add(allocated(self.sealed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_reads_back() {
+        let mark = Mark { quieted: DevNo { major: u32::MAX, minor: u32::MAX } };
+        assert_eq!(Mark::parse(&mark.text()), Some(mark));
+        for other in ["", "LVM-abc", "cowflush-quieted-", "cowflush-quieted-8"] {
+            assert_eq!(Mark::parse(other), None, "{other}");
+        }
     }
 }

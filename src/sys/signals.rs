@@ -5,15 +5,19 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Doing, Result};
 
-/// Holds the signals that ask a process to end; [`Held::arrived`] tells whether one came.
+/// What asks a process to end.
+const ASKING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Holds back what asks the process to end; [`Held::arrived`] tells whether it came.
 pub struct Held(SignalFd);
 
-/// Holds `signals` back from now on.
-pub fn hold(signals: &[Signal]) -> Result<Held> {
-    let set: SigSet = signals.iter().copied().collect();
-    set.thread_block().doing(|| "hold back signals")?;
+/// Holds back everything that asks the process to end, from now on. Only `heeded` is told of.
+pub fn hold(heeded: &[Signal]) -> Result<Held> {
+    let all: SigSet = ASKING.into_iter().collect();
+    all.thread_block().doing(|| "hold back signals")?;
+    let heeded: SigSet = heeded.iter().copied().collect();
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-    SignalFd::with_flags(&set, flags).map(Held).doing(|| "watch for signals")
+    SignalFd::with_flags(&heeded, flags).map(Held).doing(|| "watch for signals")
 }
 
 /// Lets `signals` come to nothing from now on, until the process ends.

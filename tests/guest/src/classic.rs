@@ -46,7 +46,7 @@ impl Classic {
         };
         let merged = root.usage().map_or(Bytes(0), |usage| usage.data().bytes());
         let fresh = cowfile::create(Bytes(self.size), Bytes(self.size))?;
-        control.create(Name::Sealed)?;
+        control.create(Name::Sealed, None)?;
         let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
         control.load(Name::Sealed, &[merge])?;
         let next = Target::Snapshot { origin, cow: fresh.number(), chunk: CHUNK_SECTORS };

@@ -39,7 +39,7 @@ impl Deny {
                 Ok(Stop::Entry { number, arguments }) => {
                     let request = arguments[1] & 0xffff_ffff;
                     denied = self.call == Some(number)
-                        || number == i64::from(libc::SYS_ioctl) && self.ioctl == Some(request);
+                        || number as libc::c_long == libc::SYS_ioctl && self.ioctl == Some(request);
                     if denied {
                         count += 1;
                         traced.skip_call()?;

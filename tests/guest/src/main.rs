@@ -2,8 +2,11 @@
 
 mod classic;
 mod deny;
+mod initmemory;
 mod killat;
+mod load;
 mod memory;
+mod pause;
 mod trace;
 mod writer;
 
@@ -26,6 +29,9 @@ enum Tool {
     Writer(writer::Writer),
     Classic(classic::Classic),
     Memory(memory::Memory),
+    InitMemory(initmemory::InitMemory),
+    Load(load::Load),
+    Pause(pause::Pause),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -38,6 +44,9 @@ fn main() -> ExitCode {
         Tool::Writer(tool) => tool.run(),
         Tool::Classic(tool) => tool.run(),
         Tool::Memory(tool) => tool.run(),
+        Tool::InitMemory(tool) => tool.run(),
+        Tool::Load(tool) => tool.run(),
+        Tool::Pause(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("guest-tools: {error}");

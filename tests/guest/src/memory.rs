@@ -3,12 +3,14 @@
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::Failure;
+use crate::trace::Traced;
 
-/// Run a program and print `max_rss_kib N`, its largest resident set.
+/// Run a program and print `max_rss_kib N anon_kib N file_kib N`: its largest resident set, and
+/// what of it at its end was its own and what was the binary's pages.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "memory")]
 pub struct Memory {
@@ -18,15 +20,35 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Not with getrusage: it counts what the process was before its exec, too, which is this
+    /// program. VmHWM begins anew at an exec, so it is read where the program is about to end.
     pub fn run(self) -> Result<ExitCode, Failure> {
-        let (program, arguments) = self.program.split_first().ok_or("no program to run")?;
-        let child = std::process::Command::new(program).args(arguments).spawn()?;
-        let status = waitpid(nix::unistd::Pid::from_raw(child.id() as i32), None)?;
-        let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-        println!("max_rss_kib {}", usage.max_rss());
-        Ok(match status {
-            WaitStatus::Exited(_, code) => ExitCode::from(code as u8),
-            _ => ExitCode::FAILURE,
-        })
+        let pid = Traced::start(&self.program)?.pid;
+        ptrace::setoptions(pid, Options::PTRACE_O_TRACEEXIT)?;
+        let mut status = String::new();
+        let mut signal = None;
+        loop {
+            ptrace::cont(pid, signal.take())?;
+            match waitpid(pid, None)? {
+                WaitStatus::PtraceEvent(..) => {
+                    status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+                }
+                WaitStatus::Stopped(_, arrived) => signal = Some(arrived),
+                WaitStatus::Exited(_, code) => {
+                    let value = |key| field(&status, key);
+                    let (most, own, file) = (value("VmHWM")?, value("RssAnon")?, value("RssFile")?);
+                    println!("max_rss_kib {most} anon_kib {own} file_kib {file}");
+                    return Ok(ExitCode::from(code as u8));
+                }
+                other => return Err(format!("the program ended unexpectedly: {other:?}").into()),
+            }
+        }
     }
+}
+
+/// A field of /proc/PID/status, in KiB.
+pub fn field(status: &str, key: &str) -> Result<u64, Failure> {
+    let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let value = value.ok_or_else(|| format!("/proc has no {key} of the program"))?;
+    Ok(value.trim().trim_end_matches(" kB").parse()?)
 }

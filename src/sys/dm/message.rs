@@ -1,21 +1,10 @@
-//! Device-mapper's ioctls through one funnel on one fixed buffer.
-//!
-//! Source: include/uapi/linux/dm-ioctl.h and drivers/md/dm-ioctl.c.
+//! One ioctl message: `struct dm_ioctl`, its buffer, and what is read back from it.
 
-use std::fs::File;
 use std::mem::size_of;
-use std::os::fd::AsRawFd;
-
-use nix::errno::Errno;
 
 use crate::dm::target::Line;
-use crate::dm::{SnapshotStatus, Target};
-use crate::error::{Doing, Result};
-use crate::stack::{Device, Live, Name, Stack};
+use crate::stack::{Mark, Name};
 use crate::units::{DevNo, Sectors};
-
-/// Where the kernel takes the ioctls.
-pub const CONTROL: &str = "/dev/mapper/control";
 
 const VERSION: [u32; 3] = [4, 0, 0];
 const NAME_LEN: usize = 128;
@@ -144,7 +133,7 @@ impl Message {
         Self::named(name.text())
     }
 
-    fn named(name: &str) -> Box<Self> {
+    pub(super) fn named(name: &str) -> Box<Self> {
         let mut header = Header {
             version: [0; 3],
             data_size: 0,
@@ -193,7 +182,7 @@ impl Message {
         message
     }
 
-    fn rename(from: Name, to: Name) -> Box<Self> {
+    pub(super) fn rename(from: Name, to: Name) -> Box<Self> {
         let mut message = Self::about(from);
         put_text(&mut message.body, to.text());
         message
@@ -201,6 +190,44 @@ impl Message {
 
     fn has(&self, flag: u32) -> bool {
         self.header.flags & flag != 0
+    }
+
+    /// Sets what the kernel's last answer overwrote, so that a message can be used again.
+    pub(super) fn prepare(&mut self, request: Request) {
+        let header = &mut self.header;
+        header.version = VERSION;
+        header.data_size = size_of::<Self>() as u32;
+        header.data_start = HEADER as u32;
+        header.flags = request.flags();
+        header.event_nr = 0;
+        // The kernel refuses a message that names its device twice.
+        header.dev = 0;
+        if !matches!(request, Request::Create) {
+            header.uuid = [0; 129];
+        }
+    }
+
+    /// For [`Request::Create`]: keep this with the device.
+    pub(super) fn set_mark(&mut self, mark: Mark) {
+        put_text(&mut self.header.uuid, &mark.text());
+    }
+
+    pub(super) fn mark(&self) -> Option<Mark> {
+        Mark::parse(text(&self.header.uuid))
+    }
+
+    pub(super) fn interface_version(&self) -> [u32; 3] {
+        self.header.version
+    }
+
+    /// The answer did not fit.
+    pub(super) fn is_cut(&self) -> bool {
+        self.has(BUFFER_FULL)
+    }
+
+    /// A table is loaded.
+    pub(super) fn has_inactive(&self) -> bool {
+        self.has(INACTIVE_PRESENT)
     }
 
     /// After [`Request::Status`]: the device is suspended.
@@ -213,12 +240,12 @@ impl Message {
         self.has(ACTIVE_PRESENT)
     }
 
-    fn number(&self) -> DevNo {
+    pub(super) fn number(&self) -> DevNo {
         DevNo::from_huge(self.header.dev)
     }
 
     /// The targets of an answer to [`Request::Table`]: start, length, type, text.
-    fn targets(&self) -> impl Iterator<Item = (Sectors, Sectors, &str, &str)> {
+    pub(super) fn targets(&self) -> impl Iterator<Item = (Sectors, Sectors, &str, &str)> {
         let mut at = 0usize;
         (0..self.header.target_count).map_while(move |_| {
             let spec = self.body.get(at..)?;
@@ -235,7 +262,7 @@ impl Message {
 
     /// The names in an answer to [`Request::ListVersions`]: entries of (next, 3 × version,
     /// name), where `next` is relative and 0 ends the list.
-    fn target_types(&self) -> impl Iterator<Item = (&str, [u32; 3])> {
+    pub(super) fn target_types(&self) -> impl Iterator<Item = (&str, [u32; 3])> {
         let mut at = Some(0usize);
         std::iter::from_fn(move || {
             let entry = self.body.get(at?..)?;
@@ -245,171 +272,6 @@ impl Message {
             at = if next == 0 { None } else { at?.checked_add(next) };
             Some((text(entry.get(16..)?), version))
         })
-    }
-}
-
-/// The control device, open.
-pub struct Control(File);
-
-impl Control {
-    /// Opens [`CONTROL`], making its node where there is no devtmpfs entry.
-    pub fn open() -> Result<Self> {
-        File::options()
-            .read(true)
-            .write(true)
-            .open(CONTROL)
-            .doing(|| format!("open {CONTROL}"))
-            .map(Self)
-            .map_err(|error| {
-                error.advise(if nix::unistd::geteuid().is_root() {
-                    "The kernel needs device-mapper (CONFIG_BLK_DEV_DM); see `cowflush check`."
-                } else {
-                    "Run this as root."
-                })
-            })
-    }
-
-    /// The file, for locks.
-    pub fn file(&self) -> &File {
-        &self.0
-    }
-
-    /// Runs one request. The only way to the kernel's device-mapper; allocates nothing. A message
-    /// can be used again: what the kernel's last answer overwrote is set anew.
-    pub fn run(&self, request: Request, message: &mut Message) -> std::result::Result<(), Errno> {
-        let header = &mut message.header;
-        header.version = VERSION;
-        header.data_size = size_of::<Message>() as u32;
-        header.data_start = HEADER as u32;
-        header.flags = request.flags();
-        header.event_nr = 0;
-        // The kernel refuses a message that names its device twice.
-        header.dev = 0;
-        header.uuid = [0; 129];
-        // SAFETY: every request in `Request` takes a `struct dm_ioctl` with data_size bytes
-        // behind the pointer; `Message` is that struct with its buffer (sizes asserted above),
-        // initialised, exclusively borrowed, and outlives the call.
-        let result = unsafe {
-            libc::ioctl(self.0.as_raw_fd(), request.code() as _, std::ptr::from_mut(message))
-        };
-        Errno::result(result)?;
-        if message.has(BUFFER_FULL) { Err(Errno::ENOBUFS) } else { Ok(()) }
-    }
-
-    fn ask(
-        &self,
-        request: Request,
-        mut message: Box<Message>,
-        what: &str,
-        name: &str,
-    ) -> Result<Box<Message>> {
-        self.run(request, &mut message).doing(|| format!("{what} {name}"))?;
-        Ok(message)
-    }
-
-    /// The interface's version.
-    pub fn version(&self) -> Result<[u32; 3]> {
-        let message = self.ask(
-            Request::Version,
-            Message::named(""),
-            "ask for the version of",
-            "device-mapper",
-        )?;
-        Ok(message.header.version)
-    }
-
-    /// The version of a target type; `None` when the kernel has not (yet) got it.
-    pub fn target_version(&self, kind: &str) -> Result<Option<[u32; 3]>> {
-        let message = self.ask(
-            Request::ListVersions,
-            Message::named(""),
-            "list the targets of",
-            "device-mapper",
-        )?;
-        Ok(message.target_types().find(|(name, _)| *name == kind).map(|(_, version)| version))
-    }
-
-    /// Makes a device without a table.
-    pub fn create(&self, name: Name) -> Result<DevNo> {
-        Ok(self.ask(Request::Create, Message::about(name), "create", name.text())?.number())
-    }
-
-    /// Removes a device, and with it the last use of the loop devices under it.
-    pub fn remove(&self, name: Name) -> Result<()> {
-        self.ask(Request::Remove, Message::about(name), "remove", name.text()).map(drop)
-    }
-
-    /// Gives a device another name.
-    pub fn rename(&self, from: Name, to: Name) -> Result<()> {
-        self.ask(Request::Rename, Message::rename(from, to), "rename", from.text()).map(drop)
-    }
-
-    /// Loads a table into the inactive slot.
-    pub fn load(&self, name: Name, lines: &[Line]) -> Result<()> {
-        self.ask(Request::Load, Message::load(name, lines), "load a table into", name.text())
-            .map(drop)
-            .map_err(|error| error.advise("The kernel log (dmesg) has the reason."))
-    }
-
-    /// Drops the inactive table.
-    pub fn clear(&self, name: Name) -> Result<()> {
-        self.ask(Request::Clear, Message::about(name), "clear the loaded table of", name.text())
-            .map(drop)
-    }
-
-    /// Resumes the device, with its inactive table if it has one. Root's filesystem is frozen
-    /// around the swap; on the others none is mounted.
-    pub fn resume(&self, name: Name) -> Result<()> {
-        let request = Request::Resume { freeze: name == Name::Root };
-        self.ask(request, Message::about(name), "resume", name.text()).map(drop)
-    }
-
-    /// Loads a table and swaps it in.
-    pub fn replace(&self, name: Name, lines: &[Line]) -> Result<()> {
-        self.load(name, lines)?;
-        self.resume(name)
-    }
-
-    /// The device as it is now; `None` when there is none of that name.
-    pub fn device(&self, name: Name) -> Result<Option<Device>> {
-        let mut info = Message::about(name);
-        match self.run(Request::TargetStatus, &mut info) {
-            Err(Errno::ENXIO) => return Ok(None),
-            result => result.doing(|| format!("ask for the status of {}", name.text()))?,
-        }
-        let table = Message::about(name);
-        let table = self.ask(Request::Table, table, "ask for the table of", name.text())?;
-        Ok(Some(Device {
-            number: info.number(),
-            suspended: info.is_suspended(),
-            inactive: info.has(INACTIVE_PRESENT),
-            live: info.has_live().then(|| live(&info, &table)),
-        }))
-    }
-
-    /// All of cowflush's devices.
-    pub fn stack(&self) -> Result<Stack> {
-        Ok(Stack {
-            root: self.device(Name::Root)?,
-            origin: self.device(Name::Origin)?,
-            sealed: self.device(Name::Sealed)?,
-            view: self.device(Name::View)?,
-        })
-    }
-}
-
-fn live(info: &Message, table: &Message) -> Live {
-    let line =
-        |(start, length, kind, params)| Line { start, length, target: Target::parse(kind, params) };
-    let mut lines = table.targets().map(line);
-    match (lines.next(), lines.next(), lines.next()) {
-        (Some(line), None, _) => {
-            let text = info.targets().next().map_or("", |(_, _, _, text)| text);
-            let status = SnapshotStatus::parse(text);
-            Live::Single { length: line.length, target: line.target, status }
-        }
-        (Some(first), Some(second), None) => Live::Joined(first, second),
-        _ => Live::Foreign,
     }
 }
 
@@ -430,6 +292,7 @@ fn text(bytes: &[u8]) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dm::Target;
 
     #[test]
     fn request_codes_are_the_kernels() {

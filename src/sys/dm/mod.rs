@@ -1,0 +1,195 @@
+//! Device-mapper's ioctls through one funnel on one fixed buffer.
+//!
+//! Source: include/uapi/linux/dm-ioctl.h and drivers/md/dm-ioctl.c.
+
+mod message;
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+
+use crate::dm::target::Line;
+use crate::dm::{SnapshotStatus, Target};
+use crate::error::{Doing, Error, Result};
+use crate::stack::{Device, Live, Mark, Name, Stack};
+use crate::units::DevNo;
+
+pub use message::{Message, Request};
+
+/// Where the kernel takes the ioctls.
+pub const CONTROL: &str = "/dev/mapper/control";
+
+/// The control device, open.
+pub struct Control(File);
+
+impl Control {
+    /// Opens [`CONTROL`].
+    pub fn open() -> Result<Self> {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(CONTROL)
+            .doing(|| format!("open {CONTROL}"))
+            .map(Self)
+            .map_err(|error| {
+                error.advise(if nix::unistd::geteuid().is_root() {
+                    "The kernel needs device-mapper (CONFIG_BLK_DEV_DM); see `cowflush check`."
+                } else {
+                    "Run this as root."
+                })
+            })
+    }
+
+    /// The file, for locks.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// Runs one request. The only way to the kernel's device-mapper; allocates nothing.
+    pub fn run(&self, request: Request, message: &mut Message) -> std::result::Result<(), Errno> {
+        message.prepare(request);
+        // SAFETY: every request in `Request` takes a `struct dm_ioctl` with data_size bytes
+        // behind the pointer; `Message` is that struct with its buffer (sizes asserted above),
+        // initialised, exclusively borrowed, and outlives the call.
+        let result = unsafe {
+            libc::ioctl(self.0.as_raw_fd(), request.code() as _, std::ptr::from_mut(message))
+        };
+        Errno::result(result)?;
+        if message.is_cut() { Err(Errno::ENOBUFS) } else { Ok(()) }
+    }
+
+    fn ask(
+        &self,
+        request: Request,
+        mut message: Box<Message>,
+        what: &str,
+        name: &str,
+    ) -> Result<Box<Message>> {
+        self.run(request, &mut message).doing(|| format!("{what} {name}"))?;
+        Ok(message)
+    }
+
+    /// The interface's version.
+    pub fn version(&self) -> Result<[u32; 3]> {
+        let message = self.ask(
+            Request::Version,
+            Message::named(""),
+            "ask for the version of",
+            "device-mapper",
+        )?;
+        Ok(message.interface_version())
+    }
+
+    /// The version of a target type; `None` when the kernel has not (yet) got it.
+    pub fn target_version(&self, kind: &str) -> Result<Option<[u32; 3]>> {
+        let message = self.ask(
+            Request::ListVersions,
+            Message::named(""),
+            "list the targets of",
+            "device-mapper",
+        )?;
+        Ok(message.target_types().find(|(name, _)| *name == kind).map(|(_, version)| version))
+    }
+
+    /// Makes a device without a table. `mark` is kept with the device, as its uuid.
+    pub fn create(&self, name: Name, mark: Option<Mark>) -> Result<DevNo> {
+        let mut message = Message::about(name);
+        if let Some(mark) = mark {
+            message.set_mark(mark);
+        }
+        Ok(self.ask(Request::Create, message, "create", name.text())?.number())
+    }
+
+    /// Removes a device, and with it the last use of the loop devices under it.
+    pub fn remove(&self, name: Name) -> Result<()> {
+        self.ask(Request::Remove, Message::about(name), "remove", name.text()).map(drop)
+    }
+
+    /// Gives a device another name.
+    pub fn rename(&self, from: Name, to: Name) -> Result<()> {
+        self.ask(Request::Rename, Message::rename(from, to), "rename", from.text()).map(drop)
+    }
+
+    /// Loads a table into the inactive slot.
+    pub fn load(&self, name: Name, lines: &[Line]) -> Result<()> {
+        self.ask(Request::Load, Message::load(name, lines), "load a table into", name.text())
+            .map(drop)
+            .map_err(|error| self.explain_load(error, name, lines))
+    }
+
+    /// The kernel answers the same to a bad table and to a target that it hasn't got.
+    fn explain_load(&self, error: Error, name: Name, lines: &[Line]) -> Error {
+        let kinds = lines.iter().map(|line| line.target.kind());
+        match kinds.into_iter().find(|kind| matches!(self.target_version(kind), Ok(None))) {
+            Some(kind) => Error::new(
+                format!("load a table into {}", name.text()),
+                format!("the kernel has no {kind} target"),
+            )
+            .advise("It needs CONFIG_DM_SNAPSHOT, or the module dm-snapshot."),
+            None => error.advise("The kernel log (dmesg) has the reason."),
+        }
+    }
+
+    /// Drops the inactive table.
+    pub fn clear(&self, name: Name) -> Result<()> {
+        self.ask(Request::Clear, Message::about(name), "clear the loaded table of", name.text())
+            .map(drop)
+    }
+
+    /// Resumes the device, with its inactive table if it has one. Root's filesystem is frozen
+    /// around the swap; on the others none is mounted.
+    pub fn resume(&self, name: Name) -> Result<()> {
+        let request = Request::Resume { freeze: name == Name::Root };
+        self.ask(request, Message::about(name), "resume", name.text()).map(drop)
+    }
+
+    /// Loads a table and swaps it in.
+    pub fn replace(&self, name: Name, lines: &[Line]) -> Result<()> {
+        self.load(name, lines)?;
+        self.resume(name)
+    }
+
+    /// The device as it is now; `None` when there is none of that name.
+    pub fn device(&self, name: Name) -> Result<Option<Device>> {
+        let mut info = Message::about(name);
+        match self.run(Request::TargetStatus, &mut info) {
+            Err(Errno::ENXIO) => return Ok(None),
+            result => result.doing(|| format!("ask for the status of {}", name.text()))?,
+        }
+        let table = Message::about(name);
+        let table = self.ask(Request::Table, table, "ask for the table of", name.text())?;
+        Ok(Some(Device {
+            number: info.number(),
+            suspended: info.is_suspended(),
+            inactive: info.has_inactive(),
+            live: info.has_live().then(|| live(&info, &table)),
+            mark: info.mark(),
+        }))
+    }
+
+    /// All of cowflush's devices.
+    pub fn stack(&self) -> Result<Stack> {
+        Ok(Stack {
+            root: self.device(Name::Root)?,
+            origin: self.device(Name::Origin)?,
+            sealed: self.device(Name::Sealed)?,
+            view: self.device(Name::View)?,
+        })
+    }
+}
+
+fn live(info: &Message, table: &Message) -> Live {
+    let line =
+        |(start, length, kind, params)| Line { start, length, target: Target::parse(kind, params) };
+    let mut lines = table.targets().map(line);
+    match (lines.next(), lines.next(), lines.next()) {
+        (Some(line), None, _) => {
+            let text = info.targets().next().map_or("", |(_, _, _, text)| text);
+            let status = SnapshotStatus::parse(text);
+            Live::Single { length: line.length, target: line.target, status }
+        }
+        (Some(first), Some(second), None) => Live::Joined(first, second),
+        _ => Live::Foreign,
+    }
+}

@@ -1,0 +1,101 @@
+"""Measures cowflush in emulated routers. It reports and judges nothing; see docs/bench.md.
+
+The machine is emulated and shares its host, so figures are good as ratios
+within one run; every run therefore measures everything anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benches import boots, cards, flushes, memory, output, sizes
+from vm import CommandFailed, Lost, artefacts
+from vm.lab import Lab
+
+RESULTS = artefacts.BUILD / "bench"
+GROUPS = ("sizes", "memory", "boots", "flushes")
+
+
+class Bench:
+    """One run: each group of figures is shown and saved when it is there."""
+
+    def __init__(self, arguments: argparse.Namespace, run: dict[str, Any]) -> None:
+        self._arguments = arguments
+        self._run = run
+
+    def measure(self, group: str) -> None:
+        getattr(self, f"_{group}")()
+
+    def _sizes(self) -> None:
+        figures = sizes.measure()
+        self._report("sizes", figures, sizes.rows(figures))
+
+    def _memory(self) -> None:
+        figures = self._in_lab("memory", memory.measure)
+        self._report("memory", figures, memory.rows(figures))
+
+    def _boots(self) -> None:
+        figures = self._in_lab("boots", lambda lab: boots.measure(lab, self._arguments.boots))
+        self._report("boots", figures, boots.rows(figures))
+
+    def _flushes(self) -> None:
+        self._in_lab("flushes", self._flushes_in)
+
+    def _flushes_in(self, lab: Lab) -> dict[str, Any]:
+        card = cards.prepare(lab)
+        for speed, rounds in ((cards.FAST, self._arguments.rounds), (cards.SLOW, self._arguments.slow_rounds)):
+            figures = flushes.measure(lab, card, speed, rounds)
+            self._report(f"flushes-{speed.name}", figures, flushes.rows(speed.name, figures))
+        return {}
+
+    def _in_lab(self, name: str, work: Callable[[Lab], dict[str, Any]]) -> dict[str, Any]:
+        lab = Lab(RESULTS / "logs" / name, self._arguments.kernel)
+        try:
+            return work(lab)
+        finally:
+            lab.end(keep_images=False)
+
+    def _report(self, name: str, figures: dict[str, Any], rows: list[output.Row]) -> None:
+        output.save(RESULTS, name, {"run": self._run, **figures})
+        output.show(rows)
+
+
+def describe_run(kernel: str) -> dict[str, Any]:
+    qemu = subprocess.run(["qemu-system-i386", "--version"], capture_output=True, text=True, check=True).stdout
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    load = float(Path("/proc/loadavg").read_text().split()[0])
+    return {"started": started, "kernel": kernel, "qemu": qemu.splitlines()[0], "host_load": load}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all without one")
+    parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
+    parser.add_argument("--boots", type=int, default=7, help="boots of each kind")
+    parser.add_argument("--rounds", type=int, default=5, help="flushes of each kind on the fast card")
+    parser.add_argument("--slow-rounds", type=int, default=3, help="the same on the slow card")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.groups) - set(GROUPS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    # What an earlier run left would pass for this one's.
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    bench = Bench(arguments, describe_run(arguments.kernel))
+    try:
+        for group in arguments.groups or GROUPS:
+            bench.measure(group)
+    except (CommandFailed, Lost, AssertionError, RuntimeError, artefacts.MissingArtefact) as error:
+        print(f"\nThe bench ended early: {error}\nThe logs are in {RESULTS / 'logs'}.", file=sys.stderr)
+        return 1
+    print(f"\nAll figures, with their units in the keys: {RESULTS}/*.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""How long a boot takes, by the guest's clock, with and without the initramfs."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from benches.cards import SLOW
+from benches.output import Row
+from vm.card import Card
+from vm.lab import Lab
+
+AIM_SECONDS = 0.2
+DIRECT = "direct"
+# What is booted, by key: the options that differ.
+WAYS: dict[str, dict[str, Any]] = {
+    DIRECT: {"direct": True},
+    "cowflush": {},
+    "cowflush_by_name": {"root": "/dev/sda1"},
+}
+# The guest's clock then counts instructions: 8 ns each.
+ICOUNT = "shift=3"
+COUNTED_BOOTS = 3
+
+
+@dataclass(frozen=True)
+class Boot:
+    seconds: float
+    reads: int
+    read_bytes: int
+
+
+def measure(lab: Lab, boots: int) -> dict[str, Any]:
+    card = lab.card()
+    figures: dict[str, Any] = {"icount": ICOUNT}
+    kinds: dict[str, tuple[int, dict[str, Any]]] = {
+        "counted": (COUNTED_BOOTS, {"icount": ICOUNT}),
+        "timed": (boots, {}),
+        "slow": (boots, {"throttle": SLOW.throttle}),
+    }
+    for kind, (count, machine) in kinds.items():
+        done: dict[str, list[Boot]] = {way: [] for way in WAYS}
+        for number in range(count):
+            # In turn, and each in each place, so that what else the host does meets all alike.
+            for place in range(len(WAYS)):
+                way = list(WAYS)[(number + place) % len(WAYS)]
+                done[way].append(_boot(lab, card, **machine, **WAYS[way]))
+        figures[kind] = {way: _summary(mine, done[DIRECT]) for way, mine in done.items()}
+    return figures
+
+
+def _boot(lab: Lab, card: Card, **options: Any) -> Boot:
+    vm = lab(card.copy(lab.directory / "boot.img"), **options)
+    stats = vm.card_stats()
+    found = re.search(r"^\[ *(\d+\.\d+)\] vm: boot complete$", vm.run("dmesg").ok().text, re.MULTILINE)
+    vm.kill()
+    if not found:
+        raise RuntimeError("the kernel's log does not have the line that ends a boot")
+    return Boot(float(found[1]), stats.rd_operations, stats.rd_bytes)
+
+
+def _summary(mine: list[Boot], direct: list[Boot]) -> dict[str, Any]:
+    seconds, others = [boot.seconds for boot in mine], [boot.seconds for boot in direct]
+    return {
+        "seconds": seconds,
+        "median_seconds": statistics.median(seconds),
+        "shortest_seconds": min(seconds),
+        "longest_seconds": max(seconds),
+        "added_median_seconds": statistics.median(seconds) - statistics.median(others),
+        "added_shortest_seconds": min(seconds) - min(others),
+        "card_reads": statistics.median(boot.reads for boot in mine),
+        "card_read_bytes": statistics.median(boot.read_bytes for boot in mine),
+    }
+
+
+def rows(figures: dict[str, Any]) -> list[Row]:
+    found = []
+    for kind in ("counted", "timed", "slow"):
+        for way, values in figures[kind].items():
+            spread = f"{values['shortest_seconds']:.3f} to {values['longest_seconds']:.3f} s"
+            note = f"{spread}; {values['card_reads']:.0f} reads, {values['card_read_bytes'] / 1024:.0f} KiB"
+            if way != DIRECT:
+                median, shortest = values["added_median_seconds"], values["added_shortest_seconds"]
+                note += f"; adds {median:+.3f} s, of the shortest {shortest:+.3f} s (aim: {AIM_SECONDS} s)"
+            found.append(Row(f"boot, {way}, {kind}", f"{values['median_seconds']:.3f} s", note))
+    return found

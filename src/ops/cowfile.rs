@@ -25,5 +25,5 @@ pub fn grow(cow: DevNo, limit: Bytes) -> Result<()> {
         .write(true)
         .open(&path)
         .doing(|| format!("open {}", path.display()))?;
-    loopdev::resize(&node, size::device(limit))
+    loopdev::grow(&node, size::device(limit))
 }

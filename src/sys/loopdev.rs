@@ -161,14 +161,16 @@ impl Loop {
     }
 }
 
-/// Sets the size of the loop device `node`, at most its file's, while it is in use.
+/// Makes the loop device `node` larger, at most as large as its file, while it is in use.
 /// dm-snapshot reads the size at every allocation, so the COW over it grows at once.
-pub fn resize(node: &File, limit: Bytes) -> Result<()> {
+///
+/// Never smaller: a table may point to what lies behind the new end.
+pub fn grow(node: &File, limit: Bytes) -> Result<()> {
     let mut info = Info::new("", limit);
     // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64` (size asserted above).
     let result = unsafe { libc::ioctl(node.as_raw_fd(), GET_STATUS64 as _, &raw mut info) };
     Errno::result(result).doing(|| "ask for the size of the COW")?;
-    if info.size_limit == limit.0 {
+    if info.size_limit >= limit.0 {
         return Ok(());
     }
     info.size_limit = limit.0;

@@ -125,21 +125,6 @@ def test_filesystems_flush_clean(boot: Lab, kind: str) -> None:
     workload.check(vm.card, before)
 
 
-def test_a_failing_card_loses_nothing(boot: Lab) -> None:
-    vm = boot()
-    writer = workload.Writer(vm)
-    before = writer.wait_rounds(10)
-    vm.fail_writes(vm.card.root.sectors)
-    failed = vm.run("cowflush flush", timeout=60).fails()
-    assert failed.text.strip()
-    assert writer.wait_rounds(3) > before
-    vm.heal()
-    vm.run("cowflush flush", timeout=60).ok()
-    writer.stop()
-    vm.kill()
-    workload.check(vm.card, before)
-
-
 def test_off_boots_from_the_card(boot: Lab) -> None:
     vm = boot(append="cowflush=off")
     assert vm.run("cowflush status").code == 3

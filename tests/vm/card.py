@@ -80,6 +80,10 @@ class Card:
     def hashes(self, directory: str) -> dict[str, str]:
         return self.fs().hashes(directory)
 
+    def edit(self, script: list[str]) -> None:
+        """Changes the root filesystem with debugfs' commands."""
+        ext.edit(f"{self.path}?offset={self.root.start * SECTOR}", script)
+
     def differing_sectors(self, other: Card) -> list[int]:
         return sparse.differing_sectors(self.path, other.path)
 

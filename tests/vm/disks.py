@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from vm import drive
-from vm.drive import Drive, drive_name
+from vm.drive import Drive, Throttle, drive_name
 from vm.qmp import Qmp
 
 
@@ -49,6 +49,12 @@ class Disks:
         name, lower = self._names(place)
         self._put_below(name, lower)
         self._qmp.execute("blockdev-del", **{"node-name": f"{name}-fault"})
+
+    def throttle(self, limits: Throttle, place: int) -> None:
+        if not self._drives[place].throttle:
+            raise ValueError(f"disk {place} was not started with a throttle")
+        path = f"/objects/{drive_name(place)}-limits"
+        self._qmp.execute("qom-set", path=path, property="limits", value=limits.limits())
 
     def _names(self, place: int) -> tuple[str, str]:
         name = drive_name(place)

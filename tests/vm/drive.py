@@ -20,14 +20,19 @@ IDE_PLACES = ("bus=ide.0,unit=0", "bus=ide.0,unit=1", "bus=ide.1,unit=0", "bus=i
 EIO = 5
 # blkdebug takes one rule a sector, and QEMU reads many of them in quadratic time.
 MAX_RULES = 1024
+# As often as Linux repeats a FLUSH that fails
+FLUSH_TRIES = 6
 
 
 @dataclass(frozen=True)
 class Throttle:
-    """A slow card: limits for reads and writes together; 0 is no limit."""
+    """A slow card: limits for reads and writes together; 0 is no limit. `VM.throttle` changes them."""
 
     iops: int = 0
     bytes_per_second: int = 0
+
+    def limits(self) -> dict[str, int]:
+        return {"iops-total": self.iops, "bps-total": self.bytes_per_second}
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,10 @@ def fault_options(name: str, below: str, sectors: range | None, iotype: str) -> 
     meets a rule. Below this node the card then sees the widened requests.
     """
     node = _node(f"{name}-fault", "blkdebug", image=below)
+    if iotype == "flush":
+        # Just some, since QEMU itself flushes when the node is taken out again.
+        node["inject-error"] = [_error(-1, iotype) | {"once": True}] * FLUSH_TRIES
+        return node
     if sectors is None:
         node["inject-error"] = [_error(-1, iotype)]
         return node
@@ -118,5 +127,4 @@ def _node(name: str, driver: str, **options: Any) -> dict[str, Any]:
 
 
 def _throttle_group(name: str, throttle: Throttle) -> dict[str, Any]:
-    limits = {"iops-total": throttle.iops, "bps-total": throttle.bytes_per_second}
-    return {"qom-type": "throttle-group", "id": f"{name}-limits", "limits": limits}
+    return {"qom-type": "throttle-group", "id": f"{name}-limits", "limits": throttle.limits()}

@@ -46,10 +46,15 @@ def _finish(image: Path, directory: Path) -> None:
         for path in directory.rglob("*"):
             name = "/" + str(path.relative_to(directory))
             script += [f'sif "{name}" uid 0', f'sif "{name}" gid 0']
-    done = _tool(["debugfs", "-w", "-f", "-", str(image)], "\n".join(script).encode())
+    edit(str(image), script)
+
+
+def edit(image: str, script: list[str]) -> None:
+    """Runs debugfs' commands on a filesystem; `?offset=` after the image's name says where in it."""
+    done = _tool(["debugfs", "-w", "-f", "-", image], "\n".join(script).encode())
     complaints = _complaints(done.stderr)
     if done.returncode or complaints:
-        raise RuntimeError(f"debugfs could not finish {image}: {complaints}")
+        raise RuntimeError(f"debugfs could not change {image}: {complaints}")
 
 
 class ExtImage:
@@ -92,6 +97,13 @@ class ExtImage:
             return {
                 name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, files, strict=True)
             }
+
+    def blocks(self, name: str) -> list[int]:
+        """The numbers of a file's blocks, in the file's order."""
+        done = _tool(["debugfs", "-R", f'blocks "{name}"', str(self.path)])
+        complaints = _complaints(done.stderr)
+        assert not complaints, f"can't find {name} in {self.path}: {complaints}"
+        return [int(number) for number in done.stdout.split()]
 
     def superblock(self) -> dict[str, str]:
         """What `dumpe2fs -h` says, by its own names."""

@@ -59,7 +59,8 @@ class Machine:
     @staticmethod
     def _wires() -> list[str]:
         """What a test needs: the console in a file, the agent and the control channel on sockets."""
-        console = ["-chardev", f"file,id=console,path={CONSOLE_LOG}", "-serial", "chardev:console"]
+        listening = "path=console.sock,server=on,wait=off"
+        console = ["-chardev", f"socket,id=console,{listening},logfile={CONSOLE_LOG}", "-serial", "chardev:console"]
         agent = ["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off", "-serial", "chardev:agent"]
         return [*ACTIONS, *console, *agent, "-qmp", "unix:qmp.sock,server=on,wait=off"]
 
@@ -81,7 +82,7 @@ class Process:
 
     def _prepare(self, machine: Machine) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        for name in ("agent.sock", "qmp.sock"):
+        for name in ("agent.sock", "qmp.sock", "console.sock"):
             (self.directory / name).unlink(missing_ok=True)
         (self.directory / CONSOLE_LOG).touch()
         for disk in machine.drives:

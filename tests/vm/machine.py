@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import select
 import shlex
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import NoReturn, TypeVar
 from vm.agent import PUT_CHUNK, Agent
 from vm.card import Card
 from vm.disks import Disks, DriveStats
+from vm.drive import Throttle
 from vm.job import Job
 from vm.launch import CONSOLE_LOG, Machine, Process
 from vm.outcome import Lost, Result, tail
@@ -44,6 +46,7 @@ class VM:
         self.inactivity = inactivity
         self.total = total
         self._console = ""
+        self._typist: socket.socket | None = None
         self._stopped = ""  # why the guest stopped, in QEMU's words
         self._final_stats: list[DriveStats] = []
         self._resetting = False
@@ -119,6 +122,12 @@ class VM:
         regex = re.compile(pattern, re.MULTILINE)
         return self._wait(lambda: regex.search(self._console), f"waiting for {pattern!r} on the console", timeout)
 
+    def type(self, text: str) -> None:
+        """Types on the console's keyboard."""
+        if not self._typist:
+            self._typist = self.process.connect("console.sock")
+        self._typist.sendall(text.encode())
+
     # --- ends ---------------------------------------------------------------
 
     def kill(self) -> None:
@@ -129,6 +138,8 @@ class VM:
         self._agent.close()
         self._qmp.close()
         self._console_file.close()
+        if self._typist:
+            self._typist.close()
 
     def poweroff(self, command: str = "poweroff -f", timeout: float | None = None) -> None:
         """Lets the guest power off, and waits until it did."""
@@ -138,6 +149,12 @@ class VM:
         self.kill()
         if self._stopped != "guest-shutdown":
             raise Lost(f"the guest did not power off, QEMU says {self._stopped}: {command}", self._console)
+
+    def wait_stopped(self, timeout: float | None = None) -> str:
+        """Waits until the guest stops by itself, and returns how, in QEMU's words."""
+        stopped = self._wait(lambda: self._stopped or None, "waiting for the guest to stop", timeout)
+        self.kill()
+        return stopped
 
     def reset(self) -> None:
         """Presses the reset button, and waits until the guest has booted again."""
@@ -170,9 +187,17 @@ class VM:
     def fail_reads(self, sectors: range | None = None, place: int = 0) -> None:
         self._control(lambda: self._disks.fail("read", sectors, place))
 
+    def fail_flush(self, place: int = 0) -> None:
+        """The next FLUSH ends with EIO; so do the driver's repetitions of it."""
+        self._control(lambda: self._disks.fail("flush", None, place))
+
     def heal(self, place: int = 0) -> None:
         """The disk works again."""
         self._control(lambda: self._disks.heal(place))
+
+    def throttle(self, limits: Throttle, place: int = 0) -> None:
+        """From now on the disk is so fast; it must have been booted with some throttle."""
+        self._control(lambda: self._disks.throttle(limits, place))
 
     def _execute(self, command: str, **arguments: str) -> None:
         self._control(lambda: self._qmp.execute(command, **arguments))
@@ -231,6 +256,8 @@ class VM:
         if self._console_file.closed:
             return False
         printed = self._console_file.read()
+        if self._typist and select.select([self._typist], [], [], 0)[0]:
+            self._typist.recv(65536)  # the log has it, too
         self._console += printed.decode(errors="replace").replace("\r\n", "\n")
         received = self._agent.receive() if self.process.alive() else 0
         if self.process.alive():

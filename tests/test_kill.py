@@ -1,0 +1,176 @@
+"""SIGKILL at any point of a command: root lives on, and the next command puts all in order."""
+
+from __future__ import annotations
+
+import pytest
+
+from vm import Throttle, workload
+from vm.lab import Lab
+from vm.machine import VM
+from vm.router import check_settled, memory, status
+
+KILLED = 137
+# DM_DEV_SUSPEND suspends and resumes; a flush's first three suspend root, hand its changes over
+# and resume root. Each has two stops, before and after.
+DM_DEV_SUSPEND = "C138FD06"
+WINDOW = range(1, 7)
+
+# Each round changes root, kills the command at one stop, shows that root takes a write, lets the
+# next command put all in order, and looks. It ends after the command came to its own end.
+SWEEP = f"""
+say() {{ echo "stop $stop: $*"; exit 1; }}
+root_lives() {{
+    {{ echo $stop >/root/alive && sync && : >/run/alive; }} &
+    tries=0
+    until [ -e /run/alive ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 250 ] || say 'root takes no write'
+        usleep 20000
+    done
+    rm /run/alive
+}}
+names() {{
+    for file in "$@"; do
+        [ -e $file ] && read -r name <$file && echo -n "${{name##*/}} "
+    done
+}}
+settled() {{
+    devices=$(names /sys/block/dm-*/dm/name)
+    case $devices in
+    'cowflush-origin cowflush-root ' | 'cowflush-root cowflush-origin ') ;;
+    *) say "other devices: $devices" ;;
+    esac
+    loops=$(names /sys/block/loop*/loop/backing_file)
+    case $loops in
+    'cowflush-cow (deleted) ') ;;
+    '') cowflush status --json | grep -q '^{{"version":1,"mode":"write-through"' || say 'no COW' ;;
+    *) say "other loop devices: $loops" ;;
+    esac
+}}
+mkdir -p {workload.FOLDER}
+while [ $stop -le $last ]; do
+    seq $round $((round + {workload.LINES})) >{workload.FOLDER}/$round
+    $prepare >/dev/null || say "$prepare failed"
+    said=$(guest-tools killat $stop $command 2>&1)
+    code=$?
+    root_lives
+    cowflush status >/dev/null || say 'status failed'
+    cowflush flush >/run/out 2>&1 || say "the next flush: $(cat /run/out)"
+    settled
+    [ $code = 0 ] && echo END $round $said && exit
+    [ $code = {KILLED} ] || say "exit $code: $said"
+    round=$((round + 1))
+    stop=$((stop + step))
+done
+echo "MORE $round $stop"
+"""
+
+
+def sweep(vm: VM, command: str, first: int, step: int, prepare: str = "true") -> int:
+    """Kills the command at its first, first + step, ... stop, until it has fewer. Returns how many kills it was."""
+    stop, round_, before = first, 1, memory(vm, "Shmem")
+    vm.put("/run/sweep", SWEEP.encode())
+    while True:
+        values = f"step={step} stop={stop} round={round_} last={stop + 50 * step - 1}"
+        word, *rest = vm.run(f"command='{command}' prepare='{prepare}' {values} sh /run/sweep", timeout=120).ok().text.splitlines()[-1].split()
+        # The card as it is now, behind the running guest's back: the flush has made it whole.
+        workload.check(vm.card, int(rest[0]) - 1)
+        if word == "END":
+            break
+        round_, stop = int(rest[0]), int(rest[1])
+    vm.run("cowflush start").ok()
+    check_settled(vm)
+    assert memory(vm, "Shmem") - before < 1024, "the COWs of killed commands keep their memory"
+    kills = int(rest[0]) - 1
+    return kills
+
+
+@pytest.mark.parametrize("half", [1, 2])
+def test_flush_killed_anywhere(boot: Lab, half: int) -> None:
+    assert sweep(boot(), "cowflush flush", half, 2) > 100
+
+
+@pytest.mark.kernels("6.12")
+def test_flush_killed_here_and_there(boot: Lab) -> None:
+    assert sweep(boot(), "cowflush flush", 3, 11) > 20
+
+
+@pytest.mark.kernels("6.1", "6.12")
+@pytest.mark.parametrize("command, prepare, step", [("stop", "start", 11), ("start", "stop", 4)])
+def test_stop_and_start_killed_here_and_there(boot: Lab, command: str, prepare: str, step: int) -> None:
+    assert sweep(boot(), f"cowflush {command}", 3, step, f"cowflush {prepare}") > 20
+
+
+def take_write(vm: VM, seconds: int) -> bool:
+    """Whether a write to root and a sync end in time."""
+    write = "{ date >/root/probe && sync && : >/run/probed; } >/dev/null 2>&1 &"
+    wait = f"timeout {seconds} sh -c 'until [ -e /run/probed ]; do usleep 20000; done'"
+    return vm.run(f"rm -f /run/probed\n{write}\n{wait}").code == 0
+
+
+def prepared(boot: Lab) -> VM:
+    """A router with a file to flush, and a copy of the binary that root's suspension can't reach."""
+    vm = boot()
+    vm.run("cp /usr/sbin/cowflush /run/rescue; for i in 1 2 3; do seq $i 3000 >/root/f$i; done; sync").ok()
+    return vm
+
+
+def check_flushed(vm: VM) -> None:
+    check_settled(vm)
+    hashes = {name: vm.run(f"sha256sum {name}").ok().text.split()[0] for name in ("/root/f1", "/root/f2", "/root/f3")}
+    vm.kill()
+    vm.card.fsck()
+    found = vm.card.hashes("/root")
+    assert {name: found[name] for name in hashes} == hashes
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_the_guard_wakes_root(boot: Lab) -> None:
+    """Nobody but the guard can: no other command runs until root has taken a write."""
+    vm = prepared(boot)
+    for stop in WINDOW:
+        vm.run(f"echo {stop} >>/root/f1; guest-tools killat --ioctl {DM_DEV_SUSPEND} {stop} cowflush flush").exits(KILLED)
+        assert take_write(vm, 5), stop
+        vm.run("cowflush flush").ok()
+    check_flushed(vm)
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_without_its_guard_root_sleeps_until_the_next_command(boot: Lab) -> None:
+    vm = prepared(boot)
+    for stop in WINDOW:
+        vm.run(f"guest-tools killat --family --ioctl {DM_DEV_SUSPEND} {stop} cowflush flush").exits(KILLED)
+        asleep = stop not in (WINDOW[0], WINDOW[-1])
+        assert (status(vm)["phase"] == "suspended") is asleep, stop
+        assert take_write(vm, 1) is not asleep, stop
+        # A tmpfs is where a person would have to start it from.
+        vm.run("/run/rescue flush", timeout=30).ok()
+        assert take_write(vm, 5), stop
+    vm.run("cowflush flush").ok()
+    check_flushed(vm)
+
+
+@pytest.mark.kernels("6.1", "6.12")
+@pytest.mark.parametrize("command", ["flush", "stop"])
+def test_killed_while_the_card_is_slow(boot: Lab, command: str) -> None:
+    """The kernel goes on merging by itself, and the next command waits for it."""
+    vm = boot(throttle=Throttle())
+    writer = workload.Writer(vm)
+    before = writer.wait_rounds(5)
+    vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; sync").ok()
+    vm.throttle(Throttle(bytes_per_second=1_000_000))
+    job = vm.start(f"cowflush {command}")
+    vm.run("until cowflush status --json | grep -q '\"phase\":\"merging\"'; do usleep 20000; done", timeout=20).ok()
+    job.kill("KILL")
+    assert job.wait().code == KILLED
+    left = status(vm)["sealed"]
+    assert left > 0
+    assert writer.wait_rounds(2) > before
+    vm.run("sleep 1")
+    assert 0 < status(vm)["sealed"] < left
+    vm.throttle(Throttle())
+    vm.run("cowflush flush", timeout=60).ok()
+    writer.stop()
+    check_settled(vm)
+    vm.kill()
+    workload.check(vm.card, before)

@@ -1,0 +1,93 @@
+"""A COW that fills up: writes fail and are reported, reads go on, and a flush saves what was accepted."""
+
+from __future__ import annotations
+
+import pytest
+
+from vm.lab import Lab
+from vm.machine import VM
+from vm.router import check_settled, status
+
+FILL = "dd if=/dev/zero of=/root/fill bs=64k count={count} conv=fsync 2>&1; sync"
+TOO_MUCH = FILL.format(count=4096)
+
+
+# ext4 aborts its journal when a write to it fails. From then on 6.12's (not 6.1's) refuses reads,
+# too, so programs have to be in RAM.
+TO_RAM = """
+for folder in bin usr/bin usr/sbin; do
+    mkdir -p /run/ram/$folder && cp -a /$folder/. /run/ram/$folder && mount --bind /run/ram/$folder /$folder || exit
+done
+"""
+
+
+def kept(vm: VM) -> str:
+    """A file that was synced before the COW filled up."""
+    vm.run("head -c 1000000 /dev/urandom >/root/kept; sync").ok()
+    return vm.run("sha256sum /root/kept").ok().text.split()[0]
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_a_full_cow(boot: Lab) -> None:
+    vm = boot(append="cowflush.size=8M")
+    vm.run(TO_RAM).ok()
+    digest = kept(vm)
+    vm.run(TOO_MUCH)
+    report = status(vm)
+    assert (report["phase"], report["cow_used"], report["cow_size"]) == ("overflow", 8 << 20, 8 << 20)
+    assert "the COW is full and writes fail: `cowflush flush`, then reboot" in vm.run("cowflush status").ok().text
+    vm.run("dd if=/dev/mapper/cowflush-root of=/dev/null bs=1M 2>&1", timeout=60).ok()
+    said = vm.run("cowflush flush", timeout=60).exits(1).text
+    assert "The COW had overflowed: the filesystem was refused writes. What it had written before is on the card" in said
+    assert "raise cowflush.size or flush more often" in said
+    assert (status(vm)["phase"], status(vm)["sealed"]) == ("idle", None)
+    vm.kill()
+    assert vm.card.fs(replay=True).hashes("/root")["/root/kept"] == digest
+    again = boot(vm.card, append="cowflush.size=32M")
+    assert again.run("sha256sum /root/kept").ok().text.split()[0] == digest
+    again.run("cowflush flush", timeout=60).ok()
+    again.kill()
+    vm.card.fsck()
+    assert vm.card.hashes("/root")["/root/kept"] == digest
+
+
+def test_reads_go_on_beside_a_full_cow(boot: Lab) -> None:
+    vm = boot(append="cowflush.size=8M")
+    digest = kept(vm)
+    vm.run(TOO_MUCH)
+    assert status(vm)["phase"] == "overflow"
+    vm.run("echo 3 >/proc/sys/vm/drop_caches").ok()
+    assert vm.run("sha256sum /root/kept").ok().text.split()[0] == digest
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_a_router_with_64_mib(boot: Lab) -> None:
+    vm = boot(memory=64)
+    digest = kept(vm)
+    for _ in range(3):
+        vm.run(FILL.format(count=128)).ok()
+        vm.run("cowflush flush", timeout=60).ok()
+    check_settled(vm)
+    vm.run("cowflush stop", timeout=60).ok()
+    check_settled(vm, "write-through")
+    vm.run("mount -o remount,ro /").ok()
+    vm.poweroff()
+    vm.card.fsck()
+    assert vm.card.hashes("/root")["/root/kept"] == digest
+    assert "Out of memory" not in vm.console
+
+
+@pytest.mark.kernels("6.1", "6.12")
+@pytest.mark.parametrize("memory", [64, 128])
+def test_a_cow_as_large_as_memory_allows(boot: Lab, memory: int) -> None:
+    """At worst the COW overflows. It never runs out of memory: that would make it Invalid, and lose it."""
+    vm = boot(memory=memory, append="cowflush.size=90%")
+    vm.run(TO_RAM).ok()
+    digest = kept(vm)
+    vm.run(TOO_MUCH, timeout=120)
+    assert status(vm)["phase"] == "overflow"
+    vm.run("cowflush flush", timeout=120).exits(1)
+    assert status(vm)["phase"] == "idle"
+    assert "Out of memory" not in vm.console and "oom-kill" not in vm.console
+    vm.kill()
+    assert vm.card.fs(replay=True).hashes("/root")["/root/kept"] == digest

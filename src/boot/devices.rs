@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use super::partition::{self, GPT_ENTRY_BYTES, Names};
 use super::reference::Reference;
 use super::superblock::{self, Filesystem, HEAD_BYTES};
@@ -32,17 +34,28 @@ impl Candidate {
         Path::new("/dev").join(self.name.replace('!', "/"))
     }
 
-    fn fits(&self, reference: &Reference) -> bool {
-        let filesystem = |pick: fn(&Filesystem) -> &String, value: &String| {
-            self.filesystem.as_ref().is_some_and(|found| pick(found) == value)
-        };
+    /// Looks at what it holds.
+    fn read(mut self) -> Self {
+        self.filesystem = identify(&self.path());
+        self
+    }
+
+    /// What the reference says of the device itself; `None` when it speaks of the filesystem.
+    fn fits_device(&self, reference: &Reference) -> Option<bool> {
         match reference {
-            Reference::Path(path) => Path::new(path) == self.path(),
-            Reference::Number(number) => *number == self.number,
-            Reference::Uuid(value) => filesystem(|found| &found.uuid, value),
-            Reference::Label(value) => filesystem(|found| &found.label, value),
-            Reference::PartUuid(value) => self.names.uuid == *value,
-            Reference::PartLabel(value) => self.names.label == *value,
+            Reference::Path(path) => Some(Path::new(path) == self.path()),
+            Reference::Number(number) => Some(*number == self.number),
+            Reference::PartUuid(value) => Some(self.names.uuid == *value),
+            Reference::PartLabel(value) => Some(self.names.label == *value),
+            Reference::Uuid(_) | Reference::Label(_) => None,
+        }
+    }
+
+    fn fits_filesystem(&self, reference: &Reference) -> bool {
+        match (reference, &self.filesystem) {
+            (Reference::Uuid(value), Some(found)) => found.uuid == *value,
+            (Reference::Label(value), Some(found)) => found.label == *value,
+            _ => false,
         }
     }
 
@@ -68,13 +81,16 @@ impl Candidate {
 ///
 /// Device-mapper and loop devices are left out: the stack shows the same UUID as the card.
 pub fn candidates() -> Vec<Candidate> {
-    let Ok(entries) = std::fs::read_dir(CLASS) else { return Vec::new() };
-    let mut found: Vec<_> = entries
-        .flatten()
-        .filter_map(|entry| candidate(&entry.file_name().to_string_lossy()))
-        .collect();
+    unread_candidates().map(Candidate::read).collect()
+}
+
+/// The same, without a look at what they hold.
+fn unread_candidates() -> impl Iterator<Item = Candidate> {
+    let entries = std::fs::read_dir(CLASS).into_iter().flatten().flatten();
+    let mut found: Vec<_> =
+        entries.filter_map(|entry| candidate(&entry.file_name().to_string_lossy())).collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
+    found.into_iter()
 }
 
 fn candidate(name: &str) -> Option<Candidate> {
@@ -88,32 +104,40 @@ fn candidate(name: &str) -> Option<Candidate> {
     if size.0 == 0 {
         return None;
     }
-    let mut candidate = Candidate {
-        name: name.to_owned(),
-        number,
-        size,
-        filesystem: None,
-        names: Names::default(),
-    };
-    candidate.filesystem = identify(&candidate.path());
-    if let Some(partition) = attribute("partition").and_then(|text| decimal(text.trim())) {
-        candidate.names = names(&folder, partition).unwrap_or_default();
-    }
-    Some(candidate)
+    let partition = attribute("partition").and_then(|text| decimal(text.trim()));
+    let names = partition.and_then(|number| names(&folder, number)).unwrap_or_default();
+    Some(Candidate { name: name.to_owned(), number, size, filesystem: None, names })
 }
 
 /// The filesystem on a device, if it can be read and is known.
+///
+/// A card may be slow: only what is needed is read, without readahead, and most filesystems are
+/// known by their first two kilobytes.
 pub fn identify(path: &Path) -> Option<Filesystem> {
+    let mut device = open_unhurried(path)?;
     let mut head = Vec::new();
-    File::open(path).ok()?.take(HEAD_BYTES as u64).read_to_end(&mut head).ok()?;
-    superblock::identify(&head)
+    device.by_ref().take(FIRST_BYTES).read_to_end(&mut head).ok()?;
+    superblock::identify(&head).or_else(|| {
+        device.take(HEAD_BYTES as u64 - FIRST_BYTES).read_to_end(&mut head).ok()?;
+        superblock::identify(&head)
+    })
+}
+
+const FIRST_BYTES: u64 = 4096;
+
+/// Opens a device for a few reads here and there.
+fn open_unhurried(path: &Path) -> Option<File> {
+    let device = File::open(path).ok()?;
+    // A kernel that reads ahead all the same is just slower.
+    let _ = posix_fadvise(&device, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
+    Some(device)
 }
 
 /// What the partition table of the disk around the partition says of it.
 fn names(folder: &Path, number: u32) -> Option<Names> {
     let real = std::fs::canonicalize(folder).ok()?;
     let disk = real.parent()?.file_name()?.to_string_lossy().replace('!', "/");
-    let disk = File::open(Path::new("/dev").join(disk)).ok()?;
+    let disk = open_unhurried(&Path::new("/dev").join(disk))?;
     for block_bytes in [512u64, 4096] {
         let mut header = [0; 512];
         if disk.read_exact_at(&mut header, block_bytes).is_err() {
@@ -132,5 +156,9 @@ fn names(folder: &Path, number: u32) -> Option<Names> {
 
 /// The devices that `reference` means: none yet, one, or (after a card was copied) several.
 pub fn find(reference: &Reference) -> Vec<Candidate> {
-    candidates().into_iter().filter(|candidate| candidate.fits(reference)).collect()
+    let fits = |found: Candidate| match found.fits_device(reference) {
+        Some(fits) => fits.then(|| found.read()),
+        None => Some(found.read()).filter(|found| found.fits_filesystem(reference)),
+    };
+    unread_candidates().filter_map(fits).collect()
 }

@@ -34,6 +34,10 @@ impl Layout {
     }
 }
 
+/// A run of this many chunks (128 KiB) is left where it is: joining it to its neighbours would
+/// copy much to save one write.
+const LONG_RUN: usize = 32;
+
 /// How many chunks may be copied into the view.
 pub type Budget = u64;
 
@@ -74,15 +78,27 @@ impl<'a> Areas<'a> {
     /// Takes the next piece, at most `most` entries, that will be one run; and whether it has to
     /// be copied for that.
     fn take(&mut self, most: usize) -> (&'a [Exception], bool) {
-        let on_cow = run_length(self.rest).min(most);
-        let on_card = neighbours(self.rest).min(most);
-        let copy = on_card > on_cow && on_card as u64 <= self.budget;
+        let first = run_length(self.rest).min(most);
+        let joined = self.short_neighbours(first, most);
+        let copy = joined > first && joined as u64 <= self.budget;
         if copy {
-            self.budget -= on_card as u64;
+            self.budget -= joined as u64;
         }
-        let (piece, rest) = self.rest.split_at(if copy { on_card } else { on_cow });
+        let (piece, rest) = self.rest.split_at(if copy { joined } else { first });
         self.rest = rest;
         (piece, copy)
+    }
+
+    /// How many entries at the start are neighbours on the card and, on the COW, a row of short
+    /// runs; `first` is the length of the first run.
+    fn short_neighbours(&self, first: usize, most: usize) -> usize {
+        let near = self.rest.get(..neighbours(self.rest).min(most)).unwrap_or_default();
+        let (mut taken, mut next) = (0, first);
+        while next > 0 && next < LONG_RUN {
+            taken += next;
+            next = near.get(taken..).map_or(0, run_length);
+        }
+        taken
     }
 }
 
@@ -239,6 +255,17 @@ mod tests {
     }
 
     #[test]
+    fn long_runs_are_left_where_they_are() {
+        let long = (0..LONG_RUN as u64).map(|n| (100 + n, 300 + n));
+        let around = [(98, 5), (99, 3), (100 + LONG_RUN as u64, 2), (101 + LONG_RUN as u64, 9)];
+        let sorted = table(&long.chain(around).collect::<Vec<_>>());
+        let view = View::build(&sorted, 1000);
+        let runs: Vec<_> = view.walk().iter().map(|run| (run.0, run.2)).collect();
+        assert_eq!(runs, [(98, 2), (100, LONG_RUN as u64), (100 + LONG_RUN as u64, 2)]);
+        assert_eq!(view.copies.len(), 4);
+    }
+
+    #[test]
     fn what_is_one_run_already_is_not_copied() {
         let view = View::build(&table(&[(10, 2), (11, 3), (12, 4)]), 100);
         assert_eq!((view.walk().len(), view.copies.len()), (1, 0));
@@ -311,12 +338,12 @@ mod tests {
                 prop_assert!(format::is_data_chunk(*place) && *place < view.layout.data_start());
             }
             if budget == u64::MAX {
-                let joined = walk.windows(2).filter(|pair| {
-                    let same_area = pair[1].0 == pair[0].0 + pair[0].2;
-                    same_area && pair[0].2 < PER_AREA && pair[1].2 < PER_AREA
+                let short = |run: &(u64, u64, u64)| run.2 < LONG_RUN as u64;
+                let split = walk.windows(2).filter(|pair| {
+                    pair[1].0 == pair[0].0 + pair[0].2 && short(&pair[0]) && short(&pair[1])
                 });
-                // Neighbours are two runs only at the border of an area.
-                prop_assert!(joined.count() as u64 <= 2 * (1 + sorted.len() as u64 / PER_AREA));
+                // Short neighbours are two runs only at the border of an area.
+                prop_assert!(split.count() as u64 <= 1 + sorted.len() as u64 / PER_AREA);
             }
         }
 

@@ -15,8 +15,9 @@ use crate::sys::signals::Held;
 use crate::sys::{block, loopdev};
 use crate::units::{Bytes, DevNo, Sectors};
 
-/// How often the merge is looked at.
-const POLL: Duration = Duration::from_millis(40);
+/// How often the merge is looked at: soon at first, since most are short.
+const FIRST_POLL: Duration = Duration::from_millis(2);
+const LAST_POLL: Duration = Duration::from_millis(64);
 
 /// What settling took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -192,6 +193,7 @@ fn await_merge(
     total: Bytes,
 ) -> Result<Option<Signal>> {
     meter.begin(total);
+    let mut pause = FIRST_POLL;
     let signal = loop {
         let usage = observe(control)?.sealed.and_then(|sealed| sealed.usage());
         let left = match usage {
@@ -202,7 +204,8 @@ fn await_merge(
         if let Some(signal) = signals.arrived() {
             break Some(signal);
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LAST_POLL);
     };
     meter.clear();
     Ok(signal)

@@ -144,7 +144,7 @@ def test_no_folder_for_dev(boot: Lab) -> None:
 )
 def test_a_kernel_that_lacks_something(boot: Lab, initcall: str, missing: list[str]) -> None:
     vm = boot(append=has_no(initcall))
-    assert "Every write goes to the card." in said(vm)
+    assert "root is the plain card sda1 (rw), since it has no stack: writes go to it." in said(vm)
     note = vm.get("/run/cowflush/boot").decode()
     assert "mode=plain" in note and re.search(r"^reason=cannot .+\.", note, re.MULTILINE), note
     text = vm.run("cowflush status").exits(3).text
@@ -173,7 +173,7 @@ def test_a_garbled_command_line(boot: Lab) -> None:
 
 def test_off(boot: Lab) -> None:
     vm = boot(append="cowflush=off")
-    assert "root is the plain card sda1 (rw): cowflush=off on the kernel command line Every write" in said(vm)
+    assert "root is the plain card sda1 (rw), as cowflush=off says: writes go to it." in said(vm)
     assert "mode=off" in vm.get("/run/cowflush/boot").decode()
     vm.run("cowflush status").exits(3)
     vm.run("cowflush flush").exits(3)

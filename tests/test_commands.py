@@ -112,7 +112,7 @@ def test_a_user_sees_the_mode_and_nothing_else(boot: Lab) -> None:
     vm = boot()
     vm.run("cowflush flush; echo secret >/root/secret; sync").ok()
     text = vm.run(f"{AS_NOBODY} cowflush status").ok().text
-    assert "deferring: writes stay in RAM, sda1 is read only from" in text
+    assert "deferring: writes stay in RAM, sda1 is only read" in text
     assert "how much is used only root can see" in text
     report = json.loads(vm.run(f"{AS_NOBODY} cowflush status --json").ok().output)
     assert set(report) == STATUS

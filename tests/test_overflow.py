@@ -96,15 +96,15 @@ def test_a_cow_as_large_as_memory_allows(boot: Lab, memory: int) -> None:
 @pytest.mark.kernels("6.1", "6.12")
 def test_memory_that_others_took_since_the_boot(boot: Lab) -> None:
     """The limit is lower now than what the COW holds; it must not be cut."""
-    vm = boot(memory=128)
+    vm = boot(memory=128, append="cowflush.size=90%")
     digest = kept(vm)
-    vm.run(FILL.format(count=600)).ok()
-    vm.run("mount -t tmpfs -o size=60M others /tmp && dd if=/dev/zero of=/tmp/all bs=64k count=800 2>&1").ok()
+    vm.run(FILL.format(count=1100)).ok()
+    vm.run("mount -t tmpfs -o size=60M others /tmp && dd if=/dev/zero of=/tmp/all bs=64k count=400 2>&1").ok()
     used = status(vm)["cow_used"]
     vm.run("cowflush flush", timeout=60).ok()
-    assert used > 38 << 20
+    assert used > 69 << 20
     check_settled(vm)
     vm.kill()
     vm.card.fsck()
     assert vm.card.hashes("/root")["/root/kept"] == digest
-    assert len(vm.card.read("/root/fill")) == 600 << 16
+    assert len(vm.card.read("/root/fill")) == 1100 << 16

@@ -21,7 +21,6 @@ pub fn flush(json: bool) -> Result<Exit> {
 
 /// `cowflush stop`. A shutdown sends SIGTERM and SIGHUP to everybody; that must not end it.
 pub fn stop(json: bool) -> Result<Exit> {
-    signals::ignore(&[Signal::SIGTERM, Signal::SIGHUP])?;
     let signals = signals::hold(&[Signal::SIGINT])?;
     let mut session = Session::begin("stop", size(), signals)?;
     let outcome = session.stop()?;

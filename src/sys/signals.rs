@@ -20,12 +20,6 @@ pub fn hold(heeded: &[Signal]) -> Result<Held> {
     SignalFd::with_flags(&heeded, flags).map(Held).doing(|| "watch for signals")
 }
 
-/// Lets `signals` come to nothing from now on, until the process ends.
-pub fn ignore(signals: &[Signal]) -> Result<()> {
-    let set: SigSet = signals.iter().copied().collect();
-    set.thread_block().doing(|| "ignore signals")
-}
-
 impl Held {
     /// The signal that came since the last call, if any.
     pub fn arrived(&mut self) -> Option<Signal> {

@@ -6,7 +6,6 @@ mod initmemory;
 mod killat;
 mod load;
 mod memory;
-mod pause;
 mod trace;
 mod writer;
 
@@ -31,7 +30,6 @@ enum Tool {
     Memory(memory::Memory),
     InitMemory(initmemory::InitMemory),
     Load(load::Load),
-    Pause(pause::Pause),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -46,7 +44,6 @@ fn main() -> ExitCode {
         Tool::Memory(tool) => tool.run(),
         Tool::InitMemory(tool) => tool.run(),
         Tool::Load(tool) => tool.run(),
-        Tool::Pause(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("guest-tools: {error}");

@@ -35,9 +35,9 @@ def test_a_full_cow(boot: Lab) -> None:
     vm.run(TOO_MUCH)
     report = status(vm)
     assert (report["phase"], report["cow_used"], report["cow_size"]) == ("overflow", 8 << 20, 8 << 20)
-    assert "the COW is full and writes fail: `cowflush flush`, then reboot" in vm.run("cowflush status").ok().text
+    assert "the COW is full and writes fail: `/run/cowflush/cowflush flush`, then reboot" in vm.run("cowflush status").ok().text
     vm.run("dd if=/dev/mapper/cowflush-root of=/dev/null bs=1M 2>&1", timeout=60).ok()
-    said = vm.run("cowflush flush", timeout=60).exits(1).text
+    said = vm.run("/run/cowflush/cowflush flush", timeout=60).exits(1).text
     assert "The COW had overflowed: the filesystem was refused writes. What it had written before is on the card" in said
     assert "raise cowflush.size or flush more often" in said
     assert (status(vm)["phase"], status(vm)["sealed"]) == ("idle", None)

@@ -72,8 +72,9 @@ fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
         log.info(&format!("root is the plain card {name} ({access}), {why}: writes go to it."));
     }
     let note = format!("mode={mode}\ncard={}\nreason={reason}\n{}", card.name, log.text());
-    if let Err(error) = run_dir::write(run_dir::BOOT, &note) {
-        log.error(&format!("cannot write {}/{}: {error}.", run_dir::PATH, run_dir::BOOT));
+    let left = run_dir::write(run_dir::BOOT, &note).and_then(|()| run_dir::keep_program());
+    if let Err(error) = left {
+        log.error(&format!("cannot write to {}: {error}.", run_dir::PATH));
     }
     Ok(())
 }

@@ -132,7 +132,9 @@ fn sentence(phase: Phase) -> &'static str {
         Phase::MergeFailed => {
             "the card refused a write; all data are in RAM: look at dmesg, then `cowflush flush`"
         }
-        Phase::Overflow => "the COW is full and writes fail: `cowflush flush`, then reboot",
+        Phase::Overflow => {
+            "the COW is full and writes fail: `/run/cowflush/cowflush flush`, then reboot"
+        }
         Phase::Lost => "the COW was lost; the card holds the last flush: reboot",
         Phase::Suspended => "root is suspended for a moment",
     }

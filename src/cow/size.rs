@@ -6,6 +6,10 @@ use crate::units::Bytes;
 /// The smallest COW that is worth having: header, one metadata area and a few megabytes.
 pub const SMALLEST: Bytes = Bytes(2 << 20);
 
+/// What is left to everybody else before anything is promised to COWs: on a machine with 64 MB a
+/// kernel and a few programs can't do with less.
+pub const RESERVE: Bytes = Bytes(16 << 20);
+
 /// A wish for the size of the COW, from `cowflush.size=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -26,14 +30,16 @@ impl Size {
     /// The limit in bytes on a machine with `ram`, of which `available` could be had for COWs
     /// (what they hold now included).
     ///
-    /// Never more than three quarters of what is available, whatever was wished for: a snapshot
-    /// survives a full COW, but not one that the memory can't hold. At least [`SMALLEST`].
+    /// Never more than three quarters of what is available behind [`RESERVE`], whatever was wished
+    /// for: a snapshot survives a full COW, but not one that the memory can't hold. At least
+    /// [`SMALLEST`].
     pub fn limit(self, ram: Bytes, available: Bytes) -> Bytes {
         let wish = match self {
             Size::Fixed(bytes) => bytes.0,
             Size::Percent(percent) => ram.0 / 100 * percent,
         };
-        Bytes(wish.min(available.0 / 4 * 3).max(SMALLEST.0))
+        let most = available.0.saturating_sub(RESERVE.0) / 4 * 3;
+        Bytes(wish.min(most).max(SMALLEST.0))
     }
 }
 
@@ -65,7 +71,7 @@ mod tests {
     #[test]
     fn limits_follow_the_machine() {
         let ram = Bytes(256 * MIB);
-        let available = Bytes(200 * MIB);
+        let available = Bytes(216 * MIB);
         assert_eq!(Size::default().limit(ram, available), Bytes(ram.0 / 100 * 40));
         assert_eq!(Size::Fixed(Bytes(16 * MIB)).limit(ram, available), Bytes(16 * MIB));
         assert_eq!(Size::Fixed(Bytes(u64::MAX)).limit(ram, available), Bytes(150 * MIB));

@@ -69,7 +69,7 @@ impl Session {
         settle(&control, &mut meter, &mut signals)?;
         let memory = memory::info()?;
         // What COWs hold is not available to others, but it is to COWs.
-        let available = memory.available.0.saturating_add(control.stack()?.held_in_ram().0);
+        let available = memory.available.0.saturating_add(held_in_ram(&control.stack()?)?.0);
         let limit = size.limit(memory.total, Bytes(available));
         let session = Self { control, meter, signals, limit, command };
         // A flush that was killed may have left the COW small.
@@ -197,6 +197,16 @@ impl Session {
     pub fn stack(&self) -> Result<Stack> {
         self.control.stack()
     }
+}
+
+/// What the COWs hold; the kernel does not count one that overflowed, which is full.
+fn held_in_ram(stack: &Stack) -> Result<Bytes> {
+    let full = stack.root.filter(|root| root.status() == SnapshotStatus::Overflow);
+    let full = match full.and_then(|root| root.target()) {
+        Some(Target::Snapshot { cow, .. }) => block::size(cow)?.bytes(),
+        _ => Bytes(0),
+    };
+    Ok(Bytes(stack.held_in_ram().0.saturating_add(full.0)))
 }
 
 /// Writes the page cache out, while writers are free: what is left for the seal is little.

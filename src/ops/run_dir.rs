@@ -14,6 +14,16 @@ pub const LAST_FLUSH: &str = "last-flush";
 /// What the boot did.
 pub const BOOT: &str = "boot";
 
+/// A copy of this program, for when root can't be read: a filesystem that was refused writes may
+/// refuse reads as well, and then it takes a program in RAM to flush.
+pub const PROGRAM: &str = "cowflush";
+
+/// Leaves the copy.
+pub fn keep_program() -> io::Result<()> {
+    std::fs::create_dir_all(PATH)?;
+    std::fs::copy("/proc/self/exe", Path::new(PATH).join(PROGRAM)).map(drop)
+}
+
 /// Writes a note in one step, so that a reader never sees half of it.
 pub fn write(name: &str, text: &str) -> io::Result<()> {
     let folder = Path::new(PATH);

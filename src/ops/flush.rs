@@ -43,6 +43,25 @@ pub enum Outcome {
     Nothing,
 }
 
+impl Outcome {
+    /// This and what a later flush of the same command did, as one.
+    fn and(self, later: Self) -> Self {
+        match (self, later) {
+            (
+                Outcome::Flushed { record: first, incomplete: why },
+                Outcome::Flushed { mut record, incomplete },
+            ) => {
+                record.bytes.0 = record.bytes.0.saturating_add(first.bytes.0);
+                record.took_ms = record.took_ms.saturating_add(first.took_ms);
+                record.merge_ms = record.merge_ms.saturating_add(first.merge_ms);
+                record.stall_us = record.stall_us.max(first.stall_us);
+                Outcome::Flushed { record, incomplete: why.or(incomplete) }
+            }
+            (Outcome::Nothing, done) | (done, Outcome::Nothing) => done,
+        }
+    }
+}
+
 /// What had gone wrong before a flush, so that it could not save everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incomplete {
@@ -114,7 +133,6 @@ impl Session {
 
     /// Flushes and lets root write straight through to the card.
     pub fn stop(&mut self) -> Result<Outcome> {
-        let begin = Instant::now();
         let mut outcome = self.flush()?;
         for _ in 0..TAIL_TRIES {
             let stack = self.control.stack()?;
@@ -123,21 +141,18 @@ impl Session {
             if !overflowed && stack.pending().bytes() <= TAIL {
                 break;
             }
-            outcome = self.flush()?;
+            outcome = outcome.and(self.flush()?);
         }
         let stack = self.control.stack()?;
         if stack.mode() == Some(Mode::Deferring) {
+            let begin = Instant::now();
             let (sealed, settled) = self.seal(&stack, seal::After::WriteThrough)?;
-            let mut record = self.note(begin, sealed.stall, settled);
-            let mut why = (!sealed.frozen).then_some(Incomplete::Unfrozen);
-            if let Outcome::Flushed { record: main, incomplete } = outcome {
-                record.bytes.0 = record.bytes.0.saturating_add(main.bytes.0);
-                record.merge_ms = record.merge_ms.saturating_add(main.merge_ms);
-                record.stall_us = record.stall_us.max(main.stall_us);
-                why = incomplete.or(why);
+            let record = self.note(begin, sealed.stall, settled);
+            let incomplete = (!sealed.frozen).then_some(Incomplete::Unfrozen);
+            outcome = outcome.and(Outcome::Flushed { record, incomplete });
+            if let Outcome::Flushed { record, .. } = &outcome {
+                remember(record);
             }
-            remember(&record);
-            outcome = Outcome::Flushed { record, incomplete: why };
         }
         flush_card(&self.control.stack()?)?;
         Ok(outcome)

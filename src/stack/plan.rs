@@ -175,6 +175,12 @@ mod tests {
         Some(Device { number, suspended: false, live, inactive: false, mark: None })
     }
 
+    /// A sealed device that has its table loaded and was never resumed.
+    fn loaded() -> Option<Device> {
+        let (number, live, mark) = (SEALED, None, None);
+        Some(Device { number, suspended: true, live, inactive: true, mark })
+    }
+
     fn linear(device: DevNo) -> Target {
         Target::Linear { device, offset: Sectors(0) }
     }
@@ -277,13 +283,7 @@ mod tests {
     fn killed_before_the_seal_the_preparation_is_dropped() {
         let prepared = edit(deferring(), |s| {
             root(s).inactive = true;
-            s.sealed = Some(Device {
-                number: SEALED,
-                suspended: true,
-                live: None,
-                inactive: true,
-                mark: None,
-            });
+            s.sealed = loaded();
         });
         assert_eq!(next(&prepared), Ok(Some(Step::Clear(Name::Root))));
         let cleared = edit(prepared, |s| root(s).inactive = false);
@@ -295,13 +295,7 @@ mod tests {
         let suspended = edit(deferring(), |s| {
             root(s).suspended = true;
             root(s).inactive = true;
-            s.sealed = Some(Device {
-                number: SEALED,
-                suspended: true,
-                live: None,
-                inactive: true,
-                mark: None,
-            });
+            s.sealed = loaded();
         });
         assert_eq!(next(&suspended), Ok(Some(Step::Clear(Name::Root))));
         let cleared = edit(suspended, |s| root(s).inactive = false);

@@ -82,7 +82,7 @@ impl Info {
 /// An attached loop device. Keep it until a table uses the device; dropping it earlier
 /// detaches it.
 pub struct Loop {
-    node: File,
+    _node: File,
     number: DevNo,
 }
 
@@ -98,18 +98,24 @@ pub fn attach(file: &File, name: &str, limit: Bytes) -> Result<Loop> {
     let info = Info::new(name, limit);
     // Somebody else may take the free device first; then the next one is tried.
     for _ in 0..16 {
-        // SAFETY: LOOP_CTL_GET_FREE takes no pointer.
-        let free = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE as _) };
-        let free = Errno::result(free).doing(|| "find a free loop device")?;
-        let path = format!("/dev/loop{free}");
-        let node = open(Path::new(&path))?;
+        let (path, node) = open_free(&control)?;
         match configure(&node, file, &info) {
-            Ok(()) => return Ok(Loop { number: block::number(&node, &path)?, node }),
+            Ok(()) => return Ok(Loop { number: block::number(&node, &path)?, _node: node }),
             Err(Errno::EBUSY) => continue,
             Err(errno) => return Err(errno).doing(|| format!("attach {name} to {path}")),
         }
     }
     Err(Error::new(format!("attach {name} to a loop device"), "others took every free one"))
+}
+
+/// A device that is free now: its path and its open node. `control` is /dev/loop-control.
+fn open_free(control: &File) -> Result<(String, File)> {
+    // SAFETY: LOOP_CTL_GET_FREE takes no pointer.
+    let free = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE as _) };
+    let free = Errno::result(free).doing(|| "find a free loop device")?;
+    let path = format!("/dev/loop{free}");
+    let node = open(Path::new(&path))?;
+    Ok((path, node))
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -154,11 +160,6 @@ impl Loop {
     pub fn number(&self) -> DevNo {
         self.number
     }
-
-    /// The open node.
-    pub fn node(&self) -> &File {
-        &self.node
-    }
 }
 
 /// Makes the loop device `node` larger, at most as large as its file, while it is in use.
@@ -201,10 +202,7 @@ pub fn release_strays() {
 /// Whether the kernel knows LOOP_CONFIGURE (5.8): it looks at the descriptor first.
 pub fn has_configure() -> Result<bool> {
     let control = File::open("/dev/loop-control").doing(|| "open /dev/loop-control")?;
-    // SAFETY: LOOP_CTL_GET_FREE takes no pointer.
-    let free = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE as _) };
-    let free = Errno::result(free).doing(|| "find a free loop device")?;
-    let node = open(Path::new(&format!("/dev/loop{free}")))?;
+    let (_, node) = open_free(&control)?;
     let config =
         Config { fd: u32::MAX, block_size: 0, info: Info::new("", Bytes(0)), reserved: [0; 8] };
     // SAFETY: as in `configure`; the descriptor is invalid on purpose.

@@ -1,0 +1,42 @@
+//! The arguments of the `cowflush` command.
+#![cfg_attr(not(test), no_main)]
+
+// The command line belongs to the binary, not to the library.
+#[path = "../../src/cli.rs"]
+mod cli;
+
+use argh::FromArgs;
+use cli::{Cli, Command};
+
+#[cfg(not(test))]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
+
+/// The input is the arguments, one a line.
+pub fn check(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let words: Vec<&str> = text.lines().collect();
+    match Cli::from_args(&["cowflush"], &words) {
+        Ok(cli) => {
+            let (name, json) = read(&cli.command);
+            assert_eq!(words.first(), Some(&name));
+            // Nothing that was not understood is let pass, nothing understood is lost.
+            let others = words.iter().skip(1).filter(|word| **word != "--");
+            assert!(others.clone().all(|word| *word == "--json"), "{words:?}");
+            assert_eq!(others.count() > 0, json, "{words:?}");
+        }
+        // Help or a complaint: a user must see something.
+        Err(early) => assert!(!early.output.trim_end().is_empty(), "{words:?}"),
+    }
+}
+
+fn read(command: &Command) -> (&'static str, bool) {
+    match command {
+        Command::Flush(options) => ("flush", options.json),
+        Command::Stop(options) => ("stop", options.json),
+        Command::Start(_) => ("start", false),
+        Command::Status(options) => ("status", options.json),
+        Command::Check(options) => ("check", options.json),
+        Command::Init(_) => ("init", false),
+        Command::Version(_) => ("version", false),
+    }
+}

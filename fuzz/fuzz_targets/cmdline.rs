@@ -1,0 +1,52 @@
+//! The kernel command line.
+#![cfg_attr(not(test), no_main)]
+
+use cowflush::boot::cmdline::Options;
+use cowflush::cow::size::{self, SMALLEST, Size};
+use cowflush::units::Bytes;
+
+#[cfg(not(test))]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
+
+/// The input is the line.
+pub fn check(data: &[u8]) {
+    let line = String::from_utf8_lossy(data);
+    let mut options = Options::parse(&line);
+    for complaint in &options.complaints {
+        // The kernel log takes about a kilobyte a line.
+        assert!(complaint.len() < 900, "{complaint}");
+    }
+    let limit = options.size.limit(Bytes(256 << 20), Bytes(200 << 20));
+    assert!(size::device(limit) <= limit && limit >= SMALLEST);
+
+    // What was understood, written again, is understood in the same way; and the rest of a line
+    // is init's.
+    options.complaints.clear();
+    let written = write(&options);
+    assert_eq!(Options::parse(&written), options, "{written}");
+    assert_eq!(Options::parse(&format!("{written} -- rw cowflush=off root=/dev/x")), options);
+}
+
+fn write(options: &Options) -> String {
+    let Options { root, types, flags, writable, wait_for_ever, delay, init, panic, off, size, .. } =
+        options;
+    let size = match size {
+        Size::Fixed(bytes) => bytes.0.to_string(),
+        Size::Percent(percent) => format!("{percent}%"),
+    };
+    let mut line = format!(
+        "rootfstype={} \"rootflags={flags}\" rootdelay={delay} panic={panic} cowflush.size={size}",
+        types.iter().map(|kind| format!("\"{kind}\"")).collect::<Vec<_>>().join(","),
+    );
+    for (set, word) in [(writable, "rw"), (wait_for_ever, "rootwait"), (off, "cowflush=off")] {
+        if *set {
+            line.push_str(&format!(" {word}"));
+        }
+    }
+    for (key, value) in [("root", root.as_ref().map(ToString::to_string)), ("init", init.clone())] {
+        if let Some(value) = value {
+            line.push_str(&format!(" {key}=\"{value}\""));
+        }
+    }
+    line
+}

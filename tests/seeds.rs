@@ -1,0 +1,59 @@
+//! Every checked-in seed of the fuzz targets, through the targets' own code: what the fuzzer once
+//! found, and what it starts from, stays right without it.
+
+// A test may panic.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[path = "../fuzz/fuzz_targets"]
+mod targets {
+    pub mod card;
+    pub mod cli;
+    pub mod cmdline;
+    pub mod cow;
+    pub mod record;
+    pub mod tables;
+}
+
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 6] = [
+    ("card", targets::card::check),
+    ("cli", targets::cli::check),
+    ("cmdline", targets::cmdline::check),
+    ("cow", targets::cow::check),
+    ("record", targets::record::check),
+    ("tables", targets::tables::check),
+];
+
+fn sorted(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder);
+    let mut found: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn every_seed_passes() {
+    for (name, check) in TARGETS {
+        let seeds = sorted(&format!("seeds/{name}"));
+        assert!(!seeds.is_empty(), "{name} has no seed");
+        for seed in seeds {
+            println!("{}", seed.display());
+            check(&fs::read(&seed).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_target_is_listed_here() {
+    let stems = |folder| {
+        let stem = |path: PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
+        sorted(folder).into_iter().map(stem).collect::<Vec<_>>()
+    };
+    assert_eq!(stems("fuzz_targets"), TARGETS.map(|target| target.0));
+    assert_eq!(stems("seeds"), TARGETS.map(|target| target.0));
+}

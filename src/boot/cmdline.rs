@@ -34,17 +34,21 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads a whole command line. Never fails: a router must boot.
-    pub fn parse(line: &str) -> Self {
+    /// Reads a whole command line. Never fails: a router must boot. A line is bytes: one that is
+    /// no UTF-8 spoils its own word alone.
+    pub fn parse(line: impl AsRef<[u8]>) -> Self {
         let mut options = Self::default();
-        for word in words(line) {
-            // The rest belongs to init.
-            if word == "--" {
-                break;
-            }
-            options.take(&word);
-        }
+        options.add(&String::from_utf8_lossy(line.as_ref()));
         options
+    }
+
+    /// Reads words that were added later; they win. Not the same as a longer line, where a `--`
+    /// or an open quote would swallow them.
+    pub fn add(&mut self, line: &str) {
+        // The rest belongs to init.
+        for word in words(line).take_while(|word| word != "--") {
+            self.take(&word);
+        }
     }
 
     fn take(&mut self, word: &str) {
@@ -162,6 +166,23 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_that_is_no_utf8_spoils_its_own_word_alone() {
+        let options = Options::parse(b"root=/dev/sda1 name=caf\xe9 rw init=/sbin/\xff");
+        assert_eq!(options.root, Some(Reference::Path("/dev/sda1".to_owned())));
+        assert!(options.writable);
+    }
+
+    #[test]
+    fn words_added_later_win_whatever_the_line_ends_with() {
+        for line in ["root=/dev/sda1 -- single", "root=/dev/sda1 \"rootflags=a", "root=/dev/sda1"] {
+            let mut options = Options::parse(line);
+            options.add("root=/dev/sdb2 cowflush=off");
+            assert_eq!(options.root, Some(Reference::Path("/dev/sdb2".to_owned())), "{line}");
+            assert!(options.off, "{line}");
+        }
+    }
+
+    #[test]
     fn sizes() {
         let fixed = |bytes| Some(Size::Fixed(Bytes(bytes)));
         assert_eq!(size("16M"), fixed(16 << 20));
@@ -194,7 +215,7 @@ mod tests {
         fn any_mix_of_words_parses(
             words in prop::collection::vec("(root|rw|cowflush\\.size|rootflags|\"|=|M|%| |[0-9]{1,20}){0,6}", 0..10)
         ) {
-            let _ = Options::parse(&words.join(" "));
+            let _ = Options::parse(words.join(" "));
         }
     }
 }

@@ -162,7 +162,7 @@ fn ram() -> Item {
 }
 
 fn options() -> Options {
-    Options::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default())
+    Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default())
 }
 
 fn card(control: Option<&Control>) -> Vec<Item> {

@@ -42,8 +42,7 @@ pub fn start() -> Result<Exit> {
 
 /// The wish for the COW's size, as at boot.
 fn size() -> Size {
-    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    Options::parse(&line).size
+    Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default()).size
 }
 
 fn tell(

@@ -27,10 +27,13 @@ const NEWS_EVERY: Duration = Duration::from_secs(10);
 pub fn run(arguments: Vec<OsString>) -> ! {
     mounting::kernel_filesystems();
     console::attach();
-    let mut line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let line = std::fs::read("/proc/cmdline").unwrap_or_default();
+    let mut typed: Vec<String> = Vec::new();
     loop {
         let mut log = Log::default();
-        let options = Options::parse(&line);
+        let mut options = Options::parse(&line);
+        // What is typed replaces what the boot loader gave.
+        typed.iter().for_each(|words| options.add(words));
         for complaint in &options.complaints {
             log.error(&format!("{complaint}."));
         }
@@ -44,8 +47,7 @@ pub fn run(arguments: Vec<OsString>) -> ! {
         log.error("root cannot be mounted; this is the rescue prompt.");
         let _ = nix::mount::umount(ROOT);
         stacking::dismantle();
-        // The last word wins, so what is typed replaces what the boot loader gave.
-        line = format!("{} {}", line.trim(), rescue::ask(options.panic));
+        typed.push(rescue::ask(options.panic));
     }
 }
 

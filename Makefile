@@ -30,11 +30,15 @@ test: build ## All tests: on this machine, then in QEMU
 bench: build ## Sizes, memory, boot time, and flushes beside the classic recipe (8 minutes)
 	$(PYTHON) tests/bench.py
 
+SECONDS := 60
+fuzz: deps ## Fuzz what reads input: SECONDS=60 for each target
+	fuzz/run $(SECONDS)
+
 lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
-	shellcheck --external-sources .ci/run cross/*.sh cross/{build,busybox,clippy,musl}
+	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl}
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
@@ -58,4 +62,4 @@ kernel-%: deps
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test bench lint fmt build clean guest deps
+.PHONY: help run shell test bench fuzz lint fmt build clean guest deps

@@ -11,10 +11,11 @@ use cli::{Cli, Command};
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
-/// The input is the arguments, one a line.
+/// The input is the arguments, one a line. None holds a zero byte: the kernel ends them with one
+/// (and argh takes it for any subcommand).
 pub fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let words: Vec<&str> = text.lines().collect();
+    let words: Vec<&str> = text.split_terminator(['\n', '\0']).collect();
     match Cli::from_args(&["cowflush"], &words) {
         Ok(cli) => {
             let (name, json) = read(&cli.command);

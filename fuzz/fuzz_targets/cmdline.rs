@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), no_main)]
 
 use cowflush::boot::cmdline::Options;
+use cowflush::boot::reference::Reference;
 use cowflush::cow::size::{self, SMALLEST, Size};
 use cowflush::units::Bytes;
 
@@ -10,8 +11,12 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
 /// The input is the line.
 pub fn check(data: &[u8]) {
-    let line = String::from_utf8_lossy(data);
-    let mut options = Options::parse(&line);
+    let mut options = Options::parse(data);
+    // A person at the rescue prompt is heard.
+    let mut corrected = options.clone();
+    corrected.add("cowflush=off root=/dev/typed");
+    assert!(corrected.off && corrected.root == Reference::parse("/dev/typed"));
+
     for complaint in &options.complaints {
         // The kernel log takes about a kilobyte a line.
         assert!(complaint.len() < 900, "{complaint}");
@@ -28,8 +33,9 @@ pub fn check(data: &[u8]) {
 }
 
 fn write(options: &Options) -> String {
-    let Options { root, types, flags, writable, wait_for_ever, delay, init, panic, off, size, .. } =
-        options;
+    let Options {
+        root, types, flags, writable, wait_for_ever, delay, init, panic, off, size, ..
+    } = options;
     let size = match size {
         Size::Fixed(bytes) => bytes.0.to_string(),
         Size::Percent(percent) => format!("{percent}%"),

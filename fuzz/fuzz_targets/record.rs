@@ -8,7 +8,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
 /// The input is the file.
 pub fn check(data: &[u8]) {
-    let record = Record::parse(&String::from_utf8_lossy(data));
+    let mut record = Record::parse(&String::from_utf8_lossy(data));
+    // The end of a line, not of a command.
+    record.command.truncate(record.command.trim_end_matches('\r').len());
     assert!(!record.to_string().contains('\n') && !record.when().to_string().contains('\n'));
 
     let again = Record::parse(&record.to_text());

@@ -3,10 +3,10 @@
 
 // The command line belongs to the binary, not to the library.
 #[path = "../../src/cli.rs"]
-mod cli;
+mod arguments;
 
 use argh::FromArgs;
-use cli::{Cli, Command};
+use arguments::{Cli, Command};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
@@ -19,11 +19,12 @@ pub fn check(data: &[u8]) {
     match Cli::from_args(&["cowflush"], &words) {
         Ok(cli) => {
             let (name, json) = read(&cli.command);
-            assert_eq!(words.first(), Some(&name));
+            // `--` ends the options, wherever it stands.
+            let mut said = words.iter().filter(|word| **word != "--");
+            assert_eq!(said.next(), Some(&name), "{words:?}");
             // Nothing that was not understood is let pass, nothing understood is lost.
-            let others = words.iter().skip(1).filter(|word| **word != "--");
-            assert!(others.clone().all(|word| *word == "--json"), "{words:?}");
-            assert_eq!(others.count() > 0, json, "{words:?}");
+            assert!(said.clone().all(|word| *word == "--json"), "{words:?}");
+            assert_eq!(said.count() > 0, json, "{words:?}");
         }
         // Help or a complaint: a user must see something.
         Err(early) => assert!(!early.output.trim_end().is_empty(), "{words:?}"),

@@ -29,7 +29,7 @@ pub fn check(data: &[u8]) {
     options.complaints.clear();
     let written = write(&options);
     assert_eq!(Options::parse(&written), options, "{written}");
-    assert_eq!(Options::parse(&format!("{written} -- rw cowflush=off root=/dev/x")), options);
+    assert_eq!(Options::parse(format!("{written} -- rw cowflush=off root=/dev/x")), options);
 }
 
 fn write(options: &Options) -> String {

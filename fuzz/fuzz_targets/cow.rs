@@ -36,7 +36,11 @@ pub fn check(data: &[u8]) {
         }
     }
     match format::sort_checked(&mut table, origin_chunks, cow_chunks) {
-        Ok(()) => check_view(&table, budget),
+        Ok(()) => {
+            assert!(table.iter().all(|e| e.old < origin_chunks && e.new < cow_chunks));
+            assert!(table.windows(2).all(|pair| pair[0].old < pair[1].old));
+            check_view(&table, budget);
+        }
         Err(defect) => assert!(!defect.to_string().is_empty()),
     }
 }

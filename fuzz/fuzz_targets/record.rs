@@ -2,12 +2,26 @@
 #![cfg_attr(not(test), no_main)]
 
 use cowflush::report::record::Record;
+use cowflush::units::Bytes;
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
-/// The input is the file.
+/// The input is the file; and, for the way there and back, what the file tells.
 pub fn check(data: &[u8]) {
+    let mut numbers = data.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+    let mut number = || numbers.next().unwrap_or(0);
+    let told = Record {
+        // A year before 1970 is read as 1970.
+        when: (number() >> 1) as i64,
+        command: "flush".to_owned(),
+        bytes: Bytes(number()),
+        took_ms: number(),
+        merge_ms: number(),
+        stall_us: number(),
+    };
+    assert_eq!(Record::parse(&told.to_text()), told);
+
     let mut record = Record::parse(&String::from_utf8_lossy(data));
     // The end of a line, not of a command.
     record.command.truncate(record.command.trim_end_matches('\r').len());

@@ -222,6 +222,13 @@ impl Chain {
         Link { id: head.id, sequence: head.sequence, position, behind: 0 }
     }
 
+    /// Takes in a segment that was just written behind this chain.
+    pub fn push(&mut self, head: Head, table: Vec<Entry>, commit: &Commit) {
+        self.segments.push(Segment { head, table, committed: true });
+        self.next = commit.link;
+        self.end = End::Clean;
+    }
+
     /// Chunks of the ring that are in use, padding included.
     pub fn used(&self) -> u64 {
         self.next.position.saturating_sub(self.header.start.position)

@@ -1,20 +1,21 @@
 //! The command line of `cowflush` itself.
 
 use argh::FromArgs;
+use cowflush::units::{Bytes, bytes};
 
 /// Keeps a flash card's root filesystem in RAM copy-on-write and flushes it on demand.
 #[derive(FromArgs)]
 #[argh(
     note = "Writes to / stay in RAM until a flush: a power cut loses what was not flushed. During a\nflush root stays mounted and in use.",
-    example = "cowflush status        # what is in RAM, what is at risk\n  cowflush flush         # make everything until now durable\n  cowflush stop          # flush, then write straight to the card",
+    example = "cowflush status        # what is in RAM, what is at risk\n  cowflush flush         # make everything until now durable\n  cowflush log           # what is in the flush log\n  cowflush stop          # flush, then write straight to the card",
     error_code(0, "done"),
     error_code(1, "failed; everything that was in RAM is still there"),
     error_code(2, "the command line was not understood"),
     error_code(3, "root is not on a cowflush stack"),
     error_code(4, "another cowflush command is at work"),
-    error_code(5, "the card refused a write; the data stay in RAM and readable"),
+    error_code(5, "the card refused a write; the data stay in RAM or in the log, and readable"),
     error_code(6, "check found something missing"),
-    error_code(7, "the COW was lost; the card holds the last flush"),
+    error_code(7, "something was lost: the COW, or a part of the flush log"),
     error_code(8, "stopped by a signal; the next command finishes")
 )]
 pub struct Cli {
@@ -26,10 +27,13 @@ pub struct Cli {
 #[argh(subcommand)]
 pub enum Command {
     Flush(Flush),
+    Merge(Merge),
     Stop(Stop),
     Start(Start),
     Status(Status),
     Check(Check),
+    Log(Log),
+    Recover(Recover),
     Init(Init),
     Version(Version),
 }
@@ -38,6 +42,18 @@ pub enum Command {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "flush")]
 pub struct Flush {
+    /// merge into the card without the flush log; a power cut meanwhile can tear root
+    #[argh(switch)]
+    pub direct: bool,
+    /// print the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Merge what is in the flush log into the card.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "merge")]
+pub struct Merge {
     /// print the result as JSON
     #[argh(switch)]
     pub json: bool,
@@ -70,6 +86,92 @@ pub struct Status {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "check")]
 pub struct Check {
+    /// print as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Show the flush log: its segments, its usage, its wear position.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "log",
+    note = "With a flush log a power cut during a flush can't tear root. It is a partition of the card,\n64 MiB or more. To add one in the card's unpartitioned tail, with the card sda:\n  echo ',,da' | sfdisk --append /dev/sda     # a new partition, say sda2\n  cowflush log format /dev/sda2"
+)]
+pub struct Log {
+    #[argh(subcommand)]
+    pub command: Option<LogCommand>,
+    /// read all of its data and compare their checksums
+    #[argh(switch)]
+    pub verify: bool,
+    /// print as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+pub enum LogCommand {
+    Format(Format),
+}
+
+/// Make a flush log of a partition. What is on it is lost.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "format")]
+pub struct Format {
+    /// the partition, or an image file
+    #[argh(positional)]
+    pub device: std::path::PathBuf,
+    /// the root that the log is for; default: this system's
+    #[argh(option)]
+    pub root: Option<std::path::PathBuf>,
+    /// begin each segment at a multiple of this, such as 128K; default: 4K
+    #[argh(option, default = "Bytes(0)", from_str_fn(erase_block))]
+    pub erase_block: Bytes,
+    /// a label for cowflush.log=LABEL=, at most 16 bytes
+    #[argh(option, default = "String::new()")]
+    pub label: String,
+    /// what is on the partition and may be destroyed, such as ext4 or cowflush-log
+    #[argh(option)]
+    pub over: Option<String>,
+    /// only say what would be done
+    #[argh(switch)]
+    pub dry_run: bool,
+}
+
+fn erase_block(text: &str) -> Result<Bytes, String> {
+    bytes(text)
+        .filter(|bytes| bytes.0 % 4096 == 0 && bytes.0 <= 64 << 20)
+        .ok_or_else(|| format!("`{text}` is no multiple of 4K up to 64M"))
+}
+
+/// Apply a flush log to a root offline: on any Linux machine, on devices or image files, without
+/// device-mapper. Without an option it only looks.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "recover",
+    example = "cowflush recover /dev/sdb1 /dev/sdb2             # look: what would a boot find?\n  cowflush recover /dev/sdb1 /dev/sdb2 --merge     # put it into root\n  cowflush recover root.img log.img --export new.img"
+)]
+pub struct Recover {
+    /// root's partition, or an image of it; not mounted
+    #[argh(positional)]
+    pub root: std::path::PathBuf,
+    /// the flush log's partition, or an image of it
+    #[argh(positional)]
+    pub log: std::path::PathBuf,
+    /// write the log's flushes into root, then empty the log
+    #[argh(switch)]
+    pub merge: bool,
+    /// write a copy of root with the log's flushes to this new file
+    #[argh(option)]
+    pub export: Option<std::path::PathBuf>,
+    /// apply the log although root was changed since, or is another
+    #[argh(switch)]
+    pub force: bool,
+    /// only say what would be done
+    #[argh(switch)]
+    pub dry_run: bool,
     /// print as JSON
     #[argh(switch)]
     pub json: bool,

@@ -15,6 +15,7 @@ pub mod boot;
 pub mod cow;
 pub mod dm;
 pub mod error;
+pub mod log;
 pub mod ops;
 pub mod report;
 pub mod stack;

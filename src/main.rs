@@ -42,11 +42,17 @@ fn main() -> ExitCode {
 
 fn run(command: cli::Command) -> Result<Exit> {
     match command {
-        cli::Command::Flush(options) => commands::flush::flush(options.json),
+        cli::Command::Flush(options) => commands::flush::flush(options.json, options.direct),
+        cli::Command::Merge(options) => commands::flush::merge(options.json),
         cli::Command::Stop(options) => commands::flush::stop(options.json),
         cli::Command::Start(_) => commands::flush::start(),
         cli::Command::Status(options) => commands::status::run(options.json),
         cli::Command::Check(options) => commands::check::run(options.json),
+        cli::Command::Log(options) => match options.command {
+            None => commands::log::show(options.verify, options.json),
+            Some(cli::LogCommand::Format(options)) => commands::log::format(&options),
+        },
+        cli::Command::Recover(options) => commands::recover::run(&options),
         cli::Command::Init(_) => Err(Error::new("run init", "this is not PID 1")
             .advise("It is for an initramfs, where the kernel starts it as /init.")
             .exit(Exit::Usage)),

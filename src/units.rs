@@ -102,6 +102,18 @@ pub fn decimal<T: core::str::FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
+/// Reads `65536`, `16K`, `32M`, `1G`; not 0.
+pub fn bytes(text: &str) -> Option<Bytes> {
+    let (digits, shift) = match text.char_indices().next_back()? {
+        (at, 'k' | 'K') => (text.get(..at)?, 10),
+        (at, 'm' | 'M') => (text.get(..at)?, 20),
+        (at, 'g' | 'G') => (text.get(..at)?, 30),
+        _ => (text, 0),
+    };
+    let bytes = decimal::<u64>(digits)?.checked_mul(1 << shift)?;
+    (bytes > 0).then_some(Bytes(bytes))
+}
+
 /// A point in time as `2026-11-23 06:40:12 UTC`, from seconds since 1970.
 ///
 /// Days to civil date by counting from 1 March of year 0, so that the leap day comes last.

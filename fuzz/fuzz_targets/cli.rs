@@ -6,7 +6,7 @@
 mod arguments;
 
 use argh::FromArgs;
-use arguments::{Cli, Command};
+use arguments::{Cli, Command, LogCommand};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
@@ -18,31 +18,87 @@ pub fn check(data: &[u8]) {
     let words: Vec<&str> = text.split_terminator(['\n', '\0']).collect();
     match Cli::from_args(&["cowflush"], &words) {
         Ok(cli) => {
-            let (name, json) = read(&cli.command);
-            // `--` ends the options, wherever it stands.
-            let mut said = words.iter().filter(|word| **word != "--");
-            assert_eq!(said.next(), Some(&name), "{words:?}");
-            // Nothing that was not understood is let pass, nothing understood is lost.
-            assert!(said.clone().all(|word| *word == "--json"), "{words:?}");
-            assert_eq!(said.count() > 0, json, "{words:?}");
+            let written = write(&cli.command);
+            let again: Vec<&str> = written.iter().map(String::as_str).collect();
+            // No word is made up but `--`; a size has several spellings.
+            for word in again.iter().filter(|word| !word.starts_with("--erase-block=")) {
+                assert!(*word == "--" || words.contains(word), "{words:?}: {again:?}");
+            }
+            // What was understood, written again, is understood in the same way.
+            let again: Vec<&str> = written.iter().flat_map(|word| split_size(word)).collect();
+            let read = Cli::from_args(&["cowflush"], &again).map(|cli| write(&cli.command));
+            assert_eq!(read.ok(), Some(written), "{words:?}");
         }
         Err(early) => {
             // Help or a complaint: a user must see something.
             assert!(!early.output.trim_end().is_empty(), "{words:?}");
-            let subcommand = ["flush", "stop", "start", "status", "check", "init", "version"];
-            assert!(!matches!(words[..], [word] if subcommand.contains(&word)), "{words:?}");
+            let alone = ["flush", "merge", "stop", "start", "status", "check", "log", "version"];
+            assert!(!matches!(words[..], [word] if alone.contains(&word)), "{words:?}");
         }
     }
 }
 
-fn read(command: &Command) -> (&'static str, bool) {
+/// `--erase-block=4096` as the two words that argh wants.
+fn split_size(word: &str) -> impl Iterator<Item = &str> {
+    let split = word.strip_prefix("--erase-block=").map(|size| ["--erase-block", size]);
+    split.into_iter().flatten().chain(split.is_none().then_some(word))
+}
+
+/// The arguments that ask for `command`.
+fn write(command: &Command) -> Vec<String> {
+    let mut line = Line::default();
     match command {
-        Command::Flush(options) => ("flush", options.json),
-        Command::Stop(options) => ("stop", options.json),
-        Command::Start(_) => ("start", false),
-        Command::Status(options) => ("status", options.json),
-        Command::Check(options) => ("check", options.json),
-        Command::Init(_) => ("init", false),
-        Command::Version(_) => ("version", false),
+        Command::Flush(o) => {
+            line.say("flush").switch("--direct", o.direct).switch("--json", o.json)
+        }
+        Command::Merge(o) => line.say("merge").switch("--json", o.json),
+        Command::Stop(o) => line.say("stop").switch("--json", o.json),
+        Command::Start(_) => line.say("start"),
+        Command::Status(o) => line.say("status").switch("--json", o.json),
+        Command::Check(o) => line.say("check").switch("--json", o.json),
+        Command::Log(o) => {
+            line.say("log").switch("--verify", o.verify).switch("--json", o.json);
+            if let Some(LogCommand::Format(o)) = &o.command {
+                let label = Some(&o.label).filter(|label| !label.is_empty());
+                line.say("format").switch("--dry-run", o.dry_run);
+                line.option("--root", o.root.as_ref().map(|path| path.display()));
+                line.option("--label", label).option("--over", o.over.as_ref());
+                if o.erase_block.0 > 0 {
+                    line.say(&format!("--erase-block={}", o.erase_block.0));
+                }
+                line.say("--").say(&o.device.display().to_string());
+            }
+            &mut line
+        }
+        Command::Recover(o) => {
+            line.say("recover").switch("--merge", o.merge).switch("--force", o.force);
+            line.switch("--dry-run", o.dry_run).switch("--json", o.json);
+            line.option("--export", o.export.as_ref().map(|path| path.display()));
+            line.say("--").say(&o.root.display().to_string()).say(&o.log.display().to_string())
+        }
+        Command::Init(_) => line.say("init"),
+        Command::Version(_) => line.say("version"),
+    };
+    line.0
+}
+
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn say(&mut self, word: &str) -> &mut Self {
+        self.0.push(word.to_owned());
+        self
+    }
+
+    fn switch(&mut self, name: &str, on: bool) -> &mut Self {
+        if on { self.say(name) } else { self }
+    }
+
+    fn option(&mut self, name: &str, value: Option<impl ToString>) -> &mut Self {
+        match value {
+            Some(value) => self.say(name).say(&value.to_string()),
+            None => self,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel command line.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::boot::cmdline::Options;
+use cowflush::boot::cmdline::{LogChoice, Options};
 use cowflush::boot::reference::Reference;
 use cowflush::cow::size::{self, SMALLEST, Size};
 use cowflush::units::Bytes;
@@ -34,14 +34,32 @@ pub fn check(data: &[u8]) {
 
 fn write(options: &Options) -> String {
     let Options {
-        root, types, flags, writable, wait_for_ever, delay, init, panic, off, size, ..
+        root,
+        types,
+        flags,
+        writable,
+        wait_for_ever,
+        delay,
+        init,
+        panic,
+        off,
+        size,
+        log,
+        merge_at,
+        ..
     } = options;
     let size = match size {
         Size::Fixed(bytes) => bytes.0.to_string(),
         Size::Percent(percent) => format!("{percent}%"),
     };
+    let log = match log {
+        LogChoice::Own => "auto".to_owned(),
+        LogChoice::At(reference) => reference.to_string(),
+        LogChoice::None => "none".to_owned(),
+    };
     let mut line = format!(
-        "rootfstype={} \"rootflags={flags}\" rootdelay={delay} panic={panic} cowflush.size={size}",
+        "rootfstype={} \"rootflags={flags}\" rootdelay={delay} panic={panic} cowflush.size={size} \
+         cowflush.log=\"{log}\" cowflush.merge={merge_at}%",
         types.iter().map(|kind| format!("\"{kind}\"")).collect::<Vec<_>>().join(","),
     );
     for (set, word) in [(writable, "rw"), (wait_for_ever, "rootwait"), (off, "cowflush=off")] {

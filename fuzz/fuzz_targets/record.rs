@@ -16,7 +16,10 @@ pub fn check(data: &[u8]) {
         when: (number() >> 1) as i64,
         command: "flush".to_owned(),
         bytes: Bytes(number()),
+        logged: Bytes(number()),
+        merged: Bytes(number()),
         took_ms: number(),
+        log_ms: number(),
         merge_ms: number(),
         stall_us: number(),
     };

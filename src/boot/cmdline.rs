@@ -4,10 +4,10 @@
 
 use super::reference::Reference;
 use crate::cow::size::Size;
-use crate::units::{Bytes, decimal};
+use crate::units::{bytes, decimal};
 
 /// What the command line asks for. Whatever it does not say has the kernel's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// `root=`.
     pub root: Option<Reference>,
@@ -29,8 +29,47 @@ pub struct Options {
     pub off: bool,
     /// `cowflush.size=`: the COW's limit.
     pub size: Size,
+    /// `cowflush.log=`: where the flush log is.
+    pub log: LogChoice,
+    /// `cowflush.merge=`: merge the log when this share of it is in use, in percent.
+    pub merge_at: u64,
     /// What was not understood, as sentences; the default holds for each.
     pub complaints: Vec<String>,
+}
+
+/// Where the flush log is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LogChoice {
+    /// Wherever one is that was made for this root.
+    #[default]
+    Own,
+    /// There.
+    At(Reference),
+    /// It is not used.
+    None,
+}
+
+/// Between a log that is never full and merges that are rare.
+const MERGE_AT: u64 = 75;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            root: None,
+            types: Vec::new(),
+            flags: String::new(),
+            writable: false,
+            wait_for_ever: false,
+            delay: 0,
+            init: None,
+            panic: 0,
+            off: false,
+            size: Size::default(),
+            log: LogChoice::default(),
+            merge_at: MERGE_AT,
+            complaints: Vec::new(),
+        }
+    }
 }
 
 impl Options {
@@ -85,6 +124,21 @@ impl Options {
                     "it is neither a size such as 32M nor a share of the RAM such as 40%",
                 ),
             },
+            "cowflush.log" => match value {
+                "none" => self.log = LogChoice::None,
+                "auto" => self.log = LogChoice::Own,
+                _ => match Reference::parse(value) {
+                    Some(reference) => self.log = LogChoice::At(reference),
+                    None => self.complain(word, "it names no block device"),
+                },
+            },
+            "cowflush.merge" => {
+                let percent = value.strip_suffix('%').and_then(decimal);
+                match percent.filter(|percent| (1..=100).contains(percent)) {
+                    Some(percent) => self.merge_at = percent,
+                    None => self.complain(word, "it is no share of the log such as 75%"),
+                }
+            }
             _ if key.starts_with("cowflush.") => {
                 self.complain(word, "this version does not know the key");
             }
@@ -126,19 +180,13 @@ fn size(text: &str) -> Option<Size> {
         let percent = decimal(percent)?;
         return (1..=90).contains(&percent).then_some(Size::Percent(percent));
     }
-    let (digits, shift) = match text.char_indices().next_back()? {
-        (at, 'k' | 'K') => (text.get(..at)?, 10),
-        (at, 'm' | 'M') => (text.get(..at)?, 20),
-        (at, 'g' | 'G') => (text.get(..at)?, 30),
-        _ => (text, 0),
-    };
-    let bytes = decimal::<u64>(digits)?.checked_mul(1 << shift)?;
-    (bytes > 0).then_some(Size::Fixed(Bytes(bytes)))
+    bytes(text).map(Size::Fixed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Bytes;
     use proptest::prelude::*;
 
     #[test]

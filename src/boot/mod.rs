@@ -5,6 +5,7 @@
 pub mod cmdline;
 pub mod console;
 pub mod devices;
+pub mod flushlog;
 pub mod handover;
 pub mod mounting;
 pub mod partition;

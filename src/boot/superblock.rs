@@ -2,7 +2,8 @@
 //!
 //! Sources: ext2/3/4: the kernel's Documentation/filesystems/ext4/super.rst; XFS, F2FS and Btrfs:
 //! their on-disk superblock structures (fs/xfs/libxfs/xfs_format.h, include/linux/f2fs_fs.h,
-//! include/uapi/linux/btrfs_tree.h); squashfs: fs/squashfs/squashfs_fs.h.
+//! include/uapi/linux/btrfs_tree.h); squashfs: fs/squashfs/squashfs_fs.h; swap:
+//! include/linux/swap.h; FAT, exFAT, NTFS, LVM and LUKS: their published specifications.
 
 use crate::units::Bytes;
 
@@ -24,6 +25,14 @@ pub struct Filesystem {
     pub journal: bool,
 }
 
+/// The kind of a partition that holds cowflush's flush log.
+pub const FLUSH_LOG: &str = "cowflush-log";
+
+/// A format without UUID and label that cowflush would read.
+const fn bare(kind: &'static str, magic: &'static [u8], magic_at: usize) -> Format {
+    Format { kind, magic, magic_at, uuid_at: None, label_at: 0, label_bytes: 0 }
+}
+
 /// Where the other formats keep what: magic, its place, UUID, label and its length.
 struct Format {
     kind: &'static str,
@@ -34,7 +43,16 @@ struct Format {
     label_bytes: usize,
 }
 
-const FORMATS: [Format; 4] = [
+const FORMATS: [Format; 13] = [
+    // So that LABEL= and UUID= find it, and nothing takes it for root.
+    Format {
+        kind: FLUSH_LOG,
+        magic: crate::log::format::HEADER_MAGIC,
+        magic_at: 0,
+        uuid_at: Some(16),
+        label_at: 32,
+        label_bytes: 16,
+    },
     Format {
         kind: "xfs",
         magic: b"XFSB",
@@ -43,14 +61,16 @@ const FORMATS: [Format; 4] = [
         label_at: 108,
         label_bytes: 12,
     },
-    Format {
-        kind: "squashfs",
-        magic: b"hsqs",
-        magic_at: 0,
-        uuid_at: None,
-        label_at: 0,
-        label_bytes: 0,
-    },
+    bare("squashfs", b"hsqs", 0),
+    // What is no root for Linux, but must not be taken for free space either.
+    bare("vfat", b"FAT32   ", 82),
+    bare("vfat", b"FAT16   ", 54),
+    bare("vfat", b"FAT12   ", 54),
+    bare("exfat", b"EXFAT   ", 3),
+    bare("ntfs", b"NTFS    ", 3),
+    bare("swap", b"SWAPSPACE2", 4086),
+    bare("LVM", b"LABELONE", 512),
+    bare("LUKS", b"LUKS\xba\xbe", 0),
     // F2FS keeps its label in UTF-16, which nobody names root by.
     Format {
         kind: "f2fs",
@@ -143,6 +163,22 @@ fn uuid(bytes: &[u8], at: usize) -> String {
     text
 }
 
+/// The 16 bytes of a UUID in its usual form; zeros for anything else.
+pub fn uuid_bytes(text: &str) -> [u8; 16] {
+    let digits: Vec<u8> =
+        text.chars().filter_map(|c| c.to_digit(16)).filter_map(|d| d.try_into().ok()).collect();
+    let (pairs, rest) = digits.as_chunks::<2>();
+    match <[[u8; 2]; 16]>::try_from(pairs) {
+        Ok(pairs) if rest.is_empty() => pairs.map(|[high, low]| high << 4 | low),
+        _ => [0; 16],
+    }
+}
+
+/// 16 bytes as a UUID in its usual form; empty for zeros.
+pub fn uuid_text(bytes: &[u8; 16]) -> String {
+    uuid(bytes, 0)
+}
+
 /// Two hexadecimal digits.
 pub fn push_hex(text: &mut String, byte: u8) {
     for digit in [byte >> 4, byte & 15] {
@@ -188,6 +224,25 @@ mod tests {
         let unjournaled = identify(&ext_head(0, 0x40, 0)).unwrap();
         assert_eq!((unjournaled.kind, unjournaled.journal), ("ext4", false));
         assert_eq!(identify(&ext_head(0, 0x8, 0)), None, "an external journal");
+    }
+
+    #[test]
+    fn a_uuid_reads_back() {
+        let text = "0a1b0203-0405-0607-0809-0a0b0c0d0eff";
+        assert_eq!(uuid_text(&uuid_bytes(text)), text);
+        for bad in ["", "0a1b", "xyz", &text[1..], "0a1b0203-0405-0607-0809-0a0b0c0d0effff"] {
+            assert_eq!(uuid_bytes(bad), [0; 16], "{bad}");
+        }
+        let log = crate::log::format::Header {
+            uuid: uuid_bytes(text),
+            label: *b"log\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            ..Default::default()
+        };
+        let found = identify(&log.encode()).unwrap();
+        assert_eq!(
+            (found.kind, found.uuid.as_str(), found.label.as_str()),
+            (FLUSH_LOG, text, "log")
+        );
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `cowflush check`: what this kernel, memory and card can do.
 
-use cowflush::boot::cmdline::Options;
 use cowflush::boot::devices;
 use cowflush::cow::size;
 use cowflush::error::{Error, Exit, Result};
@@ -9,6 +8,7 @@ use cowflush::sys::dm::Control;
 use cowflush::sys::{block, loopdev, memory};
 use cowflush::units::DevNo;
 
+use crate::commands::options;
 use crate::put;
 
 /// How one requirement is met.
@@ -159,10 +159,6 @@ fn ram() -> Item {
     } else {
         Item::found("memory", found)
     }
-}
-
-fn options() -> Options {
-    Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default())
 }
 
 fn card(control: Option<&Control>) -> Vec<Item> {

@@ -1,7 +1,5 @@
 //! `cowflush flush`, `stop` and `start`.
 
-use cowflush::boot::cmdline::Options;
-use cowflush::cow::size::Size;
 use cowflush::error::{Exit, Result};
 use cowflush::ops::flush::{Incomplete, Outcome, Session};
 use cowflush::report::json::Object;
@@ -9,20 +7,45 @@ use cowflush::report::{record::Record, syslog};
 use cowflush::sys::{block, signals};
 use nix::sys::signal::Signal;
 
+use crate::commands::options;
 use crate::put;
 
 /// `cowflush flush`.
-pub fn flush(json: bool) -> Result<Exit> {
+pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut session = Session::begin("flush", size(), signals)?;
-    let outcome = session.flush()?;
+    let mut session = Session::begin("flush", &options(), signals)?;
+    let outcome = session.flush(direct)?;
     tell(&session, &outcome, json, "flushed", "nothing to flush: the card is up to date")
+}
+
+/// `cowflush merge`.
+pub fn merge(json: bool) -> Result<Exit> {
+    let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+    let mut session = Session::begin("merge", &options(), signals)?;
+    let merged = session.merge()?.map(|settled| (settled.merged, settled.merging));
+    let card = card(&session)?;
+    let (bytes, time) = merged.unwrap_or_default();
+    let text = if json {
+        let object = Object::new()
+            .text("card", &card)
+            .number("merged", bytes.0)
+            .number("merge_ms", time.as_millis() as u64);
+        object.end()
+    } else if merged.is_some() {
+        let text = format!("merged the flush log into {card}: {bytes} in {} ms", time.as_millis());
+        syslog::notice(&text);
+        text
+    } else {
+        "nothing to merge: the flush log is empty, or there is none".to_owned()
+    };
+    put(std::io::stdout(), &format!("{text}\n"));
+    Ok(Exit::Done)
 }
 
 /// `cowflush stop`. A shutdown sends SIGTERM and SIGHUP to everybody; that must not end it.
 pub fn stop(json: bool) -> Result<Exit> {
     let signals = signals::hold(&[Signal::SIGINT])?;
-    let mut session = Session::begin("stop", size(), signals)?;
+    let mut session = Session::begin("stop", &options(), signals)?;
     let outcome = session.stop()?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
@@ -30,7 +53,7 @@ pub fn stop(json: bool) -> Result<Exit> {
 /// `cowflush start`.
 pub fn start() -> Result<Exit> {
     let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut session = Session::begin("start", size(), signals)?;
+    let mut session = Session::begin("start", &options(), signals)?;
     let text = if session.start()? {
         format!("started: writes stay in RAM, up to {}\n", session.limit())
     } else {
@@ -40,9 +63,8 @@ pub fn start() -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The wish for the COW's size, as at boot.
-fn size() -> Size {
-    Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default()).size
+fn card(session: &Session) -> Result<String> {
+    Ok(session.stack()?.card().map_or_else(String::new, |(card, _)| block::name(card)))
 }
 
 fn tell(
@@ -52,10 +74,17 @@ fn tell(
     did: &str,
     nothing: &str,
 ) -> Result<Exit> {
-    let card = session.stack()?.card().map_or_else(String::new, |(card, _)| block::name(card));
+    let card = card(session)?;
     let (text, record, incomplete) = match outcome {
         Outcome::Flushed { record, incomplete } => {
-            let mut text = format!("{did} to {card}: {record}");
+            let to = match session.stack()?.log_partition() {
+                Some(log) if record.logged.0 > 0 => format!("the log on {}", block::name(log)),
+                _ => card.clone(),
+            };
+            let mut text = format!("{did} to {to}: {record}");
+            if record.logged.0 > 0 && record.merged.0 > 0 {
+                text.push_str(&format!("; merged {} into {card}", record.merged));
+            }
             if let Some(incomplete) = incomplete {
                 text.push('\n');
                 text.push_str(&explain(*incomplete));

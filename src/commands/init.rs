@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use cowflush::boot::cmdline::Options;
 use cowflush::boot::console::{self, Log};
 use cowflush::boot::devices::{self, Candidate};
+use cowflush::boot::flushlog::{self, Found};
 use cowflush::boot::{handover, mounting, rescue, stacking};
 use cowflush::error::{Error, Result};
 use cowflush::ops::run_dir;
@@ -55,10 +56,14 @@ pub fn run(arguments: Vec<OsString>) -> ! {
 fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
     let card = wait_for_card(options, log)?;
     check_size(&card)?;
+    let mut found = flushlog::find(&card, options, |text| log.error(text));
+    if let Found::Kept { why, .. } = &found {
+        log.error(&why.to_string());
+    }
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
     } else {
-        match mount_stacked(&card, options, log) {
+        match mount_stacked(&card, &found, options, log) {
             Ok(()) => ("deferring", String::new()),
             Err(error) => {
                 log.error(&error.to_string());
@@ -67,13 +72,26 @@ fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
         }
     };
     if mode != "deferring" {
+        // Root as it is without the log's flushes is old, and torn if a merge was cut short.
+        if let Found::Log { log: flush_log, live, .. } = &mut found {
+            flushlog::apply(&card, flush_log, live)?;
+        }
         let access =
             mounting::root(&card.path(), Path::new(ROOT), card.filesystem.as_ref(), options)?;
         let why = if options.off { "as cowflush=off says" } else { "since it has no stack" };
         let name = &card.name;
         log.info(&format!("root is the plain card {name} ({access}), {why}: writes go to it."));
     }
-    let note = format!("mode={mode}\ncard={}\nreason={reason}\n{}", card.name, log.text());
+    let (log_name, kept) = match found {
+        Found::None => (String::new(), String::new()),
+        Found::Log { partition, .. } => (partition.name, String::new()),
+        Found::Kept { name, why } => (name, why.to_string()),
+    };
+    let note = format!(
+        "mode={mode}\ncard={}\nreason={reason}\nlog={log_name}\nlog_kept={kept}\n{}",
+        card.name,
+        log.text()
+    );
     let left = run_dir::write(run_dir::BOOT, &note).and_then(|()| run_dir::keep_program());
     if let Err(error) = left {
         log.error(&format!("cannot write to {}: {error}.", run_dir::PATH));
@@ -81,23 +99,42 @@ fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
     Ok(())
 }
 
-fn mount_stacked(card: &Candidate, options: &Options, log: &mut Log) -> Result<()> {
+fn mount_stacked(card: &Candidate, found: &Found, options: &Options, log: &mut Log) -> Result<()> {
     let memory = memory::info()?;
-    let limit = options.size.limit(memory.total, memory.available);
-    let number = stacking::build(card, limit)?;
+    let mut limit = options.size.limit(memory.total, memory.available);
+    let flush_log = match found {
+        Found::Log { partition, log, .. } => {
+            // What a flush seals must fit into the log.
+            limit = limit.min(log.capacity());
+            Some((partition, &**log))
+        }
+        _ => None,
+    };
+    let number = stacking::build(card, flush_log, limit)?;
     let device = link_node(number);
     let mounted = mounting::root(&device, Path::new(ROOT), card.filesystem.as_ref(), options);
     let access = mounted.inspect_err(|_| stacking::dismantle())?;
-    log.info(&boot_line(card, access, limit));
+    log.info(&boot_line(card, found, access, limit));
     Ok(())
 }
 
 /// The line at boot: what mode it is in and what a power cut would cost.
-fn boot_line(card: &Candidate, access: &str, limit: Bytes) -> String {
+fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> String {
+    let what = match found {
+        Found::Log { partition, log, .. } => format!(
+            "A power cut loses what was not flushed and nothing else: the flush log on {} holds {} \
+             flushes and is {} % full.",
+            partition.name,
+            log.chain.segments.len(),
+            log.used_percent()
+        ),
+        _ => "A power cut loses what was not flushed; one during a flush can tear root, since \
+              there is no flush log (`cowflush log --help` tells how to add one)."
+            .to_owned(),
+    };
     format!(
         "root is {} over {} ({access}): writes stay in RAM (up to {limit}) until `cowflush flush`. \
-         A power cut loses what was not flushed; one during a flush can tear root, since there \
-         is no flush log.",
+         {what}",
         Name::Root.text(),
         card.name
     )

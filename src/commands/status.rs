@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use cowflush::error::{Exit, Result};
-use cowflush::ops::status::{self, Phase, Report};
+use cowflush::ops::status::{self, LogReport, Phase, Report};
 use cowflush::report::json::Object;
 use cowflush::report::record::Record;
 use cowflush::stack::Mode;
@@ -54,6 +54,16 @@ fn to_json(report: &Report) -> Object {
         .object("absorbed", written(report.absorbed))
         .object("reached_card", written(report.reached))
         .object("last_flush", report.last_flush.as_ref().map(Record::to_json))
+        .object(
+            "log",
+            report.log.as_ref().map(|log| {
+                Object::new()
+                    .text("partition", &block::name(log.partition))
+                    .maybe("segments", log.segments)
+                    .number("used_percent", log.used_percent)
+            }),
+        )
+        .text("log_kept", report.log_kept.as_deref().unwrap_or_default())
         .maybe("busy_pid", report.busy.and_then(|pid| u64::try_from(pid).ok()))
         .object(
             "boot",
@@ -103,6 +113,7 @@ fn to_text(report: &Report) -> String {
     if let Some(sealed) = report.sealed {
         line("sealed", &format!("{sealed} still to be merged into {card}"));
     }
+    line("flush log", &flush_log(report));
     line(
         "last flush",
         &report.last_flush.as_ref().map_or_else(
@@ -120,6 +131,23 @@ fn to_text(report: &Report) -> String {
     text
 }
 
+fn flush_log(report: &Report) -> String {
+    match (&report.log, &report.log_kept) {
+        (Some(LogReport { partition, segments: Some(segments), used_percent }), _) => {
+            format!("{}: {segments} flushes, {used_percent} % full", block::name(*partition))
+        }
+        (Some(log), _) => {
+            format!("{} can't be read; see `cowflush log`", block::name(log.partition))
+        }
+        (None, Some(why)) => why.clone(),
+        (None, None) => {
+            "none: a power cut during a flush can tear root; `cowflush log --help` tells how to \
+             add one"
+                .to_owned()
+        }
+    }
+}
+
 fn describe(written: Written) -> String {
     format!("{} in {}", Sectors(written.sectors).bytes(), written.requests)
 }
@@ -128,7 +156,7 @@ fn sentence(phase: Phase) -> &'static str {
     match phase {
         Phase::Idle => "idle",
         Phase::Sealed => "a flush was interrupted; `cowflush flush` finishes it",
-        Phase::Merging => "merging into the card: do not cut the power",
+        Phase::Merging => "merging into the card",
         Phase::MergeFailed => {
             "the card refused a write; all data are in RAM: look at dmesg, then `cowflush flush`"
         }
@@ -142,7 +170,8 @@ fn sentence(phase: Phase) -> &'static str {
 
 /// What a power cut would cost now.
 fn risk(report: &Report, mode: Mode, card: &str) -> String {
-    if matches!(report.phase, Some(Phase::Merging | Phase::MergeFailed)) {
+    let merging = matches!(report.phase, Some(Phase::Merging | Phase::MergeFailed));
+    if merging && report.log.is_none() {
         return format!(
             "a power cut now can tear the filesystem on {card}: a merge is under way and there is \
              no flush log"

@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::settle::{self, Settled, settle};
+use super::log::Log;
+use super::settle::{self, Hands, Settled, settle};
 use super::window::Sealed;
 use super::{cowfile, run_dir, seal};
+use crate::boot::cmdline::Options;
 use crate::cow::format::CHUNK_SECTORS;
-use crate::cow::size::Size;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Doing, Error, Result};
 use crate::report::progress::Meter;
 use crate::report::record::Record;
-use crate::stack::{Mode, Name, Stack, Trouble};
+use crate::stack::{Mode, Name, Stack, Trouble, Wish};
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
 use crate::sys::{block, lock, memory, time};
@@ -26,20 +27,21 @@ pub struct Session {
     meter: Meter,
     signals: Held,
     limit: Bytes,
+    merge_at: u64,
     command: &'static str,
 }
 
 /// What a command did.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Data were merged.
+    /// Data were made durable.
     Flushed {
         /// How much and how long.
         record: Record,
         /// Why not everything that programs wrote could be flushed.
         incomplete: Option<Incomplete>,
     },
-    /// There was nothing to merge.
+    /// There was nothing to do.
     Nothing,
 }
 
@@ -53,7 +55,10 @@ impl Outcome {
             ) => {
                 record.bytes.0 = record.bytes.0.saturating_add(first.bytes.0);
                 record.took_ms = record.took_ms.saturating_add(first.took_ms);
+                record.log_ms = record.log_ms.saturating_add(first.log_ms);
                 record.merge_ms = record.merge_ms.saturating_add(first.merge_ms);
+                record.logged.0 = record.logged.0.saturating_add(first.logged.0);
+                record.merged.0 = record.merged.0.saturating_add(first.merged.0);
                 record.stall_us = record.stall_us.max(first.stall_us);
                 Outcome::Flushed { record, incomplete: why.or(incomplete) }
             }
@@ -75,25 +80,38 @@ pub enum Incomplete {
 
 /// How much a stop accepts to be merged in the COW's own order. More is worth another flush.
 const TAIL: Bytes = Bytes(256 << 10);
+/// The same with a flush log: a freeze alone changes one chunk, the superblock's. A power cut
+/// during that last merge can tear what is in it.
+const TAIL_WITH_LOG: Bytes = Bytes(4 << 10);
 /// How often a stop flushes to get below [`TAIL`] while writers are at work.
 const TAIL_TRIES: u32 = 4;
 
 impl Session {
-    /// Takes the lock and settles what an earlier command left. `size` is the wish for the COW.
-    pub fn begin(command: &'static str, size: Size, mut signals: Held) -> Result<Self> {
+    /// Takes the lock and settles what an earlier command left.
+    pub fn begin(command: &'static str, options: &Options, signals: Held) -> Result<Self> {
         let control = Control::open()?;
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
-        let mut meter = Meter::new();
-        settle(&control, &mut meter, &mut signals)?;
-        let memory = memory::info()?;
+        let (meter, limit, merge_at) = (Meter::new(), Bytes(0), options.merge_at);
+        let mut session = Self { control, meter, signals, limit, merge_at, command };
+        session.settle(Wish::default())?;
+        let (memory, stack) = (memory::info()?, session.stack()?);
         // What COWs hold is not available to others, but it is to COWs.
-        let available = memory.available.0.saturating_add(held_in_ram(&control.stack()?)?.0);
-        let limit = size.limit(memory.total, Bytes(available));
-        let session = Self { control, meter, signals, limit, command };
+        let available = Bytes(memory.available.0.saturating_add(held_in_ram(&stack)?.0));
+        session.limit = options.size.limit(memory.total, available);
+        // What a flush seals must fit into the log. A log that can't be read says so when it is
+        // needed.
+        if let Ok(Some(log)) = Log::of(&stack) {
+            session.limit = session.limit.min(log.capacity());
+        }
         // A flush that was killed may have left the COW small.
         session.grow()?;
         Ok(session)
+    }
+
+    fn settle(&mut self, wish: Wish) -> Result<Settled> {
+        let Self { control, meter, signals, .. } = self;
+        settle(&mut Hands { control, meter, signals }, wish)
     }
 
     /// The COW's limit.
@@ -101,8 +119,9 @@ impl Session {
         self.limit
     }
 
-    /// Makes everything that was written until now durable on the card.
-    pub fn flush(&mut self) -> Result<Outcome> {
+    /// Makes everything that was written until now durable: in the flush log if there is one and
+    /// not `direct`, else in root itself.
+    pub fn flush(&mut self, direct: bool) -> Result<Outcome> {
         let begin = Instant::now();
         // A filesystem in trouble can't write everything out; what it could is still flushed.
         let synced = sync_root()?;
@@ -119,8 +138,15 @@ impl Session {
             (_, SnapshotStatus::Used(usage)) if usage.data().0 == 0 => return Ok(Outcome::Nothing),
             _ => {}
         }
-        let (sealed, settled) = self.seal(&stack, seal::After::Defer { limit: self.limit })?;
+        let wish = Wish { direct, ..Wish::default() };
+        let (sealed, mut settled) =
+            self.seal(&stack, seal::After::Defer { limit: self.limit }, wish)?;
         self.grow()?;
+        if self.is_log_nearly_full() {
+            let merged = self.settle(Wish { merge: true, ..Wish::default() })?;
+            settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
+            settled.merging += merged.merging;
+        }
         let record = self.note(begin, sealed.stall, settled);
         let incomplete = match (status, synced) {
             (SnapshotStatus::Overflow, _) => Some(Incomplete::Overflow),
@@ -131,22 +157,43 @@ impl Session {
         Ok(Outcome::Flushed { record, incomplete })
     }
 
+    /// Merges what is in the flush log into the card. Returns what was merged and how long that
+    /// took, `None` when the log is empty or there is none.
+    pub fn merge(&mut self) -> Result<Option<Settled>> {
+        let settled = self.settle(Wish { merge: true, ..Wish::default() })?;
+        Ok((settled.merged.0 > 0).then_some(settled))
+    }
+
+    fn is_log_nearly_full(&self) -> bool {
+        let log = self.control.stack().and_then(|stack| Log::of(&stack));
+        log.is_ok_and(|log| log.is_some_and(|log| log.used_percent() >= self.merge_at))
+    }
+
     /// Flushes and lets root write straight through to the card.
     pub fn stop(&mut self) -> Result<Outcome> {
-        let mut outcome = self.flush()?;
+        let mut outcome = self.flush(false)?;
         for _ in 0..TAIL_TRIES {
             let stack = self.control.stack()?;
             let overflowed =
                 stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow);
-            if !overflowed && stack.pending().bytes() <= TAIL {
+            let tail = if stack.log.is_some() { TAIL_WITH_LOG } else { TAIL };
+            if !overflowed && stack.pending().bytes() <= tail {
                 break;
             }
-            outcome = outcome.and(self.flush()?);
+            outcome = outcome.and(self.flush(false)?);
+        }
+        let merged = self.merge()?;
+        if let (Some(merged), Outcome::Flushed { record, .. }) = (merged, &mut outcome) {
+            record.merged.0 = record.merged.0.saturating_add(merged.merged.0);
+            record.merge_ms = record.merge_ms.saturating_add(merged.merging.as_millis() as u64);
         }
         let stack = self.control.stack()?;
         if stack.mode() == Some(Mode::Deferring) {
             let begin = Instant::now();
-            let (sealed, settled) = self.seal(&stack, seal::After::WriteThrough)?;
+            // From here on root is written to directly, past the log.
+            settle::retire_log(&stack);
+            let (sealed, settled) =
+                self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
             let record = self.note(begin, sealed.stall, settled);
             let incomplete = (!sealed.frozen).then_some(Incomplete::Unfrozen);
             outcome = outcome.and(Outcome::Flushed { record, incomplete });
@@ -181,9 +228,9 @@ impl Session {
     }
 
     /// Seals and brings the stack to rest again, also when the seal failed halfway.
-    fn seal(&mut self, stack: &Stack, after: seal::After) -> Result<(Sealed, Settled)> {
+    fn seal(&mut self, stack: &Stack, after: seal::After, wish: Wish) -> Result<(Sealed, Settled)> {
         let sealed = seal::run(&self.control, stack, after);
-        let settled = settle(&self.control, &mut self.meter, &mut self.signals);
+        let settled = self.settle(wish);
         Ok((sealed?, settled?))
     }
 
@@ -199,9 +246,12 @@ impl Session {
         let record = Record {
             when: time::now(),
             command: self.command.to_owned(),
-            bytes: settled.merged,
+            bytes: if settled.logged.0 > 0 { settled.logged } else { settled.merged },
+            logged: settled.logged,
+            merged: settled.merged,
             took_ms: begin.elapsed().as_millis() as u64,
-            merge_ms: settled.time.as_millis() as u64,
+            log_ms: settled.logging.as_millis() as u64,
+            merge_ms: settled.merging.as_millis() as u64,
             stall_us: stall.as_micros() as u64,
         };
         remember(&record);

@@ -2,6 +2,7 @@
 
 pub mod cowfile;
 pub mod flush;
+pub mod log;
 pub mod quiet;
 pub mod run_dir;
 pub mod seal;

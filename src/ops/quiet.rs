@@ -9,19 +9,21 @@
 //! other user.
 
 use crate::error::{Doing, Result};
-use crate::stack::Mark;
+use crate::stack::{Mark, Stack};
 use crate::sys::block;
 use crate::units::DevNo;
 
 const FLUSHED: &str = "write back";
 const UNFLUSHED: &str = "write through";
 
-/// Whether the disk of partition `card` may be quieted: it has a write cache that the kernel
-/// flushes, and nobody else uses it.
-pub fn allowed(card: DevNo) -> Option<Mark> {
+/// Whether the disk of the card may be quieted: it has a write cache that the kernel flushes,
+/// and nobody uses it but cowflush. The flush log on it is only read during a merge.
+pub fn allowed(stack: &Stack) -> Option<Mark> {
+    let (card, _) = stack.card()?;
     let disk = block::disk_of(card)?;
+    let ours: Vec<DevNo> = [card].into_iter().chain(stack.log_partition()).collect();
     let flushed = block::write_cache(disk).is_ok_and(|mode| mode == FLUSHED);
-    (flushed && block::only_user(disk, card)).then_some(Mark { quieted: disk })
+    (flushed && block::only_user(disk, &ours)).then_some(Mark { quieted: disk })
 }
 
 /// Stops the FLUSHes. A kernel that doesn't let itself be told goes on sending them.

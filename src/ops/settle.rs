@@ -8,8 +8,10 @@ use super::{quiet, seal, view};
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Exit, Result};
+use crate::ops::log::Log;
 use crate::report::progress::Meter;
-use crate::stack::{self, Device, Live, Name, Stack, Step, Trouble};
+use crate::stack::{self, Device, Live, Name, Stack, Step, Trouble, Wish};
+use crate::sys::direct::Direct;
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
 use crate::sys::{block, loopdev};
@@ -22,68 +24,179 @@ const LAST_POLL: Duration = Duration::from_millis(64);
 /// What settling took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settled {
+    /// Bytes appended to the flush log.
+    pub logged: Bytes,
+    /// How long that took, until they were durable.
+    pub logging: Duration,
     /// Bytes merged into the card.
     pub merged: Bytes,
     /// How long the kernel merged.
-    pub time: Duration,
+    pub merging: Duration,
 }
 
-/// Brings the stack to rest: finishes a merge, or cleans up after a command that was killed.
-pub fn settle(control: &Control, meter: &mut Meter, signals: &mut Held) -> Result<Settled> {
+/// A command's hands: the kernel's device-mapper, the progress line, the signals that may come.
+pub struct Hands<'a> {
+    /// Device-mapper.
+    pub control: &'a Control,
+    /// Shows progress.
+    pub meter: &'a mut Meter,
+    /// May end a wait.
+    pub signals: &'a mut Held,
+}
+
+/// Brings the stack to rest: finishes a flush or a merge, or cleans up after a command that was
+/// killed; and does what is wished for beyond that.
+pub fn settle(hands: &mut Hands<'_>, mut wish: Wish) -> Result<Settled> {
     loopdev::release_strays();
+    let control = hands.control;
     let mut settled = Settled::default();
-    let mut merging_since = None;
+    // Each layer's merge is begun once for each command.
+    let mut begun = Vec::new();
+    let mut merging_since = Instant::now();
     loop {
         let stack = observe(control)?;
-        let Some(step) = stack::next(&stack).map_err(explain)? else { return Ok(settled) };
+        let Some(step) = stack::next(&stack, wish).map_err(explain)? else { return Ok(settled) };
         match step {
-            Step::StartMerge | Step::MergeInPlace | Step::RestartMerge | Step::Unmerge
-                if merging_since.is_some() =>
-            {
+            Step::StartMerge(name) | Step::Unmerge(name) if begun.contains(&name) => {
                 end_quiet(&stack)?;
                 return Err(merge_failed(&stack));
             }
-            Step::AwaitMerge => {
-                let begin = *merging_since.get_or_insert_with(Instant::now);
-                if settled.merged.0 == 0 {
-                    settled.merged = sealed_bytes(&stack);
+            Step::MergeInPlace | Step::RestartMerge if begun.contains(&Name::Sealed) => {
+                return Err(merge_failed(&stack));
+            }
+            Step::AwaitMerge(name) => {
+                if !begun.contains(&name) {
+                    begun.push(name);
+                    merging_since = Instant::now();
+                    settled.merged.0 += left(&stack, name).0;
                 }
-                if let Some(signal) = await_merge(control, meter, signals, settled.merged)? {
+                if let Some(signal) = await_merge(hands, name, settled.merged)? {
                     // The kernel goes on alone, so it had better flush by itself.
                     end_quiet(&stack)?;
                     return Err(interrupted(signal));
                 }
-                settled.time = begin.elapsed();
+                settled.merging += merging_since.elapsed();
             }
-            Step::StartMerge => {
-                settled.merged = start_merge(control, &stack)?;
-                merging_since = Some(Instant::now());
+            Step::Append => match append(hands, &stack, &mut settled)? {
+                Appended::Done => {}
+                Appended::NoRoom => wish.merge = true,
+                Appended::TooLarge => wish.direct = true,
+            },
+            Step::StartMerge(name) => {
+                settled.merged.0 += start_merge(control, &stack, name)?.0;
+                begun.push(name);
+                merging_since = Instant::now();
             }
             Step::MergeInPlace | Step::RestartMerge => {
-                settled.merged = sealed_bytes(&stack);
+                settled.merged.0 += left(&stack, Name::Sealed).0;
                 run(control, &stack, step)?;
-                merging_since = Some(Instant::now());
+                begun.push(Name::Sealed);
+                merging_since = Instant::now();
             }
             _ => run(control, &stack, step)?,
         }
     }
 }
 
+/// What came of an append.
+enum Appended {
+    /// It is durable.
+    Done,
+    /// The log must be merged first.
+    NoRoom,
+    /// It is larger than the whole log.
+    TooLarge,
+}
+
+/// Appends the sealed COW to the log and lets the sealed device read it there: its memory is free
+/// then.
+///
+/// Killed after the append, the next command appends once more: the log then holds the same twice,
+/// which changes nothing.
+fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result<Appended> {
+    let control = hands.control;
+    let (sealed, begin) = (device(stack, Name::Sealed)?, Instant::now());
+    let (Some(Target::Snapshot { origin, cow, .. }), Some(partition), Some((card, _))) =
+        (sealed.target(), stack.log_partition(), stack.card())
+    else {
+        return Err(explain(Trouble::Foreign(Name::Sealed)));
+    };
+    let data = view::Data::of_cow(origin, cow)?;
+    let mut log = Log::open(&block::path(partition))?;
+    let count = u32::try_from(data.table.len()).unwrap_or(u32::MAX);
+    if !log.chain.fits(count) {
+        if !log.chain.could_fit(count) {
+            return Ok(Appended::TooLarge);
+        }
+        // Without a layer that reads the log all that is in it was left by an append that was
+        // killed, and is what is sealed now: its room comes back.
+        if stack.logged.is_none() {
+            log.reset(0)?;
+        }
+        return Ok(Appended::NoRoom);
+    }
+    let mut store = Direct::open(&block::path(cow))?;
+    log.append(&data.table, &mut store, &mut Direct::open(&block::path(card))?, hands.meter)?;
+    settled.logged = data.bytes();
+    settled.logging = begin.elapsed();
+
+    // Both tables have the same content, and nobody writes to the sealed device: root can read
+    // through it while they are swapped. The view reads all of the log, so it takes the origin
+    // for what is under it, and what read the log before is no longer needed.
+    let Some(log_device) = stack.log else { return Err(explain(Trouble::Foreign(Name::Log))) };
+    let data = view::Data::of_log(log_device.number, &log.chain);
+    let cow = view::build(control, Name::View, &data, None, 0)?;
+    let origin = device(stack, Name::Origin)?.number;
+    replace(control, Name::Sealed, &sealed, |_, _, chunk| Target::Snapshot { origin, cow, chunk })?;
+    Ok(Appended::Done)
+}
+
 /// Builds the view and starts its merge. Returns how much will be merged.
-fn start_merge(control: &Control, stack: &Stack) -> Result<Bytes> {
-    let sealed = sealed(stack)?;
-    let mark = stack.card().and_then(|(card, _)| quiet::allowed(card));
-    let (view, bytes) = view::build(control, &sealed, mark)?;
+fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
+    let layer = device(stack, name)?;
+    let data = match (name, layer.target()) {
+        (Name::Logged, _) => view::Data::of_log(log_device(stack)?, &log(stack)?.chain),
+        (_, Some(Target::Snapshot { origin, cow, .. })) => {
+            // Root is about to be written to past the log: nothing in it may count after that, not
+            // even a segment that an append left when it failed.
+            retire_log(stack);
+            view::Data::of_cow(origin, cow)?
+        }
+        _ => return Err(explain(Trouble::Foreign(name))),
+    };
+    let mark = quiet::allowed(stack);
+    let view = view::build(control, Name::View, &data, mark, view::copy_budget())?;
     // The mark is in the kernel before anything is changed: whoever removes the view undoes it.
     if let Some(mark) = mark {
         quiet::begin(mark);
     }
-    replace(control, &sealed, |origin, _, chunk| Target::SnapshotMerge {
+    replace(control, name, &layer, |origin, _, chunk| Target::SnapshotMerge {
         origin,
         cow: view,
         chunk,
     })?;
-    Ok(bytes)
+    Ok(data.bytes())
+}
+
+/// Makes sure that nothing in the log counts, before root is written to past it.
+///
+/// A log that can't be written to is let be: its segments are told by root's superblock, which is
+/// about to change.
+pub fn retire_log(stack: &Stack) {
+    if let Ok(Some(mut log)) = Log::of(stack)
+        && !log.is_unused()
+    {
+        let _ = log.reset(0);
+    }
+}
+
+/// The log that the stack uses.
+fn log(stack: &Stack) -> Result<Log> {
+    Log::of(stack)?.ok_or_else(|| explain(Trouble::Foreign(Name::Log)))
+}
+
+fn log_device(stack: &Stack) -> Result<DevNo> {
+    device(stack, Name::Log).map(|log| log.number)
 }
 
 /// Undoes what the view's mark says, so that FLUSHes reach the card again.
@@ -108,12 +221,14 @@ fn observe(control: &Control) -> Result<Stack> {
     Ok(stack)
 }
 
-fn sealed_bytes(stack: &Stack) -> Bytes {
-    stack.sealed.and_then(|sealed| sealed.usage()).map_or(Bytes(0), |usage| usage.data().bytes())
+fn left(stack: &Stack, name: Name) -> Bytes {
+    let usage = stack.device(name).and_then(Device::usage);
+    usage.map_or(Bytes(0), |usage| usage.data().bytes())
 }
 
-fn sealed(stack: &Stack) -> Result<Device> {
-    stack.sealed.ok_or_else(|| Error::new("go on with the flush", "the sealed device is gone"))
+fn device(stack: &Stack, name: Name) -> Result<Device> {
+    let found = stack.device(name).copied();
+    found.ok_or_else(|| Error::new("go on with the flush", format!("{} is gone", name.text())))
 }
 
 /// Carries out one step.
@@ -127,75 +242,94 @@ fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
             }
             control.remove(name)
         }
-        Step::StartMerge | Step::AwaitMerge => Ok(()),
-        Step::MergeInPlace => replace(control, &sealed(stack)?, |origin, cow, chunk| {
-            Target::SnapshotMerge { origin, cow, chunk }
-        }),
-        Step::Unmerge => unmerge(control, stack),
-        Step::RestartMerge => seal::restart(control, &sealed(stack)?),
-        Step::Unlink => unlink(control, stack),
-        Step::Rename => control.rename(Name::Sealed, Name::Origin),
+        Step::Append | Step::StartMerge(_) | Step::AwaitMerge(_) => Ok(()),
+        Step::MergeInPlace => {
+            let sealed = device(stack, Name::Sealed)?;
+            replace(control, Name::Sealed, &sealed, |origin, cow, chunk| Target::SnapshotMerge {
+                origin,
+                cow,
+                chunk,
+            })
+        }
+        Step::Unmerge(name) => unmerge(control, stack, name),
+        Step::RestartMerge => seal::restart(control, &device(stack, Name::Sealed)?),
+        Step::Unlink(name) => unlink(control, stack, name),
+        Step::Rename(from, to) => control.rename(from, to),
     }
 }
 
-fn unmerge(control: &Control, stack: &Stack) -> Result<()> {
-    // The view's second part is the sealed COW.
-    let cow = match stack.view.and_then(|view| view.live) {
-        Some(Live::Joined(_, Line { target: Target::Linear { device, .. }, .. })) => device,
+/// Lets the layer read its own store again.
+fn unmerge(control: &Control, stack: &Stack, name: Name) -> Result<()> {
+    let cow = match (name, stack.view.and_then(|view| view.live)) {
+        (Name::Logged, _) => device(stack, Name::LogView)?.number,
+        // The view's second part is the sealed COW.
+        (_, Some(Live::Joined(_, Line { target: Target::Linear { device, .. }, .. }))) => device,
         _ => return Err(explain(Trouble::Foreign(Name::View))),
     };
-    replace(control, &sealed(stack)?, |origin, _, chunk| Target::Snapshot { origin, cow, chunk })
+    replace(control, name, &device(stack, name)?, |origin, _, chunk| Target::Snapshot {
+        origin,
+        cow,
+        chunk,
+    })
 }
 
-/// The RAM copy goes only when the card has confirmed that it keeps everything.
-fn unlink(control: &Control, stack: &Stack) -> Result<()> {
-    let sealed = sealed(stack)?;
-    let (Some((device, offset)), Some(length)) = (stack.card(), sealed.length()) else {
+/// The merged layer becomes the card, once the card has confirmed that it keeps everything, and
+/// the log that its segments don't count any more. In this order: until then the segments are
+/// what a boot after a power cut would need; and from the swap on root may be written to.
+fn unlink(control: &Control, stack: &Stack, name: Name) -> Result<()> {
+    let layer = device(stack, name)?;
+    let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
         return Err(explain(Trouble::Foreign(Name::Origin)));
     };
     // Merged without FLUSHes: one now. Otherwise the kernel flushed after each run.
-    if end_quiet(stack)?
-        && let Err(error) = block::flush(device)
-    {
-        unmerge(control, stack)?;
+    let quiet = end_quiet(stack)?;
+    let kept = if quiet { block::flush(card) } else { Ok(()) };
+    let kept = kept.and_then(|()| match name {
+        Name::Logged => {
+            let mut log = log(stack)?;
+            let merged = log.chain.live().len() as u64;
+            log.reset(merged)
+        }
+        _ => Ok(()),
+    });
+    if let Err(error) = kept {
+        if stack.view.is_some() {
+            unmerge(control, stack, name)?;
+        }
         return Err(error
             .advise(
-                "Nothing is lost: all data stay in RAM and can be read. Look for the card's errors \
-                 in the kernel log (dmesg), then run `cowflush flush` to try again.",
+                "Nothing is lost: all data are still where they were and can be read. Look for                  the card's errors in the kernel log (dmesg), then run the command again.",
             )
             .exit(Exit::Card));
     }
-    control.replace(Name::Sealed, &[Line::whole(length, Target::Linear { device, offset })])
+    control.replace(name, &[Line::whole(length, Target::Linear { device: card, offset })])
 }
 
-/// Gives the sealed device another table made from the parts of its present one.
+/// Gives a layer another table made from the parts of its present one.
 fn replace(
     control: &Control,
-    sealed: &Device,
+    name: Name,
+    layer: &Device,
     target: impl FnOnce(DevNo, DevNo, u32) -> Target,
 ) -> Result<()> {
-    let (origin, cow, chunk) = match sealed.target() {
+    let (origin, cow, chunk) = match layer.target() {
         Some(
             Target::Snapshot { origin, cow, chunk } | Target::SnapshotMerge { origin, cow, chunk },
         ) => (origin, cow, chunk),
-        _ => return Err(explain(Trouble::Foreign(Name::Sealed))),
+        _ => return Err(explain(Trouble::Foreign(name))),
     };
-    let length = sealed.length().unwrap_or_default();
-    control.replace(Name::Sealed, &[Line::whole(length, target(origin, cow, chunk))])
+    let length = layer.length().unwrap_or_default();
+    control.replace(name, &[Line::whole(length, target(origin, cow, chunk))])
 }
 
 /// Waits until the merge ends, well or badly; the caller looks at the stack to learn which. Or
 /// until a signal comes.
-fn await_merge(
-    control: &Control,
-    meter: &mut Meter,
-    signals: &mut Held,
-    total: Bytes,
-) -> Result<Option<Signal>> {
-    meter.begin(total);
+fn await_merge(hands: &mut Hands<'_>, name: Name, total: Bytes) -> Result<Option<Signal>> {
+    let Hands { control, meter, signals } = hands;
+    meter.begin("merging", total);
     let mut pause = FIRST_POLL;
     let signal = loop {
-        let usage = observe(control)?.sealed.and_then(|sealed| sealed.usage());
+        let usage = observe(control)?.device(name).and_then(Device::usage);
         let left = match usage {
             Some(usage) if usage.data().0 > 0 => usage.data().bytes(),
             _ => break None,
@@ -229,9 +363,9 @@ fn merge_failed(stack: &Stack) -> Error {
     };
     Error::new(format!("merge into {card}"), cause)
         .advise(
-            "Nothing is lost: all data stay in RAM and can be read, and root goes on. Look for \
-             the card's errors in the kernel log (dmesg), then run `cowflush flush` to try \
-             again. If the card is dying, copy your files to another machine before you reboot.",
+            "Nothing is lost: all data stay in RAM or in the flush log and can be read, and root \
+             goes on. Look for the card's errors in the kernel log (dmesg), then run `cowflush \
+             flush` to try again. If the card is dying, copy your files to another machine before you reboot.",
         )
         .exit(Exit::Card)
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::log::Log;
 use super::{run_dir, view};
 use crate::dm::SnapshotStatus;
 use crate::dm::Target;
@@ -73,8 +74,23 @@ pub struct Report {
     pub last_flush: Option<Record>,
     /// The process that is at work.
     pub busy: Option<i32>,
+    /// The flush log; only root may know.
+    pub log: Option<LogReport>,
+    /// Why the boot did not use a flush log that is there.
+    pub log_kept: Option<String>,
     /// What the boot did: mode and reason.
     pub boot: Option<(String, String)>,
+}
+
+/// The flush log in short.
+#[derive(Debug)]
+pub struct LogReport {
+    /// Its partition.
+    pub partition: DevNo,
+    /// Flushes in it; `None` when it can't be read.
+    pub segments: Option<u64>,
+    /// How much of it is in use, in percent.
+    pub used_percent: u64,
 }
 
 /// Gathers everything that this user may know.
@@ -87,13 +103,16 @@ pub fn gather() -> Report {
     report.reached = report.card.and_then(block::written);
     report.last_flush = run_dir::last_flush();
     report.boot = run_dir::read(run_dir::BOOT).map(|text| {
-        let value = |key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            line.unwrap_or("").to_owned()
-        };
+        let value = |key| value(&text, key).to_owned();
+        report.log_kept = Some(value("log_kept")).filter(|why| !why.is_empty());
         (value("mode"), value("reason"))
     });
     report
+}
+
+/// The value of a key in a note; empty when it is not there.
+pub fn value<'a>(note: &'a str, key: &str) -> &'a str {
+    note.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or("")
 }
 
 fn privileged(control: &Control) -> Report {
@@ -106,6 +125,14 @@ fn privileged(control: &Control) -> Report {
     let overflow = cow_size.filter(|_| full);
     let sealed = sealed_left(&stack);
     let in_root = usage.map(|usage| usage.data().bytes()).or(overflow).unwrap_or_default();
+    let log = stack.log_partition().map(|partition| {
+        let log = Log::look(&block::path(partition)).ok();
+        LogReport {
+            partition,
+            segments: log.as_ref().map(|log| log.chain.segments.len() as u64),
+            used_percent: log.as_ref().map_or(0, Log::used_percent),
+        }
+    });
     let pending = in_root.0.saturating_add(sealed.unwrap_or_default().0);
     Report {
         mode: stack.mode(),
@@ -117,14 +144,16 @@ fn privileged(control: &Control) -> Report {
         sealed,
         absorbed: stack.root.and_then(|root| block::written(root.number)),
         busy: lock::holder(control),
+        log,
         ..Report::default()
     }
 }
 
-/// What is sealed and not on the card yet. The kernel has no count for a merge that failed, and a
-/// wrong one for a view until its first run is merged; so a merge's table is counted.
+/// What is sealed and neither in the log nor on the card yet. The kernel has no count for a merge
+/// that failed, and a wrong one for a view until its first run is merged; so a merge's table is
+/// counted.
 fn sealed_left(stack: &Stack) -> Option<Bytes> {
-    let sealed = stack.sealed?;
+    let sealed = stack.sealed_in_ram()?;
     match sealed.target() {
         Some(Target::SnapshotMerge { cow, .. }) => view::left(cow).ok(),
         _ => sealed.usage().map(|usage| usage.data().bytes()),
@@ -140,10 +169,10 @@ fn cow_of(stack: &Stack) -> Option<DevNo> {
 
 fn phase(stack: &Stack) -> Phase {
     let status = |name| stack.device(name).map(|device| device.status());
-    let merging = stack.sealed.is_some_and(|sealed| {
-        matches!(sealed.target(), Some(Target::SnapshotMerge { .. } | Target::Linear { .. }))
+    let merging = [stack.sealed, stack.logged].into_iter().flatten().any(|layer| {
+        matches!(layer.target(), Some(Target::SnapshotMerge { .. } | Target::Linear { .. }))
     });
-    let states = [status(Name::Root), status(Name::Sealed)];
+    let states = [status(Name::Root), status(Name::Sealed), status(Name::Logged)];
     // Between the handover and the swap the kernel calls root's old table Invalid.
     if stack.root.is_some_and(|root| root.suspended) {
         Phase::Suspended

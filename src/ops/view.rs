@@ -1,4 +1,4 @@
-//! Building the view over a sealed COW, and reading how far a merge of it came.
+//! Building a view over a sealed COW or over the flush log, and reading how far a merge of it came.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -7,40 +7,71 @@ use crate::cow::format::{self, CHUNK_BYTES, Chunk, Defect, Exception, PER_AREA};
 use crate::cow::view::{self, Areas, Budget};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Exit, Result};
+use crate::log::chain::Chain;
 use crate::stack::{Device, Live, Mark, Name};
-use crate::sys::block::{self, ChunkReader};
+use crate::sys::block;
+use crate::sys::direct::Direct;
 use crate::sys::dm::Control;
 use crate::sys::{loopdev, memory, tmpfs};
 use crate::units::{Bytes, DevNo, Sectors};
 
-const NAME: &str = "cowflush-table";
+/// The name of the file that holds a view's table.
+const TABLE_NAME: &str = "cowflush-table";
 const CHUNK_SECTORS: u64 = format::CHUNK_SECTORS as u64;
 
-/// Writes a table over the sealed COW in the order of the card and makes [`Name::View`] of it.
-///
-/// `mark` is kept with it. Returns its number and how much it holds.
-pub fn build(control: &Control, sealed: &Device, mark: Option<Mark>) -> Result<(DevNo, Bytes)> {
-    let Some(Target::Snapshot { origin, cow, .. }) = sealed.target() else {
-        return Err(Error::new("build the view", "nothing is sealed"));
-    };
-    let cow_size = block::size(cow)?;
-    let table = read_table(cow, chunks(block::size(origin)?), chunks(cow_size))?;
+/// Data that a view can show: exceptions whose new chunks are on one device.
+pub struct Data {
+    /// The device.
+    pub store: DevNo,
+    /// What stands where, sorted by old chunk and checked.
+    pub table: Vec<Exception>,
+}
 
-    let areas = Areas::new(&table, copy_budget());
+impl Data {
+    /// How much it is.
+    pub fn bytes(&self) -> Bytes {
+        Bytes(self.table.len() as u64 * CHUNK_BYTES as u64)
+    }
+
+    /// What a sealed COW holds; `origin` is what it is sealed over.
+    pub fn of_cow(origin: DevNo, cow: DevNo) -> Result<Self> {
+        let table = read_table(cow, chunks(block::size(origin)?), chunks(block::size(cow)?))?;
+        Ok(Self { store: cow, table })
+    }
+
+    /// What the flush log holds.
+    pub fn of_log(log: DevNo, chain: &Chain) -> Self {
+        let live = chain.live();
+        let table = live.iter().map(|live| Exception { old: live.old, new: live.place }).collect();
+        Self { store: log, table }
+    }
+}
+
+/// Writes a table over `data` in the order of the card and makes the device `name` of it, with
+/// `mark` kept with it. `copies` says how many chunks may be copied to join neighbours.
+pub fn build(
+    control: &Control,
+    name: Name,
+    data: &Data,
+    mark: Option<Mark>,
+    copies: Budget,
+) -> Result<DevNo> {
+    let areas = Areas::new(&data.table, copies);
     let data_start = areas.layout().data_start();
     let metadata = Sectors(data_start * CHUNK_SECTORS);
-    let file = tmpfs::file(NAME, metadata.bytes())?;
-    write_areas(&file, areas, &mut ChunkReader::open(cow)?)?;
-    let table_loop = loopdev::attach(&file, NAME, metadata.bytes())?;
+    let file = tmpfs::file(TABLE_NAME, metadata.bytes())?;
+    write_areas(&file, areas, &mut Direct::open(&block::path(data.store))?)?;
+    let table_loop = loopdev::attach(&file, TABLE_NAME, metadata.bytes())?;
 
     let linear = |device| Target::Linear { device, offset: Sectors(0) };
+    let (table, length) = (table_loop.number(), block::size(data.store)?);
     let lines = [
-        Line { start: Sectors(0), length: metadata, target: linear(table_loop.number()) },
-        Line { start: metadata, length: cow_size, target: linear(cow) },
+        Line { start: Sectors(0), length: metadata, target: linear(table) },
+        Line { start: metadata, length, target: linear(data.store) },
     ];
-    let number = control.create(Name::View, mark)?;
-    control.replace(Name::View, &lines)?;
-    Ok((number, Bytes(table.len() as u64 * CHUNK_BYTES as u64)))
+    let number = control.create(name, mark)?;
+    control.replace(name, &lines)?;
+    Ok(number)
 }
 
 /// Sectors to chunks; a last, partial chunk counts.
@@ -50,18 +81,18 @@ fn chunks(sectors: Sectors) -> u64 {
 
 /// A quarter of the memory that is available may go into copies: they make fewer and larger
 /// writes, and are given back after the merge.
-fn copy_budget() -> Budget {
+pub fn copy_budget() -> Budget {
     memory::info().map_or(0, |memory| memory.available.0 / 4 / CHUNK_BYTES as u64)
 }
 
-fn write_areas(file: &File, areas: Areas<'_>, cow: &mut ChunkReader) -> Result<()> {
+fn write_areas(file: &File, areas: Areas<'_>, store: &mut Direct) -> Result<()> {
     let put = |bytes: &[u8], chunk: u64| {
         file.write_all_at(bytes, chunk * CHUNK_BYTES as u64).doing(|| "write the view's table")
     };
     put(&format::header(), 0)?;
     for area in areas {
         for (from, to) in &area.copies {
-            put(&cow.read(*from)?[..], *to)?;
+            put(&store.chunk(*from)?, *to)?;
         }
         put(&area.bytes[..], area.chunk)?;
     }
@@ -79,7 +110,7 @@ fn read_table(cow: DevNo, origin_chunks: u64, cow_chunks: u64) -> Result<Vec<Exc
             .exit(Exit::Lost)
     };
     let mut table = Vec::new();
-    format::check_header(ChunkReader::open(cow)?.read(0)?).map_err(bad)?;
+    format::check_header(&Direct::open(&block::path(cow))?.chunk(0)?).map_err(bad)?;
     each_area(cow, |area| table.extend(format::exceptions(area)))?;
     format::sort_checked(&mut table, origin_chunks, cow_chunks).map_err(bad)?;
     Ok(table)
@@ -88,12 +119,12 @@ fn read_table(cow: DevNo, origin_chunks: u64, cow_chunks: u64) -> Result<Vec<Exc
 /// Shows the metadata areas of a store that belong to its table: up to the first that is not
 /// full, or the device's end.
 fn each_area(store: DevNo, mut look: impl FnMut(&Chunk)) -> Result<()> {
-    let mut reader = ChunkReader::open(store)?;
+    let mut reader = Direct::open(&block::path(store))?;
     let end = chunks(block::size(store)?);
     for chunk in (0..).map(format::area_chunk).take_while(|chunk| *chunk < end) {
-        let area = reader.read(chunk)?;
-        look(area);
-        if (format::exceptions(area).count() as u64) < PER_AREA {
+        let area = reader.chunk(chunk)?;
+        look(&area);
+        if (format::exceptions(&area).count() as u64) < PER_AREA {
             break;
         }
     }

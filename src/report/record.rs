@@ -12,10 +12,16 @@ pub struct Record {
     pub when: i64,
     /// The subcommand that flushed.
     pub command: String,
-    /// Bytes merged into the card.
+    /// Bytes that it made durable.
     pub bytes: Bytes,
+    /// Bytes appended to the flush log.
+    pub logged: Bytes,
+    /// Bytes merged into the card.
+    pub merged: Bytes,
     /// The whole flush, in milliseconds.
     pub took_ms: u64,
+    /// Of that, appending to the log.
+    pub log_ms: u64,
     /// Of that, the merge.
     pub merge_ms: u64,
     /// How long root was suspended, in microseconds.
@@ -33,7 +39,10 @@ impl Record {
             when: decimal(value("when")).unwrap_or(0),
             command: value("command").to_owned(),
             bytes: Bytes(number("bytes")),
+            logged: Bytes(number("logged")),
+            merged: Bytes(number("merged")),
             took_ms: number("took_ms"),
+            log_ms: number("log_ms"),
             merge_ms: number("merge_ms"),
             stall_us: number("stall_us"),
         }
@@ -41,11 +50,12 @@ impl Record {
 
     /// The file's text.
     pub fn to_text(&self) -> String {
-        let Self { when, command, bytes, took_ms, merge_ms, stall_us } = self;
+        let Self { when, command, bytes, logged, merged, took_ms, log_ms, merge_ms, stall_us } =
+            self;
+        let (bytes, logged, merged) = (bytes.0, logged.0, merged.0);
         format!(
-            "when={when}\ncommand={command}\nbytes={}\ntook_ms={took_ms}\nmerge_ms={merge_ms}\n\
-             stall_us={stall_us}\n",
-            bytes.0
+            "when={when}\ncommand={command}\nbytes={bytes}\nlogged={logged}\nmerged={merged}\n\
+             took_ms={took_ms}\nlog_ms={log_ms}\nmerge_ms={merge_ms}\nstall_us={stall_us}\n"
         )
     }
 
@@ -55,7 +65,10 @@ impl Record {
             .signed("when", self.when)
             .text("command", &self.command)
             .number("bytes", self.bytes.0)
+            .number("logged", self.logged.0)
+            .number("merged", self.merged.0)
             .number("took_ms", self.took_ms)
+            .number("log_ms", self.log_ms)
             .number("merge_ms", self.merge_ms)
             .number("stall_us", self.stall_us)
     }
@@ -95,7 +108,10 @@ mod tests {
             when: 4_102_444_800,
             command: "flush".to_owned(),
             bytes: Bytes(8 << 20),
+            logged: Bytes(8 << 20),
+            merged: Bytes(1 << 20),
             took_ms: 2315,
+            log_ms: 1000,
             merge_ms: 2000,
             stall_us: 4250,
         };

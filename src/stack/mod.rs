@@ -1,17 +1,19 @@
 //! The stack of devices under root: what it looks like and what to do next.
 //!
 //! ```text
-//! card ── cowflush-origin (linear) ── cowflush-sealed (snapshot | snapshot-merge | linear)
-//!              └────────────────────────────┴── cowflush-root (snapshot | linear), mounted as /
+//! card ── cowflush-origin ── cowflush-logged ── cowflush-sealed ── cowflush-root, mounted as /
+//!           linear             snapshot over      snapshot over      snapshot over a COW in RAM,
+//!                              the flush log      a sealed COW       or linear
 //! ```
 //!
-//! `cowflush-sealed` and `cowflush-view` exist only during a flush; then the sealed device takes
-//! the origin's place and name. Nothing is remembered outside the kernel: every command reads
+//! `cowflush-logged` exists while the flush log holds something, `cowflush-sealed` during a flush.
+//! Each of these two layers can be merged into the card; then it becomes `linear` and takes the
+//! origin's place and name. Nothing is remembered outside the kernel: every command reads
 //! the tables ([`state`]) and decides from them ([`plan`]), so that it can finish or clean up
 //! what a killed one began. Pure.
 
 pub mod plan;
 pub mod state;
 
-pub use plan::{Step, Trouble, next};
-pub use state::{Device, Live, Mark, Mode, Name, Stack};
+pub use plan::{Step, Trouble, Wish, next};
+pub use state::{Device, Live, Mark, Mode, Name, Stack, Store};

@@ -4,7 +4,7 @@
 //! One rule table serves the normal end of a flush and the clean-up after a killed one. Every
 //! step leaves the stack in a state that this table knows; the caller observes anew after each.
 
-use super::state::{Device, Mode, Name, Stack};
+use super::state::{Device, Mode, Name, Stack, Store};
 use crate::dm::{SnapshotStatus, Target};
 
 /// One step towards a settled stack.
@@ -16,23 +16,25 @@ pub enum Step {
     Clear(Name),
     /// Remove the device.
     Remove(Name),
-    /// Write a table over the sealed COW in the order of the card, make the view from it, and turn
-    /// the sealed device into a `snapshot-merge` of the view.
-    StartMerge,
+    /// Append the sealed COW to the flush log, then let the sealed device read it there.
+    Append,
+    /// Write a table over the layer's data in the order of the card, make the view from it, and
+    /// turn the layer into a `snapshot-merge` of the view.
+    StartMerge(Name),
     /// Turn the sealed device into a `snapshot-merge` of its own COW, in the COW's order.
     MergeInPlace,
-    /// Wait for the kernel to merge.
-    AwaitMerge,
-    /// Take the view out of a sealed device whose merge failed: everything is read from the
-    /// card and the sealed COW again.
-    Unmerge,
+    /// Wait for the kernel to merge this layer.
+    AwaitMerge(Name),
+    /// Take the view out of a layer whose merge failed: everything is read from the card and
+    /// the layer's own store again.
+    Unmerge(Name),
     /// Let a failed merge under a write-through root start again.
     RestartMerge,
-    /// The merge is done: make the card keep it, and turn the sealed device into a plain `linear`
-    /// of the card.
-    Unlink,
-    /// Give the sealed device the origin's name.
-    Rename,
+    /// The merge is done: make the card keep it, and turn the layer into a plain `linear` of
+    /// the card.
+    Unlink(Name),
+    /// Give the device another name.
+    Rename(Name, Name),
 }
 
 /// Why the stack can't be settled.
@@ -46,8 +48,21 @@ pub enum Trouble {
     Foreign(Name),
 }
 
+/// What is wanted beyond a settled stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// The flush log's segments shall be merged into the card.
+    pub merge: bool,
+    /// A sealed COW shall be merged into the card without the flush log.
+    pub direct: bool,
+}
+
 /// The next step, or `None` when the stack is settled.
-pub fn next(stack: &Stack) -> Result<Option<Step>, Trouble> {
+///
+/// Two devices can be a *layer*, with data over what is under it: [`Name::Sealed`], whose data are
+/// in RAM or just written to the log, and [`Name::Logged`], whose data are in the log. Both are
+/// merged alike. The lower one comes first, since the upper one reads through it.
+pub fn next(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
     let root = stack.root.ok_or(Trouble::NotActive)?;
     let mode = stack.mode();
     if root.live.is_some() && mode.is_none() {
@@ -60,16 +75,73 @@ pub fn next(stack: &Stack) -> Result<Option<Step>, Trouble> {
     if root.inactive {
         return Ok(Some(Step::Clear(Name::Root)));
     }
-    match (seated, stack.sealed) {
-        (Some(sealed), _) => finish(stack, &sealed).map(Some),
+    if stack.sealed.is_some() && seated.is_none() {
         // A preparation that never came to its seal: root does not use it.
-        (None, Some(_)) => Ok(Some(Step::Remove(Name::Sealed))),
-        (None, None) if stack.view.is_some() => Ok(Some(Step::Remove(Name::View))),
-        (None, None) => {
-            let origin = stack.origin.ok_or(Trouble::Foreign(Name::Root))?;
-            Ok(tidy(Name::Origin, &origin))
+        return Ok(Some(Step::Remove(Name::Sealed)));
+    }
+    if stack.log.is_some_and(|log| log.live.is_none()) {
+        return Ok(Some(Step::Remove(Name::Log)));
+    }
+    if let Some(logged) = logged_in_use(stack, seated.as_ref())
+        && let Some(step) = logged_layer(stack, &logged, seated.as_ref(), wish)?
+    {
+        return Ok(Some(step));
+    }
+    match seated {
+        Some(sealed) => finish(stack, &sealed, wish).map(Some),
+        None => leftovers(stack),
+    }
+}
+
+/// The logged device, if root reads through it.
+fn logged_in_use(stack: &Stack, seated: Option<&Device>) -> Option<Device> {
+    let under = match seated.map(Device::target) {
+        Some(Some(Target::Snapshot { origin, .. } | Target::SnapshotMerge { origin, .. })) => {
+            Some(origin)
+        }
+        _ => stack.seat(),
+    };
+    stack.logged.filter(|logged| under == Some(logged.number))
+}
+
+/// What the logged layer needs before anything above it can go on.
+fn logged_layer(
+    stack: &Stack,
+    logged: &Device,
+    seated: Option<&Device>,
+    wish: Wish,
+) -> Result<Option<Step>, Trouble> {
+    if let Some(step) = tidy(Name::Logged, logged) {
+        return Ok(Some(step));
+    }
+    match logged.target() {
+        Some(Target::Snapshot { .. }) if logged.status() == SnapshotStatus::Invalid => {
+            Err(Trouble::Lost(Name::Logged))
+        }
+        Some(Target::Snapshot { .. }) if stack.view.is_some() => Ok(Some(Step::Remove(Name::View))),
+        Some(Target::Snapshot { .. }) => {
+            let for_sealed = seated.is_some() && (wish.direct || stack.log.is_none());
+            let wanted = wish.merge || for_sealed;
+            Ok(wanted.then_some(Step::StartMerge(Name::Logged)))
+        }
+        _ => merging(stack, Name::Logged, logged).map(Some),
+    }
+}
+
+/// What is left when root stands on what it stands on between flushes.
+fn leftovers(stack: &Stack) -> Result<Option<Step>, Trouble> {
+    let used = logged_in_use(stack, None).is_some();
+    for (name, left) in [
+        (Name::View, stack.view.is_some()),
+        (Name::Logged, stack.logged.is_some() && !used),
+        (Name::LogView, stack.log_view.is_some() && !used),
+    ] {
+        if left {
+            return Ok(Some(Step::Remove(name)));
         }
     }
+    let origin = stack.origin.ok_or(Trouble::Foreign(Name::Root))?;
+    Ok(tidy(Name::Origin, &origin))
 }
 
 /// Root must not stay suspended; but what it would wake up on has to be right first.
@@ -111,40 +183,55 @@ fn tidy(name: Name, device: &Device) -> Option<Step> {
     }
 }
 
-/// Root sits on the sealed device: bring its merge to the end.
-fn finish(stack: &Stack, sealed: &Device) -> Result<Step, Trouble> {
+/// Root sits on the sealed device: bring its data to the log or the card.
+fn finish(stack: &Stack, sealed: &Device, wish: Wish) -> Result<Step, Trouble> {
     if let Some(step) = tidy(Name::Sealed, sealed) {
         return Ok(step);
     }
-    let write_through = stack.mode() == Some(Mode::WriteThrough);
-    match sealed.target() {
-        Some(Target::Linear { .. }) => Ok(if stack.view.is_some() {
+    let Some(Target::Snapshot { .. }) = sealed.target() else {
+        return merging(stack, Name::Sealed, sealed);
+    };
+    if sealed.status() == SnapshotStatus::Invalid {
+        return Err(Trouble::Lost(Name::Sealed));
+    }
+    Ok(match stack.store(sealed) {
+        // It reads the log: it takes the place of what read the log before it.
+        Some(Store::View) if stack.logged.is_some() => Step::Remove(Name::Logged),
+        Some(Store::View) if stack.log_view.is_some() => Step::Remove(Name::LogView),
+        Some(Store::View) => Step::Rename(Name::View, Name::LogView),
+        Some(Store::LogView) => Step::Rename(Name::Sealed, Name::Logged),
+        _ if stack.mode() == Some(Mode::WriteThrough) => Step::MergeInPlace,
+        // A view that is there was left by a killed command or a failed merge. It may be half
+        // merged, and what was merged may have been lost with the card's cache: build another.
+        _ if stack.view.is_some() => Step::Remove(Name::View),
+        _ if stack.log.is_some() && !wish.direct => Step::Append,
+        _ => Step::StartMerge(Name::Sealed),
+    })
+}
+
+/// A layer that is being merged, or was.
+fn merging(stack: &Stack, name: Name, layer: &Device) -> Result<Step, Trouble> {
+    let in_place = name == Name::Sealed && stack.mode() == Some(Mode::WriteThrough);
+    match (layer.target(), layer.status()) {
+        (Some(Target::Linear { .. }), _) => Ok(if stack.view.is_some() {
             Step::Remove(Name::View)
+        } else if stack.log_view.is_some() {
+            Step::Remove(Name::LogView)
         } else if stack.origin.is_some() {
             Step::Remove(Name::Origin)
         } else {
-            Step::Rename
+            Step::Rename(name, Name::Origin)
         }),
-        Some(Target::Snapshot { .. }) if sealed.status() == SnapshotStatus::Invalid => {
-            Err(Trouble::Lost(Name::Sealed))
-        }
-        Some(Target::Snapshot { .. }) if write_through => Ok(Step::MergeInPlace),
-        // A view that is there was left by a killed command or a failed merge. It may be half
-        // merged, and what was merged may have been lost with the card's cache: build another.
-        Some(Target::Snapshot { .. }) if stack.view.is_some() => Ok(Step::Remove(Name::View)),
-        Some(Target::Snapshot { .. }) => Ok(Step::StartMerge),
-        Some(Target::SnapshotMerge { .. }) => match sealed.status() {
-            SnapshotStatus::Used(usage) if usage.data().0 == 0 => Ok(Step::Unlink),
-            SnapshotStatus::Used(_) => Ok(Step::AwaitMerge),
-            SnapshotStatus::MergeFailed if write_through => Ok(Step::RestartMerge),
-            SnapshotStatus::MergeFailed => Ok(Step::Unmerge),
-            SnapshotStatus::Invalid => Err(Trouble::Lost(Name::Sealed)),
+        (Some(Target::SnapshotMerge { .. }), status) => match status {
+            SnapshotStatus::Used(usage) if usage.data().0 == 0 => Ok(Step::Unlink(name)),
+            SnapshotStatus::Used(_) => Ok(Step::AwaitMerge(name)),
+            SnapshotStatus::MergeFailed if in_place => Ok(Step::RestartMerge),
+            SnapshotStatus::MergeFailed => Ok(Step::Unmerge(name)),
+            SnapshotStatus::Invalid => Err(Trouble::Lost(name)),
             // The kernel does not count a store that overflowed; the observer must.
-            SnapshotStatus::Overflow | SnapshotStatus::Unknown => {
-                Err(Trouble::Foreign(Name::Sealed))
-            }
+            SnapshotStatus::Overflow | SnapshotStatus::Unknown => Err(Trouble::Foreign(name)),
         },
-        _ => Err(Trouble::Foreign(Name::Sealed)),
+        _ => Err(Trouble::Foreign(name)),
     }
 }
 
@@ -161,6 +248,10 @@ mod tests {
     const ROOT: DevNo = DevNo { major: 253, minor: 1 };
     const SEALED: DevNo = DevNo { major: 253, minor: 2 };
     const VIEW: DevNo = DevNo { major: 253, minor: 3 };
+    const LOG: DevNo = DevNo { major: 253, minor: 4 };
+    const LOGGED: DevNo = DevNo { major: 253, minor: 5 };
+    const LOG_VIEW: DevNo = DevNo { major: 253, minor: 6 };
+    const LOG_PARTITION: DevNo = DevNo { major: 8, minor: 2 };
     const OLD_COW: DevNo = DevNo { major: 7, minor: 0 };
     const NEW_COW: DevNo = DevNo { major: 7, minor: 1 };
     const LENGTH: Sectors = Sectors(1 << 18);
@@ -197,6 +288,36 @@ mod tests {
         let line = Line::whole(LENGTH, linear(OLD_COW));
         let live = Some(Live::Joined(line, line));
         Some(Device { number: VIEW, suspended: false, live, inactive: false, mark: None })
+    }
+
+    fn plan(stack: &Stack) -> Result<Option<Step>, Trouble> {
+        next(stack, Wish::default())
+    }
+
+    fn with_log(stack: Stack) -> Stack {
+        Stack { log: device(LOG, linear(LOG_PARTITION), SnapshotStatus::Unknown), ..stack }
+    }
+
+    /// Root over a log with segments in it.
+    fn logged() -> Stack {
+        Stack {
+            root: device(ROOT, snapshot(LOGGED, OLD_COW), used(80)),
+            logged: device(LOGGED, snapshot(ORIGIN, LOG_VIEW), used(40)),
+            log_view: Some(Device { number: LOG_VIEW, ..view().unwrap() }),
+            ..with_log(deferring())
+        }
+    }
+
+    fn sealed_over_log() -> Stack {
+        Stack {
+            root: device(ROOT, snapshot(SEALED, NEW_COW), used(8)),
+            sealed: device(SEALED, snapshot(LOGGED, OLD_COW), used(80)),
+            ..logged()
+        }
+    }
+
+    fn merging_log(status: SnapshotStatus) -> Stack {
+        Stack { logged: device(LOGGED, merge(ORIGIN, VIEW), status), view: view(), ..logged() }
     }
 
     fn deferring() -> Stack {
@@ -242,41 +363,41 @@ mod tests {
 
     #[test]
     fn a_settled_stack_needs_nothing() {
-        assert_eq!(next(&deferring()), Ok(None));
+        assert_eq!(plan(&deferring()), Ok(None));
         let through = edit(deferring(), |s| {
             s.root = device(ROOT, linear(ORIGIN), SnapshotStatus::Unknown);
         });
-        assert_eq!(next(&through), Ok(None));
+        assert_eq!(plan(&through), Ok(None));
         assert_eq!(through.mode(), Some(Mode::WriteThrough));
         assert_eq!(through.card(), Some((CARD, Sectors(0))));
     }
 
     #[test]
     fn a_flush_goes_through_its_steps_in_order() {
-        assert_eq!(next(&sealed()), Ok(Some(Step::StartMerge)));
-        assert_eq!(next(&merging(used(40))), Ok(Some(Step::AwaitMerge)));
-        assert_eq!(next(&merging(used(0))), Ok(Some(Step::Unlink)));
+        assert_eq!(plan(&sealed()), Ok(Some(Step::StartMerge(Name::Sealed))));
+        assert_eq!(plan(&merging(used(40))), Ok(Some(Step::AwaitMerge(Name::Sealed))));
+        assert_eq!(plan(&merging(used(0))), Ok(Some(Step::Unlink(Name::Sealed))));
         let merged = Stack {
             sealed: device(SEALED, linear(CARD), SnapshotStatus::Unknown),
             ..merging(used(0))
         };
-        assert_eq!(next(&merged), Ok(Some(Step::Remove(Name::View))));
+        assert_eq!(plan(&merged), Ok(Some(Step::Remove(Name::View))));
         let no_view = Stack { view: None, ..merged };
-        assert_eq!(next(&no_view), Ok(Some(Step::Remove(Name::Origin))));
+        assert_eq!(plan(&no_view), Ok(Some(Step::Remove(Name::Origin))));
         let no_origin = Stack { origin: None, ..no_view };
-        assert_eq!(next(&no_origin), Ok(Some(Step::Rename)));
+        assert_eq!(plan(&no_origin), Ok(Some(Step::Rename(Name::Sealed, Name::Origin))));
         assert_eq!(no_origin.card(), Some((CARD, Sectors(0))));
     }
 
     #[test]
     fn a_failed_merge_is_taken_back_and_tried_again() {
         let failed = merging(SnapshotStatus::MergeFailed);
-        assert_eq!(next(&failed), Ok(Some(Step::Unmerge)));
+        assert_eq!(plan(&failed), Ok(Some(Step::Unmerge(Name::Sealed))));
         let taken_back = Stack { view: view(), ..sealed() };
-        assert_eq!(next(&taken_back), Ok(Some(Step::Remove(Name::View))));
-        assert_eq!(next(&stopping(SnapshotStatus::MergeFailed)), Ok(Some(Step::RestartMerge)));
-        assert_eq!(next(&stopping(used(8))), Ok(Some(Step::AwaitMerge)));
-        assert_eq!(next(&stopping(used(0))), Ok(Some(Step::Unlink)));
+        assert_eq!(plan(&taken_back), Ok(Some(Step::Remove(Name::View))));
+        assert_eq!(plan(&stopping(SnapshotStatus::MergeFailed)), Ok(Some(Step::RestartMerge)));
+        assert_eq!(plan(&stopping(used(8))), Ok(Some(Step::AwaitMerge(Name::Sealed))));
+        assert_eq!(plan(&stopping(used(0))), Ok(Some(Step::Unlink(Name::Sealed))));
     }
 
     #[test]
@@ -285,9 +406,9 @@ mod tests {
             root(s).inactive = true;
             s.sealed = loaded();
         });
-        assert_eq!(next(&prepared), Ok(Some(Step::Clear(Name::Root))));
+        assert_eq!(plan(&prepared), Ok(Some(Step::Clear(Name::Root))));
         let cleared = edit(prepared, |s| root(s).inactive = false);
-        assert_eq!(next(&cleared), Ok(Some(Step::Remove(Name::Sealed))));
+        assert_eq!(plan(&cleared), Ok(Some(Step::Remove(Name::Sealed))));
     }
 
     #[test]
@@ -297,11 +418,11 @@ mod tests {
             root(s).inactive = true;
             s.sealed = loaded();
         });
-        assert_eq!(next(&suspended), Ok(Some(Step::Clear(Name::Root))));
+        assert_eq!(plan(&suspended), Ok(Some(Step::Clear(Name::Root))));
         let cleared = edit(suspended, |s| root(s).inactive = false);
-        assert_eq!(next(&cleared), Ok(Some(Step::Remove(Name::Sealed))));
+        assert_eq!(plan(&cleared), Ok(Some(Step::Remove(Name::Sealed))));
         let removed = edit(cleared, |s| s.sealed = None);
-        assert_eq!(next(&removed), Ok(Some(Step::Resume(Name::Root))));
+        assert_eq!(plan(&removed), Ok(Some(Step::Resume(Name::Root))));
     }
 
     #[test]
@@ -311,9 +432,9 @@ mod tests {
             root(s).inactive = true;
             s.sealed = device(SEALED, snapshot(ORIGIN, OLD_COW), used(80));
         });
-        assert_eq!(next(&handed), Ok(Some(Step::Resume(Name::Root))));
+        assert_eq!(plan(&handed), Ok(Some(Step::Resume(Name::Root))));
         let refused = edit(handed, |s| seal(s).suspended = true);
-        assert_eq!(next(&refused), Ok(Some(Step::Clear(Name::Root))));
+        assert_eq!(plan(&refused), Ok(Some(Step::Clear(Name::Root))));
     }
 
     #[test]
@@ -322,11 +443,11 @@ mod tests {
             root(s).suspended = true;
             s.sealed = device(SEALED, snapshot(ORIGIN, NEW_COW), used(8));
         });
-        assert_eq!(next(&between), Ok(Some(Step::MergeInPlace)));
+        assert_eq!(plan(&between), Ok(Some(Step::MergeInPlace)));
         let awake = edit(between, |s| root(s).suspended = false);
-        assert_eq!(next(&awake), Ok(Some(Step::MergeInPlace)));
+        assert_eq!(plan(&awake), Ok(Some(Step::MergeInPlace)));
         let merging = edit(stopping(used(8)), |s| root(s).suspended = true);
-        assert_eq!(next(&merging), Ok(Some(Step::Resume(Name::Root))));
+        assert_eq!(plan(&merging), Ok(Some(Step::Resume(Name::Root))));
     }
 
     #[test]
@@ -340,22 +461,77 @@ mod tests {
                 mark: None,
             });
         });
-        assert_eq!(next(&half_view), Ok(Some(Step::Remove(Name::View))));
+        assert_eq!(plan(&half_view), Ok(Some(Step::Remove(Name::View))));
         let stray_view = Stack { view: view(), ..deferring() };
-        assert_eq!(next(&stray_view), Ok(Some(Step::Remove(Name::View))));
+        assert_eq!(plan(&stray_view), Ok(Some(Step::Remove(Name::View))));
         let loaded = edit(merging(used(0)), |s| seal(s).inactive = true);
-        assert_eq!(next(&loaded), Ok(Some(Step::Clear(Name::Sealed))));
+        assert_eq!(plan(&loaded), Ok(Some(Step::Clear(Name::Sealed))));
         let held = edit(merging(used(0)), |s| seal(s).suspended = true);
-        assert_eq!(next(&held), Ok(Some(Step::Resume(Name::Sealed))));
+        assert_eq!(plan(&held), Ok(Some(Step::Resume(Name::Sealed))));
+    }
+
+    /// The steps from a stack to its end, by the model of [`apply`].
+    fn path(start: Stack, wish: Wish) -> Vec<Step> {
+        let (mut stack, mut steps) = (start, Vec::new());
+        while let Some(step) = next(&stack, wish).unwrap() {
+            apply(&mut stack, step);
+            steps.push(step);
+            assert!(steps.len() < 30, "{steps:?}");
+        }
+        steps
+    }
+
+    #[test]
+    fn a_flush_into_the_log_replaces_the_logged_layer() {
+        assert_eq!(plan(&logged()), Ok(None));
+        let sealed_first = Stack { logged: None, log_view: None, ..with_log(sealed()) };
+        let adopt =
+            [Step::Rename(Name::View, Name::LogView), Step::Rename(Name::Sealed, Name::Logged)];
+        assert_eq!(path(sealed_first, Wish::default()), [&[Step::Append][..], &adopt].concat());
+        let replace = [Step::Append, Step::Remove(Name::Logged), Step::Remove(Name::LogView)];
+        assert_eq!(path(sealed_over_log(), Wish::default()), [&replace[..], &adopt].concat());
+    }
+
+    #[test]
+    fn a_merge_of_the_log_ends_on_the_plain_card() {
+        let wish = Wish { merge: true, ..Wish::default() };
+        let merge = [
+            Step::StartMerge(Name::Logged),
+            Step::AwaitMerge(Name::Logged),
+            Step::Unlink(Name::Logged),
+            Step::Remove(Name::View),
+            Step::Remove(Name::LogView),
+            Step::Remove(Name::Origin),
+            Step::Rename(Name::Logged, Name::Origin),
+        ];
+        assert_eq!(path(logged(), wish), merge);
+        // A merge that was begun is brought to its end by any command.
+        assert_eq!(path(merging_log(used(8)), Wish::default()), merge[1..]);
+        // Without room in the log a sealed COW waits for the merge under it.
+        let steps = path(sealed_over_log(), wish);
+        assert_eq!(steps[..7], merge);
+        assert_eq!(steps[7], Step::Append);
+        // And without the log it follows into the card.
+        let steps = path(sealed_over_log(), Wish { direct: true, ..Wish::default() });
+        assert_eq!(steps[..7], merge);
+        assert_eq!(steps[7], Step::StartMerge(Name::Sealed));
+    }
+
+    #[test]
+    fn a_failed_merge_of_the_log_reads_the_log_again() {
+        let failed = merging_log(SnapshotStatus::MergeFailed);
+        assert_eq!(plan(&failed), Ok(Some(Step::Unmerge(Name::Logged))));
+        let taken_back = Stack { view: view(), ..logged() };
+        assert_eq!(path(taken_back, Wish::default()), [Step::Remove(Name::View)]);
     }
 
     #[test]
     fn what_cannot_be_settled_is_named() {
-        assert_eq!(next(&Stack::default()), Err(Trouble::NotActive));
+        assert_eq!(plan(&Stack::default()), Err(Trouble::NotActive));
         let lost = merging(SnapshotStatus::Invalid);
-        assert_eq!(next(&lost), Err(Trouble::Lost(Name::Sealed)));
+        assert_eq!(plan(&lost), Err(Trouble::Lost(Name::Sealed)));
         let foreign = edit(deferring(), |s| root(s).live = Some(Live::Foreign));
-        assert_eq!(next(&foreign), Err(Trouble::Foreign(Name::Root)));
+        assert_eq!(plan(&foreign), Err(Trouble::Foreign(Name::Root)));
     }
 
     /// From any mix of states the steps lead to an end: a model of what each step does to the
@@ -370,6 +546,18 @@ mod tests {
             stopping(used(8)),
             merging(SnapshotStatus::MergeFailed),
             Stack { view: view(), ..sealed() },
+            logged(),
+            sealed_over_log(),
+            merging_log(used(40)),
+            merging_log(SnapshotStatus::MergeFailed),
+            Stack { sealed: sealed_over_log().sealed, root: sealed().root, ..merging_log(used(0)) },
+            Stack { view: view(), ..sealed_over_log() },
+            Stack { log_view: logged().log_view, ..with_log(deferring()) },
+            Stack {
+                sealed: device(SEALED, snapshot(ORIGIN, VIEW), used(8)),
+                view: view(),
+                ..sealed_over_log()
+            },
         ];
         for base in bases {
             for bits in 0..32 {
@@ -384,57 +572,53 @@ mod tests {
                         device.inactive = bits & 16 != 0;
                     }
                 });
-                settles(stack);
+                for (merge, direct) in [(false, false), (true, false), (false, true)] {
+                    path(stack, Wish { merge, direct });
+                }
             }
-        }
-    }
-
-    fn settles(start: Stack) {
-        let mut stack = start;
-        for _ in 0..20 {
-            match next(&stack).unwrap() {
-                None => return,
-                Some(step) => apply(&mut stack, step),
-            }
-        }
-        panic!("does not settle: {start:?}, stuck at {:?}", next(&stack));
-    }
-
-    fn slot(stack: &mut Stack, name: Name) -> &mut Option<Device> {
-        match name {
-            Name::Root => &mut stack.root,
-            Name::Origin => &mut stack.origin,
-            Name::Sealed => &mut stack.sealed,
-            Name::View => &mut stack.view,
         }
     }
 
     fn apply(stack: &mut Stack, step: Step) {
         let through = stack.mode() == Some(Mode::WriteThrough);
         let cow = if through { NEW_COW } else { VIEW };
+        let number = |name| if name == Name::Logged { LOGGED } else { SEALED };
+        let own = |name| if name == Name::Logged { LOG_VIEW } else { OLD_COW };
         match step {
             Step::Resume(name) => {
-                let device = slot(stack, name).as_mut().unwrap();
+                let device = stack.slot(name).as_mut().unwrap();
                 device.suspended = false;
                 device.inactive = false;
             }
-            Step::Clear(name) => slot(stack, name).as_mut().unwrap().inactive = false,
-            Step::Remove(name) => *slot(stack, name) = None,
-            Step::StartMerge => {
+            Step::Clear(name) => stack.slot(name).as_mut().unwrap().inactive = false,
+            Step::Remove(name) => *stack.slot(name) = None,
+            Step::Append => {
                 stack.view = view();
-                stack.sealed = device(SEALED, merge(ORIGIN, VIEW), used(8));
+                stack.sealed = device(SEALED, snapshot(ORIGIN, VIEW), used(8));
+            }
+            Step::StartMerge(name) => {
+                stack.view = view();
+                *stack.slot(name) = device(number(name), merge(ORIGIN, VIEW), used(8));
             }
             Step::MergeInPlace | Step::RestartMerge => {
                 stack.sealed = device(SEALED, merge(ORIGIN, cow), used(8));
             }
-            Step::AwaitMerge => stack.sealed = device(SEALED, merge(ORIGIN, cow), used(0)),
-            Step::Unmerge => stack.sealed = device(SEALED, snapshot(ORIGIN, OLD_COW), used(8)),
-            Step::Unlink => {
-                stack.sealed = device(SEALED, linear(CARD), SnapshotStatus::Unknown);
+            Step::AwaitMerge(name) => {
+                *stack.slot(name) = device(number(name), merge(ORIGIN, cow), used(0));
             }
-            Step::Rename => {
-                stack.origin = stack.sealed.take();
+            Step::Unmerge(name) => {
+                *stack.slot(name) = device(number(name), snapshot(ORIGIN, own(name)), used(8));
             }
+            Step::Unlink(name) => {
+                *stack.slot(name) = device(number(name), linear(CARD), SnapshotStatus::Unknown);
+            }
+            Step::Rename(Name::View, Name::LogView) => {
+                // The view keeps its number; the model's store is named by it.
+                let number = LOG_VIEW;
+                stack.log_view = stack.view.take().map(|view| Device { number, ..view });
+                stack.sealed = device(SEALED, snapshot(ORIGIN, LOG_VIEW), used(8));
+            }
+            Step::Rename(from, to) => *stack.slot(to) = stack.slot(from).take(),
         }
     }
 }

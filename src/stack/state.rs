@@ -13,10 +13,29 @@ pub enum Name {
     Root,
     /// The card's partition.
     Origin,
-    /// The card's partition with a sealed COW over it, while that is merged.
+    /// What root stands on while a flush is under way: what is under it, and a sealed COW over it.
     Sealed,
-    /// The sealed COW with a table in the order of the card.
+    /// A table of our own over a sealed COW or over the flush log.
     View,
+    /// The flush log's partition.
+    Log,
+    /// The card's partition with the flush log's segments over it.
+    Logged,
+    /// The table that [`Name::Logged`] reads the log by.
+    LogView,
+}
+
+impl Name {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Name::Root,
+        Name::Sealed,
+        Name::Logged,
+        Name::View,
+        Name::LogView,
+        Name::Origin,
+        Name::Log,
+    ];
 }
 
 impl Name {
@@ -27,6 +46,9 @@ impl Name {
             Name::Origin => "cowflush-origin",
             Name::Sealed => "cowflush-sealed",
             Name::View => "cowflush-view",
+            Name::Log => "cowflush-log",
+            Name::Logged => "cowflush-logged",
+            Name::LogView => "cowflush-log-view",
         }
     }
 }
@@ -143,6 +165,23 @@ pub struct Stack {
     pub sealed: Option<Device>,
     /// [`Name::View`].
     pub view: Option<Device>,
+    /// [`Name::Log`].
+    pub log: Option<Device>,
+    /// [`Name::Logged`].
+    pub logged: Option<Device>,
+    /// [`Name::LogView`].
+    pub log_view: Option<Device>,
+}
+
+/// What a snapshot's exception store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// A COW in RAM.
+    Ram,
+    /// [`Name::View`].
+    View,
+    /// [`Name::LogView`].
+    LogView,
 }
 
 impl Stack {
@@ -153,6 +192,22 @@ impl Stack {
             Name::Origin => self.origin.as_ref(),
             Name::Sealed => self.sealed.as_ref(),
             Name::View => self.view.as_ref(),
+            Name::Log => self.log.as_ref(),
+            Name::Logged => self.logged.as_ref(),
+            Name::LogView => self.log_view.as_ref(),
+        }
+    }
+
+    /// Where to put the device of that name.
+    pub fn slot(&mut self, name: Name) -> &mut Option<Device> {
+        match name {
+            Name::Root => &mut self.root,
+            Name::Origin => &mut self.origin,
+            Name::Sealed => &mut self.sealed,
+            Name::View => &mut self.view,
+            Name::Log => &mut self.log,
+            Name::Logged => &mut self.logged,
+            Name::LogView => &mut self.log_view,
         }
     }
 
@@ -176,11 +231,37 @@ impl Stack {
 
     /// The card's partition and the first sector used of it.
     pub fn card(&self) -> Option<(DevNo, Sectors)> {
-        let lowest = |device: Option<Device>| match device?.target()? {
-            Target::Linear { device, offset } => Some((device, offset)),
-            _ => None,
+        let lowest = |device: Option<Device>| linear(device?.target()?);
+        lowest(self.origin).or_else(|| lowest(self.logged)).or_else(|| lowest(self.sealed))
+    }
+
+    /// The flush log's partition.
+    pub fn log_partition(&self) -> Option<DevNo> {
+        linear(self.log?.target()?).map(|(device, _)| device)
+    }
+
+    /// What the store of a snapshot is; `None` for another target.
+    pub fn store(&self, device: &Device) -> Option<Store> {
+        let cow = match device.target()? {
+            Target::Snapshot { cow, .. } | Target::SnapshotMerge { cow, .. } => cow,
+            _ => return None,
         };
-        lowest(self.origin).or_else(|| lowest(self.sealed))
+        let is = |name: Name| self.device(name).is_some_and(|device| device.number == cow);
+        Some(if is(Name::View) {
+            Store::View
+        } else if is(Name::LogView) {
+            Store::LogView
+        } else {
+            Store::Ram
+        })
+    }
+
+    /// What is in RAM of a sealed device: nothing once it stands in the flush log.
+    pub fn sealed_in_ram(&self) -> Option<Device> {
+        let sealed = self.sealed?;
+        let logged = matches!(sealed.target()?, Target::Snapshot { .. })
+            && self.store(&sealed) != Some(Store::Ram);
+        (!logged).then_some(sealed)
     }
 
     /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one.
@@ -188,7 +269,7 @@ impl Stack {
         let data = |device: Option<Device>| {
             device.and_then(|d| d.usage()).map_or(0, |usage| usage.data().0)
         };
-        Sectors(data(self.root).saturating_add(data(self.sealed)))
+        Sectors(data(self.root).saturating_add(data(self.sealed_in_ram())))
     }
 
     /// RAM that the COWs hold, metadata included. A sealed COW that is being merged is counted
@@ -197,7 +278,14 @@ impl Stack {
         let allocated = |device: Option<Device>| {
             device.and_then(|d| d.usage()).map_or(0, |usage| usage.allocated.bytes().0)
         };
-        Bytes(allocated(self.root).saturating_add(allocated(self.sealed)))
+        Bytes(allocated(self.root).saturating_add(allocated(self.sealed_in_ram())))
+    }
+}
+
+fn linear(target: Target) -> Option<(DevNo, Sectors)> {
+    match target {
+        Target::Linear { device, offset } => Some((device, offset)),
+        _ => None,
     }
 }
 

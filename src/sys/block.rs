@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::cow::format::{CHUNK_BYTES, Chunk};
 use crate::error::{Doing, Error, Result};
 use crate::units::{DevNo, Sectors, decimal};
 
@@ -85,13 +84,13 @@ pub fn set_write_cache(disk: DevNo, mode: &str) -> std::io::Result<()> {
     std::fs::write(sysfs(disk).join("queue/write_cache"), mode)
 }
 
-/// Whether nothing but the partition `card` of this disk is in use: no other partition is
+/// Whether nothing but the partitions in `ours` of this disk is in use: no other one is
 /// mounted, swapped to, or held by another device. In doubt it is.
-pub fn only_user(disk: DevNo, card: DevNo) -> bool {
-    others(disk, card).is_some_and(|others| others.is_empty())
+pub fn only_user(disk: DevNo, ours: &[DevNo]) -> bool {
+    others(disk, ours).is_some_and(|others| others.is_empty())
 }
 
-fn others(disk: DevNo, card: DevNo) -> Option<Vec<DevNo>> {
+fn others(disk: DevNo, ours: &[DevNo]) -> Option<Vec<DevNo>> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     // No file: a kernel without swap.
     let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
@@ -106,48 +105,15 @@ fn others(disk: DevNo, card: DevNo) -> Option<Vec<DevNo>> {
     let held = |device: DevNo| {
         std::fs::read_dir(sysfs(device).join("holders")).is_ok_and(|mut held| held.next().is_some())
     };
-    let in_use =
-        |device: &DevNo| *device != card && (mounted(*device) || swapped(*device) || held(*device));
+    let in_use = |device: &DevNo| {
+        !ours.contains(device) && (mounted(*device) || swapped(*device) || held(*device))
+    };
     let folder = std::fs::canonicalize(sysfs(disk)).ok()?;
     let partitions = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| {
         let text = std::fs::read_to_string(entry.path().join("dev")).ok()?;
         entry.path().join("partition").exists().then(|| DevNo::parse(text.trim()))?
     });
     Some(partitions.chain([disk]).filter(in_use).collect())
-}
-
-/// A chunk that direct I/O can read into.
-#[repr(C, align(4096))]
-struct Aligned(Chunk);
-
-/// Reads chunks of a block device past the page cache, which may hold what a prober (udev) read
-/// before the device's content changed under it.
-pub struct ChunkReader {
-    node: File,
-    buffer: Box<Aligned>,
-    path: PathBuf,
-}
-
-impl ChunkReader {
-    /// Opens a device for direct reads.
-    pub fn open(device: DevNo) -> Result<Self> {
-        let path = path(device);
-        let node = File::options()
-            .read(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(&path)
-            .doing(|| format!("open {}", path.display()))?;
-        Ok(Self { node, buffer: Box::new(Aligned([0; CHUNK_BYTES])), path })
-    }
-
-    /// Reads chunk number `chunk` of 4096 bytes.
-    pub fn read(&mut self, chunk: u64) -> Result<&Chunk> {
-        let offset = chunk.saturating_mul(CHUNK_BYTES as u64);
-        self.node
-            .read_exact_at(&mut self.buffer.0, offset)
-            .doing(|| format!("read chunk {chunk} of {}", self.path.display()))?;
-        Ok(&self.buffer.0)
-    }
 }
 
 /// Writes out the filesystem that holds `file`, and waits for it.

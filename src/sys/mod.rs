@@ -1,11 +1,13 @@
 //! The kernel layer: every ioctl and every `unsafe` of the crate. No decisions.
 
 pub mod block;
+pub mod direct;
 pub mod dm;
 pub mod guard;
 pub mod lock;
 pub mod loopdev;
 pub mod memory;
+pub mod random;
 pub mod signals;
 pub mod time;
 pub mod tmpfs;

@@ -170,12 +170,11 @@ impl Control {
 
     /// All of cowflush's devices.
     pub fn stack(&self) -> Result<Stack> {
-        Ok(Stack {
-            root: self.device(Name::Root)?,
-            origin: self.device(Name::Origin)?,
-            sealed: self.device(Name::Sealed)?,
-            view: self.device(Name::View)?,
-        })
+        let mut stack = Stack::default();
+        for name in Name::ALL {
+            *stack.slot(name) = self.device(name)?;
+        }
+        Ok(stack)
     }
 }
 

@@ -1,0 +1,166 @@
+//! Finds the flush log that belongs to root, and decides whether it counts.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::cmdline::{LogChoice, Options};
+use super::devices::{self, Candidate};
+use super::superblock::{FLUSH_LOG, uuid_bytes};
+use crate::error::{Error, Exit, Result};
+use crate::log::chain::{End, Live};
+use crate::ops::log::Log;
+use crate::ops::log::make::Root;
+use crate::report::progress::Meter;
+use crate::sys::direct::Direct;
+
+/// How long a log may take to appear that the command line names. It is usually on the card.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What there is.
+pub enum Found {
+    /// No log.
+    None,
+    /// One that belongs to this root.
+    Log {
+        /// Its partition.
+        partition: Candidate,
+        /// It, verified.
+        log: Box<Log>,
+        /// What it holds for root.
+        live: Vec<Live>,
+    },
+    /// One that must not be used. It stays as it is.
+    Kept {
+        /// Its partition, or how it was asked for.
+        name: String,
+        /// Why, and what to do.
+        why: Error,
+    },
+}
+
+/// The root that a log on this card belongs to.
+pub fn root_of(card: &Candidate) -> Root {
+    let uuid = card.filesystem.as_ref().map_or([0; 16], |found| uuid_bytes(&found.uuid));
+    Root { uuid, size: card.size }
+}
+
+/// Finds the log and verifies it; `news` gets what is worth knowing.
+pub fn find(card: &Candidate, options: &Options, mut news: impl FnMut(&str)) -> Found {
+    let (partition, named) = match &options.log {
+        LogChoice::None => return Found::None,
+        LogChoice::Own => match own(card) {
+            Some(partition) => (partition, false),
+            None => return Found::None,
+        },
+        LogChoice::At(reference) => {
+            let begin = Instant::now();
+            loop {
+                if let Some(partition) = devices::find(reference).into_iter().next() {
+                    break (partition, true);
+                }
+                if begin.elapsed() > PATIENCE {
+                    let name = reference.to_string();
+                    let why = Error::new(
+                        format!("use the flush log cowflush.log={reference}"),
+                        "no such device appeared",
+                    )
+                    .advise(
+                        "Flushes that are only in the log are missing now, and it will not be \
+                         applied any more once root was written to.",
+                    );
+                    return Found::Kept { name, why };
+                }
+                sleep(Duration::from_millis(50));
+            }
+        }
+    };
+    match judge(card, &partition, named, &mut news) {
+        Ok((log, live)) => Found::Log { partition, log: Box::new(log), live },
+        Err(why) => Found::Kept { name: partition.name, why },
+    }
+}
+
+/// The partition whose log was made for this root.
+fn own(card: &Candidate) -> Option<Candidate> {
+    let root = root_of(card);
+    devices::candidates().into_iter().find(|candidate| {
+        let known = candidate.filesystem.as_ref().map(|found| found.kind);
+        // A log whose first copy of the header is damaged looks like nothing.
+        let possible = known.is_none_or(|kind| kind == FLUSH_LOG);
+        possible
+            && candidate.number != card.number
+            && Log::look(&candidate.path()).is_ok_and(|log| belongs(&log, root))
+    })
+}
+
+fn belongs(log: &Log, root: Root) -> bool {
+    log.header().root_uuid == root.uuid && log.header().root_sectors == root.size.0
+}
+
+fn judge(
+    card: &Candidate,
+    partition: &Candidate,
+    named: bool,
+    news: &mut impl FnMut(&str),
+) -> Result<(Log, Vec<Live>)> {
+    let path = partition.path();
+    let (mut log, root) = (Log::open(&path)?, root_of(card));
+    let what = || format!("use the flush log on {}", path.display());
+    if !belongs(&log, root) {
+        if !log.is_unused() || !named {
+            return Err(Error::new(
+                what(),
+                format!("it belongs to another root than {}", card.name),
+            )
+            .advise(KEPT)
+            .exit(Exit::Lost));
+        }
+        log.rebind(root)?;
+        news(&format!("the empty flush log on {} now belongs to {}.", partition.name, card.name));
+    }
+    let live = log.verify();
+    if !log.chain.segments.is_empty() && !log.fits(&mut Direct::open(&card.path())?)? {
+        return Err(Error::new(
+            what(),
+            format!("{} was changed by somebody else since the last flush", card.name),
+        )
+        .advise(KEPT)
+        .exit(Exit::Lost));
+    }
+    match (log.damage(), log.chain.end) {
+        (Some(damage), _) => {
+            news(&format!("{damage}."));
+            // What was cut off must not count again when the log is read the next time.
+            log.append(
+                &[],
+                &mut Direct::open(&path)?,
+                &mut Direct::open(&card.path())?,
+                &mut Meter::new(),
+            )?;
+        }
+        (None, End::Torn) => news(&format!(
+            "the last flush into the log on {} was cut short: what counts is the one before.",
+            partition.name
+        )),
+        _ => {}
+    }
+    if !log.whole {
+        news(&format!("one copy of the header of the log on {} is damaged.", partition.name));
+    }
+    Ok((log, live))
+}
+
+const KEPT: &str = "The log is kept as it is and not used. To keep root as it is now, and drop \
+                    the log: `cowflush log format DEVICE --over cowflush-log`. To have the log's \
+                    flushes instead, with root not mounted: `cowflush recover ROOT LOG --merge \
+                    --force`.";
+
+/// Merges the log into the card without device-mapper, before root is mounted without a stack.
+pub fn apply(card: &Candidate, log: &mut Log, live: &[Live]) -> Result<()> {
+    if live.is_empty() && log.is_unused() {
+        return Ok(());
+    }
+    let mut root = Direct::open_writable(&card.path())?;
+    log.apply(live, &mut root, &mut Meter::new())?;
+    log.reset(live.len() as u64)
+}

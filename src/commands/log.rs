@@ -1,0 +1,273 @@
+//! `cowflush log` and `cowflush log format`.
+
+use std::fmt::Write;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use cowflush::boot::superblock::{FLUSH_LOG, uuid_bytes, uuid_text};
+use cowflush::boot::{devices, stacking};
+use cowflush::cow::format::CHUNK_BYTES;
+use cowflush::error::{Doing, Error, Exit, Result};
+use cowflush::log::chain::{End, Segment};
+use cowflush::ops::log::Log;
+use cowflush::ops::log::make::{Root, Wish};
+use cowflush::ops::{run_dir, status};
+use cowflush::report::json::Object;
+use cowflush::stack::Name;
+use cowflush::sys::direct::Direct;
+use cowflush::sys::dm::Control;
+use cowflush::sys::{block, lock};
+use cowflush::units::{Bytes, Utc};
+
+use crate::commands::options;
+use crate::{cli, put};
+
+const VERSION: u64 = 1;
+
+/// `cowflush log`.
+pub fn show(verify: bool, json: bool) -> Result<Exit> {
+    let stack = Control::open()?.stack()?;
+    let (path, kept) = match stack.log_partition() {
+        Some(partition) => (block::path(partition), None),
+        None => match kept_log() {
+            Some((path, why)) => (path, Some(why)),
+            None => return none(json),
+        },
+    };
+    let mut log = match Log::look(&path) {
+        Ok(log) => log,
+        // The boot's reason says more about a log that is kept.
+        Err(error) => return Err(kept.map_or(error, |why| Error::new("use the flush log", why))),
+    };
+    let bad = if verify { log.verify_all() } else { Vec::new() };
+    let text = if json { to_json(&log, kept.as_deref(), &bad) } else { to_text(&log, kept, &bad) };
+    put(std::io::stdout(), &text);
+    let damaged = matches!(log.chain.end, End::Damaged(_)) || !bad.is_empty();
+    Ok(if damaged { Exit::Lost } else { Exit::Done })
+}
+
+/// A log that the boot found and did not use, and why.
+fn kept_log() -> Option<(PathBuf, String)> {
+    let note = run_dir::read(run_dir::BOOT)?;
+    let (name, why) = (status::value(&note, "log"), status::value(&note, "log_kept"));
+    (!why.is_empty()).then(|| (Path::new("/dev").join(name), why.to_owned()))
+}
+
+fn none(json: bool) -> Result<Exit> {
+    let text = if json {
+        Object::new().number("version", VERSION).text("state", "none").end()
+    } else {
+        "There is no flush log: a power cut during a flush can tear root. `cowflush log --help` \
+         tells how to add one."
+            .to_owned()
+    };
+    put(std::io::stdout(), &format!("{text}\n"));
+    Ok(Exit::Done)
+}
+
+fn bytes(chunks: u64) -> Bytes {
+    Bytes(chunks.saturating_mul(CHUNK_BYTES as u64))
+}
+
+/// The words for a chain's end and for a segment, in JSON and for people.
+pub fn end_word(end: End) -> &'static str {
+    match end {
+        End::Clean => "clean",
+        End::Torn => "torn",
+        End::Damaged(_) => "damaged",
+    }
+}
+
+fn segment_word(segment: &Segment) -> &'static str {
+    if segment.committed { "committed" } else { "complete" }
+}
+
+/// One segment as JSON.
+pub fn segment_json(segment: &Segment) -> Object {
+    let head = &segment.head;
+    Object::new()
+        .number("sequence", head.sequence)
+        .signed("when", head.when)
+        .number("chunks", u64::from(head.count))
+        .number("bytes", bytes(u64::from(head.count)).0)
+        .text("state", segment_word(segment))
+}
+
+fn to_json(log: &Log, kept: Option<&str>, bad: &[u64]) -> String {
+    let (header, chain) = (log.header(), &log.chain);
+    let life = &header.life;
+    let object = Object::new()
+        .number("version", VERSION)
+        .text("state", if kept.is_some() { "kept" } else { "in-use" })
+        .text("reason", kept.unwrap_or_default())
+        .text("device", &log.path().display().to_string())
+        .text("uuid", &uuid_text(&header.uuid))
+        .text("root_uuid", &uuid_text(&header.root_uuid))
+        .number("size", bytes(chain.ring.length).0)
+        .number("used", bytes(chain.used()).0)
+        .number("wear_position", bytes(chain.ring.chunk(chain.next.position)).0)
+        .number("wear_rounds", chain.next.position / chain.ring.length.max(1))
+        .flag("header_whole", log.whole)
+        .text("end", end_word(chain.end))
+        .number("damaged_chunks", bad.len() as u64)
+        .list("segments", chain.segments.iter().map(segment_json))
+        .object(
+            "life",
+            Some(
+                Object::new()
+                    .signed("made", life.made)
+                    .number("segments", life.segments)
+                    .number("bytes", bytes(life.chunks).0)
+                    .number("merges", life.merges)
+                    .number("merged", bytes(life.merged).0),
+            ),
+        );
+    format!("{}\n", object.end())
+}
+
+fn to_text(log: &Log, kept: Option<String>, bad: &[u64]) -> String {
+    let (header, chain) = (log.header(), &log.chain);
+    let (ring, life) = (chain.ring, &header.life);
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<10} {value}");
+    };
+    line("flush log", format!("{}, {}", log.path().display(), bytes(ring.length)));
+    line("state", kept.unwrap_or_else(|| "in use".to_owned()));
+    line("used", format!("{} ({} %)", bytes(chain.used()), log.used_percent()));
+    let position = ring.chunk(chain.next.position);
+    let rounds = chain.next.position / ring.length.max(1);
+    line("position", format!("chunk {position}, round {} through the ring", rounds + 1));
+    line(
+        "since made",
+        format!(
+            "{} flushes of {}, {} merges of {} ({})",
+            life.segments.saturating_add(chain.segments.len() as u64),
+            bytes(life.chunks),
+            life.merges,
+            bytes(life.merged),
+            Utc(life.made)
+        ),
+    );
+    match chain.end {
+        End::Clean => {}
+        End::Torn => line("end", "a flush was cut short; the one before counts".to_owned()),
+        End::Damaged(_) => line("DAMAGED", log.damage().unwrap_or_default()),
+    }
+    if !log.whole {
+        line("DAMAGED", "one of the two copies of the header; the next merge mends it".to_owned());
+    }
+    for place in bad {
+        line("DAMAGED", format!("the data at chunk {place}"));
+    }
+    if !chain.segments.is_empty() {
+        let _ = writeln!(
+            text,
+            "\n{:>8}  {:<23}  {:>7}  {:>10}  state",
+            "flush", "time", "chunks", "bytes"
+        );
+    }
+    for segment in &chain.segments {
+        let head = &segment.head;
+        let _ = writeln!(
+            text,
+            "{:>8}  {:<23}  {:>7}  {:>10}  {}",
+            head.sequence,
+            Utc(head.when).to_string(),
+            head.count,
+            bytes(u64::from(head.count)).to_string(),
+            segment_word(segment)
+        );
+    }
+    text
+}
+
+/// `cowflush log format`.
+pub fn format(wanted: &cli::Format) -> Result<Exit> {
+    let path = &wanted.device;
+    let what = || format!("make a flush log of {}", path.display());
+    let control = Control::open().ok();
+    if let Some(control) = &control {
+        lock::take(control)?;
+    }
+    let stack = control.as_ref().and_then(|control| control.stack().ok()).unwrap_or_default();
+    let root_path = match (&wanted.root, stack.card()) {
+        (Some(root), _) => root.clone(),
+        (None, Some((card, _))) => block::path(card),
+        (None, None) => this_root().ok_or_else(|| {
+            Error::new(what(), "it is not known for which root")
+                .advise("Name root's partition, or an image of it, with --root.")
+                .exit(Exit::Usage)
+        })?,
+    };
+    let held = devices::identify(path).map(|found| found.kind);
+    if held != wanted.over.as_deref() {
+        let cause = match (held, &wanted.over) {
+            (Some(held), _) => format!("it holds {held}"),
+            (None, _) => "it does not hold what --over says".to_owned(),
+        };
+        let held = held.unwrap_or(FLUSH_LOG);
+        let advice = match &wanted.over {
+            Some(_) => "Is it the right partition? Look at it with blkid.".to_owned(),
+            None => format!("If {held} may be destroyed, say so with `--over {held}`."),
+        };
+        return Err(Error::new(what(), cause).advise(advice).exit(Exit::Usage));
+    }
+    // Fails for what is mounted, or used by another device, such as a log in use.
+    let size = Direct::open_exclusive(path)
+        .map_err(|error| {
+            error.advise(
+                "Is it mounted, or in use as the flush log? Unmount it, or boot without it.",
+            )
+        })?
+        .size();
+    let root = Direct::open(&root_path)?.size();
+    let uuid = devices::identify(&root_path).map_or([0; 16], |found| uuid_bytes(&found.uuid));
+    let mut label = [0; 16];
+    if wanted.label.len() > label.len() {
+        return Err(Error::new(what(), "a label has at most 16 bytes").exit(Exit::Usage));
+    }
+    for (to, from) in label.iter_mut().zip(wanted.label.bytes()) {
+        *to = from;
+    }
+    let wish =
+        Wish { root: Root { uuid, size: root.sectors() }, erase_block: wanted.erase_block, label };
+    let (path_text, root_text) = (path.display(), root_path.display());
+    if wanted.dry_run {
+        let text = format!("would make a flush log of {path_text} ({size}) for {root_text}\n");
+        put(std::io::stdout(), &text);
+        return Ok(Exit::Done);
+    }
+    let log = Log::make(path, &wish)?;
+    let uuid = uuid_text(&log.header().uuid);
+    let mut text =
+        format!("made a flush log of {path_text} ({size}) for {root_text}, UUID={uuid}\n");
+    // A running stack takes it into use at once.
+    let is_device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
+    let own_root = stack.card().is_some_and(|(card, _)| block::path(card) == root_path);
+    if let (Some(control), true, true, None) = (&control, is_device, own_root, stack.log) {
+        attach(control, path)?;
+        text.push_str("flushes go there from now on, also after a reboot\n");
+    }
+    put(std::io::stdout(), &text);
+    Ok(Exit::Done)
+}
+
+fn attach(control: &Control, path: &Path) -> Result<()> {
+    let real = std::fs::canonicalize(path).doing(|| format!("find {}", path.display()))?;
+    let found = devices::candidates().into_iter().find(|candidate| candidate.path() == real);
+    let Some(partition) = found else {
+        return Err(Error::new(
+            format!("use {} at once", path.display()),
+            "it is none of this machine's partitions",
+        )
+        .advise("The log was made. It is used after a reboot."));
+    };
+    stacking::partition(control, Name::Log, &partition).map(drop)
+}
+
+/// Root's partition by the kernel command line, when there is no stack.
+fn this_root() -> Option<PathBuf> {
+    let found = devices::find(&options().root?);
+    found.first().map(devices::Candidate::path)
+}

@@ -1,0 +1,175 @@
+//! `cowflush recover`: a flush log applied offline.
+
+use std::fs::File;
+use std::io;
+
+use cowflush::boot::devices;
+use cowflush::boot::superblock::uuid_bytes;
+use cowflush::cow::format::CHUNK_BYTES;
+use cowflush::error::{Doing, Error, Exit, Result};
+use cowflush::log::chain::{End, Live};
+use cowflush::ops::log::Log;
+use cowflush::report::json::Object;
+use cowflush::report::progress::Meter;
+use cowflush::sys::direct::Direct;
+use cowflush::units::{Bytes, Utc};
+
+use super::log::{end_word, segment_json};
+use crate::{cli, put};
+
+/// Whether a log may be applied to a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// It was made for it, and root was not changed since.
+    Fits,
+    /// It was made for another root.
+    Foreign,
+    /// Root was changed by somebody else since the last flush.
+    Changed,
+}
+
+impl Fit {
+    const fn word(self) -> &'static str {
+        match self {
+            Fit::Fits => "fits",
+            Fit::Foreign => "foreign",
+            Fit::Changed => "changed",
+        }
+    }
+
+    const fn sentence(self) -> &'static str {
+        match self {
+            Fit::Fits => "the log belongs to this root, which is as the log expects it",
+            Fit::Foreign => "the log belongs to another root",
+            Fit::Changed => "root was changed by somebody else since the last flush",
+        }
+    }
+}
+
+/// Looks, and does what was asked for.
+pub fn run(wanted: &cli::Recover) -> Result<Exit> {
+    if wanted.merge && wanted.export.is_some() {
+        return Err(
+            Error::new("recover", "--merge and --export exclude each other").exit(Exit::Usage)
+        );
+    }
+    let write = wanted.merge && !wanted.dry_run;
+    let (mut log, mut root) = if write {
+        // Nobody else may write to either meanwhile.
+        (Log::open_exclusive(&wanted.log)?, Direct::open_exclusive(&wanted.root)?)
+    } else {
+        (Log::look(&wanted.log)?, Direct::open(&wanted.root)?)
+    };
+    let bad = log.verify_all();
+    let live = log.verify();
+    let fit = fit(&log, wanted, &mut root)?;
+    report(wanted, &log, fit, &live, &bad);
+    if wanted.merge || wanted.export.is_some() {
+        act(wanted, &mut log, root, fit, &live)?;
+    }
+    Ok(match (log.chain.end, fit) {
+        (End::Damaged(_), _) => Exit::Lost,
+        (_, Fit::Fits) => Exit::Done,
+        _ if wanted.force => Exit::Done,
+        _ => Exit::Failed,
+    })
+}
+
+fn fit(log: &Log, wanted: &cli::Recover, root: &mut Direct) -> Result<Fit> {
+    let uuid = devices::identify(&wanted.root).map_or([0; 16], |found| uuid_bytes(&found.uuid));
+    let header = log.header();
+    // A merge that was cut short may have torn the superblock, so that no UUID is to be read.
+    let same = header.root_uuid == uuid || uuid == [0; 16];
+    Ok(if !same || header.root_sectors != root.size().sectors().0 {
+        Fit::Foreign
+    } else if log.fits(root)? {
+        Fit::Fits
+    } else {
+        Fit::Changed
+    })
+}
+
+fn bytes(live: &[Live]) -> Bytes {
+    Bytes((live.len() * CHUNK_BYTES) as u64)
+}
+
+fn report(wanted: &cli::Recover, log: &Log, fit: Fit, live: &[Live], bad: &[u64]) {
+    let chain = &log.chain;
+    let text = if wanted.json {
+        Object::new()
+            .number("version", 1)
+            .text("fit", fit.word())
+            .text("end", end_word(chain.end))
+            .number("damaged_chunks", bad.len() as u64)
+            .number("to_merge", bytes(live).0)
+            .list("segments", chain.segments.iter().map(segment_json))
+            .end()
+    } else {
+        let mut text =
+            format!("{} flushes in the log, {} to merge; ", chain.segments.len(), bytes(live));
+        text.push_str(fit.sentence());
+        if let Some(last) = chain.segments.last() {
+            let (sequence, when) = (last.head.sequence, Utc(last.head.when));
+            text.push_str(&format!("\nthe last is flush {sequence} of {when}"));
+        }
+        match chain.end {
+            End::Clean => {}
+            End::Torn => text.push_str("\nafter it a flush was cut short, which does not count"),
+            End::Damaged(_) => {
+                text.push_str(&format!("\nLOST: {}", log.damage().unwrap_or_default()));
+            }
+        }
+        for chunk in bad {
+            text.push_str(&format!("\ndamaged: chunk {chunk} of the log"));
+        }
+        text
+    };
+    put(io::stdout(), &format!("{text}\n"));
+}
+
+fn act(
+    wanted: &cli::Recover,
+    log: &mut Log,
+    mut root: Direct,
+    fit: Fit,
+    live: &[Live],
+) -> Result<()> {
+    if fit != Fit::Fits && !wanted.force {
+        return Err(Error::new(
+            format!("apply {} to {}", wanted.log.display(), wanted.root.display()),
+            fit.sentence(),
+        )
+        .advise(
+            "Nothing was written. If the log's flushes shall replace what is there, --force.",
+        ));
+    }
+    if wanted.dry_run {
+        say(wanted, &format!("would write {}", bytes(live)));
+        return Ok(());
+    }
+    let mut meter = Meter::new();
+    match &wanted.export {
+        Some(export) => {
+            let name = export.display();
+            let mut copy = File::create_new(export).doing(|| format!("make {name}"))?;
+            File::open(&wanted.root)
+                .and_then(|mut from| io::copy(&mut from, &mut copy))
+                .doing(|| format!("copy {} to {name}", wanted.root.display()))?;
+            log.apply(live, &mut Direct::open_writable(export)?, &mut meter)?;
+            say(wanted, &format!("wrote {name}: root with {} of the log", bytes(live)));
+        }
+        None => {
+            log.apply(live, &mut root, &mut meter)?;
+            log.reset(live.len() as u64)?;
+            say(wanted, &format!("merged {} into {}", bytes(live), wanted.root.display()));
+        }
+    }
+    Ok(())
+}
+
+/// The JSON says it already.
+fn say(wanted: &cli::Recover, text: &str) {
+    if !wanted.json {
+        put(io::stdout(), &format!("{text}\n"));
+    }
+}

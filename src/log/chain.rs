@@ -1,0 +1,722 @@
+//! Reading a log: which segments are complete, in which order, and what is wrong with the rest.
+//!
+//! A segment belongs to the chain if its head stands where the segment before it ends, names that
+//! segment's random number, and its table and data have the right checksums. After the last one
+//! stands what stood there when it was committed; its commit record has a checksum of that, so
+//! the usual end is known by reading eight chunks. Anything else there is either a segment that
+//! the power cut short, or one that was damaged after it had been committed: then a younger
+//! commit record is still to be found further on in the ring, and the difference is told.
+
+use super::format::{
+    BEHIND, Commit, Defect, Entry, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES, head_chunks,
+    segment_chunks,
+};
+use super::ring::Ring;
+use super::{crc, crc::crc32c};
+use crate::cow::format::CHUNK_BYTES;
+
+/// A log's chunks, wherever they are.
+pub trait Chunks {
+    /// Reads whole chunks from number `chunk` on.
+    fn read(&mut self, chunk: u64, into: &mut [u8]) -> Result<(), Unreadable>;
+}
+
+/// A chunk could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
+
+/// Why there is no log to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoLog {
+    /// Neither copy of the header is one.
+    Absent,
+    /// A header is there, but neither copy is intact.
+    Damaged(Defect),
+    /// The header makes no sense.
+    Nonsense,
+    /// The partition has fewer chunks than the log.
+    Truncated {
+        /// Chunks that the log has by its header.
+        log: u64,
+        /// Chunks that there are.
+        partition: u64,
+    },
+}
+
+impl core::fmt::Display for NoLog {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            NoLog::Absent => f.write_str("it holds no flush log"),
+            NoLog::Damaged(Defect::Version(found)) => {
+                write!(f, "its log has version {found}, this program knows only 1")
+            }
+            NoLog::Damaged(_) => f.write_str("both copies of the log's header are damaged"),
+            NoLog::Nonsense => f.write_str("the log's header makes no sense"),
+            NoLog::Truncated { log, partition } => write!(
+                f,
+                "the log has {log} chunks of 4096 bytes, but the partition has only {partition}"
+            ),
+        }
+    }
+}
+
+/// A header that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The younger of the intact copies.
+    pub header: Header,
+    /// Both copies were intact and equal.
+    pub whole: bool,
+}
+
+/// Reads the header of a log on a partition of `chunks`.
+pub fn header(from: &mut impl Chunks, chunks: u64) -> Result<Found, NoLog> {
+    let mut record = |chunk: u64| {
+        let mut bytes = vec![0; CHUNK_BYTES];
+        from.read(chunk, &mut bytes).map_err(|Unreadable| Defect::Checksum)?;
+        Header::decode(&bytes).map_err(|defect| match defect {
+            Defect::Magic if !bytes.starts_with(HEADER_MAGIC) => Defect::Magic,
+            other => other,
+        })
+    };
+    let first = record(0);
+    let last_chunk = first.as_ref().map_or(chunks, |header| header.chunks).checked_sub(1);
+    let second = last_chunk.filter(|chunk| *chunk < chunks).map_or(Err(Defect::Magic), record);
+    let header = match (first, second) {
+        (Ok(a), Ok(b)) => {
+            if b.number > a.number {
+                b
+            } else {
+                a
+            }
+        }
+        (Ok(one), Err(_)) | (Err(_), Ok(one)) => one,
+        (Err(Defect::Magic), Err(Defect::Magic)) => return Err(NoLog::Absent),
+        (Err(Defect::Version(version)), _) | (_, Err(Defect::Version(version))) => {
+            return Err(NoLog::Damaged(Defect::Version(version)));
+        }
+        (Err(_), Err(_)) => return Err(NoLog::Damaged(Defect::Checksum)),
+    };
+    if header.chunks > chunks {
+        return Err(NoLog::Truncated { log: header.chunks, partition: chunks });
+    }
+    if Ring::new(header.chunks, header.align).is_none() {
+        return Err(NoLog::Nonsense);
+    }
+    Ok(Found { header, whole: first == second })
+}
+
+/// A segment of the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its head.
+    pub head: Head,
+    /// What it holds, ascending by chunk of root.
+    pub table: Vec<Entry>,
+    /// Its commit record is there.
+    pub committed: bool,
+}
+
+/// How a chain ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As it was left by the last segment.
+    Clean,
+    /// With something that was never completed: what a power cut during a flush leaves.
+    Torn,
+    /// With something that had been complete.
+    Damaged(Damage),
+}
+
+/// What was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The chunk of the log where it was noticed.
+    pub chunk: u64,
+    /// Its content.
+    pub what: What,
+    /// The largest sequence number that is known to be lost.
+    pub youngest: u64,
+}
+
+/// What was found damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A segment's head or table, or the start of the ring.
+    Head,
+    /// A chunk of data.
+    Data,
+}
+
+impl core::fmt::Display for What {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            What::Head => "a segment's head or table",
+            What::Data => "a segment's data",
+        })
+    }
+}
+
+/// A log that was read.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// The header.
+    pub header: Header,
+    /// Its ring.
+    pub ring: Ring,
+    /// The segments, oldest first.
+    pub segments: Vec<Segment>,
+    /// How it ends.
+    pub end: End,
+    /// What the next segment is chained to. `sequence` is the largest that was seen anywhere.
+    pub next: Link,
+}
+
+/// The youngest data of one chunk of root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Chunk number on root.
+    pub old: u64,
+    /// Chunk number in the log's partition.
+    pub place: u64,
+    /// Checksum of its data.
+    pub crc: u32,
+    /// Index of its segment in the chain.
+    pub segment: usize,
+}
+
+/// How many chunks are read at a time: 256 KiB.
+const PIECE: usize = 64;
+
+impl Chain {
+    /// Follows the chain from the header on. Heads, tables and commit records are read, data only
+    /// of a last segment without a commit record; [`Self::verify`] reads the rest.
+    pub fn read(from: &mut impl Chunks, header: Header) -> Result<Self, NoLog> {
+        let ring = Ring::new(header.chunks, header.align).ok_or(NoLog::Nonsense)?;
+        let mut chain =
+            Self { header, ring, segments: Vec::new(), end: End::Clean, next: header.start };
+        let mut behind = Some(header.start.behind);
+        loop {
+            if chain.room() < segment_chunks(0) || chain.is_as_left(from, behind) {
+                return Ok(chain);
+            }
+            let Some(segment) = chain.segment(from) else {
+                chain.end = chain.search(from);
+                return Ok(chain);
+            };
+            let commit = chain.commit(from, &segment.head);
+            let complete = commit.is_some() || chain.bad_data(from, &segment).is_none();
+            if !complete {
+                chain.end = chain.search(from);
+                return Ok(chain);
+            }
+            behind = commit.map(|commit| commit.link.behind);
+            chain.next = chain.link_after(&segment.head);
+            chain.segments.push(Segment { committed: commit.is_some(), ..segment });
+        }
+    }
+
+    /// What the segment after this one is chained to.
+    fn link_after(&self, head: &Head) -> Link {
+        let position = self.ring.aligned(head.commit().saturating_add(1));
+        Link { id: head.id, sequence: head.sequence, position, behind: 0 }
+    }
+
+    /// Takes in a segment that was just written behind this chain.
+    pub fn push(&mut self, head: Head, table: Vec<Entry>, commit: &Commit) {
+        self.segments.push(Segment { head, table, committed: true });
+        self.next = commit.link;
+        self.end = End::Clean;
+    }
+
+    /// Chunks of the ring that are in use, padding included.
+    pub fn used(&self) -> u64 {
+        self.next.position.saturating_sub(self.header.start.position)
+    }
+
+    /// Chunks that the next segment can have, head and commit record included.
+    pub fn room(&self) -> u64 {
+        self.ring.length.saturating_sub(self.used())
+    }
+
+    /// Whether a segment with `count` chunks of data fits behind the last one.
+    pub fn fits(&self, count: u32) -> bool {
+        segment_chunks(count) <= self.room()
+    }
+
+    /// Whether the ring could take a segment of `count` chunks when it is empty.
+    pub fn could_fit(&self, count: u32) -> bool {
+        segment_chunks(count) <= self.ring.length
+    }
+
+    fn is_as_left(&self, from: &mut impl Chunks, behind: Option<u32>) -> bool {
+        behind.is_some() && behind_crc(from, &self.ring, self.next.position).ok() == behind
+    }
+
+    /// The segment at the chain's end, if its head and table are right.
+    fn segment(&self, from: &mut impl Chunks) -> Option<Segment> {
+        let at = self.next.position;
+        let mut first = vec![0; CHUNK_BYTES];
+        from.read(self.ring.chunk(at), &mut first).ok()?;
+        let head = Head::decode(&first).ok()?;
+        let ours = head.log == self.header.uuid
+            && head.generation == self.header.start.id
+            && head.previous == self.next.id
+            && head.sequence > self.next.sequence
+            && head.position == at
+            && self.fits(head.count);
+        if !ours {
+            return None;
+        }
+        let bytes = u64::from(head.count) * super::format::ENTRY_BYTES as u64;
+        // `fits` bounds it by the ring's size.
+        let mut table = Vec::with_capacity(bytes as usize + CHUNK_BYTES);
+        table.extend_from_slice(first.get(RECORD_BYTES..)?);
+        for chunk in 1..head_chunks(head.count) {
+            from.read(self.ring.chunk(at.saturating_add(chunk)), &mut first).ok()?;
+            table.extend_from_slice(&first);
+        }
+        let table = table.get(..bytes as usize)?;
+        if crc32c(table) != head.table {
+            return None;
+        }
+        let table: Vec<_> = Entry::decode_all(table).collect();
+        let ascending = table.windows(2).all(|pair| matches!(pair, [a, b] if a.old < b.old));
+        let root_chunks = self.header.root_sectors.div_ceil(8);
+        let inside = table.last().is_none_or(|last| last.old < root_chunks);
+        (ascending && inside).then_some(Segment { head, table, committed: false })
+    }
+
+    /// The commit record of a segment.
+    fn commit(&self, from: &mut impl Chunks, head: &Head) -> Option<Commit> {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        from.read(self.ring.chunk(head.commit()), &mut chunk).ok()?;
+        let commit = Commit::decode(&chunk).ok()?;
+        let link = self.link_after(head);
+        let right = commit.log == head.log
+            && commit.generation == head.generation
+            && commit.position == head.position
+            && Link { behind: 0, ..commit.link } == link;
+        right.then_some(commit)
+    }
+
+    /// The first chunk of a segment's data that is not as its table says.
+    fn bad_data(&self, from: &mut impl Chunks, segment: &Segment) -> Option<u64> {
+        let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
+        let wanted: Vec<_> =
+            places.zip(&segment.table).map(|(place, entry)| (place, entry.crc)).collect();
+        bad_chunks(from, &wanted).into_iter().next()
+    }
+
+    /// Looks through the rest of the ring for anything younger than the chain's end.
+    fn search(&mut self, from: &mut impl Chunks) -> End {
+        let start = self.next.position;
+        let mut youngest = self.next.sequence;
+        let mut at = start;
+        let end = start.saturating_add(self.room());
+        while at < end {
+            let count = (PIECE as u64).min(end - at).min(self.ring.contiguous(at));
+            each(from, self.ring.chunk(at), count as usize, |chunk| {
+                if let Some(Ok(commit)) = chunk.map(Commit::decode)
+                    && commit.log == self.header.uuid
+                {
+                    youngest = youngest.max(commit.link.sequence);
+                }
+            });
+            at = at.saturating_add(count);
+        }
+        if youngest == self.next.sequence {
+            return End::Torn;
+        }
+        self.next.sequence = youngest;
+        End::Damaged(Damage { chunk: self.ring.chunk(start), what: What::Head, youngest })
+    }
+
+    /// The youngest data of each chunk of root, ascending.
+    pub fn live(&self) -> Vec<Live> {
+        let mut live = Vec::new();
+        for (index, segment) in self.segments.iter().enumerate() {
+            let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
+            live.extend(places.zip(&segment.table).map(|(place, entry)| Live {
+                old: entry.old,
+                place,
+                crc: entry.crc,
+                segment: index,
+            }));
+        }
+        live.sort_unstable_by_key(|live| (live.old, core::cmp::Reverse(live.segment)));
+        live.dedup_by_key(|live| live.old);
+        live
+    }
+
+    /// Reads the data that would be applied and cuts the chain where they are damaged. Returns
+    /// what is left, as [`Self::live`].
+    ///
+    /// Data that a younger segment replaces are not read, unless the younger one is cut off.
+    pub fn verify(&mut self, from: &mut impl Chunks) -> Vec<Live> {
+        loop {
+            let live = self.live();
+            let mut wanted: Vec<_> = live.iter().map(|live| (live.place, live.crc)).collect();
+            wanted.sort_unstable();
+            let bad = bad_chunks(from, &wanted);
+            let cut = bad
+                .iter()
+                .filter_map(|place| live.iter().find(|live| live.place == *place))
+                .min_by_key(|live| live.segment);
+            match cut {
+                Some(cut) => self.cut(cut.segment, cut.place),
+                None => return live,
+            }
+        }
+    }
+
+    /// Reads all data, also those that were replaced. Returns the places that are damaged.
+    pub fn verify_all(&self, from: &mut impl Chunks) -> Vec<u64> {
+        let mut bad = Vec::new();
+        for segment in &self.segments {
+            let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
+            let wanted: Vec<_> =
+                places.zip(&segment.table).map(|(place, entry)| (place, entry.crc)).collect();
+            bad.extend(bad_chunks(from, &wanted));
+        }
+        bad
+    }
+
+    /// Ends the chain before segment number `index`, whose data at `chunk` are damaged.
+    fn cut(&mut self, index: usize, chunk: u64) {
+        let youngest = self.next.sequence;
+        self.segments.truncate(index);
+        let last = self.segments.last().map(|segment| segment.head);
+        let link = last.map_or(self.header.start, |head| self.link_after(&head));
+        // Younger than anything that was ever there: what was cut off must not fit again.
+        self.next = Link { sequence: youngest, ..link };
+        self.end = End::Damaged(Damage { chunk, what: What::Data, youngest });
+    }
+}
+
+/// Checksum of the [`BEHIND`] chunks from a position on.
+pub fn behind_crc(from: &mut impl Chunks, ring: &Ring, position: u64) -> Result<u32, Unreadable> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut state = !0;
+    for at in position..position.saturating_add(BEHIND) {
+        from.read(ring.chunk(at), &mut chunk)?;
+        state = crc::update(state, &chunk);
+    }
+    Ok(!state)
+}
+
+/// Which of these places do not hold what has the checksum. Ascending places are read together.
+fn bad_chunks(from: &mut impl Chunks, wanted: &[(u64, u32)]) -> Vec<u64> {
+    let mut bad = Vec::new();
+    let mut rest = wanted;
+    while let Some((start, _)) = rest.first() {
+        let row = (*start..).zip(rest).take(PIECE).take_while(|(at, (place, _))| at == place);
+        let (row, next) = rest.split_at(row.count());
+        rest = next;
+        let mut expected = row.iter();
+        each(from, *start, row.len(), |chunk| {
+            if let Some((place, crc)) = expected.next()
+                && chunk.is_none_or(|chunk| crc32c(chunk) != *crc)
+            {
+                bad.push(*place);
+            }
+        });
+    }
+    bad
+}
+
+/// Shows a row of chunks; `None` for one that can't be read.
+fn each(from: &mut impl Chunks, start: u64, count: usize, mut look: impl FnMut(Option<&[u8]>)) {
+    let mut buffer = vec![0; count * CHUNK_BYTES];
+    let together = from.read(start, &mut buffer).is_ok();
+    for (at, chunk) in (start..).zip(buffer.chunks_exact_mut(CHUNK_BYTES)) {
+        let readable = together || from.read(at, chunk).is_ok();
+        look(readable.then_some(&*chunk));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::{Witness, sector_crcs};
+    use super::super::segment;
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const CHUNKS: u64 = 300;
+
+    /// A log in memory.
+    #[derive(Clone)]
+    struct Card {
+        bytes: Vec<u8>,
+        header: Header,
+        /// The chain as a reader would find it after each flush.
+        root: BTreeMap<u64, u8>,
+    }
+
+    impl Chunks for Card {
+        fn read(&mut self, chunk: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+            let at = chunk as usize * CHUNK_BYTES;
+            into.copy_from_slice(self.bytes.get(at..at + into.len()).ok_or(Unreadable)?);
+            Ok(())
+        }
+    }
+
+    impl Card {
+        fn new(align: u32) -> Self {
+            let mut bytes = vec![0; CHUNKS as usize * CHUNK_BYTES];
+            // A card is never blank.
+            for (at, byte) in bytes.iter_mut().enumerate() {
+                *byte = (at * 31 / 7) as u8;
+            }
+            let mut header = Header {
+                uuid: [3; 16],
+                chunks: CHUNKS,
+                align,
+                number: 1,
+                root_sectors: 8000,
+                ..Header::default()
+            };
+            let ring = Ring::new(CHUNKS, align).unwrap();
+            let mut card = Self { bytes, header, root: BTreeMap::new() };
+            let behind = behind_crc(&mut card, &ring, 0).unwrap();
+            header.start = Link { id: 77, sequence: 0, position: 0, behind };
+            card.put_header(header);
+            card
+        }
+
+        fn put(&mut self, chunk: u64, data: &[u8]) {
+            let at = chunk as usize * CHUNK_BYTES;
+            self.bytes[at..at + data.len()].copy_from_slice(data);
+        }
+
+        fn put_header(&mut self, header: Header) {
+            self.header = header;
+            self.put(0, &header.encode());
+            self.put(CHUNKS - 1, &header.encode());
+        }
+
+        fn chain(&mut self) -> Chain {
+            let header = header(self, CHUNKS).unwrap().header;
+            Chain::read(self, header).unwrap()
+        }
+
+        /// Appends a segment that gives each of these chunks of root this byte.
+        fn append(&mut self, chunks: &[u64], byte: u8) -> Head {
+            let chain = self.chain();
+            let head = self.write(&chain, chunks, byte);
+            let behind =
+                behind_crc(self, &chain.ring, chain.ring.aligned(head.commit() + 1)).unwrap();
+            let commit = segment::commit(&chain, &head, behind);
+            self.put(chain.ring.chunk(head.commit()), &commit.encode());
+            self.root.extend(chunks.iter().map(|chunk| (*chunk, byte)));
+            head
+        }
+
+        /// All but the commit record.
+        fn write(&mut self, chain: &Chain, chunks: &[u64], byte: u8) -> Head {
+            let data = [byte; CHUNK_BYTES];
+            let table: Vec<_> =
+                chunks.iter().map(|old| Entry { old: *old, crc: crc32c(&data) }).collect();
+            let witnesses = [Witness { chunk: 0, before: [0; 8], after: sector_crcs(&data) }; 4];
+            let laid = segment::layout(chain, &table, witnesses, 5, 0);
+            assert!(chain.fits(laid.head.count));
+            for (position, piece) in (laid.head.position..).zip(laid.bytes.chunks(CHUNK_BYTES)) {
+                self.put(chain.ring.chunk(position), piece);
+            }
+            for position in laid.head.data()..laid.head.commit() {
+                self.put(chain.ring.chunk(position), &data);
+            }
+            laid.head
+        }
+
+        fn merge(&mut self) {
+            let chain = self.chain();
+            let behind = behind_crc(self, &chain.ring, chain.next.position).unwrap();
+            let start = Link { id: 78 + chain.next.sequence, behind, ..chain.next };
+            self.put_header(Header { start, number: self.header.number + 1, ..self.header });
+            self.root.clear();
+        }
+
+        /// What applying the log would give each chunk of root.
+        fn applied(&mut self) -> BTreeMap<u64, u8> {
+            let mut chain = self.chain();
+            let live = chain.verify(self);
+            live.iter().map(|live| (live.old, self.bytes[live.place as usize * 4096])).collect()
+        }
+    }
+
+    #[test]
+    fn segments_are_found_in_order_and_the_youngest_data_wins() {
+        let mut card = Card::new(1);
+        assert_eq!((card.chain().segments.len(), card.chain().end), (0, End::Clean));
+        card.append(&[1, 2, 3], 10);
+        card.append(&[2, 900], 11);
+        let chain = card.chain();
+        assert_eq!((chain.segments.len(), chain.end), (2, End::Clean));
+        assert_eq!(chain.used(), 5 + 4);
+        assert_eq!(card.applied(), BTreeMap::from([(1, 10), (2, 11), (3, 10), (900, 11)]));
+    }
+
+    #[test]
+    fn a_segment_may_go_over_the_rings_end_and_a_merge_starts_where_it_left_off() {
+        for align in [1, 32] {
+            let mut card = Card::new(align);
+            for round in 0..9 {
+                let chunks: Vec<u64> = (0..100).map(|n| n * 2 + round).collect();
+                card.append(&chunks, round as u8);
+                assert_eq!(card.applied(), card.root, "round {round}");
+                card.merge();
+                let chain = card.chain();
+                assert_eq!((chain.segments.len(), chain.used(), chain.end), (0, 0, End::Clean));
+            }
+            assert!(card.header.start.position > 3 * card.chain().ring.length);
+        }
+    }
+
+    #[test]
+    fn an_unfinished_segment_is_dropped() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let chain = card.chain();
+        let head = card.write(&chain, &[1, 2], 11);
+        // Everything but the commit record got there: that is the new state, complete.
+        assert_eq!(card.applied(), BTreeMap::from([(1, 11), (2, 11)]));
+        assert!(!card.chain().segments[1].committed);
+        card.put(chain.ring.chunk(head.data() + 1), b"not yet");
+        assert_eq!(card.chain().end, End::Torn);
+        assert_eq!(card.applied(), BTreeMap::from([(1, 10)]));
+        // The next flush writes over it.
+        card.append(&[7], 12);
+        assert_eq!(card.applied(), BTreeMap::from([(1, 10), (7, 12)]));
+        assert_eq!(card.chain().end, End::Clean);
+    }
+
+    #[test]
+    fn a_damaged_head_is_told_from_a_cut_flush() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let second = card.append(&[1, 2], 11);
+        card.append(&[3], 12);
+        let place = card.chain().ring.chunk(second.position);
+        card.put(place, &[0; CHUNK_BYTES]);
+        let chain = card.chain();
+        assert_eq!(chain.segments.len(), 1);
+        let lost = Damage { chunk: place, what: What::Head, youngest: 3 };
+        assert_eq!(chain.end, End::Damaged(lost));
+        // What is appended now has nothing to do with the third segment.
+        card.append(&[1, 2], 13);
+        let chain = card.chain();
+        assert_eq!((chain.segments.len(), chain.end), (2, End::Clean));
+        assert_eq!(chain.segments[1].head.sequence, 4);
+        assert_eq!(card.applied(), BTreeMap::from([(1, 13), (2, 13)]));
+    }
+
+    #[test]
+    fn damaged_data_end_the_chain_unless_they_were_replaced() {
+        let mut card = Card::new(1);
+        let first = card.append(&[1, 2], 10);
+        let second = card.append(&[2, 3], 11);
+        card.append(&[3, 4], 12);
+        let ring = card.chain().ring;
+        // Chunk 3 of the second segment is replaced by the third: nobody reads it.
+        card.put(ring.chunk(second.data() + 1), b"x");
+        let mut chain = card.chain();
+        assert_eq!((chain.verify(&mut card.clone()).len(), chain.end), (4, End::Clean));
+        assert_eq!(chain.verify_all(&mut card), [ring.chunk(second.data() + 1)]);
+        // With the third gone it counts again, and ends the chain earlier.
+        let mut broken = card.clone();
+        let third = chain.segments[2].head;
+        broken.put(ring.chunk(third.data()), b"x");
+        let mut chain = broken.chain();
+        assert_eq!(chain.verify(&mut broken).len(), 2);
+        assert_eq!(chain.segments.len(), 1);
+        assert!(matches!(chain.end, End::Damaged(Damage { what: What::Data, youngest: 3, .. })));
+        broken.put(ring.chunk(first.data()), b"x");
+        assert!(broken.applied().is_empty());
+    }
+
+    #[test]
+    fn a_header_has_two_copies() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let good = card.header;
+        card.put(0, b"gone");
+        let found = header(&mut card, CHUNKS).unwrap();
+        assert_eq!((found.header, found.whole), (good, false));
+        card.put(0, &good.encode());
+        card.put(CHUNKS - 1, b"gone");
+        assert_eq!(header(&mut card, CHUNKS).unwrap().header, good);
+        card.put(0, b"cowflLOG and rubbish");
+        assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Damaged(Defect::Checksum)));
+        card.put(0, b"gone");
+        assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Absent));
+        card.put_header(good);
+        let (log, partition) = (CHUNKS, CHUNKS - 1);
+        assert_eq!(header(&mut card, CHUNKS - 1), Err(NoLog::Truncated { log, partition }));
+        // Half of an update: the younger copy holds.
+        let newer = Header { number: good.number + 1, ..good };
+        card.put(CHUNKS - 1, &newer.encode());
+        assert_eq!(header(&mut card, CHUNKS).unwrap(), Found { header: newer, whole: false });
+    }
+
+    #[test]
+    fn an_old_header_does_not_hide_a_younger_generation() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let old = card.header;
+        card.merge();
+        card.append(&[1], 11);
+        card.put_header(old);
+        assert!(matches!(card.chain().end, End::Damaged(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_flipped_bit_never_yields_a_state_that_never_was(
+            flushes in prop::collection::vec(
+                (prop::collection::btree_set(0u64..1000, 1..30), any::<u8>()), 1..5),
+            byte in 0..CHUNKS as usize * CHUNK_BYTES,
+            bit in 0u8..8,
+        ) {
+            let mut card = Card::new(1);
+            let mut states = vec![BTreeMap::new()];
+            for (chunks, value) in &flushes {
+                card.append(&chunks.iter().copied().collect::<Vec<_>>(), *value);
+                states.push(card.root.clone());
+            }
+            let mut damaged = card.clone();
+            damaged.bytes[byte] ^= 1 << bit;
+            let mut chain = damaged.chain();
+            let live = chain.verify(&mut damaged);
+            let applied: BTreeMap<_, _> = live
+                .iter()
+                .map(|live| (live.old, damaged.bytes[live.place as usize * 4096]))
+                .collect();
+            prop_assert!(states.contains(&applied));
+            // Less than everything is never silent.
+            if chain.segments.len() < flushes.len() {
+                prop_assert!(matches!(chain.end, End::Damaged(_)), "{:?}", chain.end);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_chain(
+            pieces in prop::collection::vec((0u64..CHUNKS, any::<u64>()), 0..20),
+        ) {
+            let mut card = Card::new(1);
+            card.append(&[1, 5, 9], 10);
+            card.append(&[5, 7], 11);
+            for (chunk, value) in pieces {
+                card.put(chunk, &value.to_le_bytes());
+            }
+            if let Ok(found) = header(&mut card, CHUNKS) {
+                let mut chain = Chain::read(&mut card, found.header).unwrap();
+                let live = chain.verify(&mut card);
+                for live in live {
+                    prop_assert!(live.place > 0 && live.place < CHUNKS - 1);
+                }
+            }
+        }
+    }
+}

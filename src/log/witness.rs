@@ -1,0 +1,102 @@
+//! Whether root is still what a log's segments were written for.
+//!
+//! A filesystem that is mounted somewhere else writes to its superblock. So each segment keeps
+//! checksums of root's telling sectors: what the card held when the segment was written, and what
+//! the segment makes of them. A merge that was cut short leaves any mix of these. A sector that
+//! is none of them was written by somebody else; then the log must not be applied.
+//!
+//! Places: the superblock of ext2/3/4 and XFS is in chunk 0, that of Btrfs in chunk 16. F2FS writes
+//! its two checkpoint packs instead, whose place its superblock tells (include/linux/f2fs_fs.h).
+
+use super::chain::Segment;
+use super::format::{SECTORS, WITNESSES, Witness};
+use crate::cow::format::CHUNK_BYTES;
+
+/// The telling chunks of a root filesystem of this kind; `head` is its first chunk.
+pub fn places(kind: Option<&str>, head: &[u8]) -> [Option<u64>; WITNESSES] {
+    match kind {
+        Some("btrfs") => [Some(16), None, None, None],
+        Some("f2fs") => {
+            let word = |at: usize| {
+                let bytes = head.get(1024 + at..)?.first_chunk()?;
+                Some(u64::from(u32::from_le_bytes(*bytes)))
+            };
+            let first = word(76);
+            let segment = word(20).filter(|log| *log < 32).map(|log| 1u64 << log);
+            let second = first.zip(segment).map(|(first, blocks)| first + blocks);
+            [Some(0), first, second, None]
+        }
+        Some("ext2" | "ext3" | "ext4" | "xfs") => [Some(0), None, None, None],
+        _ => [Some(0), Some(16), None, None],
+    }
+}
+
+/// The chunks of root that the segments watch.
+pub fn watched(segments: &[Segment]) -> Vec<u64> {
+    let mut chunks: Vec<_> = known(segments).map(|witness| witness.chunk).collect();
+    chunks.sort_unstable();
+    chunks.dedup();
+    chunks
+}
+
+fn known(segments: &[Segment]) -> impl Iterator<Item = &Witness> {
+    let all = segments.iter().flat_map(|segment| &segment.head.witnesses);
+    all.filter(|witness| witness.chunk != Witness::NONE)
+}
+
+/// Whether a watched chunk of root, by its sectors' checksums, is something that the segments know.
+pub fn recognised(segments: &[Segment], chunk: u64, now: &[u32; SECTORS]) -> bool {
+    now.iter().enumerate().all(|(sector, crc)| {
+        known(segments).filter(|witness| witness.chunk == chunk).any(|witness| {
+            [&witness.before, &witness.after].iter().any(|crcs| crcs.get(sector) == Some(crc))
+        })
+    })
+}
+
+/// What a segment makes of a watched chunk that it does not hold: what the youngest segment
+/// before it made of it, or what the card holds.
+pub fn inherited(segments: &[Segment], chunk: u64, card: [u32; SECTORS]) -> [u32; SECTORS] {
+    let younger_first = segments.iter().rev().flat_map(|segment| &segment.head.witnesses);
+    let mut same = younger_first.filter(|witness| witness.chunk == chunk);
+    same.next().map_or(card, |witness| witness.after)
+}
+
+/// Bytes of root's head that [`places`] wants to see.
+pub const HEAD_BYTES: usize = CHUNK_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::Head;
+    use super::*;
+
+    fn segment(chunk: u64, before: u32, after: u32) -> Segment {
+        let mut head = Head::default();
+        head.witnesses[0] = Witness { chunk, before: [before; SECTORS], after: [after; SECTORS] };
+        Segment { head, table: Vec::new(), committed: true }
+    }
+
+    #[test]
+    fn a_torn_merge_is_recognised_and_a_stranger_is_not() {
+        let segments = [segment(0, 1, 2), segment(0, 1, 3)];
+        assert_eq!(watched(&segments), [0]);
+        let recognised = |crcs| recognised(&segments, 0, &crcs);
+        assert!(recognised([1; 8]) && recognised([3; 8]));
+        assert!(recognised([1, 2, 3, 1, 1, 1, 1, 1]), "sectors of several states");
+        assert!(!recognised([1, 1, 1, 1, 1, 1, 1, 9]));
+        assert_eq!(inherited(&segments, 0, [7; 8]), [3; 8]);
+        assert_eq!(inherited(&segments, 5, [7; 8]), [7; 8]);
+    }
+
+    #[test]
+    fn places_of_filesystems() {
+        let mut head = vec![0; HEAD_BYTES];
+        assert_eq!(places(Some("ext4"), &head), [Some(0), None, None, None]);
+        assert_eq!(places(None, &head), [Some(0), Some(16), None, None]);
+        head[1024 + 20] = 9;
+        head[1024 + 77] = 2;
+        assert_eq!(places(Some("f2fs"), &head), [Some(0), Some(512), Some(1024), None]);
+        assert_eq!(places(Some("f2fs"), &[]), [Some(0), None, None, None]);
+        head[1024 + 20] = 255;
+        assert_eq!(places(Some("f2fs"), &head)[2], None);
+    }
+}

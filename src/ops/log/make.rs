@@ -1,0 +1,144 @@
+//! Making a log, and starting a new generation in it.
+
+use std::path::Path;
+
+use super::Log;
+use crate::error::{Error, Result};
+use crate::log::chain::{Chain, End, behind_crc};
+use crate::log::format::{Header, Life, Link, Uuid};
+use crate::log::ring::{Ring, SMALLEST};
+use crate::log::segment;
+use crate::sys::direct::Direct;
+use crate::sys::{random, time};
+use crate::units::{Bytes, Sectors};
+
+use crate::cow::format::CHUNK_BYTES;
+
+/// The root that a log belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Root {
+    /// UUID of its filesystem; zeros when it has none.
+    pub uuid: Uuid,
+    /// Size of its partition.
+    pub size: Sectors,
+}
+
+/// What a new log is asked to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// The root that it will belong to.
+    pub root: Root,
+    /// Segments begin at a multiple of this many bytes; 0 for none.
+    pub erase_block: Bytes,
+    /// A label.
+    pub label: [u8; 16],
+}
+
+impl Log {
+    /// Makes an empty log of a partition. What was there is gone.
+    pub fn make(path: &Path, wish: &Wish) -> Result<Self> {
+        let mut disk = Direct::open_writable(path)?;
+        let align = u32::try_from(wish.erase_block.0 / CHUNK_BYTES as u64).unwrap_or(u32::MAX);
+        let align = align.max(1);
+        let ring = Ring::new(disk.chunks(), align).ok_or_else(|| {
+            let least = Bytes((SMALLEST + u64::from(align) + 1) * CHUNK_BYTES as u64);
+            Error::new(
+                format!("make a flush log of {}", path.display()),
+                format!("it has {}, and a log with this erase block takes {least}", disk.size()),
+            )
+            .advise("Choose a larger partition; 64 MiB suit a router.")
+        })?;
+        let behind = behind(&mut disk, &ring, 0)?;
+        let (high, low) = (random::random()?.to_le_bytes(), random::random()?.to_le_bytes());
+        let mut uuid = [0; 16];
+        for (to, from) in uuid.iter_mut().zip(high.into_iter().chain(low)) {
+            *to = from;
+        }
+        // Version 4, variant 1 of RFC 9562.
+        for (at, keep, set) in [(6, 0x0f, 0x40), (8, 0x3f, 0x80)] {
+            if let Some(byte) = uuid.get_mut(at) {
+                *byte = *byte & keep | set;
+            }
+        }
+        let header = Header {
+            uuid,
+            label: wish.label,
+            chunks: disk.chunks(),
+            align,
+            number: 1,
+            root_uuid: wish.root.uuid,
+            root_sectors: wish.root.size.0,
+            start: Link { id: random::random()?, sequence: 0, position: 0, behind },
+            life: Life { made: time::now(), ..Life::default() },
+        };
+        let segments = Vec::new();
+        let next = header.start;
+        let chain = Chain { header, ring, segments, end: End::Clean, next };
+        let mut log = Self { disk, chain, whole: true };
+        log.write_header(header)?;
+        Ok(log)
+    }
+
+    /// Starts a new generation: nothing that is in the log counts from here on. It begins where
+    /// the last one ended, so that the ring is worn evenly.
+    ///
+    /// To be called when everything in it is durable on root, `merged` chunks of it; or to make
+    /// sure that nothing in it is ever applied, before root is written to directly.
+    pub fn reset(&mut self, merged: u64) -> Result<()> {
+        let old = self.chain.header;
+        let chunks = self.chain.segments.iter().map(|segment| u64::from(segment.head.count));
+        let life = Life {
+            segments: old.life.segments.saturating_add(self.chain.segments.len() as u64),
+            chunks: old.life.chunks.saturating_add(chunks.sum()),
+            merges: old.life.merges.saturating_add(u64::from(merged > 0)),
+            merged: old.life.merged.saturating_add(merged),
+            ..old.life
+        };
+        self.renew(Header { life, ..old })
+    }
+
+    /// Gives an empty log another root.
+    pub fn rebind(&mut self, root: Root) -> Result<()> {
+        let header = self.chain.header;
+        self.renew(Header { root_uuid: root.uuid, root_sectors: root.size.0, ..header })
+    }
+
+    fn renew(&mut self, header: Header) -> Result<()> {
+        let (ring, next) = (self.chain.ring, self.chain.next);
+        let behind = behind(&mut self.disk, &ring, next.position)?;
+        let id = segment::unique(random::random()?, next.sequence);
+        let start = Link { id, behind, ..next };
+        let header = Header { start, number: header.number.saturating_add(1), ..header };
+        self.write_header(header)?;
+        self.chain =
+            Chain { header, ring, segments: Vec::new(), end: End::Clean, next: header.start };
+        Ok(())
+    }
+
+    /// Writes both copies, one after the other: a power cut leaves one of them intact, the older
+    /// or the younger. One that can't be written leaves the log usable with the other.
+    fn write_header(&mut self, header: Header) -> Result<()> {
+        let mut chunk = [0; CHUNK_BYTES];
+        for (to, from) in chunk.iter_mut().zip(header.encode()) {
+            *to = from;
+        }
+        let places = [header.chunks.saturating_sub(1), 0];
+        let written =
+            places.map(|place| self.disk.write_at(place, &chunk).and_then(|()| self.disk.sync()));
+        self.whole = written.iter().all(Result::is_ok);
+        match written {
+            [Err(error), Err(_)] => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn behind(disk: &mut Direct, ring: &Ring, position: u64) -> Result<u32> {
+    behind_crc(disk, ring, position).map_err(|_| {
+        Error::new(
+            format!("read {}", disk.path().display()),
+            format!("a chunk from {} on is bad", ring.chunk(position)),
+        )
+        .advise("Is the card dying? Look at the kernel log (dmesg).")
+    })
+}

@@ -1,0 +1,127 @@
+//! The flush log on its partition: opening it, and (in the files here) appending to it, starting a
+//! new generation, and applying it without device-mapper.
+
+pub mod append;
+pub mod apply;
+pub mod make;
+
+use std::path::Path;
+
+use crate::error::{Error, Exit, Result};
+use crate::log::chain::{self, Chain, End, NoLog};
+use crate::log::format::Header;
+use crate::stack::Stack;
+use crate::sys::block;
+use crate::sys::direct::Direct;
+use crate::units::Bytes;
+
+/// A log that was opened and read.
+pub struct Log {
+    disk: Direct,
+    /// What it holds.
+    pub chain: Chain,
+    /// Both copies of the header are intact and equal.
+    pub whole: bool,
+}
+
+impl Log {
+    /// Reads a log's chain; its data are not verified.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::read(Direct::open_writable(path)?)
+    }
+
+    /// The same, but fails while the partition is used by another device.
+    pub fn open_exclusive(path: &Path) -> Result<Self> {
+        Self::read(Direct::open_exclusive(path)?)
+    }
+
+    /// The same, for looking only.
+    pub fn look(path: &Path) -> Result<Self> {
+        Self::read(Direct::open(path)?)
+    }
+
+    fn read(mut disk: Direct) -> Result<Self> {
+        let chunks = disk.chunks();
+        let read = chain::header(&mut disk, chunks)
+            .and_then(|found| Ok((Chain::read(&mut disk, found.header)?, found.whole)));
+        match read {
+            Ok((chain, whole)) => Ok(Self { disk, chain, whole }),
+            Err(why) => Err(explain(disk.path(), why)),
+        }
+    }
+
+    /// The log that the stack uses.
+    pub fn of(stack: &Stack) -> Result<Option<Self>> {
+        stack.log_partition().map(|partition| Self::open(&block::path(partition))).transpose()
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.chain.header
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.disk.path()
+    }
+
+    /// Nothing was appended to it since its generation began, not even in part.
+    pub fn is_unused(&self) -> bool {
+        self.chain.segments.is_empty() && self.chain.end == End::Clean
+    }
+
+    /// How much of it is in use, in percent.
+    pub fn used_percent(&self) -> u64 {
+        Bytes(self.chain.used()).percent_of(Bytes(self.chain.ring.length))
+    }
+
+    /// Reads everything that would be applied, and ends the chain before what is damaged.
+    pub fn verify(&mut self) -> Vec<chain::Live> {
+        self.chain.verify(&mut self.disk)
+    }
+
+    /// Reads all data. Returns the damaged chunks of the log.
+    pub fn verify_all(&mut self) -> Vec<u64> {
+        self.chain.verify_all(&mut self.disk)
+    }
+
+    /// How much data one flush can put into the empty log. Head, table and commit record take one
+    /// chunk of about 340.
+    pub fn capacity(&self) -> Bytes {
+        let chunks = self.chain.ring.length.saturating_sub(2);
+        Bytes((chunks - chunks / 300).saturating_mul(crate::cow::format::CHUNK_BYTES as u64))
+    }
+
+    /// What was lost, as a sentence; `None` when nothing was.
+    pub fn damage(&self) -> Option<String> {
+        let End::Damaged(damage) = self.chain.end else { return None };
+        let last = match self.chain.segments.last() {
+            Some(last) => format!("flush {}", last.head.sequence),
+            None => "the last merge".to_owned(),
+        };
+        Some(format!(
+            "the flush log on {} is damaged ({} at chunk {}): flushes up to {} are lost, and what \
+             counts is {last}",
+            self.path().display(),
+            damage.what,
+            damage.chunk,
+            damage.youngest,
+        ))
+    }
+}
+
+fn explain(path: &Path, why: NoLog) -> Error {
+    let advice = match why {
+        NoLog::Absent => "`cowflush log format` makes a log of a partition.",
+        NoLog::Truncated { .. } => {
+            "Make the partition as large as it was; `cowflush recover` can then apply the log."
+        }
+        NoLog::Damaged(_) | NoLog::Nonsense => {
+            "Flushes that were only in the log are lost, and the card holds the last merge. \
+             `cowflush log format` makes the log anew."
+        }
+    };
+    Error::new(format!("use {} as the flush log", path.display()), why.to_string())
+        .advise(advice)
+        .exit(Exit::Lost)
+}

@@ -55,7 +55,7 @@ guest: deps host
 	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
 
 # build/host/release/cowflush, for this machine: it recovers cards in the tests
-host: deps
+host: deps ## The program for this machine, in build/host/release
 	@$(CARGO) build --quiet --release --locked
 
 # build/kernel-VERSION/bzImage

@@ -1,0 +1,118 @@
+"""Recovers a card that lost its power and says what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from powercut.medium import Medium
+from powercut.recording import Mark, Recording, marks
+from powercut.states import Cuts, State
+from vm.ext import ExtImage
+
+# From the files of a card's partitions to one with root as the next boot would see it. Raises
+# `Refused` when there is none.
+Recover = Callable[[Sequence[Path]], Path]
+
+
+class Refused(Exception):
+    """The tool found a card that it can't recover."""
+
+
+class Outcome(Enum):
+    """What root is after the recovery; N is the last flush that had returned before the cut."""
+
+    REPORTED = "the state of flush N"
+    NEXT = "the state of flush N+1"
+    OLDER = "an older state"
+    NEWER = "a newer state"
+    TORN = "no flush's state"
+    REFUSED = "not recovered"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reported` is N; `complaint` is e2fsck's or the recovery's."""
+
+    state: State
+    reported: int
+    outcome: Outcome
+    complaint: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.outcome in (Outcome.REPORTED, Outcome.NEXT) and not self.complaint
+
+    def __str__(self) -> str:
+        return f"{self.state}\n    N is {self.reported}; root is {self.outcome.value}. {self.complaint}".rstrip()
+
+
+class Judge:
+    """Judges the states of one recording. `recover` sees the files of the partitions, root first."""
+
+    def __init__(self, recording: Recording, recover: Recover) -> None:
+        self.recording = recording
+        self.entries = recording.entries()
+        self.marks = marks(self.entries)
+        self.cuts = Cuts(self.entries, unrelated=[mark.entry for mark in self.marks])
+        self._recover = recover
+        self._flush_of = {digest: number for number, digest in enumerate(recording.digests())}
+        assert len(self._flush_of) == len(self.marks) + 1, "two flushes left the same state: nothing tells them apart"
+        self._complaints: dict[str, str] = {}
+
+    def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
+        medium = Medium(self.recording.log.parent, self.recording.blank, self.entries)
+        for state in sorted(states, key=lambda state: state.start):
+            with medium.after(state):
+                yield self._judge(state, medium.files)
+
+    def _judge(self, state: State, files: Sequence[Path]) -> Verdict:
+        number = reported(self.marks, state)
+        try:
+            root = self._recover(files)
+        except Refused as refused:
+            return Verdict(state, number, Outcome.REFUSED, str(refused))
+        digest = hashlib.sha256(root.read_bytes()).hexdigest()
+        return Verdict(state, number, outcome(self._flush_of.get(digest), number), self._fsck(root, digest))
+
+    def _fsck(self, root: Path, digest: str) -> str:
+        """What e2fsck has to say; most states are alike, and one look at each is enough."""
+        if digest not in self._complaints:
+            try:
+                ExtImage(root).fsck()
+                self._complaints[digest] = ""
+            except AssertionError as error:
+                self._complaints[digest] = str(error)
+        return self._complaints[digest]
+
+
+def reported(marks: Sequence[Mark], state: State) -> int:
+    """The number of the last flush that had returned before the cut."""
+    return sum(mark.entry < state.seen for mark in marks)
+
+
+def outcome(found: int | None, number: int) -> Outcome:
+    """`found` is the flush whose state root is, `number` the last one that had returned."""
+    if found is None:
+        return Outcome.TORN
+    if found in (number, number + 1):
+        return Outcome.REPORTED if found == number else Outcome.NEXT
+    return Outcome.OLDER if found < number else Outcome.NEWER
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """Counts by outcome, and how many of each e2fsck -fn refused."""
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    refused = Counter(v.outcome for v in verdicts if v.complaint and v.outcome is not Outcome.REFUSED)
+    rows = [f"{'root after the cut is':<26}{'cuts':>8}{'e2fsck refused':>18}"]
+    rows += [f"{kind.value:<26}{counts[kind]:>8}{refused[kind]:>18}" for kind in Outcome]
+    return "\n".join([*rows, f"{'all':<26}{len(verdicts):>8}{refused.total():>18}"])
+
+
+def as_it_is(partitions: Sequence[Path]) -> Path:
+    """Without a log nothing can be recovered: root is what the card holds."""
+    return partitions[0]

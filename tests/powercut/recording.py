@@ -1,0 +1,115 @@
+"""Records a busy guest that flushes: all its card receives, and the exact state of each flush."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vm import Drive, sparse, workload, writelog
+from vm.card import Card
+from vm.lab import Lab
+from vm.machine import VM
+from vm.sparse import SECTOR
+from vm.writelog import Entry
+
+# Small, so that thousands of them can be rebuilt and judged.
+ROOT_SECTORS = (20 << 20) // SECTOR
+ROOT_ONLY = f"label: dos\nlabel-id: 0xc0f1a586\nunit: sectors\n\nstart=8192, size={ROOT_SECTORS}, type=83\n"
+# Marks go between the partition table and the first partition.
+MARK_SECTOR = 4096
+MARK = re.compile(rb"flush (\d+) returned, rounds (\d+)\n")
+
+LOAD_FOLDER = "/root/load"
+LOAD_MIB = 4
+LOAD_BYTES = 1 << 20
+
+# Kernel names, since nobody but udev makes links in /dev/mapper. Past the page cache, since that of
+# a device does not see what another device above the same card writes.
+READ_OUT = f"""
+for name in cowflush-origin cowflush-logged; do
+    for dm in /sys/block/dm-*; do
+        [ "$(cat $dm/dm/name)" != $name ] || below=/dev/${{dm##*/}}
+    done
+done
+guest-tools direct $below /dev/sdb --seek $((number * {ROOT_SECTORS}))
+"""
+# Right after the flush's return, so that the write log itself tells when that was.
+FLUSH = f"""
+printf 'flush %s returned, rounds %s\\n' $number $rounds >/run/mark && truncate -s {SECTOR} /run/mark &&
+cowflush flush &&
+guest-tools direct /run/mark /dev/sda --seek $(({MARK_SECTOR} + number))
+"""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`states` holds root as it was after flush 0 (the fresh card), 1, 2, ..., one behind the other."""
+
+    blank: Card
+    log: Path
+    states: Path
+
+    def entries(self) -> list[Entry]:
+        return list(writelog.entries(self.log))
+
+    def digests(self) -> list[str]:
+        """Each flush's state, as SHA-256."""
+        size = ROOT_SECTORS * SECTOR
+        content = self.states.read_bytes()
+        return [hashlib.sha256(content[at : at + size]).hexdigest() for at in range(0, len(content), size)]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The request `entry` was sent when flush `number` had returned; `rounds` were complete when it began."""
+
+    entry: int
+    number: int
+    rounds: int
+
+
+def marks(entries: list[Entry]) -> list[Mark]:
+    """The recorder's own requests, oldest first."""
+    found = []
+    for index, entry in enumerate(entries):
+        text = MARK.match(entry.data)
+        if text and entry.sector == MARK_SECTOR + int(text[1]):
+            found.append(Mark(index, int(text[1]), int(text[2])))
+    return found
+
+
+def record(lab: Lab, flushes: int, partitions: str = ROOT_ONLY, append: str = "") -> Recording:
+    """Boots a guest, lets it write without a pause, and flushes so many times."""
+    card = lab.card(partitions=partitions)
+    recording = Recording(card.copy(lab.directory / "blank.img"), lab.directory / "writes.log", lab.directory / "states.img")
+    size = card.root.size * SECTOR
+    sparse.copy_range(card.path, recording.states, card.root.start * SECTOR, 0, size)
+    with open(recording.states, "r+b") as file:
+        file.truncate(size * (flushes + 1))
+    vm = lab(card, write_log=recording.log, drives=[Drive(recording.states)], append=append)
+    vm.run(f"mkdir {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base").ok()
+    writer = workload.Writer(vm)
+    appender = vm.start("guest-tools writer /root/appended --seconds 600")
+    for number in range(1, flushes + 1):
+        vm.run(f"guest-tools load scattered {LOAD_FOLDER} --bytes {LOAD_BYTES} --seed {number}", timeout=120).ok()
+        flush(vm, number, writer.rounds())
+    assert appender.running(), f"the appending writer ended by itself: {appender.wait().text}"
+    writer.stop()
+    vm.kill()
+    found = marks(recording.entries())
+    assert [mark.number for mark in found] == list(range(1, flushes + 1)), f"the write log's marks are {found}"
+    return recording
+
+
+def flush(vm: VM, number: int, rounds: int) -> None:
+    """Flushes, marks the return in the write log, and copies the device under root to the second disk."""
+    values = f"number={number} rounds={rounds}\n"
+    vm.run(values + FLUSH, timeout=120).ok()
+    read_out(vm, number)
+
+
+def read_out(vm: VM, number: int) -> None:
+    """Copies the device under root, byte for byte, to the second disk's place `number`."""
+    vm.run(f"number={number}\n{READ_OUT}", timeout=120).ok()

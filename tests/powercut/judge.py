@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -12,16 +11,8 @@ from pathlib import Path
 from powercut.medium import Medium
 from powercut.recording import Mark, Recording, marks
 from powercut.states import Cuts, State
+from powercut.ways import Recover, Refused
 from vm.ext import ExtImage
-
-# From the files of a card's partitions to one with root as the next boot would see it. Raises
-# `Refused` when there is none.
-Recover = Callable[[Sequence[Path]], Path]
-
-
-class Refused(Exception):
-    """The tool found a card that it can't recover."""
-
 
 class Outcome(Enum):
     """What root is after the recovery; N is the last flush that had returned before the cut."""
@@ -60,8 +51,8 @@ class Judge:
         self.marks = marks(self.entries)
         self.cuts = Cuts(self.entries, unrelated=[mark.entry for mark in self.marks])
         self._recover = recover
-        self._flush_of = {digest: number for number, digest in enumerate(recording.digests())}
-        assert len(self._flush_of) == len(self.marks) + 1, "two flushes left the same state: nothing tells them apart"
+        self.flush_of = {digest: number for number, digest in enumerate(recording.digests())}
+        assert len(self.flush_of) == len(self.marks) + 1, "two flushes left the same state: nothing tells them apart"
         self._complaints: dict[str, str] = {}
 
     def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
@@ -77,7 +68,7 @@ class Judge:
         except Refused as refused:
             return Verdict(state, number, Outcome.REFUSED, str(refused))
         digest = hashlib.sha256(root.read_bytes()).hexdigest()
-        return Verdict(state, number, outcome(self._flush_of.get(digest), number), self._fsck(root, digest))
+        return Verdict(state, number, outcome(self.flush_of.get(digest), number), self._fsck(root, digest))
 
     def _fsck(self, root: Path, digest: str) -> str:
         """What e2fsck has to say; most states are alike, and one look at each is enough."""
@@ -102,17 +93,3 @@ def outcome(found: int | None, number: int) -> Outcome:
     if found in (number, number + 1):
         return Outcome.REPORTED if found == number else Outcome.NEXT
     return Outcome.OLDER if found < number else Outcome.NEWER
-
-
-def table(verdicts: Sequence[Verdict]) -> str:
-    """Counts by outcome, and how many of each e2fsck -fn refused."""
-    counts = Counter(verdict.outcome for verdict in verdicts)
-    refused = Counter(v.outcome for v in verdicts if v.complaint and v.outcome is not Outcome.REFUSED)
-    rows = [f"{'root after the cut is':<26}{'cuts':>8}{'e2fsck refused':>18}"]
-    rows += [f"{kind.value:<26}{counts[kind]:>8}{refused[kind]:>18}" for kind in Outcome]
-    return "\n".join([*rows, f"{'all':<26}{len(verdicts):>8}{refused.total():>18}"])
-
-
-def as_it_is(partitions: Sequence[Path]) -> Path:
-    """Without a log nothing can be recovered: root is what the card holds."""
-    return partitions[0]

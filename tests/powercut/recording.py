@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from powercut.ways import ROOT_SECTORS, Way
 from vm import Drive, sparse, workload, writelog
 from vm.card import Card
 from vm.lab import Lab
@@ -14,13 +15,11 @@ from vm.machine import VM
 from vm.sparse import SECTOR
 from vm.writelog import Entry
 
-# Small, so that thousands of them can be rebuilt and judged.
-ROOT_SECTORS = (20 << 20) // SECTOR
-ROOT_ONLY = f"label: dos\nlabel-id: 0xc0f1a586\nunit: sectors\n\nstart=8192, size={ROOT_SECTORS}, type=83\n"
 # Marks go between the partition table and the first partition.
 MARK_SECTOR = 4096
 MARK = re.compile(rb"flush (\d+) returned, rounds (\d+)\n")
 
+BLANK = "blank.img"
 LOAD_FOLDER = "/root/load"
 LOAD_MIB = 4
 LOAD_BYTES = 1 << 20
@@ -51,6 +50,10 @@ class Recording:
     log: Path
     states: Path
 
+    @classmethod
+    def open(cls, directory: Path) -> Recording:
+        return cls(Card(directory / BLANK), directory / "writes.log", directory / "states.img")
+
     def entries(self) -> list[Entry]:
         return list(writelog.entries(self.log))
 
@@ -80,15 +83,16 @@ def marks(entries: list[Entry]) -> list[Mark]:
     return found
 
 
-def record(lab: Lab, flushes: int, partitions: str = ROOT_ONLY, append: str = "") -> Recording:
+def record(lab: Lab, way: Way, flushes: int) -> Recording:
     """Boots a guest, lets it write without a pause, and flushes so many times."""
-    card = lab.card(partitions=partitions)
-    recording = Recording(card.copy(lab.directory / "blank.img"), lab.directory / "writes.log", lab.directory / "states.img")
+    card = lab.card(partitions=way.partitions)
+    card.copy(lab.directory / BLANK)
+    recording = Recording.open(lab.directory)
     size = card.root.size * SECTOR
     sparse.copy_range(card.path, recording.states, card.root.start * SECTOR, 0, size)
     with open(recording.states, "r+b") as file:
         file.truncate(size * (flushes + 1))
-    vm = lab(card, write_log=recording.log, drives=[Drive(recording.states)], append=append)
+    vm = lab(card, write_log=recording.log, drives=[Drive(recording.states)], append=way.append)
     vm.run(f"mkdir {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base").ok()
     writer = workload.Writer(vm)
     appender = vm.start("guest-tools writer /root/appended --seconds 600")

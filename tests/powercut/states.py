@@ -53,6 +53,7 @@ class State:
     start: int
     seen: int
     arrived: tuple[Arrived, ...] = ()
+    at_boundary: bool = False
 
     def __str__(self) -> str:
         listed = ", ".join(map(str, self.arrived)) or "none"
@@ -92,10 +93,14 @@ class Cuts:
 
     def boundaries(self) -> list[State]:
         """After each FLUSH, with nothing of what came later; and the end, with everything."""
-        found = [State(f"boundary {index}", index, epoch.start, epoch.start) for index, epoch in enumerate(self.epochs)]
+        found = [self._boundary(index, epoch) for index, epoch in enumerate(self.epochs)]
         last = len(self.epochs) - 1
         everything = tuple(map(Arrived, self._writes[last]))
-        return [*found, State("end", last, self.epochs[last].start, self.epochs[last].stop, everything)]
+        return [*found, State("end", last, self.epochs[last].start, self.epochs[last].stop, everything, True)]
+
+    @staticmethod
+    def _boundary(index: int, epoch: Epoch) -> State:
+        return State(f"boundary {index}", index, epoch.start, epoch.start, at_boundary=True)
 
     def drawn(self, count: int, seed: int) -> list[State]:
         return [self.draw(f"{seed}/{number}") for number in range(count)]

@@ -41,13 +41,27 @@ def enumerate_cuts(way: Way, lab: Lab, arguments: argparse.Namespace) -> bool:
 
 
 def all_good(way: Way, lab: Lab, judge: Judge, verdicts: list[Verdict], arguments: argparse.Namespace) -> bool:
-    good = all(verdict.good for verdict in verdicts)
-    if not good:
-        say(f"FAILED:\n{run.failures(verdicts)}\nTo see one again: tests/power_cut.py --way {way.name} --replay NAME")
+    good = report(verdicts, way, judge)
+    for state in run.sample(verdicts, arguments.again, arguments.seed):
+        second = run.cut_again(lab, way, judge, state, flushes=2)
+        say(f"  booted from {state.name} and cut again: {run.describe(second)}")
+        states = [*second.cuts.boundaries(), *second.cuts.drawn(arguments.states // 10, arguments.seed)]
+        again = run.judged(second, states, say)
+        say(run.table(again))
+        good = report(again, way, second) and good
     wrong = run.booted(lab, way, judge, run.sample(verdicts, arguments.boots, arguments.seed))
     say(f"  booted {arguments.boots} of them for real, {len(wrong)} wrong")
     say("".join(f"FAILED: {text}\n" for text in wrong.values()).rstrip())
     return good and not wrong
+
+
+def report(verdicts: list[Verdict], way: Way, judge: Judge) -> bool:
+    """Says which verdicts are bad, if any, and how to see one again."""
+    if all(verdict.good for verdict in verdicts):
+        return True
+    say(f"FAILED:\n{run.failures(verdicts)}")
+    say(f"To see one again: tests/power_cut.py --way {way.name} --folder {judge.recording.directory} --replay NAME")
+    return False
 
 
 def replay(way: Way, directory: Path, name: str) -> None:
@@ -64,16 +78,17 @@ def main() -> int:
     parser.add_argument("--flushes", type=int, default=12)
     parser.add_argument("--states", type=int, default=2500, help="cuts inside epochs; all boundaries come in addition")
     parser.add_argument("--boots", type=int, default=20, help="how many of the cards to boot")
+    parser.add_argument("--again", type=int, default=3, help="how many of them to boot, record and cut a second time")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--replay", metavar="NAME", help="of the last run with --way: one cut, such as 1/42 or 'boundary 3'")
-    parser.add_argument("--folder", type=Path, help="with --replay: where a test has left its recording")
+    parser.add_argument("--replay", metavar="NAME", help="one cut of the last run with --way, such as 1/42 or 'boundary 3'")
+    parser.add_argument("--folder", type=Path, help="with --replay: another recording, such as one that a failed test has left")
     arguments = parser.parse_args()
     ways = [WAYS[arguments.way]] if arguments.way else list(WAYS.values())
     good = True
     for way in ways:
         directory = RESULTS / way.name
         if arguments.replay:
-            replay(way, arguments.folder or directory, arguments.replay)
+            replay(way, arguments.folder or directory / "recording", arguments.replay)
             continue
         lab = Lab(directory, arguments.kernel)
         try:

@@ -26,3 +26,8 @@ def test_without_a_log_a_cut_tears_the_merge(boot: Lab) -> None:
     unseen = next(v.state for v in verdicts if v.outcome is Outcome.TORN and not v.complaint)
     # A guest may well boot from it; that its root is no flush's is what must be noticed.
     assert "root is not as flush" in run.booted(boot, NO_LOG, judge, [unseen])[unseen.name]
+
+    again = run.cut_again(boot, NO_LOG, judge, boundaries[1], flushes=1)
+    second = run.judged(again, [*again.cuts.boundaries(), *again.cuts.drawn(50, SEED)], print)
+    assert [verdict.good for verdict in second if verdict.state.at_boundary] == [True] * 3
+    assert not all(verdict.good for verdict in second)

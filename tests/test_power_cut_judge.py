@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from powercut.judge import Judge, Outcome, Verdict, outcome, reported
 from powercut.medium import Medium, rebuild
 from powercut.recording import MARK_SECTOR, Mark, Recording, marks
 from powercut.states import Arrived, Cuts, State
-from powercut.ways import ROOT_ONLY, Refused, as_it_is
+from powercut.ways import NO_LOG, ROOT_ONLY, ROOT_SECTORS, Refused, Way
 from vm import Card, sparse, writelog
 from vm.sparse import SECTOR
 from vm.writelog import ENTRY, FLUSH, MAGIC, SUPERBLOCK, Entry
@@ -23,7 +24,7 @@ BARRIER = Entry(0, FLUSH, b"")
 FREE = 8192 + (19 << 20) // SECTOR
 SUPER = 8192 + 2
 
-Make = Callable[[list[Entry]], Judge]
+Make = Callable[..., Judge]
 
 
 def write(sector: int, text: str) -> Entry:
@@ -47,16 +48,16 @@ def save(entries: list[Entry], log: Path) -> None:
 def make(tmp_path: Path) -> Make:
     """A judge of these entries, which must not lose anything: each mark's state is all that came before it."""
 
-    def judge(entries: list[Entry]) -> Judge:
-        card = Card.create(tmp_path / "blank.img", partitions=ROOT_ONLY)
+    def judge(entries: list[Entry], way: Way = NO_LOG) -> Judge:
+        card = Card.create(tmp_path / "blank.img", partitions=way.partitions)
         recording = Recording.open(tmp_path)
         save(entries, recording.log)
         with open(recording.states, "wb") as states:
             for count in (0, *(mark.entry for mark in marks(entries))):
                 then = card.copy(tmp_path / "then.img")
                 writelog.replay(iter(entries[:count]), then.path)
-                states.write(then.fs().path.read_bytes())
-        return Judge(recording, as_it_is)
+                states.write(way.recover(Medium(tmp_path, then, []).files).read_bytes())
+        return Judge(recording, way.recover)
 
     return judge
 
@@ -171,3 +172,43 @@ def test_a_control_without_damage_is_no_control(make: Make) -> None:
     assert "only the comparison" in run.control_complaint([*whole, *seen])
     assert "had confirmed" in run.control_complaint([*whole, *seen, *unseen, *older])
     assert run.control_complaint([*whole, *seen, *unseen]) == ""
+
+
+# The smallest log there is: sector 0 is "v" while sectors 1 and 2 are to be copied to FREE and FREE + 8.
+LOG = 8192 + ROOT_SECTORS
+LOG_PARTITION = f"start={LOG}, size=2048, type=da\n"
+
+
+def recover_from_tiny_log(partitions: Sequence[Path]) -> Path:
+    root, log = partitions
+    out = root.with_name("out.img")
+    shutil.copyfile(root, out)
+    record = log.read_bytes()
+    if record[0:1] == b"v":
+        with open(out, "r+b") as file:
+            for number, sector in ((1, FREE), (2, FREE + 8)):
+                file.seek((sector - 8192) * SECTOR)
+                file.write(record[number * SECTOR : (number + 1) * SECTOR])
+    return out
+
+
+TINY_LOG = Way("tiny", ROOT_ONLY + LOG_PARTITION, recover_from_tiny_log)
+
+
+def logged_flush(number: int, letters: str, ordered: bool) -> list[Entry]:
+    """Appended, committed, reported, merged, and the commit taken back; FLUSHes after each if `ordered`."""
+    barrier = [BARRIER] if ordered else []
+    append, commit, free = [write(LOG + 1, letters)], write(LOG, "v"), write(LOG, "-")
+    merge = [write(FREE, letters[0]), write(FREE + 8, letters[1])]
+    return [*append, *barrier, commit, BARRIER, mark(number), *merge, *barrier, free, BARRIER]
+
+
+def test_a_right_log_survives_every_cut_and_a_wrong_one_does_not(make: Make) -> None:
+    right = make([*logged_flush(1, "ab", True), *logged_flush(2, "cd", True)], TINY_LOG)
+    verdicts = judged(right, *right.cuts.boundaries(), *right.cuts.drawn(100, seed=1))
+    assert [str(verdict) for verdict in verdicts if not verdict.good] == []
+    assert {verdict.reported for verdict in verdicts} == {0, 1, 2}
+
+    wrong = make([*logged_flush(1, "ab", False), *logged_flush(2, "cd", False)], TINY_LOG)
+    outcomes = {verdict.outcome for verdict in judged(wrong, *wrong.cuts.drawn(100, seed=1))}
+    assert Outcome.TORN in outcomes

@@ -56,7 +56,7 @@ class Judge:
         self._complaints: dict[str, str] = {}
 
     def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
-        medium = Medium(self.recording.log.parent, self.recording.blank, self.entries)
+        medium = Medium(self.recording.directory, self.recording.blank, self.entries)
         for state in sorted(states, key=lambda state: state.start):
             with medium.after(state):
                 yield self._judge(state, medium.files)

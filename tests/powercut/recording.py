@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from powercut.medium import Medium
 from powercut.ways import ROOT_SECTORS, Way
 from vm import Drive, sparse, workload, writelog
 from vm.card import Card
@@ -44,15 +45,16 @@ guest-tools direct /run/mark /dev/sda --seek $(({MARK_SECTOR} + number))
 
 @dataclass(frozen=True)
 class Recording:
-    """`states` holds root as it was after flush 0 (the fresh card), 1, 2, ..., one behind the other."""
+    """`states` holds root as it was after flush 0 (before the guest), 1, 2, ..., one behind the other."""
 
+    directory: Path
     blank: Card
     log: Path
     states: Path
 
     @classmethod
     def open(cls, directory: Path) -> Recording:
-        return cls(Card(directory / BLANK), directory / "writes.log", directory / "states.img")
+        return cls(directory, Card(directory / BLANK), directory / "writes.log", directory / "states.img")
 
     def entries(self) -> list[Entry]:
         return list(writelog.entries(self.log))
@@ -83,17 +85,12 @@ def marks(entries: list[Entry]) -> list[Mark]:
     return found
 
 
-def record(lab: Lab, way: Way, flushes: int) -> Recording:
-    """Boots a guest, lets it write without a pause, and flushes so many times."""
-    card = lab.card(partitions=way.partitions)
-    card.copy(lab.directory / BLANK)
-    recording = Recording.open(lab.directory)
-    size = card.root.size * SECTOR
-    sparse.copy_range(card.path, recording.states, card.root.start * SECTOR, 0, size)
-    with open(recording.states, "r+b") as file:
-        file.truncate(size * (flushes + 1))
+def record(lab: Lab, way: Way, flushes: int, start: Card | None = None, name: str = "recording") -> Recording:
+    """Boots a guest from a fresh card or `start`, lets it write without a pause, and flushes so many times."""
+    recording = prepare(lab.directory / name, way, start or lab.card(partitions=way.partitions), flushes)
+    card = recording.blank.copy(recording.directory / "card.img")
     vm = lab(card, write_log=recording.log, drives=[Drive(recording.states)], append=way.append)
-    vm.run(f"mkdir {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base").ok()
+    vm.run(f"mkdir -p {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base").ok()
     writer = workload.Writer(vm)
     appender = vm.start("guest-tools writer /root/appended --seconds 600")
     for number in range(1, flushes + 1):
@@ -104,6 +101,17 @@ def record(lab: Lab, way: Way, flushes: int) -> Recording:
     vm.kill()
     found = marks(recording.entries())
     assert [mark.number for mark in found] == list(range(1, flushes + 1)), f"the write log's marks are {found}"
+    return recording
+
+
+def prepare(directory: Path, way: Way, card: Card, flushes: int) -> Recording:
+    """The card as it is before the guest boots, and room for so many flushes' states behind state 0."""
+    directory.mkdir()
+    card.copy(directory / BLANK)
+    recording = Recording.open(directory)
+    sparse.copy(way.recover(Medium(directory, card, []).files), recording.states)
+    with open(recording.states, "r+b") as file:
+        file.truncate(ROOT_SECTORS * SECTOR * (flushes + 1))
     return recording
 
 

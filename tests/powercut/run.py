@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,13 @@ def recorded(lab: Lab, way: Way, flushes: int) -> Judge:
 def reopened(directory: Path, way: Way) -> Judge:
     """The judge of an earlier run, for which its folder must have been kept."""
     return Judge(Recording.open(directory), way.recover)
+
+
+def cut_again(lab: Lab, way: Way, judge: Judge, state: State, flushes: int) -> Judge:
+    """Boots the card that a cut left and records that, too: the next cut may come at any point of it."""
+    name = "after-" + re.sub(r"\W", "-", state.name)
+    card = rebuild(lab.directory / f"{name}.img", judge.recording.blank, judge.entries, state)
+    return Judge(record(lab, way, flushes, card, name), way.recover)
 
 
 def describe(judge: Judge) -> str:

@@ -22,8 +22,8 @@ MARK = re.compile(rb"flush (\d+) returned, rounds (\d+)\n")
 
 BLANK = "blank.img"
 LOAD_FOLDER = "/root/load"
-LOAD_MIB = 4
-LOAD_BYTES = 1 << 20
+LOAD_MIB = 2
+LOAD_BYTES = 768 << 10
 
 # Kernel names, since nobody but udev makes links in /dev/mapper. Past the page cache, since that of
 # a device does not see what another device above the same card writes.

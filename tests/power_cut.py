@@ -49,7 +49,7 @@ def all_good(way: Way, lab: Lab, judge: Judge, verdicts: list[Verdict], argument
         again = run.judged(second, states, say)
         say(run.table(again))
         good = report(again, way, second) and good
-    wrong = run.booted(lab, way, judge, run.sample(verdicts, arguments.boots, arguments.seed))
+    wrong = run.booted(lab, way, judge, run.sample(verdicts, arguments.boots, arguments.seed), say)
     say(f"  booted {arguments.boots} of them for real, {len(wrong)} wrong")
     say("".join(f"FAILED: {text}\n" for text in wrong.values()).rstrip())
     return good and not wrong

@@ -83,8 +83,14 @@ def test_nothing_arrives_that_was_not_received() -> None:
 
 def test_a_name_draws_its_state_again() -> None:
     cuts = Cuts(ENTRIES)
-    assert all(cuts.draw(state.name) == state for state in cuts.drawn(100, seed=7))
-    assert cuts.drawn(100, seed=7) != cuts.drawn(100, seed=8)
+    assert all(cuts.draw(state.name) == state for state in cuts.drawn(20, seed=7))
+    assert cuts.drawn(20, seed=7) != cuts.drawn(20, seed=8)
+
+
+def test_drawn_states_differ() -> None:
+    found = Cuts(ENTRIES).drawn(30, seed=1)
+    assert len({(state.seen, state.arrived) for state in found}) == len(found) == 30
+    assert len(Cuts([write(0, "a")]).drawn(50, seed=1)) == 2
 
 
 def test_discards_and_unrelated_requests_are_never_chosen() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -74,10 +74,14 @@ def control_complaint(verdicts: Sequence[Verdict]) -> str:
     return f"with all that it had confirmed the card was not whole: {wrong[0]}" if wrong else ""
 
 
-def booted(lab: Lab, way: Way, judge: Judge, states: Iterable[State]) -> dict[str, str]:
+def booted(lab: Lab, way: Way, judge: Judge, states: Sequence[State], say: Say = print) -> dict[str, str]:
     """Boots each state for real; returns what went wrong, by the state's name."""
     failures: dict[str, str] = {}
-    for state in states:
+    said = time.monotonic()
+    for number, state in enumerate(states):
+        if time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            say(f"  {number} of {len(states)} booted, {len(failures)} wrong")
         try:
             boots.check(lab, way, judge, state)
         except (AssertionError, Lost) as error:
@@ -93,7 +97,7 @@ def sample(verdicts: Sequence[Verdict], count: int, seed: int) -> list[State]:
 def table(verdicts: Sequence[Verdict]) -> str:
     """Counts by outcome, and how many of each e2fsck -fn refused."""
     counts = Counter(verdict.outcome for verdict in verdicts)
-    refused = Counter(v.outcome for v in verdicts if v.complaint and v.outcome is not Outcome.REFUSED)
+    refused: Counter[Outcome] = Counter(v.outcome for v in verdicts if v.complaint and v.outcome is not Outcome.REFUSED)
     rows = [f"  {'root after the cut is':<26}{'cuts':>8}{'e2fsck refused':>18}"]
     rows += [f"  {kind.value:<26}{counts[kind]:>8}{refused[kind]:>18}" for kind in Outcome]
     return "\n".join([*rows, f"  {'all':<26}{len(verdicts):>8}{refused.total():>18}"])

@@ -18,6 +18,8 @@ from random import Random
 from vm.writelog import DISCARD, FLUSH, FUA, Entry
 
 SECTOR = 512
+# How many draws there are for a state that is wanted: epochs of one write have but a few.
+TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,14 @@ class Cuts:
         return State(f"boundary {index}", index, epoch.start, epoch.start, at_boundary=True)
 
     def drawn(self, count: int, seed: int) -> list[State]:
-        return [self.draw(f"{seed}/{number}") for number in range(count)]
+        """So many different states inside epochs; fewer only when a small record seems to have no more."""
+        found: dict[tuple[int, tuple[Arrived, ...]], State] = {}
+        for number in range(TRIES * count):
+            state = self.draw(f"{seed}/{number}")
+            found.setdefault((state.seen, state.arrived), state)
+            if len(found) == count:
+                break
+        return list(found.values())
 
     def draw(self, name: str) -> State:
         """A state inside an epoch. The same record and name give the same state."""
@@ -128,7 +137,9 @@ class Cuts:
             if self._entries[number].flags & FUA and number < seen - 1:
                 yield whole  # it has completed
             elif random.random() < tear:
-                yield _torn(random, whole, len(self._entries[number].data) // SECTOR)
+                torn = _torn(random, whole, len(self._entries[number].data) // SECTOR)
+                if torn.sectors:
+                    yield torn
             elif place not in lost:
                 yield whole
 

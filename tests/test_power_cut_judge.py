@@ -12,7 +12,7 @@ import pytest
 from powercut import run
 from powercut.judge import Judge, Outcome, Verdict, outcome, reported
 from powercut.medium import Medium, rebuild
-from powercut.recording import MARK_SECTOR, Mark, Recording, marks
+from powercut.recording import MARK_SECTOR, STATES_SECTOR, Mark, Recording, make_states, marks
 from powercut.states import Arrived, Cuts, State
 from powercut.ways import NO_LOG, ROOT_ONLY, ROOT_SECTORS, Refused, Way
 from vm import Card, sparse, writelog
@@ -52,11 +52,14 @@ def make(tmp_path: Path) -> Make:
         card = Card.create(tmp_path / "blank.img", partitions=way.partitions)
         recording = Recording.open(tmp_path)
         save(entries, recording.log)
-        with open(recording.states, "wb") as states:
-            for count in (0, *(mark.entry for mark in marks(entries))):
-                then = card.copy(tmp_path / "then.img")
-                writelog.replay(iter(entries[:count]), then.path)
-                states.write(way.recover(Medium(tmp_path, then, []).files).read_bytes())
+        then = card.copy(tmp_path / "then.img")
+        cuts = [0, *(mark.entry for mark in marks(entries))]
+        make_states(recording.states, len(cuts))
+        for number, count in enumerate(cuts):
+            writelog.replay(iter(entries[:count]), then.path)
+            root = way.recover(Medium(tmp_path, then, []).files)
+            at = (STATES_SECTOR + number * ROOT_SECTORS) * SECTOR
+            sparse.copy_range(root, recording.states, 0, at, ROOT_SECTORS * SECTOR)
         return Judge(recording, way.recover)
 
     return judge

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from powercut.judge import Judge, reported
 from powercut.medium import Medium, rebuild
-from powercut.recording import read_out
+from powercut.recording import digests, make_states, read_out
 from powercut.states import State
-from powercut.ways import ROOT_SECTORS, Way
+from powercut.ways import Way
 from vm import Drive, workload
 from vm.ext import ExtImage
 from vm.lab import Lab
-from vm.sparse import SECTOR
 
 AFTER = "/root/after-the-cut"
 
@@ -21,15 +18,12 @@ def check(lab: Lab, way: Way, judge: Judge, state: State) -> None:
     """What the guest finds is flush N's or N+1's state; it goes on, flushes, and loses its power again."""
     number = reported(judge.marks, state)
     card = rebuild(lab.directory / "cut.img", judge.recording.blank, judge.entries, state)
-    seen = ExtImage(lab.directory / "seen.img")
-    seen.path.unlink(missing_ok=True)
-    with open(seen.path, "wb") as file:
-        file.truncate(ROOT_SECTORS * SECTOR)
-    with lab(card, drives=[Drive(seen.path)], append=way.append) as vm:
+    seen = lab.directory / "seen.img"
+    make_states(seen, 1)
+    with lab(card, drives=[Drive(seen)], append=way.append) as vm:
         read_out(vm, 0)
-        digest = hashlib.sha256(seen.path.read_bytes()).hexdigest()
+        [digest] = digests(seen)
         assert judge.flush_of.get(digest) in (number, number + 1), f"root is not as flush {number} or the next left it"
-        seen.fsck()
         workload.check_in_guest(vm, judge.marks[number - 1].rounds if number else 0)
         vm.run(f"echo {state.name} >{AFTER} && cowflush flush", timeout=60).ok()
     files = Medium(lab.directory, card, []).files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ MARK_SECTOR = 4096
 MARK = re.compile(rb"flush (\d+) returned, rounds (\d+)\n")
 
 BLANK = "blank.img"
+# States begin behind so many sectors: a disk that begins with a copy of root would be root itself,
+# by its UUID.
+STATES_SECTOR = 8192
 LOAD_FOLDER = "/root/load"
 LOAD_MIB = 2
 LOAD_BYTES = 768 << 10
@@ -33,7 +37,7 @@ for name in cowflush-origin cowflush-logged; do
         [ "$(cat $dm/dm/name)" != $name ] || below=/dev/${{dm##*/}}
     done
 done
-guest-tools direct $below /dev/sdb --seek $((number * {ROOT_SECTORS}))
+guest-tools direct $below /dev/sdb --seek $(({STATES_SECTOR} + number * {ROOT_SECTORS}))
 """
 # Right after the flush's return, so that the write log itself tells when that was.
 FLUSH = f"""
@@ -61,9 +65,7 @@ class Recording:
 
     def digests(self) -> list[str]:
         """Each flush's state, as SHA-256."""
-        size = ROOT_SECTORS * SECTOR
-        content = self.states.read_bytes()
-        return [hashlib.sha256(content[at : at + size]).hexdigest() for at in range(0, len(content), size)]
+        return list(digests(self.states))
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def record(lab: Lab, way: Way, flushes: int, start: Card | None = None, name: st
     vm = lab(card, write_log=recording.log, drives=[Drive(recording.states)], append=way.append)
     vm.run(f"mkdir -p {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base").ok()
     writer = workload.Writer(vm)
-    appender = vm.start("guest-tools writer /root/appended --seconds 600")
+    appender = vm.start("guest-tools writer /root/appended --seconds 600 --pause 50000")
     for number in range(1, flushes + 1):
         vm.run(f"guest-tools load scattered {LOAD_FOLDER} --bytes {LOAD_BYTES} --seed {number}", timeout=120).ok()
         flush(vm, number, writer.rounds())
@@ -109,10 +111,25 @@ def prepare(directory: Path, way: Way, card: Card, flushes: int) -> Recording:
     directory.mkdir()
     card.copy(directory / BLANK)
     recording = Recording.open(directory)
-    sparse.copy(way.recover(Medium(directory, card, []).files), recording.states)
-    with open(recording.states, "r+b") as file:
-        file.truncate(ROOT_SECTORS * SECTOR * (flushes + 1))
+    make_states(recording.states, flushes + 1)
+    root = way.recover(Medium(directory, card, []).files)
+    sparse.copy_range(root, recording.states, 0, STATES_SECTOR * SECTOR, ROOT_SECTORS * SECTOR)
     return recording
+
+
+def make_states(path: Path, count: int) -> None:
+    """An empty disk with room for so many states."""
+    path.unlink(missing_ok=True)
+    with open(path, "wb") as file:
+        file.truncate((STATES_SECTOR + count * ROOT_SECTORS) * SECTOR)
+
+
+def digests(states: Path) -> Iterator[str]:
+    """SHA-256 of each state on the second disk."""
+    with open(states, "rb") as file:
+        file.seek(STATES_SECTOR * SECTOR)
+        while state := file.read(ROOT_SECTORS * SECTOR):
+            yield hashlib.sha256(state).hexdigest()
 
 
 def flush(vm: VM, number: int, rounds: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -13,6 +15,8 @@ from powercut.recording import Mark, Recording, marks
 from powercut.states import Cuts, State
 from powercut.ways import Recover, Refused
 from vm.ext import ExtImage
+SHARED_MEMORY = "/dev/shm"
+
 
 class Outcome(Enum):
     """What root is after the recovery; N is the last flush that had returned before the cut."""
@@ -56,10 +60,12 @@ class Judge:
         self._complaints: dict[str, str] = {}
 
     def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
-        medium = Medium(self.recording.directory, self.recording.blank, self.entries)
-        for state in sorted(states, key=lambda state: state.start):
-            with medium.after(state):
-                yield self._judge(state, medium.files)
+        # In RAM where that can be had: the tool syncs what it writes, thousands of times.
+        with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None) as work:
+            medium = Medium(Path(work), self.recording.blank, self.entries)
+            for state in sorted(states, key=lambda state: state.start):
+                with medium.after(state):
+                    yield self._judge(state, medium.files)
 
     def _judge(self, state: State, files: Sequence[Path]) -> Verdict:
         number = reported(self.marks, state)

@@ -15,6 +15,7 @@ from powercut.recording import Mark, Recording, marks
 from powercut.states import Cuts, State
 from powercut.ways import Recover, Refused
 from vm.ext import ExtImage
+
 SHARED_MEMORY = "/dev/shm"
 
 

@@ -48,11 +48,13 @@ pub struct Hands<'a> {
 
 /// Brings the stack to rest: finishes a flush or a merge, or cleans up after a command that was
 /// killed; and does what is wished for beyond that.
-pub fn settle(hands: &mut Hands<'_>, mut wish: Wish) -> Result<Settled> {
+pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
     loopdev::release_strays();
+    // What a flush needs for itself is added until it is done.
+    let mut wish = wished;
     let control = hands.control;
     let mut settled = Settled::default();
-    // Each layer's merge is begun once for each command.
+    // A layer's merge that fails is not begun again by the same command.
     let mut begun = Vec::new();
     let mut merging_since = Instant::now();
     loop {
@@ -80,10 +82,14 @@ pub fn settle(hands: &mut Hands<'_>, mut wish: Wish) -> Result<Settled> {
                 settled.merging += merging_since.elapsed();
             }
             Step::Append => match append(hands, &stack, &mut settled)? {
-                Appended::Done => {}
+                Appended::Done => wish = wished,
                 Appended::NoRoom => wish.merge = true,
                 Appended::TooLarge => wish.direct = true,
             },
+            Step::Unlink(name) => {
+                run(control, &stack, step)?;
+                begun.retain(|begun| *begun != name);
+            }
             Step::StartMerge(name) => {
                 settled.merged.0 += start_merge(control, &stack, name)?.0;
                 begun.push(name);

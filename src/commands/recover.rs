@@ -151,17 +151,33 @@ fn act(
     match &wanted.export {
         Some(export) => {
             let name = export.display();
-            let mut copy = File::create_new(export).doing(|| format!("make {name}"))?;
-            File::open(&wanted.root)
-                .and_then(|mut from| io::copy(&mut from, &mut copy))
-                .doing(|| format!("copy {} to {name}", wanted.root.display()))?;
-            log.apply(live, &mut Direct::open_writable(export)?, &mut meter)?;
+            let size = root.size().0;
+            File::create_new(export)
+                .and_then(|file| file.set_len(size))
+                .doing(|| format!("make {name}"))?;
+            let mut copy = Direct::open_writable(export)?;
+            copy_into(&mut root, &mut copy)?;
+            log.apply(live, &mut copy, &mut meter)?;
             say(wanted, &format!("wrote {name}: root with {} of the log", bytes(live)));
         }
         None => {
             log.apply(live, &mut root, &mut meter)?;
             log.reset(live.len() as u64)?;
             say(wanted, &format!("merged {} into {}", bytes(live), wanted.root.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Copies root to an empty file of the same size, and leaves out what is zero.
+fn copy_into(root: &mut Direct, copy: &mut Direct) -> Result<()> {
+    const PIECE: u64 = 64;
+    let mut buffer = vec![0; PIECE as usize * CHUNK_BYTES];
+    let end = root.size().0.div_ceil(CHUNK_BYTES as u64);
+    for chunk in (0..end).step_by(PIECE as usize) {
+        root.read_at(chunk, &mut buffer)?;
+        if buffer.iter().any(|byte| *byte != 0) {
+            copy.write_at(chunk, &buffer)?;
         }
     }
     Ok(())

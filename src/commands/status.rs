@@ -60,7 +60,7 @@ fn to_json(report: &Report) -> Object {
                 Object::new()
                     .text("partition", &block::name(log.partition))
                     .maybe("segments", log.segments)
-                    .number("used_percent", log.used_percent)
+                    .maybe("used_percent", log.used_percent)
             }),
         )
         .text("log_kept", report.log_kept.as_deref().unwrap_or_default())
@@ -133,11 +133,14 @@ fn to_text(report: &Report) -> String {
 
 fn flush_log(report: &Report) -> String {
     match (&report.log, &report.log_kept) {
-        (Some(LogReport { partition, segments: Some(segments), used_percent }), _) => {
-            format!("{}: {segments} flushes, {used_percent} % full", block::name(*partition))
-        }
-        (Some(log), _) => {
-            format!("{} can't be read; see `cowflush log`", block::name(log.partition))
+        (Some(LogReport { partition, segments, used_percent }), _) => {
+            let name = block::name(*partition);
+            match (segments, used_percent) {
+                (Some(segments), Some(percent)) => {
+                    format!("{name}: {segments} flushes, {percent} % full")
+                }
+                _ => format!("{name} (`cowflush log`, as root, shows what it holds)"),
+            }
         }
         (None, Some(why)) => why.clone(),
         (None, None) => {

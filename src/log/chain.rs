@@ -173,16 +173,16 @@ pub struct Chain {
 }
 
 /// The youngest data of one chunk of root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Live {
     /// Chunk number on root.
     pub old: u64,
+    /// Index of its segment in the chain.
+    pub segment: usize,
     /// Chunk number in the log's partition.
     pub place: u64,
     /// Checksum of its data.
     pub crc: u32,
-    /// Index of its segment in the chain.
-    pub segment: usize,
 }
 
 /// How many chunks are read at a time: 256 KiB.
@@ -344,8 +344,11 @@ impl Chain {
                 segment: index,
             }));
         }
-        live.sort_unstable_by_key(|live| (live.old, core::cmp::Reverse(live.segment)));
+        // The youngest last, so that going backwards it comes first.
+        live.sort_unstable();
+        live.reverse();
         live.dedup_by_key(|live| live.old);
+        live.reverse();
         live
     }
 

@@ -183,7 +183,7 @@ impl Header {
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = Reader::new(HEADER_MAGIC, record)?;
+        let mut fields = checked(HEADER_MAGIC, record)?;
         let (uuid, label, chunks) = (fields.take(), fields.take(), fields.u64());
         let (align, _) = (fields.u32(), fields.u32());
         Ok(Self {
@@ -224,7 +224,7 @@ impl Head {
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = Reader::new(HEAD_MAGIC, record)?;
+        let mut fields = checked(HEAD_MAGIC, record)?;
         Ok(Self {
             log: fields.take(),
             generation: fields.u64(),
@@ -279,7 +279,7 @@ impl Commit {
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = Reader::new(COMMIT_MAGIC, record)?;
+        let mut fields = checked(COMMIT_MAGIC, record)?;
         Ok(Self {
             log: fields.take(),
             generation: fields.u64(),
@@ -406,27 +406,23 @@ impl Fields<'_> {
     }
 }
 
-struct Reader;
-
-impl Reader {
-    /// Checks magic, version and checksum; the fields follow.
-    fn new<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<Fields<'a>, Defect> {
-        let record: &Record = bytes.first_chunk().ok_or(Defect::Magic)?;
-        let mut fields = Fields(record);
-        if fields.take() != *magic {
-            return Err(Defect::Magic);
-        }
-        let (version, crc) = (fields.u32(), fields.u32());
-        // The checksum first: a version that is only damaged is no reason to ask for another
-        // program. Every version keeps these fields.
-        if crc != checksum(record) {
-            return Err(Defect::Checksum);
-        }
-        if version != VERSION {
-            return Err(Defect::Version(version));
-        }
-        Ok(fields)
+/// Checks magic, version and checksum; the fields follow.
+fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<Fields<'a>, Defect> {
+    let record: &Record = bytes.first_chunk().ok_or(Defect::Magic)?;
+    let mut fields = Fields(record);
+    if fields.take() != *magic {
+        return Err(Defect::Magic);
     }
+    let (version, crc) = (fields.u32(), fields.u32());
+    // The checksum first: a version that is only damaged is no reason to ask for another
+    // program. Every version keeps these fields.
+    if crc != checksum(record) {
+        return Err(Defect::Checksum);
+    }
+    if version != VERSION {
+        return Err(Defect::Version(version));
+    }
+    Ok(fields)
 }
 
 #[cfg(test)]

@@ -33,9 +33,12 @@ pub fn places(kind: Option<&str>, head: &[u8]) -> [Option<u64>; WITNESSES] {
 
 /// The chunks of root that the segments watch.
 pub fn watched(segments: &[Segment]) -> Vec<u64> {
-    let mut chunks: Vec<_> = known(segments).map(|witness| witness.chunk).collect();
-    chunks.sort_unstable();
-    chunks.dedup();
+    let mut chunks = Vec::new();
+    for witness in known(segments) {
+        if !chunks.contains(&witness.chunk) {
+            chunks.push(witness.chunk);
+        }
+    }
     chunks
 }
 

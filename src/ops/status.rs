@@ -74,7 +74,7 @@ pub struct Report {
     pub last_flush: Option<Record>,
     /// The process that is at work.
     pub busy: Option<i32>,
-    /// The flush log; only root may know.
+    /// The flush log.
     pub log: Option<LogReport>,
     /// Why the boot did not use a flush log that is there.
     pub log_kept: Option<String>,
@@ -87,10 +87,10 @@ pub struct Report {
 pub struct LogReport {
     /// Its partition.
     pub partition: DevNo,
-    /// Flushes in it; `None` when it can't be read.
+    /// Flushes in it; `None` when it can't be read, or by this user.
     pub segments: Option<u64>,
     /// How much of it is in use, in percent.
-    pub used_percent: u64,
+    pub used_percent: Option<u64>,
 }
 
 /// Gathers everything that this user may know.
@@ -130,7 +130,7 @@ fn privileged(control: &Control) -> Report {
         LogReport {
             partition,
             segments: log.as_ref().map(|log| log.chain.segments.len() as u64),
-            used_percent: log.as_ref().map_or(0, Log::used_percent),
+            used_percent: log.as_ref().map(Log::used_percent),
         }
     });
     let pending = in_root.0.saturating_add(sealed.unwrap_or_default().0);
@@ -200,12 +200,14 @@ fn unprivileged() -> Report {
     let lowest = device_named(Name::Origin).or(sealed);
     let card = lowest.and_then(|device| slaves(device).first().copied());
     let merging = sealed.map(|_| Phase::Merging);
+    let log = device_named(Name::Log).and_then(|log| slaves(log).first().copied());
     Report {
         mode: Some(if cow.is_some() { Mode::Deferring } else { Mode::WriteThrough }),
         phase: merging,
         card,
         cow_size: cow.and_then(|cow| block::size(cow).ok()).map(Sectors::bytes),
         absorbed: block::written(root),
+        log: log.map(|partition| LogReport { partition, segments: None, used_percent: None }),
         ..Report::default()
     }
 }

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from powercut import run
 from powercut.judge import Judge, Verdict
-from powercut.ways import NO_LOG, Way
+from powercut.ways import LOG, NO_LOG, Way
 from vm import CommandFailed, Lost, artefacts
 from vm.lab import Lab
 
 RESULTS = artefacts.BUILD / "power-cut"
-WAYS = {way.name: way for way in (NO_LOG,)}
+WAYS = {way.name: way for way in (NO_LOG, LOG)}
 
 
 def say(text: str) -> None:
@@ -42,6 +42,9 @@ def enumerate_cuts(way: Way, lab: Lab, arguments: argparse.Namespace) -> bool:
 
 def all_good(way: Way, lab: Lab, judge: Judge, verdicts: list[Verdict], arguments: argparse.Namespace) -> bool:
     good = report(verdicts, way, judge)
+    if complaint := run.idle_complaint(judge):
+        say(f"  FAILED: {complaint}")
+        good = False
     for state in run.sample(verdicts, arguments.again, arguments.seed):
         second = run.cut_again(lab, way, judge, state, flushes=2)
         say(f"  booted from {state.name} and cut again: {run.describe(second)}")

@@ -6,7 +6,7 @@ import pytest
 
 from powercut import run
 from powercut.judge import Outcome
-from powercut.ways import NO_LOG
+from powercut.ways import LOG, NO_LOG
 from vm.lab import Lab
 
 SEED = 1
@@ -31,3 +31,18 @@ def test_without_a_log_a_cut_tears_the_merge(boot: Lab) -> None:
     second = run.judged(again, [*again.cuts.boundaries(), *again.cuts.drawn(50, SEED)], print)
     assert [verdict.good for verdict in second if verdict.state.at_boundary] == [True] * 3
     assert not all(verdict.good for verdict in second)
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_with_the_log_no_cut_does_harm(boot: Lab) -> None:
+    judge = run.recorded(boot, LOG, flushes=9)
+    assert run.idle_complaint(judge) == ""
+    verdicts = run.judged(judge, [*judge.cuts.boundaries(), *judge.cuts.drawn(250, SEED)], print)
+    print(run.table(verdicts))
+    assert all(verdict.good for verdict in verdicts), run.failures(verdicts)
+    [*states, twice] = run.sample(verdicts, 4, SEED)
+    assert run.booted(boot, LOG, judge, states) == {}
+
+    again = run.cut_again(boot, LOG, judge, twice, flushes=2)
+    second = run.judged(again, [*again.cuts.boundaries(), *again.cuts.drawn(50, SEED)], print)
+    assert all(verdict.good for verdict in second), run.failures(second)

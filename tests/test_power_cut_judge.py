@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from powercut import run
-from powercut.judge import Judge, Outcome, Verdict, outcome, reported
+from powercut.judge import CHUNK, Judge, Outcome, Traffic, Verdict, outcome, reported, traffic
 from powercut.medium import Medium, rebuild
 from powercut.recording import MARK_SECTOR, STATES_SECTOR, Mark, Recording, make_states, marks
 from powercut.states import Arrived, Cuts, State
-from powercut.ways import NO_LOG, ROOT_ONLY, ROOT_SECTORS, Refused, Way
-from vm import Card, sparse, writelog
+from powercut.ways import LOG_SECTORS, LOG_START, NO_LOG, ROOT_ONLY, ROOT_SECTORS, ROOT_START, Refused, Way, with_the_tool
+from vm import Card, artefacts, sparse, writelog
 from vm.sparse import SECTOR
 from vm.writelog import ENTRY, FLUSH, MAGIC, SUPERBLOCK, Entry
 
@@ -175,6 +175,27 @@ def test_a_control_without_damage_is_no_control(make: Make) -> None:
     assert "only the comparison" in run.control_complaint([*whole, *seen])
     assert "had confirmed" in run.control_complaint([*whole, *seen, *unseen, *older])
     assert run.control_complaint([*whole, *seen, *unseen]) == ""
+
+
+def test_traffic_tells_merges_appends_and_wraps() -> None:
+    header, first, late = LOG_START, LOG_START + CHUNK, LOG_START + LOG_SECTORS - 2 * CHUNK
+    entries = [write(sector, "a") for sector in (header, late, BARRIER.sector, ROOT_START, first, first + 1, header)]
+    assert traffic(entries) == Traffic(root=1, log=3, wraps=1)
+    assert traffic([]) == Traffic(0, 0, 0)
+
+
+def test_the_tool_is_asked_and_its_refusal_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, log, tool = tmp_path / "root.img", tmp_path / "log.img", tmp_path / "host" / "release" / "cowflush"
+    root.write_text("root")
+    log.write_text("log")
+    tool.parent.mkdir(parents=True)
+    tool.write_text('#!/bin/sh\n[ "$1 $4" = "recover --export" ] && cat "$2" "$3" >"$5" && ! grep -q bad "$3"\n')
+    tool.chmod(0o755)
+    monkeypatch.setattr(artefacts, "BUILD", tmp_path)
+    assert with_the_tool([root, log]).read_text() == "rootlog"
+    log.write_text("bad")
+    with pytest.raises(Refused, match="ended with 1"):
+        with_the_tool([root, log])
 
 
 # The smallest log there is: sector 0 is "v" while sectors 1 and 2 are to be copied to FREE and FREE + 8.

@@ -8,14 +8,18 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 
 from powercut.medium import Medium
 from powercut.recording import Mark, Recording, marks
 from powercut.states import Cuts, State
-from powercut.ways import Recover, Refused
+from powercut.ways import LOG_SECTORS, LOG_START, ROOT_START, Recover, Refused
 from vm.ext import ExtImage
+from vm.writelog import Entry
 
+# A chunk, in sectors
+CHUNK = 8
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -86,6 +90,24 @@ class Judge:
             except AssertionError as error:
                 self._complaints[digest] = str(error)
         return self._complaints[digest]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How much of what the card received was for root and for the log, and how often the log began anew."""
+
+    root: int
+    log: int
+    wraps: int
+
+
+def traffic(entries: Sequence[Entry]) -> Traffic:
+    writes = [entry.sector for entry in entries if entry.data]
+    root = sum(ROOT_START <= sector < LOG_START for sector in writes)
+    # Between the two copies of the header, which are a chunk each.
+    ring = range(LOG_START + CHUNK, LOG_START + LOG_SECTORS - CHUNK)
+    log = [sector for sector in writes if sector in ring]
+    return Traffic(root, len(log), sum(later < earlier for earlier, later in pairwise(log)))
 
 
 def reported(marks: Sequence[Mark], state: State) -> int:

@@ -89,7 +89,7 @@ def marks(entries: list[Entry]) -> list[Mark]:
 
 def record(lab: Lab, way: Way, flushes: int, start: Card | None = None, name: str = "recording") -> Recording:
     """Boots a guest from a fresh card or `start`, lets it write without a pause, and flushes so many times."""
-    recording = prepare(lab.directory / name, way, start or lab.card(partitions=way.partitions), flushes)
+    recording = prepare(lab.directory / name, way, start or fresh(lab, way), flushes)
     card = recording.blank.copy(recording.directory / "card.img")
     vm = lab(card, write_log=recording.log, drives=[Drive(recording.states)], append=way.append)
     vm.run(f"mkdir -p {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base").ok()
@@ -104,6 +104,15 @@ def record(lab: Lab, way: Way, flushes: int, start: Card | None = None, name: st
     found = marks(recording.entries())
     assert [mark.number for mark in found] == list(range(1, flushes + 1)), f"the write log's marks are {found}"
     return recording
+
+
+def fresh(lab: Lab, way: Way) -> Card:
+    """A card that is ready to flush to."""
+    card = lab.card(partitions=way.partitions)
+    if way.setup:
+        with lab(card) as vm:
+            vm.run(way.setup).ok()
+    return card
 
 
 def prepare(directory: Path, way: Way, card: Card, flushes: int) -> Recording:

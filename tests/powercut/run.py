@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from powercut import boots
-from powercut.judge import Judge, Outcome, Verdict
+from powercut.judge import Judge, Outcome, Verdict, traffic
 from powercut.medium import rebuild
 from powercut.recording import Recording, record
 from powercut.states import State
@@ -45,6 +45,13 @@ def describe(judge: Judge) -> str:
     writes = sum(bool(entry.data) for entry in judge.entries) - len(judge.marks)
     sizes = sorted(epoch.stop - epoch.start for epoch in epochs)
     return f"{len(judge.marks)} flushes; the card received {writes} writes in {len(epochs)} epochs, {sizes[-1]} requests the longest"
+
+
+def idle_complaint(judge: Judge) -> str:
+    """What a record with a log has not seen, or "": all of it must be cut, not just a part."""
+    seen = traffic(judge.entries)
+    missing = [what for what, count in (("merge", seen.root), ("append", seen.log), ("wrap", seen.wraps)) if not count]
+    return f"the record has no {' and no '.join(missing)} of the log: {seen}" if missing else ""
 
 
 def judged(judge: Judge, states: Sequence[State], say: Say) -> list[Verdict]:

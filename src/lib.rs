@@ -12,6 +12,7 @@
 )]
 
 pub mod boot;
+pub mod config;
 pub mod cow;
 pub mod dm;
 pub mod error;

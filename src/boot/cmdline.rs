@@ -3,11 +3,11 @@
 //! Words: the kernel's Documentation/admin-guide/kernel-parameters.rst.
 
 use super::reference::Reference;
-use crate::cow::size::Size;
-use crate::units::{bytes, decimal};
+use crate::config::Config;
+use crate::units::decimal;
 
 /// What the command line asks for. Whatever it does not say has the kernel's default.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `root=`.
     pub root: Option<Reference>,
@@ -27,12 +27,10 @@ pub struct Options {
     pub panic: u64,
     /// `cowflush=off`: use the card directly.
     pub off: bool,
-    /// `cowflush.size=`: the COW's limit.
-    pub size: Size,
     /// `cowflush.log=`: where the flush log is.
     pub log: LogChoice,
-    /// `cowflush.merge=`: merge the log when this share of it is in use, in percent.
-    pub merge_at: u64,
+    /// `cowflush.KEY=` for every key of the configuration file: key and value, in order.
+    pub settings: Vec<(String, String)>,
     /// What was not understood, as sentences; the default holds for each.
     pub complaints: Vec<String>,
 }
@@ -49,30 +47,19 @@ pub enum LogChoice {
     None,
 }
 
-/// Between a log that is never full and merges that are rare.
-const MERGE_AT: u64 = 75;
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            root: None,
-            types: Vec::new(),
-            flags: String::new(),
-            writable: false,
-            wait_for_ever: false,
-            delay: 0,
-            init: None,
-            panic: 0,
-            off: false,
-            size: Size::default(),
-            log: LogChoice::default(),
-            merge_at: MERGE_AT,
-            complaints: Vec::new(),
-        }
-    }
-}
-
 impl Options {
+    /// The configuration: the settings of this line over those of `file`. Complaints about the
+    /// file come first.
+    pub fn config(&self, file: &str) -> (Config, Vec<String>) {
+        let mut config = Config::default();
+        let complaints = config.read(file);
+        for (key, value) in &self.settings {
+            // They were tried when the line was read.
+            let _ = config.set(key, value);
+        }
+        (config, complaints)
+    }
+
     /// Reads a whole command line. Never fails: a router must boot. A line is bytes: one that is
     /// no UTF-8 spoils its own word alone.
     pub fn parse(line: impl AsRef<[u8]>) -> Self {
@@ -117,13 +104,6 @@ impl Options {
                 "on" | "1" | "yes" => self.off = false,
                 _ => self.complain(word, "it is neither on nor off"),
             },
-            "cowflush.size" => match size(value) {
-                Some(size) => self.size = size,
-                None => self.complain(
-                    word,
-                    "it is neither a size such as 32M nor a share of the RAM such as 40%",
-                ),
-            },
             "cowflush.log" => match value {
                 "none" => self.log = LogChoice::None,
                 "auto" => self.log = LogChoice::Own,
@@ -132,17 +112,14 @@ impl Options {
                     None => self.complain(word, "it names no block device"),
                 },
             },
-            "cowflush.merge" => {
-                let percent = value.strip_suffix('%').and_then(decimal);
-                match percent.filter(|percent| (1..=100).contains(percent)) {
-                    Some(percent) => self.merge_at = percent,
-                    None => self.complain(word, "it is no share of the log such as 75%"),
+            _ => {
+                if let Some(key) = key.strip_prefix("cowflush.") {
+                    match Config::default().set(key, value) {
+                        Ok(()) => self.settings.push((key.to_owned(), value.to_owned())),
+                        Err(wanted) => self.complain(word, &format!("it needs {wanted}")),
+                    }
                 }
             }
-            _ if key.starts_with("cowflush.") => {
-                self.complain(word, "this version does not know the key");
-            }
-            _ => {}
         }
     }
 
@@ -174,19 +151,10 @@ fn words(line: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// `16M`, `1G`, `65536`, `40%`.
-fn size(text: &str) -> Option<Size> {
-    if let Some(percent) = text.strip_suffix('%') {
-        let percent = decimal(percent)?;
-        return (1..=90).contains(&percent).then_some(Size::Percent(percent));
-    }
-    bytes(text).map(Size::Fixed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Bytes;
+    use crate::cow::size::Size;
     use proptest::prelude::*;
 
     #[test]
@@ -201,7 +169,7 @@ mod tests {
         assert!(options.writable && options.wait_for_ever && !options.off);
         assert_eq!((options.delay, options.panic), (3, 10));
         assert_eq!(options.init.as_deref(), Some("/sbin/procd"));
-        assert_eq!(options.size, Size::Percent(25));
+        assert_eq!(options.config("size=1M").0.size, Size::Percent(25));
         assert!(options.complaints.is_empty(), "{:?}", options.complaints);
     }
 
@@ -227,18 +195,6 @@ mod tests {
             options.add("root=/dev/sdb2 cowflush=off");
             assert_eq!(options.root, Some(Reference::Path("/dev/sdb2".to_owned())), "{line}");
             assert!(options.off, "{line}");
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        let fixed = |bytes| Some(Size::Fixed(Bytes(bytes)));
-        assert_eq!(size("16M"), fixed(16 << 20));
-        assert_eq!(size("1g"), fixed(1 << 30));
-        assert_eq!(size("65536"), fixed(65536));
-        assert_eq!(size("40%"), Some(Size::Percent(40)));
-        for bad in ["", "0", "%", "0%", "91%", "-1M", "M", "1T", "99999999999G", "4é"] {
-            assert_eq!(size(bad), None, "{bad:?}");
         }
     }
 

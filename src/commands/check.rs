@@ -8,7 +8,7 @@ use cowflush::sys::dm::Control;
 use cowflush::sys::{block, loopdev, memory};
 use cowflush::units::DevNo;
 
-use crate::commands::options;
+use crate::commands::{config, options};
 use crate::put;
 
 /// How one requirement is met.
@@ -151,7 +151,7 @@ fn ram() -> Item {
         Ok(memory) => memory,
         Err(error) => return Item::missing("memory", error.to_string(), "Mount /proc."),
     };
-    let limit = options().size.limit(memory.total, memory.available);
+    let limit = config().size.limit(memory.total, memory.available);
     let found =
         format!("{} of RAM, {} available; a COW of {limit}", memory.total, memory.available);
     if limit <= size::SMALLEST {

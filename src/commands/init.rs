@@ -101,7 +101,8 @@ fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
 
 fn mount_stacked(card: &Candidate, found: &Found, options: &Options, log: &mut Log) -> Result<()> {
     let memory = memory::info()?;
-    let mut limit = options.size.limit(memory.total, memory.available);
+    // The file is on root, which is not mounted yet; the first command takes it into account.
+    let mut limit = options.config("").0.size.limit(memory.total, memory.available);
     let flush_log = match found {
         Found::Log { partition, log, .. } => {
             // What a flush seals must fit into the log.

@@ -8,8 +8,22 @@ pub mod recover;
 pub mod status;
 
 use cowflush::boot::cmdline::Options;
+use cowflush::config::{self, Config};
+
+use crate::put;
 
 /// What this boot was asked for.
 fn options() -> Options {
     Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default())
+}
+
+/// The configuration: /etc/cowflush.conf, and this boot's command line over it. What was not
+/// understood is told.
+fn config() -> Config {
+    let file = std::fs::read(config::PATH).unwrap_or_default();
+    let (config, complaints) = options().config(&String::from_utf8_lossy(&file));
+    for complaint in complaints {
+        put(std::io::stderr(), &format!("cowflush: {complaint}\n"));
+    }
+    config
 }

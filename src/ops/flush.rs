@@ -9,7 +9,7 @@ use super::log::Log;
 use super::settle::{self, Hands, Settled, settle};
 use super::window::Sealed;
 use super::{cowfile, run_dir, seal};
-use crate::boot::cmdline::Options;
+use crate::config::Config;
 use crate::cow::format::CHUNK_SECTORS;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Doing, Error, Result};
@@ -88,17 +88,17 @@ const TAIL_TRIES: u32 = 4;
 
 impl Session {
     /// Takes the lock and settles what an earlier command left.
-    pub fn begin(command: &'static str, options: &Options, signals: Held) -> Result<Self> {
+    pub fn begin(command: &'static str, config: &Config, signals: Held) -> Result<Self> {
         let control = Control::open()?;
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
-        let (meter, limit, merge_at) = (Meter::new(), Bytes(0), options.merge_at);
+        let (meter, limit, merge_at) = (Meter::new(), Bytes(0), config.merge);
         let mut session = Self { control, meter, signals, limit, merge_at, command };
         session.settle(Wish::default())?;
         let (memory, stack) = (memory::info()?, session.stack()?);
         // What COWs hold is not available to others, but it is to COWs.
         let available = Bytes(memory.available.0.saturating_add(held_in_ram(&stack)?.0));
-        session.limit = options.size.limit(memory.total, available);
+        session.limit = config.size.limit(memory.total, available);
         // What a flush seals must fit into the log. A log that can't be read says so when it is
         // needed.
         let capacity = stack.log_partition().map(|log| Log::capacity_at(&block::path(log)));

@@ -1,0 +1,295 @@
+//! What an owner configures: /etc/cowflush.conf, one `key = value` a line; every key also as
+//! `cowflush.key=` on the kernel command line, which wins. Pure.
+
+use crate::cow::size::Size;
+use crate::units::{Bytes, bytes, decimal};
+
+/// Where the file is.
+pub const PATH: &str = "/etc/cowflush.conf";
+
+/// All settings. README has the table of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The COW's limit.
+    pub size: Size,
+    /// Flush when the last flush is this old, in seconds; 0 is never.
+    pub interval: u64,
+    /// Flush at these times of day, in minutes since midnight, local time.
+    pub at: Vec<u16>,
+    /// Flush when this share of the COW is in use, in percent.
+    pub high: u64,
+    /// Hold writers back when this share of the COW is in use and a flush is under way, in percent.
+    pub full_wait: u64,
+    /// Flush when less than this share of the RAM is available, in percent; 0 is never.
+    pub memory_low: u64,
+    /// A change under these paths is flushed soon.
+    pub urgent: Vec<String>,
+    /// How soon, in milliseconds.
+    pub urgent_delay: u64,
+    /// A change under these paths is flushed and merged soon: a boot loader reads them.
+    pub merge_on: Vec<String>,
+    /// A flush that leaves the log this full merges it, in percent.
+    pub merge: u64,
+    /// The daemon merges the log, however little it holds, after so many seconds without a flush;
+    /// 0 is never.
+    pub idle: u64,
+    /// Don't flush for less than this.
+    pub min_flush: Bytes,
+    /// What to do when the COW fills up and no flush makes room.
+    pub on_overflow: OnOverflow,
+    /// Where to leave a file for Prometheus.
+    pub metrics: Option<String>,
+    /// A light under /sys/class/leds.
+    pub led: Option<String>,
+    /// A watchdog device to feed.
+    pub watchdog: Option<String>,
+}
+
+/// The last resort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOverflow {
+    /// Let writes go to the card.
+    WriteThrough,
+    /// Let writers wait until a flush succeeds.
+    Wait,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            size: Size::default(),
+            interval: 30 * 60,
+            at: Vec::new(),
+            high: 50,
+            full_wait: 80,
+            memory_low: 8,
+            urgent: vec!["/etc".to_owned()],
+            urgent_delay: 2000,
+            merge_on: vec!["/boot".to_owned()],
+            merge: 75,
+            idle: 0,
+            min_flush: Bytes(8 << 10),
+            on_overflow: OnOverflow::WriteThrough,
+            metrics: None,
+            led: None,
+            watchdog: None,
+        }
+    }
+}
+
+/// Why a setting was not taken: what the value should have been.
+pub type Wanted = &'static str;
+
+/// The answer to a key that there is not.
+pub const UNKNOWN: Wanted = "a key that this version knows";
+
+impl Config {
+    /// Takes one setting. On an error everything stays as it was.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), Wanted> {
+        fn to<T>(field: &mut T, value: Option<T>, wanted: Wanted) -> Result<(), Wanted> {
+            *field = value.ok_or(wanted)?;
+            Ok(())
+        }
+        const SHARE: Wanted = "a share such as 75%";
+        const TIME: Wanted = "a time such as 90s, 30m, 12h or off";
+        const PATHS: Wanted = "absolute paths, separated by commas, or none";
+        match key {
+            "size" => to(
+                &mut self.size,
+                size(value),
+                "a size such as 32M or a share of the RAM such as 40%",
+            ),
+            "interval" => to(&mut self.interval, millis(value).map(|ms| ms / 1000), TIME),
+            "at" => to(&mut self.at, times(value), "times of day such as 03:30,15:00, or none"),
+            "high" => to(&mut self.high, share(value), SHARE),
+            "full-wait" => to(&mut self.full_wait, share(value), SHARE),
+            "memory-low" => to(&mut self.memory_low, share(value).or(off(value)), SHARE),
+            "urgent" => to(&mut self.urgent, paths(value), PATHS),
+            "urgent-delay" => to(&mut self.urgent_delay, millis(value), TIME),
+            "merge-on" => to(&mut self.merge_on, paths(value), PATHS),
+            "merge" => to(&mut self.merge, share(value), SHARE),
+            "idle" => to(&mut self.idle, millis(value).map(|ms| ms / 1000), TIME),
+            "min-flush" => to(
+                &mut self.min_flush,
+                bytes(value).or(off(value).map(Bytes)),
+                "a size such as 64K, or off",
+            ),
+            "on-overflow" => to(
+                &mut self.on_overflow,
+                match value {
+                    "write-through" => Some(OnOverflow::WriteThrough),
+                    "wait" => Some(OnOverflow::Wait),
+                    _ => None,
+                },
+                "write-through or wait",
+            ),
+            "metrics" => to(&mut self.metrics, path(value), "an absolute path, or none"),
+            "led" => to(&mut self.led, name(value), "a name under /sys/class/leds, or none"),
+            "watchdog" => to(&mut self.watchdog, path(value), "an absolute path, or none"),
+            _ => Err(UNKNOWN),
+        }
+    }
+
+    /// Takes the lines of a file; `#` begins a comment. Returns a sentence for each line that was
+    /// not understood, with its number.
+    pub fn read(&mut self, text: &str) -> Vec<String> {
+        let mut complaints = Vec::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if line.is_empty() {
+                continue;
+            }
+            let (key, value) = line.split_once('=').unwrap_or((line, ""));
+            let (key, value) = (key.trim(), value.trim());
+            if let Err(wanted) = self.set(key, value) {
+                let line: String = line.chars().take(80).collect();
+                complaints
+                    .push(format!("ignoring line {number} of {PATH}, `{line}`: it needs {wanted}"));
+            }
+        }
+        complaints
+    }
+}
+
+/// `16M`, `65536`, `40%`.
+fn size(text: &str) -> Option<Size> {
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = decimal(percent)?;
+        return (1..=90).contains(&percent).then_some(Size::Percent(percent));
+    }
+    bytes(text).map(Size::Fixed)
+}
+
+/// `75%`, 1 to 100.
+fn share(text: &str) -> Option<u64> {
+    let percent = text.strip_suffix('%').and_then(decimal);
+    percent.filter(|percent| (1..=100).contains(percent))
+}
+
+fn off(text: &str) -> Option<u64> {
+    (text == "off").then_some(0)
+}
+
+/// `500ms`, `90s`, `30m`, `12h`, `2d`, `off`; in milliseconds, at most a year.
+fn millis(text: &str) -> Option<u64> {
+    if text == "off" {
+        return Some(0);
+    }
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let (digits, factor) =
+        units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))?;
+    let millis = decimal::<u64>(digits)?.checked_mul(factor)?;
+    (1..=366 * 86_400_000).contains(&millis).then_some(millis)
+}
+
+/// `03:30,15:00` in minutes since midnight; at most 96 of them.
+fn times(text: &str) -> Option<Vec<u16>> {
+    let one = |text: &str| {
+        let (hour, minute) = text.trim().split_once(':')?;
+        let (hour, minute): (u16, u16) = (decimal(hour)?, decimal(minute)?);
+        (hour < 24 && minute < 60).then_some(hour * 60 + minute)
+    };
+    list(text, one)
+}
+
+fn paths(text: &str) -> Option<Vec<String>> {
+    list(text, |text| path(text).flatten())
+}
+
+fn list<T>(text: &str, one: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    if text == "none" {
+        return Some(Vec::new());
+    }
+    let all: Option<Vec<T>> = text.split(',').map(one).collect();
+    all.filter(|all| all.len() <= 96)
+}
+
+fn path(text: &str) -> Option<Option<String>> {
+    let text = text.trim();
+    match text {
+        "none" => Some(None),
+        _ if text.starts_with('/') && text.len() < 4096 => Some(Some(text.to_owned())),
+        _ => None,
+    }
+}
+
+fn name(text: &str) -> Option<Option<String>> {
+    match text {
+        "none" => Some(None),
+        "" | "." | ".." => None,
+        _ if text.contains('/') || text.len() > 255 => None,
+        _ => Some(Some(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_usual_file() {
+        let mut config = Config::default();
+        let complaints = config.read(
+            "# a router\nsize=32M\ninterval = 2h # slowly\nat=03:30, 15:00\nhigh=60%\nfull-wait=90%\n\
+             memory-low=off\nurgent=/etc,/root\nurgent-delay=500ms\nmerge-on=none\nmerge=50%\n\
+             idle=10m\nmin-flush=64K\non-overflow=wait\nmetrics=/run/node/cowflush.prom\n\
+             led=alix:3\nwatchdog=none\n",
+        );
+        assert!(complaints.is_empty(), "{complaints:?}");
+        assert_eq!(config.size, Size::Fixed(Bytes(32 << 20)));
+        assert_eq!((config.interval, config.idle, config.urgent_delay), (7200, 600, 500));
+        assert_eq!(config.at, [210, 900]);
+        assert_eq!(
+            (config.high, config.full_wait, config.memory_low, config.merge),
+            (60, 90, 0, 50)
+        );
+        assert_eq!(config.urgent, ["/etc", "/root"]);
+        assert!(config.merge_on.is_empty() && config.watchdog.is_none());
+        assert_eq!(config.min_flush, Bytes(64 << 10));
+        assert_eq!(config.on_overflow, OnOverflow::Wait);
+        assert_eq!(config.metrics.as_deref(), Some("/run/node/cowflush.prom"));
+        assert_eq!(config.led.as_deref(), Some("alix:3"));
+    }
+
+    #[test]
+    fn sizes() {
+        let fixed = |bytes| Some(Size::Fixed(Bytes(bytes)));
+        assert_eq!(size("16M"), fixed(16 << 20));
+        assert_eq!(size("1g"), fixed(1 << 30));
+        assert_eq!(size("65536"), fixed(65536));
+        assert_eq!(size("40%"), Some(Size::Percent(40)));
+        for bad in ["", "0", "%", "0%", "91%", "-1M", "M", "1T", "99999999999G", "4é"] {
+            assert_eq!(size(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_line_names_file_line_and_key_and_the_default_holds() {
+        let mut config = Config::default();
+        let complaints = config.read("interval=soon\n\nfoo=1\nhigh\nat=24:00\nled=../x\nmetrics=x");
+        assert_eq!(config, Config::default());
+        assert_eq!(complaints.len(), 6);
+        assert_eq!(
+            complaints[0],
+            "ignoring line 1 of /etc/cowflush.conf, `interval=soon`: it needs a time such as 90s, \
+             30m, 12h or off"
+        );
+        assert!(complaints[1].contains("line 3") && complaints[1].contains("foo"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_read(text in ".{0,300}") {
+            let _ = Config::default().read(&text);
+        }
+
+        #[test]
+        fn any_value_is_taken_or_refused(
+            key in "(size|interval|at|high|urgent|urgent-delay|min-flush|led|merge-on)",
+            value in "[0-9a-z%:,/.]{0,24}",
+        ) {
+            let _ = Config::default().set(&key, &value);
+        }
+    }
+}

@@ -32,6 +32,10 @@ pub enum Command {
     Start(Start),
     Status(Status),
     Check(Check),
+    Daemon(Daemon),
+    Hold(Hold),
+    Release(Release),
+    Discard(Discard),
     Log(Log),
     Recover(Recover),
     Init(Init),
@@ -89,6 +93,32 @@ pub struct Check {
     /// print as JSON
     #[argh(switch)]
     pub json: bool,
+}
+
+/// Flush by itself: at intervals, at times of day, when the COW fills up, when /etc changes.
+/// /etc/cowflush.conf says how. Stays in the foreground.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "daemon")]
+pub struct Daemon {}
+
+/// Let nothing reach the card, as for an upgrade on trial, until `flush` keeps it, `discard` throws it
+/// away, or `release` ends the hold.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "hold")]
+pub struct Hold {}
+
+/// End a hold: flushes come as before.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "release")]
+pub struct Release {}
+
+/// Throw away everything since the last flush: reboots, and what is in RAM is dropped.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "discard")]
+pub struct Discard {
+    /// reboot at once, without asking programs to end
+    #[argh(switch)]
+    pub now: bool,
 }
 
 /// Show the flush log: its segments, its usage, its wear position.

@@ -14,6 +14,7 @@
 pub mod boot;
 pub mod config;
 pub mod cow;
+pub mod daemon;
 pub mod dm;
 pub mod error;
 pub mod log;

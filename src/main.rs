@@ -48,6 +48,10 @@ fn run(command: cli::Command) -> Result<Exit> {
         cli::Command::Start(_) => commands::flush::start(),
         cli::Command::Status(options) => commands::status::run(options.json),
         cli::Command::Check(options) => commands::check::run(options.json),
+        cli::Command::Daemon(_) => commands::daemon::run(),
+        cli::Command::Hold(_) => commands::hold::hold(),
+        cli::Command::Release(_) => commands::hold::release(),
+        cli::Command::Discard(options) => commands::hold::discard(options.now),
         cli::Command::Log(options) => match options.command {
             None => commands::log::show(options.verify, options.json),
             Some(cli::LogCommand::Format(options)) => commands::log::format(&options),

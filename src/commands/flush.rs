@@ -1,10 +1,12 @@
 //! `cowflush flush`, `stop` and `start`.
 
-use cowflush::error::{Exit, Result};
-use cowflush::ops::flush::{Incomplete, Outcome, Session};
+use cowflush::error::{Error, Exit, Result};
+use cowflush::ops::flush::{How, Incomplete, Outcome, Session};
+use cowflush::ops::hold;
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
 use cowflush::sys::{block, signals};
+use cowflush::units::Utc;
 use nix::sys::signal::Signal;
 
 use crate::commands::config;
@@ -12,16 +14,21 @@ use crate::put;
 
 /// `cowflush flush`.
 pub fn flush(json: bool, direct: bool) -> Result<Exit> {
-    let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut session = Session::begin("flush", &config(), signals)?;
-    let outcome = session.flush(direct)?;
-    tell(&session, &outcome, json, "flushed", "nothing to flush: the card is up to date")
+    let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
+    let config = config();
+    let mut session = Session::begin("flush", &config, &mut signals)?;
+    let outcome = session.flush(How { direct, ..How::default() })?;
+    // Asked for by hand: what was on trial is kept.
+    let kept = hold::end();
+    let did = if kept { "ended the hold, flushed" } else { "flushed" };
+    tell(&session, &outcome, json, did, "nothing to flush: the card is up to date")
 }
 
 /// `cowflush merge`.
 pub fn merge(json: bool) -> Result<Exit> {
-    let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut session = Session::begin("merge", &config(), signals)?;
+    let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
+    let config = config();
+    let mut session = Session::begin("merge", &config, &mut signals)?;
     let merged = session.merge()?.map(|settled| (settled.merged, settled.merging));
     let card = card(&session)?;
     let (bytes, time) = merged.unwrap_or_default();
@@ -44,16 +51,25 @@ pub fn merge(json: bool) -> Result<Exit> {
 
 /// `cowflush stop`. A shutdown sends SIGTERM and SIGHUP to everybody; that must not end it.
 pub fn stop(json: bool) -> Result<Exit> {
-    let signals = signals::hold(&[Signal::SIGINT])?;
-    let mut session = Session::begin("stop", &config(), signals)?;
+    let mut signals = signals::hold(&[Signal::SIGINT], &[])?;
+    let config = config();
+    if let Some(since) = hold::since() {
+        return Err(Error::new("stop", format!("nothing may reach the card since {}", Utc(since)))
+            .advise(
+                "`cowflush flush` keeps what is on trial; a reboot or `cowflush discard` drops it; \
+                 `cowflush release` ends the hold.",
+            ));
+    }
+    let mut session = Session::begin("stop", &config, &mut signals)?;
     let outcome = session.stop()?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
 
 /// `cowflush start`.
 pub fn start() -> Result<Exit> {
-    let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut session = Session::begin("start", &config(), signals)?;
+    let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
+    let config = config();
+    let mut session = Session::begin("start", &config, &mut signals)?;
     let text = if session.start()? {
         format!("started: writes stay in RAM, up to {}\n", session.limit())
     } else {
@@ -63,12 +79,12 @@ pub fn start() -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn card(session: &Session) -> Result<String> {
+fn card(session: &Session<'_>) -> Result<String> {
     Ok(session.stack()?.card().map_or_else(String::new, |(card, _)| block::name(card)))
 }
 
 fn tell(
-    session: &Session,
+    session: &Session<'_>,
     outcome: &Outcome,
     json: bool,
     did: &str,

@@ -1,7 +1,9 @@
 //! One file a subcommand.
 
 pub mod check;
+pub mod daemon;
 pub mod flush;
+pub mod hold;
 pub mod init;
 pub mod log;
 pub mod recover;

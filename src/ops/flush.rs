@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::log::Log;
 use super::settle::{self, Hands, Settled, settle};
+use super::valve::{self, Valve};
 use super::window::Sealed;
 use super::{cowfile, run_dir, seal};
 use crate::config::Config;
@@ -16,19 +17,31 @@ use crate::error::{Doing, Error, Result};
 use crate::report::progress::Meter;
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack, Trouble, Wish};
-use crate::sys::dm::Control;
+use crate::sys::dm::{Control, Message};
 use crate::sys::signals::Held;
-use crate::sys::{block, lock, memory, time};
+use crate::sys::{block, lock, memory, priority, time};
 use crate::units::{Bytes, Sectors};
 
 /// A command at work: it holds the lock.
-pub struct Session {
+pub struct Session<'a> {
     control: Control,
     meter: Meter,
-    signals: Held,
+    signals: &'a mut Held,
     limit: Bytes,
-    merge_at: u64,
+    config: &'a Config,
     command: &'static str,
+    reason: String,
+}
+
+/// How to flush.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct How {
+    /// Merge into the card without the flush log.
+    pub direct: bool,
+    /// Merge the flush log afterwards, however little it holds.
+    pub merge: bool,
+    /// The COW fills up: don't write out the page cache first.
+    pub hurry: bool,
 }
 
 /// What a command did.
@@ -86,14 +99,17 @@ const TAIL_WITH_LOG: Bytes = Bytes(4 << 10);
 /// How often a stop flushes to get below [`TAIL`] while writers are at work.
 const TAIL_TRIES: u32 = 4;
 
-impl Session {
+impl<'a> Session<'a> {
     /// Takes the lock and settles what an earlier command left.
-    pub fn begin(command: &'static str, config: &Config, signals: Held) -> Result<Self> {
+    pub fn begin(command: &'static str, config: &'a Config, signals: &'a mut Held) -> Result<Self> {
         let control = Control::open()?;
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
-        let (meter, limit, merge_at) = (Meter::new(), Bytes(0), config.merge);
-        let mut session = Self { control, meter, signals, limit, merge_at, command };
+        // Root will be suspended for moments, and this program may lie on it.
+        memory::lock()?;
+        priority::io_flusher();
+        let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
+        let mut session = Self { control, meter, signals, limit, config, command, reason };
         session.settle(Wish::default())?;
         let (memory, stack) = (memory::info()?, session.stack()?);
         // What COWs hold is not available to others, but it is to COWs.
@@ -110,9 +126,15 @@ impl Session {
         Ok(session)
     }
 
+    /// Says why, for the record.
+    pub fn because(mut self, reason: impl std::fmt::Display) -> Self {
+        self.reason = reason.to_string();
+        self
+    }
+
     fn settle(&mut self, wish: Wish) -> Result<Settled> {
         let Self { control, meter, signals, .. } = self;
-        settle(&mut Hands { control, meter, signals }, wish)
+        settle(&mut Hands { control, meter, signals, valve: None }, wish)
     }
 
     /// The COW's limit.
@@ -120,12 +142,12 @@ impl Session {
         self.limit
     }
 
-    /// Makes everything that was written until now durable: in the flush log if there is one and
-    /// not `direct`, else in root itself.
-    pub fn flush(&mut self, direct: bool) -> Result<Outcome> {
+    /// Makes everything that was written until now durable: in the flush log if there is one, else
+    /// in root itself.
+    pub fn flush(&mut self, how: How) -> Result<Outcome> {
         let begin = Instant::now();
         // A filesystem in trouble can't write everything out; what it could is still flushed.
-        let synced = sync_root()?;
+        let synced = if how.hurry || self.is_full() { Ok(()) } else { sync_root()? };
         let stack = self.control.stack()?;
         let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
         match (stack.mode(), status) {
@@ -139,11 +161,10 @@ impl Session {
             (_, SnapshotStatus::Used(usage)) if usage.data().0 == 0 => return Ok(Outcome::Nothing),
             _ => {}
         }
-        let wish = Wish { direct, ..Wish::default() };
+        let wish = Wish { direct: how.direct, ..Wish::default() };
         let (sealed, mut settled) =
             self.seal(&stack, seal::After::Defer { limit: self.limit }, wish)?;
-        self.grow()?;
-        if settled.log_used >= self.merge_at {
+        if settled.logged.0 > 0 && (how.merge || settled.log_used >= self.config.merge) {
             let merged = self.settle(Wish { merge: true, ..Wish::default() })?;
             settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
             settled.merging += merged.merging;
@@ -167,7 +188,7 @@ impl Session {
 
     /// Flushes and lets root write straight through to the card.
     pub fn stop(&mut self) -> Result<Outcome> {
-        let mut outcome = self.flush(false)?;
+        let mut outcome = self.flush(How::default())?;
         for _ in 0..TAIL_TRIES {
             let stack = self.control.stack()?;
             let overflowed =
@@ -176,7 +197,7 @@ impl Session {
             if !overflowed && stack.pending().bytes() <= tail {
                 break;
             }
-            outcome = outcome.and(self.flush(false)?);
+            outcome = outcome.and(self.flush(How::default())?);
         }
         let merged = self.merge()?;
         if let (Some(merged), Outcome::Flushed { record, .. }) = (merged, &mut outcome) {
@@ -226,8 +247,35 @@ impl Session {
     /// Seals and brings the stack to rest again, also when the seal failed halfway.
     fn seal(&mut self, stack: &Stack, after: seal::After, wish: Wish) -> Result<(Sealed, Settled)> {
         let sealed = seal::run(&self.control, stack, after);
-        let settled = self.settle(wish);
-        Ok((sealed?, settled?))
+        // Writers are at work meanwhile, and have less room than usual.
+        let cow = self.control.stack()?.root.and_then(|root| root.target());
+        let mut valve = match cow {
+            Some(Target::Snapshot { .. }) => {
+                Some(Valve::ready(&self.control, self.config.full_wait)?)
+            }
+            _ => None,
+        };
+        let mut hands = Hands {
+            control: &self.control,
+            meter: &mut self.meter,
+            signals: self.signals,
+            valve: valve.as_mut(),
+        };
+        let settled = settle(&mut hands, wish);
+        // In this order: what waits at the valve needs the room.
+        let grown = match cow {
+            Some(Target::Snapshot { cow, .. }) => cowfile::grow(cow, self.limit),
+            _ => Ok(()),
+        };
+        drop(valve);
+        let done = (sealed?, settled?);
+        grown.map(|()| done)
+    }
+
+    /// What is on its way to the COW may not fit any more.
+    fn is_full(&self) -> bool {
+        let level = valve::level(&self.control, &mut Message::about(Name::Root));
+        level.is_some_and(|level| level.percent() >= self.config.full_wait)
     }
 
     /// During a flush the fresh COW had to share the memory with the sealed one.
@@ -242,6 +290,7 @@ impl Session {
         let record = Record {
             when: time::now(),
             command: self.command.to_owned(),
+            reason: self.reason.clone(),
             bytes: if settled.logged.0 > 0 { settled.logged } else { settled.merged },
             logged: settled.logged,
             merged: settled.merged,
@@ -252,6 +301,14 @@ impl Session {
         };
         remember(&record);
         record
+    }
+
+    /// The last resort when the COW fills up and no flush makes room: root's writes go to the card
+    /// from now on, past the log. What is in RAM follows.
+    pub fn give_up_deferring(&mut self) -> Result<()> {
+        let stack = self.control.stack()?;
+        settle::retire_log(&stack);
+        self.seal(&stack, seal::After::WriteThrough, Wish::default()).map(drop)
     }
 
     /// The stack as it is now.

@@ -1,12 +1,16 @@
 //! The runner: carries out what the pure modules decide, through the kernel layer.
 
 pub mod cowfile;
+pub mod daemon;
 pub mod flush;
+pub mod hold;
 pub mod log;
 pub mod quiet;
 pub mod run_dir;
 pub mod seal;
 pub mod settle;
 pub mod status;
+pub mod valve;
 pub mod view;
+pub mod watch;
 pub mod window;

@@ -8,7 +8,7 @@ use crate::dm::{Line, Target};
 use crate::error::{Error, Result};
 use crate::stack::{Device, Name, Stack};
 use crate::sys::dm::Control;
-use crate::sys::{guard, memory, signals};
+use crate::sys::{guard, signals};
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// What root continues on after the seal.
@@ -38,7 +38,7 @@ fn deferring(root: Option<Device>) -> Option<Deferring> {
 
 /// Seals root's COW. The stack must be settled and deferring.
 ///
-/// All memory is had and all tables are loaded before root is suspended; a kernel that needs
+/// The process's memory must be locked. All memory is had and all tables are loaded before root is suspended; a kernel that needs
 /// memory then might wait for a write to root, for ever. That is why the sealed device takes
 /// root's exceptions over (a *handover*) instead of reading them anew.
 pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
@@ -69,9 +69,9 @@ pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
     let mut requests = window::Seal::prepare();
     let mut for_guard = window::Seal::prepare();
     let guard = guard::post(|| for_guard.rescue(control))?;
-    let sealed = memory::locked(|| signals::undisturbed(|| requests.run(control)));
+    let sealed = signals::undisturbed(|| requests.run(control));
     guard.dismiss();
-    sealed?.map_err(explain)
+    sealed.map_err(explain)
 }
 
 /// Lets a failed merge under a write-through root start again.
@@ -86,9 +86,9 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
     let guard = guard::post(|| for_guard.rescue(control))?;
-    let restarted = memory::locked(|| signals::undisturbed(|| requests.run(control)));
+    let restarted = signals::undisturbed(|| requests.run(control));
     guard.dismiss();
-    restarted?.map_err(explain)
+    restarted.map_err(explain)
 }
 
 fn explain(failed: Failed) -> Error {

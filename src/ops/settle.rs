@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::valve::Valve;
 use super::{quiet, seal, view};
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
@@ -37,18 +38,35 @@ pub struct Settled {
 }
 
 /// A command's hands: the kernel's device-mapper, the progress line, the signals that may come.
-pub struct Hands<'a> {
+pub struct Hands<'a, 'v> {
     /// Device-mapper.
     pub control: &'a Control,
     /// Shows progress.
     pub meter: &'a mut Meter,
     /// May end a wait.
     pub signals: &'a mut Held,
+    /// Holds writers back when they have no room.
+    pub valve: Option<&'a mut Valve<'v>>,
+}
+
+impl Hands<'_, '_> {
+    /// To be called often during what takes long: looks after the writers, shows progress. Returns
+    /// a signal that came.
+    fn tend(&mut self, left: Bytes) -> Option<Signal> {
+        if let Some(valve) = &mut self.valve {
+            valve.tend();
+        }
+        // While root is suspended whoever reads the progress may be waiting for it.
+        if !self.valve.as_ref().is_some_and(|valve| valve.is_closed()) {
+            self.meter.show(left);
+        }
+        self.signals.arrived()
+    }
 }
 
 /// Brings the stack to rest: finishes a flush or a merge, or cleans up after a command that was
 /// killed; and does what is wished for beyond that.
-pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
+pub fn settle(hands: &mut Hands<'_, '_>, wished: Wish) -> Result<Settled> {
     loopdev::release_strays();
     // What a flush needs for itself is added until it is done.
     let mut wish = wished;
@@ -58,7 +76,11 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
     let mut begun = Vec::new();
     let mut merging_since = Instant::now();
     loop {
-        let stack = observe(control)?;
+        let mut stack = observe(control)?;
+        // A valve that is closed suspends root; that is not what the plan is to mend.
+        if let (Some(root), Some(valve)) = (&mut stack.root, &hands.valve) {
+            root.suspended &= !valve.is_closed();
+        }
         let Some(step) = stack::next(&stack, wish).map_err(explain)? else { return Ok(settled) };
         match step {
             Step::StartMerge(name) | Step::Unmerge(name) if begun.contains(&name) => {
@@ -121,7 +143,7 @@ enum Appended {
 ///
 /// Killed after the append, the next command appends once more: the log then holds the same twice,
 /// which changes nothing.
-fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result<Appended> {
+fn append(hands: &mut Hands<'_, '_>, stack: &Stack, settled: &mut Settled) -> Result<Appended> {
     let control = hands.control;
     let (sealed, begin) = (device(stack, Name::Sealed)?, Instant::now());
     let (Some(Target::Snapshot { origin, cow, .. }), Some(partition), Some((card, _))) =
@@ -144,18 +166,14 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
         return Ok(Appended::NoRoom);
     }
     let mut store = Direct::open(&block::path(cow))?;
-    let Hands { meter, signals, .. } = hands;
-    meter.begin("logging", data.bytes());
-    let mut watch = |left| {
-        meter.show(left);
-        match signals.arrived() {
-            Some(signal) => Err(interrupted_append(signal)),
-            None => Ok(()),
-        }
+    hands.meter.begin("logging", data.bytes());
+    let mut watch = |left| match hands.tend(left) {
+        Some(signal) => Err(interrupted_append(signal)),
+        None => Ok(()),
     };
     let mut card = Direct::open(&block::path(card))?;
     let appended = log.append(&data.table, &mut store, &mut card, &mut watch);
-    meter.clear();
+    hands.meter.clear();
     appended?;
     settled.logged = data.bytes();
     settled.logging = begin.elapsed();
@@ -355,9 +373,9 @@ fn replace(
 
 /// Waits until the merge ends, well or badly; the caller looks at the stack to learn which. Or
 /// until a signal comes.
-fn await_merge(hands: &mut Hands<'_>, name: Name, total: Bytes) -> Result<Option<Signal>> {
-    let Hands { control, meter, signals } = hands;
-    meter.begin("merging", total);
+fn await_merge(hands: &mut Hands<'_, '_>, name: Name, total: Bytes) -> Result<Option<Signal>> {
+    let control = hands.control;
+    hands.meter.begin("merging", total);
     let mut pause = FIRST_POLL;
     let signal = loop {
         let usage = observe(control)?.device(name).and_then(Device::usage);
@@ -365,14 +383,13 @@ fn await_merge(hands: &mut Hands<'_>, name: Name, total: Bytes) -> Result<Option
             Some(usage) if usage.data().0 > 0 => usage.data().bytes(),
             _ => break None,
         };
-        meter.show(left.min(total));
-        if let Some(signal) = signals.arrived() {
+        if let Some(signal) = hands.tend(left.min(total)) {
             break Some(signal);
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(LAST_POLL);
     };
-    meter.clear();
+    hands.meter.clear();
     Ok(signal)
 }
 

@@ -12,6 +12,8 @@ pub struct Record {
     pub when: i64,
     /// The subcommand that flushed.
     pub command: String,
+    /// Why it came, if nobody called for it by hand.
+    pub reason: String,
     /// Bytes that it made durable.
     pub bytes: Bytes,
     /// Bytes appended to the flush log.
@@ -38,6 +40,7 @@ impl Record {
         Self {
             when: decimal(value("when")).unwrap_or(0),
             command: value("command").to_owned(),
+            reason: value("reason").to_owned(),
             bytes: Bytes(number("bytes")),
             logged: Bytes(number("logged")),
             merged: Bytes(number("merged")),
@@ -50,11 +53,21 @@ impl Record {
 
     /// The file's text.
     pub fn to_text(&self) -> String {
-        let Self { when, command, bytes, logged, merged, took_ms, log_ms, merge_ms, stall_us } =
-            self;
+        let Self {
+            when,
+            command,
+            reason,
+            bytes,
+            logged,
+            merged,
+            took_ms,
+            log_ms,
+            merge_ms,
+            stall_us,
+        } = self;
         let (bytes, logged, merged) = (bytes.0, logged.0, merged.0);
         format!(
-            "when={when}\ncommand={command}\nbytes={bytes}\nlogged={logged}\nmerged={merged}\n\
+            "when={when}\ncommand={command}\nreason={reason}\nbytes={bytes}\nlogged={logged}\nmerged={merged}\n\
              took_ms={took_ms}\nlog_ms={log_ms}\nmerge_ms={merge_ms}\nstall_us={stall_us}\n"
         )
     }
@@ -64,6 +77,7 @@ impl Record {
         Object::new()
             .signed("when", self.when)
             .text("command", &self.command)
+            .text("reason", &self.reason)
             .number("bytes", self.bytes.0)
             .number("logged", self.logged.0)
             .number("merged", self.merged.0)
@@ -107,6 +121,7 @@ mod tests {
         let record = Record {
             when: 4_102_444_800,
             command: "flush".to_owned(),
+            reason: "interval".to_owned(),
             bytes: Bytes(8 << 20),
             logged: Bytes(8 << 20),
             merged: Bytes(1 << 20),

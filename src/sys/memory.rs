@@ -1,20 +1,18 @@
 //! Memory: how much there is, and keeping our own in place.
 
-use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
+use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use crate::error::{Doing, Error, Result};
 use crate::units::{Bytes, decimal};
 
-/// Keeps all of this process in RAM while `work` runs: the binary may live on the very device
-/// that is suspended meanwhile, and reading a page of it would never end.
-pub fn locked<T>(work: impl FnOnce() -> T) -> Result<T> {
-    mlockall(MlockAllFlags::MCL_CURRENT).doing(|| "lock memory").map_err(|error| {
-        error.advise("Free some memory, or raise the limit for locked memory (ulimit -l).")
-    })?;
-    let result = work();
-    // Unlocking what was locked can't fail.
-    let _ = munlockall();
-    Ok(result)
+/// Keeps all of this process in RAM, also what it gets later: the binary may live on the very
+/// device that is suspended at times, and reading a page of it would never end.
+pub fn lock() -> Result<()> {
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+        .doing(|| "lock memory")
+        .map_err(|error| {
+            error.advise("Free some memory, or raise the limit for locked memory (ulimit -l).")
+        })
 }
 
 /// Asks the kernel never to choose this process when memory is short: with it would go the

@@ -7,6 +7,7 @@ pub mod guard;
 pub mod lock;
 pub mod loopdev;
 pub mod memory;
+pub mod priority;
 pub mod random;
 pub mod signals;
 pub mod time;

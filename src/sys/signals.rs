@@ -1,30 +1,64 @@
 //! Signals, so that a flush ends at a place of its own choosing.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Doing, Result};
 
-/// What asks a process to end.
-const ASKING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+/// What asks a process to end, or a daemon to do something.
+const ASKING: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 
 /// Holds back what asks the process to end; [`Held::arrived`] tells whether it came.
-pub struct Held(SignalFd);
+pub struct Held {
+    fd: SignalFd,
+    ending: SigSet,
+    /// What came and does not end anything.
+    others: Vec<Signal>,
+}
 
-/// Holds back everything that asks the process to end, from now on. Only `heeded` is told of.
-pub fn hold(heeded: &[Signal]) -> Result<Held> {
+/// Holds back everything that asks the process for something, from now on. `ending` ends waits,
+/// `others` can be asked for; the rest is not told of.
+pub fn hold(ending: &[Signal], others: &[Signal]) -> Result<Held> {
     let all: SigSet = ASKING.into_iter().collect();
     all.thread_block().doing(|| "hold back signals")?;
-    let heeded: SigSet = heeded.iter().copied().collect();
+    let heeded: SigSet = ending.iter().chain(others).copied().collect();
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-    SignalFd::with_flags(&heeded, flags).map(Held).doing(|| "watch for signals")
+    let fd = SignalFd::with_flags(&heeded, flags).doing(|| "watch for signals")?;
+    Ok(Held { fd, ending: ending.iter().copied().collect(), others: Vec::new() })
 }
 
 impl Held {
-    /// The signal that came since the last call, if any.
+    /// A signal that ends a wait and came since the last call, if any.
     pub fn arrived(&mut self) -> Option<Signal> {
-        let info = self.0.read_signal().ok()??;
-        Signal::try_from(info.ssi_signo as i32).ok()
+        while let Ok(Some(info)) = self.fd.read_signal() {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(signal) if self.ending.contains(signal) => return Some(signal),
+                // However often it came, it asks for one thing.
+                Ok(signal) if !self.others.contains(&signal) => self.others.push(signal),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// A signal that came and does not end a wait, if [`Self::arrived`] has met one.
+    pub fn other(&mut self) -> Option<Signal> {
+        self.others.pop()
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

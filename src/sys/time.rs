@@ -1,4 +1,4 @@
-//! The wall clock.
+//! Clocks.
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -8,4 +8,28 @@ const _: () = assert!(size_of::<libc::time_t>() == 8);
 /// Seconds since 1970 by the wall clock, which a router without a battery may have wrong.
 pub fn now() -> i64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())
+}
+
+/// Milliseconds since boot, time asleep included. It only runs forward.
+pub fn running() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| {
+        let (seconds, nanos) = (now.tv_sec() as u64, now.tv_nsec() as u64);
+        seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000)
+    })
+}
+
+/// Local time: days since some day, and minutes since midnight.
+pub fn local() -> (i64, u16) {
+    let seconds: libc::time_t = now();
+    // SAFETY: all zeros is a valid `tm`; localtime_r reads `seconds` and fills in the `tm`.
+    let offset = unsafe {
+        let mut local: libc::tm = std::mem::zeroed();
+        if libc::localtime_r(&raw const seconds, &raw mut local).is_null() {
+            0
+        } else {
+            i64::from(local.tm_gmtoff)
+        }
+    };
+    let local = seconds.saturating_add(offset);
+    (local.div_euclid(86_400), (local.rem_euclid(86_400) / 60) as u16)
 }

@@ -168,6 +168,14 @@ impl Control {
         }))
     }
 
+    /// What root's snapshot says of itself, and whether root is suspended. Allocates nothing:
+    /// `message` is about root.
+    pub fn look(&self, message: &mut Message) -> std::result::Result<SnapshotStatus, Errno> {
+        self.run(Request::TargetStatus, message)?;
+        let text = message.targets().next().map_or("", |(_, _, _, text)| text);
+        Ok(SnapshotStatus::parse(text))
+    }
+
     /// All of cowflush's devices.
     pub fn stack(&self) -> Result<Stack> {
         let mut stack = Stack::default();

@@ -1,0 +1,68 @@
+//! `cowflush hold`, `release` and `discard`.
+
+use std::process::Command;
+
+use cowflush::error::{Doing, Error, Exit, Result};
+use cowflush::ops::{hold as note, status};
+use cowflush::stack::Mode;
+use cowflush::units::Utc;
+use nix::sys::reboot::{RebootMode, reboot};
+
+use crate::put;
+
+/// `cowflush hold`.
+pub fn hold() -> Result<Exit> {
+    deferring("hold")?;
+    note::begin()?;
+    let since = Utc(note::since().unwrap_or(0));
+    say(&format!(
+        "held since {since}: nothing reaches the card. `cowflush flush` keeps what changes, `cowflush \
+         discard` drops it, `cowflush release` ends the hold."
+    ));
+    Ok(Exit::Done)
+}
+
+/// `cowflush release`.
+pub fn release() -> Result<Exit> {
+    root("release")?;
+    say(if note::end() { "released: flushes come as before" } else { "nothing was held" });
+    Ok(Exit::Done)
+}
+
+/// `cowflush discard`: a reboot during which nothing is flushed.
+pub fn discard(now: bool) -> Result<Exit> {
+    deferring("discard")?;
+    // With the hold in place a `stop` on the way down writes nothing.
+    note::begin()?;
+    say("rebooting: everything since the last flush is dropped");
+    if !now {
+        match Command::new("reboot").status() {
+            Ok(status) if status.success() => return Ok(Exit::Done),
+            _ => say("the system's reboot command failed: rebooting at once"),
+        }
+    }
+    let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
+    Err(errno).doing(|| "reboot")
+}
+
+fn root(what: &'static str) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new(what, "only root may").advise("Run this as root."))
+}
+
+fn deferring(what: &'static str) -> Result<()> {
+    root(what)?;
+    match status::gather().mode {
+        Some(Mode::Deferring) => Ok(()),
+        Some(Mode::WriteThrough) => Err(Error::new(what, "writes go straight to the card now")
+            .advise("`cowflush start` keeps them in RAM.")
+            .exit(Exit::NotActive)),
+        None => Err(Error::new(what, "root is not on a cowflush stack").exit(Exit::NotActive)),
+    }
+}
+
+fn say(text: &str) {
+    put(std::io::stdout(), &format!("{text}\n"));
+}

@@ -1,0 +1,348 @@
+//! When the next flush is due, and why.
+//!
+//! Two clocks: intervals are counted by one that only runs forward; times of day by the wall
+//! clock, which a router without a battery sets late and by leaps.
+
+use core::fmt;
+
+use super::pressure::Level;
+use crate::config::Config;
+use crate::units::Bytes;
+
+/// Why a flush is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The last one is as old as the interval.
+    Interval,
+    /// A time of day, in minutes since midnight.
+    At(u16),
+    /// The COW fills up.
+    High,
+    /// Memory is short.
+    Memory,
+    /// Something under an urgent path changed.
+    Urgent,
+    /// Something that a boot loader reads changed: flush and merge.
+    Boot,
+    /// SIGUSR1.
+    Asked,
+    /// The log can be merged while nobody flushes.
+    Idle,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Interval => f.write_str("interval"),
+            Reason::At(minutes) => write!(f, "at {:02}:{:02}", minutes / 60, minutes % 60),
+            Reason::High => f.write_str("high"),
+            Reason::Memory => f.write_str("memory"),
+            Reason::Urgent => f.write_str("urgent"),
+            Reason::Boot => f.write_str("boot files"),
+            Reason::Asked => f.write_str("asked"),
+            Reason::Idle => f.write_str("idle"),
+        }
+    }
+}
+
+/// One look at the clocks and the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds on a clock that only runs forward.
+    pub running: u64,
+    /// Minutes since midnight, local time.
+    pub minute: u16,
+    /// Days since some day, local time.
+    pub day: i64,
+    /// Root's COW.
+    pub level: Level,
+    /// What a flush would write.
+    pub pending: Bytes,
+    /// RAM that programs could still get, in percent of all.
+    pub available_percent: u64,
+    /// Nothing may reach the card now.
+    pub held: bool,
+}
+
+/// What has happened so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// When the last flush ended, or the daemon began; `running` of [`Now`].
+    flushed: u64,
+    /// The last look at the wall clock: day and minute.
+    looked: Option<(i64, u16)>,
+    /// A time of day that has come.
+    at: Option<u16>,
+    /// When the first change under an urgent path came that is not flushed yet.
+    urgent: Option<u64>,
+    boot: Option<u64>,
+    asked: bool,
+    /// Something is in the log that an idle machine could merge.
+    log_in_use: bool,
+    /// A flush failed: not before then again.
+    patience: u64,
+    failures: u32,
+}
+
+/// The first retry after a failed flush, in milliseconds; doubled each time, up to 64 times.
+const RETRY: u64 = 2000;
+/// A wall clock that moves more than this between two looks was set, in minutes.
+const LEAP: i64 = 5;
+
+impl Schedule {
+    /// Begins now.
+    pub fn new(now: &Now) -> Self {
+        let looked = Some((now.day, now.minute));
+        Self { flushed: now.running, looked, ..Self::default() }
+    }
+
+    /// Something under an urgent path changed.
+    pub fn urgent(&mut self, now: &Now) {
+        self.urgent.get_or_insert(now.running);
+    }
+
+    /// Something that a boot loader reads changed.
+    pub fn boot_files(&mut self, now: &Now) {
+        self.boot.get_or_insert(now.running);
+    }
+
+    /// Somebody asked for a flush.
+    pub fn ask(&mut self) {
+        self.asked = true;
+    }
+
+    /// The log holds something, or not.
+    pub fn log_in_use(&mut self, in_use: bool) {
+        self.log_in_use = in_use;
+    }
+
+    /// What is due now. To be called at least once a minute.
+    pub fn due(&mut self, config: &Config, now: &Now) -> Option<Reason> {
+        self.look_at_the_wall(config, now);
+        if now.held {
+            // Only what would be lost otherwise.
+            return (now.level.percent() >= config.full_wait).then_some(Reason::High);
+        }
+        if now.running < self.patience {
+            return None;
+        }
+        if now.level.percent() >= config.high && now.pending > Bytes(0) {
+            return Some(Reason::High);
+        }
+        let waited = |since: Option<u64>| {
+            since.is_some_and(|since| now.running >= since.saturating_add(config.urgent_delay))
+        };
+        if waited(self.boot) {
+            return Some(Reason::Boot);
+        }
+        if waited(self.urgent) {
+            return Some(Reason::Urgent);
+        }
+        if self.asked {
+            return Some(Reason::Asked);
+        }
+        let worthwhile = now.pending > config.min_flush;
+        if worthwhile && now.available_percent < config.memory_low {
+            return Some(Reason::Memory);
+        }
+        if let Some(minutes) = self.at.filter(|_| worthwhile) {
+            return Some(Reason::At(minutes));
+        }
+        let age = now.running.saturating_sub(self.flushed) / 1000;
+        if worthwhile && config.interval > 0 && age >= config.interval {
+            return Some(Reason::Interval);
+        }
+        if self.log_in_use && config.idle > 0 && age >= config.idle {
+            return Some(Reason::Idle);
+        }
+        None
+    }
+
+    /// A time of day has come when the wall clock passes it. A clock that was set passes nothing:
+    /// a router that boots in 1970 does not make up for all the days since.
+    fn look_at_the_wall(&mut self, config: &Config, now: &Now) {
+        let minute = |day: i64, minute: u16| day.saturating_mul(1440).saturating_add(minute.into());
+        if let Some((day, last)) = self.looked {
+            let (from, to) = (minute(day, last), minute(now.day, now.minute));
+            let step = to.saturating_sub(from);
+            if (1..=LEAP).contains(&step) {
+                let passed = config.at.iter().find(|at| {
+                    let today = minute(now.day, **at);
+                    let yesterday = today.saturating_sub(1440);
+                    [today, yesterday].iter().any(|at| *at > from && *at <= to)
+                });
+                self.at = passed.copied().or(self.at);
+            }
+        }
+        self.looked = Some((now.day, now.minute));
+    }
+
+    /// A flush ended well.
+    pub fn done(&mut self, now: &Now) {
+        let Self { looked, log_in_use, .. } = *self;
+        *self = Self { flushed: now.running, looked, log_in_use, ..Self::default() };
+    }
+
+    /// Somebody else flushed.
+    pub fn flushed_by_hand(&mut self, now: &Now) {
+        self.flushed = now.running;
+        (self.urgent, self.at) = (None, None);
+    }
+
+    /// A flush failed: everything is still due, but not at once.
+    pub fn failed(&mut self, now: &Now) {
+        let wait = RETRY << self.failures.min(6);
+        self.failures = self.failures.saturating_add(1);
+        self.patience = now.running.saturating_add(wait);
+    }
+
+    /// Seconds until the next flush by interval, for people; `None` when there is none.
+    pub fn next_in(&self, config: &Config, now: &Now) -> Option<u64> {
+        let age = now.running.saturating_sub(self.flushed) / 1000;
+        (config.interval > 0).then(|| config.interval.saturating_sub(age))
+    }
+
+    /// Milliseconds until something that is known now is due; at most `most`.
+    pub fn sleep(&self, config: &Config, now: &Now, most: u64) -> u64 {
+        let soon = [self.boot, self.urgent].into_iter().flatten().min();
+        let soon = soon.map(|since| since.saturating_add(config.urgent_delay));
+        let wait = soon.map_or(most, |at| at.saturating_sub(now.running));
+        let wait = if self.asked { 0 } else { wait };
+        wait.max(self.patience.saturating_sub(now.running)).min(most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn now(seconds: u64) -> Now {
+        Now {
+            running: seconds * 1000,
+            minute: (seconds / 60 % 1440) as u16,
+            day: (seconds / 86_400) as i64,
+            level: Level { used: Bytes(1 << 20), size: Bytes(16 << 20), dirty: Bytes(0) },
+            pending: Bytes(1 << 20),
+            available_percent: 50,
+            held: false,
+        }
+    }
+
+    fn config(text: &str) -> Config {
+        let mut config = Config::default();
+        assert_eq!(config.read(text), [""; 0]);
+        config
+    }
+
+    /// The seconds at which flushes come, with a look every 30 s.
+    fn run(config: &Config, mut at: impl FnMut(u64) -> Now, until: u64) -> Vec<(u64, Reason)> {
+        let mut schedule = Schedule::new(&at(0));
+        let mut flushes = Vec::new();
+        for second in (30..until).step_by(30) {
+            let now = at(second);
+            if let Some(reason) = schedule.due(config, &now) {
+                flushes.push((second, reason));
+                schedule.done(&now);
+            }
+        }
+        flushes
+    }
+
+    #[test]
+    fn an_interval_is_kept() {
+        let flushes = run(&config("interval=10m"), now, 2000);
+        assert_eq!(flushes, [600, 1200, 1800].map(|second| (second, Reason::Interval)));
+        assert!(run(&config("interval=off"), now, 100_000).is_empty());
+        let idle = |second| Now { pending: Bytes(4096), ..now(second) };
+        assert!(run(&config("interval=10m"), idle, 100_000).is_empty(), "not worth it");
+    }
+
+    #[test]
+    fn times_of_day_come_once_a_day() {
+        let config = config("interval=off\nat=03:30,15:00");
+        let flushes = run(&config, now, 2 * 86_400);
+        let (night, noon) = (Reason::At(210), Reason::At(900));
+        let expected = [(12_600, night), (54_000, noon), (99_000, night), (140_400, noon)];
+        assert_eq!(flushes, expected);
+        let midnight = run(&super::tests::config("interval=off\nat=00:00"), now, 200_000);
+        assert_eq!(midnight, [(86_400, Reason::At(0)), (172_800, Reason::At(0))]);
+    }
+
+    #[test]
+    fn a_clock_that_leaps_neither_floods_nor_starves() {
+        let config = config("interval=1h\nat=03:30");
+        // The clock starts in 1970 and is set after ten minutes, then goes back a day.
+        let leaping = |second: u64| {
+            let day = match second {
+                0..600 => 0,
+                600..4000 => 20_000,
+                _ => 19_999,
+            };
+            Now { day, ..now(second) }
+        };
+        let flushes = run(&config, leaping, 8000);
+        assert_eq!(flushes, [(3600, Reason::Interval), (7200, Reason::Interval)]);
+    }
+
+    #[test]
+    fn changes_that_are_urgent_come_together() {
+        let config = config("urgent-delay=2s");
+        let mut schedule = Schedule::new(&now(0));
+        let at = |millis| Now { running: millis, ..now(0) };
+        schedule.urgent(&at(1000));
+        schedule.urgent(&at(2500));
+        assert_eq!(schedule.sleep(&config, &at(2500), 60_000), 500);
+        assert_eq!(schedule.due(&config, &at(2999)), None);
+        assert_eq!(schedule.due(&config, &at(3000)), Some(Reason::Urgent));
+        schedule.done(&at(3000));
+        assert_eq!(schedule.due(&config, &at(9000)), None);
+        schedule.boot_files(&at(9000));
+        assert_eq!(schedule.due(&config, &at(11_000)), Some(Reason::Boot));
+    }
+
+    #[test]
+    fn a_full_cow_and_short_memory_do_not_wait() {
+        let config = Config::default();
+        let mut schedule = Schedule::new(&now(0));
+        let level = Level { used: Bytes(8 << 20), ..now(1).level };
+        let full = Now { level, ..now(1) };
+        assert_eq!(schedule.due(&config, &full), Some(Reason::High));
+        let short = Now { available_percent: 3, ..now(1) };
+        assert_eq!(schedule.due(&config, &short), Some(Reason::Memory));
+        // Held: only when it can't be kept any more.
+        assert_eq!(schedule.due(&config, &Now { held: true, ..full }), None);
+        let level = Level { used: Bytes(15 << 20), ..now(1).level };
+        let held = Now { level, held: true, ..now(1) };
+        assert_eq!(schedule.due(&config, &held), Some(Reason::High));
+    }
+
+    #[test]
+    fn a_card_that_fails_is_tried_again_with_growing_patience() {
+        let config = Config::default();
+        let mut schedule = Schedule::new(&now(0));
+        schedule.ask();
+        let mut tries = Vec::new();
+        for second in 0..600 {
+            let now = now(second);
+            if schedule.due(&config, &now).is_some() {
+                tries.push(second);
+                schedule.failed(&now);
+            }
+        }
+        assert_eq!(tries, [0, 2, 6, 14, 30, 62, 126, 254, 382, 510]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_clock_is_looked_at(days in prop::collection::vec(any::<i64>(), 1..9), minute: u16, running: u64) {
+            let config = config("at=03:30");
+            let mut schedule = Schedule::new(&now(0));
+            for day in days {
+                let now = Now { day, minute, running, ..now(0) };
+                if schedule.due(&config, &now).is_some() { schedule.failed(&now) }
+                let _ = (schedule.sleep(&config, &now, 1000), schedule.next_in(&config, &now));
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! A hold: nothing reaches the card until it is released, kept or discarded. A note in
+//! /run/cowflush, in RAM like the changes on trial: a reboot ends both.
+
+use std::path::Path;
+
+use super::run_dir;
+use super::status::value;
+use crate::error::{Doing, Result};
+use crate::sys::time;
+use crate::units::decimal;
+
+const NOTE: &str = "hold";
+
+/// Begins a hold; one that is there stays.
+pub fn begin() -> Result<()> {
+    if since().is_none() {
+        run_dir::write(NOTE, &format!("since={}\n", time::now())).doing(|| "note the hold")?;
+    }
+    Ok(())
+}
+
+/// Ends a hold. Returns whether there was one.
+pub fn end() -> bool {
+    std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE)).is_ok()
+}
+
+/// Since when the card is held, in seconds since 1970; `None` when it is not.
+pub fn since() -> Option<i64> {
+    run_dir::read(NOTE).map(|note| decimal(value(&note, "since")).unwrap_or(0))
+}

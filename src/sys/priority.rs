@@ -1,0 +1,26 @@
+//! How this process is scheduled.
+
+/// Lets this process run before ordinary ones, or like them again. One that may not goes on as it
+/// is.
+///
+/// For looking at the COW's level: that takes microseconds, and must not wait for a busy program.
+/// Not for a flush, which computes checksums for long.
+pub fn realtime(on: bool) {
+    let policy = if on { libc::SCHED_FIFO } else { libc::SCHED_OTHER };
+    // SAFETY: all zeros is a valid `sched_param`; sched_setscheduler reads it.
+    unsafe {
+        let mut parameter: libc::sched_param = std::mem::zeroed();
+        parameter.sched_priority = i32::from(on);
+        libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameter);
+    }
+}
+
+/// PR_SET_IO_FLUSHER of include/uapi/linux/prctl.h, since 5.6.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Tells the kernel that this process frees memory by writing: it then never waits for writes to
+/// root to get memory, which may be suspended. Older kernels don't know it.
+pub fn io_flusher() {
+    // SAFETY: this prctl takes numbers only.
+    unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+}

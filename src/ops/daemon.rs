@@ -16,8 +16,9 @@ use crate::error::{Error, Exit, Result};
 use crate::report::record::Record;
 use crate::stack::Name;
 use crate::sys::dm::{Control, Message};
+use crate::sys::memory::{self, DirtyLimits};
 use crate::sys::signals::Held;
-use crate::sys::{memory, priority, time};
+use crate::sys::{priority, time};
 use crate::units::Bytes;
 
 /// What the daemon tells as it works.
@@ -58,23 +59,35 @@ pub fn run(
     let mut daemon = Daemon::begin(load(), tell)?;
     memory::exempt_from_oom_killer();
     memory::lock()?;
-    loop {
-        let now = daemon.look();
-        if let Some(reason) = daemon.schedule.due(&daemon.config, &now) {
-            priority::realtime(false);
-            daemon.act(reason, &now, &mut signals);
-            priority::realtime(true);
-            daemon.refresh()?;
-        }
-        let now = daemon.look();
-        daemon.sleep(&now, &signals);
-        if signals.arrived().is_some() {
-            return Ok(());
-        }
-        while let Some(signal) = signals.other() {
-            match signal {
-                Signal::SIGHUP => daemon.reload(load())?,
-                _ => daemon.schedule.ask(),
+    let before = DirtyLimits::now();
+    let ended = daemon.work(load, &mut signals);
+    if let Some(before) = before {
+        before.set();
+    }
+    ended
+}
+
+impl Daemon<'_> {
+    fn work(&mut self, load: impl Fn() -> Config, signals: &mut Held) -> Result<()> {
+        let daemon = self;
+        loop {
+            let now = daemon.look();
+            if let Some(reason) = daemon.schedule.due(&daemon.config, &now) {
+                priority::realtime(false);
+                daemon.act(reason, &now, signals);
+                priority::realtime(true);
+                daemon.refresh()?;
+            }
+            let now = daemon.look();
+            daemon.sleep(&now, signals);
+            if signals.arrived().is_some() {
+                return Ok(());
+            }
+            while let Some(signal) = signals.other() {
+                match signal {
+                    Signal::SIGHUP => daemon.reload(load())?,
+                    _ => daemon.schedule.ask(),
+                }
             }
         }
     }
@@ -116,7 +129,20 @@ impl<'a> Daemon<'a> {
             return Err(super::settle::explain(crate::stack::Trouble::NotActive));
         }
         self.schedule.log_in_use(stack.logged.is_some());
+        self.limit_dirty();
         Ok(())
+    }
+
+    /// Written data wait in the page cache, by default up to a fifth of the memory, and all of them
+    /// can reach the COW at once: more than it holds. So the kernel is told to keep an eighth of the
+    /// COW's size at most. To write them there costs no more than copying memory.
+    fn limit_dirty(&mut self) {
+        let Some(level) = valve::level(&self.control, &mut self.message) else { return };
+        let most = (level.size.0 / 8).max(1 << 20);
+        let limits = DirtyLimits { background: most / 2, most, ratios: (0, 0) };
+        if DirtyLimits::now().is_some_and(|now| (now.background, now.most) != (most / 2, most)) {
+            limits.set();
+        }
     }
 
     fn look(&mut self) -> Now {

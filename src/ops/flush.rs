@@ -164,8 +164,12 @@ impl<'a> Session<'a> {
         let wish = Wish { direct: how.direct, ..Wish::default() };
         let (sealed, mut settled) =
             self.seal(&stack, seal::After::Defer { limit: self.limit }, wish)?;
-        if settled.logged.0 > 0 && (how.merge || settled.log_used >= self.config.merge) {
-            let merged = self.settle(Wish { merge: true, ..Wish::default() })?;
+        // While the COW fills up quickly there is no time for a merge, after which the writers would
+        // be let go with little room left. When the log has no room a flush merges by itself, with
+        // the sealed COW still held.
+        let nearly_full = settled.log_used >= self.config.merge && !how.hurry;
+        if settled.logged.0 > 0 && (how.merge || nearly_full) {
+            let merged = self.settle_with_valve(Wish { merge: true, ..Wish::default() })?;
             settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
             settled.merging += merged.merging;
         }
@@ -182,7 +186,7 @@ impl<'a> Session<'a> {
     /// Merges what is in the flush log into the card. Returns what was merged and how long that
     /// took, `None` when the log is empty or there is none.
     pub fn merge(&mut self) -> Result<Option<Settled>> {
-        let settled = self.settle(Wish { merge: true, ..Wish::default() })?;
+        let settled = self.settle_with_valve(Wish { merge: true, ..Wish::default() })?;
         Ok((settled.merged.0 > 0).then_some(settled))
     }
 
@@ -247,29 +251,26 @@ impl<'a> Session<'a> {
     /// Seals and brings the stack to rest again, also when the seal failed halfway.
     fn seal(&mut self, stack: &Stack, after: seal::After, wish: Wish) -> Result<(Sealed, Settled)> {
         let sealed = seal::run(&self.control, stack, after);
-        // Writers are at work meanwhile, and have less room than usual.
-        let cow = self.control.stack()?.root.and_then(|root| root.target());
-        let mut valve = match cow {
-            Some(Target::Snapshot { .. }) => {
-                Some(Valve::ready(&self.control, self.config.full_wait)?)
-            }
-            _ => None,
-        };
+        let settled = self.settle_with_valve(wish);
+        Ok((sealed?, settled?))
+    }
+
+    /// Settles while writers are at work, who have less room than usual meanwhile. Root is awake.
+    fn settle_with_valve(&mut self, wish: Wish) -> Result<Settled> {
+        let target = self.control.stack()?.root.and_then(|root| root.target());
+        let Some(Target::Snapshot { cow, .. }) = target else { return self.settle(wish) };
+        let mut valve = Valve::tended(&self.control, self.config.full_wait)?;
         let mut hands = Hands {
             control: &self.control,
             meter: &mut self.meter,
             signals: self.signals,
-            valve: valve.as_mut(),
+            valve: Some(&mut valve),
         };
         let settled = settle(&mut hands, wish);
         // In this order: what waits at the valve needs the room.
-        let grown = match cow {
-            Some(Target::Snapshot { cow, .. }) => cowfile::grow(cow, self.limit),
-            _ => Ok(()),
-        };
+        let grown = cowfile::grow(cow, self.limit);
         drop(valve);
-        let done = (sealed?, settled?);
-        grown.map(|()| done)
+        settled.and_then(|settled| grown.map(|()| settled))
     }
 
     /// What is on its way to the COW may not fit any more.

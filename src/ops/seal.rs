@@ -8,7 +8,8 @@ use crate::dm::{Line, Target};
 use crate::error::{Error, Result};
 use crate::stack::{Device, Name, Stack};
 use crate::sys::dm::Control;
-use crate::sys::{guard, signals};
+use crate::sys::guard::{self, End};
+use crate::sys::signals;
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// What root continues on after the seal.
@@ -68,7 +69,11 @@ pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
 
     let mut requests = window::Seal::prepare();
     let mut for_guard = window::Seal::prepare();
-    let guard = guard::post(|| for_guard.rescue(control))?;
+    let guard = guard::post(None, |end| {
+        if end == End::Orphaned {
+            for_guard.rescue(control);
+        }
+    })?;
     let sealed = signals::undisturbed(|| requests.run(control));
     guard.dismiss();
     sealed.map_err(explain)
@@ -85,7 +90,11 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
-    let guard = guard::post(|| for_guard.rescue(control))?;
+    let guard = guard::post(None, |end| {
+        if end == End::Orphaned {
+            for_guard.rescue(control);
+        }
+    })?;
     let restarted = signals::undisturbed(|| requests.run(control));
     guard.dismiss();
     restarted.map_err(explain)

@@ -50,14 +50,10 @@ pub struct Hands<'a, 'v> {
 }
 
 impl Hands<'_, '_> {
-    /// To be called often during what takes long: looks after the writers, shows progress. Returns
-    /// a signal that came.
+    /// To be called often during what takes long: shows progress. Returns a signal that came.
     fn tend(&mut self, left: Bytes) -> Option<Signal> {
-        if let Some(valve) = &mut self.valve {
-            valve.tend();
-        }
         // While root is suspended whoever reads the progress may be waiting for it.
-        if !self.valve.as_ref().is_some_and(|valve| valve.is_closed()) {
+        if !self.valve.as_mut().is_some_and(|valve| valve.is_closed()) {
             self.meter.show(left);
         }
         self.signals.arrived()
@@ -78,8 +74,8 @@ pub fn settle(hands: &mut Hands<'_, '_>, wished: Wish) -> Result<Settled> {
     loop {
         let mut stack = observe(control)?;
         // A valve that is closed suspends root; that is not what the plan is to mend.
-        if let (Some(root), Some(valve)) = (&mut stack.root, &hands.valve) {
-            root.suspended &= !valve.is_closed();
+        if let (Some(root), Some(_)) = (&mut stack.root, &hands.valve) {
+            root.suspended = false;
         }
         let Some(step) = stack::next(&stack, wish).map_err(explain)? else { return Ok(settled) };
         match step {

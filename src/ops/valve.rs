@@ -1,8 +1,9 @@
 //! Holds writers back while a flush makes room: root is suspended for moments.
 //!
-//! Only during the long parts of a flush, appending and merging, which need nothing of root. While
-//! the valve is closed nothing is printed, since whoever reads it may be waiting for root; memory
-//! is locked; and a guard process opens the valve should this one die.
+//! A second process tends the valve, since the first one is busy with the card and a writer at full
+//! memory speed can't wait for that. It is there only during the long parts of a flush, appending
+//! and merging, which need nothing of root; so it never meets the window of a seal. Should the first
+//! process die, it opens the valve and ends.
 
 use crate::daemon::pressure::{self, Level};
 use crate::dm::SnapshotStatus;
@@ -13,67 +14,64 @@ use crate::sys::guard::{self, Guard};
 use crate::sys::memory;
 use crate::units::Bytes;
 
-/// A valve that is ready, open or closed.
+/// Milliseconds between two looks.
+const EVERY: u16 = 2;
+
+/// A valve at work.
 pub struct Valve<'a> {
     control: &'a Control,
     message: Box<Message>,
     guard: Option<Guard>,
-    full_wait: u64,
-    closed: bool,
 }
 
 impl<'a> Valve<'a> {
-    /// Makes one for root, which must be awake and defer.
-    pub fn ready(control: &'a Control, full_wait: u64) -> Result<Self> {
-        let message = Message::about(Name::Root);
-        let mut for_guard = Message::about(Name::Root);
-        let guard = guard::post(|| {
-            let _ = control.run(Request::Resume { freeze: false }, &mut for_guard);
+    /// Sets one to work on root, which must be awake and defer. It closes at `full_wait` percent.
+    pub fn tended(control: &'a Control, full_wait: u64) -> Result<Self> {
+        let mut message = Message::about(Name::Root);
+        // Both closures run in the other process, one after the other.
+        let hand = std::cell::RefCell::new((false, Message::about(Name::Root)));
+        let mut tend = || {
+            let (closed, message) = &mut *hand.borrow_mut();
+            if let Some(level) = level(control, message)
+                && pressure::hold_back(&level, full_wait, *closed) != *closed
+            {
+                // Without freezing: that would write all dirty pages to the COW, which is what
+                // lacks room.
+                let turn = if *closed {
+                    Request::Resume { freeze: false }
+                } else {
+                    Request::Suspend { freeze: false }
+                };
+                if control.run(turn, message).is_ok() {
+                    *closed = !*closed;
+                }
+            }
+        };
+        let guard = guard::post(Some((EVERY, &mut tend)), |_| {
+            let (closed, message) = &mut *hand.borrow_mut();
+            if *closed {
+                let _ = control.run(Request::Resume { freeze: false }, message);
+            }
         })?;
-        Ok(Self { control, message, guard: Some(guard), full_wait, closed: false })
-    }
-
-    /// Looks at the level and closes or opens. What can't be seen or done leaves it as it is.
-    pub fn tend(&mut self) {
-        let Some(level) = self.level() else { return };
-        if pressure::hold_back(&level, self.full_wait, self.closed) {
-            self.close();
-        } else {
-            self.open();
-        }
-    }
-
-    fn level(&mut self) -> Option<Level> {
-        level(self.control, &mut self.message)
-    }
-
-    fn close(&mut self) {
-        // Without freezing: that would write all dirty pages to the COW, which is what lacks room.
-        let suspend = Request::Suspend { freeze: false };
-        if !self.closed && self.control.run(suspend, &mut self.message).is_ok() {
-            self.closed = true;
-        }
-    }
-
-    /// Lets writers go.
-    pub fn open(&mut self) {
-        let resume = Request::Resume { freeze: false };
-        if self.closed && self.control.run(resume, &mut self.message).is_ok() {
-            self.closed = false;
-        }
+        // Learn now what the look in `is_closed` needs.
+        let _ = control.run(Request::Status, &mut message);
+        Ok(Self { control, message, guard: Some(guard) })
     }
 
     /// Writers are held back.
-    pub fn is_closed(&self) -> bool {
-        self.closed
+    pub fn is_closed(&mut self) -> bool {
+        self.control.run(Request::Status, &mut self.message).is_ok() && self.message.is_suspended()
     }
 }
 
 impl Drop for Valve<'_> {
     fn drop(&mut self) {
-        self.open();
         if let Some(guard) = self.guard.take() {
             guard.dismiss();
+        }
+        // The process that tended it may have been killed.
+        if self.is_closed() {
+            let _ = self.control.run(Request::Resume { freeze: false }, &mut self.message);
         }
     }
 }
@@ -86,6 +84,6 @@ pub fn level(control: &Control, message: &mut Message) -> Option<Level> {
         SnapshotStatus::Overflow => (Bytes(1), Bytes(1)),
         _ => return None,
     };
-    let dirty = memory::info().map_or(Bytes(0), |memory| memory.dirty);
-    Some(Level { used, size, dirty })
+    let memory = memory::info().unwrap_or_default();
+    Some(Level { used, size, dirty: Bytes(memory.dirty.0.saturating_add(memory.writeback.0)) })
 }

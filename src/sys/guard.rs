@@ -1,8 +1,12 @@
-//! A second process that wakes root up should the first one die while root is suspended.
+//! A second process beside the one that flushes: it wakes root up should the first one die while
+//! root is suspended, and can look after something meanwhile.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, setsid};
@@ -15,18 +19,31 @@ pub struct Guard {
     pid: Pid,
 }
 
-/// Starts a guard that runs `rescue` when this process ends without [`Guard::dismiss`].
+/// How a guard's time ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was sent home.
+    Dismissed,
+    /// The process it guards died.
+    Orphaned,
+}
+
+/// What a guard does between its beginning and its end: something, every so many milliseconds.
+pub type Tend<'a> = (u16, &'a mut dyn FnMut());
+
+/// Starts a guard that runs `at_end` when this process ends or sends it home with
+/// [`Guard::dismiss`], and `tend` until then.
 ///
-/// Returns when the guard is in place with its memory locked. `rescue` must not allocate, print
-/// or touch a file: it runs while root may be suspended.
-pub fn post(rescue: impl FnOnce()) -> Result<Guard> {
+/// Returns when the guard is in place with its memory locked. Neither may print or touch a file on
+/// root: they run while root may be suspended.
+pub fn post(tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) -> Result<Guard> {
     let (mut wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
     // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
     // by _exit and never returns into the caller.
     match unsafe { fork() }.doing(|| "start the guard process")? {
         ForkResult::Child => {
             drop(wire);
-            watch(far_end, rescue);
+            watch(far_end, tend, at_end);
             // SAFETY: _exit ends the process at once, without the parent's exit handlers.
             unsafe { libc::_exit(0) }
         }
@@ -43,24 +60,36 @@ pub fn post(rescue: impl FnOnce()) -> Result<Guard> {
     }
 }
 
-fn watch(mut wire: UnixStream, rescue: impl FnOnce()) {
+fn watch(mut wire: UnixStream, mut tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) {
     // A name of its own, so that `killall -9 cowflush` does not kill both at once.
     // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-guard".as_ptr()) };
     // The parent's session and its terminal's signals are not the guard's.
     let _ = setsid();
     // Locks are not inherited.
-    if mlockall(MlockAllFlags::MCL_CURRENT).is_err() || wire.write_all(b"r").is_err() {
+    let lock = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
+    if mlockall(lock).is_err() || wire.write_all(b"r").is_err() {
         return;
     }
-    // One byte is the dismissal; an end without one is the parent's death.
-    if !matches!(wire.read(&mut [0]), Ok(1)) {
-        rescue();
+    if tend.is_some() {
+        super::priority::realtime(true);
     }
+    while let Some((every, work)) = &mut tend {
+        let mut heard = [PollFd::new(wire.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut heard, *every), Ok(0) | Err(Errno::EINTR)) {
+            break;
+        }
+        work();
+    }
+    // One byte is the dismissal; an end without one is the parent's death.
+    at_end(match wire.read(&mut [0]) {
+        Ok(1) => End::Dismissed,
+        _ => End::Orphaned,
+    });
 }
 
 impl Guard {
-    /// Sends the guard home. To be called when root is awake.
+    /// Sends the guard home and waits until it is gone.
     pub fn dismiss(mut self) {
         // If this fails the guard finds root awake and does nothing.
         let _ = self.wire.write_all(b"d");

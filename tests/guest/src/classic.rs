@@ -51,24 +51,20 @@ impl Classic {
         control.load(Name::Sealed, &[merge])?;
         let next = Target::Snapshot { origin, cow: fresh.number(), chunk: CHUNK_SECTORS };
 
-        let stall = memory::locked(|| {
-            let begin = Instant::now();
-            let mut message = Message::about(Name::Root);
-            control
-                .run(Request::Suspend { freeze: true }, &mut message)
-                .map_err(failed("suspend root"))?;
-            control.resume(Name::Sealed)?;
-            while control
-                .device(Name::Sealed)?
-                .and_then(|d| d.usage())
-                .is_some_and(|u| u.data().0 > 0)
-            {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            control.load(Name::Root, &[Line::whole(length, next)])?;
-            control.resume(Name::Root)?;
-            Ok(begin.elapsed())
-        })??;
+        memory::lock()?;
+        let begin = Instant::now();
+        let mut message = Message::about(Name::Root);
+        control
+            .run(Request::Suspend { freeze: true }, &mut message)
+            .map_err(failed("suspend root"))?;
+        control.resume(Name::Sealed)?;
+        while control.device(Name::Sealed)?.and_then(|d| d.usage()).is_some_and(|u| u.data().0 > 0)
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        control.load(Name::Root, &[Line::whole(length, next)])?;
+        control.resume(Name::Root)?;
+        let stall = begin.elapsed();
         control.remove(Name::Sealed)?;
         println!("merged_bytes {} stall_us {}", merged.0, stall.as_micros());
         Ok(ExitCode::SUCCESS)

@@ -335,7 +335,8 @@ impl Card {
                 chain.next.position =
                     if kind >> 2 & 1 == 1 { input.number() } else { link.position };
                 let mut table = entries.to_vec();
-                for (place, entry) in (chain.next.position.saturating_add(1)..).zip(&mut table) {
+                for (n, entry) in (1..).zip(&mut table) {
+                    let place = chain.next.position.saturating_add(n);
                     if entry.crc == 0 {
                         entry.crc = crc32c(self.chunk(chain.ring.chunk(place).min(CHUNKS - 1)));
                     }

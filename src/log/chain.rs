@@ -117,6 +117,15 @@ pub struct Segment {
     pub committed: bool,
 }
 
+impl Segment {
+    /// Where the data of each entry stand.
+    fn data(&self, ring: &Ring) -> impl Iterator<Item = (u64, &Entry)> {
+        let (ring, start) = (*ring, self.head.data());
+        // A forged position may be so large that counting on would overflow.
+        (0..).zip(&self.table).map(move |(n, entry)| (ring.chunk(start.saturating_add(n)), entry))
+    }
+}
+
 /// How a chain ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -302,9 +311,8 @@ impl Chain {
 
     /// The first chunk of a segment's data that is not as its table says.
     fn bad_data(&self, from: &mut impl Chunks, segment: &Segment) -> Option<u64> {
-        let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
         let wanted: Vec<_> =
-            places.zip(&segment.table).map(|(place, entry)| (place, entry.crc)).collect();
+            segment.data(&self.ring).map(|(place, entry)| (place, entry.crc)).collect();
         bad_chunks(from, &wanted).into_iter().next()
     }
 
@@ -336,8 +344,7 @@ impl Chain {
     pub fn live(&self) -> Vec<Live> {
         let mut live = Vec::new();
         for (index, segment) in self.segments.iter().enumerate() {
-            let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
-            live.extend(places.zip(&segment.table).map(|(place, entry)| Live {
+            live.extend(segment.data(&self.ring).map(|(place, entry)| Live {
                 old: entry.old,
                 place,
                 crc: entry.crc,
@@ -377,9 +384,8 @@ impl Chain {
     pub fn verify_all(&self, from: &mut impl Chunks) -> Vec<u64> {
         let mut bad = Vec::new();
         for segment in &self.segments {
-            let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
             let wanted: Vec<_> =
-                places.zip(&segment.table).map(|(place, entry)| (place, entry.crc)).collect();
+                segment.data(&self.ring).map(|(place, entry)| (place, entry.crc)).collect();
             bad.extend(bad_chunks(from, &wanted));
         }
         bad
@@ -672,6 +678,18 @@ mod tests {
         card.append(&[1], 11);
         card.put_header(old);
         assert!(matches!(card.chain().end, End::Damaged(_)));
+    }
+
+    #[test]
+    fn a_forged_position_at_the_end_of_all_numbers_is_only_a_position() {
+        let mut card = Card::new(1);
+        let start = Link { position: u64::MAX - 2, behind: 0, ..card.header.start };
+        card.put_header(Header { start, ..card.header });
+        let chain = card.chain();
+        card.write(&chain, &[1, 2, 3], 10);
+        let mut chain = card.chain();
+        assert_eq!(chain.verify(&mut card).len(), chain.live().len());
+        assert!(chain.verify_all(&mut card).is_empty());
     }
 
     proptest! {

@@ -326,7 +326,7 @@ impl Card {
                     position,
                     link: Link { sequence, behind, position: or(link.position), id: or(link.id) },
                 };
-                let at = chain.ring.chunk(or(link.position + 2));
+                let at = chain.ring.chunk(or(link.position.saturating_add(2)));
                 self.put(at.min(CHUNKS - 1), &commit.encode());
             }
             _ => {

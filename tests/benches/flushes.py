@@ -22,6 +22,9 @@ MIB = 1 << 20
 # What is written before a flush, by key: bytes.
 LOADS = {"scattered": 8 * MIB, "sequential": 8 * MIB, "logs": MIB // 4}
 PLAIN_BYTES, PLAIN_BLOCK = 8 * MIB, 256 << 10
+# No flush merges by itself, merges are measured alone; and the clock is one that loses no ticks
+# while the host is busy.
+ARGUMENTS = "cowflush.merge=100% tsc=reliable"
 PLAIN_DISK_BYTES = 64 * MIB
 # What is added up over a load's flushes, to be compared with one merge of all of them.
 TOLD = ("seconds", "card_wr_operations", "card_wr_bytes", "card_flush_operations")
@@ -68,8 +71,7 @@ def _guest(lab: Lab, card: Card, speed: Speed, name: str) -> VM:
     os.truncate(plain, PLAIN_DISK_BYTES)
     drives = (Drive(plain, throttle=speed.throttle),)
     copy = card.copy(lab.directory / f"{name}.img")
-    # No flush merges by itself: merges are measured alone.
-    return lab(copy, throttle=speed.throttle, drives=drives, append="cowflush.merge=100%", total=TOTAL_SECONDS)
+    return lab(copy, throttle=speed.throttle, drives=drives, append=ARGUMENTS, total=TOTAL_SECONDS)
 
 
 def _rounds(guests: dict[str, VM], kind: str, size: int, rounds: int, journal: set[int]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ export RUSTFMT := /usr/bin/rustfmt
 export CARGO_TARGET_DIR := $(CURDIR)/build/host
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 run: guest kernel-6.1 ## Boot a demonstration in QEMU
 	$(PYTHON) tests/demo.py
@@ -26,6 +26,9 @@ shell: guest kernel-6.1 ## Boot the same and get a shell in it
 test: build ## All tests: on this machine, then in QEMU
 	$(CARGO) test --workspace --locked
 	$(PYTHON) -m pytest -n 2 tests
+
+power-cut: build ## Cut the power of a flushing guest at thousands of points (a few minutes)
+	$(PYTHON) tests/power_cut.py
 
 bench: build ## Sizes, memory, boot time, and flushes beside the classic recipe (8 minutes)
 	$(PYTHON) tests/bench.py
@@ -55,7 +58,7 @@ guest: deps host
 	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
 
 # build/host/release/cowflush, for this machine: it recovers cards in the tests
-host: deps
+host: deps ## The program for this machine, in build/host/release
 	@$(CARGO) build --quiet --release --locked
 
 # build/kernel-VERSION/bzImage
@@ -66,4 +69,4 @@ kernel-%: deps
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test bench fuzz lint fmt build clean guest host deps
+.PHONY: help run shell test power-cut bench fuzz lint fmt build clean guest host deps

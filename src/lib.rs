@@ -1,7 +1,7 @@
 //! cowflush keeps a router's root filesystem in a RAM copy-on-write layer and flushes it to the
 //! flash card on demand. ARCHITECTURE.md tells how and why.
 //!
-//! * Pure modules decide and hold most tests: [`units`], [`dm`], [`cow`], ….
+//! * Pure modules decide and hold most tests: [`units`], [`dm`], [`cow`], [`log`], ….
 //! * [`sys`] is the kernel layer: every `unsafe` and every ioctl is there.
 //! * [`ops`] runs what was decided; [`commands`] is one file a subcommand.
 

@@ -11,6 +11,7 @@ use crate::log::chain::{End, Live};
 use crate::ops::log::Log;
 use crate::ops::log::make::Root;
 use crate::report::progress::Meter;
+use crate::sys::block;
 use crate::sys::direct::Direct;
 
 /// How long a log may take to appear that the command line names. It is usually on the card.
@@ -47,7 +48,7 @@ pub fn root_of(card: &Candidate) -> Root {
 /// Finds the log and verifies it; `news` gets what is worth knowing.
 pub fn find(card: &Candidate, options: &Options, mut news: impl FnMut(&str)) -> Found {
     let (partition, named) = match &options.log {
-        LogChoice::None => return Found::None,
+        LogChoice::None => return unused(card),
         LogChoice::Own => match own(card) {
             Some(partition) => (partition, false),
             None => return Found::None,
@@ -80,10 +81,28 @@ pub fn find(card: &Candidate, options: &Options, mut news: impl FnMut(&str)) -> 
     }
 }
 
-/// The partition whose log was made for this root.
+/// Not using a log that holds something is what was asked for, but it is no small thing.
+fn unused(card: &Candidate) -> Found {
+    match own(card) {
+        Some(partition) if Log::look(&partition.path()).is_ok_and(|log| !log.is_unused()) => {
+            let why = Error::new(
+                format!("see the flushes that are only in the log on {}", partition.name),
+                "cowflush.log=none is on the kernel command line",
+            )
+            .advise(KEPT);
+            Found::Kept { name: partition.name, why }
+        }
+        _ => Found::None,
+    }
+}
+
+/// The partition whose log was made for this root; first those on the same disk, since a copied
+/// card has a copied log.
 fn own(card: &Candidate) -> Option<Candidate> {
-    let root = root_of(card);
-    devices::candidates().into_iter().find(|candidate| {
+    let (root, disk) = (root_of(card), block::disk_of(card.number));
+    let mut candidates = devices::candidates();
+    candidates.sort_by_key(|candidate| block::disk_of(candidate.number) != disk);
+    candidates.into_iter().find(|candidate| {
         let known = candidate.filesystem.as_ref().map(|found| found.kind);
         // A log whose first copy of the header is damaged looks like nothing.
         let possible = known.is_none_or(|kind| kind == FLUSH_LOG);
@@ -131,12 +150,8 @@ fn judge(
         (Some(damage), _) => {
             news(&format!("{damage}."));
             // What was cut off must not count again when the log is read the next time.
-            log.append(
-                &[],
-                &mut Direct::open(&path)?,
-                &mut Direct::open(&card.path())?,
-                &mut Meter::new(),
-            )?;
+            let (mut nothing, mut root) = (Direct::open(&path)?, Direct::open(&card.path())?);
+            log.append(&[], &mut nothing, &mut root, &mut |_| Ok(()))?;
         }
         (None, End::Torn) => news(&format!(
             "the last flush into the log on {} was cut short: what counts is the one before.",

@@ -101,8 +101,9 @@ impl Session {
         session.limit = options.size.limit(memory.total, available);
         // What a flush seals must fit into the log. A log that can't be read says so when it is
         // needed.
-        if let Ok(Some(log)) = Log::of(&stack) {
-            session.limit = session.limit.min(log.capacity());
+        let capacity = stack.log_partition().map(|log| Log::capacity_at(&block::path(log)));
+        if let Some(Ok(capacity)) = capacity {
+            session.limit = session.limit.min(capacity);
         }
         // A flush that was killed may have left the COW small.
         session.grow()?;
@@ -142,7 +143,7 @@ impl Session {
         let (sealed, mut settled) =
             self.seal(&stack, seal::After::Defer { limit: self.limit }, wish)?;
         self.grow()?;
-        if self.is_log_nearly_full() {
+        if settled.log_used >= self.merge_at {
             let merged = self.settle(Wish { merge: true, ..Wish::default() })?;
             settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
             settled.merging += merged.merging;
@@ -162,11 +163,6 @@ impl Session {
     pub fn merge(&mut self) -> Result<Option<Settled>> {
         let settled = self.settle(Wish { merge: true, ..Wish::default() })?;
         Ok((settled.merged.0 > 0).then_some(settled))
-    }
-
-    fn is_log_nearly_full(&self) -> bool {
-        let log = self.control.stack().and_then(|stack| Log::of(&stack));
-        log.is_ok_and(|log| log.is_some_and(|log| log.used_percent() >= self.merge_at))
     }
 
     /// Flushes and lets root write straight through to the card.

@@ -28,6 +28,8 @@ pub struct Settled {
     pub logged: Bytes,
     /// How long that took, until they were durable.
     pub logging: Duration,
+    /// How much of the log is in use since, in percent.
+    pub log_used: u64,
     /// Bytes merged into the card.
     pub merged: Bytes,
     /// How long the kernel merged.
@@ -46,11 +48,13 @@ pub struct Hands<'a> {
 
 /// Brings the stack to rest: finishes a flush or a merge, or cleans up after a command that was
 /// killed; and does what is wished for beyond that.
-pub fn settle(hands: &mut Hands<'_>, mut wish: Wish) -> Result<Settled> {
+pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
     loopdev::release_strays();
+    // What a flush needs for itself is added until it is done.
+    let mut wish = wished;
     let control = hands.control;
     let mut settled = Settled::default();
-    // Each layer's merge is begun once for each command.
+    // A layer's merge that fails is not begun again by the same command.
     let mut begun = Vec::new();
     let mut merging_since = Instant::now();
     loop {
@@ -78,10 +82,14 @@ pub fn settle(hands: &mut Hands<'_>, mut wish: Wish) -> Result<Settled> {
                 settled.merging += merging_since.elapsed();
             }
             Step::Append => match append(hands, &stack, &mut settled)? {
-                Appended::Done => {}
+                Appended::Done => wish = wished,
                 Appended::NoRoom => wish.merge = true,
                 Appended::TooLarge => wish.direct = true,
             },
+            Step::Unlink(name) => {
+                run(control, &stack, step)?;
+                begun.retain(|begun| *begun != name);
+            }
             Step::StartMerge(name) => {
                 settled.merged.0 += start_merge(control, &stack, name)?.0;
                 begun.push(name);
@@ -136,15 +144,27 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
         return Ok(Appended::NoRoom);
     }
     let mut store = Direct::open(&block::path(cow))?;
-    log.append(&data.table, &mut store, &mut Direct::open(&block::path(card))?, hands.meter)?;
+    let Hands { meter, signals, .. } = hands;
+    meter.begin("logging", data.bytes());
+    let mut watch = |left| {
+        meter.show(left);
+        match signals.arrived() {
+            Some(signal) => Err(interrupted_append(signal)),
+            None => Ok(()),
+        }
+    };
+    let mut card = Direct::open(&block::path(card))?;
+    let appended = log.append(&data.table, &mut store, &mut card, &mut watch);
+    meter.clear();
+    appended?;
     settled.logged = data.bytes();
     settled.logging = begin.elapsed();
+    settled.log_used = log.used_percent();
 
     // Both tables have the same content, and nobody writes to the sealed device: root can read
     // through it while they are swapped. The view reads all of the log, so it takes the origin
     // for what is under it, and what read the log before is no longer needed.
-    let Some(log_device) = stack.log else { return Err(explain(Trouble::Foreign(Name::Log))) };
-    let data = view::Data::of_log(log_device.number, &log.chain);
+    let data = view::Data::of_log(device(stack, Name::Log)?.number, &log.chain);
     let cow = view::build(control, Name::View, &data, None, 0)?;
     let origin = device(stack, Name::Origin)?.number;
     replace(control, Name::Sealed, &sealed, |_, _, chunk| Target::Snapshot { origin, cow, chunk })?;
@@ -155,7 +175,7 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
 fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
     let layer = device(stack, name)?;
     let data = match (name, layer.target()) {
-        (Name::Logged, _) => view::Data::of_log(log_device(stack)?, &log(stack)?.chain),
+        (Name::Logged, _) => logged_data(stack)?,
         (_, Some(Target::Snapshot { origin, cow, .. })) => {
             // Root is about to be written to past the log: nothing in it may count after that, not
             // even a segment that an append left when it failed.
@@ -178,6 +198,21 @@ fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
     Ok(data.bytes())
 }
 
+/// What the log holds, its checksums compared: what was damaged must not get into root.
+fn logged_data(stack: &Stack) -> Result<view::Data> {
+    let mut log = log(stack)?;
+    log.verify();
+    if let Some(damage) = log.damage() {
+        return Err(Error::new("merge the flush log", damage)
+            .advise(
+                "Nothing was written to the card. Copy what you need to another machine, then \
+                 reboot: the boot goes on from the last flush that is intact.",
+            )
+            .exit(Exit::Lost));
+    }
+    Ok(view::Data::of_log(device(stack, Name::Log)?.number, &log.chain))
+}
+
 /// Makes sure that nothing in the log counts, before root is written to past it.
 ///
 /// A log that can't be written to is let be: its segments are told by root's superblock, which is
@@ -193,10 +228,6 @@ pub fn retire_log(stack: &Stack) {
 /// The log that the stack uses.
 fn log(stack: &Stack) -> Result<Log> {
     Log::of(stack)?.ok_or_else(|| explain(Trouble::Foreign(Name::Log)))
-}
-
-fn log_device(stack: &Stack) -> Result<DevNo> {
-    device(stack, Name::Log).map(|log| log.number)
 }
 
 /// Undoes what the view's mark says, so that FLUSHes reach the card again.
@@ -343,6 +374,12 @@ fn await_merge(hands: &mut Hands<'_>, name: Name, total: Bytes) -> Result<Option
     };
     meter.clear();
     Ok(signal)
+}
+
+fn interrupted_append(signal: Signal) -> Error {
+    Error::new("append to the flush log", format!("{signal} came"))
+        .advise("Nothing is lost: what was sealed stays in RAM, and the next flush appends it.")
+        .exit(Exit::Interrupted)
 }
 
 fn interrupted(signal: Signal) -> Error {

@@ -44,6 +44,11 @@ def cowflush() -> Path:
     return needed(BUILD / "i586" / "cowflush")
 
 
+def host_cowflush() -> Path:
+    """The same program built for this machine, for work on images."""
+    return needed(BUILD / "host" / "release" / "cowflush")
+
+
 def guest_tools() -> Path | None:
     """Helpers that only some tests want, so they may be absent."""
     path = BUILD / "i586" / "guest-tools"

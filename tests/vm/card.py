@@ -40,9 +40,10 @@ class Card:
         self.disk_id, self.partitions = _read_back(path)
 
     @classmethod
-    def create(cls, path: Path, filesystem: Filesystem = Filesystem()) -> Card:
-        """A card that no guest has seen yet."""
-        sparse.copy(_template(filesystem), path)
+    def create(cls, path: Path, filesystem: Filesystem = Filesystem(), partitions: str = "") -> Card:
+        """A card that no guest has seen yet. `partitions` is sfdisk's script, else the board's."""
+        script = partitions or artefacts.needed(artefacts.PARTITIONS).read_text()
+        sparse.copy(_template(filesystem, script), path)
         return cls(path)
 
     def copy(self, path: Path) -> Card:
@@ -105,10 +106,9 @@ def _sfdisk(arguments: list[str], script: bytes = b"") -> bytes:
     return done.stdout
 
 
-def _template(filesystem: Filesystem) -> Path:
+def _template(filesystem: Filesystem, partitions: str) -> Path:
     """A card to copy from, made once for each way to make it."""
-    partitions = artefacts.needed(artefacts.PARTITIONS)
-    key = _key(filesystem, [partitions, *rootfs.sources()])
+    key = _key(filesystem, partitions)
     template = artefacts.CACHE / f"card-{key}.img"
     if template.exists():
         template.touch()
@@ -116,7 +116,7 @@ def _template(filesystem: Filesystem) -> Path:
     artefacts.CACHE.mkdir(parents=True, exist_ok=True)
     _drop_stale(artefacts.CACHE.glob("card-*.img"))
     with tempfile.TemporaryDirectory(dir=artefacts.CACHE) as temporary:
-        card = _make(Path(temporary), partitions.read_bytes(), filesystem)
+        card = _make(Path(temporary), partitions.encode(), filesystem)
         packed = card.with_suffix(".sparse")
         sparse.copy(card, packed)  # mke2fs writes much that is zero
         packed.rename(template)  # in one step: another runner may be making the same
@@ -136,9 +136,9 @@ def _make(work: Path, partitions: bytes, filesystem: Filesystem) -> Path:
     return card
 
 
-def _key(filesystem: Filesystem, sources: Iterable[Path]) -> str:
-    digest = hashlib.sha256(repr((filesystem, CARD_BYTES)).encode())
-    for source in [*sources, Path(__file__), Path(ext.__file__)]:
+def _key(filesystem: Filesystem, partitions: str) -> str:
+    digest = hashlib.sha256(repr((filesystem, CARD_BYTES, partitions)).encode())
+    for source in [*rootfs.sources(), Path(__file__), Path(ext.__file__)]:
         digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()[:16]
 

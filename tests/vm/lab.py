@@ -24,10 +24,10 @@ class Lab:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
 
-    def card(self, filesystem: Filesystem = Filesystem()) -> Card:
+    def card(self, filesystem: Filesystem = Filesystem(), partitions: str = "") -> Card:
         """A fresh card."""
         self._cards += 1
-        return Card.create(self.directory / f"card-{self._cards}.img", filesystem)
+        return Card.create(self.directory / f"card-{self._cards}.img", filesystem, partitions)
 
     def __call__(self, card: Card | None = None, *, filesystem: Filesystem = Filesystem(), **options: Any) -> VM:
         """Boots a guest from `card`, or from a fresh one with `filesystem` on it."""

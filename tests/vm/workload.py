@@ -66,3 +66,13 @@ def check(card: Card, at_least: int) -> int:
     assert len(found) >= at_least, f"{at_least} rounds were flushed, the card has {len(found)}"
     assert found == hashes(len(found))
     return len(found)
+
+
+def check_in_guest(vm: VM, at_least: int) -> int:
+    """The same by a guest that has booted from the card, without the look at the filesystem."""
+    listing = vm.run(f"mkdir -p {FOLDER} && cd {FOLDER} && ls | grep -v new | xargs -r sha256sum", timeout=60).ok().text
+    pairs = (line.split() for line in listing.splitlines())
+    found = {f"{FOLDER}/{name}": digest for digest, name in pairs}
+    assert len(found) >= at_least, f"{at_least} rounds were flushed, the guest has {len(found)}"
+    assert found == hashes(len(found))
+    return len(found)

@@ -13,10 +13,12 @@ use crate::log::chain::behind_crc;
 use crate::log::crc::crc32c;
 use crate::log::format::{Entry, WITNESSES, Witness, sector_crcs};
 use crate::log::{segment, witness};
-use crate::report::progress::Meter;
 use crate::sys::direct::Direct;
 use crate::sys::{random, time};
 use crate::units::Bytes;
+
+/// Is told now and then how much is left to be written; an error ends the append.
+pub type Watch<'a> = dyn FnMut(Bytes) -> Result<()> + 'a;
 
 /// Chunks that are read and written together: 256 KiB.
 const PIECE: usize = 64;
@@ -24,16 +26,19 @@ const PIECE: usize = 64;
 impl Log {
     /// Appends what `table` says stands on `cow`; `card` is what it is sealed over. It must fit.
     ///
-    /// When this returns the segment is durable. If it fails, nothing is lost: the data are in
+    /// When this returns well the segment is durable. If it fails, nothing is lost: the data are in
     /// RAM, and what was in the log before is still there.
     pub fn append(
         &mut self,
         table: &[Exception],
         cow: &mut Direct,
         card: &mut Direct,
-        meter: &mut Meter,
+        watch: &mut Watch<'_>,
     ) -> Result<()> {
-        self.try_append(table, cow, card, meter).map_err(|error| {
+        self.try_append(table, cow, card, watch).map_err(|error| {
+            if error.exit_code() == Exit::Interrupted {
+                return error;
+            }
             error
                 .advise(
                     "Nothing is lost: all data stay in RAM and can be read, and what was flushed \
@@ -50,9 +55,8 @@ impl Log {
         table: &[Exception],
         cow: &mut Direct,
         card: &mut Direct,
-        meter: &mut Meter,
+        watch: &mut Watch<'_>,
     ) -> Result<()> {
-        meter.begin("logging", Bytes((table.len() * CHUNK_BYTES) as u64));
         let mut witnesses = self.witnesses(card)?;
         let mut entries = Vec::with_capacity(table.len());
         each_run(table, cow, |run, data| {
@@ -71,7 +75,7 @@ impl Log {
         out.put(&laid.bytes)?;
         let mut left = table.len();
         each_run(table, cow, |run, data| {
-            meter.show(Bytes((left * CHUNK_BYTES) as u64));
+            watch(Bytes((left * CHUNK_BYTES) as u64))?;
             left = left.saturating_sub(run.len());
             out.put(data)
         })?;
@@ -89,7 +93,6 @@ impl Log {
         self.disk.write_at(self.chain.ring.chunk(laid.head.commit()), &record)?;
         self.disk.sync()?;
         self.chain.push(laid.head, entries, &commit);
-        meter.clear();
         Ok(())
     }
 

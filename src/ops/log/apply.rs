@@ -34,15 +34,13 @@ impl Log {
     /// Copies `live`, what [`Self::verify`] returned, into root and makes it durable.
     pub fn apply(&mut self, live: &[Live], root: &mut Direct, meter: &mut Meter) -> Result<()> {
         meter.begin("merging", Bytes((live.len() * CHUNK_BYTES) as u64));
-        let mut left = live.len();
         let mut rest = live;
         let mut buffer = vec![0; PIECE * CHUNK_BYTES];
         while let Some(first) = rest.first() {
-            meter.show(Bytes((left * CHUNK_BYTES) as u64));
+            meter.show(Bytes((rest.len() * CHUNK_BYTES) as u64));
             let row = (first.old..).zip(rest).take(PIECE).take_while(|(at, live)| *at == live.old);
             let (row, next) = rest.split_at(row.count().max(1).min(rest.len()));
             rest = next;
-            left = rest.len();
             let bytes = buffer.get_mut(..row.len() * CHUNK_BYTES).unwrap_or_default();
             self.gather(row, bytes)?;
             root.write_at(first.old, bytes)?;

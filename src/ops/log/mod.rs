@@ -7,9 +7,11 @@ pub mod make;
 
 use std::path::Path;
 
+use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{self, Chain, End, NoLog};
 use crate::log::format::Header;
+use crate::log::ring::Ring;
 use crate::stack::Stack;
 use crate::sys::block;
 use crate::sys::direct::Direct;
@@ -50,6 +52,15 @@ impl Log {
         }
     }
 
+    /// How much data one flush can put into the log at `path`, when it is empty. Reads the header
+    /// only.
+    pub fn capacity_at(path: &Path) -> Result<Bytes> {
+        let mut disk = Direct::open(path)?;
+        let chunks = disk.chunks();
+        let found = chain::header(&mut disk, chunks).map_err(|why| explain(path, why))?;
+        Ok(capacity(Ring::new(found.header.chunks, found.header.align)))
+    }
+
     /// The log that the stack uses.
     pub fn of(stack: &Stack) -> Result<Option<Self>> {
         stack.log_partition().map(|partition| Self::open(&block::path(partition))).transpose()
@@ -85,11 +96,9 @@ impl Log {
         self.chain.verify_all(&mut self.disk)
     }
 
-    /// How much data one flush can put into the empty log. Head, table and commit record take one
-    /// chunk of about 340.
+    /// How much data one flush can put into the log when it is empty.
     pub fn capacity(&self) -> Bytes {
-        let chunks = self.chain.ring.length.saturating_sub(2);
-        Bytes((chunks - chunks / 300).saturating_mul(crate::cow::format::CHUNK_BYTES as u64))
+        capacity(Some(self.chain.ring))
     }
 
     /// What was lost, as a sentence; `None` when nothing was.
@@ -108,6 +117,12 @@ impl Log {
             damage.youngest,
         ))
     }
+}
+
+/// Head, table and commit record take one chunk of about 340.
+fn capacity(ring: Option<Ring>) -> Bytes {
+    let chunks = ring.map_or(0, |ring| ring.length.saturating_sub(2));
+    Bytes((chunks - chunks / 300).saturating_mul(CHUNK_BYTES as u64))
 }
 
 fn explain(path: &Path, why: NoLog) -> Error {

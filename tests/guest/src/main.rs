@@ -2,6 +2,7 @@
 
 mod classic;
 mod deny;
+mod direct;
 mod initmemory;
 mod killat;
 mod load;
@@ -25,6 +26,7 @@ struct Arguments {
 enum Tool {
     KillAt(killat::KillAt),
     Deny(deny::Deny),
+    Direct(direct::Direct),
     Writer(writer::Writer),
     Classic(classic::Classic),
     Memory(memory::Memory),
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let result = match arguments.tool {
         Tool::KillAt(tool) => tool.run(),
         Tool::Deny(tool) => tool.run(),
+        Tool::Direct(tool) => tool.run(),
         Tool::Writer(tool) => tool.run(),
         Tool::Classic(tool) => tool.run(),
         Tool::Memory(tool) => tool.run(),

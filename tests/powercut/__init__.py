@@ -1,0 +1,10 @@
+"""Enumerates power cuts: everything a card received is recorded once, then cut at many points.
+
+states     which states a power cut can leave a card in; pure
+ways       with a flush log or without: the card, and how it is recovered
+recording  a busy guest that flushes, with a record of its card and of each flush's exact state
+medium     the card as a cut left it, rebuilt quickly
+judge      recovers such a card and says what it holds
+boots      the same by a real boot
+run        all of it, and the figures
+"""

@@ -1,0 +1,124 @@
+"""Recovers a card that lost its power and says what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+from pathlib import Path
+
+from powercut.medium import Medium
+from powercut.recording import Mark, Recording, marks
+from powercut.states import Cuts, State
+from powercut.ways import LOG_SECTORS, LOG_START, ROOT_START, Recover, Refused
+from vm.ext import ExtImage
+from vm.writelog import Entry
+
+# A chunk, in sectors
+CHUNK = 8
+SHARED_MEMORY = "/dev/shm"
+
+
+class Outcome(Enum):
+    """What root is after the recovery; N is the last flush that had returned before the cut."""
+
+    REPORTED = "the state of flush N"
+    NEXT = "the state of flush N+1"
+    OLDER = "an older state"
+    NEWER = "a newer state"
+    TORN = "no flush's state"
+    REFUSED = "not recovered"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reported` is N; `complaint` is e2fsck's or the recovery's."""
+
+    state: State
+    reported: int
+    outcome: Outcome
+    complaint: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.outcome in (Outcome.REPORTED, Outcome.NEXT) and not self.complaint
+
+    def __str__(self) -> str:
+        return f"{self.state}\n    N is {self.reported}; root is {self.outcome.value}. {self.complaint}".rstrip()
+
+
+class Judge:
+    """Judges the states of one recording. `recover` sees the files of the partitions, root first."""
+
+    def __init__(self, recording: Recording, recover: Recover) -> None:
+        self.recording = recording
+        self.entries = recording.entries()
+        self.marks = marks(self.entries)
+        self.cuts = Cuts(self.entries, unrelated=[mark.entry for mark in self.marks])
+        self._recover = recover
+        self.flush_of = {digest: number for number, digest in enumerate(recording.digests())}
+        assert len(self.flush_of) == len(self.marks) + 1, "two flushes left the same state: nothing tells them apart"
+        self._complaints: dict[str, str] = {}
+
+    def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
+        # In RAM where that can be had: the tool syncs what it writes, thousands of times.
+        with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None) as work:
+            medium = Medium(Path(work), self.recording.blank, self.entries)
+            for state in sorted(states, key=lambda state: state.start):
+                with medium.after(state):
+                    yield self._judge(state, medium.files)
+
+    def _judge(self, state: State, files: Sequence[Path]) -> Verdict:
+        number = reported(self.marks, state)
+        try:
+            root = self._recover(files)
+        except Refused as refused:
+            return Verdict(state, number, Outcome.REFUSED, str(refused))
+        digest = hashlib.sha256(root.read_bytes()).hexdigest()
+        return Verdict(state, number, outcome(self.flush_of.get(digest), number), self._fsck(root, digest))
+
+    def _fsck(self, root: Path, digest: str) -> str:
+        """What e2fsck has to say; most states are alike, and one look at each is enough."""
+        if digest not in self._complaints:
+            try:
+                ExtImage(root).fsck()
+                self._complaints[digest] = ""
+            except AssertionError as error:
+                self._complaints[digest] = str(error)
+        return self._complaints[digest]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How much of what the card received was for root and for the log, and how often the log began anew."""
+
+    root: int
+    log: int
+    wraps: int
+
+
+def traffic(entries: Sequence[Entry]) -> Traffic:
+    writes = [entry.sector for entry in entries if entry.data]
+    root = sum(ROOT_START <= sector < LOG_START for sector in writes)
+    # Between the two copies of the header, which are a chunk each.
+    ring = range(LOG_START + CHUNK, LOG_START + LOG_SECTORS - CHUNK)
+    log = [sector for sector in writes if sector in ring]
+    return Traffic(root, len(log), sum(later < earlier for earlier, later in pairwise(log)))
+
+
+def reported(marks: Sequence[Mark], state: State) -> int:
+    """The number of the last flush that had returned before the cut."""
+    return sum(mark.entry < state.seen for mark in marks)
+
+
+def outcome(found: int | None, number: int) -> Outcome:
+    """`found` is the flush whose state root is, `number` the last one that had returned."""
+    if found is None:
+        return Outcome.TORN
+    if found in (number, number + 1):
+        return Outcome.REPORTED if found == number else Outcome.NEXT
+    return Outcome.OLDER if found < number else Outcome.NEWER

@@ -1,0 +1,48 @@
+"""Power cuts at all points of a record; `make power-cut` does the same with thousands of cuts."""
+
+from __future__ import annotations
+
+import pytest
+
+from powercut import run
+from powercut.judge import Outcome
+from powercut.ways import LOG, NO_LOG
+from vm.lab import Lab
+
+SEED = 1
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_without_a_log_a_cut_tears_the_merge(boot: Lab) -> None:
+    """The control: a check that sees no damage here would see none anywhere."""
+    judge = run.recorded(boot, NO_LOG, flushes=3)
+    boundaries = judge.cuts.boundaries()
+    assert len(boundaries) >= 5
+    verdicts = run.judged(judge, [*boundaries, *judge.cuts.drawn(200, SEED)], print)
+    print(run.table(verdicts))
+    assert run.control_complaint(verdicts) == ""
+
+    assert run.booted(boot, NO_LOG, judge, [boundaries[1], boundaries[-1]]) == {}
+    unseen = next(v.state for v in verdicts if v.outcome is Outcome.TORN and not v.complaint)
+    # A guest may well boot from it; that its root is no flush's is what must be noticed.
+    assert "root is not as flush" in run.booted(boot, NO_LOG, judge, [unseen])[unseen.name]
+
+    again = run.cut_again(boot, NO_LOG, judge, boundaries[1], flushes=1)
+    second = run.judged(again, [*again.cuts.boundaries(), *again.cuts.drawn(50, SEED)], print)
+    assert [verdict.good for verdict in second if verdict.state.at_boundary] == [True] * 3
+    assert not all(verdict.good for verdict in second)
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_with_the_log_no_cut_does_harm(boot: Lab) -> None:
+    judge = run.recorded(boot, LOG, flushes=9)
+    assert run.idle_complaint(judge) == ""
+    verdicts = run.judged(judge, [*judge.cuts.boundaries(), *judge.cuts.drawn(250, SEED)], print)
+    print(run.table(verdicts))
+    assert all(verdict.good for verdict in verdicts), run.failures(verdicts)
+    [*states, twice] = run.sample(verdicts, 4, SEED)
+    assert run.booted(boot, LOG, judge, states) == {}
+
+    again = run.cut_again(boot, LOG, judge, twice, flushes=2)
+    second = run.judged(again, [*again.cuts.boundaries(), *again.cuts.drawn(50, SEED)], print)
+    assert all(verdict.good for verdict in second), run.failures(second)

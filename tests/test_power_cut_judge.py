@@ -1,0 +1,238 @@
+"""The judge of power cuts on records made by hand, on the host: it tells each outcome from the others."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from powercut import run
+from powercut.judge import CHUNK, Judge, Outcome, Traffic, Verdict, outcome, reported, traffic
+from powercut.medium import Medium, rebuild
+from powercut.recording import MARK_SECTOR, STATES_SECTOR, Mark, Recording, make_states, marks
+from powercut.states import Arrived, Cuts, State
+from powercut.ways import LOG_SECTORS, LOG_START, NO_LOG, ROOT_ONLY, ROOT_SECTORS, ROOT_START, Refused, Way, with_the_tool
+from vm import Card, artefacts, sparse, writelog
+from vm.sparse import SECTOR
+from vm.writelog import ENTRY, FLUSH, MAGIC, SUPERBLOCK, Entry
+
+BARRIER = Entry(0, FLUSH, b"")
+# In the last MiB of root, which a fresh filesystem does not use.
+FREE = 8192 + (19 << 20) // SECTOR
+SUPER = 8192 + 2
+
+Make = Callable[..., Judge]
+
+
+def write(sector: int, text: str) -> Entry:
+    return Entry(sector, 0, b"".join(letter.encode() * SECTOR for letter in text))
+
+
+def mark(number: int) -> Entry:
+    return Entry(MARK_SECTOR + number, 0, f"flush {number} returned, rounds 0\n".encode().ljust(SECTOR, b"\0"))
+
+
+def save(entries: list[Entry], log: Path) -> None:
+    """Writes a log as QEMU does."""
+    with open(log, "wb") as file:
+        file.write(SUPERBLOCK.pack(MAGIC, 1, len(entries), SECTOR).ljust(SECTOR, b"\0"))
+        for entry in entries:
+            header = ENTRY.pack(entry.sector, len(entry.data) // SECTOR, entry.flags, 0)
+            file.write(header.ljust(SECTOR, b"\0") + entry.data)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A judge of these entries, which must not lose anything: each mark's state is all that came before it."""
+
+    def judge(entries: list[Entry], way: Way = NO_LOG) -> Judge:
+        card = Card.create(tmp_path / "blank.img", partitions=way.partitions)
+        recording = Recording.open(tmp_path)
+        save(entries, recording.log)
+        then = card.copy(tmp_path / "then.img")
+        cuts = [0, *(mark.entry for mark in marks(entries))]
+        make_states(recording.states, len(cuts))
+        for number, count in enumerate(cuts):
+            writelog.replay(iter(entries[:count]), then.path)
+            root = way.recover(Medium(tmp_path, then, []).files)
+            at = (STATES_SECTOR + number * ROOT_SECTORS) * SECTOR
+            sparse.copy_range(root, recording.states, 0, at, ROOT_SECTORS * SECTOR)
+        return Judge(recording, way.recover)
+
+    return judge
+
+
+def judged(judge: Judge, *states: State) -> list[Verdict]:
+    return list(judge.verdicts(states))
+
+
+TWO_FLUSHES = [write(FREE, "ab"), write(FREE + 8, "c"), BARRIER, mark(1), write(FREE, "de"), write(FREE + 4, "f"), BARRIER, mark(2)]
+
+
+def test_the_boundaries_of_an_honest_record_are_good(make: Make) -> None:
+    judge = make(TWO_FLUSHES)
+    verdicts = judged(judge, *judge.cuts.boundaries())
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.REPORTED, Outcome.NEXT, Outcome.NEXT, Outcome.REPORTED]
+    assert all(verdict.good for verdict in verdicts)
+    assert [verdict.reported for verdict in verdicts] == [0, 0, 1, 2]
+
+
+def test_a_torn_flush_is_seen(make: Make) -> None:
+    [verdict] = judged(make(TWO_FLUSHES), State("x", 1, 3, 6, (Arrived(4),)))
+    assert verdict.outcome is Outcome.TORN and not verdict.good
+    assert verdict.complaint == "", "e2fsck can't see this damage, which is why the states are compared"
+
+
+def test_a_torn_sector_is_seen(make: Make) -> None:
+    all_but_one = (Arrived(4, (0,)), Arrived(5))
+    [verdict] = judged(make(TWO_FLUSHES), State("x", 1, 3, 6, all_but_one))
+    assert verdict.outcome is Outcome.TORN
+
+
+def test_a_flush_that_returned_too_early_is_seen(make: Make) -> None:
+    judge = make([write(FREE, "a"), mark(1), BARRIER])
+    lost, kept = judged(judge, State("x", 0, 0, 2), State("y", 0, 0, 2, (Arrived(0),)))
+    assert lost.outcome is Outcome.OLDER and not lost.good
+    assert kept.outcome is Outcome.REPORTED and kept.good
+
+
+def test_damage_that_e2fsck_sees_is_never_good(make: Make) -> None:
+    judge = make([write(SUPER, "ab"), BARRIER, mark(1)])
+    [verdict] = judged(judge, judge.cuts.boundaries()[-1])
+    assert verdict.outcome is Outcome.REPORTED
+    assert "e2fsck -fn" in verdict.complaint and not verdict.good
+
+
+def test_a_refused_recovery_is_never_good(make: Make) -> None:
+    def refuse(_files: object) -> Path:
+        raise Refused("no")
+
+    recording = make(TWO_FLUSHES).recording
+    judge = Judge(recording, refuse)
+    verdicts = judged(judge, *judge.cuts.boundaries())
+    assert {(verdict.outcome, verdict.complaint, verdict.good) for verdict in verdicts} == {(Outcome.REFUSED, "no", False)}
+
+
+def test_flushes_that_can_not_be_told_apart_are_an_error(make: Make) -> None:
+    with pytest.raises(AssertionError, match="the same state"):
+        make([write(FREE, "a"), BARRIER, mark(1), BARRIER, mark(2)])
+
+
+@pytest.mark.parametrize(
+    "found, number, expected",
+    [
+        (3, 3, Outcome.REPORTED),
+        (4, 3, Outcome.NEXT),
+        (2, 3, Outcome.OLDER),
+        (0, 3, Outcome.OLDER),
+        (5, 3, Outcome.NEWER),
+        (None, 3, Outcome.TORN),
+    ],
+)
+def test_outcomes(found: int | None, number: int, expected: Outcome) -> None:
+    assert outcome(found, number) is expected
+
+
+@pytest.mark.parametrize("seen, expected", [(0, 0), (5, 0), (6, 1), (9, 1), (10, 2)])
+def test_a_flush_is_reported_once_its_mark_was_received(seen: int, expected: int) -> None:
+    found = [Mark(5, 1, 0), Mark(9, 2, 0)]
+    assert reported(found, State("x", 0, 0, seen)) == expected
+
+
+def test_a_quick_rebuild_is_the_same_as_a_whole_one(make: Make, tmp_path: Path) -> None:
+    judge = make(TWO_FLUSHES)
+    cuts = Cuts(judge.entries)
+    states = sorted(cuts.drawn(30, seed=1), key=lambda state: state.start)
+    medium = Medium(tmp_path, judge.recording.blank, judge.entries)
+    for state in states:
+        whole = rebuild(tmp_path / "whole.img", judge.recording.blank, judge.entries, state)
+        with medium.after(state):
+            assert sparse.differing_sectors(whole.fs().path, medium.files[0]) == []
+
+
+def test_states_out_of_order_are_refused(make: Make, tmp_path: Path) -> None:
+    judge = make(TWO_FLUSHES)
+    medium = Medium(tmp_path, judge.recording.blank, judge.entries)
+    states = judge.cuts.boundaries()
+    with medium.after(states[2]):
+        before = hashlib.sha256(medium.files[0].read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="sort them"), medium.after(states[0]):
+        pass
+    assert hashlib.sha256(medium.files[0].read_bytes()).hexdigest() == before
+
+
+def test_a_control_without_damage_is_no_control(make: Make) -> None:
+    judge = make(TWO_FLUSHES)
+    whole = judged(judge, *judge.cuts.boundaries())
+    unseen = judged(judge, State("x", 1, 3, 6, (Arrived(4),)))
+    seen = [Verdict(unseen[0].state, 1, Outcome.TORN, "e2fsck's words")]
+    older = [Verdict(unseen[0].state, 1, Outcome.OLDER)]
+    assert "no cut has torn" in run.control_complaint(whole)
+    assert "e2fsck sees it" in run.control_complaint([*whole, *unseen])
+    assert "only the comparison" in run.control_complaint([*whole, *seen])
+    assert "had confirmed" in run.control_complaint([*whole, *seen, *unseen, *older])
+    assert run.control_complaint([*whole, *seen, *unseen]) == ""
+
+
+def test_traffic_tells_merges_appends_and_wraps() -> None:
+    header, first, late = LOG_START, LOG_START + CHUNK, LOG_START + LOG_SECTORS - 2 * CHUNK
+    entries = [write(sector, "a") for sector in (header, late, BARRIER.sector, ROOT_START, first, first + 1, header)]
+    assert traffic(entries) == Traffic(root=1, log=3, wraps=1)
+    assert traffic([]) == Traffic(0, 0, 0)
+
+
+def test_the_tool_is_asked_and_its_refusal_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, log, tool = tmp_path / "root.img", tmp_path / "log.img", tmp_path / "host" / "release" / "cowflush"
+    root.write_text("root")
+    log.write_text("log")
+    tool.parent.mkdir(parents=True)
+    tool.write_text('#!/bin/sh\n[ "$1 $4" = "recover --export" ] && cat "$2" "$3" >"$5" && ! grep -q bad "$3"\n')
+    tool.chmod(0o755)
+    monkeypatch.setattr(artefacts, "BUILD", tmp_path)
+    assert with_the_tool([root, log]).read_text() == "rootlog"
+    log.write_text("bad")
+    with pytest.raises(Refused, match="ended with 1"):
+        with_the_tool([root, log])
+
+
+# The smallest log there is: sector 0 is "v" while sectors 1 and 2 are to be copied to FREE and FREE + 8.
+LOG = 8192 + ROOT_SECTORS
+LOG_PARTITION = f"start={LOG}, size=2048, type=da\n"
+
+
+def recover_from_tiny_log(partitions: Sequence[Path]) -> Path:
+    root, log = partitions
+    out = root.with_name("out.img")
+    shutil.copyfile(root, out)
+    record = log.read_bytes()
+    if record[0:1] == b"v":
+        with open(out, "r+b") as file:
+            for number, sector in ((1, FREE), (2, FREE + 8)):
+                file.seek((sector - 8192) * SECTOR)
+                file.write(record[number * SECTOR : (number + 1) * SECTOR])
+    return out
+
+
+TINY_LOG = Way("tiny", ROOT_ONLY + LOG_PARTITION, recover_from_tiny_log)
+
+
+def logged_flush(number: int, letters: str, ordered: bool) -> list[Entry]:
+    """Appended, committed, reported, merged, and the commit taken back; FLUSHes after each if `ordered`."""
+    barrier = [BARRIER] if ordered else []
+    append, commit, free = [write(LOG + 1, letters)], write(LOG, "v"), write(LOG, "-")
+    merge = [write(FREE, letters[0]), write(FREE + 8, letters[1])]
+    return [*append, *barrier, commit, BARRIER, mark(number), *merge, *barrier, free, BARRIER]
+
+
+def test_a_right_log_survives_every_cut_and_a_wrong_one_does_not(make: Make) -> None:
+    right = make([*logged_flush(1, "ab", True), *logged_flush(2, "cd", True)], TINY_LOG)
+    verdicts = judged(right, *right.cuts.boundaries(), *right.cuts.drawn(100, seed=1))
+    assert [str(verdict) for verdict in verdicts if not verdict.good] == []
+    assert {verdict.reported for verdict in verdicts} == {0, 1, 2}
+
+    wrong = make([*logged_flush(1, "ab", False), *logged_flush(2, "cd", False)], TINY_LOG)
+    outcomes = {verdict.outcome for verdict in judged(wrong, *wrong.cuts.drawn(100, seed=1))}
+    assert Outcome.TORN in outcomes

@@ -90,10 +90,10 @@ def _summary(mine: list[Boot], direct: list[Boot]) -> dict[str, Any]:
 
 
 def rows(figures: dict[str, Any]) -> list[Row]:
-    found = [
-        Row(f"{way}", f"{log['segments']} segments", f"{log['used_bytes'] / 1024:.0f} of {log['size_bytes'] / 1024:.0f} KiB")
-        for way, log in figures["logs"].items()
-    ]
+    found = []
+    for way, log in figures["logs"].items():
+        used = f"{log['used_bytes'] / 1024:.0f} of {log['size_bytes'] / 1024:.0f} KiB"
+        found.append(Row(way, f"{log['segments']} segments", used))
     for kind in ("counted", "timed", "slow"):
         for way, values in figures[kind].items():
             spread = f"{values['shortest_seconds']:.3f} to {values['longest_seconds']:.3f} s"

@@ -1,6 +1,6 @@
 //! Appending a sealed COW to the log as one segment.
 //!
-//! The order makes it safe against a power cut: data, head and table are written first; a FLUSH
+//! The order makes it safe against a power cut: head, table and data are written first; a FLUSH
 //! makes them durable; only then is the commit record written, and made durable by a second FLUSH.
 //! A reader that finds the commit record may rely on what stands before it.
 
@@ -11,7 +11,7 @@ use crate::cow::view;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::behind_crc;
 use crate::log::crc::crc32c;
-use crate::log::format::{Entry, WITNESSES, Witness, head_chunks, sector_crcs};
+use crate::log::format::{Entry, WITNESSES, Witness, sector_crcs};
 use crate::log::{segment, witness};
 use crate::sys::direct::Direct;
 use crate::sys::{random, time};
@@ -59,25 +59,26 @@ impl Log {
     ) -> Result<()> {
         let mut witnesses = self.witnesses(card)?;
         let mut entries = Vec::with_capacity(table.len());
-        let count = u32::try_from(table.len()).unwrap_or(u32::MAX);
-        let start = self.chain.next.position;
-        // The data first: their checksums are computed while the card is busy with them.
-        let mut out = Stream::new(self, start.saturating_add(head_chunks(count)));
         each_run(table, cow, |run, data| {
-            watch(Bytes(((table.len() - entries.len()) * CHUNK_BYTES) as u64))?;
             for (exception, chunk) in run.iter().zip(data.chunks_exact(CHUNK_BYTES)) {
                 entries.push(Entry { old: exception.old, crc: crc32c(chunk) });
                 for witness in witnesses.iter_mut().filter(|w| w.chunk == exception.old) {
                     witness.after = sector_crcs(chunk);
                 }
             }
-            out.put(data)
+            Ok(())
         })?;
-        out.end()?;
         let laid =
             segment::layout(&self.chain, &entries, witnesses, random::random()?, time::now());
-        let mut out = Stream::new(self, start);
+
+        let mut out = Stream::new(self, laid.head.position);
         out.put(&laid.bytes)?;
+        let mut left = table.len();
+        each_run(table, cow, |run, data| {
+            watch(Bytes((left * CHUNK_BYTES) as u64))?;
+            left = left.saturating_sub(run.len());
+            out.put(data)
+        })?;
         out.end()?;
         self.disk.sync()?;
 

@@ -30,7 +30,7 @@ test: build ## All tests: on this machine, then in QEMU
 power-cut: build ## Cut the power of a flushing guest at thousands of points (a few minutes)
 	$(PYTHON) tests/power_cut.py
 
-bench: build ## Sizes, memory, boot time, and flushes beside the classic recipe (8 minutes)
+bench: build ## Sizes, memory, boot time, and flushes beside the classic recipe (15 minutes)
 	$(PYTHON) tests/bench.py
 
 SECONDS := 60

@@ -2,7 +2,7 @@
 //! found, and what it starts from, stays right without it.
 
 // A test may panic.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ mod targets {
     pub mod cli;
     pub mod cmdline;
     pub mod cow;
+    pub mod log;
     pub mod record;
     pub mod tables;
 }
@@ -25,6 +26,7 @@ const TARGETS: &[Target] = &[
     ("cli", targets::cli::check),
     ("cmdline", targets::cmdline::check),
     ("cow", targets::cow::check),
+    ("log", targets::log::check),
     ("record", targets::record::check),
     ("tables", targets::tables::check),
 ];

@@ -8,6 +8,7 @@ use super::devices::{self, Candidate};
 use super::superblock::{FLUSH_LOG, uuid_bytes};
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{End, Live};
+use crate::log::format::Header;
 use crate::ops::log::Log;
 use crate::ops::log::make::Root;
 use crate::report::progress::Meter;
@@ -108,12 +109,12 @@ fn own(card: &Candidate) -> Option<Candidate> {
         let possible = known.is_none_or(|kind| kind == FLUSH_LOG);
         possible
             && candidate.number != card.number
-            && Log::look(&candidate.path()).is_ok_and(|log| belongs(&log, root))
+            && Log::header_at(&candidate.path()).is_ok_and(|header| belongs(&header, root))
     })
 }
 
-fn belongs(log: &Log, root: Root) -> bool {
-    log.header().root_uuid == root.uuid && log.header().root_sectors == root.size.0
+fn belongs(header: &Header, root: Root) -> bool {
+    header.root_uuid == root.uuid && header.root_sectors == root.size.0
 }
 
 fn judge(
@@ -125,7 +126,7 @@ fn judge(
     let path = partition.path();
     let (mut log, root) = (Log::open(&path)?, root_of(card));
     let what = || format!("use the flush log on {}", path.display());
-    if !belongs(&log, root) {
+    if !belongs(log.header(), root) {
         if !log.is_unused() || !named {
             return Err(Error::new(
                 what(),

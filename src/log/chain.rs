@@ -117,6 +117,15 @@ pub struct Segment {
     pub committed: bool,
 }
 
+impl Segment {
+    /// Where the data of each entry stand.
+    fn data(&self, ring: &Ring) -> impl Iterator<Item = (u64, &Entry)> {
+        let (ring, start) = (*ring, self.head.data());
+        // A forged position may be so large that counting on would overflow.
+        (0..).zip(&self.table).map(move |(n, entry)| (ring.chunk(start.saturating_add(n)), entry))
+    }
+}
+
 /// How a chain ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -197,11 +206,14 @@ impl Chain {
             Self { header, ring, segments: Vec::new(), end: End::Clean, next: header.start };
         let mut behind = Some(header.start.behind);
         loop {
-            if chain.room() < segment_chunks(0) || chain.is_as_left(from, behind) {
+            if chain.room() < segment_chunks(0) {
                 return Ok(chain);
             }
+            // First the head: a boot reads them all, and each read of a card takes its time.
             let Some(segment) = chain.segment(from) else {
-                chain.end = chain.search(from);
+                if !chain.is_as_left(from, behind) {
+                    chain.end = chain.search(from);
+                }
                 return Ok(chain);
             };
             let commit = chain.commit(from, &segment.head);
@@ -302,9 +314,8 @@ impl Chain {
 
     /// The first chunk of a segment's data that is not as its table says.
     fn bad_data(&self, from: &mut impl Chunks, segment: &Segment) -> Option<u64> {
-        let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
         let wanted: Vec<_> =
-            places.zip(&segment.table).map(|(place, entry)| (place, entry.crc)).collect();
+            segment.data(&self.ring).map(|(place, entry)| (place, entry.crc)).collect();
         bad_chunks(from, &wanted).into_iter().next()
     }
 
@@ -336,8 +347,7 @@ impl Chain {
     pub fn live(&self) -> Vec<Live> {
         let mut live = Vec::new();
         for (index, segment) in self.segments.iter().enumerate() {
-            let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
-            live.extend(places.zip(&segment.table).map(|(place, entry)| Live {
+            live.extend(segment.data(&self.ring).map(|(place, entry)| Live {
                 old: entry.old,
                 place,
                 crc: entry.crc,
@@ -377,9 +387,8 @@ impl Chain {
     pub fn verify_all(&self, from: &mut impl Chunks) -> Vec<u64> {
         let mut bad = Vec::new();
         for segment in &self.segments {
-            let places = (segment.head.data()..).map(|position| self.ring.chunk(position));
             let wanted: Vec<_> =
-                places.zip(&segment.table).map(|(place, entry)| (place, entry.crc)).collect();
+                segment.data(&self.ring).map(|(place, entry)| (place, entry.crc)).collect();
             bad.extend(bad_chunks(from, &wanted));
         }
         bad
@@ -399,11 +408,15 @@ impl Chain {
 
 /// Checksum of the [`BEHIND`] chunks from a position on.
 pub fn behind_crc(from: &mut impl Chunks, ring: &Ring, position: u64) -> Result<u32, Unreadable> {
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut buffer = vec![0; BEHIND as usize * CHUNK_BYTES];
+    let (mut at, end) = (position, position.saturating_add(BEHIND));
     let mut state = !0;
-    for at in position..position.saturating_add(BEHIND) {
-        from.read(ring.chunk(at), &mut chunk)?;
-        state = crc::update(state, &chunk);
+    while at < end {
+        let count = ring.contiguous(at).clamp(1, end - at);
+        let row = buffer.get_mut(..count as usize * CHUNK_BYTES).unwrap_or_default();
+        from.read(ring.chunk(at), row)?;
+        state = crc::update(state, row);
+        at += count;
     }
     Ok(!state)
 }
@@ -452,6 +465,8 @@ mod tests {
     #[derive(Clone)]
     struct Card {
         bytes: Vec<u8>,
+        /// How often it was read.
+        reads: u64,
         header: Header,
         /// The chain as a reader would find it after each flush.
         root: BTreeMap<u64, u8>,
@@ -459,6 +474,7 @@ mod tests {
 
     impl Chunks for Card {
         fn read(&mut self, chunk: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+            self.reads += 1;
             let at = chunk as usize * CHUNK_BYTES;
             into.copy_from_slice(self.bytes.get(at..at + into.len()).ok_or(Unreadable)?);
             Ok(())
@@ -481,7 +497,7 @@ mod tests {
                 ..Header::default()
             };
             let ring = Ring::new(CHUNKS, align).unwrap();
-            let mut card = Self { bytes, header, root: BTreeMap::new() };
+            let mut card = Self { bytes, reads: 0, header, root: BTreeMap::new() };
             let behind = behind_crc(&mut card, &ring, 0).unwrap();
             header.start = Link { id: 77, sequence: 0, position: 0, behind };
             card.put_header(header);
@@ -575,6 +591,23 @@ mod tests {
             }
             assert!(card.header.start.position > 3 * card.chain().ring.length);
         }
+    }
+
+    #[test]
+    fn a_small_segment_costs_two_reads() {
+        let mut card = Card::new(1);
+        let empty = {
+            card.reads = 0;
+            card.chain();
+            card.reads
+        };
+        for n in 0..20 {
+            card.append(&[n, 30], 10);
+        }
+        card.reads = 0;
+        assert_eq!(card.chain().segments.len(), 20);
+        // Its head and its commit record.
+        assert_eq!(card.reads, empty + 20 * 2);
     }
 
     #[test]
@@ -672,6 +705,18 @@ mod tests {
         card.append(&[1], 11);
         card.put_header(old);
         assert!(matches!(card.chain().end, End::Damaged(_)));
+    }
+
+    #[test]
+    fn a_forged_position_at_the_end_of_all_numbers_is_only_a_position() {
+        let mut card = Card::new(1);
+        let start = Link { position: u64::MAX - 2, behind: 0, ..card.header.start };
+        card.put_header(Header { start, ..card.header });
+        let chain = card.chain();
+        card.write(&chain, &[1, 2, 3], 10);
+        let mut chain = card.chain();
+        assert_eq!(chain.verify(&mut card).len(), chain.live().len());
+        assert!(chain.verify_all(&mut card).is_empty());
     }
 
     proptest! {

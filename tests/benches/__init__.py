@@ -2,10 +2,11 @@
 
 sizes     the programs' sizes
 memory    how much memory each command needs
-boots     how long a boot takes, with and without the initramfs
+boots     how long a boot takes, with and without the initramfs and a flush log
 cards     the cards that flushes are measured on, and their speeds
-ways      one measured flush, cowflush's or the classic recipe's
+ways      one measured flush, cowflush's, with a log or without, or the classic recipe's
 cowtable  how scattered a COW is
-flushes   rounds of flushes, both ways beside each other
+logcards  cards whose flush log holds no segment, some, or as much as it can
+flushes   rounds of flushes, all ways beside each other
 output    figures as JSON and as a table
 """

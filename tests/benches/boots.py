@@ -1,4 +1,4 @@
-"""How long a boot takes, by the guest's clock, with and without the initramfs."""
+"""How long a boot takes, by the guest's clock: without the initramfs, with it, and with a flush log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from benches import logcards
 from benches.cards import SLOW
+from benches.logcards import LogCard
 from benches.output import Row
 from vm.card import Card
 from vm.lab import Lab
@@ -23,6 +25,9 @@ WAYS: dict[str, dict[str, Any]] = {
 # The guest's clock then counts instructions: 8 ns each.
 ICOUNT = "shift=3"
 COUNTED_BOOTS = 3
+BOOT_SECONDS = 120
+# A full log on the slow card takes a while.
+LOG_BOOTS = 3
 
 
 @dataclass(frozen=True)
@@ -33,26 +38,35 @@ class Boot:
 
 
 def measure(lab: Lab, boots: int) -> dict[str, Any]:
-    card = lab.card()
-    figures: dict[str, Any] = {"icount": ICOUNT}
+    plain, logs = lab.card(), logcards.prepare(lab)
+    booted = {**WAYS, **dict.fromkeys(logs, {})}
+    figures: dict[str, Any] = {"icount": ICOUNT, "logs": {way: _shape(log) for way, log in logs.items()}}
     kinds: dict[str, tuple[int, dict[str, Any]]] = {
         "counted": (COUNTED_BOOTS, {"icount": ICOUNT}),
         "timed": (boots, {}),
         "slow": (boots, {"throttle": SLOW.throttle}),
     }
     for kind, (count, machine) in kinds.items():
-        done: dict[str, list[Boot]] = {way: [] for way in WAYS}
+        done: dict[str, list[Boot]] = {way: [] for way in booted}
         for number in range(count):
             # In turn, and each in each place, so that what else the host does meets all alike.
-            for place in range(len(WAYS)):
-                way = list(WAYS)[(number + place) % len(WAYS)]
-                done[way].append(_boot(lab, card, **machine, **WAYS[way]))
+            for place in range(len(booted)):
+                way = list(booted)[(number + place) % len(booted)]
+                if way in logs and len(done[way]) == LOG_BOOTS:
+                    continue
+                card = logs[way].card if way in logs else plain
+                done[way].append(_boot(lab, card, **machine, **booted[way]))
         figures[kind] = {way: _summary(mine, done[DIRECT]) for way, mine in done.items()}
     return figures
 
 
+def _shape(log: LogCard) -> dict[str, int]:
+    return {"segments": log.segments, "used_bytes": log.used_bytes, "size_bytes": log.size_bytes}
+
+
 def _boot(lab: Lab, card: Card, **options: Any) -> Boot:
-    vm = lab(card.copy(lab.directory / "boot.img"), **options)
+    # A full log on the slow card is read without a word on the console.
+    vm = lab(card.copy(lab.directory / "boot.img"), inactivity=BOOT_SECONDS, **options)
     stats = vm.card_stats()
     found = re.search(r"^\[ *(\d+\.\d+)\] vm: boot complete$", vm.run("dmesg").ok().text, re.MULTILINE)
     vm.kill()
@@ -77,6 +91,9 @@ def _summary(mine: list[Boot], direct: list[Boot]) -> dict[str, Any]:
 
 def rows(figures: dict[str, Any]) -> list[Row]:
     found = []
+    for way, log in figures["logs"].items():
+        used = f"{log['used_bytes'] / 1024:.0f} of {log['size_bytes'] / 1024:.0f} KiB"
+        found.append(Row(way, f"{log['segments']} segments", used))
     for kind in ("counted", "timed", "slow"):
         for way, values in figures[kind].items():
             spread = f"{values['shortest_seconds']:.3f} to {values['longest_seconds']:.3f} s"

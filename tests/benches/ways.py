@@ -9,8 +9,13 @@ from typing import Any
 
 from vm.machine import VM
 
-COWFLUSH, CLASSIC = "cowflush", "classic"
-COMMANDS = {COWFLUSH: "cowflush flush --json", CLASSIC: "guest-tools classic"}
+COWFLUSH, CLASSIC, LOGGED = "cowflush", "classic", "logged"
+COMMANDS = {
+    COWFLUSH: "cowflush flush --json",
+    CLASSIC: "guest-tools classic",
+    # The same command, in a guest whose card has a log.
+    LOGGED: "cowflush flush --json",
+}
 FLUSH_SECONDS = 300
 WRITER = "/root/bench/writer"
 STOP = "/run/_root_bench_writer.stop"
@@ -22,13 +27,16 @@ TICK_SECONDS = 0.01
 def flush(vm: VM, way: str, command: str = "") -> dict[str, Any]:
     """Flushes, and says what reached the card meanwhile and what the writer saw."""
     writer = _Writer(vm)
+    ram = _shmem_bytes(vm)
     before = vm.card_stats()
     text, seconds = timed(vm, command or COMMANDS[way])
     card = vm.card_stats() - before
+    freed = ram - _shmem_bytes(vm)
     return {
         "way": way,
         "seconds": seconds,
-        **_reported(way, text),
+        "ram_freed_bytes": freed,
+        **_reported(way, text, seconds),
         **{f"card_{key}": value for key, value in asdict(card).items() if key in WRITTEN},
         **writer.stop(),
     }
@@ -53,15 +61,31 @@ def timed(vm: VM, command: str) -> tuple[str, float]:
     return "\n".join(lines), end - begin
 
 
-def _reported(way: str, text: str) -> dict[str, Any]:
-    """What the way says of itself: how much it merged and how long root was suspended."""
+def _shmem_bytes(vm: VM) -> int:
+    """What files in RAM take, the COW's above all."""
+    found = re.search(r"^Shmem: +(\d+) kB$", vm.run("cat /proc/meminfo").ok().text, re.MULTILINE)
+    if not found:
+        raise RuntimeError("/proc/meminfo does not say how much RAM its files take")
+    return int(found[1]) * 1024
+
+
+def _reported(way: str, text: str, seconds: float) -> dict[str, Any]:
+    """What the way says of itself: how much it flushed, and how long what took."""
     if way == CLASSIC:
         found = re.fullmatch(r"merged_bytes (\d+) stall_us (\d+)", text)
         if not found:
             raise RuntimeError(f"the classic recipe said: {text}")
-        return {"merged_bytes": int(found[1]), "stall_us": int(found[2])}
+        # It says no more; all of it is durable, and its RAM free, at the end.
+        return {"flushed_bytes": int(found[1]), "stall_us": int(found[2]), "durable_seconds": seconds}
     record = json.loads(text)["flush"]
-    return {"merged_bytes": record["bytes"], "stall_us": record["stall_us"]}
+    if way == LOGGED and record["logged"] != record["bytes"]:
+        raise RuntimeError(f"the flush did not go to the log as a whole: {text}")
+    step = "log_ms" if way == LOGGED else "merge_ms"
+    return {
+        "flushed_bytes": record["bytes"],
+        "stall_us": record["stall_us"],
+        "durable_seconds": record[step] / 1000,
+    }
 
 
 class _Writer:

@@ -52,13 +52,18 @@ impl Log {
         }
     }
 
-    /// How much data one flush can put into the log at `path`, when it is empty. Reads the header
-    /// only.
-    pub fn capacity_at(path: &Path) -> Result<Bytes> {
+    /// The header of the log at `path`; the chain, which takes longer, is not read.
+    pub fn header_at(path: &Path) -> Result<Header> {
         let mut disk = Direct::open(path)?;
         let chunks = disk.chunks();
         let found = chain::header(&mut disk, chunks).map_err(|why| explain(path, why))?;
-        Ok(capacity(Ring::new(found.header.chunks, found.header.align)))
+        Ok(found.header)
+    }
+
+    /// How much data one flush can put into the log at `path`, when it is empty.
+    pub fn capacity_at(path: &Path) -> Result<Bytes> {
+        let header = Self::header_at(path)?;
+        Ok(capacity(Ring::new(header.chunks, header.align)))
     }
 
     /// The log that the stack uses.

@@ -4,6 +4,7 @@ use cowflush::error::{Exit, Result};
 use cowflush::ops::flush::{Incomplete, Outcome, Session};
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
+use cowflush::stack::Wish;
 use cowflush::sys::{block, signals};
 use nix::sys::signal::Signal;
 
@@ -13,7 +14,8 @@ use crate::put;
 /// `cowflush flush`.
 pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut session = Session::begin("flush", &options(), signals)?;
+    let mut session =
+        Session::begin("flush", &options(), signals, Wish { direct, ..Wish::default() })?;
     let outcome = session.flush(direct)?;
     tell(&session, &outcome, json, "flushed", "nothing to flush: the card is up to date")
 }
@@ -21,7 +23,7 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
 /// `cowflush merge`.
 pub fn merge(json: bool) -> Result<Exit> {
     let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut session = Session::begin("merge", &options(), signals)?;
+    let mut session = Session::begin("merge", &options(), signals, Wish::default())?;
     let merged = session.merge()?.map(|settled| (settled.merged, settled.merging));
     let card = card(&session)?;
     let (bytes, time) = merged.unwrap_or_default();
@@ -45,7 +47,7 @@ pub fn merge(json: bool) -> Result<Exit> {
 /// `cowflush stop`. A shutdown sends SIGTERM and SIGHUP to everybody; that must not end it.
 pub fn stop(json: bool) -> Result<Exit> {
     let signals = signals::hold(&[Signal::SIGINT])?;
-    let mut session = Session::begin("stop", &options(), signals)?;
+    let mut session = Session::begin("stop", &options(), signals, Wish::default())?;
     let outcome = session.stop()?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
@@ -53,7 +55,7 @@ pub fn stop(json: bool) -> Result<Exit> {
 /// `cowflush start`.
 pub fn start() -> Result<Exit> {
     let signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let mut session = Session::begin("start", &options(), signals)?;
+    let mut session = Session::begin("start", &options(), signals, Wish::default())?;
     let text = if session.start()? {
         format!("started: writes stay in RAM, up to {}\n", session.limit())
     } else {

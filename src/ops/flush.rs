@@ -88,13 +88,18 @@ const TAIL_TRIES: u32 = 4;
 
 impl Session {
     /// Takes the lock and settles what an earlier command left.
-    pub fn begin(command: &'static str, options: &Options, signals: Held) -> Result<Self> {
+    pub fn begin(
+        command: &'static str,
+        options: &Options,
+        signals: Held,
+        wish: Wish,
+    ) -> Result<Self> {
         let control = Control::open()?;
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
         let (meter, limit, merge_at) = (Meter::new(), Bytes(0), options.merge_at);
         let mut session = Self { control, meter, signals, limit, merge_at, command };
-        session.settle(Wish::default())?;
+        session.settle(wish)?;
         let (memory, stack) = (memory::info()?, session.stack()?);
         // What COWs hold is not available to others, but it is to COWs.
         let available = Bytes(memory.available.0.saturating_add(held_in_ram(&stack)?.0));

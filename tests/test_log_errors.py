@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import re
 
 import pytest
@@ -137,6 +139,18 @@ def test_a_broken_log_is_passed_by(boot: Lab, healed: bool) -> None:
         vm.kill()
         again = boot(cut)
         logged.check_state(again, 2)
+
+
+def test_a_stop_saves_everything_without_the_log(boot: Lab) -> None:
+    vm = logged.start(boot)
+    logged.flush(vm, 1)
+    vm.fail_writes(vm.card.log.sectors)
+    fail_a_flush(vm, 2)
+    vm.run("cowflush stop", timeout=60).ok()
+    assert json.loads(vm.run("cowflush status --json").ok().output)["mode"] == "write-through"
+    vm.kill()
+    vm.card.fs(replay=True).fsck()
+    assert vm.card.fs(replay=True).read(logged.STATE) == b"2\n"
 
 
 @pytest.mark.parametrize("copies", ["first", "second", "both"])

@@ -47,7 +47,7 @@ pub fn merge(json: bool) -> Result<Exit> {
 /// `cowflush stop`. A shutdown sends SIGTERM and SIGHUP to everybody; that must not end it.
 pub fn stop(json: bool) -> Result<Exit> {
     let signals = signals::hold(&[Signal::SIGINT])?;
-    let mut session = Session::begin("stop", &options(), signals, Wish::default())?;
+    let mut session = Session::begin_last("stop", &options(), signals)?;
     let outcome = session.stop()?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }

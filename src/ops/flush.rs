@@ -12,7 +12,7 @@ use super::{cowfile, run_dir, seal};
 use crate::boot::cmdline::Options;
 use crate::cow::format::CHUNK_SECTORS;
 use crate::dm::{Line, SnapshotStatus, Target};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Exit, Result};
 use crate::report::progress::Meter;
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack, Trouble, Wish};
@@ -94,12 +94,40 @@ impl Session {
         signals: Held,
         wish: Wish,
     ) -> Result<Self> {
+        let mut session = Self::open(command, options, signals)?;
+        session.settle(wish)?;
+        session.measure(options)?;
+        Ok(session)
+    }
+
+    /// The same on the way down: a log that can't be written is passed by.
+    pub fn begin_last(command: &'static str, options: &Options, signals: Held) -> Result<Self> {
+        let mut session = Self::open(command, options, signals)?;
+        session.settle(Wish::default()).or_else(|error| session.pass_by_log(error))?;
+        session.measure(options)?;
+        Ok(session)
+    }
+
+    fn open(command: &'static str, options: &Options, signals: Held) -> Result<Self> {
         let control = Control::open()?;
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
         let (meter, limit, merge_at) = (Meter::new(), Bytes(0), options.merge_at);
-        let mut session = Self { control, meter, signals, limit, merge_at, command };
-        session.settle(wish)?;
+        Ok(Self { control, meter, signals, limit, merge_at, command })
+    }
+
+    /// After the card has refused a write to the log: what is sealed goes to root without it. What is
+    /// in RAM is lost with the power; a cut while it is merged can only tear root.
+    fn pass_by_log(&mut self, error: Error) -> Result<Settled> {
+        match error.exit_code() {
+            Exit::Card => self.settle(Wish { direct: true, ..Wish::default() }),
+            _ => Err(error),
+        }
+    }
+
+    /// Learns how large the COW may be, and lets it grow to that.
+    fn measure(&mut self, options: &Options) -> Result<()> {
+        let session = self;
         let (memory, stack) = (memory::info()?, session.stack()?);
         // What COWs hold is not available to others, but it is to COWs.
         let available = Bytes(memory.available.0.saturating_add(held_in_ram(&stack)?.0));
@@ -111,8 +139,7 @@ impl Session {
             session.limit = session.limit.min(capacity);
         }
         // A flush that was killed may have left the COW small.
-        session.grow()?;
-        Ok(session)
+        session.grow()
     }
 
     fn settle(&mut self, wish: Wish) -> Result<Settled> {
@@ -170,9 +197,17 @@ impl Session {
         Ok((settled.merged.0 > 0).then_some(settled))
     }
 
+    /// A flush on the way down: a log that can't be written is no reason to lose what is in RAM.
+    fn last_flush(&mut self) -> Result<Outcome> {
+        self.flush(false).or_else(|error| {
+            self.pass_by_log(error)?;
+            self.flush(true)
+        })
+    }
+
     /// Flushes and lets root write straight through to the card.
     pub fn stop(&mut self) -> Result<Outcome> {
-        let mut outcome = self.flush(false)?;
+        let mut outcome = self.last_flush()?;
         for _ in 0..TAIL_TRIES {
             let stack = self.control.stack()?;
             let overflowed =
@@ -181,7 +216,7 @@ impl Session {
             if !overflowed && stack.pending().bytes() <= tail {
                 break;
             }
-            outcome = outcome.and(self.flush(false)?);
+            outcome = outcome.and(self.last_flush()?);
         }
         let merged = self.merge()?;
         if let (Some(merged), Outcome::Flushed { record, .. }) = (merged, &mut outcome) {

@@ -82,6 +82,7 @@ pub struct Schedule {
     /// A flush failed: not before then again.
     patience: u64,
     failures: u32,
+    failing_since: Option<u64>,
 }
 
 /// The first retry after a failed flush, in milliseconds; doubled each time, up to 64 times.
@@ -189,11 +190,19 @@ impl Schedule {
         (self.urgent, self.at) = (None, None);
     }
 
-    /// A flush failed: everything is still due, but not at once.
-    pub fn failed(&mut self, now: &Now) {
-        let wait = RETRY << self.failures.min(6);
+    /// A flush failed: everything is still due, but not at once. While writers wait for room it is
+    /// tried again soon.
+    pub fn failed(&mut self, config: &Config, now: &Now) {
+        let pressing = now.level.percent() >= config.full_wait;
+        let wait = if pressing { RETRY } else { RETRY << self.failures.min(6) };
+        self.failing_since.get_or_insert(now.running);
         self.failures = self.failures.saturating_add(1);
         self.patience = now.running.saturating_add(wait);
+    }
+
+    /// For how long flushes have failed, in milliseconds; 0 when the last one did not.
+    pub fn failing_for(&self, now: &Now) -> u64 {
+        self.failing_since.map_or(0, |since| now.running.saturating_sub(since))
     }
 
     /// Seconds until the next flush by interval, for people; `None` when there is none.
@@ -327,7 +336,7 @@ mod tests {
             let now = now(second);
             if schedule.due(&config, &now).is_some() {
                 tries.push(second);
-                schedule.failed(&now);
+                schedule.failed(&config, &now);
             }
         }
         assert_eq!(tries, [0, 2, 6, 14, 30, 62, 126, 254, 382, 510]);
@@ -340,7 +349,7 @@ mod tests {
             let mut schedule = Schedule::new(&now(0));
             for day in days {
                 let now = Now { day, minute, running, ..now(0) };
-                if schedule.due(&config, &now).is_some() { schedule.failed(&now) }
+                if schedule.due(&config, &now).is_some() { schedule.failed(&config, &now) }
                 let _ = (schedule.sleep(&config, &now, 1000), schedule.next_in(&config, &now));
             }
         }

@@ -7,6 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::flush::{How, Outcome, Session};
+use super::valve::Valve;
 use super::watch::Watch;
 use super::{hold, run_dir, valve};
 use crate::config::{Config, OnOverflow};
@@ -31,8 +32,8 @@ pub enum News<'a> {
     Note(&'a str),
 }
 
-/// The last resort comes when this share of the COW is in use and a flush failed, in percent.
-const LAST_RESORT: u64 = 95;
+/// How long flushes may fail before the last resort, when the COW is full, in milliseconds.
+const LAST_RESORT: u64 = 30_000;
 
 /// How often the daemon looks for flushes by hand, in milliseconds.
 const NOTICE_EVERY: u64 = 1000;
@@ -47,6 +48,8 @@ struct Daemon<'a> {
     boot: Watch,
     last_note: Option<String>,
     noticed: u64,
+    /// Between a flush that failed and the next try.
+    valve: Option<Valve>,
     tell: &'a mut dyn FnMut(News<'_>),
 }
 
@@ -106,6 +109,7 @@ impl<'a> Daemon<'a> {
             boot,
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
+            valve: None,
             tell,
         };
         daemon.refresh()?;
@@ -169,29 +173,33 @@ impl<'a> Daemon<'a> {
     }
 
     fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) {
+        // A flush has a valve of its own, and needs root awake. What is told here is told while
+        // nobody waits: whoever reads it may be one of those.
+        self.valve = None;
         if hold::end() {
             (self.tell)(News::Note(
                 "the hold was ended, since the COW is full: what was held is flushed now",
             ));
         }
         match self.flush(reason, signals) {
-            Ok(Some(record)) => (self.tell)(News::Flushed(reason, &record)),
-            Ok(None) => {}
-            // Somebody else flushes: what they do not take, the next look finds.
-            Err(error) if error.exit_code() == Exit::Busy => {
-                self.schedule.failed(&self.look_at_clocks(now));
-                return;
+            Ok(record) => {
+                if let Some(record) = record {
+                    (self.tell)(News::Flushed(reason, &record));
+                }
+                self.last_note = run_dir::read(run_dir::LAST_FLUSH);
+                let now = self.look_at_clocks(now);
+                self.schedule.done(&now);
             }
             Err(error) => {
-                (self.tell)(News::Failed(reason, &error));
-                self.schedule.failed(&self.look_at_clocks(now));
-                self.resort(signals);
-                return;
+                // Somebody else flushes: what they do not take, the next look finds.
+                if error.exit_code() != Exit::Busy {
+                    (self.tell)(News::Failed(reason, &error));
+                }
+                let now = self.look();
+                self.schedule.failed(&self.config, &now);
+                self.resort(&now, signals);
             }
         }
-        self.last_note = run_dir::read(run_dir::LAST_FLUSH);
-        let now = self.look_at_clocks(now);
-        self.schedule.done(&now);
     }
 
     fn look_at_clocks(&self, now: &Now) -> Now {
@@ -215,25 +223,27 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The card or the memory fails: what is left to do before the COW is full.
-    fn resort(&mut self, signals: &mut Held) {
-        if self.refresh().is_err() {
-            return;
-        }
-        let level = self.look().level;
-        if level.size == Bytes(0) || level.percent() < LAST_RESORT {
-            return;
-        }
-        if self.config.on_overflow == OnOverflow::WriteThrough {
+    /// The card or the memory fails. Writers wait when the COW gets full; after a while, if that is
+    /// configured, root is no longer deferred.
+    fn resort(&mut self, now: &Now, signals: &mut Held) {
+        let full = now.level.percent() >= self.config.full_wait;
+        let patient = self.schedule.failing_for(now) < LAST_RESORT;
+        if full && !patient && self.config.on_overflow == OnOverflow::WriteThrough {
             (self.tell)(News::Note(
                 "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
             ));
-            let through = Session::begin("daemon", &self.config, signals, Wish::default())
+            // A log that can't be written is passed by.
+            let through = Session::begin_last("daemon", &self.config, signals)
                 .and_then(|mut session| session.give_up_deferring());
             if let Err(error) = through {
                 (self.tell)(News::Failed(Reason::High, &error));
             }
+            return;
         }
+        if full {
+            (self.tell)(News::Note("the COW is full and can't be flushed: writers wait"));
+        }
+        self.valve = Valve::tended(&self.control, self.config.full_wait).ok();
     }
 
     /// Waits until something happens, or could.

@@ -108,7 +108,7 @@ impl<'a> Session<'a> {
         wish: Wish,
     ) -> Result<Self> {
         let mut session = Self::open(command, config, signals)?;
-        session.settle(wish)?;
+        session.finish(wish)?;
         session.measure()?;
         Ok(session)
     }
@@ -120,7 +120,7 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
     ) -> Result<Self> {
         let mut session = Self::open(command, config, signals)?;
-        session.settle(Wish::default()).or_else(|error| session.pass_by_log(error))?;
+        session.finish(Wish::default()).or_else(|error| session.pass_by_log(error))?;
         session.measure()?;
         Ok(session)
     }
@@ -134,6 +134,19 @@ impl<'a> Session<'a> {
         priority::io_flusher();
         let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
         Ok(Self { control, meter, signals, limit, config, command, reason })
+    }
+
+    /// Finishes what an earlier command left. Writers may be at work, with little room while a COW
+    /// is sealed. A root that was left suspended has to be mended first.
+    fn finish(&mut self, wish: Wish) -> Result<Settled> {
+        let stack = self.control.stack()?;
+        let awake = stack.root.is_some_and(|root| !root.suspended && !root.inactive);
+        if awake && stack.sealed.is_some() {
+            // The limit is not known yet, so the COW does not grow now.
+            self.settle_with_valve(wish)
+        } else {
+            self.settle(wish)
+        }
     }
 
     /// After the card has refused a write to the log: what is sealed goes to root without it. What is
@@ -310,8 +323,8 @@ impl<'a> Session<'a> {
             valve: Some(&mut valve),
         };
         let settled = settle(&mut hands, wish);
-        // In this order: what waits at the valve needs the room.
-        let grown = cowfile::grow(cow, self.limit);
+        // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
+        let grown = if settled.is_ok() { cowfile::grow(cow, self.limit) } else { Ok(()) };
         drop(valve);
         settled.and_then(|settled| grown.map(|()| settled))
     }

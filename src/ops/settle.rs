@@ -39,7 +39,7 @@ pub struct Settled {
 }
 
 /// A command's hands: the kernel's device-mapper, the progress line, the signals that may come.
-pub struct Hands<'a, 'v> {
+pub struct Hands<'a> {
     /// Device-mapper.
     pub control: &'a Control,
     /// Shows progress.
@@ -47,10 +47,10 @@ pub struct Hands<'a, 'v> {
     /// May end a wait.
     pub signals: &'a mut Held,
     /// Holds writers back when they have no room.
-    pub valve: Option<&'a mut Valve<'v>>,
+    pub valve: Option<&'a mut Valve>,
 }
 
-impl Hands<'_, '_> {
+impl Hands<'_> {
     /// To be called often during what takes long: shows progress. Returns a signal that came.
     fn tend(&mut self, left: Bytes) -> Option<Signal> {
         // While root is suspended whoever reads the progress may be waiting for it.
@@ -63,7 +63,7 @@ impl Hands<'_, '_> {
 
 /// Brings the stack to rest: finishes a flush or a merge, or cleans up after a command that was
 /// killed; and does what is wished for beyond that.
-pub fn settle(hands: &mut Hands<'_, '_>, wished: Wish) -> Result<Settled> {
+pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
     loopdev::release_strays();
     // What a flush needs for itself is added until it is done.
     let mut wish = wished;
@@ -140,7 +140,7 @@ enum Appended {
 ///
 /// Killed after the append, the next command appends once more: the log then holds the same twice,
 /// which changes nothing.
-fn append(hands: &mut Hands<'_, '_>, stack: &Stack, settled: &mut Settled) -> Result<Appended> {
+fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result<Appended> {
     let control = hands.control;
     let (sealed, begin) = (device(stack, Name::Sealed)?, Instant::now());
     let (Some(Target::Snapshot { origin, cow, .. }), Some(partition), Some((card, _))) =
@@ -374,7 +374,7 @@ fn replace(
 
 /// Waits until the merge ends, well or badly; the caller looks at the stack to learn which. Or
 /// until a signal comes.
-fn await_merge(hands: &mut Hands<'_, '_>, name: Name, total: Bytes) -> Result<Option<Signal>> {
+fn await_merge(hands: &mut Hands<'_>, name: Name, total: Bytes) -> Result<Option<Signal>> {
     let control = hands.control;
     hands.meter.begin("merging", total);
     let mut pause = FIRST_POLL;

@@ -18,15 +18,15 @@ use crate::units::Bytes;
 const EVERY: u16 = 2;
 
 /// A valve at work.
-pub struct Valve<'a> {
-    control: &'a Control,
+pub struct Valve {
+    control: Control,
     message: Box<Message>,
     guard: Option<Guard>,
 }
 
-impl<'a> Valve<'a> {
+impl Valve {
     /// Sets one to work on root, which must be awake and defer. It closes at `full_wait` percent.
-    pub fn tended(control: &'a Control, full_wait: u64) -> Result<Self> {
+    pub fn tended(control: &Control, full_wait: u64) -> Result<Self> {
         let mut message = Message::about(Name::Root);
         // Both closures run in the other process, one after the other.
         let hand = std::cell::RefCell::new((false, Message::about(Name::Root)));
@@ -55,7 +55,7 @@ impl<'a> Valve<'a> {
         })?;
         // Learn now what the look in `is_closed` needs.
         let _ = control.run(Request::Status, &mut message);
-        Ok(Self { control, message, guard: Some(guard) })
+        Ok(Self { control: control.clone(), message, guard: Some(guard) })
     }
 
     /// Writers are held back.
@@ -64,7 +64,7 @@ impl<'a> Valve<'a> {
     }
 }
 
-impl Drop for Valve<'_> {
+impl Drop for Valve {
     fn drop(&mut self) {
         if let Some(guard) = self.guard.take() {
             guard.dismiss();

@@ -6,6 +6,7 @@ mod message;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 
@@ -20,8 +21,9 @@ pub use message::{Message, Request};
 /// Where the kernel takes the ioctls.
 pub const CONTROL: &str = "/dev/mapper/control";
 
-/// The control device, open.
-pub struct Control(File);
+/// The control device, open. A clone is the same descriptor.
+#[derive(Clone)]
+pub struct Control(Rc<File>);
 
 impl Control {
     /// Opens [`CONTROL`].
@@ -31,7 +33,7 @@ impl Control {
             .write(true)
             .open(CONTROL)
             .doing(|| format!("open {CONTROL}"))
-            .map(Self)
+            .map(|file| Self(Rc::new(file)))
             .map_err(|error| {
                 error.advise(if nix::unistd::geteuid().is_root() {
                     "The kernel needs device-mapper (CONFIG_BLK_DEV_DM); see `cowflush check`."

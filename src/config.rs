@@ -142,13 +142,20 @@ impl Config {
             let (key, value) = line.split_once('=').unwrap_or((line, ""));
             let (key, value) = (key.trim(), value.trim());
             if let Err(wanted) = self.set(key, value) {
-                let line: String = line.chars().take(80).collect();
+                let line = beginning(line);
                 complaints
                     .push(format!("ignoring line {number} of {PATH}, `{line}`: it needs {wanted}"));
             }
         }
         complaints
     }
+}
+
+/// As much of a line as a complaint repeats: bytes count, since syslog and the kernel log count them.
+fn beginning(line: &str) -> &str {
+    let mut ends = line.char_indices().map(|(at, c)| at + c.len_utf8());
+    let end = ends.by_ref().take_while(|end| *end <= 120).last().unwrap_or(0);
+    line.get(..end).unwrap_or_default()
 }
 
 /// `16M`, `65536`, `40%`.

@@ -7,6 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::flush::{How, Outcome, Session};
+use super::report::Reporter;
 use super::watch::Watch;
 use super::{hold, run_dir, valve};
 use crate::config::{Config, OnOverflow};
@@ -47,6 +48,7 @@ struct Daemon<'a> {
     boot: Watch,
     last_note: Option<String>,
     noticed: u64,
+    reporter: Reporter,
     tell: &'a mut dyn FnMut(News<'_>),
 }
 
@@ -61,6 +63,7 @@ pub fn run(
     memory::lock()?;
     let before = DirtyLimits::now();
     let ended = daemon.work(load, &mut signals);
+    daemon.reporter.end();
     if let Some(before) = before {
         before.set();
     }
@@ -79,6 +82,7 @@ impl Daemon<'_> {
                 daemon.refresh()?;
             }
             let now = daemon.look();
+            daemon.report(&now);
             daemon.sleep(&now, signals);
             if signals.arrived().is_some() {
                 return Ok(());
@@ -106,6 +110,7 @@ impl<'a> Daemon<'a> {
             boot,
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
+            reporter: Reporter::default(),
             tell,
         };
         daemon.refresh()?;
@@ -168,12 +173,20 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    fn report(&mut self, now: &Now) {
+        let ends = self.schedule.interval_ends(&self.config);
+        for note in self.reporter.report(&self.config, &self.control, now, ends) {
+            (self.tell)(News::Note(&note));
+        }
+    }
+
     fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) {
         if hold::end() {
             (self.tell)(News::Note(
                 "the hold was ended, since the COW is full: what was held is flushed now",
             ));
         }
+        self.reporter.flushing();
         match self.flush(reason, signals) {
             Ok(Some(record)) => (self.tell)(News::Flushed(reason, &record)),
             Ok(None) => {}
@@ -184,11 +197,13 @@ impl<'a> Daemon<'a> {
             }
             Err(error) => {
                 (self.tell)(News::Failed(reason, &error));
+                self.reporter.flushed(false);
                 self.schedule.failed(&self.look_at_clocks(now));
                 self.resort(signals);
                 return;
             }
         }
+        self.reporter.flushed(true);
         self.last_note = run_dir::read(run_dir::LAST_FLUSH);
         let now = self.look_at_clocks(now);
         self.schedule.done(&now);
@@ -267,6 +282,7 @@ impl<'a> Daemon<'a> {
         let note = run_dir::read(run_dir::LAST_FLUSH);
         if note != self.last_note {
             self.last_note = note;
+            self.reporter.flushed(true);
             self.schedule.flushed_by_hand(now);
             let _ = self.refresh();
         }

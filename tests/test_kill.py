@@ -7,82 +7,13 @@ import pytest
 from vm import Throttle, workload
 from vm.lab import Lab
 from vm.machine import VM
-from vm.router import check_settled, memory, status
+from vm.router import check_settled, status
+from vm.sweep import KILLED, sweep
 
-KILLED = 137
 # DM_DEV_SUSPEND suspends and resumes; a flush's first three suspend root, hand its changes over
 # and resume root. Each has two stops, before and after.
 DM_DEV_SUSPEND = "C138FD06"
 WINDOW = range(1, 7)
-
-# Each round changes root, kills the command at one stop, shows that root takes a write, lets the
-# next command put all in order, and looks. It ends after the command came to its own end.
-SWEEP = f"""
-say() {{ echo "stop $stop: $*"; exit 1; }}
-root_lives() {{
-    {{ echo $stop >/root/alive && sync && : >/run/alive; }} &
-    tries=0
-    until [ -e /run/alive ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 250 ] || say 'root takes no write'
-        usleep 20000
-    done
-    rm /run/alive
-}}
-names() {{
-    for file in "$@"; do
-        [ -e $file ] && read -r name <$file && echo -n "${{name##*/}} "
-    done
-}}
-settled() {{
-    devices=$(names /sys/block/dm-*/dm/name)
-    case $devices in
-    'cowflush-origin cowflush-root ' | 'cowflush-root cowflush-origin ') ;;
-    *) say "other devices: $devices" ;;
-    esac
-    loops=$(names /sys/block/loop*/loop/backing_file)
-    case $loops in
-    'cowflush-cow (deleted) ') ;;
-    '') cowflush status --json | grep -q '^{{"version":1,"mode":"write-through"' || say 'no COW' ;;
-    *) say "other loop devices: $loops" ;;
-    esac
-}}
-mkdir -p {workload.FOLDER}
-while [ $stop -le $last ]; do
-    seq $round $((round + {workload.LINES})) >{workload.FOLDER}/$round
-    $prepare >/dev/null || say "$prepare failed"
-    said=$(guest-tools killat $stop $command 2>&1)
-    code=$?
-    root_lives
-    cowflush status >/dev/null || say 'status failed'
-    cowflush flush >/run/out 2>&1 || say "the next flush: $(cat /run/out)"
-    settled
-    [ $code = 0 ] && echo END $round $said && exit
-    [ $code = {KILLED} ] || say "exit $code: $said"
-    round=$((round + 1))
-    stop=$((stop + step))
-done
-echo "MORE $round $stop"
-"""
-
-
-def sweep(vm: VM, command: str, first: int, step: int, prepare: str = "true") -> int:
-    """Kills the command at its first, first + step, ... stop, until it has fewer. Returns how many kills it was."""
-    stop, round_, before = first, 1, memory(vm, "Shmem")
-    vm.put("/run/sweep", SWEEP.encode())
-    while True:
-        values = f"step={step} stop={stop} round={round_} last={stop + 50 * step - 1}"
-        word, *rest = vm.run(f"command='{command}' prepare='{prepare}' {values} sh /run/sweep", timeout=120).ok().text.splitlines()[-1].split()
-        # The card as it is now, behind the running guest's back: the flush has made it whole.
-        workload.check(vm.card, int(rest[0]) - 1)
-        if word == "END":
-            break
-        round_, stop = int(rest[0]), int(rest[1])
-    vm.run("cowflush start").ok()
-    check_settled(vm)
-    assert memory(vm, "Shmem") - before < 1024, "the COWs of killed commands keep their memory"
-    kills = int(rest[0]) - 1
-    return kills
 
 
 @pytest.mark.parametrize("half", [1, 2])

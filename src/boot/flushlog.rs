@@ -98,19 +98,26 @@ fn unused(card: &Candidate) -> Found {
 }
 
 /// The partition whose log was made for this root; first those on the same disk, since a copied
-/// card has a copied log.
+/// card has a copied log. Without one, a log that can't be read: it may be this root's, and what
+/// is in it must not be passed over in silence.
 fn own(card: &Candidate) -> Option<Candidate> {
     let (root, disk) = (root_of(card), block::disk_of(card.number));
-    let mut candidates = devices::candidates();
+    let (mut candidates, mut unreadable) = (devices::candidates(), None);
     candidates.sort_by_key(|candidate| block::disk_of(candidate.number) != disk);
-    candidates.into_iter().find(|candidate| {
+    for candidate in candidates {
         let known = candidate.filesystem.as_ref().map(|found| found.kind);
         // A log whose first copy of the header is damaged looks like nothing.
         let possible = known.is_none_or(|kind| kind == FLUSH_LOG);
-        possible
-            && candidate.number != card.number
-            && Log::header_at(&candidate.path()).is_ok_and(|header| belongs(&header, root))
-    })
+        if !possible || candidate.number == card.number {
+            continue;
+        }
+        match Log::header_at(&candidate.path()) {
+            Ok(header) if belongs(&header, root) => return Some(candidate),
+            Err(_) if known.is_some() => unreadable = unreadable.or(Some(candidate)),
+            _ => {}
+        }
+    }
+    unreadable
 }
 
 fn belongs(header: &Header, root: Root) -> bool {
@@ -154,10 +161,9 @@ fn judge(
             let (mut nothing, mut root) = (Direct::open(&path)?, Direct::open(&card.path())?);
             log.append(&[], &mut nothing, &mut root, &mut |_| Ok(()))?;
         }
-        (None, End::Torn) => news(&format!(
-            "the last flush into the log on {} was cut short: what counts is the one before.",
-            partition.name
-        )),
+        (None, End::Torn) => {
+            news(&format!("in the flush log on {} {}.", partition.name, log.torn()))
+        }
         _ => {}
     }
     if !log.whole {

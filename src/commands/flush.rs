@@ -5,6 +5,7 @@ use cowflush::ops::flush::{How, Incomplete, Outcome, Session};
 use cowflush::ops::{hold, run_dir};
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
+use cowflush::stack::Wish;
 use cowflush::sys::{block, signals};
 use cowflush::units::Utc;
 use nix::sys::signal::Signal;
@@ -16,7 +17,8 @@ use crate::put;
 pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
-    let mut session = counted(Session::begin("flush", &config, &mut signals))?;
+    let wish = Wish { direct, ..Wish::default() };
+    let mut session = counted(Session::begin("flush", &config, &mut signals, wish))?;
     let outcome = counted(session.flush(How { direct, ..How::default() }))?;
     // Asked for by hand: what was on trial is kept.
     let kept = hold::end();
@@ -28,7 +30,7 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
 pub fn merge(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
-    let mut session = Session::begin("merge", &config, &mut signals)?;
+    let mut session = Session::begin("merge", &config, &mut signals, Wish::default())?;
     let merged = session.merge()?.map(|settled| (settled.merged, settled.merging));
     let card = card(&session)?;
     let (bytes, time) = merged.unwrap_or_default();
@@ -60,7 +62,7 @@ pub fn stop(json: bool) -> Result<Exit> {
                  `cowflush release` ends the hold.",
             ));
     }
-    let mut session = counted(Session::begin("stop", &config, &mut signals))?;
+    let mut session = counted(Session::begin_last("stop", &config, &mut signals))?;
     let outcome = counted(session.stop())?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
@@ -69,7 +71,7 @@ pub fn stop(json: bool) -> Result<Exit> {
 pub fn start() -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
-    let mut session = Session::begin("start", &config, &mut signals)?;
+    let mut session = Session::begin("start", &config, &mut signals, Wish::default())?;
     let text = if session.start()? {
         format!("started: writes stay in RAM, up to {}\n", session.limit())
     } else {

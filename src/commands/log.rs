@@ -36,8 +36,12 @@ pub fn show(verify: bool, json: bool) -> Result<Exit> {
     };
     let mut log = match Log::look(&path) {
         Ok(log) => log,
-        // The boot's reason says more about a log that is kept.
-        Err(error) => return Err(kept.map_or(error, |why| Error::new("use the flush log", why))),
+        Err(error) => {
+            // The boot's reason says more about a log that is kept.
+            let why = kept.unwrap_or_else(|| error.to_string());
+            put(std::io::stderr(), &format!("cowflush: {why}\n"));
+            return Ok(Exit::Lost);
+        }
     };
     let bad = if verify { log.verify_all() } else { Vec::new() };
     let text = if json { to_json(&log, kept.as_deref(), &bad) } else { to_text(&log, kept, &bad) };
@@ -151,7 +155,7 @@ fn to_text(log: &Log, kept: Option<String>, bad: &[u64]) -> String {
     );
     match chain.end {
         End::Clean => {}
-        End::Torn => line("end", "a flush was cut short; the one before counts".to_owned()),
+        End::Torn => line("end", log.torn().to_owned()),
         End::Damaged(_) => line("DAMAGED", log.damage().unwrap_or_default()),
     }
     if !log.whole {

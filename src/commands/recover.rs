@@ -114,7 +114,7 @@ fn report(wanted: &cli::Recover, log: &Log, fit: Fit, live: &[Live], bad: &[u64]
         }
         match chain.end {
             End::Clean => {}
-            End::Torn => text.push_str("\nafter it a flush was cut short, which does not count"),
+            End::Torn => text.push_str(&format!("\n{}", log.torn())),
             End::Damaged(_) => {
                 text.push_str(&format!("\nLOST: {}", log.damage().unwrap_or_default()));
             }

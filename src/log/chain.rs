@@ -196,6 +196,8 @@ pub struct Live {
 
 /// How many chunks are read at a time: 256 KiB.
 const PIECE: usize = 64;
+/// How often a chunk is read that can't be read.
+const TRIES: u32 = 3;
 
 impl Chain {
     /// Follows the chain from the header on. Heads, tables and commit records are read, data only
@@ -383,8 +385,17 @@ impl Chain {
         }
     }
 
-    /// Reads all data, also those that were replaced. Returns the places that are damaged.
-    pub fn verify_all(&self, from: &mut impl Chunks) -> Vec<u64> {
+    /// Reads everything: all data, also those that were replaced, and the rest of the ring. Returns
+    /// the places that are damaged.
+    ///
+    /// A card that lied about a FLUSH may have lost the start of a segment and kept its commit
+    /// record; then the chain seems to end as it was left, and only a look at the whole ring tells.
+    pub fn verify_all(&mut self, from: &mut impl Chunks) -> Vec<u64> {
+        if self.end == End::Clean
+            && let End::Damaged(damage) = self.search(from)
+        {
+            self.end = End::Damaged(damage);
+        }
         let mut bad = Vec::new();
         for segment in &self.segments {
             let wanted: Vec<_> =
@@ -446,7 +457,8 @@ fn each(from: &mut impl Chunks, start: u64, count: usize, mut look: impl FnMut(O
     let mut buffer = vec![0; count * CHUNK_BYTES];
     let together = from.read(start, &mut buffer).is_ok();
     for (at, chunk) in (start..).zip(buffer.chunks_exact_mut(CHUNK_BYTES)) {
-        let readable = together || from.read(at, chunk).is_ok();
+        // A read may fail once and work when it is tried again.
+        let readable = together || (0..TRIES).any(|_| from.read(at, chunk).is_ok());
         look(readable.then_some(&*chunk));
     }
 }
@@ -670,6 +682,25 @@ mod tests {
         assert!(matches!(chain.end, End::Damaged(Damage { what: What::Data, youngest: 3, .. })));
         broken.put(ring.chunk(first.data()), b"x");
         assert!(broken.applied().is_empty());
+    }
+
+    #[test]
+    fn a_segment_whose_start_was_never_written_is_found_by_a_full_search() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let before = card.clone();
+        let lost = card.append(&(0..40).collect::<Vec<_>>(), 11);
+        let ring = card.chain().ring;
+        // The card says that it has everything, but lost what it got first.
+        for position in lost.position..lost.position + BEHIND {
+            let at = ring.chunk(position) as usize * CHUNK_BYTES;
+            let old = before.bytes[at..at + CHUNK_BYTES].to_vec();
+            card.put(ring.chunk(position), &old);
+        }
+        let mut chain = card.chain();
+        assert_eq!(chain.end, End::Clean, "a boot can't see it");
+        assert!(chain.verify_all(&mut card).is_empty());
+        assert!(matches!(chain.end, End::Damaged(Damage { youngest: 2, .. })));
     }
 
     #[test]

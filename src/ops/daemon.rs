@@ -15,7 +15,7 @@ use crate::daemon::schedule::{Now, Reason, Schedule};
 use crate::dm::SnapshotStatus;
 use crate::error::{Error, Exit, Result};
 use crate::report::record::Record;
-use crate::stack::Name;
+use crate::stack::{Name, Wish};
 use crate::sys::dm::{Control, Message};
 use crate::sys::memory::{self, DirtyLimits};
 use crate::sys::signals::Held;
@@ -214,7 +214,8 @@ impl<'a> Daemon<'a> {
     }
 
     fn flush(&self, reason: Reason, signals: &mut Held) -> Result<Option<Record>> {
-        let mut session = Session::begin("daemon", &self.config, signals)?.because(reason);
+        let mut session =
+            Session::begin("daemon", &self.config, signals, Wish::default())?.because(reason);
         if reason == Reason::Idle {
             return session.merge().map(|_| None);
         }
@@ -242,7 +243,7 @@ impl<'a> Daemon<'a> {
             (self.tell)(News::Note(
                 "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
             ));
-            let through = Session::begin("daemon", &self.config, signals)
+            let through = Session::begin("daemon", &self.config, signals, Wish::default())
                 .and_then(|mut session| session.give_up_deferring());
             if let Err(error) = through {
                 (self.tell)(News::Failed(Reason::High, &error));

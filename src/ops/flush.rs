@@ -13,7 +13,7 @@ use super::{cowfile, run_dir, seal};
 use crate::config::Config;
 use crate::cow::format::CHUNK_SECTORS;
 use crate::dm::{Line, SnapshotStatus, Target};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Exit, Result};
 use crate::report::progress::Meter;
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack, Trouble, Wish};
@@ -101,7 +101,31 @@ const TAIL_TRIES: u32 = 4;
 
 impl<'a> Session<'a> {
     /// Takes the lock and settles what an earlier command left.
-    pub fn begin(command: &'static str, config: &'a Config, signals: &'a mut Held) -> Result<Self> {
+    pub fn begin(
+        command: &'static str,
+        config: &'a Config,
+        signals: &'a mut Held,
+        wish: Wish,
+    ) -> Result<Self> {
+        let mut session = Self::open(command, config, signals)?;
+        session.settle(wish)?;
+        session.measure()?;
+        Ok(session)
+    }
+
+    /// The same on the way down: a log that can't be written is passed by.
+    pub fn begin_last(
+        command: &'static str,
+        config: &'a Config,
+        signals: &'a mut Held,
+    ) -> Result<Self> {
+        let mut session = Self::open(command, config, signals)?;
+        session.settle(Wish::default()).or_else(|error| session.pass_by_log(error))?;
+        session.measure()?;
+        Ok(session)
+    }
+
+    fn open(command: &'static str, config: &'a Config, signals: &'a mut Held) -> Result<Self> {
         let control = Control::open()?;
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
@@ -109,21 +133,32 @@ impl<'a> Session<'a> {
         memory::lock()?;
         priority::io_flusher();
         let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
-        let mut session = Self { control, meter, signals, limit, config, command, reason };
-        session.settle(Wish::default())?;
-        let (memory, stack) = (memory::info()?, session.stack()?);
+        Ok(Self { control, meter, signals, limit, config, command, reason })
+    }
+
+    /// After the card has refused a write to the log: what is sealed goes to root without it. What is
+    /// in RAM is lost with the power; a cut while it is merged can only tear root.
+    fn pass_by_log(&mut self, error: Error) -> Result<Settled> {
+        match error.exit_code() {
+            Exit::Card => self.settle(Wish { direct: true, ..Wish::default() }),
+            _ => Err(error),
+        }
+    }
+
+    /// Learns how large the COW may be, and lets it grow to that.
+    fn measure(&mut self) -> Result<()> {
+        let (memory, stack) = (memory::info()?, self.stack()?);
         // What COWs hold is not available to others, but it is to COWs.
         let available = Bytes(memory.available.0.saturating_add(held_in_ram(&stack)?.0));
-        session.limit = config.size.limit(memory.total, available);
+        self.limit = self.config.size.limit(memory.total, available);
         // What a flush seals must fit into the log. A log that can't be read says so when it is
         // needed.
         let capacity = stack.log_partition().map(|log| Log::capacity_at(&block::path(log)));
         if let Some(Ok(capacity)) = capacity {
-            session.limit = session.limit.min(capacity);
+            self.limit = self.limit.min(capacity);
         }
         // A flush that was killed may have left the COW small.
-        session.grow()?;
-        Ok(session)
+        self.grow()
     }
 
     /// Says why, for the record.
@@ -190,9 +225,17 @@ impl<'a> Session<'a> {
         Ok((settled.merged.0 > 0).then_some(settled))
     }
 
+    /// A flush on the way down: a log that can't be written is no reason to lose what is in RAM.
+    fn last_flush(&mut self) -> Result<Outcome> {
+        self.flush(How::default()).or_else(|error| {
+            self.pass_by_log(error)?;
+            self.flush(How { direct: true, ..How::default() })
+        })
+    }
+
     /// Flushes and lets root write straight through to the card.
     pub fn stop(&mut self) -> Result<Outcome> {
-        let mut outcome = self.flush(How::default())?;
+        let mut outcome = self.last_flush()?;
         for _ in 0..TAIL_TRIES {
             let stack = self.control.stack()?;
             let overflowed =
@@ -201,7 +244,7 @@ impl<'a> Session<'a> {
             if !overflowed && stack.pending().bytes() <= tail {
                 break;
             }
-            outcome = outcome.and(self.flush(How::default())?);
+            outcome = outcome.and(self.last_flush()?);
         }
         let merged = self.merge()?;
         if let (Some(merged), Outcome::Flushed { record, .. }) = (merged, &mut outcome) {

@@ -10,6 +10,7 @@ use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Exit, Result};
 use crate::ops::log::Log;
+use crate::ops::log::append::APPEND_AGAIN;
 use crate::report::progress::Meter;
 use crate::stack::{self, Device, Live, Name, Stack, Step, Trouble, Wish};
 use crate::sys::direct::Direct;
@@ -105,7 +106,7 @@ pub fn settle(hands: &mut Hands<'_, '_>, wished: Wish) -> Result<Settled> {
                 Appended::TooLarge => wish.direct = true,
             },
             Step::Unlink(name) => {
-                run(control, &stack, step)?;
+                unlink(control, &stack, name, wish.direct)?;
                 begun.retain(|begun| *begun != name);
             }
             Step::StartMerge(name) => {
@@ -149,15 +150,16 @@ fn append(hands: &mut Hands<'_, '_>, stack: &Stack, settled: &mut Settled) -> Re
     };
     let data = view::Data::of_cow(origin, cow)?;
     let mut log = Log::open(&block::path(partition))?;
+    // Without a layer that reads the log nothing in it counts any more: an append that was killed
+    // left what is sealed now, or a log that could not be written to what is in root since. A
+    // segment behind such ones would bring them back to life.
+    if stack.logged.is_none() && !log.chain.segments.is_empty() {
+        log.reset(0).map_err(|error| error.advise(APPEND_AGAIN).exit(Exit::Card))?;
+    }
     let count = u32::try_from(data.table.len()).unwrap_or(u32::MAX);
     if !log.chain.fits(count) {
         if !log.chain.could_fit(count) {
             return Ok(Appended::TooLarge);
-        }
-        // Without a layer that reads the log all that is in it was left by an append that was
-        // killed, and is what is sealed now: its room comes back.
-        if stack.logged.is_none() {
-            log.reset(0)?;
         }
         return Ok(Appended::NoRoom);
     }
@@ -287,7 +289,7 @@ fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
             }
             control.remove(name)
         }
-        Step::Append | Step::StartMerge(_) | Step::AwaitMerge(_) => Ok(()),
+        Step::Append | Step::StartMerge(_) | Step::AwaitMerge(_) | Step::Unlink(_) => Ok(()),
         Step::MergeInPlace => {
             let sealed = device(stack, Name::Sealed)?;
             replace(control, Name::Sealed, &sealed, |origin, cow, chunk| Target::SnapshotMerge {
@@ -298,7 +300,6 @@ fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
         }
         Step::Unmerge(name) => unmerge(control, stack, name),
         Step::RestartMerge => seal::restart(control, &device(stack, Name::Sealed)?),
-        Step::Unlink(name) => unlink(control, stack, name),
         Step::Rename(from, to) => control.rename(from, to),
     }
 }
@@ -321,7 +322,10 @@ fn unmerge(control: &Control, stack: &Stack, name: Name) -> Result<()> {
 /// The merged layer becomes the card, once the card has confirmed that it keeps everything, and
 /// the log that its segments don't count any more. In this order: until then the segments are
 /// what a boot after a power cut would need; and from the swap on root may be written to.
-fn unlink(control: &Control, stack: &Stack, name: Name) -> Result<()> {
+///
+/// A log that can't be written to is no reason to fail when root shall be written past it
+/// (`direct`), for the reason that [`retire_log`] has.
+fn unlink(control: &Control, stack: &Stack, name: Name, direct: bool) -> Result<()> {
     let layer = device(stack, name)?;
     let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
         return Err(explain(Trouble::Foreign(Name::Origin)));
@@ -333,7 +337,7 @@ fn unlink(control: &Control, stack: &Stack, name: Name) -> Result<()> {
         Name::Logged => {
             let mut log = log(stack)?;
             let merged = log.chain.live().len() as u64;
-            log.reset(merged)
+            log.reset(merged).or_else(|error| if direct { Ok(()) } else { Err(error) })
         }
         _ => Ok(()),
     });
@@ -343,7 +347,8 @@ fn unlink(control: &Control, stack: &Stack, name: Name) -> Result<()> {
         }
         return Err(error
             .advise(
-                "Nothing is lost: all data are still where they were and can be read. Look for                  the card's errors in the kernel log (dmesg), then run the command again.",
+                "Nothing is lost: all data are still where they were and can be read. Look for \
+                 the card's errors in the kernel log (dmesg), then run the command again.",
             )
             .exit(Exit::Card));
     }

@@ -111,7 +111,9 @@ pub fn gather() -> Report {
     report.last_flush = run_dir::last_flush();
     report.boot = run_dir::read(run_dir::BOOT).map(|text| {
         let value = |key| value(&text, key).to_owned();
-        report.log_kept = Some(value("log_kept")).filter(|why| !why.is_empty());
+        // One that was made since, or over it, is in use now.
+        let kept = report.log.is_none().then(|| value("log_kept"));
+        report.log_kept = kept.filter(|why| !why.is_empty());
         (value("mode"), value("reason"))
     });
     report

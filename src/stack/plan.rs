@@ -82,6 +82,10 @@ pub fn next(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
     if stack.log.is_some_and(|log| log.live.is_none()) {
         return Ok(Some(Step::Remove(Name::Log)));
     }
+    // Before the layer under it: a table that waits here may hold the view, which has to go first.
+    if let Some(step) = seated.as_ref().and_then(|sealed| tidy(Name::Sealed, sealed)) {
+        return Ok(Some(step));
+    }
     if let Some(logged) = logged_in_use(stack, seated.as_ref())
         && let Some(step) = logged_layer(stack, &logged, seated.as_ref(), wish)?
     {
@@ -185,9 +189,6 @@ fn tidy(name: Name, device: &Device) -> Option<Step> {
 
 /// Root sits on the sealed device: bring its data to the log or the card.
 fn finish(stack: &Stack, sealed: &Device, wish: Wish) -> Result<Step, Trouble> {
-    if let Some(step) = tidy(Name::Sealed, sealed) {
-        return Ok(step);
-    }
     let Some(Target::Snapshot { .. }) = sealed.target() else {
         return merging(stack, Name::Sealed, sealed);
     };
@@ -515,6 +516,13 @@ mod tests {
         let steps = path(sealed_over_log(), Wish { direct: true, ..Wish::default() });
         assert_eq!(steps[..7], merge);
         assert_eq!(steps[7], Step::StartMerge(Name::Sealed));
+    }
+
+    #[test]
+    fn a_table_that_waits_lets_go_of_the_view_before_the_view_is_removed() {
+        let killed = edit(Stack { view: view(), ..sealed_over_log() }, |s| seal(s).inactive = true);
+        let steps = path(killed, Wish::default());
+        assert_eq!(steps[..2], [Step::Clear(Name::Sealed), Step::Remove(Name::View)]);
     }
 
     #[test]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from vm.machine import VM
 
 DEVICES = ["cowflush-origin", "cowflush-root"]
+# With a flush log, and with something in it
+LOG = ["cowflush-log"]
+LOGGED = ["cowflush-log", "cowflush-log-view", "cowflush-logged"]
 
 
 def status(vm: VM) -> dict[str, Any]:
@@ -31,10 +35,14 @@ def memory(vm: VM, field: str) -> int:
     return int(vm.run(f"awk '/^{field}:/ {{ print $2 }}' /proc/meminfo").ok().text)
 
 
-def check_settled(vm: VM, mode: str = "deferring") -> None:
-    """Nothing of an earlier command is left: no device, no loop device, no process."""
+def check_settled(vm: VM, mode: str = "deferring", log: Sequence[str] = ()) -> None:
+    """Nothing of an earlier command is left: no device, no loop device, no process.
+
+    `log` is the devices that a flush log has now: none, `LOG`, or `LOGGED`.
+    """
     report = status(vm)
     assert (report["mode"], report["phase"], report["sealed"], report["busy_pid"]) == (mode, "idle", None, None)
-    assert devices(vm) == DEVICES
-    assert loops(vm) == (["cowflush-cow"] if mode == "deferring" else [])
+    assert devices(vm) == sorted([*DEVICES, *log])
+    expected = ["cowflush-cow"] if mode == "deferring" else []
+    assert sorted(loops(vm)) == expected + (["cowflush-table"] if log == LOGGED else [])
     assert vm.run("pidof cowflush cowflush-guard").text == ""

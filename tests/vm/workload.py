@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vm.card import Card
+    from vm.ext import ExtImage
     from vm.machine import VM
 
 FOLDER = "/root/rounds"
@@ -59,7 +60,7 @@ def _hash(number: int) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def check(card: Card, at_least: int) -> int:
+def check(card: Card | ExtImage, at_least: int) -> int:
     """Looks at the card from outside: whole rounds from 1 on, `at_least` so many, each with its content."""
     card.fsck()
     found = {name: digest for name, digest in card.hashes(FOLDER).items() if not name.endswith(".new")}

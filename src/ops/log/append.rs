@@ -23,6 +23,12 @@ pub type Watch<'a> = dyn FnMut(Bytes) -> Result<()> + 'a;
 /// Chunks that are read and written together: 256 KiB.
 const PIECE: usize = 64;
 
+/// What to do when the log can't be written to.
+pub const APPEND_AGAIN: &str = "Nothing is lost: all data stay in RAM and can be read, and what \
+    was flushed before is still there. Look for the card's errors in the kernel log (dmesg), then \
+    run `cowflush flush` to try again, or `cowflush flush --direct` to merge into the card without \
+    the log.";
+
 impl Log {
     /// Appends what `table` says stands on `cow`; `card` is what it is sealed over. It must fit.
     ///
@@ -39,14 +45,7 @@ impl Log {
             if error.exit_code() == Exit::Interrupted {
                 return error;
             }
-            error
-                .advise(
-                    "Nothing is lost: all data stay in RAM and can be read, and what was flushed \
-                     before is still in the log. Look for the card's errors in the kernel log \
-                     (dmesg), then run `cowflush flush` to try again, or `cowflush flush --direct` \
-                     to merge into the card without the log.",
-                )
-                .exit(Exit::Card)
+            error.advise(APPEND_AGAIN).exit(Exit::Card)
         })
     }
 

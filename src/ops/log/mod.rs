@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{self, Chain, End, NoLog};
-use crate::log::format::Header;
+use crate::log::format::{Defect, Header};
 use crate::log::ring::Ring;
 use crate::stack::Stack;
 use crate::sys::block;
@@ -106,6 +106,17 @@ impl Log {
         capacity(Some(self.chain.ring))
     }
 
+    /// What became of a flush that was cut short at the log's end.
+    pub fn torn(&self) -> &'static str {
+        // A segment without its commit record counts when everything else of it is there.
+        match self.chain.segments.last() {
+            Some(last) if !last.committed => {
+                "the last flush was cut short after it had written everything: it counts"
+            }
+            _ => "the last flush was cut short: what counts is the one before",
+        }
+    }
+
     /// What was lost, as a sentence; `None` when nothing was.
     pub fn damage(&self) -> Option<String> {
         let End::Damaged(damage) = self.chain.end else { return None };
@@ -136,9 +147,13 @@ fn explain(path: &Path, why: NoLog) -> Error {
         NoLog::Truncated { .. } => {
             "Make the partition as large as it was; `cowflush recover` can then apply the log."
         }
+        NoLog::Damaged(Defect::Version(_)) => {
+            "Its flushes are not applied. The cowflush that made it can: boot that, or run its \
+             `cowflush recover`. To drop them: `cowflush log format DEVICE --over cowflush-log`."
+        }
         NoLog::Damaged(_) | NoLog::Nonsense => {
             "Flushes that were only in the log are lost, and the card holds the last merge. \
-             `cowflush log format` makes the log anew."
+             `cowflush log format DEVICE --over cowflush-log` makes the log anew."
         }
     };
     Error::new(format!("use {} as the flush log", path.display()), why.to_string())

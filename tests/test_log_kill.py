@@ -1,0 +1,102 @@
+"""SIGKILL and power cuts at any point of a command that uses the flush log."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+
+import pytest
+
+from vm import flushlog, logged, workload
+from vm.card import Card
+from vm.lab import Lab
+from vm.machine import VM
+from vm.router import LOGGED, check_settled
+from vm.sweep import KILLED, in_log, sweep
+
+DM_DEV_REMOVE, DM_DEV_SUSPEND, DM_TABLE_LOAD = "C138FD04", "C138FD06", "C138FD09"
+BOTH = pytest.mark.kernels("6.1", "6.12")
+
+
+def step(usual: int) -> int:
+    """One kill in so many is what there is time for; COWFLUSH_KILLS=all kills at every one (20 minutes)."""
+    return 1 if os.environ.get("COWFLUSH_KILLS") == "all" else usual
+
+
+# A flush before each merge makes something to be merged, one after each goes to the log again.
+@pytest.mark.parametrize(
+    "command, prepare, usual", [("flush", "true", 13), ("merge", "cowflush flush", 19), ("stop", "cowflush start", 61)]
+)
+def test_killed_anywhere(boot: Lab, command: str, prepare: str, usual: int) -> None:
+    kills = sweep(logged.start(boot), f"cowflush {command}", 1, step(usual), prepare, log=True, look=in_log)
+    assert kills > 15
+
+
+@BOTH
+@pytest.mark.parametrize("command, prepare", [("flush", "true"), ("merge", "cowflush flush")])
+def test_killed_at_every_table_that_is_loaded(boot: Lab, command: str, prepare: str) -> None:
+    """Loading, swapping and clearing tables is what leaves half-made states: each of these calls is a stop here."""
+    vm = logged.start(boot)
+    for call in (DM_DEV_SUSPEND, DM_TABLE_LOAD, DM_DEV_REMOVE):
+        stop, code = 0, KILLED
+        while code == KILLED:
+            stop += 1
+            vm.run(f"echo {call} {stop} >/root/x; {prepare}").ok()
+            code = vm.run(f"guest-tools killat --ioctl {call} {stop} cowflush {command}", timeout=60).code
+            vm.run("cowflush flush").ok()
+            check_settled(vm, log=LOGGED)
+        assert stop > 4
+    vm.kill()
+    assert flushlog.recovered(vm.card).read("/root/x") == f"{call} {stop}\n".encode()
+
+
+def judge(boot: Lab, card: Card, rounds: int, started: bool) -> None:
+    """A card whose power was cut: the state of the last flush that returned, or the one that was under way.
+
+    Seen by the second reader and by the program on the host; and by a boot every now and then.
+    """
+    root, log = logged.images(card)
+    export = boot.directory / "export.img"
+    done = logged.host("recover", root, log, "--export", export)
+    assert done.returncode == 0, done.stderr
+    recovered = flushlog.recovered(card)
+    assert filecmp.cmp(export, recovered.path, shallow=False)
+    export.unlink()
+    recovered.replay_journal()
+    assert workload.check(recovered, rounds) <= rounds + 1
+    if started:
+        vm = boot(card)
+        assert workload.check_in_guest(vm, rounds) <= rounds + 1
+        vm.kill()
+
+
+# In a later flush the log has a layer of its own, which the new one replaces.
+@BOTH
+@pytest.mark.parametrize(
+    "command, prepare, usual",
+    [("flush", "true", 83), ("merge", "cowflush flush", 127), ("stop", "cowflush start", 257)],
+    ids=["flush", "merge", "stop"],
+)
+def test_power_cut_where_it_is_killed(boot: Lab, command: str, prepare: str, usual: int) -> None:
+    """The card is copied at the very moment of the kill, before any other command has a chance to mend it."""
+    vm: VM = logged.start(boot)
+    vm.run(f"mkdir {workload.FOLDER}; cowflush flush").ok()
+    stop, round_ = 1, 0
+    while True:
+        round_ += 1
+        vm.run(f"seq {round_} {round_ + workload.LINES} >{workload.FOLDER}/{round_}; {prepare}").ok()
+        killed = vm.run(f"guest-tools killat {stop} cowflush {command}", timeout=60)
+        vm.pause()
+        then = vm.card.copy(boot.directory / "then.img")
+        vm.cont()
+        # What was prepared by a flush had returned.
+        returned = round_ if killed.code == 0 or command == "merge" else round_ - 1
+        judge(boot, then, returned, started=round_ % 3 == 0)
+        if killed.code == 0:
+            break
+        killed.exits(KILLED)
+        vm.run("cowflush flush").ok()
+        stop += step(usual)
+    assert round_ > 3
+    vm.run("cowflush start; echo x >/root/x; cowflush flush").ok()
+    check_settled(vm, log=LOGGED)

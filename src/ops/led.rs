@@ -12,7 +12,7 @@ const LEDS: &str = "/sys/class/leds";
 pub enum Light {
     /// Off: the card is up to date.
     Rest,
-    /// Slow: something is in RAM only.
+    /// Slow: something worth a flush is in RAM only.
     Pending,
     /// On: don't pull the plug.
     Flushing,

@@ -96,7 +96,8 @@ impl Reporter {
             let flushing = lock::holder(control).is_some();
             // A COW that overflowed or was lost: the schedule wants a flush at any price.
             let trouble = self.failed || now.pending == Bytes(u64::MAX);
-            self.show(Light::of(trouble, flushing, now.pending > Bytes(0)));
+            // Every flush leaves a chunk behind: waking the filesystem up changes its superblock.
+            self.show(Light::of(trouble, flushing, now.pending > config.min_flush));
         }
     }
 

@@ -259,6 +259,47 @@ mod tests {
         assert_eq!(config.led.as_deref(), Some("alix:3"));
     }
 
+    /// README's table: keys and defaults.
+    fn documented() -> Vec<(&'static str, &'static str)> {
+        let readme = include_str!("../README.md");
+        let section = readme.split("\n### The daemon\n").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let cells = |line: &'static str| {
+            let mut cells = line.strip_prefix("| `")?.split("` | `");
+            Some((cells.next()?, cells.next()?.split("` |").next()?))
+        };
+        section.lines().filter_map(cells).collect()
+    }
+
+    #[test]
+    fn the_readme_has_every_key_and_its_default() {
+        let mut config = Config::default();
+        for (key, default) in documented() {
+            // Where the default is taken back, it must have been another value.
+            let other = match default {
+                "none" if key == "at" => "03:30",
+                "none" if key == "led" => "x",
+                "none" | "/etc" | "/boot" => "/x",
+                "off" | "30m" | "2s" => "7s",
+                "write-through" => "wait",
+                "8K" => "1K",
+                _ => "7%",
+            };
+            assert_eq!(config.set(key, other), Ok(()), "{key}");
+            assert_ne!(config, Config::default(), "{key}");
+            assert_eq!(config.set(key, default), Ok(()), "{key}");
+            assert_eq!(config, Config::default(), "{key}={default}");
+        }
+        // The fields as Rust names them are all the keys that there are.
+        let fields = format!("{:#?}", Config::default());
+        let name =
+            |line: &str| Some(line.strip_prefix("    ")?.split_once(':')?.0.replace('_', "-"));
+        let fields: Vec<String> =
+            fields.lines().filter_map(name).filter(|name| !name.starts_with(' ')).collect();
+        let keys: Vec<&str> = documented().iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys, fields);
+    }
+
     #[test]
     fn sizes() {
         let fixed = |bytes| Some(Size::Fixed(Bytes(bytes)));

@@ -194,7 +194,7 @@ fn times(text: &str) -> Option<Vec<u16>> {
     let one = |text: &str| {
         let (hour, minute) = text.trim().split_once(':')?;
         let (hour, minute): (u16, u16) = (decimal(hour)?, decimal(minute)?);
-        (hour < 24 && minute < 60).then_some(hour * 60 + minute)
+        (hour < 24 && minute < 60).then(|| hour * 60 + minute)
     };
     list(text, one)
 }
@@ -301,12 +301,15 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_and_times() {
         let fixed = |bytes| Some(Size::Fixed(Bytes(bytes)));
         assert_eq!(size("16M"), fixed(16 << 20));
         assert_eq!(size("1g"), fixed(1 << 30));
         assert_eq!(size("65536"), fixed(65536));
         assert_eq!(size("40%"), Some(Size::Percent(40)));
+        for bad in ["24:00", "00:60", "6500:00", "3", ""] {
+            assert_eq!(times(bad), None, "{bad:?}");
+        }
         for bad in ["", "0", "%", "0%", "91%", "-1M", "M", "1T", "99999999999G", "4é"] {
             assert_eq!(size(bad), None, "{bad:?}");
         }

@@ -80,10 +80,10 @@ impl Reporter {
 
     fn leave_note(&mut self, config: &Config, now: &Now, interval: Option<u64>) {
         let at = daemon_note::first_after(&config.at, now.minute);
-        let note = Some(DaemonNote { pid: std::process::id(), interval, at });
-        if self.note != note {
-            self.note = note;
-            note.unwrap_or_default().write();
+        let note = DaemonNote { pid: std::process::id(), interval, at };
+        if self.note != Some(note) {
+            self.note = Some(note);
+            note.write();
         }
     }
 

@@ -99,7 +99,7 @@ impl Config {
                 size(value),
                 "a size such as 32M or a share of the RAM such as 40%",
             ),
-            "interval" => to(&mut self.interval, millis(value).map(|ms| ms / 1000), TIME),
+            "interval" => to(&mut self.interval, millis(value).map(|ms| ms.div_ceil(1000)), TIME),
             "at" => to(&mut self.at, times(value), "times of day such as 03:30,15:00, or none"),
             "high" => to(&mut self.high, share(value), SHARE),
             "full-wait" => to(&mut self.full_wait, share(value), SHARE),
@@ -108,7 +108,7 @@ impl Config {
             "urgent-delay" => to(&mut self.urgent_delay, millis(value), TIME),
             "merge-on" => to(&mut self.merge_on, paths(value), PATHS),
             "merge" => to(&mut self.merge, share(value), SHARE),
-            "idle" => to(&mut self.idle, millis(value).map(|ms| ms / 1000), TIME),
+            "idle" => to(&mut self.idle, millis(value).map(|ms| ms.div_ceil(1000)), TIME),
             "min-flush" => to(
                 &mut self.min_flush,
                 bytes(value).or(off(value).map(Bytes)),
@@ -307,6 +307,10 @@ mod tests {
         assert_eq!(size("1g"), fixed(1 << 30));
         assert_eq!(size("65536"), fixed(65536));
         assert_eq!(size("40%"), Some(Size::Percent(40)));
+        // Less than a second is not "never".
+        let mut config = Config::default();
+        assert_eq!(config.read("interval=500ms\nidle=1ms"), [""; 0]);
+        assert_eq!((config.interval, config.idle), (1, 1));
         for bad in ["24:00", "00:60", "6500:00", "3", ""] {
             assert_eq!(times(bad), None, "{bad:?}");
         }

@@ -41,12 +41,12 @@ lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
-	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl}
+	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl,promtool}
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 ## Binary, initramfs, busybox and both kernels, in build/
+build: guest kernel-6.1 kernel-6.12 promtool ## Binary, initramfs, busybox and both kernels, in build/
 
 clean: ## Remove build/ (built kernels and busybox stay in the cache)
 	rm -rf build
@@ -61,6 +61,11 @@ guest: deps host
 host: deps ## The program for this machine, in build/host/release
 	@$(CARGO) build --quiet --release --locked
 
+# build/promtool/promtool, for tests
+promtool: deps
+	@mkdir -p build
+	@promtool=$$(cross/promtool); ln -sfn "$$promtool" build/promtool
+
 # build/kernel-VERSION/bzImage
 kernel-%: deps
 	@mkdir -p build
@@ -69,4 +74,4 @@ kernel-%: deps
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test power-cut bench fuzz lint fmt build clean guest host deps
+.PHONY: help run shell test power-cut bench fuzz lint fmt build clean guest host promtool deps

@@ -31,6 +31,7 @@ pub enum Command {
     Stop(Stop),
     Start(Start),
     Status(Status),
+    History(History),
     Check(Check),
     Daemon(Daemon),
     Hold(Hold),
@@ -81,7 +82,19 @@ pub struct Start {}
 #[derive(FromArgs)]
 #[argh(subcommand, name = "status")]
 pub struct Status {
-    /// print as JSON; ARCHITECTURE.md documents the keys
+    /// print as JSON; docs/json.md documents the keys
+    #[argh(switch)]
+    pub json: bool,
+    /// go on every second until Ctrl-C; in a pipe, one line a second
+    #[argh(switch)]
+    pub watch: bool,
+}
+
+/// Show the last flushes since boot: when, why, how much, how long, how long root waited.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "history")]
+pub struct History {
+    /// print as JSON
     #[argh(switch)]
     pub json: bool,
 }

@@ -99,7 +99,7 @@ impl Config {
                 size(value),
                 "a size such as 32M or a share of the RAM such as 40%",
             ),
-            "interval" => to(&mut self.interval, millis(value).map(|ms| ms / 1000), TIME),
+            "interval" => to(&mut self.interval, millis(value).map(|ms| ms.div_ceil(1000)), TIME),
             "at" => to(&mut self.at, times(value), "times of day such as 03:30,15:00, or none"),
             "high" => to(&mut self.high, share(value), SHARE),
             "full-wait" => to(&mut self.full_wait, share(value), SHARE),
@@ -108,7 +108,7 @@ impl Config {
             "urgent-delay" => to(&mut self.urgent_delay, millis(value), TIME),
             "merge-on" => to(&mut self.merge_on, paths(value), PATHS),
             "merge" => to(&mut self.merge, share(value), SHARE),
-            "idle" => to(&mut self.idle, millis(value).map(|ms| ms / 1000), TIME),
+            "idle" => to(&mut self.idle, millis(value).map(|ms| ms.div_ceil(1000)), TIME),
             "min-flush" => to(
                 &mut self.min_flush,
                 bytes(value).or(off(value).map(Bytes)),
@@ -142,13 +142,20 @@ impl Config {
             let (key, value) = line.split_once('=').unwrap_or((line, ""));
             let (key, value) = (key.trim(), value.trim());
             if let Err(wanted) = self.set(key, value) {
-                let line: String = line.chars().take(80).collect();
+                let line = beginning(line);
                 complaints
                     .push(format!("ignoring line {number} of {PATH}, `{line}`: it needs {wanted}"));
             }
         }
         complaints
     }
+}
+
+/// As much of a line as a complaint repeats: bytes count, since syslog and the kernel log count them.
+fn beginning(line: &str) -> &str {
+    let mut ends = line.char_indices().map(|(at, c)| at + c.len_utf8());
+    let end = ends.by_ref().take_while(|end| *end <= 120).last().unwrap_or(0);
+    line.get(..end).unwrap_or_default()
 }
 
 /// `16M`, `65536`, `40%`.
@@ -187,7 +194,7 @@ fn times(text: &str) -> Option<Vec<u16>> {
     let one = |text: &str| {
         let (hour, minute) = text.trim().split_once(':')?;
         let (hour, minute): (u16, u16) = (decimal(hour)?, decimal(minute)?);
-        (hour < 24 && minute < 60).then_some(hour * 60 + minute)
+        (hour < 24 && minute < 60).then(|| hour * 60 + minute)
     };
     list(text, one)
 }
@@ -252,13 +259,61 @@ mod tests {
         assert_eq!(config.led.as_deref(), Some("alix:3"));
     }
 
+    /// README's table: keys and defaults.
+    fn documented() -> Vec<(&'static str, &'static str)> {
+        let readme = include_str!("../README.md");
+        let section = readme.split("\n### The daemon\n").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let cells = |line: &'static str| {
+            let mut cells = line.strip_prefix("| `")?.split("` | `");
+            Some((cells.next()?, cells.next()?.split("` |").next()?))
+        };
+        section.lines().filter_map(cells).collect()
+    }
+
     #[test]
-    fn sizes() {
+    fn the_readme_has_every_key_and_its_default() {
+        let mut config = Config::default();
+        for (key, default) in documented() {
+            // Where the default is taken back, it must have been another value.
+            let other = match default {
+                "none" if key == "at" => "03:30",
+                "none" if key == "led" => "x",
+                "none" | "/etc" | "/boot" => "/x",
+                "off" | "30m" | "2s" => "7s",
+                "write-through" => "wait",
+                "8K" => "1K",
+                _ => "7%",
+            };
+            assert_eq!(config.set(key, other), Ok(()), "{key}");
+            assert_ne!(config, Config::default(), "{key}");
+            assert_eq!(config.set(key, default), Ok(()), "{key}");
+            assert_eq!(config, Config::default(), "{key}={default}");
+        }
+        // The fields as Rust names them are all the keys that there are.
+        let fields = format!("{:#?}", Config::default());
+        let name =
+            |line: &str| Some(line.strip_prefix("    ")?.split_once(':')?.0.replace('_', "-"));
+        let fields: Vec<String> =
+            fields.lines().filter_map(name).filter(|name| !name.starts_with(' ')).collect();
+        let keys: Vec<&str> = documented().iter().map(|(key, _)| *key).collect();
+        assert_eq!(keys, fields);
+    }
+
+    #[test]
+    fn sizes_and_times() {
         let fixed = |bytes| Some(Size::Fixed(Bytes(bytes)));
         assert_eq!(size("16M"), fixed(16 << 20));
         assert_eq!(size("1g"), fixed(1 << 30));
         assert_eq!(size("65536"), fixed(65536));
         assert_eq!(size("40%"), Some(Size::Percent(40)));
+        // Less than a second is not "never".
+        let mut config = Config::default();
+        assert_eq!(config.read("interval=500ms\nidle=1ms"), [""; 0]);
+        assert_eq!((config.interval, config.idle), (1, 1));
+        for bad in ["24:00", "00:60", "6500:00", "3", ""] {
+            assert_eq!(times(bad), None, "{bad:?}");
+        }
         for bad in ["", "0", "%", "0%", "91%", "-1M", "M", "1T", "99999999999G", "4é"] {
             assert_eq!(size(bad), None, "{bad:?}");
         }

@@ -12,6 +12,7 @@ mod targets {
     pub mod card;
     pub mod cli;
     pub mod cmdline;
+    pub mod config;
     pub mod cow;
     pub mod log;
     pub mod record;
@@ -25,6 +26,7 @@ const TARGETS: &[Target] = &[
     ("card", targets::card::check),
     ("cli", targets::cli::check),
     ("cmdline", targets::cmdline::check),
+    ("config", targets::config::check),
     ("cow", targets::cow::check),
     ("log", targets::log::check),
     ("record", targets::record::check),

@@ -32,7 +32,10 @@ pub fn check(data: &[u8]) {
         Err(early) => {
             // Help or a complaint: a user must see something.
             assert!(!early.output.trim_end().is_empty(), "{words:?}");
-            let alone = ["flush", "merge", "stop", "start", "status", "check", "log", "version"];
+            let alone = [
+                "flush", "merge", "stop", "start", "status", "history", "check", "daemon", "hold",
+                "release", "discard", "log", "version",
+            ];
             assert!(!matches!(words[..], [word] if alone.contains(&word)), "{words:?}");
         }
     }
@@ -54,7 +57,14 @@ fn write(command: &Command) -> Vec<String> {
         Command::Merge(o) => line.say("merge").switch("--json", o.json),
         Command::Stop(o) => line.say("stop").switch("--json", o.json),
         Command::Start(_) => line.say("start"),
-        Command::Status(o) => line.say("status").switch("--json", o.json),
+        Command::Status(o) => {
+            line.say("status").switch("--watch", o.watch).switch("--json", o.json)
+        }
+        Command::History(o) => line.say("history").switch("--json", o.json),
+        Command::Daemon(_) => line.say("daemon"),
+        Command::Hold(_) => line.say("hold"),
+        Command::Release(_) => line.say("release"),
+        Command::Discard(o) => line.say("discard").switch("--now", o.now),
         Command::Check(o) => line.say("check").switch("--json", o.json),
         Command::Log(o) => {
             line.say("log").switch("--verify", o.verify).switch("--json", o.json);

@@ -3,7 +3,7 @@
 
 use cowflush::boot::cmdline::{LogChoice, Options};
 use cowflush::boot::reference::Reference;
-use cowflush::cow::size::{self, SMALLEST, Size};
+use cowflush::cow::size::{self, SMALLEST};
 use cowflush::units::Bytes;
 
 #[cfg(not(test))]
@@ -21,7 +21,9 @@ pub fn check(data: &[u8]) {
         // The kernel log takes about a kilobyte a line.
         assert!(complaint.len() < 900, "{complaint}");
     }
-    let limit = options.size.limit(Bytes(256 << 20), Bytes(200 << 20));
+    let (config, complaints) = options.config("");
+    assert_eq!(complaints, [""; 0], "what was taken from the line is good");
+    let limit = config.size.limit(Bytes(256 << 20), Bytes(200 << 20));
     assert!(size::device(limit) <= limit && limit >= SMALLEST);
 
     // What was understood, written again, is understood in the same way; and the rest of a line
@@ -43,29 +45,27 @@ fn write(options: &Options) -> String {
         init,
         panic,
         off,
-        size,
         log,
-        merge_at,
-        ..
+        settings,
+        complaints: _,
     } = options;
-    let size = match size {
-        Size::Fixed(bytes) => bytes.0.to_string(),
-        Size::Percent(percent) => format!("{percent}%"),
-    };
     let log = match log {
         LogChoice::Own => "auto".to_owned(),
         LogChoice::At(reference) => reference.to_string(),
         LogChoice::None => "none".to_owned(),
     };
     let mut line = format!(
-        "rootfstype={} \"rootflags={flags}\" rootdelay={delay} panic={panic} cowflush.size={size} \
-         cowflush.log=\"{log}\" cowflush.merge={merge_at}%",
+        "rootfstype={} \"rootflags={flags}\" rootdelay={delay} panic={panic} \
+         cowflush.log=\"{log}\"",
         types.iter().map(|kind| format!("\"{kind}\"")).collect::<Vec<_>>().join(","),
     );
     for (set, word) in [(writable, "rw"), (wait_for_ever, "rootwait"), (off, "cowflush=off")] {
         if *set {
             line.push_str(&format!(" {word}"));
         }
+    }
+    for (key, value) in settings {
+        line.push_str(&format!(" \"cowflush.{key}={value}\""));
     }
     for (key, value) in [("root", root.as_ref().map(ToString::to_string)), ("init", init.clone())] {
         if let Some(value) = value {

@@ -1,6 +1,7 @@
-//! The record of the last flush, a file in /run.
+//! The records of the last flush and of those before, files in /run.
 #![cfg_attr(not(test), no_main)]
 
+use cowflush::report::history;
 use cowflush::report::record::Record;
 use cowflush::units::Bytes;
 
@@ -14,7 +15,8 @@ pub fn check(data: &[u8]) {
     let told = Record {
         // A year before 1970 is read as 1970.
         when: (number() >> 1) as i64,
-        command: "flush".to_owned(),
+        command: "daemon".to_owned(),
+        reason: "at 03:30".to_owned(),
         bytes: Bytes(number()),
         logged: Bytes(number()),
         merged: Bytes(number()),
@@ -26,11 +28,25 @@ pub fn check(data: &[u8]) {
     assert_eq!(Record::parse(&told.to_text()), told);
 
     let mut record = Record::parse(&String::from_utf8_lossy(data));
-    // The end of a line, not of a command.
+    // The end of a line, not of a word.
     record.command.truncate(record.command.trim_end_matches('\r').len());
+    record.reason.truncate(record.reason.trim_end_matches('\r').len());
     assert!(!record.to_string().contains('\n') && !record.when().to_string().contains('\n'));
 
     let again = Record::parse(&record.to_text());
     assert_eq!(again, record);
     assert_eq!(again.to_text(), record.to_text());
+
+    // The same bytes as a history: many records, of which the youngest stay.
+    let mut records = history::parse(&String::from_utf8_lossy(data));
+    for record in &mut records {
+        record.command.truncate(record.command.trim_end_matches('\r').len());
+        record.reason.truncate(record.reason.trim_end_matches('\r').len());
+    }
+    assert!(records.len() <= history::MOST);
+    assert_eq!(history::parse(&history::to_text(&records)), records);
+    for width in [None, Some(0), Some(80), Some(usize::MAX)] {
+        let table = history::table(&records, width);
+        assert_eq!(table.lines().count(), records.len() + usize::from(width.is_some()), "{table}");
+    }
 }

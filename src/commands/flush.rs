@@ -2,7 +2,7 @@
 
 use cowflush::error::{Error, Exit, Result};
 use cowflush::ops::flush::{How, Incomplete, Outcome, Session};
-use cowflush::ops::hold;
+use cowflush::ops::{hold, run_dir};
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
 use cowflush::stack::Wish;
@@ -17,9 +17,9 @@ use crate::put;
 pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
-    let mut session =
-        Session::begin("flush", &config, &mut signals, Wish { direct, ..Wish::default() })?;
-    let outcome = session.flush(How { direct, ..How::default() })?;
+    let wish = Wish { direct, ..Wish::default() };
+    let mut session = counted(Session::begin("flush", &config, &mut signals, wish))?;
+    let outcome = counted(session.flush(How { direct, ..How::default() }))?;
     // Asked for by hand: what was on trial is kept.
     let kept = hold::end();
     let did = if kept { "ended the hold, flushed" } else { "flushed" };
@@ -62,8 +62,8 @@ pub fn stop(json: bool) -> Result<Exit> {
                  `cowflush release` ends the hold.",
             ));
     }
-    let mut session = Session::begin_last("stop", &config, &mut signals)?;
-    let outcome = session.stop()?;
+    let mut session = counted(Session::begin_last("stop", &config, &mut signals))?;
+    let outcome = counted(session.stop())?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
 
@@ -79,6 +79,16 @@ pub fn start() -> Result<Exit> {
     };
     put(std::io::stdout(), &text);
     Ok(Exit::Done)
+}
+
+/// Counts a flush that failed; one that was only not begun, or is finished by the next command, did
+/// not.
+fn counted<T>(result: Result<T>) -> Result<T> {
+    result.inspect_err(|error| {
+        if matches!(error.exit_code(), Exit::Failed | Exit::Card | Exit::Lost) {
+            run_dir::note_failure();
+        }
+    })
 }
 
 fn card(session: &Session<'_>) -> Result<String> {

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod daemon;
 pub mod flush;
+pub mod history;
 pub mod hold;
 pub mod init;
 pub mod log;

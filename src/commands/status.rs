@@ -1,26 +1,60 @@
 //! `cowflush status`.
 
 use std::fmt::Write;
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
 
 use cowflush::error::{Exit, Result};
+use cowflush::ops::daemon_note::DaemonNote;
 use cowflush::ops::status::{self, LogReport, Phase, Report};
+use cowflush::report::history;
 use cowflush::report::json::Object;
 use cowflush::report::record::Record;
 use cowflush::stack::Mode;
 use cowflush::sys::block::{self, Written};
-use cowflush::units::{Bytes, Sectors};
-
-use crate::put;
+use cowflush::sys::time;
+use cowflush::units::{Bytes, Sectors, Utc};
 
 /// Version of the JSON: it changes when a key changes its meaning or goes.
 const JSON_VERSION: u64 = 1;
 
-/// Shows the report; fails with `NotActive` when root is not on a stack.
-pub fn run(json: bool) -> Result<Exit> {
-    let report = status::gather();
-    let text = if json { to_json(&report).end() + "\n" } else { to_text(&report) };
-    put(std::io::stdout(), &text);
-    Ok(if report.mode.is_some() { Exit::Done } else { Exit::NotActive })
+/// Shows the report; fails with `NotActive` when root is not on a stack. `watch` goes on every second
+/// until Ctrl-C, or until nobody reads any more.
+pub fn run(json: bool, watch: bool) -> Result<Exit> {
+    let screen = watch && !json && std::io::stdout().is_terminal();
+    loop {
+        let report = status::gather();
+        let text = match (json, watch, screen) {
+            (true, _, _) => to_json(&report).end() + "\n",
+            // Home, the text with the rest of each line cleared, and all below it: no flicker.
+            (_, _, true) => format!("\x1b[H{}\x1b[J", to_text(&report).replace('\n', "\x1b[K\n")),
+            (_, true, _) => to_line(&report),
+            _ => to_text(&report),
+        };
+        let written = std::io::stdout().write_all(text.as_bytes());
+        if report.mode.is_none() {
+            return Ok(Exit::NotActive);
+        }
+        if !watch || written.is_err() {
+            return Ok(Exit::Done);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// What changes most, in one line.
+fn to_line(report: &Report) -> String {
+    let bytes = |value: Option<Bytes>| value.map_or("?".to_owned(), |bytes| bytes.to_string());
+    format!(
+        "{} {} {}: RAM {} of {}, pending {}, page cache {}\n",
+        Utc(time::now()),
+        mode_word(report.mode),
+        report.phase.map_or("unknown", Phase::word),
+        bytes(report.cow_used),
+        bytes(report.cow_size),
+        bytes(report.pending),
+        report.page_cache,
+    )
 }
 
 fn mode_word(mode: Option<Mode>) -> &'static str {
@@ -64,6 +98,8 @@ fn to_json(report: &Report) -> Object {
             }),
         )
         .text("log_kept", report.log_kept.as_deref().unwrap_or_default())
+        .maybe("held_since", report.held_since.and_then(|since| u64::try_from(since).ok()))
+        .object("daemon", report.daemon.map(daemon_json))
         .maybe("busy_pid", report.busy.and_then(|pid| u64::try_from(pid).ok()))
         .object(
             "boot",
@@ -72,6 +108,13 @@ fn to_json(report: &Report) -> Object {
                 .as_ref()
                 .map(|(mode, reason)| Object::new().text("mode", mode).text("reason", reason)),
         )
+}
+
+fn daemon_json(daemon: DaemonNote) -> Object {
+    let next = daemon
+        .next()
+        .map(|(seconds, reason)| Object::new().number("seconds", seconds).text("reason", reason));
+    Object::new().number("pid", u64::from(daemon.pid)).object("next_flush", next)
 }
 
 fn to_text(report: &Report) -> String {
@@ -114,11 +157,15 @@ fn to_text(report: &Report) -> String {
         line("sealed", &format!("{sealed} still to be merged into {card}"));
     }
     line("flush log", &flush_log(report));
+    if let Some(since) = report.held_since {
+        line("held", &format!("since {}: nothing reaches the card", Utc(since)));
+    }
+    line("daemon", &daemon(report));
     line(
         "last flush",
         &report.last_flush.as_ref().map_or_else(
             || "none since boot".to_owned(),
-            |record| format!("{}: {record} ({})", record.when(), record.command),
+            |record| format!("{}: {record} ({})", record.when(), history::cause(record)),
         ),
     );
     if let (Some(absorbed), Some(reached)) = (report.absorbed, report.reached) {
@@ -129,6 +176,27 @@ fn to_text(report: &Report) -> String {
     }
     line("at risk", &risk(report, mode, &card));
     text
+}
+
+fn daemon(report: &Report) -> String {
+    let Some(daemon) = report.daemon else {
+        return "not running: flushes come by hand only".to_owned();
+    };
+    let next = match daemon.next() {
+        _ if report.held_since.is_some() => "a full COW would end the hold".to_owned(),
+        Some((seconds, reason)) => format!("next flush in {} ({reason})", time_left(seconds)),
+        None => "flushes come when something asks for them".to_owned(),
+    };
+    format!("process {}; {next}", daemon.pid)
+}
+
+/// `45 s`, `12 min`, `3 h 20 min`.
+fn time_left(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
 }
 
 fn flush_log(report: &Report) -> String {
@@ -210,6 +278,31 @@ mod tests {
         assert_eq!(bar(Bytes(0), Bytes(100)), "[--------------------]   0 %");
         assert_eq!(bar(Bytes(1), Bytes(100)), "[#-------------------]   1 %");
         assert_eq!(bar(Bytes(200), Bytes(100)), "[####################] 100 %");
+    }
+
+    #[test]
+    fn times_left_are_short() {
+        let texts = [59, 61, 12_060].map(time_left);
+        assert_eq!(texts, ["59 s", "1 min", "3 h 21 min"]);
+    }
+
+    #[test]
+    fn a_hold_and_the_daemon_are_told() {
+        let report = Report {
+            mode: Some(Mode::Deferring),
+            held_since: Some(0),
+            daemon: Some(DaemonNote { pid: 12, ..DaemonNote::default() }),
+            ..Report::default()
+        };
+        let text = to_text(&report);
+        assert!(text.contains("held       since 1970-01-01 00:00:00 UTC: nothing"), "{text}");
+        assert!(text.contains("daemon     process 12; a full COW would end the hold"), "{text}");
+        let json = to_json(&report).end();
+        assert!(json.contains(r#""held_since":0,"daemon":{"pid":12,"next_flush":null}"#), "{json}");
+        assert!(
+            to_line(&report)
+                .ends_with("deferring unknown: RAM ? of ?, pending ?, page cache 0 B\n")
+        );
     }
 
     #[test]

@@ -205,10 +205,10 @@ impl Schedule {
         self.failing_since.map_or(0, |since| now.running.saturating_sub(since))
     }
 
-    /// Seconds until the next flush by interval, for people; `None` when there is none.
-    pub fn next_in(&self, config: &Config, now: &Now) -> Option<u64> {
-        let age = now.running.saturating_sub(self.flushed) / 1000;
-        (config.interval > 0).then(|| config.interval.saturating_sub(age))
+    /// When the interval is over, as `running` of [`Now`]; `None` when there is none.
+    pub fn interval_ends(&self, config: &Config) -> Option<u64> {
+        let millis = config.interval.saturating_mul(1000);
+        (config.interval > 0).then(|| self.flushed.saturating_add(millis))
     }
 
     /// Milliseconds until something that is known now is due; at most `most`.
@@ -350,7 +350,7 @@ mod tests {
             for day in days {
                 let now = Now { day, minute, running, ..now(0) };
                 if schedule.due(&config, &now).is_some() { schedule.failed(&config, &now) }
-                let _ = (schedule.sleep(&config, &now, 1000), schedule.next_in(&config, &now));
+                let _ = (schedule.sleep(&config, &now, 1000), schedule.interval_ends(&config));
             }
         }
     }

@@ -7,6 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::flush::{How, Outcome, Session};
+use super::report::Reporter;
 use super::valve::Valve;
 use super::watch::Watch;
 use super::{hold, run_dir, valve};
@@ -50,6 +51,7 @@ struct Daemon<'a> {
     noticed: u64,
     /// Between a flush that failed and the next try.
     valve: Option<Valve>,
+    reporter: Reporter,
     tell: &'a mut dyn FnMut(News<'_>),
 }
 
@@ -64,6 +66,7 @@ pub fn run(
     memory::lock()?;
     let before = DirtyLimits::now();
     let ended = daemon.work(load, &mut signals);
+    daemon.reporter.end();
     if let Some(before) = before {
         before.set();
     }
@@ -82,13 +85,17 @@ impl Daemon<'_> {
                 daemon.refresh()?;
             }
             let now = daemon.look();
+            daemon.report(&now);
             daemon.sleep(&now, signals);
             if signals.arrived().is_some() {
                 return Ok(());
             }
             while let Some(signal) = signals.other() {
                 match signal {
-                    Signal::SIGHUP => daemon.reload(load())?,
+                    Signal::SIGHUP => {
+                        daemon.valve = None;
+                        daemon.reload(load())?;
+                    }
                     _ => daemon.schedule.ask(),
                 }
             }
@@ -110,6 +117,7 @@ impl<'a> Daemon<'a> {
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
             valve: None,
+            reporter: Reporter::default(),
             tell,
         };
         daemon.refresh()?;
@@ -172,6 +180,17 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    fn report(&mut self, now: &Now) {
+        let ends = self.schedule.interval_ends(&self.config);
+        // The file may lie on root, and so may whoever reads what is told.
+        if self.valve.is_some() {
+            return;
+        }
+        for note in self.reporter.report(&self.config, &self.control, now, ends) {
+            (self.tell)(News::Note(&note));
+        }
+    }
+
     fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) {
         // A flush has a valve of its own, and needs root awake. What is told here is told while
         // nobody waits: whoever reads it may be one of those.
@@ -181,11 +200,13 @@ impl<'a> Daemon<'a> {
                 "the hold was ended, since the COW is full: what was held is flushed now",
             ));
         }
+        self.reporter.flushing();
         match self.flush(reason, signals) {
             Ok(record) => {
                 if let Some(record) = record {
                     (self.tell)(News::Flushed(reason, &record));
                 }
+                self.reporter.flushed(true);
                 self.last_note = run_dir::read(run_dir::LAST_FLUSH);
                 let now = self.look_at_clocks(now);
                 self.schedule.done(&now);
@@ -194,6 +215,7 @@ impl<'a> Daemon<'a> {
                 // Somebody else flushes: what they do not take, the next look finds.
                 if error.exit_code() != Exit::Busy {
                     (self.tell)(News::Failed(reason, &error));
+                    self.reporter.flushed(false);
                 }
                 let now = self.look();
                 self.schedule.failed(&self.config, &now);
@@ -260,6 +282,10 @@ impl<'a> Daemon<'a> {
         ];
         let timeout = PollTimeout::try_from(wait as i32).unwrap_or(PollTimeout::MAX);
         let _ = poll(&mut descriptors, timeout);
+        // While writers wait, nothing that lies on root may be touched.
+        if self.valve.is_some() {
+            return;
+        }
         if self.urgent.changed() {
             self.schedule.urgent(now);
         }
@@ -278,6 +304,7 @@ impl<'a> Daemon<'a> {
         let note = run_dir::read(run_dir::LAST_FLUSH);
         if note != self.last_note {
             self.last_note = note;
+            self.reporter.flushed(true);
             self.schedule.flushed_by_hand(now);
             let _ = self.refresh();
         }

@@ -356,6 +356,8 @@ impl<'a> Session<'a> {
             merge_ms: settled.merging.as_millis() as u64,
             stall_us: stall.as_micros() as u64,
         };
+        // Each part of a stop is a flush of its own here.
+        let _ = run_dir::note_flush(&record);
         remember(&record);
         record
     }

@@ -2,10 +2,13 @@
 
 pub mod cowfile;
 pub mod daemon;
+pub mod daemon_note;
 pub mod flush;
 pub mod hold;
+pub mod led;
 pub mod log;
 pub mod quiet;
+pub mod report;
 pub mod run_dir;
 pub mod seal;
 pub mod settle;

@@ -3,13 +3,21 @@
 use std::io;
 use std::path::Path;
 
+use crate::report::history;
 use crate::report::record::Record;
+use crate::report::totals::Totals;
 
 /// Where the notes are.
 pub const PATH: &str = "/run/cowflush";
 
 /// The last finished flush.
 pub const LAST_FLUSH: &str = "last-flush";
+
+/// The flushes before it, the oldest first.
+pub const HISTORY: &str = "history";
+
+/// What all flushes since boot come to.
+pub const TOTALS: &str = "totals";
 
 /// What the boot did.
 pub const BOOT: &str = "boot";
@@ -36,6 +44,31 @@ pub fn write(name: &str, text: &str) -> io::Result<()> {
 /// Reads a note.
 pub fn read(name: &str) -> Option<String> {
     std::fs::read_to_string(Path::new(PATH).join(name)).ok()
+}
+
+/// The last flushes since boot, the oldest first, as far as their notes are still there.
+pub fn history() -> Vec<Record> {
+    history::parse(&read(HISTORY).unwrap_or_default())
+}
+
+/// The sums over all flushes since boot.
+pub fn totals() -> Totals {
+    Totals::parse(&read(TOTALS).unwrap_or_default())
+}
+
+/// Notes a flush that ended well.
+pub fn note_flush(record: &Record) -> io::Result<()> {
+    write(HISTORY, &history::append(&read(HISTORY).unwrap_or_default(), record))?;
+    let mut totals = totals();
+    totals.add(record);
+    write(TOTALS, &totals.to_text())
+}
+
+/// Notes a flush that failed. Two at once may count as one: they are for people.
+pub fn note_failure() {
+    let mut totals = totals();
+    totals.failures = totals.failures.saturating_add(1);
+    let _ = write(TOTALS, &totals.to_text());
 }
 
 /// The last flush since boot, if there was one and its note is still there.

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::daemon_note::{self, DaemonNote};
 use super::log::Log;
-use super::{run_dir, view};
+use super::{hold, run_dir, view};
 use crate::dm::SnapshotStatus;
 use crate::dm::Target;
 use crate::report::record::Record;
@@ -78,12 +79,16 @@ pub struct Report {
     pub log: Option<LogReport>,
     /// Why the boot did not use a flush log that is there.
     pub log_kept: Option<String>,
+    /// Since when nothing may reach the card, in seconds since 1970.
+    pub held_since: Option<i64>,
+    /// The daemon that runs.
+    pub daemon: Option<DaemonNote>,
     /// What the boot did: mode and reason.
     pub boot: Option<(String, String)>,
 }
 
 /// The flush log in short.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogReport {
     /// Its partition.
     pub partition: DevNo,
@@ -96,9 +101,11 @@ pub struct LogReport {
 /// Gathers everything that this user may know.
 pub fn gather() -> Report {
     let mut report = match Control::open() {
-        Ok(control) => privileged(&control),
+        Ok(control) => privileged(&control, log_report),
         Err(_) => unprivileged(),
     };
+    report.held_since = hold::since();
+    report.daemon = daemon_note::running();
     report.page_cache = memory::info().unwrap_or_default().dirty;
     report.reached = report.card.and_then(block::written);
     report.last_flush = run_dir::last_flush();
@@ -117,7 +124,18 @@ pub fn value<'a>(note: &'a str, key: &str) -> &'a str {
     note.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or("")
 }
 
-fn privileged(control: &Control) -> Report {
+/// What the flush log holds, read from it.
+pub fn log_report(partition: DevNo) -> LogReport {
+    let log = Log::look(&block::path(partition)).ok();
+    LogReport {
+        partition,
+        segments: log.as_ref().map(|log| log.chain.segments.len() as u64),
+        used_percent: log.as_ref().map(Log::used_percent),
+    }
+}
+
+/// What the kernel tells root. `read_log` tells what the flush log holds.
+pub fn privileged(control: &Control, read_log: impl FnOnce(DevNo) -> LogReport) -> Report {
     // A stack that can't be read looks like none; `flush` says why.
     let stack = control.stack().unwrap_or_default();
     let usage = stack.root.and_then(|root| root.usage());
@@ -127,14 +145,7 @@ fn privileged(control: &Control) -> Report {
     let overflow = cow_size.filter(|_| full);
     let sealed = sealed_left(&stack);
     let in_root = usage.map(|usage| usage.data().bytes()).or(overflow).unwrap_or_default();
-    let log = stack.log_partition().map(|partition| {
-        let log = Log::look(&block::path(partition)).ok();
-        LogReport {
-            partition,
-            segments: log.as_ref().map(|log| log.chain.segments.len() as u64),
-            used_percent: log.as_ref().map(Log::used_percent),
-        }
-    });
+    let log = stack.log_partition().map(read_log);
     let pending = in_root.0.saturating_add(sealed.unwrap_or_default().0);
     Report {
         mode: stack.mode(),

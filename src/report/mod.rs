@@ -1,6 +1,9 @@
 //! What people and programs get to read.
 
+pub mod history;
 pub mod json;
+pub mod metrics;
 pub mod progress;
 pub mod record;
 pub mod syslog;
+pub mod totals;

@@ -10,5 +10,6 @@ pub mod memory;
 pub mod priority;
 pub mod random;
 pub mod signals;
+pub mod terminal;
 pub mod time;
 pub mod tmpfs;

@@ -21,6 +21,8 @@ pub fn running() -> u64 {
 /// Local time: days since some day, and minutes since midnight.
 pub fn local() -> (i64, u16) {
     let seconds: libc::time_t = now();
+    // C's long, which has 32 bits on the target.
+    #[allow(clippy::useless_conversion)]
     // SAFETY: all zeros is a valid `tm`; localtime_r reads `seconds` and fills in the `tm`.
     let offset = unsafe {
         let mut local: libc::tm = std::mem::zeroed();

@@ -49,6 +49,11 @@ def host_cowflush() -> Path:
     return needed(BUILD / "host" / "release" / "cowflush")
 
 
+def promtool() -> Path:
+    """Debian's judge of figures for Prometheus."""
+    return needed(BUILD / "promtool" / "promtool")
+
+
 def guest_tools() -> Path | None:
     """Helpers that only some tests want, so they may be absent."""
     path = BUILD / "i586" / "guest-tools"

@@ -1,0 +1,103 @@
+//! What the daemon leaves in /run/cowflush for `cowflush status`: that it runs, and what is next.
+
+use std::path::Path;
+
+use super::run_dir;
+use super::status::value;
+use crate::sys::time;
+use crate::units::decimal;
+
+const NOTE: &str = "daemon";
+
+/// What the note says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DaemonNote {
+    /// The daemon's process.
+    pub pid: u32,
+    /// When the interval is over, in milliseconds since boot.
+    pub interval: Option<u64>,
+    /// The next time of day to flush at, in minutes since midnight.
+    pub at: Option<u16>,
+}
+
+impl DaemonNote {
+    fn to_text(self) -> String {
+        let Self { pid, interval, at } = self;
+        let text = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
+        format!("pid={pid}\ninterval={}\nat={}\n", text(interval), text(at.map(u64::from)))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(Self {
+            pid: decimal(value(text, "pid"))?,
+            interval: decimal(value(text, "interval")),
+            at: decimal(value(text, "at")).filter(|at| *at < 1440),
+        })
+    }
+
+    /// Leaves the note. A /run that is gone is no error.
+    pub fn write(self) {
+        let _ = run_dir::write(NOTE, &self.to_text());
+    }
+
+    /// Seconds until the next flush that the clock brings, and what brings it.
+    pub fn next(self) -> Option<(u64, &'static str)> {
+        let left = |at: u64| at.saturating_sub(time::running()).div_ceil(1000);
+        let minute = time::local().1;
+        let interval = self.interval.map(|at| (left(at), "interval"));
+        let at = self.at.map(|at| (seconds_until(at, minute), "at"));
+        interval.into_iter().chain(at).min()
+    }
+}
+
+/// Seconds from one minute of the day to the next time that it is `at`, to the minute.
+fn seconds_until(at: u16, minute: u16) -> u64 {
+    let minutes = (i64::from(at) - i64::from(minute)).rem_euclid(1440);
+    minutes.unsigned_abs() * 60
+}
+
+/// Which of `times` comes first after `minute`, in minutes since midnight.
+pub fn first_after(times: &[u16], minute: u16) -> Option<u16> {
+    // One that is now has come already.
+    times.iter().copied().min_by_key(|at| match seconds_until(*at, minute) {
+        0 => u64::MAX,
+        seconds => seconds,
+    })
+}
+
+/// Takes the note away.
+pub fn remove() {
+    let _ = std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE));
+}
+
+/// The note of a daemon that runs; one that was killed left its note behind.
+pub fn running() -> Option<DaemonNote> {
+    let note = DaemonNote::parse(&run_dir::read(NOTE)?)?;
+    let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let theirs = name(&note.pid.to_string())?;
+    (Some(theirs) == name("self")).then_some(note)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_reads_back() {
+        let note = DaemonNote { pid: 12, interval: Some(1_800_000), at: Some(210) };
+        assert_eq!(DaemonNote::parse(&note.to_text()), Some(note));
+        let bare = DaemonNote { pid: 12, ..DaemonNote::default() };
+        assert_eq!(DaemonNote::parse(&bare.to_text()), Some(bare));
+        assert_eq!(DaemonNote::parse("pid=x\n"), None);
+    }
+
+    #[test]
+    fn the_next_time_of_day() {
+        assert_eq!(first_after(&[210, 900], 100), Some(210));
+        assert_eq!(first_after(&[210, 900], 210), Some(900));
+        assert_eq!(first_after(&[210, 900], 1000), Some(210));
+        assert_eq!(first_after(&[210], 210), Some(210));
+        assert_eq!(first_after(&[], 0), None);
+        assert_eq!(seconds_until(10, 1430), 20 * 60);
+    }
+}

@@ -35,23 +35,10 @@ pub struct Config {
     pub idle: u64,
     /// Don't flush for less than this.
     pub min_flush: Bytes,
-    /// What to do when the COW fills up and no flush makes room.
-    pub on_overflow: OnOverflow,
     /// Where to leave a file for Prometheus.
     pub metrics: Option<String>,
     /// A light under /sys/class/leds.
     pub led: Option<String>,
-    /// A watchdog device to feed.
-    pub watchdog: Option<String>,
-}
-
-/// The last resort.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnOverflow {
-    /// Let writes go to the card.
-    WriteThrough,
-    /// Let writers wait until a flush succeeds.
-    Wait,
 }
 
 impl Default for Config {
@@ -69,10 +56,8 @@ impl Default for Config {
             merge: 75,
             idle: 0,
             min_flush: Bytes(8 << 10),
-            on_overflow: OnOverflow::WriteThrough,
             metrics: None,
             led: None,
-            watchdog: None,
         }
     }
 }
@@ -114,18 +99,8 @@ impl Config {
                 bytes(value).or(off(value).map(Bytes)),
                 "a size such as 64K, or off",
             ),
-            "on-overflow" => to(
-                &mut self.on_overflow,
-                match value {
-                    "write-through" => Some(OnOverflow::WriteThrough),
-                    "wait" => Some(OnOverflow::Wait),
-                    _ => None,
-                },
-                "write-through or wait",
-            ),
             "metrics" => to(&mut self.metrics, path(value), "an absolute path, or none"),
             "led" => to(&mut self.led, name(value), "a name under /sys/class/leds, or none"),
-            "watchdog" => to(&mut self.watchdog, path(value), "an absolute path, or none"),
             _ => Err(UNKNOWN),
         }
     }
@@ -240,8 +215,8 @@ mod tests {
         let complaints = config.read(
             "# a router\nsize=32M\ninterval = 2h # slowly\nat=03:30, 15:00\nhigh=60%\nfull-wait=90%\n\
              memory-low=off\nurgent=/etc,/root\nurgent-delay=500ms\nmerge-on=none\nmerge=50%\n\
-             idle=10m\nmin-flush=64K\non-overflow=wait\nmetrics=/run/node/cowflush.prom\n\
-             led=alix:3\nwatchdog=none\n",
+             idle=10m\nmin-flush=64K\nmetrics=/run/node/cowflush.prom\n\
+             led=alix:3\n",
         );
         assert!(complaints.is_empty(), "{complaints:?}");
         assert_eq!(config.size, Size::Fixed(Bytes(32 << 20)));
@@ -252,9 +227,8 @@ mod tests {
             (60, 90, 0, 50)
         );
         assert_eq!(config.urgent, ["/etc", "/root"]);
-        assert!(config.merge_on.is_empty() && config.watchdog.is_none());
+        assert!(config.merge_on.is_empty());
         assert_eq!(config.min_flush, Bytes(64 << 10));
-        assert_eq!(config.on_overflow, OnOverflow::Wait);
         assert_eq!(config.metrics.as_deref(), Some("/run/node/cowflush.prom"));
         assert_eq!(config.led.as_deref(), Some("alix:3"));
     }

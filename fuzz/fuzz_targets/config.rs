@@ -1,7 +1,7 @@
 //! The configuration file.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::config::{Config, OnOverflow};
+use cowflush::config::Config;
 use cowflush::cow::size::Size;
 
 #[cfg(not(test))]
@@ -38,24 +38,18 @@ fn write(config: &Config) -> String {
         merge,
         idle,
         min_flush,
-        on_overflow,
         metrics,
         led,
-        watchdog,
     } = config;
     let size = match size {
         Size::Fixed(bytes) => bytes.0.to_string(),
         Size::Percent(percent) => format!("{percent}%"),
     };
-    let on_overflow = match on_overflow {
-        OnOverflow::WriteThrough => "write-through",
-        OnOverflow::Wait => "wait",
-    };
     let at: Vec<_> = at.iter().map(|at| format!("{:02}:{:02}", at / 60, at % 60)).collect();
     format!(
         "size={size}\ninterval={}\nat={}\nhigh={high}%\nfull-wait={full_wait}%\nmemory-low={}\n\
          urgent={}\nurgent-delay={}\nmerge-on={}\nmerge={merge}%\nidle={}\nmin-flush={}\n\
-         on-overflow={on_overflow}\nmetrics={}\nled={}\nwatchdog={}\n",
+         metrics={}\nled={}\n",
         or_off(*interval, "s"),
         list(&at),
         or_off(*memory_low, "%"),
@@ -66,7 +60,6 @@ fn write(config: &Config) -> String {
         or_off(min_flush.0, ""),
         or_none(metrics),
         or_none(led),
-        or_none(watchdog),
     )
 }
 

@@ -82,7 +82,6 @@ pub struct Schedule {
     /// A flush failed: not before then again.
     patience: u64,
     failures: u32,
-    failing_since: Option<u64>,
 }
 
 /// The first retry after a failed flush, in milliseconds; doubled each time, up to 64 times.
@@ -195,14 +194,8 @@ impl Schedule {
     pub fn failed(&mut self, config: &Config, now: &Now) {
         let pressing = now.level.percent() >= config.full_wait;
         let wait = if pressing { RETRY } else { RETRY << self.failures.min(6) };
-        self.failing_since.get_or_insert(now.running);
         self.failures = self.failures.saturating_add(1);
         self.patience = now.running.saturating_add(wait);
-    }
-
-    /// For how long flushes have failed, in milliseconds; 0 when the last one did not.
-    pub fn failing_for(&self, now: &Now) -> u64 {
-        self.failing_since.map_or(0, |since| now.running.saturating_sub(since))
     }
 
     /// When the interval is over, as `running` of [`Now`]; `None` when there is none.

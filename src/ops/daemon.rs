@@ -8,10 +8,9 @@ use nix::sys::signal::Signal;
 
 use super::flush::{How, Outcome, Session};
 use super::report::Reporter;
-use super::valve::Valve;
 use super::watch::Watch;
 use super::{hold, run_dir, valve};
-use crate::config::{Config, OnOverflow};
+use crate::config::Config;
 use crate::daemon::schedule::{Now, Reason, Schedule};
 use crate::dm::SnapshotStatus;
 use crate::error::{Error, Exit, Result};
@@ -33,8 +32,8 @@ pub enum News<'a> {
     Note(&'a str),
 }
 
-/// How long flushes may fail before the last resort, when the COW is full, in milliseconds.
-const LAST_RESORT: u64 = 30_000;
+/// The last resort comes when this share of the COW is in use and a flush failed, in percent.
+const LAST_RESORT: u64 = 95;
 
 /// How often the daemon looks for flushes by hand, in milliseconds.
 const NOTICE_EVERY: u64 = 1000;
@@ -49,8 +48,6 @@ struct Daemon<'a> {
     boot: Watch,
     last_note: Option<String>,
     noticed: u64,
-    /// Between a flush that failed and the next try.
-    valve: Option<Valve>,
     reporter: Reporter,
     tell: &'a mut dyn FnMut(News<'_>),
 }
@@ -93,7 +90,6 @@ impl Daemon<'_> {
             while let Some(signal) = signals.other() {
                 match signal {
                     Signal::SIGHUP => {
-                        daemon.valve = None;
                         daemon.reload(load())?;
                     }
                     _ => daemon.schedule.ask(),
@@ -116,7 +112,6 @@ impl<'a> Daemon<'a> {
             boot,
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
-            valve: None,
             reporter: Reporter::default(),
             tell,
         };
@@ -182,19 +177,12 @@ impl<'a> Daemon<'a> {
 
     fn report(&mut self, now: &Now) {
         let ends = self.schedule.interval_ends(&self.config);
-        // The file may lie on root, and so may whoever reads what is told.
-        if self.valve.is_some() {
-            return;
-        }
         for note in self.reporter.report(&self.config, &self.control, now, ends) {
             (self.tell)(News::Note(&note));
         }
     }
 
     fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) {
-        // A flush has a valve of its own, and needs root awake. What is told here is told while
-        // nobody waits: whoever reads it may be one of those.
-        self.valve = None;
         if hold::end() {
             (self.tell)(News::Note(
                 "the hold was ended, since the COW is full: what was held is flushed now",
@@ -245,27 +233,20 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The card or the memory fails. Writers wait when the COW gets full; after a while, if that is
-    /// configured, root is no longer deferred.
+    /// The card or the memory fails, and the COW gets full: the last resort.
     fn resort(&mut self, now: &Now, signals: &mut Held) {
-        let full = now.level.percent() >= self.config.full_wait;
-        let patient = self.schedule.failing_for(now) < LAST_RESORT;
-        if full && !patient && self.config.on_overflow == OnOverflow::WriteThrough {
-            (self.tell)(News::Note(
-                "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
-            ));
-            // A log that can't be written is passed by.
-            let through = Session::begin_last("daemon", &self.config, signals)
-                .and_then(|mut session| session.give_up_deferring());
-            if let Err(error) = through {
-                (self.tell)(News::Failed(Reason::High, &error));
-            }
+        if now.level.percent() < LAST_RESORT {
             return;
         }
-        if full {
-            (self.tell)(News::Note("the COW is full and can't be flushed: writers wait"));
+        (self.tell)(News::Note(
+            "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
+        ));
+        // A log that can't be written is passed by.
+        let through = Session::begin_last("daemon", &self.config, signals)
+            .and_then(|mut session| session.give_up_deferring());
+        if let Err(error) = through {
+            (self.tell)(News::Failed(Reason::High, &error));
         }
-        self.valve = Valve::tended(&self.control, self.config.full_wait).ok();
     }
 
     /// Waits until something happens, or could.
@@ -282,10 +263,6 @@ impl<'a> Daemon<'a> {
         ];
         let timeout = PollTimeout::try_from(wait as i32).unwrap_or(PollTimeout::MAX);
         let _ = poll(&mut descriptors, timeout);
-        // While writers wait, nothing that lies on root may be touched.
-        if self.valve.is_some() {
-            return;
-        }
         if self.urgent.changed() {
             self.schedule.urgent(now);
         }

@@ -238,14 +238,14 @@ impl<'a> Daemon<'a> {
         if now.level.percent() < LAST_RESORT {
             return;
         }
-        (self.tell)(News::Note(
-            "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
-        ));
         // A log that can't be written is passed by.
         let through = Session::begin_last("daemon", &self.config, signals)
             .and_then(|mut session| session.give_up_deferring());
-        if let Err(error) = through {
-            (self.tell)(News::Failed(Reason::High, &error));
+        match through {
+            Ok(()) => (self.tell)(News::Note(
+                "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
+            )),
+            Err(error) => (self.tell)(News::Failed(Reason::High, &error)),
         }
     }
 

@@ -30,6 +30,9 @@ test: build ## All tests: on this machine, then in QEMU
 power-cut: build ## Cut the power of a flushing guest at thousands of points (a few minutes)
 	$(PYTHON) tests/power_cut.py
 
+soak: build ## A router under load for 200 flushes, with kills and power cuts (up to half an hour)
+	$(PYTHON) tests/soak.py
+
 bench: build ## Sizes, memory, boot time, and flushes beside the classic recipe (15 minutes)
 	$(PYTHON) tests/bench.py
 
@@ -74,4 +77,4 @@ kernel-%: deps
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test power-cut bench fuzz lint fmt build clean guest host promtool deps
+.PHONY: help run shell test power-cut soak bench fuzz lint fmt build clean guest host promtool deps

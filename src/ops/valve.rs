@@ -14,8 +14,8 @@ use crate::sys::guard::{self, Guard};
 use crate::sys::memory;
 use crate::units::Bytes;
 
-/// Milliseconds between two looks.
-const EVERY: u16 = 2;
+/// Milliseconds between two looks while writers are held back, or when there is nothing to see.
+const SLOW: u16 = 50;
 
 /// A valve at work.
 pub struct Valve {
@@ -32,9 +32,8 @@ impl Valve {
         let hand = std::cell::RefCell::new((false, Message::about(Name::Root)));
         let mut tend = || {
             let (closed, message) = &mut *hand.borrow_mut();
-            if let Some(level) = level(control, message)
-                && pressure::hold_back(&level, full_wait, *closed) != *closed
-            {
+            let Some(level) = level(control, message) else { return SLOW };
+            if pressure::hold_back(&level, full_wait, *closed) != *closed {
                 // Without freezing: that would write all dirty pages to the COW, which is what
                 // lacks room.
                 let turn = if *closed {
@@ -46,8 +45,10 @@ impl Valve {
                     *closed = !*closed;
                 }
             }
+            // It runs before all other processes, so it must not look more often than it has to.
+            if *closed { SLOW } else { level.pause_until(full_wait).as_millis() as u16 }
         };
-        let guard = guard::post(Some((EVERY, &mut tend)), |_| {
+        let guard = guard::post(Some(&mut tend), |_| {
             let (closed, message) = &mut *hand.borrow_mut();
             if *closed {
                 let _ = control.run(Request::Resume { freeze: false }, message);

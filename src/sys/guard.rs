@@ -28,8 +28,9 @@ pub enum End {
     Orphaned,
 }
 
-/// What a guard does between its beginning and its end: something, every so many milliseconds.
-pub type Tend<'a> = (u16, &'a mut dyn FnMut());
+/// What a guard does between its beginning and its end: something, after which it rests for as many
+/// milliseconds as that says.
+pub type Tend<'a> = &'a mut dyn FnMut() -> u16;
 
 /// Starts a guard that runs `at_end` when this process ends or sends it home with
 /// [`Guard::dismiss`], and `tend` until then.
@@ -74,12 +75,12 @@ fn watch(mut wire: UnixStream, mut tend: Option<Tend<'_>>, at_end: impl FnOnce(E
     if tend.is_some() {
         super::priority::realtime(true);
     }
-    while let Some((every, work)) = &mut tend {
+    while let Some(work) = &mut tend {
+        let rest = work();
         let mut heard = [PollFd::new(wire.as_fd(), PollFlags::POLLIN)];
-        if !matches!(poll(&mut heard, *every), Ok(0) | Err(Errno::EINTR)) {
+        if !matches!(poll(&mut heard, rest), Ok(0) | Err(Errno::EINTR)) {
             break;
         }
-        work();
     }
     // One byte is the dismissal; an end without one is the parent's death.
     at_end(match wire.read(&mut [0]) {

@@ -45,6 +45,9 @@ impl Log {
             if error.exit_code() == Exit::Interrupted {
                 return error;
             }
+            // A direct write that fails halfway may leave its rest in the page cache: written or given
+            // up now, else it counts as dirty for half a minute and makes writers wait.
+            let _ = self.disk.sync();
             error.advise(APPEND_AGAIN).exit(Exit::Card)
         })
     }

@@ -72,27 +72,26 @@ pub fn run(
 
 impl Daemon<'_> {
     fn work(&mut self, load: impl Fn() -> Config, signals: &mut Held) -> Result<()> {
-        let daemon = self;
         loop {
-            let now = daemon.look();
-            if let Some(reason) = daemon.schedule.due(&daemon.config, &now) {
+            let now = self.look();
+            if let Some(reason) = self.schedule.due(&self.config, &now) {
                 priority::realtime(false);
-                daemon.act(reason, &now, signals);
+                self.act(reason, &now, signals);
                 priority::realtime(true);
-                daemon.refresh()?;
+                self.refresh()?;
             }
-            let now = daemon.look();
-            daemon.report(&now);
-            daemon.sleep(&now, signals);
+            let now = self.look();
+            self.report(&now);
+            self.sleep(&now, signals);
             if signals.arrived().is_some() {
                 return Ok(());
             }
             while let Some(signal) = signals.other() {
                 match signal {
                     Signal::SIGHUP => {
-                        daemon.reload(load())?;
+                        self.reload(load())?;
                     }
-                    _ => daemon.schedule.ask(),
+                    _ => self.schedule.ask(),
                 }
             }
         }
@@ -153,13 +152,14 @@ impl<'a> Daemon<'a> {
     }
 
     fn look(&mut self) -> Now {
-        let level = valve::level(&self.control, &mut self.message);
+        let status = self.control.look(&mut self.message).unwrap_or(SnapshotStatus::Unknown);
         let memory = memory::info().unwrap_or_default();
+        let level = valve::level_of(status, &memory);
         let (day, minute) = time::local();
         // Without a COW nothing is pending, whatever is in the page cache.
-        let pending = match (level, self.control.look(&mut self.message)) {
+        let pending = match (level, status) {
             (None, _) => Bytes(0),
-            (_, Ok(SnapshotStatus::Used(usage))) => {
+            (_, SnapshotStatus::Used(usage)) => {
                 Bytes(usage.data().bytes().0.saturating_add(memory.dirty.0))
             }
             (_, _) => Bytes(u64::MAX),

@@ -307,7 +307,8 @@ impl<'a> Session<'a> {
     /// Seals and brings the stack to rest again, also when the seal failed halfway.
     fn seal(&mut self, stack: &Stack, after: seal::After, wish: Wish) -> Result<(Sealed, Settled)> {
         let sealed = seal::run(&self.control, stack, after);
-        let settled = self.settle_with_valve(wish);
+        // A seal that failed may have left root suspended, which the plan mends, but not a valve.
+        let settled = if sealed.is_ok() { self.settle_with_valve(wish) } else { self.settle(wish) };
         Ok((sealed?, settled?))
     }
 

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::stack::Name;
 use crate::sys::dm::{Control, Message, Request};
 use crate::sys::guard::{self, Guard};
-use crate::sys::memory;
+use crate::sys::memory::{self, MemInfo};
 use crate::units::Bytes;
 
 /// Milliseconds between two looks while writers are held back, or when there is nothing to see.
@@ -79,12 +79,16 @@ impl Drop for Valve {
 
 /// How full root's COW is; `message` is about root. `None` when root defers nothing.
 pub fn level(control: &Control, message: &mut Message) -> Option<Level> {
-    let (used, size) = match control.look(message).ok()? {
+    level_of(control.look(message).ok()?, &memory::info().unwrap_or_default())
+}
+
+/// The same from what was seen already.
+pub fn level_of(status: SnapshotStatus, memory: &MemInfo) -> Option<Level> {
+    let (used, size) = match status {
         SnapshotStatus::Used(usage) => (usage.allocated.bytes(), usage.total.bytes()),
         // The kernel does not count a COW that overflowed.
         SnapshotStatus::Overflow => (Bytes(1), Bytes(1)),
         _ => return None,
     };
-    let memory = memory::info().unwrap_or_default();
     Some(Level { used, size, dirty: Bytes(memory.dirty.0.saturating_add(memory.writeback.0)) })
 }

@@ -98,8 +98,7 @@ def test_a_discarded_trial_is_gone_after_the_reboot(boot: Lab) -> None:
     vm = boot()
     daemon(vm, "interval=2s\\nurgent-delay=500ms\\n")
     vm.run("cowflush hold; echo trial >/etc/trial; sync; sleep 3").ok()
-    vm.start("cowflush discard --now")
-    assert vm.wait_stopped(timeout=30) == "guest-reset"
+    assert vm.run_last("cowflush discard --now", timeout=30) == "guest-reset"
     again = boot(vm.card)
     again.run("ls /etc/trial").fails()
     again.kill()

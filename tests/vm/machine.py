@@ -143,12 +143,19 @@ class VM:
 
     def poweroff(self, command: str = "poweroff -f", timeout: float | None = None) -> None:
         """Lets the guest power off, and waits until it did."""
+        if self.run_last(command, timeout) != "guest-shutdown":
+            raise Lost(f"the guest did not power off, QEMU says {self._stopped}: {command}", self._console)
+
+    def run_last(self, command: str, timeout: float | None = None) -> str:
+        """Runs a command that stops the guest, and returns how it stopped, in QEMU's words.
+
+        Only its effect is waited for: such a command may be gone before it can report its end.
+        """
         self._control(lambda: self._agent.send_run(command))
-        self._wait(lambda: self._stopped or None, f"waiting for the guest to power off: {command}", timeout)
+        self._wait(lambda: self._stopped or None, f"waiting for the guest to stop: {command}", timeout)
         self._final_stats = self._control(self._disks.stats)
         self.kill()
-        if self._stopped != "guest-shutdown":
-            raise Lost(f"the guest did not power off, QEMU says {self._stopped}: {command}", self._console)
+        return self._stopped
 
     def wait_stopped(self, timeout: float | None = None) -> str:
         """Waits until the guest stops by itself, and returns how, in QEMU's words."""

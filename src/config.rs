@@ -1,6 +1,7 @@
 //! What an owner configures: /etc/cowflush.conf, one `key = value` a line; every key also as
 //! `cowflush.key=` on the kernel command line, which wins. Pure.
 
+use crate::boot::reference::Reference;
 use crate::cow::size::Size;
 use crate::units::{Bytes, bytes, decimal};
 
@@ -35,10 +36,36 @@ pub struct Config {
     pub idle: u64,
     /// Don't flush for less than this.
     pub min_flush: Bytes,
+    /// When flushes fail and the COW gets full.
+    pub on_overflow: OnOverflow,
+    /// When a hold lasts until the COW gets full.
+    pub hold_full: HoldFull,
+    /// A swap area on the card that takes what the RAM can't.
+    pub spill: Option<Reference>,
+    /// The watchdog that the daemon feeds.
+    pub watchdog: Option<String>,
     /// Where to leave a file for Prometheus.
     pub metrics: Option<String>,
     /// A light under /sys/class/leds.
     pub led: Option<String>,
+}
+
+/// What becomes of writers when flushes fail and the COW gets full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOverflow {
+    /// Their writes go straight to the card.
+    WriteThrough,
+    /// They wait until the card works again.
+    Wait,
+}
+
+/// What becomes of an upgrade on trial when the COW gets full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldFull {
+    /// It is kept: the hold ends.
+    Flush,
+    /// It is dropped by a reboot.
+    Discard,
 }
 
 impl Default for Config {
@@ -56,6 +83,10 @@ impl Default for Config {
             merge: 75,
             idle: 0,
             min_flush: Bytes(8 << 10),
+            on_overflow: OnOverflow::WriteThrough,
+            hold_full: HoldFull::Flush,
+            spill: None,
+            watchdog: None,
             metrics: None,
             led: None,
         }
@@ -99,6 +130,32 @@ impl Config {
                 bytes(value).or(off(value).map(Bytes)),
                 "a size such as 64K, or off",
             ),
+            "on-overflow" => to(
+                &mut self.on_overflow,
+                match value {
+                    "write-through" => Some(OnOverflow::WriteThrough),
+                    "wait" => Some(OnOverflow::Wait),
+                    _ => None,
+                },
+                "write-through or wait",
+            ),
+            "hold-full" => to(
+                &mut self.hold_full,
+                match value {
+                    "flush" => Some(HoldFull::Flush),
+                    "discard" => Some(HoldFull::Discard),
+                    _ => None,
+                },
+                "flush or discard",
+            ),
+            "spill" => to(
+                &mut self.spill,
+                if value == "none" { Some(None) } else { Reference::parse(value).map(Some) },
+                "a swap area such as /dev/sda3 or UUID=..., or none",
+            ),
+            "watchdog" => {
+                to(&mut self.watchdog, path(value), "a path such as /dev/watchdog, or none")
+            }
             "metrics" => to(&mut self.metrics, path(value), "an absolute path, or none"),
             "led" => to(&mut self.led, name(value), "a name under /sys/class/leds, or none"),
             _ => Err(UNKNOWN),
@@ -215,7 +272,8 @@ mod tests {
         let complaints = config.read(
             "# a router\nsize=32M\ninterval = 2h # slowly\nat=03:30, 15:00\nhigh=60%\nfull-wait=90%\n\
              memory-low=off\nurgent=/etc,/root\nurgent-delay=500ms\nmerge-on=none\nmerge=50%\n\
-             idle=10m\nmin-flush=64K\nmetrics=/run/node/cowflush.prom\n\
+             idle=10m\nmin-flush=64K\non-overflow=wait\nhold-full=discard\nspill=LABEL=spill\n\
+             watchdog=/dev/watchdog\nmetrics=/run/node/cowflush.prom\n\
              led=alix:3\n",
         );
         assert!(complaints.is_empty(), "{complaints:?}");
@@ -229,6 +287,10 @@ mod tests {
         assert_eq!(config.urgent, ["/etc", "/root"]);
         assert!(config.merge_on.is_empty());
         assert_eq!(config.min_flush, Bytes(64 << 10));
+        assert_eq!(config.on_overflow, OnOverflow::Wait);
+        assert_eq!(config.hold_full, HoldFull::Discard);
+        assert_eq!(config.spill, Some(Reference::Label("spill".to_owned())));
+        assert_eq!(config.watchdog.as_deref(), Some("/dev/watchdog"));
         assert_eq!(config.metrics.as_deref(), Some("/run/node/cowflush.prom"));
         assert_eq!(config.led.as_deref(), Some("alix:3"));
     }
@@ -253,9 +315,10 @@ mod tests {
             let other = match default {
                 "none" if key == "at" => "03:30",
                 "none" if key == "led" => "x",
-                "none" | "/etc" | "/boot" => "/x",
+                "none" | "/etc" | "/boot" => "/dev/x",
                 "off" | "30m" | "2s" => "7s",
                 "write-through" => "wait",
+                "flush" => "discard",
                 "8K" => "1K",
                 _ => "7%",
             };
@@ -315,7 +378,7 @@ mod tests {
 
         #[test]
         fn any_value_is_taken_or_refused(
-            key in "(size|interval|at|high|urgent|urgent-delay|min-flush|led|merge-on)",
+            key in "(size|interval|at|high|urgent|urgent-delay|min-flush|led|merge-on|spill|watchdog)",
             value in "[0-9a-z%:,/.]{0,24}",
         ) {
             let _ = Config::default().set(&key, &value);

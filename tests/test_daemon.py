@@ -8,29 +8,11 @@ import time
 import pytest
 
 from vm import workload
+from vm.daemon import QUIET, flush, wait_for
+from vm.daemon import start as daemon
 from vm.lab import Lab
-from vm.machine import VM
 
 BOTH = pytest.mark.kernels("6.1", "6.12")
-QUIET = "interval=off\\nurgent=none\\nmerge-on=none\\n"
-
-
-def daemon(vm: VM, config: str) -> None:
-    """Starts the daemon with this configuration, and puts what is on root so far on the card."""
-    vm.run(f"printf '{config}' >/etc/cowflush.conf").ok()
-    vm.run("cowflush flush", timeout=60).ok()
-    vm.run("cowflush daemon >/run/daemon.log 2>&1 & sleep 1; kill -0 $!").ok()
-
-
-def flush(vm: VM) -> None:
-    """A flush by hand that waits for the daemon's own: only "busy" is tried again."""
-    vm.run("(while :; do cowflush flush; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done)", timeout=120).ok()
-
-
-def wait_for(vm: VM, text: str, timeout: int = 30) -> str:
-    """Waits for words of the daemon."""
-    vm.run(f"until grep -q '{text}' /run/daemon.log; do usleep 100000; done", timeout=timeout).ok()
-    return vm.run("cat /run/daemon.log").ok().text
 
 
 @BOTH

@@ -9,20 +9,14 @@ from typing import Any
 import pytest
 
 from vm import Throttle, artefacts
+from vm.daemon import QUIET
+from vm.daemon import start as daemon
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import status
 
-QUIET = "interval=off\\nurgent=none\\nmerge-on=none\\n"
 FIGURES = "/run/node/cowflush.prom"
 LIGHT = "/sys/class/leds/test:light"
-
-
-def daemon(vm: VM, config: str) -> None:
-    """Starts the daemon with this configuration, and puts what is on root so far on the card."""
-    vm.run(f"printf '{config}' >/etc/cowflush.conf; sync").ok()
-    vm.run("cowflush flush", timeout=60).ok()
-    vm.run("cowflush daemon >/run/daemon.log 2>&1 & sleep 2; kill -0 $!").ok()
 
 
 def until(vm: VM, condition: str) -> None:

@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 
-/// The kernel takes a line of about a kilobyte into its log and cuts the rest.
-const LONGEST: usize = 900;
+use crate::report::kmsg;
 
 /// Collects what was said, for the note in /run/cowflush.
 #[derive(Default)]
@@ -16,23 +15,18 @@ pub struct Log {
 impl Log {
     /// Something to know.
     pub fn info(&mut self, text: &str) {
-        self.say(5, text);
+        self.say(kmsg::NOTICE, text);
     }
 
     /// Something that went wrong: shown on the console even with `quiet`.
     pub fn error(&mut self, text: &str) {
-        self.say(3, text);
+        self.say(kmsg::ERROR, text);
     }
 
     fn say(&mut self, level: u8, text: &str) {
-        let text: String = text.chars().take(LONGEST).collect();
-        let line = format!("<{level}>cowflush: {text}\n");
-        // One write is one record. Without /dev/kmsg the console itself has to do.
-        let logged = File::options()
-            .write(true)
-            .open("/dev/kmsg")
-            .and_then(|mut kmsg| kmsg.write_all(line.as_bytes()));
-        if logged.is_err() {
+        let text = kmsg::fitting(text);
+        // Without /dev/kmsg the console itself has to do.
+        if kmsg::say(level, &text).is_err() {
             let _ = writeln!(std::io::stderr(), "cowflush: {text}");
         }
         self.lines.push(text);

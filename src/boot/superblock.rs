@@ -68,7 +68,14 @@ const FORMATS: [Format; 13] = [
     bare("vfat", b"FAT12   ", 54),
     bare("exfat", b"EXFAT   ", 3),
     bare("ntfs", b"NTFS    ", 3),
-    bare("swap", b"SWAPSPACE2", 4086),
+    Format {
+        kind: "swap",
+        magic: b"SWAPSPACE2",
+        magic_at: 4086,
+        uuid_at: Some(1024 + 12),
+        label_at: 1024 + 28,
+        label_bytes: 16,
+    },
     bare("LVM", b"LABELONE", 512),
     bare("LUKS", b"LUKS\xba\xbe", 0),
     // F2FS keeps its label in UTF-16, which nobody names root by.

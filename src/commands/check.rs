@@ -151,7 +151,8 @@ fn ram() -> Item {
         Ok(memory) => memory,
         Err(error) => return Item::missing("memory", error.to_string(), "Mount /proc."),
     };
-    let limit = config().size.limit(memory.total, memory.available);
+    let config = config();
+    let limit = config.size.limit(memory.total, &memory.room(config.spill.is_some()));
     let found =
         format!("{} of RAM, {} available; a COW of {limit}", memory.total, memory.available);
     if limit <= size::SMALLEST {

@@ -1,7 +1,7 @@
 //! `cowflush daemon`.
 
 use cowflush::error::{Exit, Result};
-use cowflush::ops::daemon::{self, News};
+use cowflush::ops::daemon;
 use cowflush::report::syslog;
 use cowflush::sys::signals;
 use nix::sys::signal::Signal;
@@ -18,12 +18,7 @@ pub fn run() -> Result<Exit> {
 }
 
 /// One line for whoever reads the daemon's output, and for the system's log.
-fn tell(news: News<'_>) {
-    let text = match news {
-        News::Flushed(reason, record) => format!("flushed ({reason}): {record}"),
-        News::Failed(reason, error) => format!("flush ({reason}) failed: {error}"),
-        News::Note(text) => text.to_owned(),
-    };
+fn tell(text: &str) {
     put(std::io::stderr(), &format!("cowflush: {text}\n"));
-    syslog::notice(&text);
+    syslog::notice(text);
 }

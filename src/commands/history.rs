@@ -1,12 +1,13 @@
 //! `cowflush history`.
 
 use cowflush::error::{Exit, Result};
-use cowflush::ops::run_dir;
+use cowflush::ops::{run_dir, status};
 use cowflush::report::history;
 use cowflush::report::json::Object;
 use cowflush::report::record::Record;
 use cowflush::sys::terminal;
 
+use crate::commands::log;
 use crate::put;
 
 /// Version of the JSON: it changes when a key changes its meaning or goes.
@@ -15,12 +16,17 @@ const JSON_VERSION: u64 = 1;
 /// Shows the last flushes, the newest last.
 pub fn run(json: bool) -> Result<Exit> {
     let records = run_dir::history();
+    let life = status::gather().log.and_then(|log| log.life);
     let width = terminal::width();
     let text = if json {
         let object = Object::new().number("version", JSON_VERSION);
-        object.list("flushes", records.iter().map(Record::to_json)).end() + "\n"
-    } else if records.is_empty() && width.is_some() {
-        "no flush since boot\n".to_owned()
+        let object = object.list("flushes", records.iter().map(Record::to_json));
+        object.object("life", life.map(|life| log::life_json(&life))).end() + "\n"
+    } else if width.is_some() {
+        let none = if records.is_empty() { "no flush since boot\n" } else { "" };
+        // In a pipe each line is a flush.
+        let life = life.map(|life| format!("\nflush log: {}\n", life.sentence()));
+        history::table(&records, width) + none + &life.unwrap_or_default()
     } else {
         history::table(&records, width)
     };

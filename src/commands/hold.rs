@@ -1,12 +1,9 @@
 //! `cowflush hold`, `release` and `discard`.
 
-use std::process::Command;
-
-use cowflush::error::{Doing, Error, Exit, Result};
+use cowflush::error::{Error, Exit, Result};
 use cowflush::ops::{hold as note, status};
 use cowflush::stack::Mode;
 use cowflush::units::Utc;
-use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::put;
 
@@ -35,14 +32,7 @@ pub fn discard(now: bool) -> Result<Exit> {
     // With the hold in place a `stop` on the way down writes nothing.
     note::begin()?;
     say("rebooting: everything since the last flush is dropped");
-    if !now {
-        match Command::new("reboot").status() {
-            Ok(status) if status.success() => return Ok(Exit::Done),
-            _ => say("the system's reboot command failed: rebooting at once"),
-        }
-    }
-    let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
-    Err(errno).doing(|| "reboot")
+    note::discard(now).map(|()| Exit::Done)
 }
 
 fn root(what: &'static str) -> Result<()> {

@@ -12,7 +12,7 @@ use cowflush::boot::devices::{self, Candidate};
 use cowflush::boot::flushlog::{self, Found};
 use cowflush::boot::{handover, mounting, rescue, stacking};
 use cowflush::error::{Error, Result};
-use cowflush::ops::run_dir;
+use cowflush::ops::{run_dir, spill};
 use cowflush::stack::Name;
 use cowflush::sys::{block, memory};
 use cowflush::units::{Bytes, DevNo};
@@ -100,9 +100,14 @@ fn mount_root(options: &Options, log: &mut Log) -> Result<()> {
 }
 
 fn mount_stacked(card: &Candidate, found: &Found, options: &Options, log: &mut Log) -> Result<()> {
+    // The file is on root, which is not mounted yet; the daemon and the first command take it into
+    // account.
+    let (config, _) = options.config("");
+    if let Some(error) = config.spill.as_ref().and_then(|spill| spill::begin(spill).err()) {
+        log.error(&error.to_string());
+    }
     let memory = memory::info()?;
-    // The file is on root, which is not mounted yet; the first command takes it into account.
-    let mut limit = options.config("").0.size.limit(memory.total, memory.available);
+    let mut limit = config.size.limit(memory.total, &memory.room(config.spill.is_some()));
     let flush_log = match found {
         Found::Log { partition, log, .. } => {
             // What a flush seals must fit into the log.

@@ -9,6 +9,7 @@ use cowflush::boot::{devices, stacking};
 use cowflush::cow::format::CHUNK_BYTES;
 use cowflush::error::{Doing, Error, Exit, Result};
 use cowflush::log::chain::{End, Segment};
+use cowflush::log::format::Life;
 use cowflush::ops::log::Log;
 use cowflush::ops::log::make::{Root, Wish};
 use cowflush::ops::{run_dir, status};
@@ -99,7 +100,6 @@ pub fn segment_json(segment: &Segment) -> Object {
 
 fn to_json(log: &Log, kept: Option<&str>, bad: &[u64]) -> String {
     let (header, chain) = (log.header(), &log.chain);
-    let life = &header.life;
     let object = Object::new()
         .number("version", VERSION)
         .text("state", if kept.is_some() { "kept" } else { "in-use" })
@@ -115,23 +115,23 @@ fn to_json(log: &Log, kept: Option<&str>, bad: &[u64]) -> String {
         .text("end", end_word(chain.end))
         .number("damaged_chunks", bad.len() as u64)
         .list("segments", chain.segments.iter().map(segment_json))
-        .object(
-            "life",
-            Some(
-                Object::new()
-                    .signed("made", life.made)
-                    .number("segments", life.segments)
-                    .number("bytes", bytes(life.chunks).0)
-                    .number("merges", life.merges)
-                    .number("merged", bytes(life.merged).0),
-            ),
-        );
+        .object("life", Some(life_json(&log.life())));
     format!("{}\n", object.end())
 }
 
+/// Figures over a log's life as JSON.
+pub fn life_json(life: &Life) -> Object {
+    Object::new()
+        .signed("made", life.made)
+        .number("segments", life.segments)
+        .number("bytes", bytes(life.chunks).0)
+        .number("merges", life.merges)
+        .number("merged", bytes(life.merged).0)
+}
+
 fn to_text(log: &Log, kept: Option<String>, bad: &[u64]) -> String {
-    let (header, chain) = (log.header(), &log.chain);
-    let (ring, life) = (chain.ring, &header.life);
+    let chain = &log.chain;
+    let ring = chain.ring;
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<10} {value}");
@@ -142,17 +142,7 @@ fn to_text(log: &Log, kept: Option<String>, bad: &[u64]) -> String {
     let position = ring.chunk(chain.next.position);
     let rounds = chain.next.position / ring.length.max(1);
     line("position", format!("chunk {position}, round {} through the ring", rounds + 1));
-    line(
-        "since made",
-        format!(
-            "{} flushes of {}, {} merges of {} ({})",
-            life.segments.saturating_add(chain.segments.len() as u64),
-            bytes(life.chunks),
-            life.merges,
-            bytes(life.merged),
-            Utc(life.made)
-        ),
-    );
+    line("life", log.life().sentence());
     match chain.end {
         End::Clean => {}
         End::Torn => line("end", log.torn().to_owned()),

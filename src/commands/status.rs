@@ -85,6 +85,12 @@ fn to_json(report: &Report) -> Object {
         .maybe("pending", bytes(report.pending))
         .maybe("sealed", bytes(report.sealed))
         .number("page_cache", report.page_cache.0)
+        .object(
+            "spill",
+            report
+                .spill
+                .map(|(used, size)| Object::new().number("used", used.0).number("size", size.0)),
+        )
         .object("absorbed", written(report.absorbed))
         .object("reached_card", written(report.reached))
         .object("last_flush", report.last_flush.as_ref().map(Record::to_json))
@@ -156,6 +162,9 @@ fn to_text(report: &Report) -> String {
     if let Some(sealed) = report.sealed {
         line("sealed", &format!("{sealed} still to be merged into {card}"));
     }
+    if let Some((used, size)) = report.spill {
+        line("spill", &format!("{used} of {size} on the card in use"));
+    }
     line("flush log", &flush_log(report));
     if let Some(since) = report.held_since {
         line("held", &format!("since {}: nothing reaches the card", Utc(since)));
@@ -201,7 +210,7 @@ fn time_left(seconds: u64) -> String {
 
 fn flush_log(report: &Report) -> String {
     match (&report.log, &report.log_kept) {
-        (Some(LogReport { partition, segments, used_percent }), _) => {
+        (Some(LogReport { partition, segments, used_percent, .. }), _) => {
             let name = block::name(*partition);
             match (segments, used_percent) {
                 (Some(segments), Some(percent)) => {

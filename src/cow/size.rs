@@ -27,20 +27,53 @@ impl Default for Size {
 }
 
 impl Size {
-    /// The limit in bytes on a machine with `ram`, of which `available` could be had for COWs
-    /// (what they hold now included).
-    ///
-    /// Never more than three quarters of what is available behind [`RESERVE`], whatever was wished
-    /// for: a snapshot survives a full COW, but not one that the memory can't hold. At least
-    /// [`SMALLEST`].
-    pub fn limit(self, ram: Bytes, available: Bytes) -> Bytes {
+    /// The limit in bytes on a machine with `ram`. Never more than [`Room::most`], whatever was
+    /// wished for.
+    pub fn limit(self, ram: Bytes, room: &Room) -> Bytes {
         let wish = match self {
-            Size::Fixed(bytes) => bytes.0,
-            Size::Percent(percent) => ram.0 / 100 * percent,
+            Size::Fixed(bytes) => bytes,
+            Size::Percent(percent) => Bytes(ram.0 / 100 * percent),
         };
-        let most = available.0.saturating_sub(RESERVE.0) / 4 * 3;
-        Bytes(wish.min(most).max(SMALLEST.0))
+        let wish = wish.max(SMALLEST).0.saturating_add(room.spill.0);
+        Bytes(wish).min(room.most())
     }
+}
+
+/// What could be had for COWs, what they hold now included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// RAM.
+    pub available: Bytes,
+    /// Free in the spill area.
+    pub spill_free: Bytes,
+    /// All of the spill area; 0 when there is none.
+    pub spill: Bytes,
+}
+
+impl Room {
+    /// What COWs may hold in RAM and in the spill area.
+    pub fn most(&self) -> Bytes {
+        most(Bytes(self.available.0.saturating_add(self.spill_free.0)))
+    }
+
+    /// What they may hold in RAM alone.
+    pub fn most_in_ram(&self) -> Bytes {
+        most(self.available)
+    }
+
+    /// The same with `held` bytes more, since a COW holds them now.
+    pub fn with(mut self, held: Bytes) -> Self {
+        self.available.0 = self.available.0.saturating_add(held.0);
+        self
+    }
+}
+
+/// What COWs may hold at most where `available` bytes could be had for them: three quarters of what is behind [`RESERVE`], and at least [`SMALLEST`].
+///
+/// A snapshot survives a full COW, but not one that the memory can't hold. Other programs come and
+/// go, so this is asked at every look, not only when a COW is made.
+fn most(available: Bytes) -> Bytes {
+    Bytes(available.0.saturating_sub(RESERVE.0) / 4 * 3).max(SMALLEST)
 }
 
 /// The size for a COW device of at most `limit` bytes, in whole chunks.
@@ -71,13 +104,25 @@ mod tests {
     #[test]
     fn limits_follow_the_machine() {
         let ram = Bytes(256 * MIB);
-        let available = Bytes(216 * MIB);
-        assert_eq!(Size::default().limit(ram, available), Bytes(ram.0 / 100 * 40));
-        assert_eq!(Size::Fixed(Bytes(16 * MIB)).limit(ram, available), Bytes(16 * MIB));
-        assert_eq!(Size::Fixed(Bytes(u64::MAX)).limit(ram, available), Bytes(150 * MIB));
-        assert_eq!(Size::Percent(90).limit(ram, available), Bytes(150 * MIB));
-        assert_eq!(Size::Percent(1).limit(Bytes(64 * MIB), available), SMALLEST);
-        assert_eq!(Size::default().limit(ram, Bytes(0)), SMALLEST);
+        let room = Room { available: Bytes(216 * MIB), ..Room::default() };
+        assert_eq!(Size::default().limit(ram, &room), Bytes(ram.0 / 100 * 40));
+        assert_eq!(Size::Fixed(Bytes(16 * MIB)).limit(ram, &room), Bytes(16 * MIB));
+        assert_eq!(Size::Fixed(Bytes(u64::MAX)).limit(ram, &room), Bytes(150 * MIB));
+        assert_eq!(Size::Percent(90).limit(ram, &room), Bytes(150 * MIB));
+        assert_eq!(Size::Percent(1).limit(Bytes(64 * MIB), &room), SMALLEST);
+        assert_eq!(Size::default().limit(ram, &Room::default()), SMALLEST);
+    }
+
+    #[test]
+    fn a_spill_area_comes_on_top() {
+        let (spill, ram) = (Bytes(64 * MIB), Bytes(64 * MIB));
+        let room = Room { available: Bytes(40 * MIB), spill_free: spill, spill };
+        assert_eq!(Size::Fixed(Bytes(8 * MIB)).limit(ram, &room), Bytes(72 * MIB).min(room.most()));
+        assert_eq!(room.most(), Bytes(66 * MIB));
+        assert_eq!(room.most_in_ram(), Bytes(18 * MIB));
+        // What a COW moved there already is free again once the COW goes: it is counted as held.
+        let spilled = Room { spill_free: Bytes(0), ..room };
+        assert_eq!(spilled.with(spill).most(), room.most());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::cow::size::Room;
 use crate::units::Bytes;
 
 /// One look at root's COW and the page cache.
@@ -12,8 +13,10 @@ use crate::units::Bytes;
 pub struct Level {
     /// What the COW holds, metadata included.
     pub used: Bytes,
-    /// What it can hold now.
+    /// What it can hold in RAM now: its device's size, or less while memory is short.
     pub size: Bytes,
+    /// The same with the spill area.
+    pub brim: Bytes,
     /// Data in the page cache on their way to it; those of other filesystems are counted, too.
     pub dirty: Bytes,
 }
@@ -24,36 +27,86 @@ const SHORTEST: Duration = Duration::from_millis(4);
 const LONGEST: Duration = Duration::from_millis(500);
 
 impl Level {
-    /// Used and on its way, as a share of the size, in percent.
-    pub fn percent(&self) -> u64 {
-        Bytes(self.used.0.saturating_add(self.dirty.0)).percent_of(self.size)
+    /// A COW that holds `used` of its `device`, while `room` could be had for more.
+    pub fn new(used: Bytes, device: Bytes, dirty: Bytes, room: Room) -> Self {
+        let room = room.with(used);
+        let in_ram = Bytes(device.0.saturating_sub(room.spill.0));
+        Self { used, size: in_ram.min(room.most_in_ram()), brim: device.min(room.most()), dirty }
     }
 
-    /// How long nobody need look before `percent` can be reached: a writer at full memory speed
-    /// counts. Never longer than half a second.
+    /// A COW that is full, of which the kernel tells no figures.
+    pub const FULL: Self = Self { used: Bytes(1), size: Bytes(1), brim: Bytes(1), dirty: Bytes(0) };
+
+    /// Used and on its way, as a share of what the RAM can hold, in percent.
+    pub fn percent(&self) -> u64 {
+        self.taken().percent_of(self.size)
+    }
+
+    /// The same as a share of what RAM and spill area can hold.
+    pub fn percent_of_brim(&self) -> u64 {
+        self.taken().percent_of(self.brim)
+    }
+
+    fn taken(&self) -> Bytes {
+        Bytes(self.used.0.saturating_add(self.dirty.0))
+    }
+
+    /// How long nobody need look before `percent` of the brim can be reached: a writer at full
+    /// memory speed counts. Never longer than half a second.
     pub fn pause_until(&self, percent: u64) -> Duration {
-        let mark = (self.size.0 / 100).saturating_mul(percent);
-        let room = mark.saturating_sub(self.used.0.saturating_add(self.dirty.0));
+        let mark = (self.brim.0 / 100).saturating_mul(percent);
+        let room = mark.saturating_sub(self.taken().0);
         Duration::from_millis(room / (FASTEST / 1000)).clamp(SHORTEST, LONGEST)
     }
 }
 
-/// Whether writers are to be held back during a flush. They are let go while there is room, so that
-/// a filesystem in steady use only slows down.
-pub fn hold_back(level: &Level, full_wait: u64, held: bool) -> bool {
-    // Let go again only well below the mark, else every write would open and close.
-    let mark = if held { full_wait.saturating_sub(10) } else { full_wait };
-    level.percent() >= mark
+/// Whether writers are held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// They go on.
+    Open,
+    /// They wait, for so long by now.
+    Closed(Duration),
+}
+
+/// Between two looks while writers are held back, or when there is nothing to see.
+pub const SLOW: Duration = Duration::from_millis(50);
+/// Readers wait as well while writers are held back; after so long everybody gets a moment.
+const STEP: Duration = Duration::from_millis(200);
+/// A moment ends well before this share of the COW can be in use, in percent.
+const BRIM: u64 = 95;
+
+/// What becomes of writers during a flush: whether they are held back, and when to look again.
+///
+/// They are held back in steps. After each, all go on for a moment, so that programs that only read
+/// go on as well, and those that write only slow down; unless so little room is left that a writer at
+/// full speed could fill the COW in that moment.
+pub fn tend(level: &Level, full_wait: u64, gate: Gate) -> (bool, Duration) {
+    let percent = level.percent_of_brim();
+    match gate {
+        Gate::Open if percent >= full_wait => (true, SLOW),
+        Gate::Open => (false, level.pause_until(full_wait)),
+        // Let go again only well below the mark, else every write would open and close.
+        Gate::Closed(_) if percent < full_wait.saturating_sub(10) => {
+            (false, level.pause_until(full_wait))
+        }
+        Gate::Closed(since) => {
+            let moment = level.pause_until(BRIM) / 4;
+            let bearable = since >= STEP && moment >= SHORTEST;
+            (!bearable, if bearable { moment } else { SLOW })
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cow::size::SMALLEST;
     use proptest::prelude::*;
 
     fn level(used: u64, dirty: u64) -> Level {
-        let mib = |n| Bytes(n << 20);
-        Level { used: mib(used), size: mib(16), dirty: mib(dirty) }
+        let mib = |n: u64| Bytes(n << 20);
+        Level { used: mib(used), size: mib(16), brim: mib(16), dirty: mib(dirty) }
     }
 
     #[test]
@@ -62,24 +115,63 @@ mod tests {
         assert_eq!(level(4, 4).percent(), 50);
         assert_eq!(level(0, 0).pause_until(50), Duration::from_millis(31));
         assert_eq!(level(7, 1).pause_until(50), SHORTEST);
-        let large = Level { size: Bytes(1 << 30), ..Level::default() };
+        let large = Level { brim: Bytes(1 << 30), ..Level::default() };
         assert_eq!(large.pause_until(80), LONGEST);
     }
 
     #[test]
+    fn a_cow_never_counts_on_memory_that_is_not_there() {
+        let mib = |n: u64| Bytes(n << 20);
+        let of = |available| {
+            let room = Room { available: mib(available), ..Room::default() };
+            let level = Level::new(mib(4), mib(16), Bytes(0), room);
+            assert_eq!(level.size, level.brim);
+            level.size
+        };
+        assert_eq!(of(200), mib(16));
+        // (24 + 4 - 16) / 4 * 3
+        assert_eq!(of(24), mib(9));
+        assert_eq!(of(0), SMALLEST);
+    }
+
+    #[test]
+    fn a_spill_area_starts_no_flush_later_but_lets_writers_go_on() {
+        let mib = |n: u64| Bytes(n << 20);
+        let room = Room { available: mib(200), spill_free: mib(64), spill: mib(64) };
+        let level = Level::new(mib(8), mib(80), Bytes(0), room);
+        assert_eq!((level.percent(), level.percent_of_brim()), (50, 10));
+    }
+
+    #[test]
     fn writers_are_let_go_well_below_the_mark() {
-        assert!(!hold_back(&level(12, 0), 80, false));
-        assert!(hold_back(&level(13, 0), 80, false));
-        assert!(hold_back(&level(12, 0), 80, true));
-        assert!(!hold_back(&level(11, 0), 80, true));
+        let closed = Gate::Closed(Duration::ZERO);
+        assert_eq!(tend(&level(12, 0), 80, Gate::Open), (false, SHORTEST));
+        assert_eq!(tend(&level(13, 0), 80, Gate::Open), (true, SLOW));
+        assert_eq!(tend(&level(12, 0), 80, closed), (true, SLOW));
+        assert!(!tend(&level(11, 0), 80, closed).0);
+    }
+
+    #[test]
+    fn who_waits_gets_a_moment_now_and_then_while_there_is_room() {
+        let mib = |n: u64| Bytes(n << 20);
+        let large = |percent| Level { used: mib(percent), brim: mib(100), ..Level::default() };
+        let long = Gate::Closed(STEP);
+        // 10 MiB to the brim take 40 ms at full speed.
+        assert_eq!(tend(&large(85), 80, long), (false, large(85).pause_until(BRIM) / 4));
+        assert!(tend(&large(85), 80, Gate::Closed(STEP / 2)).0);
+        assert!(tend(&large(94), 80, long).0, "no room for a moment");
     }
 
     proptest! {
         #[test]
-        fn any_level_is_judged(used: u64, dirty: u64, size: u64, percent in 0u64..200) {
-            let level = Level { used: Bytes(used), size: Bytes(size), dirty: Bytes(dirty) };
+        fn any_level_is_judged(used: u64, dirty: u64, brim: u64, percent in 0u64..200) {
+            let (used_bytes, dirty, brim) = (Bytes(used), Bytes(dirty), Bytes(brim));
+            let level = Level { used: used_bytes, size: brim, brim, dirty };
             prop_assert!((SHORTEST..=LONGEST).contains(&level.pause_until(percent)));
-            let _ = hold_back(&level, percent, used % 2 == 0);
+            let gate = if used % 2 == 0 { Gate::Open } else { Gate::Closed(STEP) };
+            let (hold, rest) = tend(&level, percent, gate);
+            prop_assert!((SHORTEST..=LONGEST).contains(&rest));
+            prop_assert!(!hold || level.percent_of_brim() >= percent.saturating_sub(10));
         }
     }
 }

@@ -58,8 +58,12 @@ pub struct Now {
     pub level: Level,
     /// What a flush would write.
     pub pending: Bytes,
+    /// All RAM.
+    pub ram: Bytes,
     /// RAM that programs could still get, in percent of all.
     pub available_percent: u64,
+    /// Programs have waited for memory lately, says the kernel (PSI).
+    pub pressed: bool,
     /// Nothing may reach the card now.
     pub held: bool,
 }
@@ -79,13 +83,16 @@ pub struct Schedule {
     asked: bool,
     /// Something is in the log that an idle machine could merge.
     log_in_use: bool,
-    /// A flush failed: not before then again.
-    patience: u64,
+    /// When the last flush failed.
+    failed: u64,
+    /// How many failed in a row.
     failures: u32,
 }
 
 /// The first retry after a failed flush, in milliseconds; doubled each time, up to 64 times.
 const RETRY: u64 = 2000;
+/// A flush for memory's sake gives back at least this part of the RAM: a 32nd.
+const WORTH_FREEING: u64 = 32;
 /// A wall clock that moves more than this between two looks was set, in minutes.
 const LEAP: i64 = 5;
 
@@ -121,9 +128,10 @@ impl Schedule {
         self.look_at_the_wall(config, now);
         if now.held {
             // Only what would be lost otherwise.
-            return (now.level.percent() >= config.full_wait).then_some(Reason::High);
+            let full = now.level.percent_of_brim() >= config.full_wait;
+            return full.then_some(Reason::High);
         }
-        if now.running < self.patience {
+        if now.running < self.patience(config, now) {
             return None;
         }
         if now.level.percent() >= config.high && now.pending > Bytes(0) {
@@ -141,10 +149,10 @@ impl Schedule {
         if self.asked {
             return Some(Reason::Asked);
         }
-        let worthwhile = now.pending > config.min_flush;
-        if worthwhile && now.available_percent < config.memory_low {
+        if memory_is_short(config, now) {
             return Some(Reason::Memory);
         }
+        let worthwhile = now.pending > config.min_flush;
         if let Some(minutes) = self.at.filter(|_| worthwhile) {
             return Some(Reason::At(minutes));
         }
@@ -189,13 +197,20 @@ impl Schedule {
         (self.urgent, self.at) = (None, None);
     }
 
-    /// A flush failed: everything is still due, but not at once. While writers wait for room it is
-    /// tried again soon.
-    pub fn failed(&mut self, config: &Config, now: &Now) {
-        let pressing = now.level.percent() >= config.full_wait;
-        let wait = if pressing { RETRY } else { RETRY << self.failures.min(6) };
+    /// A flush failed: everything is still due, but not at once.
+    pub fn failed(&mut self, now: &Now) {
         self.failures = self.failures.saturating_add(1);
-        self.patience = now.running.saturating_add(wait);
+        self.failed = now.running;
+    }
+
+    /// Until when nothing is tried again after a failure. While writers wait for room that is soon.
+    fn patience(&self, config: &Config, now: &Now) -> u64 {
+        let pressing = now.level.percent_of_brim() >= config.full_wait;
+        match self.failures {
+            0 => 0,
+            _ if pressing => self.failed.saturating_add(RETRY),
+            failures => self.failed.saturating_add(RETRY << (failures - 1).min(6)),
+        }
     }
 
     /// When the interval is over, as `running` of [`Now`]; `None` when there is none.
@@ -210,8 +225,17 @@ impl Schedule {
         let soon = soon.map(|since| since.saturating_add(config.urgent_delay));
         let wait = soon.map_or(most, |at| at.saturating_sub(now.running));
         let wait = if self.asked { 0 } else { wait };
-        wait.max(self.patience.saturating_sub(now.running)).min(most)
+        wait.max(self.patience(config, now).saturating_sub(now.running)).min(most)
     }
+}
+
+/// A flush gives memory back that is short.
+///
+/// Only one that gives back some: a machine that is always short of memory would wear its card out
+/// for nothing.
+fn memory_is_short(config: &Config, now: &Now) -> bool {
+    let short = now.pressed || now.available_percent < config.memory_low;
+    config.memory_low > 0 && short && now.level.used.0 >= (now.ram.0 / WORTH_FREEING).max(1)
 }
 
 #[cfg(test)]
@@ -219,14 +243,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn level(mib: u64) -> Level {
+        let size = Bytes(16 << 20);
+        Level { used: Bytes(mib << 20), size, brim: size, dirty: Bytes(0) }
+    }
+
     fn now(seconds: u64) -> Now {
         Now {
             running: seconds * 1000,
             minute: (seconds / 60 % 1440) as u16,
             day: (seconds / 86_400) as i64,
-            level: Level { used: Bytes(1 << 20), size: Bytes(16 << 20), dirty: Bytes(0) },
+            level: level(1),
             pending: Bytes(1 << 20),
+            ram: Bytes(64 << 20),
             available_percent: 50,
+            pressed: false,
             held: false,
         }
     }
@@ -307,15 +338,20 @@ mod tests {
     fn a_full_cow_and_short_memory_do_not_wait() {
         let config = Config::default();
         let mut schedule = Schedule::new(&now(0));
-        let level = Level { used: Bytes(8 << 20), ..now(1).level };
-        let full = Now { level, ..now(1) };
+        let full = Now { level: level(8), ..now(1) };
         assert_eq!(schedule.due(&config, &full), Some(Reason::High));
-        let short = Now { available_percent: 3, ..now(1) };
+        let short = Now { available_percent: 3, level: level(3), ..now(1) };
         assert_eq!(schedule.due(&config, &short), Some(Reason::Memory));
+        let pressed = Now { pressed: true, level: level(3), ..now(1) };
+        assert_eq!(schedule.due(&config, &pressed), Some(Reason::Memory));
+        // What gives back little memory is not worth a write to the card.
+        assert_eq!(schedule.due(&config, &Now { level: level(1), ..pressed }), None);
+        let mut off = config.clone();
+        off.memory_low = 0;
+        assert_eq!(schedule.due(&off, &pressed), None);
         // Held: only when it can't be kept any more.
         assert_eq!(schedule.due(&config, &Now { held: true, ..full }), None);
-        let level = Level { used: Bytes(15 << 20), ..now(1).level };
-        let held = Now { level, held: true, ..now(1) };
+        let held = Now { level: level(15), held: true, ..now(1) };
         assert_eq!(schedule.due(&config, &held), Some(Reason::High));
     }
 
@@ -329,10 +365,13 @@ mod tests {
             let now = now(second);
             if schedule.due(&config, &now).is_some() {
                 tries.push(second);
-                schedule.failed(&config, &now);
+                schedule.failed(&now);
             }
         }
         assert_eq!(tries, [0, 2, 6, 14, 30, 62, 126, 254, 382, 510]);
+        // Once writers wait there is no time for that.
+        let full = Now { level: level(15), ..now(512) };
+        assert_eq!(schedule.due(&config, &full), Some(Reason::High));
     }
 
     proptest! {
@@ -342,7 +381,7 @@ mod tests {
             let mut schedule = Schedule::new(&now(0));
             for day in days {
                 let now = Now { day, minute, running, ..now(0) };
-                if schedule.due(&config, &now).is_some() { schedule.failed(&config, &now) }
+                if schedule.due(&config, &now).is_some() { schedule.failed(&now) }
                 let _ = (schedule.sleep(&config, &now, 1000), schedule.interval_ends(&config));
             }
         }

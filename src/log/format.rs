@@ -5,6 +5,7 @@
 
 use super::crc::crc32c;
 use crate::cow::format::CHUNK_BYTES;
+use crate::units::{Bytes, Utc};
 
 /// The version that this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -168,6 +169,21 @@ pub struct Entry {
     pub old: u64,
     /// Checksum of the chunk's 4096 bytes.
     pub crc: u32,
+}
+
+impl Life {
+    /// What it comes to, as a sentence.
+    pub fn sentence(&self) -> String {
+        let bytes = |chunks: u64| Bytes(chunks.saturating_mul(CHUNK_BYTES as u64));
+        format!(
+            "{} flushes of {}, {} merges of {} since {}",
+            self.segments,
+            bytes(self.chunks),
+            self.merges,
+            bytes(self.merged),
+            Utc(self.made)
+        )
+    }
 }
 
 impl Header {

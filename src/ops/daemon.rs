@@ -6,34 +6,28 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
+use super::feeder::Feeder;
 use super::flush::{How, Outcome, Session};
 use super::report::Reporter;
+use super::valve::Valve;
+use super::voice::Voice;
 use super::watch::Watch;
-use super::{hold, run_dir, valve};
-use crate::config::Config;
+use super::{hold, run_dir, spill, valve};
+use crate::config::{Config, HoldFull, OnOverflow};
 use crate::daemon::schedule::{Now, Reason, Schedule};
 use crate::dm::SnapshotStatus;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::report::record::Record;
-use crate::stack::{Name, Wish};
+use crate::stack::Name;
 use crate::sys::dm::{Control, Message};
 use crate::sys::memory::{self, DirtyLimits};
+use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
-use crate::sys::{priority, time};
+use crate::sys::{lock, priority, time};
 use crate::units::Bytes;
 
-/// What the daemon tells as it works.
-pub enum News<'a> {
-    /// A flush ended.
-    Flushed(Reason, &'a Record),
-    /// A flush failed.
-    Failed(Reason, &'a Error),
-    /// Something to know.
-    Note(&'a str),
-}
-
-/// The last resort comes when this share of the COW is in use and a flush failed, in percent.
-const LAST_RESORT: u64 = 95;
+/// A reboot is not waited for when this share of the COW is in use, in percent.
+const BRIM: u64 = 95;
 
 /// How often the daemon looks for flushes by hand, in milliseconds.
 const NOTICE_EVERY: u64 = 1000;
@@ -46,23 +40,31 @@ struct Daemon<'a> {
     message: Box<Message>,
     urgent: Watch,
     boot: Watch,
+    pressure: Option<Pressure>,
+    /// The kernel has told of memory pressure since the last look.
+    pressed: bool,
+    /// Holds writers back between a flush that failed and the next try. While it is there nothing
+    /// may be done that could wait for root.
+    valve: Option<Valve>,
     last_note: Option<String>,
     noticed: u64,
     reporter: Reporter,
-    tell: &'a mut dyn FnMut(News<'_>),
+    feeder: Feeder,
+    voice: Voice<'a>,
 }
 
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
-pub fn run(
-    load: impl Fn() -> Config,
-    mut signals: Held,
-    tell: &mut dyn FnMut(News<'_>),
-) -> Result<()> {
-    let mut daemon = Daemon::begin(load(), tell)?;
+pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    let mut daemon = Daemon::begin(load(), Voice::new(tell))?;
     memory::exempt_from_oom_killer();
     memory::lock()?;
     let before = DirtyLimits::now();
     let ended = daemon.work(load, &mut signals);
+    // Writers go on before anything is told: whoever listens may be one of them.
+    daemon.valve = None;
+    if let Some(note) = daemon.feeder.end() {
+        daemon.voice.tell(&note);
+    }
     daemon.reporter.end();
     if let Some(before) = before {
         before.set();
@@ -81,16 +83,21 @@ impl Daemon<'_> {
                 self.refresh()?;
             }
             let now = self.look();
-            self.report(&now);
+            self.feeder.feed(&now, self.valve.is_some());
+            self.voice.hush(self.valve.is_some());
+            if self.valve.is_none() {
+                self.report(&now);
+            }
             self.sleep(&now, signals);
             if signals.arrived().is_some() {
                 return Ok(());
             }
-            while let Some(signal) = signals.other() {
+            // The configuration is on root.
+            while self.valve.is_none()
+                && let Some(signal) = signals.other()
+            {
                 match signal {
-                    Signal::SIGHUP => {
-                        self.reload(load())?;
-                    }
+                    Signal::SIGHUP => self.reload(load())?,
                     _ => self.schedule.ask(),
                 }
             }
@@ -99,7 +106,7 @@ impl Daemon<'_> {
 }
 
 impl<'a> Daemon<'a> {
-    fn begin(config: Config, tell: &'a mut dyn FnMut(News<'_>)) -> Result<Self> {
+    fn begin(config: Config, voice: Voice<'a>) -> Result<Self> {
         let control = Control::open()?;
         let (urgent, boot) = (Watch::new(&config.urgent)?, Watch::new(&config.merge_on)?);
         let mut daemon = Self {
@@ -109,12 +116,17 @@ impl<'a> Daemon<'a> {
             message: Message::about(Name::Root),
             urgent,
             boot,
+            pressure: Pressure::watch(),
+            pressed: false,
+            valve: None,
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
             reporter: Reporter::default(),
-            tell,
+            feeder: Feeder::default(),
+            voice,
         };
         daemon.refresh()?;
+        daemon.take_up();
         daemon.schedule = Schedule::new(&daemon.look());
         daemon.schedule.log_in_use(daemon.control.stack()?.logged.is_some());
         Ok(daemon)
@@ -124,8 +136,19 @@ impl<'a> Daemon<'a> {
         self.urgent = Watch::new(&config.urgent)?;
         self.boot = Watch::new(&config.merge_on)?;
         self.config = config;
-        (self.tell)(News::Note("the configuration was read again"));
+        self.voice.tell("the configuration was read again");
+        self.take_up();
         Ok(())
+    }
+
+    /// Begins to use what the configuration names: a spill area, a watchdog. What can't be had is
+    /// told, and costs no flush.
+    fn take_up(&mut self) {
+        let spill = self.config.spill.as_ref().map(spill::begin);
+        let watchdog = self.feeder.follow(self.config.watchdog.as_deref());
+        for error in [spill.and_then(Result::err), watchdog.err()].into_iter().flatten() {
+            self.voice.tell(&error.to_string());
+        }
     }
 
     /// Learns what the log holds, and whether root is still on a stack.
@@ -143,7 +166,9 @@ impl<'a> Daemon<'a> {
     /// can reach the COW at once: more than it holds. So the kernel is told to keep an eighth of the
     /// COW's size at most. To write them there costs no more than copying memory.
     fn limit_dirty(&mut self) {
-        let Some(level) = valve::level(&self.control, &mut self.message) else { return };
+        let spill = self.config.spill.is_some();
+        let level = valve::level(&self.control, &mut self.message, spill);
+        let Some(level) = level else { return };
         let most = (level.size.0 / 8).max(1 << 20);
         let limits = DirtyLimits { background: most / 2, most, ratios: (0, 0) };
         if DirtyLimits::now().is_some_and(|now| (now.background, now.most) != (most / 2, most)) {
@@ -154,7 +179,7 @@ impl<'a> Daemon<'a> {
     fn look(&mut self) -> Now {
         let status = self.control.look(&mut self.message).unwrap_or(SnapshotStatus::Unknown);
         let memory = memory::info().unwrap_or_default();
-        let level = valve::level_of(status, &memory);
+        let level = valve::level_of(status, &memory, self.config.spill.is_some());
         let (day, minute) = time::local();
         // Without a COW nothing is pending, whatever is in the page cache.
         let pending = match (level, status) {
@@ -170,7 +195,9 @@ impl<'a> Daemon<'a> {
             day,
             level: level.unwrap_or_default(),
             pending,
+            ram: memory.total,
             available_percent: memory.available.percent_of(memory.total),
+            pressed: self.pressed,
             held: hold::since().is_some(),
         }
     }
@@ -178,47 +205,62 @@ impl<'a> Daemon<'a> {
     fn report(&mut self, now: &Now) {
         let ends = self.schedule.interval_ends(&self.config);
         for note in self.reporter.report(&self.config, &self.control, now, ends) {
-            (self.tell)(News::Note(&note));
+            self.voice.tell(&note);
         }
     }
 
     fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) {
+        if now.held && self.config.hold_full == HoldFull::Discard {
+            return self.discard(now);
+        }
         if hold::end() {
-            (self.tell)(News::Note(
-                "the hold was ended, since the COW is full: what was held is flushed now",
-            ));
+            let kept = "the hold was ended, since the COW is full: what was held is flushed now";
+            self.voice.tell(kept);
         }
         self.reporter.flushing();
-        match self.flush(reason, signals) {
+        let flushed = self.flush(reason, signals);
+        self.voice.hush(self.valve.is_some());
+        match flushed {
             Ok(record) => {
                 if let Some(record) = record {
-                    (self.tell)(News::Flushed(reason, &record));
+                    self.voice.tell(&format!("flushed ({reason}): {record}"));
                 }
                 self.reporter.flushed(true);
                 self.last_note = run_dir::read(run_dir::LAST_FLUSH);
                 let now = self.look_at_clocks(now);
                 self.schedule.done(&now);
             }
+            // Somebody else flushes: what they do not take, the next look finds.
+            Err(error) if error.exit_code() == Exit::Busy => self.schedule.failed(now),
             Err(error) => {
-                // Somebody else flushes: what they do not take, the next look finds.
-                if error.exit_code() != Exit::Busy {
-                    (self.tell)(News::Failed(reason, &error));
-                    self.reporter.flushed(false);
-                }
+                self.voice.tell(&format!("flush ({reason}) failed: {error}"));
+                self.reporter.flushed(false);
                 let now = self.look();
-                self.schedule.failed(&self.config, &now);
+                self.schedule.failed(&now);
                 self.resort(&now, signals);
             }
         }
+    }
+
+    /// Drops what is on trial. A reboot that is under way and does not come to its end before the
+    /// COW is full is cut short: nothing on root would be kept anyway.
+    fn discard(&mut self, now: &Now) {
+        let at_once = now.level.percent_of_brim() >= BRIM;
+        self.voice.tell("the hold has filled the COW: rebooting, what was held is dropped");
+        if let Err(error) = hold::discard(at_once) {
+            self.voice.tell(&error.to_string());
+        }
+        self.schedule.failed(now);
     }
 
     fn look_at_clocks(&self, now: &Now) -> Now {
         Now { running: time::running(), ..*now }
     }
 
-    fn flush(&self, reason: Reason, signals: &mut Held) -> Result<Option<Record>> {
-        let mut session =
-            Session::begin("daemon", &self.config, signals, Wish::default())?.because(reason);
+    fn flush(&mut self, reason: Reason, signals: &mut Held) -> Result<Option<Record>> {
+        let Self { valve, control, config, .. } = self;
+        let mut session = Session::begin_behind(valve, control, config, signals, false)?;
+        session = session.because(reason);
         if reason == Reason::Idle {
             return session.merge().map(|_| None);
         }
@@ -233,19 +275,34 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The card or the memory fails, and the COW gets full: the last resort.
+    /// The card or the memory fails, and the COW is so full that writers wait: what the owner wants
+    /// then.
     fn resort(&mut self, now: &Now, signals: &mut Held) {
-        if now.level.percent() < LAST_RESORT {
+        // A seal that failed left no valve. With one, the lock is this process's until the next try.
+        if self.valve.is_none() && lock::take(&self.control).is_ok() {
+            self.valve = Valve::tended(&self.control, &self.config).ok();
+        }
+        if now.level.percent_of_brim() < self.config.full_wait {
             return;
         }
-        // A log that can't be written is passed by.
-        let through = Session::begin_last("daemon", &self.config, signals)
+        match self.config.on_overflow {
+            OnOverflow::Wait => self
+                .voice
+                .tell("THE COW IS FULL and can't be flushed: programs wait until it can be"),
+            OnOverflow::WriteThrough => self.write_through(signals),
+        }
+    }
+
+    fn write_through(&mut self, signals: &mut Held) {
+        let Self { valve, control, config, .. } = self;
+        let through = Session::begin_behind(valve, control, config, signals, true)
             .and_then(|mut session| session.give_up_deferring());
+        self.voice.hush(self.valve.is_some());
         match through {
-            Ok(()) => (self.tell)(News::Note(
+            Ok(()) => self.voice.tell(
                 "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
-            )),
-            Err(error) => (self.tell)(News::Failed(Reason::High, &error)),
+            ),
+            Err(error) => self.voice.tell(&format!("the last resort failed: {error}")),
         }
     }
 
@@ -256,13 +313,11 @@ impl<'a> Daemon<'a> {
         let pause = if deferring { now.level.pause_until(mark) } else { Duration::from_secs(1) };
         let most = pause.as_millis() as u64;
         let wait = self.schedule.sleep(&self.config, now, most).max(1);
-        let mut descriptors = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.urgent.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.boot.as_fd(), PollFlags::POLLIN),
-        ];
-        let timeout = PollTimeout::try_from(wait as i32).unwrap_or(PollTimeout::MAX);
-        let _ = poll(&mut descriptors, timeout);
+        self.pressed = self.wait(wait, signals);
+        // To watch new folders is to read root.
+        if self.valve.is_some() {
+            return;
+        }
         if self.urgent.changed() {
             self.schedule.urgent(now);
         }
@@ -270,6 +325,25 @@ impl<'a> Daemon<'a> {
             self.schedule.boot_files(now);
         }
         self.notice_others(now);
+    }
+
+    /// Waits for so many milliseconds, or until something happens. Returns whether the kernel told of
+    /// memory pressure.
+    fn wait(&self, millis: u64, signals: &Held) -> bool {
+        let mut descriptors = heapless::Vec::<PollFd<'_>, 4>::new();
+        let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
+        add(signals.as_fd(), PollFlags::POLLIN);
+        if self.valve.is_none() {
+            add(self.urgent.as_fd(), PollFlags::POLLIN);
+            add(self.boot.as_fd(), PollFlags::POLLIN);
+        }
+        if let Some(pressure) = &self.pressure {
+            add(pressure.as_fd(), Pressure::EVENT);
+        }
+        let timeout = PollTimeout::try_from(millis as i32).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut descriptors, timeout);
+        let mut events = descriptors.iter().filter_map(PollFd::revents);
+        events.any(|events| events.contains(Pressure::EVENT))
     }
 
     /// A flush by hand counts as one.

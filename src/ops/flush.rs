@@ -25,6 +25,8 @@ use crate::units::{Bytes, Sectors};
 /// A command at work: it holds the lock.
 pub struct Session<'a> {
     control: Control,
+    /// Where a valve stays that has to hold writers back after this has failed.
+    kept: Option<&'a mut Option<Valve>>,
     meter: Meter,
     signals: &'a mut Held,
     limit: Bytes,
@@ -107,7 +109,7 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
         wish: Wish,
     ) -> Result<Self> {
-        let mut session = Self::open(command, config, signals)?;
+        let mut session = Self::open(Control::open()?, command, config, signals)?;
         session.finish(wish)?;
         session.measure()?;
         Ok(session)
@@ -119,21 +121,47 @@ impl<'a> Session<'a> {
         config: &'a Config,
         signals: &'a mut Held,
     ) -> Result<Self> {
-        let mut session = Self::open(command, config, signals)?;
-        session.finish(Wish::default()).or_else(|error| session.pass_by_log(error))?;
+        let mut session = Self::open(Control::open()?, command, config, signals)?;
+        session.finish_anyhow()?;
         session.measure()?;
         Ok(session)
     }
 
-    fn open(command: &'static str, config: &'a Config, signals: &'a mut Held) -> Result<Self> {
-        let control = Control::open()?;
+    /// The same for the daemon, which tries again and again. Should this fail, or what is done in
+    /// the session, with something sealed, then `kept` has a valve that goes on to hold writers
+    /// back, and the lock is kept with it: no other command may meet that valve. The next session
+    /// begins behind it. `last`: a log that can't be written is passed by.
+    pub fn begin_behind(
+        kept: &'a mut Option<Valve>,
+        control: &Control,
+        config: &'a Config,
+        signals: &'a mut Held,
+        last: bool,
+    ) -> Result<Self> {
+        let mut session = Self::open(control.clone(), "daemon", config, signals)?;
+        session.kept = Some(kept);
+        if last {
+            session.finish_anyhow()?;
+        } else {
+            session.finish(Wish::default())?;
+        }
+        session.measure()?;
+        Ok(session)
+    }
+
+    fn open(
+        control: Control,
+        command: &'static str,
+        config: &'a Config,
+        signals: &'a mut Held,
+    ) -> Result<Self> {
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
         // Root will be suspended for moments, and this program may lie on it.
         memory::lock()?;
         priority::io_flusher();
         let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
-        Ok(Self { control, meter, signals, limit, config, command, reason })
+        Ok(Self { control, kept: None, meter, signals, limit, config, command, reason })
     }
 
     /// Finishes what an earlier command left. Writers may be at work, with little room while a COW
@@ -141,19 +169,27 @@ impl<'a> Session<'a> {
     fn finish(&mut self, wish: Wish) -> Result<Settled> {
         let stack = self.control.stack()?;
         let awake = stack.root.is_some_and(|root| !root.suspended && !root.inactive);
-        if awake && stack.sealed.is_some() {
+        let behind = self.kept.as_ref().is_some_and(|kept| kept.is_some());
+        if (awake || behind) && stack.sealed.is_some() {
             // The limit is not known yet, so the COW does not grow now.
-            self.settle_with_valve(wish)
-        } else {
-            self.settle(wish)
+            return self.settle_with_valve(wish);
         }
+        // Nothing that a valve could wait for.
+        if let Some(kept) = &mut self.kept {
+            **kept = None;
+        }
+        self.settle(wish)
+    }
+
+    fn finish_anyhow(&mut self) -> Result<Settled> {
+        self.finish(Wish::default()).or_else(|error| self.pass_by_log(error))
     }
 
     /// After the card has refused a write to the log: what is sealed goes to root without it. What is
     /// in RAM is lost with the power; a cut while it is merged can only tear root.
     fn pass_by_log(&mut self, error: Error) -> Result<Settled> {
         match error.exit_code() {
-            Exit::Card => self.settle(Wish { direct: true, ..Wish::default() }),
+            Exit::Card => self.finish(Wish { direct: true, ..Wish::default() }),
             _ => Err(error),
         }
     }
@@ -162,8 +198,8 @@ impl<'a> Session<'a> {
     fn measure(&mut self) -> Result<()> {
         let (memory, stack) = (memory::info()?, self.stack()?);
         // What COWs hold is not available to others, but it is to COWs.
-        let available = Bytes(memory.available.0.saturating_add(held_in_ram(&stack)?.0));
-        self.limit = self.config.size.limit(memory.total, available);
+        let room = memory.room(self.config.spill.is_some()).with(held_in_ram(&stack)?);
+        self.limit = self.config.size.limit(memory.total, &room);
         // What a flush seals must fit into the log. A log that can't be read says so when it is
         // needed.
         let capacity = stack.log_partition().map(|log| Log::capacity_at(&block::path(log)));
@@ -316,7 +352,11 @@ impl<'a> Session<'a> {
     fn settle_with_valve(&mut self, wish: Wish) -> Result<Settled> {
         let target = self.control.stack()?.root.and_then(|root| root.target());
         let Some(Target::Snapshot { cow, .. }) = target else { return self.settle(wish) };
-        let mut valve = Valve::tended(&self.control, self.config.full_wait)?;
+        let waiting = self.kept.as_mut().and_then(|kept| kept.take());
+        let mut valve = match waiting {
+            Some(valve) => valve,
+            None => Valve::tended(&self.control, self.config)?,
+        };
         let mut hands = Hands {
             control: &self.control,
             meter: &mut self.meter,
@@ -326,14 +366,18 @@ impl<'a> Session<'a> {
         let settled = settle(&mut hands, wish);
         // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
         let grown = if settled.is_ok() { cowfile::grow(cow, self.limit) } else { Ok(()) };
-        drop(valve);
+        match &mut self.kept {
+            Some(kept) if settled.is_err() => **kept = Some(valve),
+            _ => drop(valve),
+        }
         settled.and_then(|settled| grown.map(|()| settled))
     }
 
     /// What is on its way to the COW may not fit any more.
     fn is_full(&self) -> bool {
-        let level = valve::level(&self.control, &mut Message::about(Name::Root));
-        level.is_some_and(|level| level.percent() >= self.config.full_wait)
+        let mut message = Message::about(Name::Root);
+        let level = valve::level(&self.control, &mut message, self.config.spill.is_some());
+        level.is_some_and(|level| level.percent_of_brim() >= self.config.full_wait)
     }
 
     /// During a flush the fresh COW had to share the memory with the sealed one.
@@ -374,6 +418,16 @@ impl<'a> Session<'a> {
     /// The stack as it is now.
     pub fn stack(&self) -> Result<Stack> {
         self.control.stack()
+    }
+}
+
+impl Drop for Session<'_> {
+    /// A command's lock goes with its process; the daemon's has to be given back, but not while its
+    /// valve holds writers back: no other command may meet that.
+    fn drop(&mut self) {
+        if self.kept.as_ref().is_some_and(|kept| kept.is_none()) {
+            lock::release(&self.control);
+        }
     }
 }
 

@@ -2,6 +2,9 @@
 //! /run/cowflush, in RAM like the changes on trial: a reboot ends both.
 
 use std::path::Path;
+use std::process::Command;
+
+use nix::sys::reboot::{RebootMode, reboot};
 
 use super::run_dir;
 use super::status::value;
@@ -22,6 +25,16 @@ pub fn begin() -> Result<()> {
 /// Ends a hold. Returns whether there was one.
 pub fn end() -> bool {
     std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE)).is_ok()
+}
+
+/// Drops what is held: a reboot with the hold in place, so that nothing is flushed on the way down.
+/// By the system's own command, unless it shall be `at_once` or that fails.
+pub fn discard(at_once: bool) -> Result<()> {
+    if !at_once && Command::new("reboot").status().is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
+    Err(errno).doing(|| "reboot")
 }
 
 /// Since when the card is held, in seconds since 1970; `None` when it is not.

@@ -143,6 +143,7 @@ impl Reporter {
             pending: report.pending.unwrap_or_default(),
             dirty: memory::info().unwrap_or_default().dirty,
             log: report.log.and_then(|log| Some((log.segments?, log.used_percent?))),
+            life: report.log.and_then(|log| log.life),
             totals: run_dir::totals(),
             last: run_dir::last_flush(),
             held: now.held,

@@ -16,7 +16,7 @@ use crate::stack::{self, Device, Live, Name, Stack, Step, Trouble, Wish};
 use crate::sys::direct::Direct;
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
-use crate::sys::{block, loopdev};
+use crate::sys::{block, loopdev, watchdog};
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// How often the merge is looked at: soon at first, since most are short.
@@ -377,13 +377,17 @@ fn replace(
 fn await_merge(hands: &mut Hands<'_>, name: Name, total: Bytes) -> Result<Option<Signal>> {
     let control = hands.control;
     hands.meter.begin("merging", total);
-    let mut pause = FIRST_POLL;
+    let (mut pause, mut before) = (FIRST_POLL, total);
     let signal = loop {
         let usage = observe(control)?.device(name).and_then(Device::usage);
         let left = match usage {
             Some(usage) if usage.data().0 > 0 => usage.data().bytes(),
             _ => break None,
         };
+        if left != before {
+            before = left;
+            watchdog::progress();
+        }
         if let Some(signal) = hands.tend(left.min(total)) {
             break Some(signal);
         }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::daemon_note::{self, DaemonNote};
 use super::log::Log;
-use super::{hold, run_dir, view};
+use super::{hold, run_dir, spill, view};
 use crate::dm::SnapshotStatus;
 use crate::dm::Target;
+use crate::log::format::Life;
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack};
 use crate::sys::block::{self, Written};
@@ -75,6 +76,8 @@ pub struct Report {
     pub last_flush: Option<Record>,
     /// The process that is at work.
     pub busy: Option<i32>,
+    /// The spill area: how much of it is in use, and its size.
+    pub spill: Option<(Bytes, Bytes)>,
     /// The flush log.
     pub log: Option<LogReport>,
     /// Why the boot did not use a flush log that is there.
@@ -96,6 +99,8 @@ pub struct LogReport {
     pub segments: Option<u64>,
     /// How much of it is in use, in percent.
     pub used_percent: Option<u64>,
+    /// Figures since it was made.
+    pub life: Option<Life>,
 }
 
 /// Gathers everything that this user may know.
@@ -105,6 +110,7 @@ pub fn gather() -> Report {
         Err(_) => unprivileged(),
     };
     report.held_since = hold::since();
+    report.spill = spill::usage();
     report.daemon = daemon_note::running();
     report.page_cache = memory::info().unwrap_or_default().dirty;
     report.reached = report.card.and_then(block::written);
@@ -131,6 +137,7 @@ pub fn log_report(partition: DevNo) -> LogReport {
         partition,
         segments: log.as_ref().map(|log| log.chain.segments.len() as u64),
         used_percent: log.as_ref().map(Log::used_percent),
+        life: log.as_ref().map(Log::life),
     }
 }
 
@@ -220,7 +227,12 @@ fn unprivileged() -> Report {
         card,
         cow_size: cow.and_then(|cow| block::size(cow).ok()).map(Sectors::bytes),
         absorbed: block::written(root),
-        log: log.map(|partition| LogReport { partition, segments: None, used_percent: None }),
+        log: log.map(|partition| LogReport {
+            partition,
+            segments: None,
+            used_percent: None,
+            life: None,
+        }),
         ..Report::default()
     }
 }

@@ -5,7 +5,10 @@
 //! and merging, which need nothing of root; so it never meets the window of a seal. Should the first
 //! process die, it opens the valve and ends.
 
-use crate::daemon::pressure::{self, Level};
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::daemon::pressure::{self, Gate, Level, SLOW};
 use crate::dm::SnapshotStatus;
 use crate::error::Result;
 use crate::stack::Name;
@@ -13,9 +16,6 @@ use crate::sys::dm::{Control, Message, Request};
 use crate::sys::guard::{self, Guard};
 use crate::sys::memory::{self, MemInfo};
 use crate::units::Bytes;
-
-/// Milliseconds between two looks while writers are held back, or when there is nothing to see.
-const SLOW: u16 = 50;
 
 /// A valve at work.
 pub struct Valve {
@@ -25,33 +25,27 @@ pub struct Valve {
 }
 
 impl Valve {
-    /// Sets one to work on root, which must be awake and defer. It closes at `full_wait` percent.
-    pub fn tended(control: &Control, full_wait: u64) -> Result<Self> {
+    /// Sets one to work on root, which must be awake and defer. It closes at `full-wait`.
+    pub fn tended(control: &Control, config: &Config) -> Result<Self> {
+        let (full_wait, spill) = (config.full_wait, config.spill.is_some());
         let mut message = Message::about(Name::Root);
         // Both closures run in the other process, one after the other.
-        let hand = std::cell::RefCell::new((false, Message::about(Name::Root)));
+        let hand = std::cell::RefCell::new((None::<Instant>, Message::about(Name::Root)));
         let mut tend = || {
             let (closed, message) = &mut *hand.borrow_mut();
-            let Some(level) = level(control, message) else { return SLOW };
-            if pressure::hold_back(&level, full_wait, *closed) != *closed {
-                // Without freezing: that would write all dirty pages to the COW, which is what
-                // lacks room.
-                let turn = if *closed {
-                    Request::Resume { freeze: false }
-                } else {
-                    Request::Suspend { freeze: false }
-                };
-                if control.run(turn, message).is_ok() {
-                    *closed = !*closed;
-                }
+            let Some(level) = level(control, message, spill) else { return SLOW };
+            let gate = closed.map_or(Gate::Open, |since| Gate::Closed(since.elapsed()));
+            let (hold, rest) = pressure::tend(&level, full_wait, gate);
+            if hold != closed.is_some() && turn(control, message, hold) {
+                *closed = hold.then(Instant::now);
             }
             // It runs before all other processes, so it must not look more often than it has to.
-            if *closed { SLOW } else { level.pause_until(full_wait).as_millis() as u16 }
+            rest
         };
         let guard = guard::post(Some(&mut tend), |_| {
             let (closed, message) = &mut *hand.borrow_mut();
-            if *closed {
-                let _ = control.run(Request::Resume { freeze: false }, message);
+            if closed.is_some() {
+                turn(control, message, false);
             }
         })?;
         // Learn now what the look in `is_closed` needs.
@@ -72,23 +66,37 @@ impl Drop for Valve {
         }
         // The process that tended it may have been killed.
         if self.is_closed() {
-            let _ = self.control.run(Request::Resume { freeze: false }, &mut self.message);
+            turn(&self.control, &mut self.message, false);
         }
     }
 }
 
+/// Suspends or resumes root. Without freezing: that would write all dirty pages to the COW, which is
+/// what lacks room.
+fn turn(control: &Control, root: &mut Message, hold: bool) -> bool {
+    let request = match hold {
+        true => Request::Suspend { freeze: false },
+        false => Request::Resume { freeze: false },
+    };
+    control.run(request, root).is_ok()
+}
+
 /// How full root's COW is; `message` is about root. `None` when root defers nothing.
-pub fn level(control: &Control, message: &mut Message) -> Option<Level> {
-    level_of(control.look(message).ok()?, &memory::info().unwrap_or_default())
+/// `spill` says whether it may spill.
+pub fn level(control: &Control, message: &mut Message, spill: bool) -> Option<Level> {
+    level_of(control.look(message).ok()?, &memory::info().unwrap_or_default(), spill)
 }
 
 /// The same from what was seen already.
-pub fn level_of(status: SnapshotStatus, memory: &MemInfo) -> Option<Level> {
-    let (used, size) = match status {
-        SnapshotStatus::Used(usage) => (usage.allocated.bytes(), usage.total.bytes()),
+pub fn level_of(status: SnapshotStatus, memory: &MemInfo, spill: bool) -> Option<Level> {
+    let dirty = Bytes(memory.dirty.0.saturating_add(memory.writeback.0));
+    match status {
+        SnapshotStatus::Used(usage) => {
+            let (used, size) = (usage.allocated.bytes(), usage.total.bytes());
+            Some(Level::new(used, size, dirty, memory.room(spill)))
+        }
         // The kernel does not count a COW that overflowed.
-        SnapshotStatus::Overflow => (Bytes(1), Bytes(1)),
-        _ => return None,
-    };
-    Some(Level { used, size, dirty: Bytes(memory.dirty.0.saturating_add(memory.writeback.0)) })
+        SnapshotStatus::Overflow => Some(Level::FULL),
+        _ => None,
+    }
 }

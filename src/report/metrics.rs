@@ -6,6 +6,8 @@ use std::fmt::{Display, Write};
 
 use super::record::Record;
 use super::totals::Totals;
+use crate::cow::format::CHUNK_BYTES;
+use crate::log::format::Life;
 use crate::units::Bytes;
 
 /// What is told.
@@ -23,6 +25,8 @@ pub struct Metrics {
     pub dirty: Bytes,
     /// The flush log: segments and how full it is in percent, if there is one that can be read.
     pub log: Option<(u64, u64)>,
+    /// Figures since the flush log was made.
+    pub life: Option<Life>,
     /// Sums since boot.
     pub totals: Totals,
     /// The last flush.
@@ -36,7 +40,8 @@ pub const MODES: [&str; 3] = ["deferring", "write-through", "inactive"];
 
 /// The file's text.
 pub fn to_text(metrics: &Metrics) -> String {
-    let Metrics { mode, cow_used, cow_size, pending, dirty, log, totals, last, held } = metrics;
+    let Metrics { mode, cow_used, cow_size, pending, dirty, log, life, totals, last, held } =
+        metrics;
     let mut page = Page::default();
     page.family("mode", "gauge", "1 for where root's writes go now, 0 for the others.");
     for one in MODES {
@@ -49,6 +54,13 @@ pub fn to_text(metrics: &Metrics) -> String {
     if let Some((segments, percent)) = *log {
         page.gauge("log_segments", "Flushes in the flush log.", segments);
         page.gauge("log_used_ratio", "Share of the flush log in use.", Fixed::<2>(percent));
+    }
+    if let Some(life) = life {
+        let bytes = |chunks: u64| chunks.saturating_mul(CHUNK_BYTES as u64);
+        page.counter("log_flushes_total", "Flushes since the flush log was made.", life.segments);
+        page.counter("log_flushed_bytes_total", "Bytes in these.", bytes(life.chunks));
+        page.counter("log_merges_total", "Merges since the flush log was made.", life.merges);
+        page.counter("log_merged_bytes_total", "Bytes these wrote to root.", bytes(life.merged));
     }
     page.family("flushes_total", "counter", "Flushes since boot, by reason or command.");
     for (cause, count) in &totals.flushes {
@@ -118,6 +130,7 @@ mod tests {
             pending: Bytes(2048),
             dirty: Bytes(1),
             log: Some((3, 7)),
+            life: Some(Life { segments: 9, chunks: 2, ..Life::default() }),
             totals: Totals::parse("bytes=30\nfailures=1\nflushes at=2\nflushes a\"b\\=1\n"),
             last: Some(Record {
                 when: 1_700_000_000,
@@ -154,6 +167,8 @@ mod tests {
             "cowflush_mode{mode=\"inactive\"} 0",
             "cowflush_cow_size_bytes 16777216",
             "cowflush_log_used_ratio 0.07",
+            "cowflush_log_flushes_total 9",
+            "cowflush_log_flushed_bytes_total 8192",
             "cowflush_flushes_total{reason=\"at\"} 2",
             "cowflush_flushes_total{reason=\"a\\\"b\\\\\"} 1",
             "cowflush_flush_failures_total 1",

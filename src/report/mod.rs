@@ -2,6 +2,7 @@
 
 pub mod history;
 pub mod json;
+pub mod kmsg;
 pub mod metrics;
 pub mod progress;
 pub mod record;

@@ -5,6 +5,8 @@ use std::io::Write;
 
 use syslog::{Facility, LogFormat, Severity};
 
+use super::kmsg;
+
 /// The message alone, without a time: syslogd has its own clock, and a formatter that asks for
 /// the time would use std's, which ends in 2038 on a 32-bit machine.
 #[derive(Clone)]
@@ -18,11 +20,12 @@ impl<T: Display> LogFormat<T> for Plain {
     }
 }
 
-/// Logs a notice. A syslogd that does not run is no failure.
+/// Logs a notice; to the kernel's log before a syslogd is up.
 ///
 /// Only to be called while root is awake: a syslogd may write to it before it answers.
 pub fn notice(text: &str) {
-    if let Ok(mut logger) = syslog::unix(Plain) {
-        let _ = logger.notice(text);
+    match syslog::unix(Plain) {
+        Ok(mut logger) => drop(logger.notice(text)),
+        Err(_) => drop(kmsg::say(kmsg::NOTICE, text)),
     }
 }

@@ -7,6 +7,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::watchdog;
 use crate::cow::format::{CHUNK_BYTES, Chunk};
 use crate::error::{Doing, Result};
 use crate::log::chain::{Chunks, Unreadable};
@@ -105,6 +106,7 @@ impl Direct {
             self.node
                 .read_exact_at(room, at)
                 .doing(|| format!("read {} of {}", sectors(at, inside), self.path.display()))?;
+            watchdog::progress();
             let (data, behind) = piece.split_at_mut(inside);
             data.copy_from_slice(room);
             behind.fill(0);
@@ -124,6 +126,7 @@ impl Direct {
             self.node
                 .write_all_at(room, at)
                 .doing(|| format!("write {} of {}", sectors(at, inside), self.path.display()))?;
+            watchdog::progress();
         }
         Ok(())
     }

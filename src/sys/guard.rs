@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -28,9 +29,9 @@ pub enum End {
     Orphaned,
 }
 
-/// What a guard does between its beginning and its end: something, after which it rests for as many
-/// milliseconds as that says.
-pub type Tend<'a> = &'a mut dyn FnMut() -> u16;
+/// What a guard does between its beginning and its end: something, after which it rests for as long
+/// as that says (to the millisecond, at most a minute).
+pub type Tend<'a> = &'a mut dyn FnMut() -> Duration;
 
 /// Starts a guard that runs `at_end` when this process ends or sends it home with
 /// [`Guard::dismiss`], and `tend` until then.
@@ -78,6 +79,7 @@ fn watch(mut wire: UnixStream, mut tend: Option<Tend<'_>>, at_end: impl FnOnce(E
     while let Some(work) = &mut tend {
         let rest = work();
         let mut heard = [PollFd::new(wire.as_fd(), PollFlags::POLLIN)];
+        let rest = rest.as_millis().min(60_000) as u16;
         if !matches!(poll(&mut heard, rest), Ok(0) | Err(Errno::EINTR)) {
             break;
         }

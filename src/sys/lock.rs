@@ -13,7 +13,8 @@ fn record(kind: libc::c_int) -> libc::flock {
     libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 1, l_pid: 0 }
 }
 
-/// Takes the lock until the process ends, or says who has it.
+/// Takes the lock until [`release`] or the process's end, or says who has it. A process that has it
+/// gets it again.
 ///
 /// A record lock goes when *any* descriptor of the file is closed, so a process opens the
 /// control node once.
@@ -23,6 +24,12 @@ pub fn take(control: &Control) -> Result<()> {
         Err(Errno::EAGAIN | Errno::EACCES) => Err(busy(control)),
         Err(errno) => Err(errno).doing(|| format!("lock {CONTROL}")),
     }
+}
+
+/// Gives the lock back.
+pub fn release(control: &Control) {
+    // Unlocking what this process holds, or does not hold, can't fail.
+    let _ = fcntl(control.file(), FcntlArg::F_SETLK(&record(libc::F_UNLCK)));
 }
 
 fn busy(control: &Control) -> Error {

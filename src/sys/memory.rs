@@ -2,6 +2,7 @@
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
+use crate::cow::size::Room;
 use crate::error::{Doing, Error, Result};
 use crate::units::{Bytes, decimal};
 
@@ -32,6 +33,18 @@ pub struct MemInfo {
     pub dirty: Bytes,
     /// On their way to their devices.
     pub writeback: Bytes,
+    /// All swap areas in use.
+    pub swap_total: Bytes,
+    /// What is free in them.
+    pub swap_free: Bytes,
+}
+
+impl MemInfo {
+    /// What COWs could get, beside what they hold; with swap when there is a spill area.
+    pub fn room(&self, spill: bool) -> Room {
+        let swap = if spill { (self.swap_free, self.swap_total) } else { Default::default() };
+        Room { available: self.available, spill_free: swap.0, spill: swap.1 }
+    }
 }
 
 /// Reads /proc/meminfo.
@@ -52,6 +65,8 @@ fn parse(text: &str) -> Option<MemInfo> {
         available: field("MemAvailable").or_else(|| field("MemFree"))?,
         dirty: field("Dirty").unwrap_or_default(),
         writeback: field("Writeback").unwrap_or_default(),
+        swap_total: field("SwapTotal").unwrap_or_default(),
+        swap_free: field("SwapFree").unwrap_or_default(),
     })
 }
 
@@ -107,11 +122,17 @@ mod tests {
 
     #[test]
     fn meminfo_is_read_in_bytes() {
-        let text =
-            "MemTotal:         250 kB\nMemFree: 10 kB\nMemAvailable:    100 kB\nDirty: 3 kB\n";
-        let (total, available, dirty) = (Bytes(256_000), Bytes(102_400), Bytes(3072));
-        let writeback = Bytes(0);
-        assert_eq!(parse(text), Some(MemInfo { total, available, dirty, writeback }));
+        let text = "MemTotal:         250 kB\nMemFree: 10 kB\nMemAvailable:    100 kB\nDirty: 3 kB\n\
+                    SwapTotal: 8 kB\nSwapFree: 4 kB\n";
+        let expected = MemInfo {
+            total: Bytes(256_000),
+            available: Bytes(102_400),
+            dirty: Bytes(3072),
+            swap_total: Bytes(8192),
+            swap_free: Bytes(4096),
+            ..MemInfo::default()
+        };
+        assert_eq!(parse(text), Some(expected));
         let old = "MemTotal: 250 kB\nMemFree: 10 kB\n";
         assert_eq!(parse(old).unwrap().available, Bytes(10_240));
         for bad in ["", "MemTotal: x kB\nMemFree: 1 kB", "MemTotal: 99999999999999999999 kB"] {

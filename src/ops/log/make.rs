@@ -85,16 +85,13 @@ impl Log {
     /// To be called when everything in it is durable on root, `merged` chunks of it; or to make
     /// sure that nothing in it is ever applied, before root is written to directly.
     pub fn reset(&mut self, merged: u64) -> Result<()> {
-        let old = self.chain.header;
-        let chunks = self.chain.segments.iter().map(|segment| u64::from(segment.head.count));
+        let life = self.life();
         let life = Life {
-            segments: old.life.segments.saturating_add(self.chain.segments.len() as u64),
-            chunks: old.life.chunks.saturating_add(chunks.sum()),
-            merges: old.life.merges.saturating_add(u64::from(merged > 0)),
-            merged: old.life.merged.saturating_add(merged),
-            ..old.life
+            merges: life.merges.saturating_add(u64::from(merged > 0)),
+            merged: life.merged.saturating_add(merged),
+            ..life
         };
-        self.renew(Header { life, ..old })
+        self.renew(Header { life, ..self.chain.header })
     }
 
     /// Gives an empty log another root.

@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{self, Chain, End, NoLog};
-use crate::log::format::{Defect, Header};
+use crate::log::format::{Defect, Header, Life};
 use crate::log::ring::Ring;
 use crate::stack::Stack;
 use crate::sys::block;
@@ -74,6 +74,17 @@ impl Log {
     /// The header.
     pub fn header(&self) -> &Header {
         &self.chain.header
+    }
+
+    /// Figures since it was made, with the segments that are in it now.
+    pub fn life(&self) -> Life {
+        let life = self.chain.header.life;
+        let chunks = self.chain.segments.iter().map(|segment| u64::from(segment.head.count));
+        Life {
+            segments: life.segments.saturating_add(self.chain.segments.len() as u64),
+            chunks: life.chunks.saturating_add(chunks.sum()),
+            ..life
+        }
     }
 
     /// Where it is.

@@ -75,7 +75,8 @@ impl Daemon<'_> {
         loop {
             let now = self.look();
             if let Some(reason) = self.schedule.due(&self.config, &now) {
-                priority::realtime(false);
+                // While the COW fills up no busy program may come between, until the flush has a valve.
+                priority::realtime(matches!(reason, Reason::High | Reason::Memory));
                 self.act(reason, &now, signals);
                 priority::realtime(true);
                 self.refresh()?;

@@ -306,9 +306,12 @@ impl<'a> Session<'a> {
 
     /// Seals and brings the stack to rest again, also when the seal failed halfway.
     fn seal(&mut self, stack: &Stack, after: seal::After, wish: Wish) -> Result<(Sealed, Settled)> {
+        // Between root's waking up and the valve, a writer at memory speed could fill the fresh COW.
+        priority::realtime(true);
         let sealed = seal::run(&self.control, stack, after);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
         let settled = if sealed.is_ok() { self.settle_with_valve(wish) } else { self.settle(wish) };
+        priority::realtime(false);
         Ok((sealed?, settled?))
     }
 
@@ -317,6 +320,7 @@ impl<'a> Session<'a> {
         let target = self.control.stack()?.root.and_then(|root| root.target());
         let Some(Target::Snapshot { cow, .. }) = target else { return self.settle(wish) };
         let mut valve = Valve::tended(&self.control, self.config.full_wait)?;
+        priority::realtime(false);
         let mut hands = Hands {
             control: &self.control,
             meter: &mut self.meter,

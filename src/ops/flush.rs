@@ -306,12 +306,11 @@ impl<'a> Session<'a> {
 
     /// Seals and brings the stack to rest again, also when the seal failed halfway.
     fn seal(&mut self, stack: &Stack, after: seal::After, wish: Wish) -> Result<(Sealed, Settled)> {
-        // Between root's waking up and the valve, a writer at memory speed could fill the fresh COW.
+        // A writer at memory speed could fill the fresh COW before it has a valve.
         priority::realtime(true);
         let sealed = seal::run(&self.control, stack, after);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
         let settled = if sealed.is_ok() { self.settle_with_valve(wish) } else { self.settle(wish) };
-        priority::realtime(false);
         Ok((sealed?, settled?))
     }
 
@@ -330,6 +329,8 @@ impl<'a> Session<'a> {
         let settled = settle(&mut hands, wish);
         // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
         let grown = if settled.is_ok() { cowfile::grow(cow, self.limit) } else { Ok(()) };
+        // Nor may it run ahead of whoever looks after the COW from here on.
+        priority::realtime(true);
         drop(valve);
         settled.and_then(|settled| grown.map(|()| settled))
     }

@@ -103,8 +103,10 @@ def held_and_kept(story: Story) -> None:
     vm.run("cowflush hold").ok()
     story.write("/etc/trial/kept")
     vm.run("sleep 1").ok()
+    assert "nothing may reach the card" in vm.run("cowflush stop").fails().text
     story.cut(missing="/etc/trial/kept")
     daemon.flush(vm)
+    assert "nothing was held" in vm.run("cowflush release").ok().text
     story.cut()
 
 

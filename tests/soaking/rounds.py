@@ -21,6 +21,8 @@ from vm.sparse import SECTOR
 
 CONFIG = "interval=7s\nurgent=/etc\nmerge-on=none\nsize=16M\nmerge=40%\n"
 MEMORY_MIB = 128
+# A soak shares its host with whatever else runs for half an hour.
+SILENCE_SECONDS, TOTAL_SECONDS = 240, 3600
 # Steps of a round: some boots are short, some long enough to see memory grow.
 LENGTHS = (6, 12, 24, 48)
 # A settled look every so many steps.
@@ -51,7 +53,7 @@ class Soak:
         self.totals = Totals()
 
     def round(self) -> None:
-        vm = self.lab(self.card, memory=MEMORY_MIB, total=1800)
+        vm = self.lab(self.card, memory=MEMORY_MIB, inactivity=SILENCE_SECONDS, total=TOTAL_SECONDS)
         if self.totals.cuts == 0:
             vm.run("cowflush log format /dev/sda2").ok()
             vm.put("/etc/cowflush.conf", CONFIG.encode())

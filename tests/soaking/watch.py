@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
+from vm import daemon
 from vm.machine import VM
 from vm.router import LOG, LOGGED, check_settled, devices, loops, status
 
@@ -48,7 +49,7 @@ def look_settled(vm: VM, daemon_rss: int) -> Figures:
 
 def daemon_rss(vm: VM) -> int:
     """Of the one daemon that runs, in KiB."""
-    return kib(vm.run("cat /proc/$(pidof -s cowflush)/status").ok().text, "VmRSS")
+    return kib(daemon.status_text(vm), "VmRSS")
 
 
 def kib(text: str, field: str) -> int:

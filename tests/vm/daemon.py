@@ -28,6 +28,12 @@ def reconfigure(vm: VM, config: str) -> None:
     vm.run(f"until [ $(grep -c 'read again' {SAID}) -gt {before} ]; do usleep 100000; done", timeout=30).ok()
 
 
+def status_text(vm: VM) -> str:
+    """/proc/PID/status of the daemon. Its note says which that is: a guard looks like one to pidof."""
+    note = "/proc/$(sed -n s/pid=//p /run/cowflush/daemon)/status"
+    return vm.run(f"until cat {note} 2>/dev/null; do usleep 100000; done", timeout=60).ok().text
+
+
 def flush(vm: VM) -> None:
     """A flush by hand that waits for the daemon's own: only "busy" is tried again."""
     vm.run("(while :; do cowflush flush; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done)", timeout=120).ok()

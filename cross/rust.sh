@@ -50,7 +50,6 @@ rust_for() {
     linker=CARGO_TARGET_${rust_target^^}_LINKER
     export "${linker//-/_}=gcc"
 
-    # Clones share the compiled std (and crates), which takes most of the time.
-    mkdir -p "$CACHE"
-    export CARGO_BUILD_BUILD_DIR=$CACHE/cargo-$1
+    # Not in the cache: cargo takes what another clone has compiled there for this one's, and a clone
+    # would wait for the other's build.
 }

@@ -7,20 +7,16 @@ within one run; every run therefore measures everything anew.
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from benches import boots, cards, flushes, memory, output, sizes
+from benches import boots, cards, daemon, flushes, memory, output, sizes
+from benches.output import RESULTS
 from vm import CommandFailed, Lost, artefacts
 from vm.lab import Lab
 
-RESULTS = artefacts.BUILD / "bench"
-GROUPS = ("sizes", "memory", "boots", "flushes")
+GROUPS = ("sizes", "memory", "daemon", "boots", "flushes")
 
 
 class Bench:
@@ -31,6 +27,7 @@ class Bench:
         self._run = run
 
     def measure(self, group: str) -> None:
+        output.forget(group)
         getattr(self, f"_{group}")()
 
     def _sizes(self) -> None:
@@ -40,6 +37,10 @@ class Bench:
     def _memory(self) -> None:
         figures = self._in_lab("memory", memory.measure)
         self._report("memory", figures, memory.rows(figures))
+
+    def _daemon(self) -> None:
+        figures = self._in_lab("daemon", lambda lab: daemon.measure(lab, self._arguments.seconds))
+        self._report("daemon", figures, daemon.rows(figures))
 
     def _boots(self) -> None:
         figures = self._in_lab("boots", lambda lab: boots.measure(lab, self._arguments.boots))
@@ -63,30 +64,22 @@ class Bench:
             lab.end(keep_images=False)
 
     def _report(self, name: str, figures: dict[str, Any], rows: list[output.Row]) -> None:
-        output.save(RESULTS, name, {"run": self._run, **figures})
+        output.save(name, self._run, figures)
         output.show(rows)
-
-
-def describe_run(kernel: str) -> dict[str, Any]:
-    qemu = subprocess.run(["qemu-system-i386", "--version"], capture_output=True, text=True, check=True).stdout
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    load = float(Path("/proc/loadavg").read_text().split()[0])
-    return {"started": started, "kernel": kernel, "qemu": qemu.splitlines()[0], "host_load": load}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all without one")
     parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
+    parser.add_argument("--seconds", type=int, default=60, help="how long the daemon is watched in each state")
     parser.add_argument("--boots", type=int, default=7, help="boots of each kind")
     parser.add_argument("--rounds", type=int, default=5, help="flushes of each kind on the fast card")
     parser.add_argument("--slow-rounds", type=int, default=3, help="the same on the slow card")
     arguments = parser.parse_args()
     if unknown := set(arguments.groups) - set(GROUPS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
-    # What an earlier run left would pass for this one's.
-    shutil.rmtree(RESULTS, ignore_errors=True)
-    bench = Bench(arguments, describe_run(arguments.kernel))
+    bench = Bench(arguments, output.describe_run(arguments.kernel))
     try:
         for group in arguments.groups or GROUPS:
             bench.measure(group)

@@ -42,7 +42,7 @@ def with_log(boot: Lab, **options: object) -> VM:
 @BOTH
 def test_writers_wait_for_a_card_that_works_again(boot: Lab) -> None:
     vm = with_log(boot, memory=128)
-    daemon.start(vm, QUIET + "size=16M\\non-overflow=wait\\n")
+    daemon.start(vm, QUIET + "size=16M\non-overflow=wait\n")
     vm.fail_writes(vm.card.log.sectors)
     filled = fill(vm, 40)
     vm.wait_console("cowflush: flush .* failed", timeout=60)
@@ -65,7 +65,7 @@ def test_writers_wait_for_a_card_that_works_again(boot: Lab) -> None:
 
 def test_write_through_is_the_last_resort(boot: Lab) -> None:
     vm = with_log(boot, memory=128)
-    daemon.start(vm, QUIET + "size=16M\\n")
+    daemon.start(vm, QUIET + "size=16M\n")
     vm.fail_writes(vm.card.log.sectors)
     filled = fill(vm, 40)
     vm.run(filled, timeout=120).ok()
@@ -81,7 +81,7 @@ def test_write_through_is_the_last_resort(boot: Lab) -> None:
 
 def test_a_hold_that_fills_the_cow_is_dropped_where_that_is_wanted(boot: Lab) -> None:
     vm = boot()
-    daemon.start(vm, QUIET + "size=8M\\nhold-full=discard\\n")
+    daemon.start(vm, QUIET + "size=8M\nhold-full=discard\n")
     vm.run("cowflush hold; echo trial >/root/trial; sync").ok()
     # The guest's `reboot` asks an init that it does not have, so the daemon reboots by itself.
     stopped = vm.run_last("while :; do dd if=/dev/urandom of=/root/big bs=64k count=160 2>/dev/null; sync; done", timeout=60)
@@ -103,7 +103,7 @@ def swap(directory: Path, mib: int) -> Drive:
 def test_what_the_ram_can_not_take_spills_to_the_card(boot: Lab) -> None:
     vm = boot(memory=64, drives=[swap(boot.directory, 64)])
     vm.run("mkswap /dev/sdb").ok()
-    daemon.start(vm, QUIET + "size=8M\\nspill=/dev/sdb\\n")
+    daemon.start(vm, QUIET + "size=8M\nspill=/dev/sdb\n")
     daemon.flush(vm)  # the COW grows with the spill area at the next flush
     vm.run("cowflush hold").ok()
     before = vm.card_stats()
@@ -125,7 +125,7 @@ def test_a_spill_area_is_never_made_of_something_else(boot: Lab) -> None:
     vm = boot(drives=[swap(boot.directory, 16)], append="cowflush.spill=/dev/sdb")
     assert "/dev/sdb holds nothing that is known" in vm.console and "mkswap /dev/sdb" in vm.console
     vm.run("mkfs.ext2 /dev/sdb").ok()
-    daemon.start(vm, QUIET + "spill=/dev/sdb\\n")
+    daemon.start(vm, QUIET + "spill=/dev/sdb\n")
     assert "/dev/sdb holds ext2" in daemon.wait_for(vm, "spill")
     vm.run("mkswap -L spill /dev/sdb; printf 'spill=LABEL=spill\\n' >/etc/cowflush.conf; killall -HUP cowflush").ok()
     vm.run("until grep -q sdb /proc/swaps; do usleep 100000; done", timeout=10).ok()
@@ -134,7 +134,7 @@ def test_a_spill_area_is_never_made_of_something_else(boot: Lab) -> None:
 
 def test_short_memory_is_given_back_but_not_for_a_few_bytes(boot: Lab) -> None:
     vm = boot(memory=128)
-    daemon.start(vm, QUIET + "memory-low=30%%\\nhigh=90%%\\nfull-wait=95%%\\n")
+    daemon.start(vm, QUIET + "memory-low=30%\nhigh=90%\nfull-wait=95%\n")
     # The kernel's trigger is set: /proc/PID/fd shows what it hangs on.
     assert "/proc/pressure/memory" in vm.run("ls -l /proc/$(pidof cowflush)/fd").ok().text
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=128 2>/dev/null; sync").ok()
@@ -150,7 +150,7 @@ def test_short_memory_is_given_back_but_not_for_a_few_bytes(boot: Lab) -> None:
 def test_a_watchdog_is_fed_through_a_long_flush_and_bites_when_the_daemon_dies(boot: Lab) -> None:
     vm = boot(append="softdog.soft_margin=10", throttle=Throttle(bytes_per_second=100 << 20))
     vm.run("cowflush log format /dev/sda2").ok()
-    daemon.start(vm, QUIET + "watchdog=/dev/watchdog\\n")
+    daemon.start(vm, QUIET + "watchdog=/dev/watchdog\n")
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=128 2>/dev/null; sync").ok()
     vm.throttle(Throttle(bytes_per_second=512 << 10))
     vm.run("killall -USR1 cowflush").ok()

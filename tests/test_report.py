@@ -128,7 +128,7 @@ def test_promtool_would_complain() -> None:
 def test_figures_follow_the_flushes(boot: Lab) -> None:
     vm = boot()
     vm.run("cowflush log format /dev/sda2").ok()
-    daemon(vm, QUIET + f"metrics={FIGURES}\\n")
+    daemon(vm, QUIET + f"metrics={FIGURES}\n")
     before = figures(vm)
     assert before['cowflush_mode{mode="deferring"}'] == 1 and before["cowflush_held"] == 0
     assert before['cowflush_flushes_total{reason="flush"}'] == before["cowflush_log_segments"] == 1
@@ -164,7 +164,7 @@ def shows(vm: VM, trigger: str, file: str, value: int) -> None:
 def test_a_light_shows_pending_flushing_and_trouble(boot: Lab) -> None:
     vm = boot(throttle=Throttle())
     make_light(vm)
-    daemon(vm, QUIET + "led=test:light\\n")
+    daemon(vm, QUIET + "led=test:light\n")
     vm.run("echo x >/root/x; sync").ok()
     shows(vm, "timer", "delay_off", 1800)
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; sync").ok()
@@ -184,7 +184,7 @@ def test_a_light_shows_pending_flushing_and_trouble(boot: Lab) -> None:
 
 def test_what_is_not_there_is_said_once(boot: Lab) -> None:
     vm = boot()
-    daemon(vm, QUIET + "led=nowhere\\nmetrics=/proc/nowhere/x.prom\\n")
+    daemon(vm, QUIET + "led=nowhere\nmetrics=/proc/nowhere/x.prom\n")
     vm.run("cowflush hold; sleep 3; echo x >/root/x; sync; sleep 2; cowflush release; sleep 2").ok()
     lines = vm.run("cat /run/daemon.log").ok().text.splitlines()
     assert len([line for line in lines if "the light nowhere can't be used: No such file" in line]) == 1, lines

@@ -14,6 +14,7 @@ use super::voice::Voice;
 use super::watch::Watch;
 use super::{hold, run_dir, spill, valve};
 use crate::config::{Config, HoldFull, OnOverflow};
+use crate::daemon::pressure;
 use crate::daemon::schedule::{Now, Reason, Schedule};
 use crate::dm::SnapshotStatus;
 use crate::error::{Exit, Result};
@@ -77,7 +78,8 @@ impl Daemon<'_> {
         loop {
             let now = self.look();
             if let Some(reason) = self.schedule.due(&self.config, &now) {
-                priority::realtime(false);
+                // While the COW fills up no busy program may come between, until the flush has a valve.
+                priority::realtime(matches!(reason, Reason::High | Reason::Memory));
                 self.act(reason, &now, signals);
                 priority::realtime(true);
                 self.refresh()?;
@@ -310,7 +312,12 @@ impl<'a> Daemon<'a> {
     fn sleep(&mut self, now: &Now, signals: &Held) {
         let mark = if now.held { self.config.full_wait } else { self.config.high };
         let deferring = now.level.size > Bytes(0);
-        let pause = if deferring { now.level.pause_until(mark) } else { Duration::from_secs(1) };
+        let pause = match &self.valve {
+            // That looks after the COW.
+            Some(_) => pressure::SLOW,
+            None if deferring => now.level.pause_until(mark),
+            None => Duration::from_secs(1),
+        };
         let most = pause.as_millis() as u64;
         let wait = self.schedule.sleep(&self.config, now, most).max(1);
         self.pressed = self.wait(wait, signals);

@@ -342,6 +342,8 @@ impl<'a> Session<'a> {
 
     /// Seals and brings the stack to rest again, also when the seal failed halfway.
     fn seal(&mut self, stack: &Stack, after: seal::After, wish: Wish) -> Result<(Sealed, Settled)> {
+        // A writer at memory speed could fill the fresh COW before it has a valve.
+        priority::realtime(true);
         let sealed = seal::run(&self.control, stack, after);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
         let settled = if sealed.is_ok() { self.settle_with_valve(wish) } else { self.settle(wish) };
@@ -357,6 +359,7 @@ impl<'a> Session<'a> {
             Some(valve) => valve,
             None => Valve::tended(&self.control, self.config)?,
         };
+        priority::realtime(false);
         let mut hands = Hands {
             control: &self.control,
             meter: &mut self.meter,
@@ -366,6 +369,8 @@ impl<'a> Session<'a> {
         let settled = settle(&mut hands, wish);
         // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
         let grown = if settled.is_ok() { cowfile::grow(cow, self.limit) } else { Ok(()) };
+        // Nor may it run ahead of whoever looks after the COW from here on.
+        priority::realtime(true);
         match &mut self.kept {
             Some(kept) if settled.is_err() => **kept = Some(valve),
             _ => drop(valve),

@@ -3,8 +3,8 @@
 /// Lets this process run before ordinary ones, or like them again. One that may not goes on as it
 /// is.
 ///
-/// For looking at the COW's level: that takes microseconds, and must not wait for a busy program.
-/// Not for a flush, which computes checksums for long.
+/// For looking at the COW's level and for a seal: that takes milliseconds, and must not wait for a
+/// busy program. Not for the long parts of a flush, which compute checksums.
 pub fn realtime(on: bool) {
     let policy = if on { libc::SCHED_FIFO } else { libc::SCHED_OTHER };
     // SAFETY: all zeros is a valid `sched_param`; sched_setscheduler reads it.

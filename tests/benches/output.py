@@ -1,12 +1,17 @@
-"""Figures as JSON files and as a table."""
+"""Figures as JSON files, build/bench/NAME.json, and as a table; for every bench."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vm import artefacts
+
+RESULTS = artefacts.BUILD / "bench"
 LABEL = 40
 CELL = 15
 
@@ -24,9 +29,24 @@ class Row:
         return f"{self.what:<{LABEL}}{''.join(cells)}".rstrip()
 
 
-def save(directory: Path, name: str, figures: dict[str, Any]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+def describe_run(kernel: str) -> dict[str, Any]:
+    """Which run figures come from: the key `run` of every file."""
+    qemu = subprocess.run(["qemu-system-i386", "--version"], capture_output=True, text=True, check=True).stdout
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    load = float(Path("/proc/loadavg").read_text().split()[0])
+    return {"started": started, "kernel": kernel, "qemu": qemu.splitlines()[0], "host_load": load}
+
+
+def forget(name: str) -> None:
+    """Takes away what an earlier run left: it would pass for this one's. Other benches' files stay."""
+    for path in [RESULTS / f"{name}.json", *RESULTS.glob(f"{name}-*.json")]:
+        path.unlink(missing_ok=True)
+
+
+def save(name: str, run: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Leaves NAME.json; docs/bench.md says what each key means."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({"run": run, **figures}, indent=2) + "\n")
 
 
 def show(rows: Iterable[Row]) -> None:

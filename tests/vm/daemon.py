@@ -1,31 +1,65 @@
-"""The daemon in a guest: starts it, waits for its words."""
+"""What the tests of the daemon share."""
 
 from __future__ import annotations
 
+from vm import flushlog
+from vm.card import Card
+from vm.ext import ExtImage
 from vm.machine import VM
 
-LOG = "/run/daemon.log"
-# Nothing comes by itself, but for a COW that gets full.
-QUIET = "interval=off\\nurgent=none\\nmerge-on=none\\n"
+QUIET = "interval=off\nurgent=none\nmerge-on=none\n"
+SAID = "/run/daemon.log"
 
 
-def start(vm: VM, config: str) -> None:
+def start(vm: VM, config: str, log: bool = False) -> None:
     """Starts the daemon with this configuration, and puts what is on root so far on the card."""
-    vm.run(f"printf '{config}' >/etc/cowflush.conf; sync").ok()
+    if log:
+        vm.run("cowflush log format /dev/sda2").ok()
+    vm.put("/etc/cowflush.conf", config.encode())
     vm.run("cowflush flush", timeout=60).ok()
-    vm.run(f"cowflush daemon >{LOG} 2>&1 & sleep 2; kill -0 $!").ok()
+    vm.run(f"cowflush daemon >>{SAID} 2>&1 & sleep 1; kill -0 $!").ok()
 
 
-def wait_for(vm: VM, text: str, timeout: int = 30) -> str:
-    """Waits for words of the daemon, and returns all of them."""
-    vm.run(f"until grep -q '{text}' {LOG}; do usleep 100000; done", timeout=timeout).ok()
-    return said(vm)
+def reconfigure(vm: VM, config: str) -> None:
+    """Gives the running daemon another configuration."""
+    before = vm.get(SAID).count(b"read again")
+    vm.put("/etc/cowflush.conf", config.encode())
+    vm.run("sync; killall -HUP cowflush").ok()
+    vm.run(f"until [ $(grep -c 'read again' {SAID}) -gt {before} ]; do usleep 100000; done", timeout=30).ok()
 
 
-def said(vm: VM) -> str:
-    return vm.run(f"cat {LOG}").ok().text
+def status_text(vm: VM) -> str:
+    """/proc/PID/status of the daemon. Its note says which that is: a guard looks like one to pidof."""
+    note = "/proc/$(sed -n s/pid=//p /run/cowflush/daemon)/status"
+    return vm.run(f"until cat {note} 2>/dev/null; do usleep 100000; done", timeout=60).ok().text
 
 
 def flush(vm: VM) -> None:
     """A flush by hand that waits for the daemon's own: only "busy" is tried again."""
     vm.run("(while :; do cowflush flush; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done)", timeout=120).ok()
+
+
+def wait_for(vm: VM, text: str, times: int = 1, timeout: int = 30) -> str:
+    """Waits until so many lines of the daemon have these words; returns all it has said."""
+    vm.run(f"until [ $(grep -c '{text}' {SAID}) -ge {times} ]; do usleep 100000; done", timeout=timeout).ok()
+    return said(vm)
+
+
+def said(vm: VM) -> str:
+    """All that it has said."""
+    return vm.get(SAID).decode()
+
+
+def no_trouble(vm: VM) -> None:
+    """Nothing was killed for want of memory, no flush failed, and the COW never got full."""
+    kernel = vm.run("dmesg").ok().text
+    assert not [line for line in kernel.splitlines() if "Out of memory" in line or "oom-kill" in line], kernel
+    words = said(vm)
+    assert "failed" not in words and "FULL" not in words, words
+
+
+def root_of(card: Card, log: bool) -> ExtImage:
+    """What the next boot finds on a card, seen from outside and without a fault."""
+    image = flushlog.recovered(card) if log else card.fs()
+    image.fsck()
+    return image

@@ -82,17 +82,21 @@ class ExtImage:
         assert not complaints, f"can't read {name} in {self.path}: {complaints}"
         return done.stdout
 
+    def dump(self, directory: str, target: Path) -> None:
+        """Copies all below `directory` into `target`, a folder of this machine."""
+        done = _tool(["debugfs", "-R", f'rdump "{directory}" "{target}"', str(self.path)])
+        # Only root may give the copies their owners; their content is all that counts.
+        complaints = [line for line in _complaints(done.stderr).splitlines() if "changing ownership" not in line]
+        assert not complaints, f"can't read {directory} in {self.path}: {complaints}"
+        assert any(target.iterdir()), f"{directory} isn't in {self.path}"
+
     def hashes(self, directory: str) -> dict[str, str]:
         """SHA-256 of every regular file below `directory`, by path."""
         with tempfile.TemporaryDirectory() as temporary:
-            done = _tool(["debugfs", "-R", f'rdump "{directory}" "{temporary}"', str(self.path)])
-            # Only root may give the copies their owners; their content is all that counts.
-            complaints = [line for line in _complaints(done.stderr).splitlines() if "changing ownership" not in line]
-            assert not complaints, f"can't read {directory} in {self.path}: {complaints}"
             base = Path(temporary)
+            self.dump(directory, base)
             parent = Path(directory).parent
             files = [path for path in base.rglob("*") if path.is_file() and not path.is_symlink()]
-            assert any(base.iterdir()), f"{directory} isn't in {self.path}"
             names = [str(parent / path.relative_to(base)) for path in files]
             return {
                 name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, files, strict=True)

@@ -181,6 +181,13 @@ class VM:
     def cont(self) -> None:
         self._execute("cont")
 
+    def cut_copy(self, path: Path) -> Card:
+        """The card as a power cut at this moment would leave it, as a copy; the guest goes on."""
+        self.pause()
+        copy = self.card.copy(path)
+        self.cont()
+        return copy
+
     def card_stats(self, place: int = 0) -> DriveStats:
         """What reached the card (or another drive) so far; also after poweroff()."""
         if self._final_stats:

@@ -3,6 +3,8 @@
 mod classic;
 mod deny;
 mod direct;
+mod flood;
+mod hog;
 mod initmemory;
 mod killat;
 mod load;
@@ -32,6 +34,8 @@ enum Tool {
     Memory(memory::Memory),
     InitMemory(initmemory::InitMemory),
     Load(load::Load),
+    Flood(flood::Flood),
+    Hog(hog::Hog),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -47,6 +51,8 @@ fn main() -> ExitCode {
         Tool::Memory(tool) => tool.run(),
         Tool::InitMemory(tool) => tool.run(),
         Tool::Load(tool) => tool.run(),
+        Tool::Flood(tool) => tool.run(),
+        Tool::Hog(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("guest-tools: {error}");

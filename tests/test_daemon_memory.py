@@ -1,0 +1,64 @@
+"""The COW never overflows and memory never runs out, whoever writes or takes memory however fast."""
+
+from __future__ import annotations
+
+import pytest
+
+from vm import daemon, flood, workload
+from vm.lab import Lab
+from vm.machine import VM
+
+COW_MIB = 16
+# Twice the COW: what is written again and again can't stay in it.
+PLACES = 2 * COW_MIB * 16
+
+
+def write(boot: Lab, vm: VM, log: bool, seconds: int) -> None:
+    """Floods root, cuts the power in the middle and at the end, and looks for each block from outside."""
+    job = vm.start(f"guest-tools flood {flood.FILE} --places {PLACES} --seconds {seconds}")
+    daemon.wait_for(vm, "flushed (high)", timeout=60)
+    durable, flushes = flood.written(vm), daemon.wait_for(vm, "flushed (high)").count("flushed (high)")
+    # The first one after may have begun before.
+    daemon.wait_for(vm, "flushed (high)", flushes + 2, timeout=120)
+    if log:
+        image = daemon.root_of(vm.cut_copy(boot.directory / "cut.img"), log)
+        flood.check(image.read(flood.FILE), PLACES, durable)
+    blocks = int(job.wait(timeout=seconds + 120).ok().text.split()[-1])
+    assert blocks > 2 * PLACES, f"{blocks} blocks in {seconds} s never came near the COW's size"
+    daemon.no_trouble(vm)
+    daemon.flush(vm)
+    vm.kill()
+    assert flood.check(daemon.root_of(vm.card, log).read(flood.FILE), PLACES, blocks) == blocks
+
+
+def start(boot: Lab, memory: int, log: bool) -> VM:
+    vm = boot(memory=memory)
+    daemon.start(vm, f"{daemon.QUIET}size={COW_MIB}M\n", log)
+    return vm
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_a_writer_at_full_speed_for_a_minute(boot: Lab) -> None:
+    """The least memory, and a log that is merged again and again."""
+    write(boot, start(boot, 64, log=True), log=True, seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("memory", "log"),
+    [(256, True), (256, False), (128, True), (128, False), (64, False)],
+    ids=["256-log", "256-no-log", "128-log", "128-no-log", "64-no-log"],
+)
+def test_a_writer_at_full_speed(boot: Lab, memory: int, log: bool) -> None:
+    write(boot, start(boot, memory, log), log, seconds=12)
+
+
+# What hogs leave to others, by the guest's memory, in MiB.
+LEFT = {256: 24, 128: 20, 64: 20}
+
+
+@pytest.mark.parametrize("memory", LEFT)
+def test_memory_hogs_while_flushing(boot: Lab, memory: int) -> None:
+    vm = start(boot, memory, log=True)
+    writer = workload.Writer(vm)
+    hog = vm.start(f"guest-tools hog --leave {LEFT[memory]} --seconds 25")
+    write(boot, vm, log=True, seconds=20)

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use super::superblock::{Sums, Superblock};
-use super::{Why, le16, le32, wide};
+use super::{Why, le16, le32};
 use crate::cow::format::CHUNK_BYTES;
 use crate::log::chain::Chunks;
 use crate::log::crc;
@@ -14,20 +14,20 @@ pub struct Groups<'a, C> {
     pub superblock: &'a Superblock,
     from: &'a mut C,
     /// The last group that was looked at, and its bitmap.
-    seen: Option<(u64, Option<Vec<u8>>)>,
+    seen: Option<(u32, Option<Vec<u8>>)>,
 }
 
 /// A group's descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor {
     /// Where its block bitmap is.
-    pub block_bitmap: u64,
+    pub block_bitmap: u32,
     /// Where its inode bitmap is.
-    pub inode_bitmap: u64,
+    pub inode_bitmap: u32,
     /// Where its inodes begin.
-    pub inode_table: u64,
+    pub inode_table: u32,
     /// Free blocks.
-    pub free: u64,
+    pub free: u32,
     /// The bitmap was never written: nothing is used but metadata, where that may be.
     pub block_uninit: bool,
     /// The bitmap's checksum; 16 bits of it in a short descriptor.
@@ -44,17 +44,18 @@ impl<'a, C: Chunks> Groups<'a, C> {
     }
 
     /// Reads a block.
-    pub fn block(&mut self, block: u64) -> Result<Vec<u8>, Why> {
-        let length = self.superblock.block_bytes;
-        let start = block.saturating_mul(length as u64);
+    pub fn block(&mut self, block: u32) -> Result<Vec<u8>, Why> {
+        let length = self.superblock.block_bytes();
+        let start = u64::from(block) << self.superblock.shift;
         let mut bytes = vec![0; length.max(CHUNK_BYTES)];
         self.from.read(start / CHUNK_BYTES as u64, &mut bytes)?;
-        let within = (start % CHUNK_BYTES as u64) as usize;
-        Ok(bytes.get(within..within + length).unwrap_or_default().to_vec())
+        bytes.drain(..start as usize % CHUNK_BYTES);
+        bytes.truncate(length);
+        Ok(bytes)
     }
 
     /// Whether the bitmaps call a block free. What is in no group is not.
-    pub fn is_free(&mut self, block: u64) -> Result<bool, Why> {
+    pub fn is_free(&mut self, block: u32) -> Result<bool, Why> {
         let Superblock { first, end, per_group, .. } = *self.superblock;
         if !(first..end).contains(&block) {
             return Ok(false);
@@ -70,13 +71,10 @@ impl<'a, C: Chunks> Groups<'a, C> {
     }
 
     /// A group's descriptor, if its checksum is right.
-    pub fn descriptor(&mut self, group: u64) -> Result<Descriptor, Why> {
-        let Superblock { block_bytes, descriptor_bytes: length, first, is_64bit, .. } =
-            *self.superblock;
-        let at = group.saturating_mul(length as u64);
-        let table = first.saturating_add(1).saturating_add(at / block_bytes as u64);
-        let block = self.block(table)?;
-        let within = (at % block_bytes as u64) as usize;
+    pub fn descriptor(&mut self, group: u32) -> Result<Descriptor, Why> {
+        let Superblock { descriptor_bytes: length, first, is_64bit, .. } = *self.superblock;
+        let (table, within) = self.superblock.place(group, length);
+        let block = self.block(table.saturating_add(first + 1))?;
         let bytes = block.get(within..within + length).unwrap_or_default();
         let right = match self.superblock.sums {
             Sums::None => true,
@@ -86,22 +84,25 @@ impl<'a, C: Chunks> Groups<'a, C> {
         if !right {
             return Err("one of root's group descriptors has a wrong checksum");
         }
-        // In a short descriptor the upper halves lie behind the end.
-        let long = |low, high| wide(le32(bytes, low), if is_64bit { le32(bytes, high) } else { 0 });
+        // In a short descriptor the upper halves lie behind the end, and are 0.
+        let high = [0x20, 0x24, 0x28].map(|at| le32(bytes, at));
+        if is_64bit && high != [0; 3] {
+            return Err("one of root's group descriptors makes no sense");
+        }
         let short = |low, high| u32::from(le16(bytes, high)) << 16 | u32::from(le16(bytes, low));
         let flags = if self.superblock.sums == Sums::None { 0 } else { le16(bytes, 0x12) };
         Ok(Descriptor {
-            block_bitmap: long(0x0, 0x20),
-            inode_bitmap: long(0x4, 0x24),
-            inode_table: long(0x8, 0x28),
-            free: u64::from(short(0xc, 0x2c)),
+            block_bitmap: le32(bytes, 0x0),
+            inode_bitmap: le32(bytes, 0x4),
+            inode_table: le32(bytes, 0x8),
+            free: short(0xc, 0x2c),
             block_uninit: flags & BLOCK_UNINIT != 0,
             bitmap_sum: short(0x18, 0x38),
         })
     }
 
     /// A group's block bitmap, if everything about it is right; `None` when it was never written.
-    fn bitmap(&mut self, group: u64) -> Result<Option<Vec<u8>>, Why> {
+    fn bitmap(&mut self, group: u32) -> Result<Option<Vec<u8>>, Why> {
         let descriptor = self.descriptor(group)?;
         if descriptor.block_uninit {
             return Ok(None);
@@ -130,12 +131,13 @@ impl<'a, C: Chunks> Groups<'a, C> {
     /// The bitmap has as many free blocks as the descriptor says, and what holds the group's own
     /// metadata is not among them. That is all there is to tell a bitmap from garbage where there
     /// are no checksums.
-    fn agrees(&self, descriptor: &Descriptor, bits: &[u8], blocks: &Range<u64>) -> bool {
-        let used = |block: u64| is_set(bits, block.saturating_sub(blocks.start));
-        let free = blocks.clone().filter(|block| !used(*block)).count() as u64;
-        let Superblock { inodes_per_group, inode_bytes, block_bytes, .. } = *self.superblock;
-        let table = u64::from(inodes_per_group).saturating_mul(inode_bytes as u64);
-        let end = descriptor.inode_table.saturating_add(table.div_ceil(block_bytes as u64));
+    fn agrees(&self, descriptor: &Descriptor, bits: &[u8], blocks: &Range<u32>) -> bool {
+        let used = |block: u32| is_set(bits, block.saturating_sub(blocks.start));
+        let free = blocks.clone().filter(|block| !used(*block)).count() as u32;
+        let Superblock { inodes_per_group, inode_bytes, .. } = *self.superblock;
+        let (blocks_of_inodes, rest) = self.superblock.place(inodes_per_group, inode_bytes);
+        let length = blocks_of_inodes + u32::from(rest > 0);
+        let end = descriptor.inode_table.saturating_add(length);
         let own = [descriptor.block_bitmap, descriptor.inode_bitmap];
         let mut own = own.into_iter().chain(descriptor.inode_table..end);
         // With flex_bg they may lie in another group.
@@ -144,15 +146,23 @@ impl<'a, C: Chunks> Groups<'a, C> {
 }
 
 impl Superblock {
-    fn crc32c(&self, group: u64, descriptor: &[u8]) -> u32 {
+    /// Where entry `index` of a table stands whose entries have so many bytes, a power of 2 that is no
+    /// larger than a block: in which of its blocks, and at which byte of that.
+    pub fn place(&self, index: u32, bytes: usize) -> (u32, usize) {
+        let per_block = self.shift - bytes.trailing_zeros().min(self.shift);
+        let within = index as usize & ((1 << per_block) - 1);
+        (index >> per_block, within * bytes)
+    }
+
+    fn crc32c(&self, group: u32, descriptor: &[u8]) -> u32 {
         let (before, after) = around_sum(descriptor);
-        let state = crc::update(self.seed, &(group as u32).to_le_bytes());
+        let state = crc::update(self.seed, &group.to_le_bytes());
         [before, &[0; 2], after].into_iter().fold(state, crc::update)
     }
 
-    fn crc16(&self, group: u64, descriptor: &[u8]) -> u16 {
+    fn crc16(&self, group: u32, descriptor: &[u8]) -> u16 {
         let (before, after) = around_sum(descriptor);
-        let number = (group as u32).to_le_bytes();
+        let number = group.to_le_bytes();
         [&self.uuid, &number[..], before, after].into_iter().fold(!0, crc16)
     }
 }
@@ -172,7 +182,7 @@ fn crc16(state: u16, bytes: &[u8]) -> u16 {
 }
 
 /// What lies behind the bitmap's end is not free.
-fn is_set(bits: &[u8], bit: u64) -> bool {
+fn is_set(bits: &[u8], bit: u32) -> bool {
     bits.get((bit / 8) as usize).is_none_or(|byte| byte >> (bit % 8) & 1 == 1)
 }
 
@@ -188,7 +198,7 @@ mod tests {
     #[test]
     fn bits_behind_the_end_are_set() {
         assert!(
-            !is_set(&[0b10], 0) && is_set(&[0b10], 1) && is_set(&[0], 8) && is_set(&[], u64::MAX)
+            !is_set(&[0b10], 0) && is_set(&[0b10], 1) && is_set(&[0], 8) && is_set(&[], u32::MAX)
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::groups::Groups;
 use super::superblock::{Sums, Superblock};
-use super::{Why, le16, le32, wide};
+use super::{Why, le16, le32};
 use crate::log::chain::Chunks;
 use crate::log::crc;
 
@@ -10,13 +10,13 @@ use crate::log::crc;
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
     /// Its blocks but the first, which is its superblock: ranges (start, end), ascending.
-    ranges: Vec<(u64, u64)>,
+    ranges: Vec<(u32, u32)>,
     /// The number that its next transaction will have at the earliest.
     sequence: u32,
 }
 
 /// More blocks than mke2fs gives a journal.
-const MOST_BLOCKS: u64 = 1 << 18;
+const MOST_BLOCKS: u32 = 1 << 18;
 const MAGIC: u32 = 0xc03b_3998;
 /// revoke, 64bit, async_commit, csum_v2, csum_v3.
 const KNOWN: u32 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10;
@@ -39,7 +39,7 @@ impl Journal {
         first.0 = head.saturating_add(1);
         let sequence = empty_since(groups.superblock, &groups.block(head)?, blocks)?;
         ranges.sort_unstable();
-        let apart = |pair: &[(u64, u64)]| matches!(pair, [a, b] if a.1 <= b.0);
+        let apart = |pair: &[(u32, u32)]| matches!(pair, [a, b] if a.1 <= b.0);
         let mut journal = Self { ranges, sequence };
         if !journal.ranges.windows(2).all(apart) || journal.has(head) {
             return Err(NONSENSE);
@@ -49,7 +49,7 @@ impl Journal {
     }
 
     /// Whether a block is the journal's and not its superblock.
-    pub fn has(&self, block: u64) -> bool {
+    pub fn has(&self, block: u32) -> bool {
         let behind = self.ranges.partition_point(|range| range.1 <= block);
         self.ranges.get(behind).is_some_and(|range| range.0 <= block)
     }
@@ -64,14 +64,14 @@ impl Journal {
 }
 
 /// The number of the next transaction, if the journal of so many blocks is empty.
-fn empty_since(superblock: &Superblock, block: &[u8], blocks: u64) -> Result<u32, Why> {
+fn empty_since(superblock: &Superblock, block: &[u8], blocks: u32) -> Result<u32, Why> {
     let version = be32(block, 0x4);
     // Version 1 has no features.
     let features = if version == 4 { be32(block, 0x28) } else { 0 };
-    let length = u64::from(be32(block, 0x10));
+    let length = be32(block, 0x10);
     let right = be32(block, 0) == MAGIC
         && (version == 3 || version == 4)
-        && be32(block, 0xc) as usize == superblock.block_bytes
+        && be32(block, 0xc) as usize == superblock.block_bytes()
         && (1..=blocks).contains(&length);
     if !right {
         return Err("root's journal's superblock makes no sense");
@@ -101,35 +101,34 @@ fn empty_since(superblock: &Superblock, block: &[u8], blocks: u64) -> Result<u32
 /// A journal's blocks in their order, as its inode tells them.
 struct Map<'a, 'b, C> {
     groups: &'a mut Groups<'b, C>,
-    ranges: Vec<(u64, u64)>,
+    ranges: Vec<(u32, u32)>,
     /// What checksums of the inode's blocks begin with.
     seed: u32,
     /// Blocks of the journal.
-    blocks: u64,
+    blocks: u32,
     /// Of these, those that are still to be found.
-    left: u64,
+    left: u32,
 }
 
 impl<C: Chunks> Map<'_, '_, C> {
     fn inode(&mut self, number: u32) -> Result<(), Why> {
         let superblock = self.groups.superblock;
-        let Superblock { inodes_per_group, inode_bytes, block_bytes, .. } = *superblock;
+        let Superblock { inodes_per_group, inode_bytes, shift, .. } = *superblock;
         let index = number.checked_sub(1).ok_or(NONSENSE)?;
-        let group = u64::from(index / inodes_per_group.max(1));
+        let group = index / inodes_per_group.max(1);
         if group >= superblock.groups() {
             return Err(NONSENSE);
         }
-        let at = u64::from(index % inodes_per_group.max(1)).saturating_mul(inode_bytes as u64);
+        let (block, within) = superblock.place(index % inodes_per_group.max(1), inode_bytes);
         let table = self.groups.descriptor(group)?.inode_table;
-        let block = self.groups.block(table.saturating_add(at / block_bytes as u64))?;
-        let within = (at % block_bytes as u64) as usize;
+        let block = self.groups.block(table.saturating_add(block))?;
         let inode = block.get(within..within + inode_bytes).unwrap_or_default();
         self.seed = inode_seed(superblock, number, inode)?;
-        let size = wide(le32(inode, 0x4), le32(inode, 0x6c));
-        self.blocks = size / block_bytes as u64;
+        self.blocks = le32(inode, 0x4) >> shift;
         self.left = self.blocks;
         let regular = le16(inode, 0x0) & 0xf000 == 0x8000 && le16(inode, 0x1a) > 0;
-        if !regular || !(1..=MOST_BLOCKS).contains(&self.blocks) {
+        // 4 GiB or more is no journal.
+        if !regular || le32(inode, 0x6c) != 0 || !(1..=MOST_BLOCKS).contains(&self.blocks) {
             return Err(NONSENSE);
         }
         let map = inode.get(0x28..0x28 + 60).unwrap_or_default();
@@ -142,7 +141,7 @@ impl<C: Chunks> Map<'_, '_, C> {
     }
 
     /// Takes the next blocks of the journal.
-    fn take(&mut self, start: u64, count: u64) -> Result<(), Why> {
+    fn take(&mut self, start: u32, count: u32) -> Result<(), Why> {
         let end = start.saturating_add(count);
         let inside = start >= self.groups.superblock.first && end <= self.groups.superblock.end;
         self.left = self.left.checked_sub(count).filter(|_| inside).ok_or(NONSENSE)?;
@@ -166,12 +165,11 @@ impl<C: Chunks> Map<'_, '_, C> {
         }
         for entry in node.chunks_exact(12).skip(1).take(usize::from(count)) {
             // In the order of the file and without holes, else the sum can't be right.
-            if u64::from(le32(entry, 0)) != self.blocks.saturating_sub(self.left) {
+            if le32(entry, 0) != self.blocks.saturating_sub(self.left) {
                 return Err(NONSENSE);
             }
             if depth > 0 {
-                let child = wide(le32(entry, 4), u32::from(le16(entry, 8)));
-                let child = self.node(child)?;
+                let child = self.node(within(le32(entry, 4), le16(entry, 8))?)?;
                 self.extents(&child, Some(depth - 1))?;
                 continue;
             }
@@ -179,13 +177,13 @@ impl<C: Chunks> Map<'_, '_, C> {
             if length == 0 || length > LONGEST {
                 return Err(NONSENSE);
             }
-            self.take(wide(le32(entry, 8), u32::from(le16(entry, 6))), u64::from(length))?;
+            self.take(within(le32(entry, 8), le16(entry, 6))?, u32::from(length))?;
         }
         Ok(())
     }
 
     /// A node outside of the inode; its checksum follows the entries that it has room for.
-    fn node(&mut self, block: u64) -> Result<Vec<u8>, Why> {
+    fn node(&mut self, block: u32) -> Result<Vec<u8>, Why> {
         let bytes = self.groups.block(block)?;
         let end = 12 * (1 + usize::from(le16(&bytes, 4)));
         let covered = bytes.get(..end).ok_or(NONSENSE)?;
@@ -208,7 +206,7 @@ impl<C: Chunks> Map<'_, '_, C> {
 
     /// Blocks of numbers, `depth` levels above the journal's own.
     fn numbers(&mut self, numbers: &[u8], depth: u32) -> Result<(), Why> {
-        for number in numbers.chunks_exact(4).map(|number| u64::from(le32(number, 0))) {
+        for number in numbers.chunks_exact(4).map(|number| le32(number, 0)) {
             if self.left == 0 {
                 break;
             }
@@ -246,6 +244,11 @@ fn inode_seed(superblock: &Superblock, number: u32, inode: &[u8]) -> Result<u32,
     if sum & mask == found { Ok(seed) } else { Err("root's journal's inode has a wrong checksum") }
 }
 
+/// A block's number, if it has no upper half.
+fn within(low: u32, high: u16) -> Result<u32, Why> {
+    if high == 0 { Ok(low) } else { Err(NONSENSE) }
+}
+
 fn be32(bytes: &[u8], at: usize) -> u32 {
     le32(bytes, at).swap_bytes()
 }
@@ -270,7 +273,7 @@ mod tests {
     #[test]
     fn ranges_have_their_blocks() {
         let journal = Journal { ranges: vec![(3, 5), (9, 10)], sequence: 0 };
-        let has: Vec<u64> = (0..12).filter(|block| journal.has(*block)).collect();
+        let has: Vec<u32> = (0..12).filter(|block| journal.has(*block)).collect();
         assert_eq!(has, [3, 4, 9]);
     }
 }

@@ -72,11 +72,11 @@ fn usage(
     chunk: u64,
 ) -> Result<Use, Why> {
     // The superblock's chunk is the log's witness of root, too.
-    if chunk == 0 {
+    let Some(blocks) = superblock.blocks_of(chunk).filter(|_| chunk != 0) else {
         return Ok(Use::Needed);
-    }
+    };
     let mut found = Use::Free;
-    for block in superblock.blocks_of(chunk) {
+    for block in blocks {
         if journal.has(block) {
             found = Use::Journal;
         } else if !groups.is_free(block)? {
@@ -98,8 +98,10 @@ fn keep_what_a_recovery_could_read(
     let mut buffer = vec![0; PIECE * CHUNK_BYTES];
     let (mut table, mut uses) = (table, uses);
     while let Some(first) = table.first() {
-        let row = (first.old..).zip(table).zip(uses.iter()).take(PIECE);
-        let row = row.take_while(|((at, e), used)| *at == e.old && **used == Use::Journal).count();
+        let next_to = |(n, (exception, used)): &(u64, (&Exception, &Use))| {
+            first.old.checked_add(*n) == Some(exception.old) && **used == Use::Journal
+        };
+        let row = (0..).zip(table.iter().zip(uses.iter())).take(PIECE).take_while(next_to).count();
         let count = row.max(1).min(table.len()).min(uses.len());
         let (now, later) = table.split_at(count);
         let (used, rest) = uses.split_at_mut(count);
@@ -123,9 +125,4 @@ fn le16(bytes: &[u8], at: usize) -> u16 {
 
 fn le32(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_le_bytes(*word))
-}
-
-/// A number in two parts.
-fn wide(low: u32, high: u32) -> u64 {
-    u64::from(high) << 32 | u64::from(low)
 }

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{Why, le16, le32, wide};
+use super::{Why, le16, le32};
 use crate::cow::format::CHUNK_BYTES;
 use crate::log::chain::Chunks;
 use crate::log::crc;
@@ -21,21 +21,21 @@ pub enum Sums {
 /// Where everything is. Numbers are in blocks unless they say bytes.
 #[derive(Clone, Debug)]
 pub struct Superblock {
-    /// Bytes of a block: a power of 2, 1024 to 65536.
-    pub block_bytes: usize,
+    /// Bytes of a block, as a power of 2: 10 to 16.
+    pub shift: u32,
     /// The first block of group 0.
-    pub first: u64,
+    pub first: u32,
     /// The block behind the last one.
-    pub end: u64,
+    pub end: u32,
     /// Blocks of a group, but for the last; a multiple of 8.
-    pub per_group: u64,
+    pub per_group: u32,
     /// Inodes of a group.
     pub inodes_per_group: u32,
     /// Bytes of an inode: a power of 2 from 128 to a block.
     pub inode_bytes: usize,
     /// Bytes of a group's descriptor: a power of 2 from 32 to 1024.
     pub descriptor_bytes: usize,
-    /// Block numbers have 64 bits.
+    /// Descriptors are long; block numbers could have 64 bits, but none that large is pruned.
     pub is_64bit: bool,
     /// How metadata are protected.
     pub sums: Sums,
@@ -47,6 +47,8 @@ pub struct Superblock {
     pub journal: Option<u32>,
 }
 
+/// A chunk's bytes, as a power of 2.
+const CHUNK_SHIFT: u32 = CHUNK_BYTES.trailing_zeros();
 const AT: usize = 1024;
 const BYTES: usize = 1024;
 
@@ -93,10 +95,10 @@ impl Superblock {
             if incompat & CSUM_SEED != 0 { le32(bytes, 0x270) } else { crc::update(!0, &uuid) };
         let has_journal = le32(bytes, 0x5c) & HAS_JOURNAL != 0;
         Some(Self {
-            block_bytes: 1024usize.checked_shl(le32(bytes, 0x18).min(32)).unwrap_or(0),
-            first: u64::from(le32(bytes, 0x14)),
-            end: wide(le32(bytes, 0x4), if is_64bit { le32(bytes, 0x150) } else { 0 }),
-            per_group: u64::from(le32(bytes, 0x20)),
+            shift: le32(bytes, 0x18).saturating_add(10),
+            first: le32(bytes, 0x14),
+            end: le32(bytes, 0x4),
+            per_group: le32(bytes, 0x20),
             inodes_per_group: le32(bytes, 0x28),
             inode_bytes: if revision == 0 { 128 } else { usize::from(le16(bytes, 0x58)) },
             descriptor_bytes: if is_64bit { usize::from(le16(bytes, 0xfe)) } else { 32 },
@@ -110,52 +112,60 @@ impl Superblock {
 
     /// The rules by which the kernel mounts a filesystem, and its size.
     fn is_plausible(&self, bytes: &[u8], chunks: u64) -> bool {
-        let Self { block_bytes, first, end, per_group, inode_bytes, descriptor_bytes, .. } = *self;
+        let Self { shift, first, end, per_group, inode_bytes, descriptor_bytes, .. } = *self;
+        if !(10..=16).contains(&shift) {
+            return false;
+        }
         let power = |number: usize, range: core::ops::RangeInclusive<usize>| {
             number.is_power_of_two() && range.contains(&number)
         };
-        let bits = 8 * block_bytes as u64;
+        let bits = 8 << shift;
         // Clusters are as large as blocks.
-        let sizes = power(block_bytes, 1024..=65536)
-            && le32(bytes, 0x1c) == le32(bytes, 0x18)
-            && power(inode_bytes, 128..=block_bytes)
-            && power(descriptor_bytes, if self.is_64bit { 64..=1024 } else { 32..=32 });
-        let groups = per_group > 0 && per_group <= bits && per_group.is_multiple_of(8);
-        let inodes = (1..=bits).contains(&u64::from(self.inodes_per_group));
-        let inside = end.checked_mul(block_bytes as u64);
+        let sizes = le32(bytes, 0x1c) == le32(bytes, 0x18)
+            && power(inode_bytes, 128..=self.block_bytes())
+            && power(descriptor_bytes, if self.is_64bit { 64..=1024 } else { 32..=32 })
+            && (!self.is_64bit || le32(bytes, 0x150) == 0);
+        let groups = (1..=bits).contains(&per_group) && per_group.is_multiple_of(8);
+        let inodes = (1..=bits).contains(&self.inodes_per_group);
+        let last = self.blocks_of(chunks.saturating_sub(1));
         sizes
             && groups
             && inodes
-            && first == u64::from(block_bytes == 1024)
+            && first == u32::from(shift == 10)
             && first < end
-            && inside.is_some_and(|bytes| bytes.div_ceil(CHUNK_BYTES as u64) <= chunks)
-            && self.groups().checked_mul(u64::from(self.inodes_per_group))
-                == Some(u64::from(le32(bytes, 0x0)))
+            && last.is_none_or(|last| end <= last.end)
+            && self.groups().checked_mul(self.inodes_per_group) == Some(le32(bytes, 0x0))
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        1 << self.shift
     }
 
     /// How many groups there are.
-    pub fn groups(&self) -> u64 {
+    pub fn groups(&self) -> u32 {
         self.end.saturating_sub(self.first).div_ceil(self.per_group.max(1))
     }
 
     /// A group's blocks.
-    pub fn group(&self, group: u64) -> Range<u64> {
+    pub fn group(&self, group: u32) -> Range<u32> {
         let start = self.first.saturating_add(group.saturating_mul(self.per_group));
         start..start.saturating_add(self.per_group).min(self.end)
     }
 
-    /// The blocks that a chunk has a part in.
-    pub fn blocks_of(&self, chunk: u64) -> Range<u64> {
-        let (bytes, start) = (self.block_bytes as u64, chunk.saturating_mul(CHUNK_BYTES as u64));
-        let end = start.saturating_add(CHUNK_BYTES as u64);
-        start / bytes..end.div_ceil(bytes)
+    /// The blocks that a chunk has a part in, one at least; `None` for a place that no number reaches.
+    pub fn blocks_of(&self, chunk: u64) -> Option<Range<u32>> {
+        let (chunk, count) =
+            (u32::try_from(chunk).ok()?, 1 << CHUNK_SHIFT.saturating_sub(self.shift));
+        let start = (chunk >> self.shift.saturating_sub(CHUNK_SHIFT)).checked_mul(count)?;
+        Some(start..start.checked_add(count)?)
     }
 
     /// The beginnings of blocks that lie in a chunk, which has number `chunk`.
     pub fn headers_in<'a>(&self, chunk: u64, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        let per_block = (self.block_bytes / CHUNK_BYTES).max(1) as u64;
+        let per_block = 1u64 << self.shift.saturating_sub(CHUNK_SHIFT);
         let bytes = if chunk.is_multiple_of(per_block) { bytes } else { &[] };
-        bytes.chunks(self.block_bytes.max(1))
+        bytes.chunks(self.block_bytes())
     }
 }
 

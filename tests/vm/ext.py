@@ -105,6 +105,13 @@ class ExtImage:
         assert not complaints, f"can't find {name} in {self.path}: {complaints}"
         return [int(number) for number in done.stdout.split()]
 
+    def bitmap(self, group: int) -> int:
+        """The block that holds a group's block bitmap."""
+        done = _tool(["dumpe2fs", str(self.path)])
+        found = re.search(rf"^Group {group}:.*?Block bitmap at (\d+)", done.stdout.decode(errors="replace"), re.MULTILINE | re.DOTALL)
+        assert found, f"dumpe2fs knows no bitmap of group {group} in {self.path}: {done.stderr.decode()}"
+        return int(found[1])
+
     def unused(self) -> list[range]:
         """The bytes that no file and no metadata use: free blocks, and the journal's without its superblock."""
         done = _tool(["dumpe2fs", str(self.path)])

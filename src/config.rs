@@ -31,6 +31,8 @@ pub struct Config {
     pub merge_on: Vec<String>,
     /// A flush that leaves the log this full merges it, in percent.
     pub merge: u64,
+    /// Leave out what needn't reach the card.
+    pub prune: bool,
     /// The daemon merges the log, however little it holds, after so many seconds without a flush;
     /// 0 is never.
     pub idle: u64,
@@ -81,6 +83,7 @@ impl Default for Config {
             urgent_delay: 2000,
             merge_on: vec!["/boot".to_owned()],
             merge: 75,
+            prune: true,
             idle: 0,
             min_flush: Bytes(8 << 10),
             on_overflow: OnOverflow::WriteThrough,
@@ -124,6 +127,7 @@ impl Config {
             "urgent-delay" => to(&mut self.urgent_delay, millis(value), TIME),
             "merge-on" => to(&mut self.merge_on, paths(value), PATHS),
             "merge" => to(&mut self.merge, share(value), SHARE),
+            "prune" => to(&mut self.prune, switch(value), "on or off"),
             "idle" => to(&mut self.idle, millis(value).map(|ms| ms.div_ceil(1000)), TIME),
             "min-flush" => to(
                 &mut self.min_flush,
@@ -209,6 +213,14 @@ fn off(text: &str) -> Option<u64> {
     (text == "off").then_some(0)
 }
 
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
 /// `500ms`, `90s`, `30m`, `12h`, `2d`, `off`; in milliseconds, at most a year.
 fn millis(text: &str) -> Option<u64> {
     if text == "off" {
@@ -272,8 +284,8 @@ mod tests {
         let complaints = config.read(
             "# a router\nsize=32M\ninterval = 2h # slowly\nat=03:30, 15:00\nhigh=60%\nfull-wait=90%\n\
              memory-low=off\nurgent=/etc,/root\nurgent-delay=500ms\nmerge-on=none\nmerge=50%\n\
-             idle=10m\nmin-flush=64K\non-overflow=wait\nhold-full=discard\nspill=LABEL=spill\n\
-             watchdog=/dev/watchdog\nmetrics=/run/node/cowflush.prom\n\
+             prune=off\nidle=10m\nmin-flush=64K\non-overflow=wait\nhold-full=discard\n\
+             spill=LABEL=spill\nwatchdog=/dev/watchdog\nmetrics=/run/node/cowflush.prom\n\
              led=alix:3\n",
         );
         assert!(complaints.is_empty(), "{complaints:?}");
@@ -285,7 +297,7 @@ mod tests {
             (60, 90, 0, 50)
         );
         assert_eq!(config.urgent, ["/etc", "/root"]);
-        assert!(config.merge_on.is_empty());
+        assert!(config.merge_on.is_empty() && !config.prune);
         assert_eq!(config.min_flush, Bytes(64 << 10));
         assert_eq!(config.on_overflow, OnOverflow::Wait);
         assert_eq!(config.hold_full, HoldFull::Discard);
@@ -316,6 +328,7 @@ mod tests {
                 "none" if key == "at" => "03:30",
                 "none" if key == "led" => "x",
                 "none" | "/etc" | "/boot" => "/dev/x",
+                "on" => "off",
                 "off" | "30m" | "2s" => "7s",
                 "write-through" => "wait",
                 "flush" => "discard",

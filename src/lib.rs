@@ -17,6 +17,7 @@ pub mod cow;
 pub mod daemon;
 pub mod dm;
 pub mod error;
+pub mod ext;
 pub mod log;
 pub mod ops;
 pub mod report;

@@ -14,6 +14,7 @@ mod targets {
     pub mod cmdline;
     pub mod config;
     pub mod cow;
+    pub mod ext;
     pub mod log;
     pub mod record;
     pub mod tables;
@@ -28,6 +29,7 @@ const TARGETS: &[Target] = &[
     ("cmdline", targets::cmdline::check),
     ("config", targets::config::check),
     ("cow", targets::cow::check),
+    ("ext", targets::ext::check),
     ("log", targets::log::check),
     ("record", targets::record::check),
     ("tables", targets::tables::check),

@@ -15,7 +15,7 @@ from vm.router import check_settled, loops, memory, status
 BUSY, INTERRUPTED, USAGE = 4, 8, 2
 AS_NOBODY = "setuidgid nobody"
 
-RECORD = {"when", "command", "reason", "bytes", "logged", "merged", "took_ms", "log_ms", "merge_ms", "stall_us"}
+RECORD = {"when", "command", "reason", "bytes", "logged", "merged", "took_ms", "log_ms", "merge_ms", "stall_us", "pruned", "not_pruned"}
 WRITTEN = {"requests", "bytes"}
 STATUS = {
     "version", "mode", "phase", "card", "cow_used", "cow_size", "pending", "sealed", "page_cache", "absorbed",

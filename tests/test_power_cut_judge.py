@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,32 @@ from powercut.medium import Medium, rebuild
 from powercut.recording import MARK_SECTOR, STATES_SECTOR, Mark, Recording, make_states, marks
 from powercut.states import Arrived, Cuts, State
 from powercut.ways import LOG_SECTORS, LOG_START, NO_LOG, ROOT_ONLY, ROOT_SECTORS, ROOT_START, Refused, Way, with_the_tool
-from vm import Card, artefacts, sparse, writelog
+from vm import Card, Filesystem, artefacts, sparse, writelog
 from vm.sparse import SECTOR
 from vm.writelog import ENTRY, FLUSH, MAGIC, SUPERBLOCK, Entry
 
 BARRIER = Entry(0, FLUSH, b"")
-# In the last MiB of root, which a fresh filesystem does not use.
-FREE = 8192 + (19 << 20) // SECTOR
 SUPER = 8192 + 2
+# Root has a file to write to: what no file uses does not count.
+FILE = "/root/file"
+FILESYSTEM = Filesystem(files=((FILE, b"-" * (64 << 10)),))
 
 Make = Callable[..., Judge]
+
+
+@cache
+def look() -> tuple[int, tuple[range, ...], int]:
+    """The sector where the file begins, what is unused in bytes of root, and the journal's first sector."""
+    with tempfile.TemporaryDirectory() as directory:
+        image = Card.create(Path(directory) / "look.img", FILESYSTEM, ROOT_ONLY).fs()
+        [first, *rest] = image.blocks(FILE)
+        assert rest == list(range(first + 1, first + 16)), "the file is in pieces"
+        journal = image.blocks("<8>")[0]
+        return ROOT_START + first * CHUNK, tuple(image.unused()), ROOT_START + journal * CHUNK
+
+
+def file_sector() -> int:
+    return look()[0]
 
 
 def write(sector: int, text: str) -> Entry:
@@ -49,7 +67,7 @@ def make(tmp_path: Path) -> Make:
     """A judge of these entries, which must not lose anything: each mark's state is all that came before it."""
 
     def judge(entries: list[Entry], way: Way = NO_LOG) -> Judge:
-        card = Card.create(tmp_path / "blank.img", partitions=way.partitions)
+        card = Card.create(tmp_path / "blank.img", FILESYSTEM, way.partitions)
         recording = Recording.open(tmp_path)
         save(entries, recording.log)
         then = card.copy(tmp_path / "then.img")
@@ -69,11 +87,14 @@ def judged(judge: Judge, *states: State) -> list[Verdict]:
     return list(judge.verdicts(states))
 
 
-TWO_FLUSHES = [write(FREE, "ab"), write(FREE + 8, "c"), BARRIER, mark(1), write(FREE, "de"), write(FREE + 4, "f"), BARRIER, mark(2)]
+def two_flushes() -> list[Entry]:
+    at = file_sector()
+    first = [write(at, "ab"), write(at + 8, "c"), BARRIER, mark(1)]
+    return [*first, write(at, "de"), write(at + 4, "f"), BARRIER, mark(2)]
 
 
 def test_the_boundaries_of_an_honest_record_are_good(make: Make) -> None:
-    judge = make(TWO_FLUSHES)
+    judge = make(two_flushes())
     verdicts = judged(judge, *judge.cuts.boundaries())
     assert [verdict.outcome for verdict in verdicts] == [Outcome.REPORTED, Outcome.NEXT, Outcome.NEXT, Outcome.REPORTED]
     assert all(verdict.good for verdict in verdicts)
@@ -81,19 +102,19 @@ def test_the_boundaries_of_an_honest_record_are_good(make: Make) -> None:
 
 
 def test_a_torn_flush_is_seen(make: Make) -> None:
-    [verdict] = judged(make(TWO_FLUSHES), State("x", 1, 3, 6, (Arrived(4),)))
+    [verdict] = judged(make(two_flushes()), State("x", 1, 3, 6, (Arrived(4),)))
     assert verdict.outcome is Outcome.TORN and not verdict.good
     assert verdict.complaint == "", "e2fsck can't see this damage, which is why the states are compared"
 
 
 def test_a_torn_sector_is_seen(make: Make) -> None:
     all_but_one = (Arrived(4, (0,)), Arrived(5))
-    [verdict] = judged(make(TWO_FLUSHES), State("x", 1, 3, 6, all_but_one))
+    [verdict] = judged(make(two_flushes()), State("x", 1, 3, 6, all_but_one))
     assert verdict.outcome is Outcome.TORN
 
 
 def test_a_flush_that_returned_too_early_is_seen(make: Make) -> None:
-    judge = make([write(FREE, "a"), mark(1), BARRIER])
+    judge = make([write(file_sector(), "a"), mark(1), BARRIER])
     lost, kept = judged(judge, State("x", 0, 0, 2), State("y", 0, 0, 2, (Arrived(0),)))
     assert lost.outcome is Outcome.OLDER and not lost.good
     assert kept.outcome is Outcome.REPORTED and kept.good
@@ -106,11 +127,42 @@ def test_damage_that_e2fsck_sees_is_never_good(make: Make) -> None:
     assert "e2fsck -fn" in verdict.complaint and not verdict.good
 
 
+def test_what_no_file_uses_may_be_anything(make: Make) -> None:
+    """Free blocks and the journal's: a flush needn't write them, so a guest and its card may differ there."""
+    _, unused, journal = look()
+    free = ROOT_START + unused[0].start // SECTOR
+    later = [write(free, "ab"), write(journal + CHUNK, "c"), BARRIER]
+    judge = make([*two_flushes()[:4], *later])
+    verdicts = judged(judge, *judge.cuts.boundaries(), *judge.cuts.drawn(20, seed=1))
+    assert {verdict.outcome for verdict in verdicts if verdict.reported} == {Outcome.REPORTED}
+    assert all(verdict.good for verdict in verdicts if verdict.state.at_boundary)
+    assert sum(len(part) for part in unused) > 10 << 20
+
+
+def test_what_tells_what_is_used_must_be_right(make: Make) -> None:
+    _, _, journal = look()
+    for sector in (journal, SUPER, SUPER + 6):
+        judge = make([*two_flushes()[:4], write(sector, "a"), BARRIER])
+        verdict = judged(judge, *judge.cuts.boundaries())[-1]
+        assert verdict.outcome is Outcome.TORN and not verdict.good, sector
+
+
+def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
+    judge = make(two_flushes())
+    tree = judge._tree(1)
+    content = b"a" * SECTOR + b"b" * SECTOR + b"-" * (6 * SECTOR) + b"c" * SECTOR + b"-" * ((64 << 10) - 9 * SECTOR)
+    assert tree[FILE] == hashlib.sha256(content).hexdigest()
+    tree[FILE] = "another"
+    verdicts = judged(judge, *judge.cuts.boundaries())
+    assert [verdict.good for verdict in verdicts] == [True, False, True, True]
+    assert "the files are not those of flush 1" in verdicts[1].complaint
+
+
 def test_a_refused_recovery_is_never_good(make: Make) -> None:
     def refuse(_files: object) -> Path:
         raise Refused("no")
 
-    recording = make(TWO_FLUSHES).recording
+    recording = make(two_flushes()).recording
     judge = Judge(recording, refuse)
     verdicts = judged(judge, *judge.cuts.boundaries())
     assert {(verdict.outcome, verdict.complaint, verdict.good) for verdict in verdicts} == {(Outcome.REFUSED, "no", False)}
@@ -118,7 +170,7 @@ def test_a_refused_recovery_is_never_good(make: Make) -> None:
 
 def test_flushes_that_can_not_be_told_apart_are_an_error(make: Make) -> None:
     with pytest.raises(AssertionError, match="the same state"):
-        make([write(FREE, "a"), BARRIER, mark(1), BARRIER, mark(2)])
+        make([write(file_sector(), "a"), BARRIER, mark(1), BARRIER, mark(2)])
 
 
 @pytest.mark.parametrize(
@@ -143,7 +195,7 @@ def test_a_flush_is_reported_once_its_mark_was_received(seen: int, expected: int
 
 
 def test_a_quick_rebuild_is_the_same_as_a_whole_one(make: Make, tmp_path: Path) -> None:
-    judge = make(TWO_FLUSHES)
+    judge = make(two_flushes())
     cuts = Cuts(judge.entries)
     states = sorted(cuts.drawn(30, seed=1), key=lambda state: state.start)
     medium = Medium(tmp_path, judge.recording.blank, judge.entries)
@@ -154,7 +206,7 @@ def test_a_quick_rebuild_is_the_same_as_a_whole_one(make: Make, tmp_path: Path) 
 
 
 def test_states_out_of_order_are_refused(make: Make, tmp_path: Path) -> None:
-    judge = make(TWO_FLUSHES)
+    judge = make(two_flushes())
     medium = Medium(tmp_path, judge.recording.blank, judge.entries)
     states = judge.cuts.boundaries()
     with medium.after(states[2]):
@@ -165,7 +217,7 @@ def test_states_out_of_order_are_refused(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_control_without_damage_is_no_control(make: Make) -> None:
-    judge = make(TWO_FLUSHES)
+    judge = make(two_flushes())
     whole = judged(judge, *judge.cuts.boundaries())
     unseen = judged(judge, State("x", 1, 3, 6, (Arrived(4),)))
     seen = [Verdict(unseen[0].state, 1, Outcome.TORN, "e2fsck's words")]
@@ -198,7 +250,7 @@ def test_the_tool_is_asked_and_its_refusal_is_one(tmp_path: Path, monkeypatch: p
         with_the_tool([root, log])
 
 
-# The smallest log there is: sector 0 is "v" while sectors 1 and 2 are to be copied to FREE and FREE + 8.
+# The smallest log there is: sector 0 is "v" while sectors 1 and 2 are to be copied to the file's 0 and 8.
 LOG = 8192 + ROOT_SECTORS
 LOG_PARTITION = f"start={LOG}, size=2048, type=da\n"
 
@@ -210,7 +262,7 @@ def recover_from_tiny_log(partitions: Sequence[Path]) -> Path:
     record = log.read_bytes()
     if record[0:1] == b"v":
         with open(out, "r+b") as file:
-            for number, sector in ((1, FREE), (2, FREE + 8)):
+            for number, sector in ((1, file_sector()), (2, file_sector() + 8)):
                 file.seek((sector - 8192) * SECTOR)
                 file.write(record[number * SECTOR : (number + 1) * SECTOR])
     return out
@@ -223,7 +275,7 @@ def logged_flush(number: int, letters: str, ordered: bool) -> list[Entry]:
     """Appended, committed, reported, merged, and the commit taken back; FLUSHes after each if `ordered`."""
     barrier = [BARRIER] if ordered else []
     append, commit, free = [write(LOG + 1, letters)], write(LOG, "v"), write(LOG, "-")
-    merge = [write(FREE, letters[0]), write(FREE + 8, letters[1])]
+    merge = [write(file_sector(), letters[0]), write(file_sector() + 8, letters[1])]
     return [*append, *barrier, commit, BARRIER, mark(number), *merge, *barrier, free, BARRIER]
 
 

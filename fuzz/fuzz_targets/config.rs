@@ -36,6 +36,7 @@ fn write(config: &Config) -> String {
         urgent_delay,
         merge_on,
         merge,
+        prune,
         idle,
         min_flush,
         metrics,
@@ -48,7 +49,7 @@ fn write(config: &Config) -> String {
     let at: Vec<_> = at.iter().map(|at| format!("{:02}:{:02}", at / 60, at % 60)).collect();
     format!(
         "size={size}\ninterval={}\nat={}\nhigh={high}%\nfull-wait={full_wait}%\nmemory-low={}\n\
-         urgent={}\nurgent-delay={}\nmerge-on={}\nmerge={merge}%\nidle={}\nmin-flush={}\n\
+         urgent={}\nurgent-delay={}\nmerge-on={}\nmerge={merge}%\nprune={}\nidle={}\nmin-flush={}\n\
          metrics={}\nled={}\n",
         or_off(*interval, "s"),
         list(&at),
@@ -56,6 +57,7 @@ fn write(config: &Config) -> String {
         list(urgent),
         or_off(*urgent_delay, "ms"),
         list(merge_on),
+        if *prune { "on" } else { "off" },
         or_off(*idle, "s"),
         or_off(min_flush.0, ""),
         or_none(metrics),

@@ -24,6 +24,8 @@ pub fn check(data: &[u8]) {
         log_ms: number(),
         merge_ms: number(),
         stall_us: number(),
+        pruned: Bytes(number()),
+        not_pruned: "root is not ext2".to_owned(),
     };
     assert_eq!(Record::parse(&told.to_text()), told);
 
@@ -31,6 +33,7 @@ pub fn check(data: &[u8]) {
     // The end of a line, not of a word.
     record.command.truncate(record.command.trim_end_matches('\r').len());
     record.reason.truncate(record.reason.trim_end_matches('\r').len());
+    record.not_pruned.truncate(record.not_pruned.trim_end_matches('\r').len());
     assert!(!record.to_string().contains('\n') && !record.when().to_string().contains('\n'));
 
     let again = Record::parse(&record.to_text());
@@ -42,6 +45,7 @@ pub fn check(data: &[u8]) {
     for record in &mut records {
         record.command.truncate(record.command.trim_end_matches('\r').len());
         record.reason.truncate(record.reason.trim_end_matches('\r').len());
+        record.not_pruned.truncate(record.not_pruned.trim_end_matches('\r').len());
     }
     assert!(records.len() <= history::MOST);
     assert_eq!(history::parse(&history::to_text(&records)), records);

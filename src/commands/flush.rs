@@ -2,6 +2,8 @@
 
 use cowflush::error::{Error, Exit, Result};
 use cowflush::ops::flush::{How, Incomplete, Outcome, Session};
+use cowflush::ops::prune::Pruned;
+use cowflush::ops::settle::Settled;
 use cowflush::ops::{hold, run_dir};
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
@@ -31,17 +33,25 @@ pub fn merge(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
     let mut session = Session::begin("merge", &config, &mut signals, Wish::default())?;
-    let merged = session.merge()?.map(|settled| (settled.merged, settled.merging));
+    let merged = session.merge()?;
     let card = card(&session)?;
-    let (bytes, time) = merged.unwrap_or_default();
+    let Settled {
+        merged: bytes, merging: time, log_pruned: Pruned { bytes: pruned, refused }, ..
+    } = merged.unwrap_or_default();
     let text = if json {
         let object = Object::new()
             .text("card", &card)
             .number("merged", bytes.0)
-            .number("merge_ms", time.as_millis() as u64);
+            .number("merge_ms", time.as_millis() as u64)
+            .number("pruned", pruned.0)
+            .text("not_pruned", refused.unwrap_or_default());
         object.end()
     } else if merged.is_some() {
-        let text = format!("merged the flush log into {card}: {bytes} in {} ms", time.as_millis());
+        let mut text =
+            format!("merged the flush log into {card}: {bytes} in {} ms", time.as_millis());
+        if pruned.0 > 0 {
+            text.push_str(&format!(", {pruned} pruned"));
+        }
         syslog::notice(&text);
         text
     } else {

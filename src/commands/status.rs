@@ -177,6 +177,9 @@ fn to_text(report: &Report) -> String {
             |record| format!("{}: {record} ({})", record.when(), history::cause(record)),
         ),
     );
+    if let Some(record) = report.last_flush.as_ref().filter(|last| !last.not_pruned.is_empty()) {
+        line("pruned", &format!("nothing at the last flush: {}", record.not_pruned));
+    }
     if let (Some(absorbed), Some(reached)) = (report.absorbed, report.reached) {
         line(
             "writes",

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::log::Log;
+use super::prune::Policy;
 use super::settle::{self, Hands, Settled, settle};
 use super::valve::{self, Valve};
 use super::window::Sealed;
@@ -33,6 +34,8 @@ pub struct Session<'a> {
     config: &'a Config,
     command: &'static str,
     reason: String,
+    /// What is sealed was frozen, as far as this process knows.
+    frozen: bool,
 }
 
 /// How to flush.
@@ -75,6 +78,10 @@ impl Outcome {
                 record.logged.0 = record.logged.0.saturating_add(first.logged.0);
                 record.merged.0 = record.merged.0.saturating_add(first.merged.0);
                 record.stall_us = record.stall_us.max(first.stall_us);
+                record.pruned.0 = record.pruned.0.saturating_add(first.pruned.0);
+                if record.not_pruned.is_empty() {
+                    record.not_pruned = first.not_pruned;
+                }
                 Outcome::Flushed { record, incomplete: why.or(incomplete) }
             }
             (Outcome::Nothing, done) | (done, Outcome::Nothing) => done,
@@ -161,7 +168,8 @@ impl<'a> Session<'a> {
         memory::lock()?;
         priority::io_flusher();
         let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
-        Ok(Self { control, kept: None, meter, signals, limit, config, command, reason })
+        let (kept, frozen) = (None, false);
+        Ok(Self { control, kept, meter, signals, limit, config, command, reason, frozen })
     }
 
     /// Finishes what an earlier command left. Writers may be at work, with little room while a COW
@@ -217,8 +225,9 @@ impl<'a> Session<'a> {
     }
 
     fn settle(&mut self, wish: Wish) -> Result<Settled> {
+        let policy = self.policy();
         let Self { control, meter, signals, .. } = self;
-        settle(&mut Hands { control, meter, signals, valve: None }, wish)
+        settle(&mut Hands { control, meter, signals, valve: None, policy }, wish)
     }
 
     /// The COW's limit.
@@ -252,7 +261,7 @@ impl<'a> Session<'a> {
         // be let go with little room left. When the log has no room a flush merges by itself, with
         // the sealed COW still held.
         let nearly_full = settled.log_used >= self.config.merge && !how.hurry;
-        if settled.logged.0 > 0 && (how.merge || nearly_full) {
+        if settled.appended && (how.merge || nearly_full) {
             let merged = self.settle_with_valve(Wish { merge: true, ..Wish::default() })?;
             settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
             settled.merging += merged.merging;
@@ -271,7 +280,8 @@ impl<'a> Session<'a> {
     /// took, `None` when the log is empty or there is none.
     pub fn merge(&mut self) -> Result<Option<Settled>> {
         let settled = self.settle_with_valve(Wish { merge: true, ..Wish::default() })?;
-        Ok((settled.merged.0 > 0).then_some(settled))
+        let any = settled.merged.0 > 0 || settled.log_pruned.bytes.0 > 0;
+        Ok(any.then_some(settled))
     }
 
     /// A flush on the way down: a log that can't be written is no reason to lose what is in RAM.
@@ -345,6 +355,7 @@ impl<'a> Session<'a> {
         // A writer at memory speed could fill the fresh COW before it has a valve.
         priority::realtime(true);
         let sealed = seal::run(&self.control, stack, after);
+        self.frozen = sealed.as_ref().is_ok_and(|sealed| sealed.frozen);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
         let settled = if sealed.is_ok() { self.settle_with_valve(wish) } else { self.settle(wish) };
         Ok((sealed?, settled?))
@@ -354,6 +365,7 @@ impl<'a> Session<'a> {
     fn settle_with_valve(&mut self, wish: Wish) -> Result<Settled> {
         let target = self.control.stack()?.root.and_then(|root| root.target());
         let Some(Target::Snapshot { cow, .. }) = target else { return self.settle(wish) };
+        let policy = self.policy();
         let waiting = self.kept.as_mut().and_then(|kept| kept.take());
         let mut valve = match waiting {
             Some(valve) => valve,
@@ -365,6 +377,7 @@ impl<'a> Session<'a> {
             meter: &mut self.meter,
             signals: self.signals,
             valve: Some(&mut valve),
+            policy,
         };
         let settled = settle(&mut hands, wish);
         // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
@@ -376,6 +389,10 @@ impl<'a> Session<'a> {
             _ => drop(valve),
         }
         settled.and_then(|settled| grown.map(|()| settled))
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { on: self.config.prune, frozen: self.frozen }
     }
 
     /// What is on its way to the COW may not fit any more.
@@ -398,13 +415,15 @@ impl<'a> Session<'a> {
             when: time::now(),
             command: self.command.to_owned(),
             reason: self.reason.clone(),
-            bytes: if settled.logged.0 > 0 { settled.logged } else { settled.merged },
+            bytes: if settled.appended { settled.logged } else { settled.merged },
             logged: settled.logged,
             merged: settled.merged,
             took_ms: begin.elapsed().as_millis() as u64,
             log_ms: settled.logging.as_millis() as u64,
             merge_ms: settled.merging.as_millis() as u64,
             stall_us: stall.as_micros() as u64,
+            pruned: settled.pruned.bytes,
+            not_pruned: settled.pruned.refused.unwrap_or_default().to_owned(),
         };
         // Each part of a stop is a flush of its own here.
         let _ = run_dir::note_flush(&record);

@@ -8,6 +8,7 @@ pub mod flush;
 pub mod hold;
 pub mod led;
 pub mod log;
+pub mod prune;
 pub mod quiet;
 pub mod report;
 pub mod run_dir;

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::prune::{Policy, Pruned, prune};
 use super::valve::Valve;
 use super::{quiet, seal, view};
+use crate::cow::format::CHUNK_BYTES;
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Exit, Result};
@@ -26,6 +28,8 @@ const LAST_POLL: Duration = Duration::from_millis(64);
 /// What settling took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settled {
+    /// The sealed COW was appended to the flush log.
+    pub appended: bool,
     /// Bytes appended to the flush log.
     pub logged: Bytes,
     /// How long that took, until they were durable.
@@ -36,6 +40,10 @@ pub struct Settled {
     pub merged: Bytes,
     /// How long the kernel merged.
     pub merging: Duration,
+    /// What of the sealed COW needn't reach the log or the card.
+    pub pruned: Pruned,
+    /// What of the flush log needn't reach root.
+    pub log_pruned: Pruned,
 }
 
 /// A command's hands: the kernel's device-mapper, the progress line, the signals that may come.
@@ -48,6 +56,8 @@ pub struct Hands<'a> {
     pub signals: &'a mut Held,
     /// Holds writers back when they have no room.
     pub valve: Option<&'a mut Valve>,
+    /// What may be left out.
+    pub policy: Policy,
 }
 
 impl Hands<'_> {
@@ -72,6 +82,7 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
     // A layer's merge that fails is not begun again by the same command.
     let mut begun = Vec::new();
     let mut merging_since = Instant::now();
+    let mut log_merged = Bytes(0);
     loop {
         let mut stack = observe(control)?;
         // A valve that is closed suspends root; that is not what the plan is to mend.
@@ -91,7 +102,8 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 if !begun.contains(&name) {
                     begun.push(name);
                     merging_since = Instant::now();
-                    settled.merged.0 += left(&stack, name).0;
+                    log_merged = left(&stack, name);
+                    settled.merged.0 += log_merged.0;
                 }
                 if let Some(signal) = await_merge(hands, name, settled.merged)? {
                     // The kernel goes on alone, so it had better flush by itself.
@@ -106,11 +118,12 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 Appended::TooLarge => wish.direct = true,
             },
             Step::Unlink(name) => {
-                unlink(control, &stack, name, wish.direct)?;
+                unlink(control, &stack, name, wish.direct, log_merged)?;
                 begun.retain(|begun| *begun != name);
             }
             Step::StartMerge(name) => {
-                settled.merged.0 += start_merge(control, &stack, name)?.0;
+                log_merged = start_merge(hands, &stack, name, &mut settled)?;
+                settled.merged.0 += log_merged.0;
                 begun.push(name);
                 merging_since = Instant::now();
             }
@@ -148,7 +161,8 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
     else {
         return Err(explain(Trouble::Foreign(Name::Sealed)));
     };
-    let data = view::Data::of_cow(origin, cow)?;
+    let mut data = view::Data::of_cow(origin, cow)?;
+    let pruned = prune(hands.policy, &sealed, &mut data);
     let mut log = Log::open(&block::path(partition))?;
     // Without a layer that reads the log nothing in it counts any more: an append that was killed
     // left what is sealed now, or a log that could not be written to what is in root since. A
@@ -173,12 +187,14 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
     let appended = log.append(&data.table, &mut store, &mut card, &mut watch);
     hands.meter.clear();
     appended?;
+    settled.appended = true;
+    settled.pruned = pruned;
     settled.logged = data.bytes();
     settled.logging = begin.elapsed();
     settled.log_used = log.used_percent();
 
-    // Both tables have the same content, and nobody writes to the sealed device: root can read
-    // through it while they are swapped. The view reads all of the log, so it takes the origin
+    // Both tables have the same content but for what was pruned, which root does not read, and
+    // nobody writes to the sealed device: root can read through it while they are swapped. The view reads all of the log, so it takes the origin
     // for what is under it, and what read the log before is no longer needed.
     let data = view::Data::of_log(device(stack, Name::Log)?.number, &log.chain);
     let cow = view::build(control, Name::View, &data, None, 0)?;
@@ -188,9 +204,14 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
 }
 
 /// Builds the view and starts its merge. Returns how much will be merged.
-fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
-    let layer = device(stack, name)?;
-    let data = match (name, layer.target()) {
+fn start_merge(
+    hands: &Hands<'_>,
+    stack: &Stack,
+    name: Name,
+    settled: &mut Settled,
+) -> Result<Bytes> {
+    let (control, layer) = (hands.control, device(stack, name)?);
+    let mut data = match (name, layer.target()) {
         (Name::Logged, _) => logged_data(stack)?,
         (_, Some(Target::Snapshot { origin, cow, .. })) => {
             // Root is about to be written to past the log: nothing in it may count after that, not
@@ -200,6 +221,13 @@ fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
         }
         _ => return Err(explain(Trouble::Foreign(name))),
     };
+    if name == Name::Logged {
+        // Whether what the log holds was frozen is known only if it tells by itself.
+        let policy = Policy { frozen: false, ..hands.policy };
+        settled.log_pruned = prune(policy, &layer, &mut data);
+    } else {
+        settled.pruned = prune(hands.policy, &layer, &mut data);
+    }
     let mark = quiet::allowed(stack);
     let view = view::build(control, Name::View, &data, mark, view::copy_budget())?;
     // The mark is in the kernel before anything is changed: whoever removes the view undoes it.
@@ -324,8 +352,8 @@ fn unmerge(control: &Control, stack: &Stack, name: Name) -> Result<()> {
 /// what a boot after a power cut would need; and from the swap on root may be written to.
 ///
 /// A log that can't be written to is no reason to fail when root shall be written past it
-/// (`direct`), for the reason that [`retire_log`] has.
-fn unlink(control: &Control, stack: &Stack, name: Name, direct: bool) -> Result<()> {
+/// (`direct`), for the reason that [`retire_log`] has. `merged` is for the log's figures.
+fn unlink(control: &Control, stack: &Stack, name: Name, direct: bool, merged: Bytes) -> Result<()> {
     let layer = device(stack, name)?;
     let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
         return Err(explain(Trouble::Foreign(Name::Origin)));
@@ -336,7 +364,7 @@ fn unlink(control: &Control, stack: &Stack, name: Name, direct: bool) -> Result<
     let kept = kept.and_then(|()| match name {
         Name::Logged => {
             let mut log = log(stack)?;
-            let merged = log.chain.live().len() as u64;
+            let merged = merged.0 / CHUNK_BYTES as u64;
             log.reset(merged).or_else(|error| if direct { Ok(()) } else { Err(error) })
         }
         _ => Ok(()),

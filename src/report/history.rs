@@ -43,7 +43,7 @@ pub fn append(text: &str, record: &Record) -> String {
 }
 
 /// What the columns take, and the gaps before the bars.
-const COLUMNS: usize = 68;
+const COLUMNS: usize = 79;
 /// Shorter bars tell nothing, longer ones nothing more.
 const BAR: std::ops::RangeInclusive<usize> = 4..=30;
 
@@ -59,12 +59,12 @@ pub fn table(records: &[Record], width: Option<usize>) -> String {
         let gap = if bar_width > 0 { bar_width + 1 } else { 0 };
         line(
             &mut text,
-            ["flushed at", "why", "bytes", "took", "waited"],
+            ["flushed at", "why", "bytes", "pruned", "took", "waited"],
             [" ".repeat(gap), " ".repeat(gap), String::new()],
         );
     }
     for record in records {
-        let Record { bytes, took_ms, stall_us, .. } = record;
+        let Record { bytes, pruned, took_ms, stall_us, .. } = record;
         let mut bars = [String::new(), String::new(), String::new()];
         if bar_width > 0 {
             for ((bar, figure), most) in bars.iter_mut().zip(FIGURES).zip(most) {
@@ -78,6 +78,7 @@ pub fn table(records: &[Record], width: Option<usize>) -> String {
                 &Utc(record.when).to_string(),
                 cause(record),
                 &bytes.to_string(),
+                &pruned.to_string(),
                 &format!("{}.{:02} s", took_ms / 1000, took_ms % 1000 / 10),
                 &format!("{}.{} ms", stall_us / 1000, stall_us % 1000 / 100),
             ],
@@ -96,11 +97,12 @@ pub fn cause(record: &Record) -> &str {
     if record.reason.is_empty() { &record.command } else { &record.reason }
 }
 
-fn line(text: &mut String, cells: [&str; 5], bars: [String; 3]) {
-    let [when, why, bytes, took, waited] = cells;
+fn line(text: &mut String, cells: [&str; 6], bars: [String; 3]) {
+    let [when, why, bytes, pruned, took, waited] = cells;
     let [first, second, third] = bars;
-    let row =
-        format!("{when:<23} {why:<10} {bytes:>10}{first} {took:>8}{second} {waited:>10}{third}");
+    let row = format!(
+        "{when:<23} {why:<10} {bytes:>10}{first} {pruned:>10} {took:>8}{second} {waited:>10}{third}"
+    );
     let _ = writeln!(text, "{}", row.trim_end());
 }
 
@@ -120,6 +122,7 @@ mod tests {
             command: "daemon".to_owned(),
             reason: "interval".to_owned(),
             bytes: Bytes(number << 20),
+            pruned: Bytes(1536),
             took_ms: number * 1000,
             stall_us: 4250,
             ..Record::default()
@@ -149,8 +152,8 @@ mod tests {
     fn a_pipe_gets_one_line_a_flush() {
         let by_hand = Record { command: "flush".to_owned(), reason: String::new(), ..record(2) };
         let expected = "\
-2023-11-14 22:13:21 UTC interval      1.0 MiB   1.00 s     4.2 ms
-2023-11-14 22:13:22 UTC flush         2.0 MiB   2.00 s     4.2 ms
+2023-11-14 22:13:21 UTC interval      1.0 MiB    1.5 KiB   1.00 s     4.2 ms
+2023-11-14 22:13:22 UTC flush         2.0 MiB    1.5 KiB   2.00 s     4.2 ms
 ";
         assert_eq!(table(&[record(1), by_hand], None), expected);
         assert_eq!(table(&[], None), "");
@@ -159,13 +162,13 @@ mod tests {
     #[test]
     fn a_terminal_gets_a_head_and_bars_that_fit() {
         let expected = "\
-flushed at              why             bytes          took          waited
-2023-11-14 22:13:21 UTC interval      1.0 MiB #      1.00 s #        4.2 ms ####
-2023-11-14 22:13:24 UTC interval      4.0 MiB ####   4.00 s ####     4.2 ms ####
+flushed at              why             bytes          pruned     took          waited
+2023-11-14 22:13:21 UTC interval      1.0 MiB #       1.5 KiB   1.00 s #        4.2 ms ####
+2023-11-14 22:13:24 UTC interval      4.0 MiB ####    1.5 KiB   4.00 s ####     4.2 ms ####
 ";
-        assert_eq!(table(&[record(1), record(4)], Some(80)), expected);
-        assert!(!table(&[record(1)], Some(79)).contains('#'));
-        for width in [66, 80, 100, 200, 1000] {
+        assert_eq!(table(&[record(1), record(4)], Some(91)), expected);
+        assert!(!table(&[record(1)], Some(90)).contains('#'));
+        for width in [77, 91, 100, 200, 1000] {
             let text = table(&[record(1), record(4)], Some(width));
             assert!(text.lines().all(|line| line.len() <= width), "{width}: {text}");
         }

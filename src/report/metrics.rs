@@ -67,6 +67,8 @@ pub fn to_text(metrics: &Metrics) -> String {
         page.sample("flushes_total", &format!("{{reason=\"{}\"}}", escape(cause)), count);
     }
     page.counter("flushed_bytes_total", "Bytes made durable since boot.", totals.bytes);
+    let help = "Bytes since boot that needn't reach the card, and did not.";
+    page.counter("pruned_bytes_total", help, totals.pruned);
     page.counter("flush_failures_total", "Flushes that failed since boot.", totals.failures);
     if let Some(last) = last {
         let when = last.when;

@@ -14,6 +14,8 @@ pub struct Totals {
     pub flushes: BTreeMap<String, u64>,
     /// Bytes that they made durable.
     pub bytes: u64,
+    /// Bytes that needn't reach the card, and did not.
+    pub pruned: u64,
     /// Flushes that failed.
     pub failures: u64,
 }
@@ -30,6 +32,7 @@ impl Totals {
             let Some(value) = decimal(value) else { continue };
             match (key, key.strip_prefix(PREFIX)) {
                 ("bytes", _) => totals.bytes = value,
+                ("pruned", _) => totals.pruned = value,
                 ("failures", _) => totals.failures = value,
                 (_, Some(cause)) if totals.flushes.len() < MOST_CAUSES => {
                     totals.flushes.insert(word(cause).to_owned(), value);
@@ -42,7 +45,8 @@ impl Totals {
 
     /// The file's text.
     pub fn to_text(&self) -> String {
-        let mut text = format!("bytes={}\nfailures={}\n", self.bytes, self.failures);
+        let mut text =
+            format!("bytes={}\npruned={}\nfailures={}\n", self.bytes, self.pruned, self.failures);
         for (cause, count) in &self.flushes {
             let _ = writeln!(text, "{PREFIX}{cause}={count}");
         }
@@ -54,6 +58,7 @@ impl Totals {
         let count = self.flushes.entry(word(cause(record)).to_owned()).or_default();
         *count = count.saturating_add(1);
         self.bytes = self.bytes.saturating_add(record.bytes.0);
+        self.pruned = self.pruned.saturating_add(record.pruned.0);
     }
 }
 
@@ -74,6 +79,7 @@ mod tests {
             command: command.to_owned(),
             reason: reason.to_owned(),
             bytes: Bytes(10),
+            pruned: Bytes(3),
             ..Record::default()
         };
         let mut totals = Totals { failures: 2, ..Totals::default() };
@@ -87,14 +93,14 @@ mod tests {
         }
         assert_eq!(
             totals.to_text(),
-            "bytes=40\nfailures=2\nflushes at=2\nflushes boot=1\nflushes flush=1\n"
+            "bytes=40\npruned=12\nfailures=2\nflushes at=2\nflushes boot=1\nflushes flush=1\n"
         );
         assert_eq!(Totals::parse(&totals.to_text()), totals);
     }
 
     proptest! {
         #[test]
-        fn any_text_parses(text in "(flushes |bytes|failures|=|[0-9]{1,21}|x|\"|\n){0,40}") {
+        fn any_text_parses(text in "(flushes |bytes|pruned|failures|=|[0-9]{1,21}|x|\"|\n){0,40}") {
             let totals = Totals::parse(&text);
             prop_assert_eq!(Totals::parse(&totals.to_text()), totals);
         }

@@ -60,9 +60,11 @@ class Judge:
         self.marks = marks(self.entries)
         self.cuts = Cuts(self.entries, unrelated=[mark.entry for mark in self.marks])
         self._recover = recover
+        # By content: all that e2fsprogs don't call free or the journal's.
         self.flush_of = {digest: number for number, digest in enumerate(recording.digests())}
         assert len(self.flush_of) == len(self.marks) + 1, "two flushes left the same state: nothing tells them apart"
-        self._complaints: dict[str, str] = {}
+        self._seen: dict[str, tuple[int | None, str]] = {}
+        self._trees: dict[int, dict[str, str]] = {}
 
     def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
         # In RAM where that can be had: the tool syncs what it writes, thousands of times.
@@ -78,18 +80,30 @@ class Judge:
             root = self._recover(files)
         except Refused as refused:
             return Verdict(state, number, Outcome.REFUSED, str(refused))
+        # Most states are alike, and one look at each is enough.
         digest = hashlib.sha256(root.read_bytes()).hexdigest()
-        return Verdict(state, number, outcome(self.flush_of.get(digest), number), self._fsck(root, digest))
+        if digest not in self._seen:
+            self._seen[digest] = self._look(ExtImage(root))
+        found, complaint = self._seen[digest]
+        return Verdict(state, number, outcome(found, number), complaint)
 
-    def _fsck(self, root: Path, digest: str) -> str:
-        """What e2fsck has to say; most states are alike, and one look at each is enough."""
-        if digest not in self._complaints:
-            try:
-                ExtImage(root).fsck()
-                self._complaints[digest] = ""
-            except AssertionError as error:
-                self._complaints[digest] = str(error)
-        return self._complaints[digest]
+    def _look(self, root: ExtImage) -> tuple[int | None, str]:
+        """The flush whose state this is, and what is wrong with it: e2fsck's words, or other files than the guest had."""
+        found = self.flush_of.get(root.content())
+        try:
+            root.fsck()
+            if found is not None:
+                assert root.hashes("/") == self._tree(found), f"the files are not those of flush {found}"
+        except AssertionError as error:
+            return found, str(error)
+        return found, ""
+
+    def _tree(self, number: int) -> dict[str, str]:
+        """The files of a flush's state, as the guest's kernel showed it."""
+        if number not in self._trees:
+            with self.recording.state(number) as image:
+                self._trees[number] = image.hashes("/")
+        return self._trees[number]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from powercut.medium import Medium
 from powercut.ways import ROOT_SECTORS, Way
 from vm import Drive, sparse, workload, writelog
 from vm.card import Card
+from vm.ext import ExtImage
 from vm.lab import Lab
 from vm.machine import VM
 from vm.sparse import SECTOR
@@ -64,8 +65,14 @@ class Recording:
         return list(writelog.entries(self.log))
 
     def digests(self) -> list[str]:
-        """Each flush's state, as SHA-256."""
+        """Each flush's content, as SHA-256."""
         return list(digests(self.states))
+
+    @contextmanager
+    def state(self, number: int) -> Iterator[ExtImage]:
+        """Root as flush `number` left it, in a file until the end of the block."""
+        with extracted(self.states, number) as image:
+            yield image
 
 
 @dataclass(frozen=True)
@@ -134,11 +141,24 @@ def make_states(path: Path, count: int) -> None:
 
 
 def digests(states: Path) -> Iterator[str]:
-    """SHA-256 of each state on the second disk."""
-    with open(states, "rb") as file:
-        file.seek(STATES_SECTOR * SECTOR)
-        while state := file.read(ROOT_SECTORS * SECTOR):
-            yield hashlib.sha256(state).hexdigest()
+    """SHA-256 of the content of each state on the second disk: all but what is free or in the journal, which
+    a flush may leave as it was."""
+    for number in range((states.stat().st_size // SECTOR - STATES_SECTOR) // ROOT_SECTORS):
+        with extracted(states, number) as image:
+            yield image.content()
+
+
+@contextmanager
+def extracted(states: Path, number: int) -> Iterator[ExtImage]:
+    """One state in a file of its own."""
+    path = states.with_name(f"state-{number}.img")
+    path.unlink(missing_ok=True)
+    at = (STATES_SECTOR + number * ROOT_SECTORS) * SECTOR
+    sparse.copy_range(states, path, at, 0, ROOT_SECTORS * SECTOR)
+    try:
+        yield ExtImage(path)
+    finally:
+        path.unlink()
 
 
 def flush(vm: VM, number: int, rounds: int) -> None:

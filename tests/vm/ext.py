@@ -109,12 +109,63 @@ class ExtImage:
         assert not complaints, f"can't find {name} in {self.path}: {complaints}"
         return [int(number) for number in done.stdout.split()]
 
+    def bitmap(self, group: int) -> int:
+        """The block that holds a group's block bitmap."""
+        done = _tool(["dumpe2fs", str(self.path)])
+        found = re.search(rf"^Group {group}:.*?Block bitmap at (\d+)", done.stdout.decode(errors="replace"), re.MULTILINE | re.DOTALL)
+        assert found, f"dumpe2fs knows no bitmap of group {group} in {self.path}: {done.stderr.decode()}"
+        return int(found[1])
+
+    def unused(self) -> list[range]:
+        """The bytes that no file and no metadata use: free blocks, and the journal's without its superblock."""
+        done = _tool(["dumpe2fs", str(self.path)])
+        text = done.stdout.decode(errors="replace")
+        assert done.returncode == 0, f"dumpe2fs can't read {self.path}: {done.stderr.decode()}"
+        size = int(re.search(r"^Block size: +(\d+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+        lists = re.findall(r"^  Free blocks: (.+)$", text, re.MULTILINE)
+        unused = [part for line in lists for part in line.split(", ")]
+        journal = re.search(r"^Journal inode: +(\d+)$", text, re.MULTILINE)
+        if journal:
+            unused += self._journal(int(journal[1]))
+        return [range(first * size, (last + 1) * size) for first, last in map(_numbers, unused)]
+
+    def _journal(self, inode: int) -> list[str]:
+        """Its blocks, but the first."""
+        done = _tool(["debugfs", "-R", f"stat <{inode}>", str(self.path)])
+        listed = re.search(r"^(?:BLOCKS|EXTENTS):\n(.+)$", done.stdout.decode(errors="replace"), re.MULTILINE)
+        assert listed, f"debugfs finds no journal in {self.path}: {done.stderr.decode()}"
+        # What the map itself takes has a name instead of an offset.
+        [first, *rest] = re.findall(r"\([\d-]+\):([\d-]+)", listed[1])
+        start, end = _numbers(first)
+        return [f"{start + 1}-{end}", *rest] if end > start else rest
+
+    def content(self) -> str:
+        """SHA-256 of all that is used, and of where that is; of everything, where nothing tells."""
+        data = memoryview(self.path.read_bytes())
+        try:
+            unused = sorted(self.unused(), key=lambda part: part.start)
+        except AssertionError:
+            unused = []
+        digest, at = hashlib.sha256(), 0
+        for part in unused:
+            digest.update(data[at : part.start])
+            digest.update(f"{part.start}-{part.stop}".encode())
+            at = part.stop
+        digest.update(data[at:])
+        return digest.hexdigest()
+
     def superblock(self) -> dict[str, str]:
         """What `dumpe2fs -h` says, by its own names."""
         done = _tool(["dumpe2fs", "-h", str(self.path)])
         assert done.returncode == 0, f"dumpe2fs can't read {self.path}: {done.stderr.decode()}"
         pairs = (line.split(":", 1) for line in done.stdout.decode(errors="replace").splitlines() if ":" in line)
         return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    """`5` or `5-9`."""
+    first, _, last = text.partition("-")
+    return int(first), int(last or first)
 
 
 def _complaints(stderr: bytes) -> str:

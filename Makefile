@@ -44,21 +44,22 @@ lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
-	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl,promtool}
+	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl,promtool,sqlite}
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 promtool ## Binary, initramfs, busybox and both kernels, in build/
+build: guest kernel-6.1 kernel-6.12 promtool ## Binary, initramfs, busybox, sqlite3 and both kernels, in build/
 
-clean: ## Remove build/ (built kernels and busybox stay in the cache)
+clean: ## Remove build/ (what cross builds stays in the cache)
 	rm -rf build
 
-# build/i586: cowflush, the test helpers and busybox; build/initramfs.cpio.gz
+# build/i586: cowflush, the test helpers, busybox and sqlite3; build/initramfs.cpio.gz
 guest: deps host
 	@cross/build i586
 	@initramfs/build build/initramfs.cpio.gz build/i586/cowflush
 	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
+	@sqlite=$$(cross/sqlite i586); ln -sf "$$sqlite"/sqlite3 build/i586/
 
 # build/host/release/cowflush, for this machine: it recovers cards in the tests
 host: deps ## The program for this machine, in build/host/release

@@ -5,8 +5,10 @@
 source "$(dirname "$0")/lib.sh"
 
 packages=(
-    # compilers: C for the kernels and busybox, Rust with the source of its std
+    # compilers: C for the kernels, busybox and sqlite, Rust with the source of its std
     build-essential bc bison flex cpio xz-utils
+    # sqlite's sources are made with it
+    tcl
     rustc-web cargo-web rust-web-src ca-certificates
     # checks of the sources
     rustfmt-web rust-web-clippy shellcheck

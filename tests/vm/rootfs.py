@@ -1,4 +1,4 @@
-"""The tests' root directory: busybox, an init, and our programs when built."""
+"""The tests' root directory: busybox, an init, and more programs when built."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from vm import artefacts
 HERE = Path(__file__).parent
 DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "etc", "var", "root", "home")
 PASSWD = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+# Where what the build leaves in build/i586 goes.
+PROGRAMS = {"cowflush": "usr/sbin", "guest-tools": "usr/bin", "sqlite3": "usr/bin"}
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 
 def sources() -> list[Path]:
     """Every file that goes into the root; a template made of other ones is stale."""
-    optional = [artefacts.BUILD / "i586" / "cowflush", artefacts.BUILD / "i586" / "guest-tools"]
     scripts = [HERE / "init.sh", HERE / "agent.sh", Path(__file__)]
-    return [artefacts.busybox(), *scripts, *(path for path in optional if path.exists())]
+    return [artefacts.busybox(), *scripts, *_built()]
 
 
 def fill(root: Path, files: Mapping[str, bytes]) -> None:
@@ -36,16 +37,19 @@ def fill(root: Path, files: Mapping[str, bytes]) -> None:
     (root / "sbin" / "init").unlink(missing_ok=True)
     _install(HERE / "init.sh", root / "sbin" / "init")
     _install(HERE / "agent.sh", root / "sbin" / "vm-agent")
-    for program, place in (("cowflush", "usr/sbin"), ("guest-tools", "usr/bin")):
-        built = artefacts.BUILD / "i586" / program
-        if built.exists():
-            _install(built, root / place / program)
+    for built in _built():
+        _install(built, root / PROGRAMS[built.name] / built.name)
     (root / "etc" / "passwd").write_text(PASSWD)
     (root / "etc" / "group").write_text(GROUP)
     for name, content in files.items():
         path = root / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def _built() -> list[Path]:
+    paths = (artefacts.BUILD / "i586" / program for program in PROGRAMS)
+    return [path for path in paths if path.exists()]
 
 
 def _applets(busybox: Path) -> list[str]:

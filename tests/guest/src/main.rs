@@ -1,12 +1,14 @@
 //! Helpers for the guest, in one binary.
 
 mod classic;
+mod day;
 mod deny;
 mod direct;
 mod initmemory;
 mod killat;
 mod load;
 mod memory;
+mod random;
 mod trace;
 mod writer;
 
@@ -32,6 +34,7 @@ enum Tool {
     Memory(memory::Memory),
     InitMemory(initmemory::InitMemory),
     Load(load::Load),
+    Day(day::Day),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Tool::Memory(tool) => tool.run(),
         Tool::InitMemory(tool) => tool.run(),
         Tool::Load(tool) => tool.run(),
+        Tool::Day(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("guest-tools: {error}");

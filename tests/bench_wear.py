@@ -1,0 +1,130 @@
+"""Measures how much each way to spare a card wears it, for the same day of a router. See docs/wear.md.
+
+Every contender gets the same events on a copy of the same card, and is flushed
+at the same times. What its card receives is recorded outside the guest, and
+models of a card count the erases. It reports and judges nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence, Set
+from typing import Any
+
+from bench import describe_run
+from benches import output
+from vm import CommandFailed, Lost, artefacts
+from vm.lab import Lab
+from wear import day, figures, plot, run, table
+from wear.contenders import CONTENDERS
+from wear.run import Plan
+
+RESULTS = artefacts.BUILD / "bench"
+# Its record also tells what changed from flush to flush, so the bounds.
+REFERENCE = "cowflush-log"
+# What a RAM disk on /var/log covers: the day's part that writes there, alone.
+LOGS = ("ext4", "log2ram", "classic", "cowflush", REFERENCE)
+INTERVAL = 1800
+SHORT_SECONDS = 2 * 3600
+WEEK = 7
+
+
+class Bench:
+    """One run; each day's figures are saved when they are there."""
+
+    def __init__(self, lab: Lab, about: dict[str, Any], keep: bool) -> None:
+        self._lab, self._about, self._keep = lab, about, keep
+        self._blank = run.blank(lab)
+
+    def day(self, name: str, plan: Plan, keys: Sequence[str]) -> dict[str, Any]:
+        """All contenders through one plan; the reference is first, since the others are compared with its bounds."""
+        found: dict[str, Any] = {}
+        intervals: list[Set[int]] = []
+        for key in sorted(keys, key=lambda key: key != REFERENCE):
+            begin = time.monotonic()
+            done = run.run(self._lab, self._blank, CONTENDERS[key], plan, f"{name}-{key}")
+            if key == REFERENCE:
+                intervals = figures.changed(done, self._blank)
+            found[key] = figures.of_run(done, time.monotonic() - begin, intervals)
+            self._tell(name, key, found[key])
+            self._clean(done)
+        result = {
+            "run": self._about,
+            "plan": {"seconds": plan.seconds, "interval": plan.interval, "events": len(plan.events)},
+            "bounds": figures.of_bounds(intervals),
+            "contenders": found,
+        }
+        output.save(RESULTS, f"wear-{name}", result)
+        return result
+
+    @staticmethod
+    def _tell(name: str, key: str, one: dict[str, Any]) -> None:
+        erases = "; ".join(f"{kind}: {values['erases']:,.0f}" for kind, values in one["kinds"].items())
+        late = f"events late by {one['late_ms'] / 1000:.1f} s on the average"
+        print(f"{name}, {key} ({one['host_seconds']:.0f} s): erases {erases}; {late}", flush=True)
+
+    def _clean(self, done: run.Run) -> None:
+        """A day's record is large."""
+        if not self._keep:
+            done.log.unlink()
+            done.card.path.unlink()
+
+
+def report(name: str, result: dict[str, Any]) -> None:
+    print(f"\n## {name}\n\n{table.main(result)}\n\n{table.logs(result)}")
+    for other in ("ext4", "log2ram", "classic"):
+        for one in ("cowflush", "cowflush-log", "cowflush-quiet"):
+            if {one, other} <= result["contenders"].keys():
+                print(table.fewer(result, one, other))
+    print(flush=True)
+
+
+def measure(bench: Bench, arguments: argparse.Namespace) -> None:
+    definition, seed = day.definition(), arguments.seed
+    seconds = SHORT_SECONDS if arguments.short else day.DAY_SECONDS
+    result = bench.day("day", Plan(day.events(definition, seed, 0, seconds), seconds, INTERVAL), arguments.contenders)
+    report("The day", result)
+    print(table.losses(result))
+    when = result["run"]["started"][:10]
+    caption = f"{when}; {result['run']['qemu']}, -cpu pentium, kernel {result['run']['kernel']}; {seconds // 3600} h, a flush every {INTERVAL // 60} min, seed {seed}"
+    plot.save(result, RESULTS / "wear.svg", caption)
+
+    logs = Plan(day.events(day.logs_only(definition), seed, 0, seconds), seconds, INTERVAL)
+    report("Logs only", bench.day("logs", logs, LOGS))
+    if not arguments.short:
+        events = [event for number in range(WEEK) for event in day.events(definition, seed, number)]
+        week = Plan(events, WEEK * day.DAY_SECONDS, INTERVAL)
+        report("A week", bench.day("week", week, arguments.week))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("contenders", nargs="*", metavar="CONTENDER", help=f"of {', '.join(CONTENDERS)}; all without one")
+    parser.add_argument("--short", action="store_true", help="two hours instead of a day, and no week")
+    parser.add_argument("--week", nargs="*", default=[REFERENCE], help="who goes through a week")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
+    parser.add_argument("--keep", action="store_true", help="keep the records, some gigabytes")
+    arguments = parser.parse_args()
+    if unknown := {*arguments.contenders, *arguments.week} - CONTENDERS.keys():
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")
+    arguments.contenders = [*dict.fromkeys([REFERENCE, *(arguments.contenders or CONTENDERS)])]
+    arguments.week = [*dict.fromkeys([REFERENCE, *arguments.week])]
+    for old in RESULTS.glob("wear*"):
+        old.unlink()
+    lab = Lab(RESULTS / "logs" / "wear", arguments.kernel)
+    try:
+        measure(Bench(lab, describe_run(arguments.kernel), arguments.keep), arguments)
+    except (CommandFailed, Lost, AssertionError, RuntimeError, artefacts.MissingArtefact) as error:
+        print(f"\nThe bench ended early: {error}\nThe logs are in {lab.directory}.", file=sys.stderr)
+        return 1
+    finally:
+        lab.end(keep_images=arguments.keep)
+    print(f"\nAll figures: {RESULTS}/wear-*.json, {RESULTS}/wear.svg; docs/wear.md says what they mean.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The ways to spare a card that are compared.
+
+Each is one entry: how the guest boots, what is set up in it before the day,
+and what is run at the end of each interval so that no more than one interval
+is lost at a power cut. Nothing else differs. Paths are of the guest; /day is
+the folder in which the router's programs write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RSYNC = "rsync -a --delete"
+# What log2ram itself runs, without -X: our rsync has no extended attributes, and the files have none.
+LOG2RAM_RSYNC = "rsync -a --inplace --no-whole-file --delete-after"
+LOG2RAM = f"""
+mkdir -p /day/var/log /day/var/hdd.log
+mount --bind /day/var/log /day/var/hdd.log
+mount -t tmpfs -o nosuid,noexec,noatime,nodev,mode=0755,size=64M log2ram /day/var/log
+{LOG2RAM_RSYNC} /day/var/hdd.log/ /day/var/log/
+"""
+OVERLAY = """
+mkdir -p /run/card /run/ram && mount --bind / /run/card && mount -t tmpfs -o size=150M ram /run/ram
+mkdir /run/ram/upper /run/ram/work
+mount -t overlay -o lowerdir=/run/card/day,upperdir=/run/ram/upper,workdir=/run/ram/work overlay /day
+mount -o remount,noatime /
+"""
+TUNED = """
+mount -o remount,noatime,commit=600 /
+echo 60000 >/proc/sys/vm/dirty_writeback_centisecs
+echo 180000 >/proc/sys/vm/dirty_expire_centisecs
+"""
+LOG_FORMAT = "cowflush log format /dev/sda2"
+QUIET = "mount -o remount,noatime,commit=1800 /"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`loses` is what a power cut costs; `finish` is run once at the end, what is pending then counts."""
+
+    key: str
+    label: str
+    loses: str
+    direct: bool = True
+    setup: str = "true"
+    flush: str = "true"
+    finish: str = "sync"
+    append: str = ""
+
+
+def _copied_back(rsync: str) -> str:
+    return f"{rsync} /day/ /run/card/day/ && sync"
+
+
+ONE_INTERVAL = "up to one interval, of everything"
+CONTENDERS = {
+    contender.key: contender
+    for contender in (
+        Contender("ext4", "ext4 as installed", "the last 5 to 35 s; nothing that was synced"),
+        Contender(
+            "ext4-tuned",
+            "ext4, noatime, commit=600, long writeback",
+            "up to 40 min; nothing that was synced",
+            setup=TUNED,
+        ),
+        Contender(
+            "log2ram",
+            "log2ram's way, the rest as installed",
+            "up to one interval of the logs, one being copied is torn; of the rest as ext4 as installed",
+            setup=LOG2RAM,
+            flush=f"{LOG2RAM_RSYNC} /day/var/log/ /day/var/hdd.log/",
+        ),
+        Contender(
+            "overlay",
+            "overlayfs in RAM, copied back by rsync",
+            f"{ONE_INTERVAL}; cut during a copy, files of two times are mixed",
+            setup=OVERLAY,
+            flush=_copied_back(RSYNC),
+        ),
+        Contender(
+            "overlay-inplace",
+            "the same, rsync --inplace",
+            f"{ONE_INTERVAL}; cut during a copy, files of two times are mixed and one is torn",
+            setup=OVERLAY,
+            flush=_copied_back(LOG2RAM_RSYNC),
+        ),
+        Contender(
+            "classic",
+            "the classic recipe: suspend, merge, resume",
+            f"{ONE_INTERVAL}; cut during a flush, the filesystem can be torn",
+            direct=False,
+            flush="guest-tools classic",
+        ),
+        Contender(
+            "cowflush",
+            "cowflush without a log",
+            f"{ONE_INTERVAL}; cut during a flush, the filesystem can be torn",
+            direct=False,
+            flush="cowflush flush",
+        ),
+        Contender(
+            "cowflush-log",
+            "cowflush with a flush log",
+            f"{ONE_INTERVAL}; never torn",
+            direct=False,
+            setup=LOG_FORMAT,
+            flush="cowflush flush",
+            finish="cowflush merge",
+        ),
+        Contender(
+            "cowflush-quiet",
+            "the same, root noatime,commit=1800",
+            f"{ONE_INTERVAL}; never torn",
+            direct=False,
+            setup=f"{LOG_FORMAT} && {QUIET}",
+            flush="cowflush flush",
+            finish="cowflush merge",
+        ),
+    )
+}

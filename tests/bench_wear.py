@@ -8,9 +8,11 @@ models of a card count the erases. It reports and judges nothing.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from bench import describe_run
@@ -22,6 +24,8 @@ from wear.contenders import CONTENDERS
 from wear.run import Plan
 
 RESULTS = artefacts.BUILD / "bench"
+# What changed from flush to flush, and the figures of the contender whose record tells it.
+Reference = Future[tuple[list[Set[int]], dict[str, Any]]]
 # Its record also tells what changed from flush to flush, so the bounds.
 REFERENCE = "cowflush-log"
 # What a RAM disk on /var/log covers: the day's part that writes there, alone.
@@ -34,30 +38,46 @@ WEEK = 7
 class Bench:
     """One run; each day's figures are saved when they are there."""
 
-    def __init__(self, lab: Lab, about: dict[str, Any], keep: bool) -> None:
-        self._lab, self._about, self._keep = lab, about, keep
+    def __init__(self, lab: Lab, about: dict[str, Any], jobs: int, keep: bool) -> None:
+        self._lab, self._about, self._jobs, self._keep = lab, about, jobs, keep
         self._blank = run.blank(lab)
 
     def day(self, name: str, plan: Plan, keys: Sequence[str]) -> dict[str, Any]:
-        """All contenders through one plan; the reference is first, since the others are compared with its bounds."""
-        found: dict[str, Any] = {}
-        intervals: list[Set[int]] = []
-        for key in sorted(keys, key=lambda key: key != REFERENCE):
-            begin = time.monotonic()
-            done = run.run(self._lab, self._blank, CONTENDERS[key], plan, f"{name}-{key}")
-            if key == REFERENCE:
-                intervals = figures.changed(done, self._blank)
-            found[key] = figures.of_run(done, time.monotonic() - begin, intervals)
-            self._tell(name, key, found[key])
-            self._clean(done)
+        """All contenders through one plan, side by side."""
+        with ThreadPoolExecutor(self._jobs) as pool:
+            reference = pool.submit(self._reference, name, plan)
+            others = [key for key in keys if key != REFERENCE]
+            # Each waits at its end for what the reference says has changed.
+            found = list(pool.map(lambda key: self._through(name, plan, key, reference), others))
+            intervals, first = reference.result()
         result = {
             "run": self._about,
             "plan": {"seconds": plan.seconds, "interval": plan.interval, "events": len(plan.events)},
             "bounds": figures.of_bounds(intervals),
-            "contenders": found,
+            "contenders": {REFERENCE: first, **dict(zip(others, found, strict=True))},
         }
         output.save(RESULTS, f"wear-{name}", result)
         return result
+
+    def _reference(self, name: str, plan: Plan) -> tuple[list[Set[int]], dict[str, Any]]:
+        done, seconds = self._run(name, plan, REFERENCE)
+        intervals = figures.changed(done, self._blank)
+        return intervals, self._figures(name, done, seconds, intervals)
+
+    def _through(self, name: str, plan: Plan, key: str, reference: Reference) -> dict[str, Any]:
+        done, seconds = self._run(name, plan, key)
+        return self._figures(name, done, seconds, reference.result()[0])
+
+    def _run(self, name: str, plan: Plan, key: str) -> tuple[run.Run, float]:
+        begin = time.monotonic()
+        done = run.run(self._lab, self._blank, CONTENDERS[key], plan, f"{name}-{key}")
+        return done, time.monotonic() - begin
+
+    def _figures(self, name: str, done: run.Run, seconds: float, intervals: Sequence[Set[int]]) -> dict[str, Any]:
+        one = figures.of_run(done, seconds, intervals)
+        self._tell(name, done.contender.key, one)
+        self._clean(done)
+        return one
 
     @staticmethod
     def _tell(name: str, key: str, one: dict[str, Any]) -> None:
@@ -106,6 +126,7 @@ def main() -> int:
     parser.add_argument("--week", nargs="*", default=[REFERENCE], help="who goes through a week")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="guests side by side; they count, so it makes no difference")
     parser.add_argument("--keep", action="store_true", help="keep the records, some gigabytes")
     arguments = parser.parse_args()
     if unknown := {*arguments.contenders, *arguments.week} - CONTENDERS.keys():
@@ -116,7 +137,7 @@ def main() -> int:
         old.unlink()
     lab = Lab(RESULTS / "logs" / "wear", arguments.kernel)
     try:
-        measure(Bench(lab, describe_run(arguments.kernel), arguments.keep), arguments)
+        measure(Bench(lab, describe_run(arguments.kernel), arguments.jobs, arguments.keep), arguments)
     except (CommandFailed, Lost, AssertionError, RuntimeError, artefacts.MissingArtefact) as error:
         print(f"\nThe bench ended early: {error}\nThe logs are in {lab.directory}.", file=sys.stderr)
         return 1

@@ -30,13 +30,26 @@ mount -o remount,noatime,commit=600 /
 echo 60000 >/proc/sys/vm/dirty_writeback_centisecs
 echo 180000 >/proc/sys/vm/dirty_expire_centisecs
 """
-LOG_FORMAT = "cowflush log format /dev/sda2"
-QUIET = "mount -o remount,noatime,commit=1800 /"
+# Behind cowflush's boot, since that puts a device under root that can be given another table.
+WRITECACHE = """
+cowflush stop
+mkdir /run/cache && mount -t tmpfs -o size=81M cache /run/cache
+head -c 80m /dev/zero >/run/cache/file && losetup -f /run/cache/file
+loop=$(losetup -a | sed -n 's|^/dev/\\(loop[0-9]*\\):.*/run/cache/file.*|\\1|p')
+guest-tools dm table cowflush-root $(cat /sys/block/sda/sda1/size) \\
+    writecache s $(cat /sys/block/sda/sda1/dev) $(cat /sys/block/$loop/dev) 4096 4 high_watermark 95 low_watermark 90
+"""
+WRITECACHE_FLUSH = "fsfreeze --freeze / && guest-tools dm message cowflush-root flush; code=$?; fsfreeze --unfreeze /; [ $code = 0 ]"
+NOATIME = "mount -o remount,noatime /"
+COMMIT = "mount -o remount,commit=1800 /"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`loses` is what a power cut costs; `finish` is run once at the end, what is pending then counts."""
+    """`loses` is what a power cut costs; `finish` is run once at the end, what is pending then counts.
+
+    `append` is more of the kernel's command line, `tune` options of tune2fs for the card's root before the boot.
+    """
 
     key: str
     label: str
@@ -46,10 +59,27 @@ class Contender:
     flush: str = "true"
     finish: str = "sync"
     append: str = ""
+    tune: tuple[str, ...] = ()
 
 
 def _copied_back(rsync: str) -> str:
     return f"{rsync} /day/ /run/card/day/ && sync"
+
+
+def logged(
+    key: str, label: str, setup: str = "true", erase_block: str = "4K", tune: tuple[str, ...] = ()
+) -> Contender:
+    """cowflush with a flush log; what is in the log at the day's end is merged, so that nothing is owed."""
+    return Contender(
+        key,
+        label,
+        f"{ONE_INTERVAL}; never torn",
+        direct=False,
+        setup=f"cowflush log format --erase-block {erase_block} /dev/sda2 && {setup}",
+        flush="cowflush flush",
+        finish="cowflush merge",
+        tune=tune,
+    )
 
 
 ONE_INTERVAL = "up to one interval, of everything"
@@ -85,6 +115,14 @@ CONTENDERS = {
             flush=_copied_back(LOG2RAM_RSYNC),
         ),
         Contender(
+            "writecache",
+            "dm-writecache with its cache in RAM",
+            f"{ONE_INTERVAL}; cut during a flush, the filesystem can be torn",
+            direct=False,
+            setup=WRITECACHE,
+            flush=WRITECACHE_FLUSH,
+        ),
+        Contender(
             "classic",
             "the classic recipe: suspend, merge, resume",
             f"{ONE_INTERVAL}; cut during a flush, the filesystem can be torn",
@@ -98,23 +136,11 @@ CONTENDERS = {
             direct=False,
             flush="cowflush flush",
         ),
-        Contender(
-            "cowflush-log",
-            "cowflush with a flush log",
-            f"{ONE_INTERVAL}; never torn",
-            direct=False,
-            setup=LOG_FORMAT,
-            flush="cowflush flush",
-            finish="cowflush merge",
-        ),
-        Contender(
-            "cowflush-quiet",
-            "the same, root noatime,commit=1800",
-            f"{ONE_INTERVAL}; never torn",
-            direct=False,
-            setup=f"{LOG_FORMAT} && {QUIET}",
-            flush="cowflush flush",
-            finish="cowflush merge",
-        ),
+        logged("cowflush-log", "cowflush with a flush log"),
+        logged("cowflush-noatime", "the same, root noatime", NOATIME),
+        logged("cowflush-commit", "the same, root commit=1800", COMMIT),
+        logged("cowflush-quiet", "the same, root noatime,commit=1800", f"{NOATIME} && {COMMIT}"),
+        logged("cowflush-nojournal", "the same, root without a journal", tune=("-O", "^has_journal")),
+        logged("cowflush-padded", "the same as installed, segments at 128 KiB", erase_block="128K"),
     )
 }

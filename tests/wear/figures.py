@@ -10,7 +10,7 @@ from typing import Any
 
 from vm import writelog
 from vm.card import CARD_BYTES, Card, Partition
-from wear import model, states
+from wear import model, states, whatif
 from wear.bounds import Bounds, bounds
 from wear.model import KINDS, Kind
 from wear.run import Run
@@ -110,6 +110,8 @@ def _of_log(record: Record, intervals: Sequence[Set[int]]) -> Figures:
         "merged_pages": sum(map(len, merged)),
         "log_pages": len(log),
         "root_pages": len(root),
+        "other_merges": _each(lambda kind: whatif.merges(kind, _root_writes(record))),
+        "other_segments": _each(lambda kind: whatif.segments(kind, _segments(record))),
         "append": _each(lambda kind: _compared(kind, log, bounds(kind, intervals))),
         "merge": _each(lambda kind: {**_compared(kind, root, bounds(kind, merged)), "in_place": bounds(kind, merged).in_place}),
     }
@@ -125,3 +127,14 @@ def _merged(record: Record, intervals: Sequence[Set[int]]) -> list[Set[int]]:
             found.append(pending)
             pending = set()
     return found
+
+
+def _root_writes(record: Record) -> list[list[int]]:
+    """What each merge writes."""
+    return [pages for part in record.parts if (pages := list(_inside(part.pages, record.card.root)))]
+
+
+def _segments(record: Record) -> list[int]:
+    """How many pages each flush appends."""
+    lengths = (sum(1 for _ in _inside(part.pages, record.card.log)) for part in record.parts if part.name == "flush")
+    return [length for length in lengths if length]

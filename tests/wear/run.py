@@ -10,10 +10,11 @@ expiry) runs as on a router. Nothing has to be compressed.
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm import Card, Drive
+from vm import Card, Drive, ext
 from vm.lab import Lab
 from vm.machine import VM
 from wear.contenders import Contender
@@ -30,6 +31,8 @@ echo 1000000 >/sys/block/sda/device/timeout
 echo 0 >/proc/sys/kernel/hung_task_timeout_secs
 """
 SYSLOGD = "mkdir -p /day/var/log && syslogd -O /day/var/log/messages -s 0"
+# A lab counts its guests, and contenders may run side by side.
+BOOTING = threading.Lock()
 FOLDER = "/day"
 SECTOR = 512
 MINUTES = 60
@@ -74,18 +77,23 @@ def blank(lab: Lab) -> Card:
 
 def run(lab: Lab, card: Card, contender: Contender, plan: Plan, name: str) -> Run:
     copy = card.copy(lab.directory / f"{name}.img")
+    if contender.tune:
+        ext.tune(f"{copy.path}?offset={copy.root.start * SECTOR}", contender.tune)
     log = lab.directory / f"{name}.writes"
     drives = [_list(lab.directory / f"{name}.events", [str(event) for event in plan.events])]
-    vm = lab(
-        copy,
-        direct=contender.direct,
-        drives=drives,
-        write_log=log,
-        icount=ICOUNT,
-        append=f"{CLOCK} {contender.append}",
-        inactivity=RUN_SECONDS,
-        total=2 * RUN_SECONDS,
-    )
+    with BOOTING:
+        vm = lab(
+            copy,
+            direct=contender.direct,
+            drives=drives,
+            write_log=log,
+            icount=ICOUNT,
+            append=f"{CLOCK} {contender.append}",
+            inactivity=RUN_SECONDS,
+            total=2 * RUN_SECONDS,
+            wait=False,
+        )
+    vm.wait_boot()
     for script in (GUEST, contender.setup, SYSLOGD):
         vm.run(script).ok()
     text = _day(vm, contender, plan)

@@ -229,8 +229,22 @@ impl Router {
 /// So many printable bytes, the same for the same seed; text compresses as text does.
 fn text(bytes: u64, seed: u64) -> Vec<u8> {
     const WORDS: [&str; 16] = [
-        "the", "router", "eth0", "192.168.1.", "accepted", "from", "port", "session", "=", "dropped", "key",
-        "lease", "query", "reply", "up", "0x",
+        "the",
+        "router",
+        "eth0",
+        "192.168.1.",
+        "accepted",
+        "from",
+        "port",
+        "session",
+        "=",
+        "dropped",
+        "key",
+        "lease",
+        "query",
+        "reply",
+        "up",
+        "0x",
     ];
     let mut random = Random::new(seed);
     let mut content = Vec::new();

@@ -4,6 +4,7 @@ mod classic;
 mod day;
 mod deny;
 mod direct;
+mod dm;
 mod initmemory;
 mod killat;
 mod load;
@@ -35,6 +36,7 @@ enum Tool {
     InitMemory(initmemory::InitMemory),
     Load(load::Load),
     Day(day::Day),
+    Dm(dm::Dm),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Tool::InitMemory(tool) => tool.run(),
         Tool::Load(tool) => tool.run(),
         Tool::Day(tool) => tool.run(),
+        Tool::Dm(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("guest-tools: {error}");

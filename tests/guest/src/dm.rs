@@ -103,7 +103,11 @@ fn ask(number: u8, buffer: &mut Buffer) -> Result<(), Failure> {
     // SAFETY: the buffer is as large as its data_size says, and the kernel writes no more than that.
     let done = unsafe { libc::ioctl(control.as_raw_fd(), code as _, buffer.as_mut_ptr()) };
     if done < 0 {
-        return Err(format!("device-mapper's request {number}: {}", std::io::Error::last_os_error()).into());
+        return Err(format!(
+            "device-mapper's request {number}: {}",
+            std::io::Error::last_os_error()
+        )
+        .into());
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::valve::Valve;
 use super::{quiet, seal, view};
+use crate::cow::view::Budget;
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Exit, Result};
@@ -190,8 +191,9 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
 /// Builds the view and starts its merge. Returns how much will be merged.
 fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
     let layer = device(stack, name)?;
+    let mut copies = view::copy_budget();
     let data = match (name, layer.target()) {
-        (Name::Logged, _) => logged_data(stack)?,
+        (Name::Logged, _) => logged_data(stack, &mut copies)?,
         (_, Some(Target::Snapshot { origin, cow, .. })) => {
             // Root is about to be written to past the log: nothing in it may count after that, not
             // even a segment that an append left when it failed.
@@ -201,7 +203,7 @@ fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
         _ => return Err(explain(Trouble::Foreign(name))),
     };
     let mark = quiet::allowed(stack);
-    let view = view::build(control, Name::View, &data, mark, view::copy_budget())?;
+    let view = view::build(control, Name::View, &data, mark, copies)?;
     // The mark is in the kernel before anything is changed: whoever removes the view undoes it.
     if let Some(mark) = mark {
         quiet::begin(mark);
@@ -215,7 +217,7 @@ fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
 }
 
 /// What the log holds, its checksums compared: what was damaged must not get into root.
-fn logged_data(stack: &Stack) -> Result<view::Data> {
+fn logged_data(stack: &Stack, copies: &mut Budget) -> Result<view::Data> {
     let mut log = log(stack)?;
     log.verify();
     if let Some(damage) = log.damage() {
@@ -226,7 +228,12 @@ fn logged_data(stack: &Stack) -> Result<view::Data> {
             )
             .exit(Exit::Lost));
     }
-    Ok(view::Data::of_log(device(stack, Name::Log)?.number, &log.chain))
+    let data = view::Data::of_log(device(stack, Name::Log)?.number, &log.chain);
+    // A log that was told the erase block is on a card that counts in them.
+    match (log.chain.ring.align, stack.card()) {
+        (size, Some((card, _))) if size > 1 => Ok(data.fill(card, size, copies)),
+        _ => Ok(data),
+    }
 }
 
 /// Makes sure that nothing in the log counts, before root is written to past it.

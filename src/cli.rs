@@ -168,7 +168,8 @@ pub struct Format {
     /// the root that the log is for; default: this system's
     #[argh(option)]
     pub root: Option<std::path::PathBuf>,
-    /// begin each segment at a multiple of this, such as 128K; default: 4K
+    /// the card's erase block, such as 128K: segments begin at a multiple of it, and merges fill
+    /// the gaps in each; default: 4K
     #[argh(option, default = "Bytes(0)", from_str_fn(erase_block))]
     pub erase_block: Bytes,
     /// a label for cowflush.log=LABEL=, at most 16 bytes

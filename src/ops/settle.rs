@@ -191,9 +191,8 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
 /// Builds the view and starts its merge. Returns how much will be merged.
 fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
     let layer = device(stack, name)?;
-    let mut copies = view::copy_budget();
     let data = match (name, layer.target()) {
-        (Name::Logged, _) => logged_data(stack, &mut copies)?,
+        (Name::Logged, _) => logged_data(stack)?,
         (_, Some(Target::Snapshot { origin, cow, .. })) => {
             // Root is about to be written to past the log: nothing in it may count after that, not
             // even a segment that an append left when it failed.
@@ -202,6 +201,8 @@ fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
         }
         _ => return Err(explain(Trouble::Foreign(name))),
     };
+    let mut copies = view::copy_budget();
+    let data = fill_gaps(stack, name, data, &mut copies)?;
     let mark = quiet::allowed(stack);
     let view = view::build(control, Name::View, &data, mark, copies)?;
     // The mark is in the kernel before anything is changed: whoever removes the view undoes it.
@@ -217,7 +218,7 @@ fn start_merge(control: &Control, stack: &Stack, name: Name) -> Result<Bytes> {
 }
 
 /// What the log holds, its checksums compared: what was damaged must not get into root.
-fn logged_data(stack: &Stack, copies: &mut Budget) -> Result<view::Data> {
+fn logged_data(stack: &Stack) -> Result<view::Data> {
     let mut log = log(stack)?;
     log.verify();
     if let Some(damage) = log.damage() {
@@ -228,12 +229,23 @@ fn logged_data(stack: &Stack, copies: &mut Budget) -> Result<view::Data> {
             )
             .exit(Exit::Lost));
     }
-    let data = view::Data::of_log(device(stack, Name::Log)?.number, &log.chain);
-    // A log that was told the erase block is on a card that counts in them.
-    match (log.chain.ring.align, stack.card()) {
-        (size, Some((card, _))) if size > 1 => Ok(data.fill(card, size, copies)),
-        _ => Ok(data),
-    }
+    Ok(view::Data::of_log(device(stack, Name::Log)?.number, &log.chain))
+}
+
+/// Fills gaps when the log was told the card's erase block. Only for the lowest layer: what stands
+/// between its chunks is on the card.
+fn fill_gaps(
+    stack: &Stack,
+    name: Name,
+    data: view::Data,
+    copies: &mut Budget,
+) -> Result<view::Data> {
+    let (Name::Logged, Some(log), Some((card, _))) = (name, stack.log_partition(), stack.card())
+    else {
+        return Ok(data);
+    };
+    let size = u64::from(Log::header_at(&block::path(log))?.align);
+    Ok(if size > 1 { data.fill(card, size, copies) } else { data })
 }
 
 /// Makes sure that nothing in the log counts, before root is written to past it.

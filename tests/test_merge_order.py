@@ -123,11 +123,11 @@ ERASE_SECTORS = (128 << 10) // 512
 
 
 @BOTH
-def test_with_an_erase_block_a_merge_writes_each_from_its_start(boot: Lab) -> None:
+def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
     log = boot.directory / "writes.log"
     card = boot.card()
     vm = boot(card, write_log=log)
-    vm.run("cowflush log format --erase-block 128K /dev/sda2").ok()
+    vm.run("cowflush log format --fill 128K /dev/sda2").ok()
     prepare(vm)
     vm.run("cowflush merge", timeout=60).ok()
     expected = rewrite(vm, 1)

@@ -232,7 +232,7 @@ fn logged_data(stack: &Stack) -> Result<view::Data> {
     Ok(view::Data::of_log(device(stack, Name::Log)?.number, &log.chain))
 }
 
-/// Fills gaps when the log was told the card's erase block. Only for the lowest layer: what stands
+/// Fills gaps when the log was told to. Only for the lowest layer: what stands
 /// between its chunks is on the card.
 fn fill_gaps(
     stack: &Stack,
@@ -244,7 +244,7 @@ fn fill_gaps(
     else {
         return Ok(data);
     };
-    let size = u64::from(Log::header_at(&block::path(log))?.align);
+    let size = u64::from(Log::header_at(&block::path(log))?.fill);
     Ok(if size > 1 { data.fill(card, size, copies) } else { data })
 }
 

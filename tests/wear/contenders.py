@@ -67,7 +67,7 @@ def _copied_back(rsync: str) -> str:
 
 
 def logged(
-    key: str, label: str, setup: str = "true", erase_block: str = "4K", tune: tuple[str, ...] = ()
+    key: str, label: str, setup: str = "true", options: str = "", tune: tuple[str, ...] = ()
 ) -> Contender:
     """cowflush with a flush log; what is in the log at the day's end is merged, so that nothing is owed."""
     return Contender(
@@ -75,7 +75,7 @@ def logged(
         label,
         f"{ONE_INTERVAL}; never torn",
         direct=False,
-        setup=f"cowflush log format --erase-block {erase_block} /dev/sda2 && {setup}",
+        setup=f"cowflush log format {options} /dev/sda2 && {setup}",
         flush="cowflush flush",
         finish="cowflush merge",
         tune=tune,
@@ -141,6 +141,7 @@ CONTENDERS = {
         logged("cowflush-commit", "the same, root commit=1800", COMMIT),
         logged("cowflush-quiet", "the same, root noatime,commit=1800", f"{NOATIME} && {COMMIT}"),
         logged("cowflush-nojournal", "the same, root without a journal", tune=("-O", "^has_journal")),
-        logged("cowflush-padded", "the same as installed, segments at 128 KiB", erase_block="128K"),
+        logged("cowflush-padded", "the same as installed, segments at 128 KiB", options="--erase-block 128K"),
+        logged("cowflush-filled", "the same as installed, merges fill 128 KiB", options="--fill 128K"),
     )
 }

@@ -16,13 +16,11 @@ pub fn items(mounts: &str) -> Vec<Item> {
     let Some((kind, options)) = root else { return Vec::new() };
     let has = |wanted: &str| options.split(',').any(|option| option == wanted);
     let mut items = vec![if has("noatime") || has("ro") {
-        Item::found("reads", "leave no time in inodes")
+        Item::found("reads", "are no writes")
+    } else if has("relatime") {
+        Item::found("reads", "are seldom writes; noatime would spare 1 % of a day's erases")
     } else {
-        Item::note(
-            "reads",
-            "a file's first read of a day is a write, too",
-            "Mount root with noatime.",
-        )
+        Item::note("reads", "are writes, too", "Mount root with noatime.")
     }];
     if matches!(kind, "ext3" | "ext4") {
         items.push(commits(options));
@@ -41,8 +39,8 @@ fn commits(options: &str) -> Item {
     Item::note(
         "journal commits",
         found,
-        "Mount root with commit=1800: until a flush a commit reaches RAM only, and the journal's \
-         blocks are flushed, too.",
+        "Mount root with commit=1800. Until a flush a commit reaches RAM only, but the journal's \
+         blocks are flushed: a day then erases 2.7 times fewer blocks.",
     )
 }
 
@@ -57,20 +55,17 @@ mod tests {
 
     #[test]
     fn roots_options_are_judged() {
-        let told =
-            |options: &str| states(&format!("proc /proc proc rw 0 0\n/dev/x / {options} 0 0\n"));
-        let (reads, commits) = ("reads", "journal commits");
-        assert_eq!(told("ext4 rw,relatime"), [(reads, State::Note), (commits, State::Note)]);
-        assert_eq!(
-            told("ext4 rw,noatime,commit=60"),
-            [(reads, State::Found), (commits, State::Note)]
-        );
-        assert_eq!(
-            told("ext4 rw,noatime,commit=1800"),
-            [(reads, State::Found), (commits, State::Found)]
-        );
-        assert_eq!(told("ext2 rw,relatime"), [(reads, State::Note)]);
-        assert_eq!(told("xfs ro,relatime"), [(reads, State::Found)]);
+        use State::{Found, Note};
+        let judged = |kind_and_options: &str| -> Vec<State> {
+            let mounts = format!("proc /proc proc rw 0 0\n/dev/x / {kind_and_options} 0 0\n");
+            states(&mounts).iter().map(|(_, state)| *state).collect()
+        };
+        assert_eq!(judged("ext4 rw,relatime"), [Found, Note]);
+        assert_eq!(judged("ext4 rw"), [Note, Note]);
+        assert_eq!(judged("ext4 rw,noatime,commit=60"), [Found, Note]);
+        assert_eq!(judged("ext3 rw,noatime,commit=1800"), [Found, Found]);
+        assert_eq!(judged("ext2 rw,noatime"), [Found]);
+        assert_eq!(judged("xfs ro"), [Found]);
     }
 
     #[test]

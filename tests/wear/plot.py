@@ -33,7 +33,7 @@ def save(day: dict[str, Any], path: Path, caption: str) -> None:
 def _panel(axes: Any, day: dict[str, Any], kind: str) -> None:
     contenders = ranked(day)[::-1]
     erases = [figures["kinds"][kind]["erases"] for figures in contenders]
-    ours = ["cowflush" in figures["label"] or figures["label"].startswith("the same, root") for figures in contenders]
+    ours = [figures["label"].startswith("cowflush") for figures in contenders]
     labels = [figures["label"] for figures in contenders]
     bars = axes.barh(labels, erases, color=[OURS if mine else OTHERS for mine in ours])
     axes.bar_label(bars, [f"{count:,.0f}" for count in erases], padding=3, fontsize=8)

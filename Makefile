@@ -36,6 +36,10 @@ soak: build ## A router under load for 200 flushes, with kills and power cuts (u
 bench: build ## Sizes, memory, boot time, and flushes beside the classic recipe (15 minutes)
 	$(PYTHON) tests/bench.py
 
+bench-wear: build rsync ## Erases of a card beside what people use today, with a plot (about 40 minutes)
+	@cross/deps.sh python3-matplotlib
+	$(PYTHON) tests/bench_wear.py
+
 SECONDS := 60
 fuzz: deps ## Fuzz what reads input: SECONDS=60 for each target
 	fuzz/run $(SECONDS)
@@ -44,7 +48,7 @@ lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
-	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl,promtool,sqlite}
+	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl,promtool,rsync,sqlite}
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
@@ -65,6 +69,11 @@ guest: deps host
 host: deps ## The program for this machine, in build/host/release
 	@$(CARGO) build --quiet --release --locked
 
+# build/i586/rsync, which only bench-wear puts on its card
+rsync: deps
+	@mkdir -p build/i586
+	@rsync=$$(cross/rsync i586); ln -sf "$$rsync"/rsync build/i586/
+
 # build/promtool/promtool, for tests
 promtool: deps
 	@mkdir -p build
@@ -78,4 +87,4 @@ kernel-%: deps
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test power-cut soak bench fuzz lint fmt build clean guest host promtool deps
+.PHONY: help run shell test power-cut soak bench bench-wear fuzz lint fmt build clean guest host promtool rsync deps

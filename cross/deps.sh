@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the build and the tests need and this
-# machine lacks. Says what it installs, and nothing when all are there.
+# machine lacks, and those named besides. Says what it installs, and nothing
+# when all are there.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
 
@@ -18,6 +19,7 @@ packages=(
     qemu-system-x86 e2fsprogs fdisk gdisk
     python3 python3-pytest python3-pytest-xdist
 )
+packages+=("$@")
 
 [ -f /etc/debian_version ] || die "this is not Debian, and the build needs Debian 12's packages"
 

@@ -169,8 +169,12 @@ pub struct Format {
     #[argh(option)]
     pub root: Option<std::path::PathBuf>,
     /// begin each segment at a multiple of this, such as 128K; default: 4K
-    #[argh(option, default = "Bytes(0)", from_str_fn(erase_block))]
+    #[argh(option, default = "Bytes(0)", from_str_fn(whole_chunks))]
     pub erase_block: Bytes,
+    /// let merges fill the gaps in erase blocks of this size, such as 128K, which spares a
+    /// CompactFlash card; default: don't
+    #[argh(option, default = "Bytes(0)", from_str_fn(whole_chunks))]
+    pub fill: Bytes,
     /// a label for cowflush.log=LABEL=, at most 16 bytes
     #[argh(option, default = "String::new()")]
     pub label: String,
@@ -182,7 +186,7 @@ pub struct Format {
     pub dry_run: bool,
 }
 
-fn erase_block(text: &str) -> Result<Bytes, String> {
+fn whole_chunks(text: &str) -> Result<Bytes, String> {
     bytes(text)
         .filter(|bytes| bytes.0 % 4096 == 0 && bytes.0 <= 64 << 20)
         .ok_or_else(|| format!("`{text}` is no multiple of 4K up to 64M"))

@@ -150,7 +150,7 @@ def test_json_has_the_documented_keys(boot: Lab) -> None:
     check = json.loads(vm.run("cowflush check --json").ok().output)
     assert set(check) == {"complete", "items"} and check["complete"] is True
     assert all(set(item) == {"name", "state", "found", "advice"} for item in check["items"])
-    assert {"device-mapper", "linear", "snapshot", "snapshot-merge", "loop devices", "tmpfs", "memory", "card"} <= {
+    assert {"device-mapper", "linear", "snapshot", "snapshot-merge", "loop devices", "tmpfs", "memory", "card", "reads", "journal commits"} <= {
         item["name"] for item in check["items"]
     }
 

@@ -117,3 +117,31 @@ def test_the_write_cache_is_put_back_after_a_kill(boot: Lab) -> None:
     card: Card = vm.card
     card.fsck()
     assert hashlib.sha256(card.read(FILE)).hexdigest() == expected
+
+
+ERASE_SECTORS = (128 << 10) // 512
+
+
+@BOTH
+def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
+    log = boot.directory / "writes.log"
+    card = boot.card()
+    vm = boot(card, write_log=log)
+    vm.run("cowflush log format --fill 128K /dev/sda2").ok()
+    prepare(vm)
+    vm.run("cowflush merge", timeout=60).ok()
+    expected = rewrite(vm, 1)
+    vm.run("cowflush flush", timeout=60).ok()
+    before = len(list(writelog.entries(log)))
+    vm.run("cowflush merge", timeout=60).ok()
+    requests = [entry for entry in list(writelog.entries(log))[before:] if entry.sector in card.root.sectors]
+    assert_ascending(requests)
+    sectors = [entry.sector + n for entry in requests for n in range(len(entry.data) // 512)]
+    blocks = {sector // ERASE_SECTORS for sector in sectors}
+    for block in blocks:
+        mine = [sector for sector in sectors if sector // ERASE_SECTORS == block]
+        assert mine == list(range(block * ERASE_SECTORS, mine[-1] + 1)), f"erase block {block} has a gap"
+    assert len(blocks) > 20
+    vm.kill()
+    card.fsck()
+    assert hashlib.sha256(card.read(FILE)).hexdigest() == expected

@@ -76,6 +76,9 @@ fn write(command: &Command) -> Vec<String> {
                 if o.erase_block.0 > 0 {
                     line.say(&format!("--erase-block={}", o.erase_block.0));
                 }
+                if o.fill.0 > 0 {
+                    line.say(&format!("--fill={}", o.fill.0));
+                }
                 line.say("--").say(&o.device.display().to_string());
             }
             &mut line

@@ -8,12 +8,12 @@ use cowflush::sys::dm::Control;
 use cowflush::sys::{block, loopdev, memory};
 use cowflush::units::DevNo;
 
-use crate::commands::{config, options};
+use crate::commands::{advice, config, options};
 use crate::put;
 
 /// How one requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub enum State {
     /// As it should be.
     Found,
     /// Works, but worth knowing.
@@ -33,19 +33,23 @@ impl State {
 }
 
 /// One requirement: what it is, what there is, and what to do.
-struct Item {
-    name: &'static str,
-    state: State,
+pub struct Item {
+    /// What it is.
+    pub name: &'static str,
+    /// How it is met.
+    pub state: State,
     found: String,
     advice: &'static str,
 }
 
 impl Item {
-    fn found(name: &'static str, found: impl Into<String>) -> Self {
+    /// As it should be.
+    pub fn found(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, state: State::Found, found: found.into(), advice: "" }
     }
 
-    fn note(name: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+    /// Works, but worth knowing.
+    pub fn note(name: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
         Self { name, state: State::Note, found: found.into(), advice }
     }
 
@@ -74,6 +78,7 @@ pub fn run(json: bool) -> Result<Exit> {
     items.push(tmpfs());
     items.push(ram());
     items.extend(card(control.as_ref().ok()));
+    items.extend(advice::items(&std::fs::read_to_string("/proc/mounts").unwrap_or_default()));
     let complete = items.iter().all(|item| item.state != State::Missing);
     if json {
         let object =

@@ -224,8 +224,8 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
     for (to, from) in label.iter_mut().zip(wanted.label.bytes()) {
         *to = from;
     }
-    let wish =
-        Wish { root: Root { uuid, size: root.sectors() }, erase_block: wanted.erase_block, label };
+    let root = Root { uuid, size: root.sectors() };
+    let wish = Wish { root, erase_block: wanted.erase_block, fill: wanted.fill, label };
     let (path_text, root_text) = (path.display(), root_path.display());
     if wanted.dry_run {
         let text = format!("would make a flush log of {path_text} ({size}) for {root_text}\n");

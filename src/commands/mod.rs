@@ -1,5 +1,6 @@
 //! One file a subcommand.
 
+pub mod advice;
 pub mod check;
 pub mod daemon;
 pub mod flush;

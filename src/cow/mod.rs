@@ -2,6 +2,7 @@
 //!
 //! Pure: who reads and writes the bytes is in [`crate::ops`].
 
+pub mod fill;
 pub mod format;
 pub mod size;
 pub mod view;

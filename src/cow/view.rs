@@ -12,8 +12,10 @@
 //! Chunks that are neighbours on the card are often strangers on the COW: a log that grows is
 //! written a block at a time. Each would be a run, so a write and a FLUSH, of its own. The view
 //! has free places behind each area, as many as the area has entries; a chunk that is copied there
-//! stands in the order of the card. A [`Budget`] says for how many there is memory.
+//! stands in the order of the card. A [`Budget`] says for how many there is memory. Entries that
+//! [`super::fill`] added are copied there in any case: they are on no COW.
 
+use super::fill::is_filler;
 use super::format::{self, CHUNK_BYTES, Chunk, Exception, PER_AREA};
 
 /// Where a view's parts stand.
@@ -47,7 +49,8 @@ pub struct Area {
     pub chunk: u64,
     /// What it holds.
     pub bytes: Box<Chunk>,
-    /// What to copy: from that chunk of the sealed COW to that chunk of the view.
+    /// What to copy: from that chunk of the sealed COW, or of the card (see [`super::fill`]), to
+    /// that chunk of the view.
     pub copies: Vec<(u64, u64)>,
 }
 
@@ -80,11 +83,15 @@ impl<'a> Areas<'a> {
     fn take(&mut self, most: usize) -> (&'a [Exception], bool) {
         let first = run_length(self.rest).min(most);
         let joined = self.short_neighbours(first, most);
-        let copy = joined > first && joined as u64 <= self.budget;
-        if copy {
-            self.budget -= joined as u64;
+        // The room for fillers was taken off the budget when they were added.
+        let fillers = |count| self.rest.iter().take(count).filter(|e| is_filler(e)).count();
+        let own = joined.saturating_sub(fillers(joined)) as u64;
+        let join = joined > first && own <= self.budget;
+        if join {
+            self.budget -= own;
         }
-        let (piece, rest) = self.rest.split_at(if copy { joined } else { first });
+        let copy = join || fillers(first) > 0;
+        let (piece, rest) = self.rest.split_at(if join { joined } else { first });
         self.rest = rest;
         (piece, copy)
     }
@@ -252,6 +259,26 @@ mod tests {
         assert_eq!([2, 3, 4, 5, 6].map(|chunk| view.source(chunk)), [2, 4, 3, 5, 6]);
         let half = View::build(&sorted, 3);
         assert_eq!(half.walk(), [(10, 4, 3), (50, 9, 1), (51, 11, 1)]);
+    }
+
+    #[test]
+    fn fillers_are_copied_and_join_their_neighbours() {
+        use crate::cow::fill::{EraseBlocks, FROM_CARD, fill};
+        let blocks = EraseBlocks { size: 8, before: 0 };
+        let mut budget = 10;
+        let filled = fill(&table(&[(10, 7), (11, 3), (13, 5)]), blocks, &mut budget);
+        assert_eq!(budget, 7);
+        let view = View::build(&filled, budget);
+        assert_eq!(view.walk(), [(8, 2, 6)]);
+        let sources = [8, 9, 10, 11, 12, 13].map(|old| view.source(old - 6));
+        assert_eq!(sources, [FROM_CARD + 8, FROM_CARD + 9, 7, 3, FROM_CARD + 12, 5]);
+        // Without room to join, what the COW holds stays there; fillers are copied all the same.
+        let alone = View::build(&filled, 0);
+        assert_eq!(
+            alone.walk().iter().map(|run| (run.0, run.2)).collect::<Vec<_>>(),
+            [(8, 2), (10, 1), (11, 1), (12, 1), (13, 1)]
+        );
+        assert_eq!(alone.copies.values().filter(|&&from| from >= FROM_CARD).count(), 3);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Header {
     pub chunks: u64,
     /// Segments begin at a multiple of this many chunks: the erase block, or 1.
     pub align: u32,
+    /// Merges fill the gaps in erase blocks of this many chunks; 0: they don't.
+    pub fill: u32,
     /// Counts header updates. Of two copies the one with the larger number holds.
     pub number: u64,
     /// UUID of root's filesystem; zeros when it has none.
@@ -190,7 +192,7 @@ impl Header {
     /// The record.
     pub fn encode(&self) -> Record {
         let mut fields = Writer::new(HEADER_MAGIC);
-        fields.put(&self.uuid).put(&self.label).u64(self.chunks).u32(self.align).u32(0);
+        fields.put(&self.uuid).put(&self.label).u64(self.chunks).u32(self.align).u32(self.fill);
         fields.u64(self.number).put(&self.root_uuid).u64(self.root_sectors).link(&self.start);
         let Life { made, segments, chunks, merges, merged } = self.life;
         fields.i64(made).u64(segments).u64(chunks).u64(merges).u64(merged);
@@ -201,12 +203,13 @@ impl Header {
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
         let mut fields = checked(HEADER_MAGIC, record)?;
         let (uuid, label, chunks) = (fields.take(), fields.take(), fields.u64());
-        let (align, _) = (fields.u32(), fields.u32());
+        let (align, fill) = (fields.u32(), fields.u32());
         Ok(Self {
             uuid,
             label,
             chunks,
             align,
+            fill,
             number: fields.u64(),
             root_uuid: fields.take(),
             root_sectors: fields.u64(),
@@ -474,6 +477,7 @@ mod tests {
             label: *b"log\0\0\0\0\0\0\0\0\0\0\0\0\0",
             chunks: 16384,
             align: 32,
+            fill: 1024,
             number: 3,
             root_uuid: [9; 16],
             root_sectors: 1 << 40,

@@ -8,6 +8,7 @@ use super::prune::{Policy, Pruned, prune};
 use super::valve::Valve;
 use super::{quiet, seal, view};
 use crate::cow::format::CHUNK_BYTES;
+use crate::cow::view::Budget;
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Exit, Result};
@@ -228,8 +229,10 @@ fn start_merge(
     } else {
         settled.pruned = prune(hands.policy, &layer, &mut data);
     }
+    let mut copies = view::copy_budget();
+    let data = fill_gaps(stack, name, data, &mut copies)?;
     let mark = quiet::allowed(stack);
-    let view = view::build(control, Name::View, &data, mark, view::copy_budget())?;
+    let view = view::build(control, Name::View, &data, mark, copies)?;
     // The mark is in the kernel before anything is changed: whoever removes the view undoes it.
     if let Some(mark) = mark {
         quiet::begin(mark);
@@ -255,6 +258,22 @@ fn logged_data(stack: &Stack) -> Result<view::Data> {
             .exit(Exit::Lost));
     }
     Ok(view::Data::of_log(device(stack, Name::Log)?.number, &log.chain))
+}
+
+/// Fills gaps when the log was told to. Only for the lowest layer: what stands
+/// between its chunks is on the card.
+fn fill_gaps(
+    stack: &Stack,
+    name: Name,
+    data: view::Data,
+    copies: &mut Budget,
+) -> Result<view::Data> {
+    let (Name::Logged, Some(log), Some((card, _))) = (name, stack.log_partition(), stack.card())
+    else {
+        return Ok(data);
+    };
+    let size = u64::from(Log::header_at(&block::path(log))?.fill);
+    Ok(if size > 1 { data.fill(card, size, copies) } else { data })
 }
 
 /// Makes sure that nothing in the log counts, before root is written to past it.

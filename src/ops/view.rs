@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use crate::cow::fill::{self, EraseBlocks, FROM_CARD};
 use crate::cow::format::{self, CHUNK_BYTES, Chunk, Defect, Exception, PER_AREA};
 use crate::cow::view::{self, Areas, Budget};
 use crate::dm::{Line, Target};
@@ -25,25 +26,41 @@ pub struct Data {
     pub store: DevNo,
     /// What stands where, sorted by old chunk and checked.
     pub table: Vec<Exception>,
+    /// Where fillers of gaps come from.
+    card: Option<DevNo>,
 }
 
 impl Data {
     /// How much it is.
     pub fn bytes(&self) -> Bytes {
-        Bytes(self.table.len() as u64 * CHUNK_BYTES as u64)
+        let own = self.table.iter().filter(|exception| !fill::is_filler(exception)).count();
+        Bytes(own as u64 * CHUNK_BYTES as u64)
     }
 
     /// What a sealed COW holds; `origin` is what it is sealed over.
     pub fn of_cow(origin: DevNo, cow: DevNo) -> Result<Self> {
         let table = read_table(cow, chunks(block::size(origin)?), chunks(block::size(cow)?))?;
-        Ok(Self { store: cow, table })
+        Ok(Self { store: cow, table, card: None })
     }
 
     /// What the flush log holds.
     pub fn of_log(log: DevNo, chain: &Chain) -> Self {
         let live = chain.live();
         let table = live.iter().map(|live| Exception { old: live.old, new: live.place }).collect();
-        Self { store: log, table }
+        Self { store: log, table, card: None }
+    }
+
+    /// Fills the gaps in the card's erase blocks with what the card holds there. Nobody may write to
+    /// the card until that is merged.
+    pub fn fill(mut self, card: DevNo, size: u64, budget: &mut Budget) -> Self {
+        // A partition that begins within a chunk has no chunk that lies in one page of the card.
+        let Some(start) = block::start(card).filter(|start| start.0 % CHUNK_SECTORS == 0) else {
+            return self;
+        };
+        let blocks = EraseBlocks { size, before: start.0 / CHUNK_SECTORS };
+        self.table = fill::fill(&self.table, blocks, budget);
+        self.card = Some(card);
+        self
     }
 }
 
@@ -60,7 +77,8 @@ pub fn build(
     let data_start = areas.layout().data_start();
     let metadata = Sectors(data_start * CHUNK_SECTORS);
     let file = tmpfs::file(TABLE_NAME, metadata.bytes())?;
-    write_areas(&file, areas, &mut Direct::open(&block::path(data.store))?)?;
+    let card = data.card.map(|card| Direct::open(&block::path(card))).transpose()?;
+    write_areas(&file, areas, Direct::open(&block::path(data.store))?, card)?;
     let table_loop = loopdev::attach(&file, TABLE_NAME, metadata.bytes())?;
 
     let linear = |device| Target::Linear { device, offset: Sectors(0) };
@@ -85,14 +103,28 @@ pub fn copy_budget() -> Budget {
     memory::info().map_or(0, |memory| memory.available.0 / 4 / CHUNK_BYTES as u64)
 }
 
-fn write_areas(file: &File, areas: Areas<'_>, store: &mut Direct) -> Result<()> {
+fn write_areas(
+    file: &File,
+    areas: Areas<'_>,
+    mut store: Direct,
+    mut card: Option<Direct>,
+) -> Result<()> {
     let put = |bytes: &[u8], chunk: u64| {
         file.write_all_at(bytes, chunk * CHUNK_BYTES as u64).doing(|| "write the view's table")
     };
     put(&format::header(), 0)?;
     for area in areas {
-        for (from, to) in &area.copies {
-            put(&store.chunk(*from)?, *to)?;
+        let follows =
+            |a: &(u64, u64), b: &(u64, u64)| *b == (a.0.saturating_add(1), a.1.saturating_add(1));
+        // Neighbours are read together: a card takes few requests a second.
+        for run in area.copies.chunk_by(follows) {
+            let Some(&(from, to)) = run.first() else { continue };
+            let mut bytes = vec![0; run.len() * CHUNK_BYTES];
+            match (from.checked_sub(FROM_CARD), &mut card) {
+                (Some(from), Some(card)) => card.read_at(from, &mut bytes)?,
+                _ => store.read_at(from, &mut bytes)?,
+            }
+            put(&bytes, to)?;
         }
         put(&area.bytes[..], area.chunk)?;
     }

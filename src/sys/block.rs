@@ -42,6 +42,15 @@ pub fn size(device: DevNo) -> Result<Sectors> {
     })
 }
 
+/// Where a partition begins on its disk; 0 for a whole disk. `None` when sysfs does not tell.
+pub fn start(device: DevNo) -> Option<Sectors> {
+    let folder = sysfs(device);
+    match std::fs::read_to_string(folder.join("start")) {
+        Ok(text) => decimal(text.trim()).map(Sectors),
+        Err(_) => (!folder.join("partition").exists()).then_some(Sectors(0)),
+    }
+}
+
 /// Counters of a block device: what the kernel wrote to it since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {

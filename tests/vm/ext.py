@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def edit(image: str, script: list[str]) -> None:
     complaints = _complaints(done.stderr)
     if done.returncode or complaints:
         raise RuntimeError(f"debugfs could not change {image}: {complaints}")
+
+
+def tune(image: str, options: Sequence[str]) -> None:
+    """Runs tune2fs on a filesystem; `?offset=` after the image's name says where in it."""
+    done = _tool(["tune2fs", *options, image])
+    if done.returncode:
+        raise RuntimeError(f"tune2fs could not change {image}: {done.stderr.decode().strip()}")
 
 
 class ExtImage:

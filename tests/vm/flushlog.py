@@ -21,7 +21,7 @@ RECORD = 512
 ENTRY = struct.Struct("<QI")
 PREFIX = struct.Struct("<8sII")  # magic, version, checksum
 CRC_AT = 12
-# UUID, label, chunks, align, -, number, root's UUID, root's sectors, start (id, sequence,
+# UUID, label, chunks, align, fill, number, root's UUID, root's sectors, start (id, sequence,
 # position, behind, -), life (made, segments, chunks, merges, merged)
 HEADER = struct.Struct("<16s16sQIIQ16sQQQQIIqQQQQ")
 # log's UUID, generation, id, previous, sequence, position, count, table's checksum, when

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "etc", "var", "root", "home")
 PASSWD = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 # Where what the build leaves in build/i586 goes.
-PROGRAMS = {"cowflush": "usr/sbin", "guest-tools": "usr/bin", "sqlite3": "usr/bin"}
+PROGRAMS = {"cowflush": "usr/sbin", "guest-tools": "usr/bin", "sqlite3": "usr/bin", "rsync": "usr/bin"}
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 

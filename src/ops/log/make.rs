@@ -30,6 +30,8 @@ pub struct Wish {
     pub root: Root,
     /// Segments begin at a multiple of this many bytes; 0 for none.
     pub erase_block: Bytes,
+    /// Merges fill the gaps in erase blocks of this size; 0: they don't.
+    pub fill: Bytes,
     /// A label.
     pub label: [u8; 16],
 }
@@ -38,8 +40,8 @@ impl Log {
     /// Makes an empty log of a partition. What was there is gone.
     pub fn make(path: &Path, wish: &Wish) -> Result<Self> {
         let mut disk = Direct::open_writable(path)?;
-        let align = u32::try_from(wish.erase_block.0 / CHUNK_BYTES as u64).unwrap_or(u32::MAX);
-        let align = align.max(1);
+        let chunks = |bytes: Bytes| u32::try_from(bytes.0 / CHUNK_BYTES as u64).unwrap_or(u32::MAX);
+        let align = chunks(wish.erase_block).max(1);
         let ring = Ring::new(disk.chunks(), align).ok_or_else(|| {
             let least = Bytes((SMALLEST + u64::from(align) + 1) * CHUNK_BYTES as u64);
             Error::new(
@@ -65,6 +67,7 @@ impl Log {
             label: wish.label,
             chunks: disk.chunks(),
             align,
+            fill: chunks(wish.fill),
             number: 1,
             root_uuid: wish.root.uuid,
             root_sectors: wish.root.size.0,

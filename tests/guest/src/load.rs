@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 
 use crate::Failure;
+use crate::random::Random;
 
 const BLOCK: usize = 4096;
 const LOG_LINE: usize = 256;
@@ -37,8 +38,7 @@ pub struct Load {
 
 impl Load {
     pub fn run(self) -> Result<ExitCode, Failure> {
-        // Xorshift can't leave zero, and near seeds begin alike: spread them.
-        let mut random = Random(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::new(self.seed);
         let (bytes, fsyncs) = match self.kind.as_str() {
             "scattered" => self.scattered(&mut random)?,
             "sequential" => self.sequential(&mut random)?,
@@ -107,27 +107,5 @@ impl Load {
         }
         file.sync_data()?;
         Ok(1)
-    }
-}
-
-/// Marsaglia's xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for word in bytes.as_chunks_mut::<8>().0 {
-            *word = self.next().to_le_bytes();
-        }
     }
 }

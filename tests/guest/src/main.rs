@@ -1,14 +1,17 @@
 //! Helpers for the guest, in one binary.
 
 mod classic;
+mod day;
 mod deny;
 mod direct;
+mod dm;
 mod flood;
 mod hog;
 mod initmemory;
 mod killat;
 mod load;
 mod memory;
+mod random;
 mod trace;
 mod writer;
 
@@ -36,6 +39,8 @@ enum Tool {
     Load(load::Load),
     Flood(flood::Flood),
     Hog(hog::Hog),
+    Day(day::Day),
+    Dm(dm::Dm),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         Tool::Load(tool) => tool.run(),
         Tool::Flood(tool) => tool.run(),
         Tool::Hog(tool) => tool.run(),
+        Tool::Day(tool) => tool.run(),
+        Tool::Dm(tool) => tool.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("guest-tools: {error}");

@@ -10,6 +10,10 @@ pub const SMALLEST: Bytes = Bytes(2 << 20);
 /// kernel and a few programs can't do with less.
 pub const RESERVE: Bytes = Bytes(16 << 20);
 
+/// How far a writer at full memory speed may come before it is held back: 30 ms of it. The memory for
+/// that is in the [`RESERVE`].
+pub const SLACK: Bytes = Bytes(8 << 20);
+
 /// A wish for the size of the COW, from `cowflush.size=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -88,10 +92,17 @@ pub fn device(limit: Bytes) -> Bytes {
     Bytes(chunks * CHUNK_BYTES as u64)
 }
 
-/// The size that a fresh COW may have while a sealed one still holds `sealed` bytes: what is left
+/// How much a fresh COW may hold while a sealed one still holds `sealed` bytes: what is left
 /// of `limit`, but never less than a quarter of it, so that writers have room during a flush.
 pub fn fresh(limit: Bytes, sealed: Bytes) -> Bytes {
     device(Bytes(limit.0.saturating_sub(sealed.0).max(limit.0 / 4).max(SMALLEST.0)))
+}
+
+/// The size of the fresh COW's device: [`SLACK`] more, but not more than `roof`, what one flush can
+/// put into the flush log.
+pub fn fresh_device(limit: Bytes, sealed: Bytes, roof: Bytes) -> Bytes {
+    let fresh = fresh(limit, sealed);
+    device(Bytes(fresh.0.saturating_add(SLACK.0)).min(roof.max(fresh)))
 }
 
 #[cfg(test)]
@@ -131,6 +142,10 @@ mod tests {
         assert_eq!(fresh(limit, Bytes(0)), device(limit));
         assert_eq!(fresh(limit, Bytes(40 * MIB)), device(Bytes(60 * MIB)));
         assert_eq!(fresh(limit, limit), device(Bytes(25 * MIB)));
+        let none = Bytes(u64::MAX);
+        assert_eq!(fresh_device(limit, limit, none), device(Bytes(33 * MIB)));
+        assert_eq!(fresh_device(limit, limit, Bytes(30 * MIB)), device(Bytes(30 * MIB)));
+        assert_eq!(fresh_device(limit, limit, Bytes(0)), device(Bytes(25 * MIB)));
     }
 
     proptest! {

@@ -13,7 +13,7 @@ use crate::units::Bytes;
 pub struct Level {
     /// What the COW holds, metadata included.
     pub used: Bytes,
-    /// What it can hold in RAM now: its device's size, or less while memory is short.
+    /// What it may hold in RAM now: its limit, or less while memory is short.
     pub size: Bytes,
     /// The same with the spill area.
     pub brim: Bytes,
@@ -27,11 +27,11 @@ const SHORTEST: Duration = Duration::from_millis(4);
 const LONGEST: Duration = Duration::from_millis(500);
 
 impl Level {
-    /// A COW that holds `used` of its `device`, while `room` could be had for more.
-    pub fn new(used: Bytes, device: Bytes, dirty: Bytes, room: Room) -> Self {
+    /// A COW that holds `used` and may hold `limit`, while `room` could be had for more.
+    pub fn new(used: Bytes, limit: Bytes, dirty: Bytes, room: Room) -> Self {
         let room = room.with(used);
-        let in_ram = Bytes(device.0.saturating_sub(room.spill.0));
-        Self { used, size: in_ram.min(room.most_in_ram()), brim: device.min(room.most()), dirty }
+        let in_ram = Bytes(limit.0.saturating_sub(room.spill.0));
+        Self { used, size: in_ram.min(room.most_in_ram()), brim: limit.min(room.most()), dirty }
     }
 
     /// A COW that is full, of which the kernel tells no figures.

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::feeder::Feeder;
 use super::flush::{How, Outcome, Session};
 use super::report::Reporter;
-use super::valve::Valve;
+use super::valve::{Rule, Valve};
 use super::voice::Voice;
 use super::watch::Watch;
 use super::{hold, run_dir, spill, valve};
@@ -168,8 +168,8 @@ impl<'a> Daemon<'a> {
     /// can reach the COW at once: more than it holds. So the kernel is told to keep an eighth of the
     /// COW's size at most. To write them there costs no more than copying memory.
     fn limit_dirty(&mut self) {
-        let spill = self.config.spill.is_some();
-        let level = valve::level(&self.control, &mut self.message, spill);
+        let rule = Rule::of(&self.config);
+        let level = valve::level(&self.control, &mut self.message, &rule);
         let Some(level) = level else { return };
         let most = (level.size.0 / 8).max(1 << 20);
         let limits = DirtyLimits { background: most / 2, most, ratios: (0, 0) };
@@ -181,7 +181,7 @@ impl<'a> Daemon<'a> {
     fn look(&mut self) -> Now {
         let status = self.control.look(&mut self.message).unwrap_or(SnapshotStatus::Unknown);
         let memory = memory::info().unwrap_or_default();
-        let level = valve::level_of(status, &memory, self.config.spill.is_some());
+        let level = valve::level_of(status, &memory, &Rule::of(&self.config));
         let (day, minute) = time::local();
         // Without a COW nothing is pending, whatever is in the page cache.
         let pending = match (level, status) {
@@ -282,7 +282,7 @@ impl<'a> Daemon<'a> {
     fn resort(&mut self, now: &Now, signals: &mut Held) {
         // A seal that failed left no valve. With one, the lock is this process's until the next try.
         if self.valve.is_none() && lock::take(&self.control).is_ok() {
-            self.valve = Valve::tended(&self.control, &self.config).ok();
+            self.valve = Valve::tended(&self.control, Rule::of(&self.config)).ok();
         }
         if now.level.percent_of_brim() < self.config.full_wait {
             return;

@@ -8,11 +8,12 @@ use nix::errno::Errno;
 use super::log::Log;
 use super::prune::Policy;
 use super::settle::{self, Hands, Settled, settle};
-use super::valve::{self, Valve};
+use super::valve::{self, Rule, Valve};
 use super::window::Sealed;
 use super::{cowfile, run_dir, seal};
 use crate::config::Config;
 use crate::cow::format::CHUNK_SECTORS;
+use crate::cow::size;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::report::progress::Meter;
@@ -30,7 +31,10 @@ pub struct Session<'a> {
     kept: Option<&'a mut Option<Valve>>,
     meter: Meter,
     signals: &'a mut Held,
+    /// What a COW may hold.
     limit: Bytes,
+    /// What one flush can put into the flush log.
+    roof: Bytes,
     config: &'a Config,
     command: &'static str,
     reason: String,
@@ -117,9 +121,9 @@ impl<'a> Session<'a> {
         wish: Wish,
     ) -> Result<Self> {
         let mut session = Self::open(Control::open()?, command, config, signals)?;
-        session.finish(wish)?;
         session.measure()?;
-        Ok(session)
+        session.finish(wish)?;
+        session.ready()
     }
 
     /// The same on the way down: a log that can't be written is passed by.
@@ -129,9 +133,9 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
     ) -> Result<Self> {
         let mut session = Self::open(Control::open()?, command, config, signals)?;
-        session.finish_anyhow()?;
         session.measure()?;
-        Ok(session)
+        session.finish_anyhow()?;
+        session.ready()
     }
 
     /// The same for the daemon, which tries again and again. Should this fail, or what is done in
@@ -147,13 +151,13 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let mut session = Self::open(control.clone(), "daemon", config, signals)?;
         session.kept = Some(kept);
+        session.measure()?;
         if last {
             session.finish_anyhow()?;
         } else {
             session.finish(Wish::default())?;
         }
-        session.measure()?;
-        Ok(session)
+        session.ready()
     }
 
     fn open(
@@ -169,7 +173,8 @@ impl<'a> Session<'a> {
         priority::io_flusher();
         let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
         let (kept, frozen) = (None, false);
-        Ok(Self { control, kept, meter, signals, limit, config, command, reason, frozen })
+        let roof = Bytes(u64::MAX);
+        Ok(Self { control, kept, meter, signals, limit, roof, config, command, reason, frozen })
     }
 
     /// Finishes what an earlier command left. Writers may be at work, with little room while a COW
@@ -179,7 +184,6 @@ impl<'a> Session<'a> {
         let awake = stack.root.is_some_and(|root| !root.suspended && !root.inactive);
         let behind = self.kept.as_ref().is_some_and(|kept| kept.is_some());
         if (awake || behind) && stack.sealed.is_some() {
-            // The limit is not known yet, so the COW does not grow now.
             return self.settle_with_valve(wish);
         }
         // Nothing that a valve could wait for.
@@ -202,7 +206,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Learns how large the COW may be, and lets it grow to that.
+    /// Everything is settled: what that gave back may be used.
+    fn ready(mut self) -> Result<Self> {
+        self.measure()?;
+        // A flush that was killed may have left the COW small.
+        self.grow()?;
+        Ok(self)
+    }
+
+    /// Learns how large the COW may be.
     fn measure(&mut self) -> Result<()> {
         let (memory, stack) = (memory::info()?, self.stack()?);
         // What COWs hold is not available to others, but it is to COWs.
@@ -212,10 +224,10 @@ impl<'a> Session<'a> {
         // needed.
         let capacity = stack.log_partition().map(|log| Log::capacity_at(&block::path(log)));
         if let Some(Ok(capacity)) = capacity {
+            self.roof = capacity;
             self.limit = self.limit.min(capacity);
         }
-        // A flush that was killed may have left the COW small.
-        self.grow()
+        Ok(())
     }
 
     /// Says why, for the record.
@@ -256,7 +268,7 @@ impl<'a> Session<'a> {
         }
         let wish = Wish { direct: how.direct, ..Wish::default() };
         let (sealed, mut settled) =
-            self.seal(&stack, seal::After::Defer { limit: self.limit }, wish)?;
+            self.seal(&stack, seal::After::Defer { limit: self.limit, roof: self.roof }, wish)?;
         // While the COW fills up quickly there is no time for a merge, after which the writers would
         // be let go with little room left. When the log has no room a flush merges by itself, with
         // the sealed COW still held.
@@ -363,13 +375,14 @@ impl<'a> Session<'a> {
 
     /// Settles while writers are at work, who have less room than usual meanwhile. Root is awake.
     fn settle_with_valve(&mut self, wish: Wish) -> Result<Settled> {
-        let target = self.control.stack()?.root.and_then(|root| root.target());
+        let stack = self.control.stack()?;
+        let target = stack.root.and_then(|root| root.target());
         let Some(Target::Snapshot { cow, .. }) = target else { return self.settle(wish) };
         let policy = self.policy();
         let waiting = self.kept.as_mut().and_then(|kept| kept.take());
         let mut valve = match waiting {
             Some(valve) => valve,
-            None => Valve::tended(&self.control, self.config)?,
+            None => Valve::tended(&self.control, self.rule(&stack))?,
         };
         priority::realtime(false);
         let mut hands = Hands {
@@ -391,6 +404,13 @@ impl<'a> Session<'a> {
         settled.and_then(|settled| grown.map(|()| settled))
     }
 
+    /// What root's COW may hold until everything is settled.
+    fn rule(&self, stack: &Stack) -> Rule {
+        let sealed = stack.sealed_in_ram().and_then(|sealed| sealed.usage());
+        let sealed = sealed.map_or(Bytes(0), |usage| usage.allocated.bytes());
+        Rule::of(self.config).at_most(size::fresh(self.limit, sealed))
+    }
+
     fn policy(&self) -> Policy {
         Policy { on: self.config.prune, frozen: self.frozen }
     }
@@ -398,7 +418,7 @@ impl<'a> Session<'a> {
     /// What is on its way to the COW may not fit any more.
     fn is_full(&self) -> bool {
         let mut message = Message::about(Name::Root);
-        let level = valve::level(&self.control, &mut message, self.config.spill.is_some());
+        let level = valve::level(&self.control, &mut message, &Rule::of(self.config));
         level.is_some_and(|level| level.percent_of_brim() >= self.config.full_wait)
     }
 

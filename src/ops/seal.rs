@@ -19,6 +19,8 @@ pub enum After {
     Defer {
         /// The COW's limit.
         limit: Bytes,
+        /// What one flush can put into the flush log.
+        roof: Bytes,
     },
     /// The card: the sealed COW is merged in its own order, writes go straight through.
     WriteThrough,
@@ -49,10 +51,10 @@ pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
     let chunk = CHUNK_SECTORS;
     let (origin, cow) = (root.seat, root.cow);
     let (sealed_target, root_target, fresh) = match after {
-        After::Defer { limit } => {
+        After::Defer { limit, roof } => {
             let used = stack.root.and_then(|device| device.usage());
             let used = used.map_or(limit, |usage| usage.allocated.bytes());
-            let fresh = cowfile::create(size::fresh(limit, used), limit)?;
+            let fresh = cowfile::create(size::fresh_device(limit, used, roof), limit)?;
             let root_target = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
             (Target::Snapshot { origin, cow, chunk }, root_target, Some(fresh))
         }

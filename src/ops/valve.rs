@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use crate::config::Config;
+use crate::cow::size::Size;
 use crate::daemon::pressure::{self, Gate, Level, SLOW};
 use crate::dm::SnapshotStatus;
 use crate::error::Result;
@@ -16,6 +17,28 @@ use crate::sys::dm::{Control, Message, Request};
 use crate::sys::guard::{self, Guard};
 use crate::sys::memory::{self, MemInfo};
 use crate::units::Bytes;
+
+/// By what a COW's level is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    size: Size,
+    full_wait: u64,
+    spill: bool,
+    most: Bytes,
+}
+
+impl Rule {
+    /// What the owner wants.
+    pub fn of(config: &Config) -> Self {
+        let (full_wait, spill) = (config.full_wait, config.spill.is_some());
+        Self { size: config.size, full_wait, spill, most: Bytes(u64::MAX) }
+    }
+
+    /// The same, but the COW may hold `most` only: another one is sealed and holds memory.
+    pub fn at_most(self, most: Bytes) -> Self {
+        Self { most, ..self }
+    }
+}
 
 /// A valve at work.
 pub struct Valve {
@@ -26,16 +49,15 @@ pub struct Valve {
 
 impl Valve {
     /// Sets one to work on root, which must be awake and defer. It closes at `full-wait`.
-    pub fn tended(control: &Control, config: &Config) -> Result<Self> {
-        let (full_wait, spill) = (config.full_wait, config.spill.is_some());
+    pub fn tended(control: &Control, rule: Rule) -> Result<Self> {
         let mut message = Message::about(Name::Root);
         // Both closures run in the other process, one after the other.
         let hand = std::cell::RefCell::new((None::<Instant>, Message::about(Name::Root)));
         let mut tend = || {
             let (closed, message) = &mut *hand.borrow_mut();
-            let Some(level) = level(control, message, spill) else { return SLOW };
+            let Some(level) = level(control, message, &rule) else { return SLOW };
             let gate = closed.map_or(Gate::Open, |since| Gate::Closed(since.elapsed()));
-            let (hold, rest) = pressure::tend(&level, full_wait, gate);
+            let (hold, rest) = pressure::tend(&level, rule.full_wait, gate);
             if hold != closed.is_some() && turn(control, message, hold) {
                 *closed = hold.then(Instant::now);
             }
@@ -82,18 +104,19 @@ fn turn(control: &Control, root: &mut Message, hold: bool) -> bool {
 }
 
 /// How full root's COW is; `message` is about root. `None` when root defers nothing.
-/// `spill` says whether it may spill.
-pub fn level(control: &Control, message: &mut Message, spill: bool) -> Option<Level> {
-    level_of(control.look(message).ok()?, &memory::info().unwrap_or_default(), spill)
+pub fn level(control: &Control, message: &mut Message, rule: &Rule) -> Option<Level> {
+    level_of(control.look(message).ok()?, &memory::info().unwrap_or_default(), rule)
 }
 
 /// The same from what was seen already.
-pub fn level_of(status: SnapshotStatus, memory: &MemInfo, spill: bool) -> Option<Level> {
+pub fn level_of(status: SnapshotStatus, memory: &MemInfo, rule: &Rule) -> Option<Level> {
     let dirty = Bytes(memory.dirty.0.saturating_add(memory.writeback.0));
     match status {
         SnapshotStatus::Used(usage) => {
-            let (used, size) = (usage.allocated.bytes(), usage.total.bytes());
-            Some(Level::new(used, size, dirty, memory.room(spill)))
+            let (used, device) = (usage.allocated.bytes(), usage.total.bytes());
+            let room = memory.room(rule.spill);
+            let limit = rule.size.limit(memory.total, &room.with(used)).min(rule.most);
+            Some(Level::new(used, limit.min(device), dirty, room))
         }
         // The kernel does not count a COW that overflowed.
         SnapshotStatus::Overflow => Some(Level::FULL),

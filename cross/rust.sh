@@ -31,6 +31,9 @@ rust_for() {
     # libc_unstable_time64: 64-bit times in libc and nix, else dates end in 2038.
     flags=(
         --cfg=libc_unstable_time64
+        # Small: no panic here tells a person more than its message.
+        -Zlocation-detail=none
+        -Zfmt-debug=none
         -Crelocation-model=static
         -Cforce-unwind-tables=no
         -Clink-self-contained=no

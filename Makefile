@@ -44,12 +44,13 @@ lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
-	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl,promtool}
+	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,musl,promtool} tests/debian/prepare \
+		package/debian/{build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*}
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 promtool ## Binary, initramfs, busybox and both kernels, in build/
+build: guest kernel-6.1 kernel-6.12 promtool deb debian-root ## Binary, initramfs, busybox and both kernels, in build/
 
 clean: ## Remove build/ (built kernels and busybox stay in the cache)
 	rm -rf build
@@ -64,10 +65,19 @@ guest: deps host
 host: deps ## The program for this machine, in build/host/release
 	@$(CARGO) build --quiet --release --locked
 
+ARCH := i386
+deb: deps ## Debian's package, in build/: ARCH=i386 or amd64
+	@package/debian/build $(ARCH)
+
 # build/promtool/promtool, for tests
 promtool: deps
 	@mkdir -p build
 	@promtool=$$(cross/promtool); ln -sfn "$$promtool" build/promtool
+
+# build/debian: Debian systems to install the package in, for tests
+debian-root: deps
+	@mkdir -p build
+	@root=$$(cross/debian-root); ln -sfn "$$root" build/debian
 
 # build/kernel-VERSION/bzImage
 kernel-%: deps
@@ -77,4 +87,4 @@ kernel-%: deps
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test power-cut soak bench fuzz lint fmt build clean guest host promtool deps
+.PHONY: help run shell test power-cut soak bench fuzz lint fmt build clean guest host deb debian-root promtool deps

@@ -4,7 +4,7 @@ use cowflush::error::{Error, Exit, Result};
 use cowflush::ops::flush::{How, Incomplete, Outcome, Session};
 use cowflush::ops::{hold, run_dir};
 use cowflush::report::json::Object;
-use cowflush::report::{record::Record, syslog};
+use cowflush::report::{progress::Meter, record::Record, syslog};
 use cowflush::stack::Wish;
 use cowflush::sys::{block, signals};
 use cowflush::units::Utc;
@@ -62,7 +62,7 @@ pub fn stop(json: bool) -> Result<Exit> {
                  `cowflush release` ends the hold.",
             ));
     }
-    let mut session = counted(Session::begin_last("stop", &config, &mut signals))?;
+    let mut session = counted(Session::begin_last("stop", &config, &mut signals, Meter::new()))?;
     let outcome = counted(session.stop())?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
@@ -136,7 +136,8 @@ fn tell(
     Ok(if incomplete.is_none() { Exit::Done } else { Exit::Failed })
 }
 
-fn explain(incomplete: Incomplete) -> String {
+/// What an incomplete flush means for the owner.
+pub fn explain(incomplete: Incomplete) -> String {
     let what = match incomplete {
         Incomplete::Overflow => "The COW had overflowed: the filesystem was refused writes.".into(),
         Incomplete::Unfrozen => "The filesystem could not be frozen, as after errors.".into(),

@@ -1,5 +1,6 @@
 //! One file a subcommand.
 
+pub mod attach;
 pub mod check;
 pub mod daemon;
 pub mod flush;
@@ -8,6 +9,7 @@ pub mod hold;
 pub mod init;
 pub mod log;
 pub mod recover;
+pub mod shutdown;
 pub mod status;
 
 use cowflush::boot::cmdline::Options;

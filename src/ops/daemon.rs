@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::daemon::schedule::{Now, Reason, Schedule};
 use crate::dm::SnapshotStatus;
 use crate::error::{Error, Exit, Result};
+use crate::report::progress::Meter;
 use crate::report::record::Record;
 use crate::stack::{Name, Wish};
 use crate::sys::dm::{Control, Message};
@@ -239,7 +240,7 @@ impl<'a> Daemon<'a> {
             return;
         }
         // A log that can't be written is passed by.
-        let through = Session::begin_last("daemon", &self.config, signals)
+        let through = Session::begin_last("daemon", &self.config, signals, Meter::new())
             .and_then(|mut session| session.give_up_deferring());
         match through {
             Ok(()) => (self.tell)(News::Note(

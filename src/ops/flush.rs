@@ -107,32 +107,38 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
         wish: Wish,
     ) -> Result<Self> {
-        let mut session = Self::open(command, config, signals)?;
+        let mut session = Self::open(command, config, signals, Meter::new())?;
         session.finish(wish)?;
         session.measure()?;
         Ok(session)
     }
 
-    /// The same on the way down: a log that can't be written is passed by.
+    /// The same on the way down: a log that can't be written is passed by. `meter` shows progress.
     pub fn begin_last(
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
+        meter: Meter,
     ) -> Result<Self> {
-        let mut session = Self::open(command, config, signals)?;
+        let mut session = Self::open(command, config, signals, meter)?;
         session.finish(Wish::default()).or_else(|error| session.pass_by_log(error))?;
         session.measure()?;
         Ok(session)
     }
 
-    fn open(command: &'static str, config: &'a Config, signals: &'a mut Held) -> Result<Self> {
+    fn open(
+        command: &'static str,
+        config: &'a Config,
+        signals: &'a mut Held,
+        meter: Meter,
+    ) -> Result<Self> {
         let control = Control::open()?;
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
         // Root will be suspended for moments, and this program may lie on it.
         memory::lock()?;
         priority::io_flusher();
-        let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
+        let (limit, reason) = (Bytes(0), String::new());
         Ok(Self { control, meter, signals, limit, config, command, reason })
     }
 

@@ -1,0 +1,104 @@
+"""The Debian package in real Debian systems: GRUB, the stock kernel, its initramfs, both inits."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from vm import artefacts, debian, flushlog
+from vm.debian import CARD, PACKAGES, SLOW, STACK
+from vm.lab import Lab
+from vm.machine import VM
+
+INITS = pytest.mark.parametrize("init", ("systemd", "sysvinit"))
+# What apt, dpkg and the tools they start say when something is wrong, or might be.
+COMPLAINT = re.compile(r"^.*(?:\b[WE]: |\berror\b|\bwarning\b|\bfailed\b|cannot).*$", re.IGNORECASE | re.MULTILINE)
+# Said without cowflush as well
+USUAL = re.compile(
+    r"debconf: |can't be accessed by user '_apt'|unsandboxed as root|Possible missing firmware|"
+    r"os-prober|not be executed to detect|policy-rc.d"
+)
+
+
+def complaints(text: str) -> list[str]:
+    return [line for line in COMPLAINT.findall(text) if not USUAL.search(line)]
+
+
+def mode(vm: VM) -> str:
+    report: dict[str, str] = json.loads(vm.run("cowflush status --json").ok().output)
+    return report["mode"]
+
+
+def kernel_said(vm: VM) -> list[str]:
+    """What the kernel or cowflush complained of since this boot."""
+    return vm.run("dmesg --level=emerg,alert,crit,err").ok().text.splitlines()
+
+
+@INITS
+def test_install_use_and_remove(boot: Lab, init: str) -> None:
+    card = debian.fresh(boot, init)
+    vm = debian.boot(boot, card)
+    debian.settled(vm, init)
+    before = kernel_said(vm)
+    assert complaints(debian.install(vm)) == []
+    # Nothing changes before the reboot.
+    assert debian.root_device(vm) == CARD
+    debian.shut_down(vm, init, "reboot")
+
+    vm = debian.boot(boot, card)
+    debian.settled(vm, init)
+    on_the_stack(vm)
+    strip = lambda lines: {re.sub(r"^\[.*?\] ", "", line) for line in lines}  # noqa: E731
+    assert strip(kernel_said(vm)) <= strip(before)
+    vm.run("echo '* * * * * root date >>/root/cron' >/etc/cron.d/minute && logger from-rsyslog").ok()
+    said = vm.run("apt-get update && apt-get install --yes hello && hello && apt-get remove --yes hello", timeout=SLOW)
+    assert complaints(said.ok().text) == []
+    assert "Hello, world!" in said.text
+    vm.run("until [ -s /root/cron ]; do sleep 1; done; echo kept >/root/kept; sync", timeout=90).ok()
+    vm.run("cowflush flush", timeout=60).ok()
+    vm.kill()
+
+    root = flushlog.recovered(card)
+    root.fsck()
+    assert root.read("/root/kept") == b"kept\n"
+    assert b"from-rsyslog" in root.read("/var/log/syslog")
+    vm = debian.boot(boot, card)
+    debian.settled(vm, init)
+    on_the_stack(vm)
+    vm.run("cat /root/kept /root/cron && grep from-rsyslog /var/log/syslog && dpkg --audit && ! which hello").ok()
+    vm.run("echo later >/root/later").ok()
+    debian.shut_down(vm, init)
+    assert "all data are on the card." in vm.console
+    card.fsck()
+    assert card.read("/root/later") == b"later\n"
+
+    vm = debian.boot(boot, card)
+    debian.settled(vm, init)
+    on_the_stack(vm)
+    removed = vm.run("apt-get purge --yes cowflush", timeout=SLOW).ok().text
+    assert complaints(removed) == []
+    vm.run("! ls /etc/cowflush.conf /usr/sbin/cowflush /usr/lib/systemd/system/cowflush.service 2>&1").ok()
+    vm.run("echo after >/root/after").ok()
+    debian.shut_down(vm, init, "reboot")
+    card.fsck()
+
+    vm = debian.boot(boot, card)
+    debian.settled(vm, init)
+    assert debian.root_device(vm) == CARD
+    assert vm.run("cat /root/later /root/after").ok().text == "later\nafter\n"
+    vm.run("! lsinitramfs /initrd.img | grep cowflush").ok()
+    debian.shut_down(vm, init)
+    card.fsck()
+
+
+def on_the_stack(vm: VM) -> None:
+    """Root is on the stack, writes stay in RAM, and whoever asks for root's UUID gets the stack."""
+    assert debian.root_device(vm) == STACK
+    assert mode(vm) == "deferring"
+    real = vm.run(f"readlink -f {STACK}").ok().text
+    assert vm.run(f"readlink -f /dev/disk/by-uuid/{debian.UUID} /dev/disk/by-label/debian").ok().text == 2 * real
+    for question in (f"blkid -U {debian.UUID}", f"findfs UUID={debian.UUID}", f"blkid -l -o device -t UUID={debian.UUID}"):
+        assert vm.run(f"readlink -f $({question})").ok().text == real, question
+    vm.run("pgrep -x cowflush || pgrep -f 'cowflush daemon'").ok()

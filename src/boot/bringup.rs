@@ -12,10 +12,10 @@ use super::flushlog::{self, Found};
 use super::stacking;
 use super::superblock::Filesystem;
 use crate::error::{Error, Result};
-use crate::ops::run_dir;
+use crate::ops::{log, run_dir};
 use crate::stack::Name;
 use crate::sys::{block, memory};
-use crate::units::{Bytes, DevNo};
+use crate::units::{Bytes, DevNo, Utc};
 
 /// How long a card may take to appear, unless `rootwait` or `rootdelay` say otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -107,10 +107,11 @@ fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> Str
     let what = match found {
         Found::Log { partition, log, .. } => format!(
             "A power cut loses what was not flushed and nothing else: the flush log on {} holds {} \
-             flushes and is {} % full.",
+             flushes and is {} % full.{}",
             partition.name,
             log.chain.segments.len(),
-            log.used_percent()
+            log.used_percent(),
+            last_stop(log)
         ),
         _ => "A power cut loses what was not flushed; one during a flush can tear root, since \
               there is no flush log (`cowflush log --help` tells how to add one)."
@@ -122,6 +123,15 @@ fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> Str
         Name::Root.text(),
         card.name
     )
+}
+
+/// A stop leaves an empty log. With one that is not, the system ended in another way, as by a power
+/// cut or `reboot -f`, and lost what was younger than its last flush.
+fn last_stop(log: &log::Log) -> String {
+    log.chain.segments.last().map_or_else(String::new, |segment| {
+        let when = Utc(segment.head.when);
+        format!(" Root was not stopped: what was written after the flush of {when} is gone.")
+    })
 }
 
 /// Makes the name that people expect, as udev would, and that mount tables then show.

@@ -102,3 +102,34 @@ def on_the_stack(vm: VM) -> None:
     for question in (f"blkid -U {debian.UUID}", f"findfs UUID={debian.UUID}", f"blkid -l -o device -t UUID={debian.UUID}"):
         assert vm.run(f"readlink -f $({question})").ok().text == real, question
     vm.run("pgrep -x cowflush || pgrep -f 'cowflush daemon'").ok()
+
+
+def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
+    old, new = (package.removeprefix("linux-image-") for package in artefacts.debian_kernels())
+    vm = debian.boot(boot, debian.installed(boot, "systemd"))
+    debian.settled(vm, "systemd")
+    assert vm.run("uname -r").ok().text.strip() == old
+    said = vm.run(f"apt-get update && apt-get install --yes linux-image-{new}", timeout=2 * SLOW).ok().text
+    assert complaints(said) == []
+    vm.run(f"lsinitramfs /boot/initrd.img-{new} | grep -x usr/sbin/cowflush").ok()
+    vm.run(f"grep 'linux.*/boot/vmlinuz-{new} root=UUID={debian.UUID}' /boot/grub/grub.cfg").ok()
+    debian.shut_down(vm, "systemd", "reboot")
+    vm.card.fsck()
+    vm = debian.boot(boot, vm.card)
+    debian.settled(vm, "systemd")
+    assert vm.run("uname -r").ok().text.strip() == new
+    on_the_stack(vm)
+
+
+def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -> None:
+    """And with what was flushed before: the log is applied first."""
+    vm = debian.boot(boot, debian.installed(boot, "sysvinit"))
+    vm.run("echo kept >/root/kept && cowflush flush", timeout=60).ok()
+    vm.run("sed -i 's/panic=-1/initcall_blacklist=dm_snapshot_init &/' /boot/grub/grub.cfg && cowflush merge").ok()
+    vm.run("echo younger >/root/younger && cowflush flush", timeout=60).ok()
+    vm.kill()
+    vm = debian.boot(boot, vm.card)
+    assert debian.root_device(vm) == CARD
+    assert mode(vm) == "inactive"
+    vm.run("grep -x mode=plain /run/cowflush/boot").ok()
+    assert vm.run("cat /root/kept /root/younger").ok().text == "kept\nyounger\n"

@@ -83,3 +83,12 @@ def complete(words: list[str], directory: Path) -> set[str]:
     )
     assert done.stderr == ""
     return set(done.stdout.split())
+
+
+def test_lintian_finds_nothing_that_is_not_explained() -> None:
+    """The overrides, each with its reason, are in package/debian/lintian-overrides."""
+    done = subprocess.run(
+        ["lintian", "--allow-root", "--tag-display-limit", "0", artefacts.debian_package()], capture_output=True, text=True
+    )
+    assert re.findall(r"^[EW]: .*", done.stdout, re.MULTILINE) == [], done.stdout
+    assert done.returncode == 0, done.stderr

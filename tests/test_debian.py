@@ -101,6 +101,8 @@ def on_the_stack(vm: VM) -> None:
     assert vm.run(f"readlink -f /dev/disk/by-uuid/{debian.UUID} /dev/disk/by-label/debian").ok().text == 2 * real
     for question in (f"blkid -U {debian.UUID}", f"findfs UUID={debian.UUID}", f"blkid -l -o device -t UUID={debian.UUID}"):
         assert vm.run(f"readlink -f $({question})").ok().text == real, question
+    # A copy in RAM, for when root can't be read
+    assert vm.run("/run/cowflush/cowflush version").ok().text.startswith("cowflush ")
     vm.run("pgrep -x cowflush || pgrep -f 'cowflush daemon'").ok()
 
 

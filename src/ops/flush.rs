@@ -116,19 +116,20 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
         wish: Wish,
     ) -> Result<Self> {
-        let mut session = Self::open(Control::open()?, command, config, signals)?;
+        let mut session = Self::open(Control::open()?, command, config, signals, Meter::new())?;
         session.finish(wish)?;
         session.measure()?;
         Ok(session)
     }
 
-    /// The same on the way down: a log that can't be written is passed by.
+    /// The same on the way down: a log that can't be written is passed by. `meter` shows progress.
     pub fn begin_last(
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
+        meter: Meter,
     ) -> Result<Self> {
-        let mut session = Self::open(Control::open()?, command, config, signals)?;
+        let mut session = Self::open(Control::open()?, command, config, signals, meter)?;
         session.finish_anyhow()?;
         session.measure()?;
         Ok(session)
@@ -145,7 +146,7 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
         last: bool,
     ) -> Result<Self> {
-        let mut session = Self::open(control.clone(), "daemon", config, signals)?;
+        let mut session = Self::open(control.clone(), "daemon", config, signals, Meter::new())?;
         session.kept = Some(kept);
         if last {
             session.finish_anyhow()?;
@@ -161,13 +162,14 @@ impl<'a> Session<'a> {
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
+        meter: Meter,
     ) -> Result<Self> {
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
         // Root will be suspended for moments, and this program may lie on it.
         memory::lock()?;
         priority::io_flusher();
-        let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
+        let (limit, reason) = (Bytes(0), String::new());
         let (kept, frozen) = (None, false);
         Ok(Self { control, kept, meter, signals, limit, config, command, reason, frozen })
     }

@@ -25,7 +25,10 @@ shell: guest kernel-6.1 ## Boot the same and get a shell in it
 
 test: build ## All tests: on this machine, then in QEMU
 	$(CARGO) test --workspace --locked
-	$(PYTHON) -m pytest -n 2 tests
+	$(PYTHON) -m pytest -n 2 --ignore-glob='*/test_debian*' tests
+
+test-debian: build debian-root ## The package in real Debian systems (not part of `make test` yet: see README)
+	$(PYTHON) -m pytest -n 2 tests/test_debian.py tests/test_debian_shutdown.py
 
 power-cut: build ## Cut the power of a flushing guest at thousands of points (a few minutes)
 	$(PYTHON) tests/power_cut.py
@@ -48,12 +51,13 @@ lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
-	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,musl,promtool,rsync,sqlite}
+	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,musl,promtool,rsync,sqlite} tests/debian/prepare \
+		package/debian/{build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*} package/cowflush.bash
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 promtool ## Binary, initramfs, busybox, sqlite3 and both kernels, in build/
+build: guest kernel-6.1 kernel-6.12 promtool deb ## Binary, initramfs, both kernels, the package and what tests need, in build/
 
 clean: ## Remove build/ (what cross builds stays in the cache)
 	rm -rf build
@@ -74,10 +78,19 @@ rsync: deps
 	@mkdir -p build/i586
 	@rsync=$$(cross/rsync i586); ln -sf "$$rsync"/rsync build/i586/
 
+ARCH := i386
+deb: deps ## Debian's package, in build/: ARCH=i386 or amd64
+	@package/debian/build $(ARCH)
+
 # build/promtool/promtool, for tests
 promtool: deps
 	@mkdir -p build
 	@promtool=$$(cross/promtool); ln -sfn "$$promtool" build/promtool
+
+# build/debian: Debian systems to install the package in, for tests
+debian-root: deps
+	@mkdir -p build
+	@root=$$(cross/debian-root); ln -sfn "$$root" build/debian
 
 # build/kernel-VERSION/bzImage
 kernel-%: deps
@@ -87,4 +100,4 @@ kernel-%: deps
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test power-cut soak bench bench-wear fuzz lint fmt build clean guest host promtool rsync deps
+.PHONY: help run shell test test-debian power-cut soak bench bench-wear fuzz lint fmt build clean guest host deb debian-root promtool rsync deps

@@ -18,6 +18,8 @@ packages=(
     # machines to boot, cards to put into them, tests
     qemu-system-x86 e2fsprogs fdisk gdisk
     python3 python3-pytest python3-pytest-xdist
+    # Debian's package, and Debian systems to install it in
+    mmdebstrap apt-utils fakeroot grub-common lintian
 )
 packages+=("$@")
 

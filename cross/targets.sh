@@ -23,3 +23,12 @@ target() {
     *) die "no target \"$1\": i586 and x86_64 are described in cross/targets.sh" ;;
     esac
 }
+
+# target_of DEBIAN_ARCH: the same by Debian's name, and sets target to ours.
+target_of() {
+    for target in i586 x86_64; do
+        target "$target"
+        [ "$debian_arch" != "$1" ] || return 0
+    done
+    die "no target for Debian's architecture \"$1\": i386 and amd64 are described in cross/targets.sh"
+}

@@ -40,6 +40,7 @@ pub enum Command {
     Log(Log),
     Recover(Recover),
     Init(Init),
+    Attach(Attach),
     Version(Version),
 }
 
@@ -64,10 +65,16 @@ pub struct Merge {
     pub json: bool,
 }
 
-/// Flush, then write straight through to the card. What a shutdown hook calls.
+/// Flush, then write straight through to the card.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "stop")]
 pub struct Stop {
+    /// the machine goes down: tell the console, wait for other commands, drop what is held
+    #[argh(switch)]
+    pub shutdown: bool,
+    /// with --shutdown: come back after so many seconds, done or not
+    #[argh(option)]
+    pub within: Option<std::num::NonZeroU32>,
     /// print the result as JSON
     #[argh(switch)]
     pub json: bool,
@@ -229,6 +236,16 @@ pub struct Recover {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "init")]
 pub struct Init {}
+
+/// Boot, for the initramfs of a distribution: find the card, build the stack, and print the device
+/// to mount as root. Without a stack that is the plain card.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "attach")]
+pub struct Attach {
+    /// where root is, in place of the kernel command line's root=
+    #[argh(positional)]
+    pub root: Option<String>,
+}
 
 /// Print the version.
 #[derive(FromArgs)]

@@ -44,6 +44,7 @@ fn run(command: cli::Command) -> Result<Exit> {
     match command {
         cli::Command::Flush(options) => commands::flush::flush(options.json, options.direct),
         cli::Command::Merge(options) => commands::flush::merge(options.json),
+        cli::Command::Stop(options) if options.shutdown => commands::shutdown::run(options.within),
         cli::Command::Stop(options) => commands::flush::stop(options.json),
         cli::Command::Start(_) => commands::flush::start(),
         cli::Command::Status(options) => commands::status::run(options.json, options.watch),
@@ -61,6 +62,7 @@ fn run(command: cli::Command) -> Result<Exit> {
         cli::Command::Init(_) => Err(Error::new("run init", "this is not PID 1")
             .advise("It is for an initramfs, where the kernel starts it as /init.")
             .exit(Exit::Usage)),
+        cli::Command::Attach(options) => commands::attach::run(options.root.as_deref()),
         cli::Command::Version(_) => {
             put(std::io::stdout(), concat!("cowflush ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(Exit::Done)

@@ -20,12 +20,12 @@ pub fn check(data: &[u8]) {
         Ok(cli) => {
             let written = write(&cli.command);
             let again: Vec<&str> = written.iter().map(String::as_str).collect();
-            // No word is made up but `--`; a size has several spellings.
-            for word in again.iter().filter(|word| !word.starts_with("--erase-block=")) {
+            // No word is made up but `--`; a number has several spellings.
+            for word in again.iter().filter(|word| split_number(word).count() == 1) {
                 assert!(*word == "--" || words.contains(word), "{words:?}: {again:?}");
             }
             // What was understood, written again, is understood in the same way.
-            let again: Vec<&str> = written.iter().flat_map(|word| split_size(word)).collect();
+            let again: Vec<&str> = written.iter().flat_map(|word| split_number(word)).collect();
             let read = Cli::from_args(&["cowflush"], &again).map(|cli| write(&cli.command));
             assert_eq!(read.ok(), Some(written), "{words:?}");
         }
@@ -34,7 +34,7 @@ pub fn check(data: &[u8]) {
             assert!(!early.output.trim_end().is_empty(), "{words:?}");
             let alone = [
                 "flush", "merge", "stop", "start", "status", "history", "check", "daemon", "hold",
-                "release", "discard", "log", "version",
+                "release", "discard", "log", "attach", "version",
             ];
             assert!(!matches!(words[..], [word] if alone.contains(&word)), "{words:?}");
         }
@@ -42,8 +42,10 @@ pub fn check(data: &[u8]) {
 }
 
 /// `--erase-block=4096` as the two words that argh wants.
-fn split_size(word: &str) -> impl Iterator<Item = &str> {
-    let split = word.strip_prefix("--erase-block=").map(|size| ["--erase-block", size]);
+fn split_number(word: &str) -> impl Iterator<Item = &str> {
+    let split = ["--erase-block", "--within"]
+        .into_iter()
+        .find_map(|option| Some([option, word.strip_prefix(option)?.strip_prefix('=')?]));
     split.into_iter().flatten().chain(split.is_none().then_some(word))
 }
 
@@ -55,7 +57,13 @@ fn write(command: &Command) -> Vec<String> {
             line.say("flush").switch("--direct", o.direct).switch("--json", o.json)
         }
         Command::Merge(o) => line.say("merge").switch("--json", o.json),
-        Command::Stop(o) => line.say("stop").switch("--json", o.json),
+        Command::Stop(o) => {
+            line.say("stop").switch("--json", o.json).switch("--shutdown", o.shutdown);
+            if let Some(seconds) = o.within {
+                line.say(&format!("--within={seconds}"));
+            }
+            &mut line
+        }
         Command::Start(_) => line.say("start"),
         Command::Status(o) => {
             line.say("status").switch("--watch", o.watch).switch("--json", o.json)
@@ -90,6 +98,13 @@ fn write(command: &Command) -> Vec<String> {
             line.say("--").say(&o.root.display().to_string()).say(&o.log.display().to_string())
         }
         Command::Init(_) => line.say("init"),
+        Command::Attach(o) => {
+            line.say("attach");
+            if let Some(root) = &o.root {
+                line.say("--").say(root);
+            }
+            &mut line
+        }
         Command::Version(_) => line.say("version"),
     };
     line.0

@@ -1,7 +1,8 @@
-//! Finding and mounting root, as PID 1 of the initramfs.
+//! Finding and mounting root, as PID 1 of the initramfs or for a distribution's own.
 //!
 //! Pure: [`cmdline`], [`reference`], [`superblock`], [`partition`]. The others carry it out.
 
+pub mod bringup;
 pub mod cmdline;
 pub mod console;
 pub mod devices;

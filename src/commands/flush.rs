@@ -6,7 +6,7 @@ use cowflush::ops::prune::Pruned;
 use cowflush::ops::settle::Settled;
 use cowflush::ops::{hold, run_dir};
 use cowflush::report::json::Object;
-use cowflush::report::{record::Record, syslog};
+use cowflush::report::{progress::Meter, record::Record, syslog};
 use cowflush::stack::Wish;
 use cowflush::sys::{block, signals};
 use cowflush::units::Utc;
@@ -72,7 +72,7 @@ pub fn stop(json: bool) -> Result<Exit> {
                  `cowflush release` ends the hold.",
             ));
     }
-    let mut session = counted(Session::begin_last("stop", &config, &mut signals))?;
+    let mut session = counted(Session::begin_last("stop", &config, &mut signals, Meter::new()))?;
     let outcome = counted(session.stop())?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
@@ -146,7 +146,8 @@ fn tell(
     Ok(if incomplete.is_none() { Exit::Done } else { Exit::Failed })
 }
 
-fn explain(incomplete: Incomplete) -> String {
+/// What an incomplete flush means for the owner.
+pub fn explain(incomplete: Incomplete) -> String {
     let what = match incomplete {
         Incomplete::Overflow => "The COW had overflowed: the filesystem was refused writes.".into(),
         Incomplete::Unfrozen => "The filesystem could not be frozen, as after errors.".into(),

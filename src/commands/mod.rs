@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 pub mod advice;
+pub mod attach;
 pub mod check;
 pub mod daemon;
 pub mod flush;
@@ -9,6 +10,7 @@ pub mod hold;
 pub mod init;
 pub mod log;
 pub mod recover;
+pub mod shutdown;
 pub mod status;
 
 use cowflush::boot::cmdline::Options;

@@ -203,6 +203,11 @@ impl Schedule {
         self.failed = now.running;
     }
 
+    /// The last flush failed.
+    pub fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
     /// Until when nothing is tried again after a failure. While writers wait for room that is soon.
     fn patience(&self, config: &Config, now: &Now) -> u64 {
         let pressing = now.level.percent_of_brim() >= config.full_wait;

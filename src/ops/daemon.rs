@@ -14,7 +14,7 @@ use super::voice::Voice;
 use super::watch::Watch;
 use super::{hold, run_dir, spill, valve};
 use crate::config::{Config, HoldFull, OnOverflow};
-use crate::daemon::pressure;
+use crate::daemon::pressure::{self, Level};
 use crate::daemon::schedule::{Now, Reason, Schedule};
 use crate::dm::SnapshotStatus;
 use crate::error::{Exit, Result};
@@ -86,7 +86,7 @@ impl Daemon<'_> {
             }
             let now = self.look();
             self.feeder.feed(&now, self.valve.is_some());
-            self.voice.hush(self.valve.is_some());
+            self.guard(&now.level, self.schedule.is_failing());
             if self.valve.is_none() {
                 self.report(&now);
             }
@@ -221,7 +221,8 @@ impl<'a> Daemon<'a> {
         }
         self.reporter.flushing();
         let flushed = self.flush(reason, signals);
-        self.voice.hush(self.valve.is_some());
+        let level = self.look().level;
+        self.guard(&level, flushed.is_err());
         match flushed {
             Ok(record) => {
                 if let Some(record) = record {
@@ -277,13 +278,27 @@ impl<'a> Daemon<'a> {
         })
     }
 
+    /// Between a flush that failed and the next try a COW that fills up needs a valve; one with much
+    /// room does without, so that everything can be told at once. With a valve the lock is this
+    /// process's.
+    fn guard(&mut self, level: &Level, failing: bool) {
+        let needed = failing && level.percent_of_brim() >= self.config.high;
+        if !needed {
+            if self.valve.take().is_some() {
+                lock::release(&self.control);
+            }
+        } else if self.valve.is_none() && lock::take(&self.control).is_ok() {
+            self.valve = Valve::tended(&self.control, Rule::of(&self.config)).ok();
+            if self.valve.is_none() {
+                lock::release(&self.control);
+            }
+        }
+        self.voice.hush(self.valve.is_some());
+    }
+
     /// The card or the memory fails, and the COW is so full that writers wait: what the owner wants
     /// then.
     fn resort(&mut self, now: &Now, signals: &mut Held) {
-        // A seal that failed left no valve. With one, the lock is this process's until the next try.
-        if self.valve.is_none() && lock::take(&self.control).is_ok() {
-            self.valve = Valve::tended(&self.control, Rule::of(&self.config)).ok();
-        }
         if now.level.percent_of_brim() < self.config.full_wait {
             return;
         }

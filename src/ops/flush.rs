@@ -120,19 +120,20 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
         wish: Wish,
     ) -> Result<Self> {
-        let mut session = Self::open(Control::open()?, command, config, signals)?;
+        let mut session = Self::open(Control::open()?, command, config, signals, Meter::new())?;
         session.measure()?;
         session.finish(wish)?;
         session.ready()
     }
 
-    /// The same on the way down: a log that can't be written is passed by.
+    /// The same on the way down: a log that can't be written is passed by. `meter` shows progress.
     pub fn begin_last(
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
+        meter: Meter,
     ) -> Result<Self> {
-        let mut session = Self::open(Control::open()?, command, config, signals)?;
+        let mut session = Self::open(Control::open()?, command, config, signals, meter)?;
         session.measure()?;
         session.finish_anyhow()?;
         session.ready()
@@ -149,7 +150,7 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
         last: bool,
     ) -> Result<Self> {
-        let mut session = Self::open(control.clone(), "daemon", config, signals)?;
+        let mut session = Self::open(control.clone(), "daemon", config, signals, Meter::new())?;
         session.kept = Some(kept);
         session.measure()?;
         if last {
@@ -165,13 +166,14 @@ impl<'a> Session<'a> {
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
+        meter: Meter,
     ) -> Result<Self> {
         lock::take(&control)?;
         memory::exempt_from_oom_killer();
         // Root will be suspended for moments, and this program may lie on it.
         memory::lock()?;
         priority::io_flusher();
-        let (meter, limit, reason) = (Meter::new(), Bytes(0), String::new());
+        let (limit, reason) = (Bytes(0), String::new());
         let (kept, frozen) = (None, false);
         let roof = Bytes(u64::MAX);
         Ok(Self { control, kept, meter, signals, limit, roof, config, command, reason, frozen })

@@ -1,7 +1,11 @@
 //! The folder in which cowflush leaves notes for people. It may be gone; nothing depends on it.
 
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::report::history;
 use crate::report::record::Record;
@@ -26,10 +30,24 @@ pub const BOOT: &str = "boot";
 /// refuse reads as well, and then it takes a program in RAM to flush.
 pub const PROGRAM: &str = "cowflush";
 
-/// Leaves the copy.
+/// Where it is when it can't be there.
+const FOLDER: &str = "bin";
+
+/// Leaves the copy. Debian's initramfs mounts /run so that nothing in it can be started; there it
+/// lies in a tmpfs of its own, behind a link.
 pub fn keep_program() -> io::Result<()> {
-    std::fs::create_dir_all(PATH)?;
-    std::fs::copy("/proc/self/exe", Path::new(PATH).join(PROGRAM)).map(drop)
+    let mut folder = Path::new(PATH).to_owned();
+    std::fs::create_dir_all(&folder)?;
+    let flags = statvfs(&folder).map(|fs| fs.flags()).unwrap_or(FsFlags::empty());
+    if flags.contains(FsFlags::ST_NOEXEC) {
+        let link = folder.join(PROGRAM);
+        folder.push(FOLDER);
+        std::fs::create_dir_all(&folder)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("tmpfs"), &folder, Some("tmpfs"), flags, Some("mode=0755,size=2M"))?;
+        symlink(Path::new(FOLDER).join(PROGRAM), link)?;
+    }
+    std::fs::copy("/proc/self/exe", folder.join(PROGRAM)).map(drop)
 }
 
 /// Writes a note in one step, so that a reader never sees half of it.

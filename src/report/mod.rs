@@ -1,5 +1,6 @@
 //! What people and programs get to read.
 
+pub mod console;
 pub mod history;
 pub mod json;
 pub mod kmsg;

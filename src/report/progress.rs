@@ -1,12 +1,25 @@
-//! A line of progress on a terminal; nothing in a pipe.
+//! A line of progress on a terminal, lines of it on a machine's console; nothing in a pipe.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
+use super::console::Console;
 use crate::units::Bytes;
 
-const EVERY: Duration = Duration::from_millis(200);
+/// Where progress is shown.
+enum Sink {
+    Nowhere,
+    Terminal,
+    Console(Console),
+}
+
+impl Sink {
+    /// How often something new is shown.
+    const fn every(&self) -> Duration {
+        Duration::from_millis(if matches!(self, Sink::Console(_)) { 2000 } else { 200 })
+    }
+}
 
 /// What is being done, how much of it there is, and since when.
 struct Work {
@@ -18,7 +31,7 @@ struct Work {
 /// Shows how much of a flush is left. Writes to standard error, so that standard output keeps
 /// to the result.
 pub struct Meter {
-    terminal: bool,
+    sink: Sink,
     work: Option<Work>,
     shown: Option<Instant>,
 }
@@ -32,7 +45,13 @@ impl Default for Meter {
 impl Meter {
     /// Silent unless standard error is a terminal.
     pub fn new() -> Self {
-        Self { terminal: stderr().is_terminal(), work: None, shown: None }
+        let sink = if stderr().is_terminal() { Sink::Terminal } else { Sink::Nowhere };
+        Self { sink, work: None, shown: None }
+    }
+
+    /// Shows it on the machine's console, where somebody waits for its end.
+    pub fn on_console() -> Self {
+        Self { sink: Sink::Console(Console::open()), work: None, shown: None }
     }
 
     /// Tells that something is done with `total` bytes: `merging`, `logging`.
@@ -44,16 +63,21 @@ impl Meter {
     pub fn show(&mut self, left: Bytes) {
         let now = Instant::now();
         let Some(work) = &self.work else { return };
-        let due = self.shown.is_none_or(|shown| now.duration_since(shown) >= EVERY);
-        if self.terminal && due {
-            self.shown = Some(now);
-            put(&format!("\r{}\x1b[K", line(work.what, work.total, left, work.since.elapsed())));
+        if self.shown.is_some_and(|shown| now.duration_since(shown) < self.sink.every()) {
+            return;
+        }
+        self.shown = Some(now);
+        let line = || line(work.what, work.total, left, work.since.elapsed());
+        match &self.sink {
+            Sink::Nowhere => {}
+            Sink::Terminal => put(&format!("\r{}\x1b[K", line())),
+            Sink::Console(console) => console.say(&format!("{}. Don't power off.", line())),
         }
     }
 
     /// Removes the line.
     pub fn clear(&mut self) {
-        if self.shown.take().is_some() {
+        if let (Some(_), Sink::Terminal) = (self.shown.take(), &self.sink) {
             put("\r\x1b[K");
         }
         self.work = None;

@@ -8,13 +8,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::error::{Doing, Result};
 
 /// What asks a process to end, or a daemon to do something.
-const ASKING: [Signal; 6] = [
+const ASKING: [Signal; 7] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGQUIT,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGALRM,
 ];
 
 /// Holds back what asks the process to end; [`Held::arrived`] tells whether it came.

@@ -3,6 +3,7 @@
 card     makes card images and looks into them, without root rights
 drive    describes a disk to QEMU: recording, throttling, failing
 qmp      talks to QEMU
+debian   Debian systems with the package installed
 lab      what one test has: cards and guests that end with it
 machine  runs one guest: commands, console, power cuts
 workload a writer whose files prove themselves

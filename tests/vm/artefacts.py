@@ -49,6 +49,22 @@ def host_cowflush() -> Path:
     return needed(BUILD / "host" / "release" / "cowflush")
 
 
+def debian_package() -> Path:
+    """Debian's package for i386."""
+    found = sorted(BUILD.glob("cowflush_*_i386.deb"))
+    return needed(found[-1] if found else BUILD / "cowflush_VERSION_i386.deb")
+
+
+def debian_disk(init: str) -> Path:
+    """A disk with a Debian system that has no cowflush yet; `init` is systemd or sysvinit."""
+    return needed(BUILD / "debian" / f"{init}.img")
+
+
+def debian_kernels() -> list[str]:
+    """The kernel packages of those disks: the one they have, and a newer one to upgrade to."""
+    return needed(BUILD / "debian" / "kernels").read_text().split()
+
+
 def promtool() -> Path:
     """Debian's judge of figures for Prometheus."""
     return needed(BUILD / "promtool" / "promtool")

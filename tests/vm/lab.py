@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,15 @@ class Lab:
 
     def __call__(self, card: Card | None = None, *, filesystem: Filesystem = Filesystem(), **options: Any) -> VM:
         """Boots a guest from `card`, or from a fresh one with `filesystem` on it."""
-        self._boots += 1
         options = {"kernel": self.kernel, **options}
         wait = options.pop("wait", True)
-        vm = boot.boot(self.directory / f"boot-{self._boots}", card or self.card(filesystem), wait=False, **options)
+        card = card or self.card(filesystem)
+        return self.add(lambda directory: boot.boot(directory, card, wait=False, **options), wait)
+
+    def add(self, start: Callable[[Path], VM], wait: bool = True) -> VM:
+        """Starts a guest that ends with the test; `start` gets a directory for its logs."""
+        self._boots += 1
+        vm = start(self.directory / f"boot-{self._boots}")
         self.vms.append(vm)  # before it is waited for, so that a lost boot's console is shown, too
         if wait:
             vm.wait_boot()

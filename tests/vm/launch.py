@@ -32,9 +32,10 @@ START_SECONDS = 30
 
 @dataclass(frozen=True)
 class Machine:
-    """What to emulate. `initramfs` None starts the root's own init directly; `terminal` is for a person."""
+    """What to emulate. `kernel` None boots by BIOS from the first disk; `initramfs` None starts the
+    root's own init directly; `terminal` is for a person."""
 
-    kernel: Path
+    kernel: Path | None
     initramfs: Path | None
     append: str
     drives: tuple[Drive, ...]
@@ -45,10 +46,12 @@ class Machine:
     terminal: bool = False
 
     def command(self) -> list[str]:
-        command = [*BASE, "-cpu", self.cpu, "-m", str(self.memory), "-kernel", str(self.kernel)]
+        command = [*BASE, "-cpu", self.cpu, "-m", str(self.memory)]
+        if self.kernel:
+            command += ["-kernel", str(self.kernel)]
+            command += ["-append", f"console=ttyS0 panic=-1 oops=panic {self.append}"]
         if self.initramfs:
             command += ["-initrd", str(self.initramfs)]
-        command += ["-append", f"console=ttyS0 panic=-1 oops=panic {self.append}"]
         command += TERMINAL if self.terminal else self._wires()
         for place, disk in enumerate(self.drives):
             command += drive.arguments(drive.drive_name(place), disk, place)

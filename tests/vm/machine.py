@@ -128,6 +128,11 @@ class VM:
             self._typist = self.process.connect("console.sock")
         self._typist.sendall(text.encode())
 
+    def press(self, *keys: str) -> None:
+        """Presses keys together on the machine's own keyboard; their names are QEMU's."""
+        held = [{"type": "qcode", "data": key} for key in keys]
+        self._control(lambda: self._qmp.execute("send-key", keys=held))
+
     # --- ends ---------------------------------------------------------------
 
     def kill(self) -> None:
@@ -156,6 +161,10 @@ class VM:
         self._final_stats = self._control(self._disks.stats)
         self.kill()
         return self._stopped
+
+    def send(self, command: str) -> None:
+        """Runs a command whose end is not waited for, as one that kills the agent."""
+        self._control(lambda: self._agent.send_run(command))
 
     def wait_stopped(self, timeout: float | None = None) -> str:
         """Waits until the guest stops by itself, and returns how, in QEMU's words."""

@@ -7,6 +7,7 @@ mod message;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -17,6 +18,10 @@ use crate::stack::{Device, Live, Mark, Name, Stack};
 use crate::units::DevNo;
 
 pub use message::{Message, Request};
+
+/// How often, and after what pause, a device is removed that somebody has open.
+const BUSY_TRIES: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the kernel takes the ioctls.
 pub const CONTROL: &str = "/dev/mapper/control";
@@ -103,9 +108,17 @@ impl Control {
         Ok(self.ask(Request::Create, message, "create", name.text())?.number())
     }
 
-    /// Removes a device, and with it the last use of the loop devices under it.
+    /// Removes a device, and with it the last use of the loop devices under it. Whoever looks at a
+    /// new device, as udev does, keeps it busy for a moment.
     pub fn remove(&self, name: Name) -> Result<()> {
-        self.ask(Request::Remove, Message::about(name), "remove", name.text()).map(drop)
+        let mut message = Message::about(name);
+        for _ in 0..BUSY_TRIES {
+            match self.run(Request::Remove, &mut message) {
+                Err(Errno::EBUSY) => std::thread::sleep(BUSY_PAUSE),
+                result => return result.doing(|| format!("remove {}", name.text())),
+            }
+        }
+        Err(Errno::EBUSY).doing(|| format!("remove {}", name.text()))
     }
 
     /// Gives a device another name.

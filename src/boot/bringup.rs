@@ -1,0 +1,207 @@
+//! From the kernel command line to a device that root is mounted from: the stack, or the plain card.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::cmdline::Options;
+use super::console::Log;
+use super::devices::{self, Candidate};
+use super::flushlog::{self, Found};
+use super::stacking;
+use super::superblock::Filesystem;
+use crate::error::{Error, Result};
+use crate::ops::{log, run_dir, spill};
+use crate::stack::Name;
+use crate::sys::{block, memory};
+use crate::units::{Bytes, DevNo, Utc};
+
+/// How long a card may take to appear, unless `rootwait` or `rootdelay` say otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+const NEWS_EVERY: Duration = Duration::from_secs(10);
+
+/// Uses a device as root; it gets the device and what is on it. `init` mounts it; an initramfs of a
+/// distribution is told of it and mounts it by itself. Returns `ro` or `rw`.
+pub type Use<'a> = dyn FnMut(&Path, Option<&Filesystem>) -> Result<&'static str> + 'a;
+
+/// Builds the stack over the card and lets `mount` use it; or, if that can't be, the plain card.
+/// What was done is left as a note in /run/cowflush.
+pub fn root(options: &Options, log: &mut Log, mount: &mut Use<'_>) -> Result<()> {
+    let card = wait_for_card(options, log)?;
+    check_size(&card)?;
+    let mut found = flushlog::find(&card, options, |text| log.error(text));
+    if let Found::Kept { why, .. } = &found {
+        log.error(&why.to_string());
+    }
+    let (mode, reason) = if options.off {
+        ("off", "cowflush=off on the kernel command line".to_owned())
+    } else {
+        match stacked(&card, &found, options, log, mount) {
+            Ok(()) => ("deferring", String::new()),
+            Err(error) => {
+                log.error(&error.to_string());
+                ("plain", error.to_string())
+            }
+        }
+    };
+    if mode != "deferring" {
+        // Root as it is without the log's flushes is old, and torn if a merge was cut short.
+        if let Found::Log { log: flush_log, live, .. } = &mut found {
+            flushlog::apply(&card, flush_log, live)?;
+        }
+        let access = mount(&card.path(), card.filesystem.as_ref())?;
+        let why = if options.off { "as cowflush=off says" } else { "since it has no stack" };
+        let name = &card.name;
+        log.info(&format!("root is the plain card {name} ({access}), {why}: writes go to it."));
+    }
+    leave_notes(&card, mode, &reason, found, log);
+    Ok(())
+}
+
+fn leave_notes(card: &Candidate, mode: &str, reason: &str, found: Found, log: &mut Log) {
+    let (log_name, kept) = match found {
+        Found::None => (String::new(), String::new()),
+        Found::Log { partition, .. } => (partition.name, String::new()),
+        Found::Kept { name, why } => (name, why.to_string()),
+    };
+    let note = format!(
+        "mode={mode}\ncard={}\nreason={reason}\nlog={log_name}\nlog_kept={kept}\n{}",
+        card.name,
+        log.text()
+    );
+    let left = run_dir::write(run_dir::BOOT, &note).and_then(|()| run_dir::keep_program());
+    if let Err(error) = left {
+        log.error(&format!("cannot write to {}: {error}.", run_dir::PATH));
+    }
+}
+
+fn stacked(
+    card: &Candidate,
+    found: &Found,
+    options: &Options,
+    log: &mut Log,
+    mount: &mut Use<'_>,
+) -> Result<()> {
+    // The file is on root, which is not mounted yet; the daemon and the first command take it into
+    // account.
+    let (config, _) = options.config("");
+    if let Some(error) = config.spill.as_ref().and_then(|spill| spill::begin(spill).err()) {
+        log.error(&error.to_string());
+    }
+    let memory = memory::info()?;
+    let mut limit = config.size.limit(memory.total, &memory.room(config.spill.is_some()));
+    let flush_log = match found {
+        Found::Log { partition, log, .. } => {
+            // What a flush seals must fit into the log.
+            limit = limit.min(log.capacity());
+            Some((partition, &**log))
+        }
+        _ => None,
+    };
+    let number = stacking::build(card, flush_log, limit)?;
+    let device = link_node(number);
+    let mounted = mount(&device, card.filesystem.as_ref());
+    let access = mounted.inspect_err(|_| stacking::dismantle())?;
+    log.info(&boot_line(card, found, access, limit));
+    Ok(())
+}
+
+/// The line at boot: what mode it is in and what a power cut would cost.
+fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> String {
+    let what = match found {
+        Found::Log { partition, log, .. } => format!(
+            "A power cut loses what was not flushed and nothing else: the flush log on {} holds {} \
+             flushes and is {} % full.{}",
+            partition.name,
+            log.chain.segments.len(),
+            log.used_percent(),
+            last_stop(log)
+        ),
+        _ => "A power cut loses what was not flushed; one during a flush can tear root, since \
+              there is no flush log (`cowflush log --help` tells how to add one)."
+            .to_owned(),
+    };
+    format!(
+        "root is {} over {} ({access}): writes stay in RAM (up to {limit}) until `cowflush flush`. \
+         {what}",
+        Name::Root.text(),
+        card.name
+    )
+}
+
+/// A stop leaves an empty log. With one that is not, the system ended in another way, as by a power
+/// cut or `reboot -f`, and lost what was younger than its last flush.
+fn last_stop(log: &log::Log) -> String {
+    log.chain.segments.last().map_or_else(String::new, |segment| {
+        let when = Utc(segment.head.when);
+        format!(" Root was not stopped: what was written after the flush of {when} is gone.")
+    })
+}
+
+/// Makes the name that people expect, as udev would, and that mount tables then show.
+fn link_node(root: DevNo) -> PathBuf {
+    let node = block::path(root);
+    let link = Path::new("/dev/mapper").join(Name::Root.text());
+    let target = Path::new("..").join(block::name(root));
+    let linked = std::fs::create_dir_all("/dev/mapper").and_then(|()| symlink(target, &link));
+    if linked.is_ok() { link } else { node }
+}
+
+/// Waits until the card is there.
+fn wait_for_card(options: &Options, log: &mut Log) -> Result<Candidate> {
+    let reference = options.root.as_ref().ok_or_else(|| {
+        Error::new("find root", "the kernel command line has no usable root=").advise(
+            "Give root= as a device such as /dev/sda1, or as UUID=, LABEL=, PARTUUID= or \
+             PARTLABEL=.",
+        )
+    })?;
+    sleep(Duration::from_secs(options.delay.min(3600)));
+    let (begin, mut news) = (Instant::now(), NEWS_EVERY);
+    loop {
+        let mut found = devices::find(reference);
+        if found.len() > 1 {
+            let names: Vec<_> = found.iter().map(|card| card.name.as_str()).collect();
+            log.error(&format!(
+                "root={reference} fits {}: taking the first. Give one of them another UUID \
+                 (tune2fs -U random) or name the device.",
+                names.join(" and ")
+            ));
+        }
+        if !found.is_empty() {
+            return Ok(found.swap_remove(0));
+        }
+        let waited = begin.elapsed();
+        if waited >= PATIENCE && !options.wait_for_ever {
+            return Err(Error::new(
+                format!("find root={reference}"),
+                format!("no such device appeared in {} s; there are: {}", waited.as_secs(), seen()),
+            )
+            .advise("Is the card in its slot, and its driver in the kernel?"));
+        }
+        if waited >= news {
+            log.info(&format!("still waiting for root={reference}; there are: {}.", seen()));
+            news += NEWS_EVERY;
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
+fn seen() -> String {
+    let all: Vec<_> = devices::candidates().iter().map(Candidate::describe).collect();
+    if all.is_empty() { "no block devices".to_owned() } else { all.join(", ") }
+}
+
+/// A filesystem that is larger than its partition can't be mounted, and the kernel's message
+/// for it helps nobody.
+fn check_size(card: &Candidate) -> Result<()> {
+    let claimed = card.filesystem.as_ref().and_then(|found| found.size);
+    match claimed {
+        Some(size) if size > card.size.bytes() => Err(Error::new(
+            format!("use {}", card.path().display()),
+            format!("its filesystem says it is {size}, but the partition is {}", card.size.bytes()),
+        )
+        .advise("Was an image cut short when it was written to the card? Write it again.")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,41 @@
+//! `cowflush attach`: for the initramfs of a distribution, which mounts root by itself.
+
+use std::path::PathBuf;
+
+use cowflush::boot::bringup;
+use cowflush::boot::cmdline::Options;
+use cowflush::boot::console::Log;
+use cowflush::boot::reference::Reference;
+use cowflush::error::{Error, Exit, Result};
+
+use crate::commands::options;
+use crate::put;
+
+/// Does all that `init` does before it mounts root, and prints what to mount instead. `root` is what
+/// the initramfs has made of `root=`.
+pub fn run(root: Option<&str>) -> Result<Exit> {
+    let (mut options, mut log) = (options(), Log::default());
+    for complaint in &options.complaints {
+        log.error(&format!("{complaint}."));
+    }
+    if let Some(root) = root {
+        options.root = Reference::parse(root);
+    }
+    match device(&options, &mut log) {
+        Ok(device) => put(std::io::stdout(), &format!("{}\n", device.display())),
+        Err(error) => {
+            log.error(&error.to_string());
+            return Err(error);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn device(options: &Options, log: &mut Log) -> Result<PathBuf> {
+    let mut device = None;
+    bringup::root(options, log, &mut |path, _| {
+        device = Some(path.to_owned());
+        Ok(if options.writable { "rw" } else { "ro" })
+    })?;
+    device.ok_or_else(|| Error::new("find root", "there is no device for it"))
+}

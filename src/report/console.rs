@@ -1,0 +1,33 @@
+//! Whoever waits for a machine to go down looks at its console.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+/// The machine's console.
+pub struct Console {
+    console: Option<File>,
+}
+
+impl Console {
+    /// Opens it. A machine without one is served as well.
+    pub fn open() -> Self {
+        // A serial line that does not take its characters must not hold up a shutdown.
+        let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
+        let console = File::options().write(true).custom_flags(flags).open("/dev/console").ok();
+        Self { console }
+    }
+
+    /// Says a line, also to the kernel's log; there at a level that is not shown on the console a
+    /// second time.
+    pub fn say(&self, text: &str) {
+        if let Some(mut console) = self.console.as_ref() {
+            let _ = console.write_all(format!("cowflush: {text}\r\n").as_bytes());
+        }
+        let level = if self.console.is_some() { 7 } else { 3 };
+        let _ = File::options()
+            .write(true)
+            .open("/dev/kmsg")
+            .and_then(|mut kmsg| kmsg.write_all(format!("<{level}>cowflush: {text}\n").as_bytes()));
+    }
+}

@@ -1,0 +1,121 @@
+"""Shutdowns as they happen: each ends with the data on the card, or says what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from vm import Throttle, debian, flushlog
+from vm.debian import SLOW
+from vm.lab import Lab
+from vm.machine import VM
+
+SAFE = "cowflush: all data are on the card."
+
+
+def command(text: str) -> Callable[[VM], None]:
+    return lambda vm: vm.send(text)
+
+
+def ctrl_alt_del(vm: VM) -> None:
+    vm.press("ctrl", "alt", "delete")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is wrong before the shutdown, how it is begun, and how the machine then ends."""
+
+    before: str
+    begin: Callable[[VM], None]
+    end: str = "guest-shutdown"
+
+
+POWEROFF = command("poweroff")
+# What init does without anybody to ask it
+BY_SIGNAL = command("kill -s RTMIN+4 1")
+# Its filesystem lies in a file of root, a process that heeds no signal but KILL holds a file open.
+BUSY = (
+    "truncate -s 8M /root/image && mke2fs -q /root/image && mkdir /root/mnt && mount -o loop /root/image /root/mnt && "
+    "{ sh -c 'trap \"\" TERM HUP; exec 9>/root/mnt/held; while :; do echo x >&9; sleep 1; done' </dev/null >/dev/null 2>&1 & }"
+)
+# All services are gone before the shutdown begins.
+KILLED = "sync; kill -KILL -1; sleep 3; "
+
+SYSTEMD = {
+    "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
+    "root is busy": Case(BUSY, POWEROFF),
+    "run is gone": Case("umount -l /run", BY_SIGNAL),
+    "everything is killed": Case("true", command(f"{KILLED} kill -s RTMIN+4 1")),
+    "the journal goes on": Case(
+        "mkdir -p /var/log/journal && systemctl restart systemd-journald && "
+        "{ while :; do logger -t late $(date); done </dev/null >/dev/null 2>&1 & }",
+        POWEROFF,
+    ),
+    "the service does not flush": Case(
+        "mkdir -p /run/systemd/system/cowflush.service.d && "
+        "printf '[Service]\\nExecStop=\\n' >/run/systemd/system/cowflush.service.d/idle.conf && systemctl daemon-reload",
+        POWEROFF,
+    ),
+}
+SYSVINIT = {
+    "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
+    "root is busy": Case(BUSY, POWEROFF),
+    "run is gone": Case("umount -l /run/lock; umount -l /run", POWEROFF),
+    "everything is killed": Case("true", command(f"{KILLED} poweroff")),
+    "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
+}
+ALL = [("systemd", name) for name in SYSTEMD] + [("sysvinit", name) for name in SYSVINIT]
+
+
+@pytest.mark.parametrize(("init", "name"), ALL, ids=lambda word: word.replace(" ", "-"))
+def test_a_shutdown_ends_with_the_data_on_the_card(boot: Lab, init: str, name: str) -> None:
+    case = (SYSTEMD if init == "systemd" else SYSVINIT)[name]
+    vm = debian.boot(boot, debian.installed(boot, init))
+    debian.settled(vm, init)
+    assert debian.root_device(vm) == debian.STACK
+    vm.run("head -c 300000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync").ok()
+    vm.run(case.before).ok()
+    case.begin(vm)
+    assert vm.wait_stopped(timeout=SLOW) == case.end
+    assert SAFE in vm.console and "DON'T POWER OFF" in vm.console
+    vm.card.fsck()
+    assert vm.card.hashes("/root")["/root/data"] == vm.card.read("/root/sum").decode().strip()
+
+
+def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
+    """The unit's stop is killed in the middle; the script at the very end does the rest."""
+    vm = debian.boot(boot, debian.installed(boot, "systemd"), throttle=Throttle())
+    debian.settled(vm, "systemd")
+    vm.run("mkdir -p /run/systemd/system/cowflush.service.d && cd /run/systemd/system/cowflush.service.d && "
+           "printf '[Service]\\nTimeoutStopSec=2\\n' >impatient.conf && systemctl daemon-reload").ok()  # fmt: skip
+    vm.run("head -c 12000000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync").ok()
+    vm.throttle(Throttle(bytes_per_second=1 << 20))
+    vm.send("systemctl --no-block poweroff")
+    assert vm.wait_stopped(timeout=SLOW) == "guest-shutdown"
+    assert "cowflush.service: State 'stop-sigterm' timed out" in vm.console or "Killing" in vm.console
+    root = flushlog.recovered(vm.card)
+    root.fsck()
+    saved = root.hashes("/root").get("/root/data") == root.read("/root/sum").decode().strip()
+    assert saved or "NOT ON THE CARD" in vm.console
+
+
+def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab) -> None:
+    vm = debian.boot(boot, debian.installed(boot, "sysvinit"))
+    vm.run("echo kept >/root/kept && cowflush flush && echo lost >/root/lost && sync", timeout=60).ok()
+    assert vm.run_last("reboot -f") == "guest-reset"
+    vm = debian.boot(boot, vm.card)
+    assert vm.run("cat /root/kept && ! ls /root/lost").ok().text.startswith("kept\n")
+    assert "Root was not stopped" in vm.run("dmesg").text
+
+
+def test_a_hold_is_dropped(boot: Lab) -> None:
+    vm = debian.boot(boot, debian.installed(boot, "systemd"))
+    debian.settled(vm, "systemd")
+    vm.run("cowflush flush && cowflush hold && echo trial >/root/trial && sync", timeout=60).ok()
+    debian.shut_down(vm, "systemd")
+    assert "what was written since then is dropped now" in vm.console
+    root = flushlog.recovered(vm.card)
+    root.fsck()
+    assert "/root/trial" not in root.hashes("/root")

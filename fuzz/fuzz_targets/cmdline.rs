@@ -3,7 +3,7 @@
 
 use cowflush::boot::cmdline::{LogChoice, Options};
 use cowflush::boot::reference::Reference;
-use cowflush::cow::size::{self, SMALLEST};
+use cowflush::cow::size::{self, Room, SMALLEST};
 use cowflush::units::Bytes;
 
 #[cfg(not(test))]
@@ -23,7 +23,8 @@ pub fn check(data: &[u8]) {
     }
     let (config, complaints) = options.config("");
     assert_eq!(complaints, [""; 0], "what was taken from the line is good");
-    let limit = config.size.limit(Bytes(256 << 20), Bytes(200 << 20));
+    let room = Room { available: Bytes(200 << 20), ..Room::default() };
+    let limit = config.size.limit(Bytes(256 << 20), &room);
     assert!(size::device(limit) <= limit && limit >= SMALLEST);
 
     // What was understood, written again, is understood in the same way; and the rest of a line

@@ -1,7 +1,7 @@
 //! The configuration file.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::config::Config;
+use cowflush::config::{Config, HoldFull, OnOverflow};
 use cowflush::cow::size::Size;
 
 #[cfg(not(test))]
@@ -39,6 +39,10 @@ fn write(config: &Config) -> String {
         prune,
         idle,
         min_flush,
+        on_overflow,
+        hold_full,
+        spill,
+        watchdog,
         metrics,
         led,
     } = config;
@@ -50,7 +54,7 @@ fn write(config: &Config) -> String {
     format!(
         "size={size}\ninterval={}\nat={}\nhigh={high}%\nfull-wait={full_wait}%\nmemory-low={}\n\
          urgent={}\nurgent-delay={}\nmerge-on={}\nmerge={merge}%\nprune={}\nidle={}\nmin-flush={}\n\
-         metrics={}\nled={}\n",
+         on-overflow={}\nhold-full={}\nspill={}\nwatchdog={}\nmetrics={}\nled={}\n",
         or_off(*interval, "s"),
         list(&at),
         or_off(*memory_low, "%"),
@@ -60,6 +64,16 @@ fn write(config: &Config) -> String {
         if *prune { "on" } else { "off" },
         or_off(*idle, "s"),
         or_off(min_flush.0, ""),
+        match on_overflow {
+            OnOverflow::WriteThrough => "write-through",
+            OnOverflow::Wait => "wait",
+        },
+        match hold_full {
+            HoldFull::Flush => "flush",
+            HoldFull::Discard => "discard",
+        },
+        or_none(&spill.as_ref().map(ToString::to_string)),
+        or_none(watchdog),
         or_none(metrics),
         or_none(led),
     )

@@ -18,7 +18,7 @@ AS_NOBODY = "setuidgid nobody"
 RECORD = {"when", "command", "reason", "bytes", "logged", "merged", "took_ms", "log_ms", "merge_ms", "stall_us", "pruned", "not_pruned"}
 WRITTEN = {"requests", "bytes"}
 STATUS = {
-    "version", "mode", "phase", "card", "cow_used", "cow_size", "pending", "sealed", "page_cache", "absorbed",
+    "version", "mode", "phase", "card", "cow_used", "cow_size", "pending", "sealed", "spill", "page_cache", "absorbed",
     "reached_card", "last_flush", "busy_pid", "boot", "log", "log_kept", "held_since", "daemon",
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ test: build ## All tests: on this machine, then in QEMU
 	$(CARGO) test --workspace --locked
 	$(PYTHON) -m pytest -n 2 --ignore-glob='*/test_debian*' tests
 
-test-debian: build debian-root ## The package in real Debian systems (not part of `make test` yet: see README)
+test-debian: build debian-root ## The package in real Debian systems (new: not part of `make test` yet)
 	$(PYTHON) -m pytest -n 2 tests/test_debian.py tests/test_debian_shutdown.py
 
 power-cut: build ## Cut the power of a flushing guest at thousands of points (a few minutes)

@@ -15,7 +15,7 @@ export RUSTFMT := /usr/bin/rustfmt
 export CARGO_TARGET_DIR := $(CURDIR)/build/host
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: guest kernel-6.1 ## Boot a demonstration in QEMU
 	$(PYTHON) tests/demo.py

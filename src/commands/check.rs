@@ -78,7 +78,8 @@ pub fn run(json: bool) -> Result<Exit> {
     items.push(tmpfs());
     items.push(ram());
     items.extend(card(control.as_ref().ok()));
-    items.extend(advice::items(&std::fs::read_to_string("/proc/mounts").unwrap_or_default()));
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    items.extend(advice::items(&mounts, config().prune));
     let complete = items.iter().all(|item| item.state != State::Missing);
     if json {
         let object =

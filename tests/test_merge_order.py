@@ -110,7 +110,7 @@ def test_the_write_cache_is_put_back_after_a_kill(boot: Lab) -> None:
     done
     """
     vm.run(f"echo 'echo x >>{FILE}.more' >/run/again")
-    vm.run(script.replace("n=1", "n=150", 1), timeout=100).ok()
+    vm.run(script.replace("n=1", "n=150", 1), timeout=300).ok()
     vm.run("cowflush flush", timeout=60).ok()
     assert write_cache(vm) == "write back"
     vm.kill()

@@ -76,6 +76,12 @@ const STEP: Duration = Duration::from_millis(200);
 /// A moment ends well before this share of the COW can be in use, in percent.
 const BRIM: u64 = 95;
 
+/// Below this share of the COW writers that were held back are let go, in percent: well below the
+/// mark, else every write would open and close.
+pub fn let_go(full_wait: u64) -> u64 {
+    full_wait.saturating_sub(10)
+}
+
 /// What becomes of writers during a flush: whether they are held back, and when to look again.
 ///
 /// They are held back in steps. After each, all go on for a moment, so that programs that only read
@@ -86,10 +92,7 @@ pub fn tend(level: &Level, full_wait: u64, gate: Gate) -> (bool, Duration) {
     match gate {
         Gate::Open if percent >= full_wait => (true, SLOW),
         Gate::Open => (false, level.pause_until(full_wait)),
-        // Let go again only well below the mark, else every write would open and close.
-        Gate::Closed(_) if percent < full_wait.saturating_sub(10) => {
-            (false, level.pause_until(full_wait))
-        }
+        Gate::Closed(_) if percent < let_go(full_wait) => (false, level.pause_until(full_wait)),
         Gate::Closed(since) => {
             let moment = level.pause_until(BRIM) / 4;
             let bearable = since >= STEP && moment >= SHORTEST;

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use super::pressure::Level;
+use super::pressure::{self, Level};
 use crate::config::Config;
 use crate::units::Bytes;
 
@@ -208,12 +208,12 @@ impl Schedule {
         self.failures > 0
     }
 
-    /// Until when nothing is tried again after a failure. While writers wait for room that is soon.
+    /// Until when nothing is tried again after a failure. While writers may be waiting for room that
+    /// is soon.
     fn patience(&self, config: &Config, now: &Now) -> u64 {
-        let pressing = now.level.percent_of_brim() >= config.full_wait;
         match self.failures {
             0 => 0,
-            _ if pressing => self.failed.saturating_add(RETRY),
+            _ if is_pressing(config, now) => self.failed.saturating_add(RETRY),
             failures => self.failed.saturating_add(RETRY << (failures - 1).min(6)),
         }
     }
@@ -232,6 +232,11 @@ impl Schedule {
         let wait = if self.asked { 0 } else { wait };
         wait.max(self.patience(config, now).saturating_sub(now.running)).min(most)
     }
+}
+
+/// The COW is so full that writers are held back, or still are.
+pub fn is_pressing(config: &Config, now: &Now) -> bool {
+    now.level.percent_of_brim() >= pressure::let_go(config.full_wait)
 }
 
 /// A flush gives memory back that is short.
@@ -374,8 +379,8 @@ mod tests {
             }
         }
         assert_eq!(tries, [0, 2, 6, 14, 30, 62, 126, 254, 382, 510]);
-        // Once writers wait there is no time for that.
-        let full = Now { level: level(15), ..now(512) };
+        // Once writers wait there is no time for that. They wait until well below the mark.
+        let full = Now { level: level(12), ..now(512) };
         assert_eq!(schedule.due(&config, &full), Some(Reason::High));
     }
 

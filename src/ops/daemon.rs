@@ -1,6 +1,7 @@
 //! The daemon: looks at clocks and levels, flushes when the schedule says so.
 
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,7 +16,7 @@ use super::watch::Watch;
 use super::{hold, run_dir, spill, valve};
 use crate::config::{Config, HoldFull, OnOverflow};
 use crate::daemon::pressure::{self, Level};
-use crate::daemon::schedule::{Now, Reason, Schedule};
+use crate::daemon::schedule::{self, Now, Reason, Schedule};
 use crate::dm::SnapshotStatus;
 use crate::error::{Exit, Result};
 use crate::report::record::Record;
@@ -47,6 +48,8 @@ struct Daemon<'a> {
     /// Holds writers back between a flush that failed and the next try. While it is there nothing
     /// may be done that could wait for root.
     valve: Option<Valve>,
+    /// A reboot that drops what is held has begun.
+    rebooting: bool,
     last_note: Option<String>,
     noticed: u64,
     reporter: Reporter,
@@ -121,6 +124,7 @@ impl<'a> Daemon<'a> {
             pressure: Pressure::watch(),
             pressed: false,
             valve: None,
+            rebooting: false,
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
             reporter: Reporter::default(),
@@ -248,12 +252,20 @@ impl<'a> Daemon<'a> {
     /// Drops what is on trial. A reboot that is under way and does not come to its end before the
     /// COW is full is cut short: nothing on root would be kept anyway.
     fn discard(&mut self, now: &Now) {
-        let at_once = now.level.percent_of_brim() >= BRIM;
-        self.voice.tell("the hold has filled the COW: rebooting, what was held is dropped");
-        if let Err(error) = hold::discard(at_once) {
+        if !self.rebooting {
+            self.rebooting = true;
+            self.voice.tell("the hold has filled the COW: rebooting, what was held is dropped");
+            priority::realtime(false);
+            // Not waited for: it may wait for root.
+            if Command::new("reboot").spawn().is_ok() {
+                return;
+            }
+        } else if now.level.percent_of_brim() < BRIM {
+            return;
+        }
+        if let Err(error) = hold::discard(true) {
             self.voice.tell(&error.to_string());
         }
-        self.schedule.failed(now);
     }
 
     fn look_at_clocks(&self, now: &Now) -> Now {
@@ -299,7 +311,7 @@ impl<'a> Daemon<'a> {
     /// The card or the memory fails, and the COW is so full that writers wait: what the owner wants
     /// then.
     fn resort(&mut self, now: &Now, signals: &mut Held) {
-        if now.level.percent_of_brim() < self.config.full_wait {
+        if !schedule::is_pressing(&self.config, now) {
             return;
         }
         match self.config.on_overflow {

@@ -205,6 +205,7 @@ impl<'a> Daemon<'a> {
             available_percent: memory.available.percent_of(memory.total),
             pressed: self.pressed,
             held: hold::since().is_some(),
+            waiting: self.valve.as_mut().is_some_and(Valve::is_closed),
         }
     }
 

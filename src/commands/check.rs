@@ -1,6 +1,7 @@
 //! `cowflush check`: what this kernel, memory and card can do.
 
 use cowflush::boot::devices;
+use cowflush::config::Config;
 use cowflush::cow::size;
 use cowflush::error::{Error, Exit, Result};
 use cowflush::report::json::Object;
@@ -76,10 +77,11 @@ pub fn run(json: bool) -> Result<Exit> {
     let mut items = device_mapper(&control);
     items.push(loop_devices());
     items.push(tmpfs());
-    items.push(ram());
+    let config = config();
+    items.push(ram(&config));
     items.extend(card(control.as_ref().ok()));
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    items.extend(advice::items(&mounts, config().prune));
+    items.extend(advice::items(&mounts, config.prune));
     let complete = items.iter().all(|item| item.state != State::Missing);
     if json {
         let object =
@@ -152,12 +154,11 @@ fn tmpfs() -> Item {
     }
 }
 
-fn ram() -> Item {
+fn ram(config: &Config) -> Item {
     let memory = match memory::info() {
         Ok(memory) => memory,
         Err(error) => return Item::missing("memory", error.to_string(), "Mount /proc."),
     };
-    let config = config();
     let limit = config.size.limit(memory.total, &memory.room(config.spill.is_some()));
     let found =
         format!("{} of RAM, {} available; a COW of {limit}", memory.total, memory.available);

@@ -21,11 +21,11 @@ use crate::dm::SnapshotStatus;
 use crate::error::{Exit, Result};
 use crate::report::record::Record;
 use crate::stack::Name;
+use crate::sys::dirty::DirtyLimits;
 use crate::sys::dm::{Control, Message};
-use crate::sys::memory::{self, DirtyLimits};
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
-use crate::sys::{lock, priority, time};
+use crate::sys::{lock, memory, mlock, priority, time};
 use crate::units::Bytes;
 
 /// A reboot is not waited for when this share of the COW is in use, in percent.
@@ -60,8 +60,8 @@ struct Daemon<'a> {
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
 pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&str)) -> Result<()> {
     let mut daemon = Daemon::begin(load(), Voice::new(tell))?;
-    memory::exempt_from_oom_killer();
-    memory::lock()?;
+    priority::exempt_from_oom_killer();
+    mlock::all()?;
     let before = DirtyLimits::now();
     let ended = daemon.work(load, &mut signals);
     // Writers go on before anything is told: whoever listens may be one of them.

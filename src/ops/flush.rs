@@ -21,7 +21,7 @@ use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack, Trouble, Wish};
 use crate::sys::dm::{Control, Message};
 use crate::sys::signals::Held;
-use crate::sys::{block, lock, memory, priority, time};
+use crate::sys::{block, lock, memory, mlock, priority, time};
 use crate::units::{Bytes, Sectors};
 
 /// A command at work: it holds the lock.
@@ -169,9 +169,9 @@ impl<'a> Session<'a> {
         meter: Meter,
     ) -> Result<Self> {
         lock::take(&control)?;
-        memory::exempt_from_oom_killer();
+        priority::exempt_from_oom_killer();
         // Root will be suspended for moments, and this program may lie on it.
-        memory::lock()?;
+        mlock::all()?;
         priority::io_flusher();
         let (limit, reason) = (Bytes(0), String::new());
         let (kept, frozen) = (None, false);

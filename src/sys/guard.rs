@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 
@@ -69,8 +68,7 @@ fn watch(mut wire: UnixStream, mut tend: Option<Tend<'_>>, at_end: impl FnOnce(E
     // The parent's session and its terminal's signals are not the guard's.
     let _ = setsid();
     // Locks are not inherited.
-    let lock = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
-    if mlockall(lock).is_err() || wire.write_all(b"r").is_err() {
+    if super::mlock::all().is_err() || wire.write_all(b"r").is_err() {
         return;
     }
     if tend.is_some() {

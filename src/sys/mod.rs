@@ -2,11 +2,13 @@
 
 pub mod block;
 pub mod direct;
+pub mod dirty;
 pub mod dm;
 pub mod guard;
 pub mod lock;
 pub mod loopdev;
 pub mod memory;
+pub mod mlock;
 pub mod priority;
 pub mod psi;
 pub mod random;

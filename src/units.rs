@@ -27,6 +27,9 @@ impl fmt::Display for Sectors {
 pub struct Bytes(pub u64);
 
 impl Bytes {
+    /// More than there is of anything.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// Whole sectors in this many bytes, rounded down.
     pub const fn sectors(self) -> Sectors {
         Sectors(self.0 / SECTOR_BYTES)

@@ -1,12 +1,12 @@
 //! `cowflush flush`, `stop` and `start`.
 
 use cowflush::error::{Error, Exit, Result};
-use cowflush::ops::flush::{How, Incomplete, Outcome, Session};
 use cowflush::ops::prune::Pruned;
+use cowflush::ops::session::{How, Incomplete, Outcome, Session};
 use cowflush::ops::settle::Settled;
 use cowflush::ops::{hold, run_dir};
 use cowflush::report::json::Object;
-use cowflush::report::{progress::Meter, record::Record, syslog};
+use cowflush::report::{record::Record, syslog};
 use cowflush::stack::Wish;
 use cowflush::sys::{block, signals};
 use cowflush::units::Utc;
@@ -20,7 +20,8 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
     let wish = Wish { direct, ..Wish::default() };
-    let mut session = counted(Session::begin("flush", &config, &mut signals, wish))?;
+    let session = Session::begin("flush", &config, &mut signals);
+    let mut session = counted(session.and_then(|session| session.settled(wish)))?;
     let outcome = counted(session.flush(How { direct, ..How::default() }))?;
     // Asked for by hand: what was on trial is kept.
     let kept = hold::end();
@@ -32,7 +33,7 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
 pub fn merge(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
-    let mut session = Session::begin("merge", &config, &mut signals, Wish::default())?;
+    let mut session = Session::begin("merge", &config, &mut signals)?.settled(Wish::default())?;
     let merged = session.merge()?;
     let card = card(&session)?;
     let Settled {
@@ -72,7 +73,8 @@ pub fn stop(json: bool) -> Result<Exit> {
                  `cowflush release` ends the hold.",
             ));
     }
-    let mut session = counted(Session::begin_last("stop", &config, &mut signals, Meter::new()))?;
+    let session = Session::begin("stop", &config, &mut signals);
+    let mut session = counted(session.and_then(Session::settled_anyhow))?;
     let outcome = counted(session.stop())?;
     tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
@@ -81,7 +83,7 @@ pub fn stop(json: bool) -> Result<Exit> {
 pub fn start() -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
-    let mut session = Session::begin("start", &config, &mut signals, Wish::default())?;
+    let mut session = Session::begin("start", &config, &mut signals)?.settled(Wish::default())?;
     let text = if session.start()? {
         format!("started: writes stay in RAM, up to {}\n", session.limit())
     } else {

@@ -6,8 +6,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use cowflush::error::{Exit, Result};
-use cowflush::ops::flush::{How, Outcome, Session};
 use cowflush::ops::hold;
+use cowflush::ops::session::{How, Outcome, Session};
 use cowflush::report::console::Console;
 use cowflush::report::progress::Meter;
 use cowflush::sys::dm::Control;
@@ -64,7 +64,8 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
 
 fn stop(console: &Console, signals: &mut signals::Held) -> Result<Exit> {
     let config = config();
-    let mut session = Session::begin_last("stop", &config, signals, Meter::on_console())?;
+    let session = Session::begin("stop", &config, signals)?.showing(Meter::on_console());
+    let mut session = session.settled_anyhow()?;
     let pending = session.stack()?.pending().bytes();
     if pending > Bytes(0) {
         console.say(&format!("{pending} are in RAM only and go to the card now: DON'T POWER OFF."));

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use cowflush::error::{Exit, Result};
-use cowflush::ops::daemon_note::DaemonNote;
+use cowflush::ops::daemon::note::DaemonNote;
 use cowflush::ops::status::{self, LogReport, Phase, Report};
 use cowflush::report::history;
 use cowflush::report::json::Object;

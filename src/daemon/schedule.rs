@@ -66,8 +66,6 @@ pub struct Now {
     pub pressed: bool,
     /// Nothing may reach the card now.
     pub held: bool,
-    /// Writers are held back now.
-    pub waiting: bool,
 }
 
 /// What has happened so far.
@@ -236,10 +234,9 @@ impl Schedule {
     }
 }
 
-/// Writers are held back, or the COW is so full that they will be. While another COW is sealed they
-/// are held back earlier than the level alone tells.
+/// Writers are held back, or the COW is so full that they may be.
 pub fn is_pressing(config: &Config, now: &Now) -> bool {
-    now.waiting || now.level.percent_of_brim() >= pressure::let_go(config.full_wait)
+    now.level.percent_of_brim() >= pressure::let_go(config.full_wait)
 }
 
 /// A flush gives memory back that is short.
@@ -272,7 +269,6 @@ mod tests {
             available_percent: 50,
             pressed: false,
             held: false,
-            waiting: false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::daemon_note::{self, DaemonNote};
+use super::daemon::note::{self, DaemonNote};
 use super::log::Log;
 use super::{hold, run_dir, spill, view};
 use crate::dm::SnapshotStatus;
@@ -111,7 +111,7 @@ pub fn gather() -> Report {
     };
     report.held_since = hold::since();
     report.spill = spill::usage();
-    report.daemon = daemon_note::running();
+    report.daemon = note::running();
     report.page_cache = memory::info().unwrap_or_default().dirty;
     report.reached = report.card.and_then(block::written);
     report.last_flush = run_dir::last_flush();

@@ -7,38 +7,13 @@
 
 use std::time::Instant;
 
-use crate::config::Config;
-use crate::cow::size::Size;
+use super::rule::Rule;
 use crate::daemon::pressure::{self, Gate, Level, SLOW};
-use crate::dm::SnapshotStatus;
 use crate::error::Result;
 use crate::stack::Name;
 use crate::sys::dm::{Control, Message, Request};
 use crate::sys::guard::{self, Guard};
-use crate::sys::memory::{self, MemInfo};
-use crate::units::Bytes;
-
-/// By what a COW's level is judged.
-#[derive(Clone, Copy, Debug)]
-pub struct Rule {
-    size: Size,
-    full_wait: u64,
-    spill: bool,
-    most: Bytes,
-}
-
-impl Rule {
-    /// What the owner wants.
-    pub fn of(config: &Config) -> Self {
-        let (full_wait, spill) = (config.full_wait, config.spill.is_some());
-        Self { size: config.size, full_wait, spill, most: Bytes(u64::MAX) }
-    }
-
-    /// The same, but the COW may hold `most` only: another one is sealed and holds memory.
-    pub fn at_most(self, most: Bytes) -> Self {
-        Self { most, ..self }
-    }
-}
+use crate::sys::memory;
 
 /// A valve at work.
 pub struct Valve {
@@ -105,21 +80,5 @@ fn turn(control: &Control, root: &mut Message, hold: bool) -> bool {
 
 /// How full root's COW is; `message` is about root. `None` when root defers nothing.
 pub fn level(control: &Control, message: &mut Message, rule: &Rule) -> Option<Level> {
-    level_of(control.look(message).ok()?, &memory::info().unwrap_or_default(), rule)
-}
-
-/// The same from what was seen already.
-pub fn level_of(status: SnapshotStatus, memory: &MemInfo, rule: &Rule) -> Option<Level> {
-    let dirty = Bytes(memory.dirty.0.saturating_add(memory.writeback.0));
-    match status {
-        SnapshotStatus::Used(usage) => {
-            let (used, device) = (usage.allocated.bytes(), usage.total.bytes());
-            let room = memory.room(rule.spill);
-            let limit = rule.size.limit(memory.total, &room.with(used)).min(rule.most);
-            Some(Level::new(used, limit.min(device), dirty, room))
-        }
-        // The kernel does not count a COW that overflowed.
-        SnapshotStatus::Overflow => Some(Level::FULL),
-        _ => None,
-    }
+    rule.level(control.look(message).ok()?, &memory::info().unwrap_or_default())
 }

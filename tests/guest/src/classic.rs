@@ -10,7 +10,7 @@ use cowflush::error::{Doing, Error};
 use cowflush::ops::cowfile;
 use cowflush::stack::Name;
 use cowflush::sys::dm::{Control, Message, Request};
-use cowflush::sys::{block, memory};
+use cowflush::sys::{block, mlock};
 use cowflush::units::Bytes;
 
 use crate::Failure;
@@ -51,7 +51,7 @@ impl Classic {
         control.load(Name::Sealed, &[merge])?;
         let next = Target::Snapshot { origin, cow: fresh.number(), chunk: CHUNK_SECTORS };
 
-        memory::lock()?;
+        mlock::all()?;
         let begin = Instant::now();
         let mut message = Message::about(Name::Root);
         control

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::run_dir;
-use super::status::value;
+use crate::ops::run_dir;
+use crate::ops::status::value;
 use crate::sys::time;
 use crate::units::decimal;
 

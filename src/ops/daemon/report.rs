@@ -5,12 +5,12 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::daemon_note::{self, DaemonNote};
 use super::led::{Led, Light};
-use super::run_dir;
-use super::status::{self, LogReport};
+use super::note::{self, DaemonNote};
 use crate::config::Config;
 use crate::daemon::schedule::Now;
+use crate::ops::run_dir;
+use crate::ops::status::{self, LogReport};
 use crate::report::metrics::{self, Metrics};
 use crate::stack::Mode;
 use crate::sys::block::{self, Written};
@@ -73,13 +73,13 @@ impl Reporter {
 
     /// The daemon ends: nothing is left behind that would no longer be true.
     pub fn end(&mut self) {
-        daemon_note::remove();
+        note::remove();
         self.show(Light::Rest);
         self.remove_metrics();
     }
 
     fn leave_note(&mut self, config: &Config, now: &Now, interval: Option<u64>) {
-        let at = daemon_note::first_after(&config.at, now.minute);
+        let at = note::first_after(&config.at, now.minute);
         let note = DaemonNote { pid: std::process::id(), interval, at };
         if self.note != Some(note) {
             self.note = Some(note);

@@ -1,0 +1,143 @@
+//! What the daemon does: flushes, and what becomes of a flush that fails.
+
+use std::process::Command;
+
+use super::Daemon;
+use crate::config::{HoldFull, OnOverflow};
+use crate::daemon::pressure::Level;
+use crate::daemon::schedule::{self, Now, Reason};
+use crate::error::{Exit, Result};
+use crate::ops::session::{How, Outcome, Session};
+use crate::ops::valve::Valve;
+use crate::ops::{hold, run_dir};
+use crate::report::record::Record;
+use crate::stack::Wish;
+use crate::sys::signals::Held;
+use crate::sys::{lock, priority};
+
+/// A reboot is not waited for when this share of the COW is in use, in percent.
+const BRIM: u64 = 95;
+
+impl Daemon<'_> {
+    /// Does what is due. Returns how things are afterwards.
+    pub(super) fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) -> Result<Now> {
+        if now.held && self.config.hold_full == HoldFull::Discard {
+            self.discard(now);
+            return Ok(self.look());
+        }
+        if hold::end() {
+            let kept = "the hold was ended, since the COW is full: what was held is flushed now";
+            self.voice.tell(kept);
+        }
+        self.reporter.flushing();
+        let flushed = self.flush(reason, signals);
+        let failed = flushed.is_err();
+        // A flush that failed may have left something sealed, which leaves less room.
+        self.refresh()?;
+        let now = self.look();
+        self.guard(&now.level, failed);
+        match flushed {
+            Ok(record) => {
+                if let Some(record) = record {
+                    self.voice.tell(&format!("flushed ({reason}): {record}"));
+                }
+                self.reporter.flushed(true);
+                self.last_note = run_dir::read(run_dir::LAST_FLUSH);
+                self.schedule.done(&now);
+            }
+            // Somebody else flushes: what they do not take, the next look finds.
+            Err(error) if error.exit_code() == Exit::Busy => self.schedule.failed(&now),
+            Err(error) => {
+                self.voice.tell(&format!("flush ({reason}) failed: {error}"));
+                self.reporter.flushed(false);
+                self.schedule.failed(&now);
+                if schedule::is_pressing(&self.config, &now) {
+                    self.resort(signals);
+                    self.refresh()?;
+                    return Ok(self.look());
+                }
+            }
+        }
+        Ok(now)
+    }
+
+    fn flush(&mut self, reason: Reason, signals: &mut Held) -> Result<Option<Record>> {
+        let Self { valve, control, config, .. } = self;
+        let session = Session::open(control.clone(), "daemon", config, signals)?;
+        let mut session = session.behind(valve).because(reason).settled(Wish::default())?;
+        if reason == Reason::Idle {
+            return session.merge().map(|_| None);
+        }
+        let how = How {
+            merge: reason == Reason::Boot,
+            hurry: matches!(reason, Reason::High | Reason::Memory),
+            ..How::default()
+        };
+        Ok(match session.flush(how)? {
+            Outcome::Flushed { record, .. } => Some(record),
+            Outcome::Nothing => None,
+        })
+    }
+
+    /// Drops what is on trial. A reboot that is under way and does not come to its end before the
+    /// COW is full is cut short: nothing on root would be kept anyway.
+    fn discard(&mut self, now: &Now) {
+        if !self.rebooting {
+            self.rebooting = true;
+            self.voice.tell("the hold has filled the COW: rebooting, what was held is dropped");
+            priority::realtime(false);
+            // Not waited for: it may wait for root.
+            if Command::new("reboot").spawn().is_ok() {
+                return;
+            }
+        } else if now.level.percent_of_brim() < BRIM {
+            return;
+        }
+        if let Err(error) = hold::discard(true) {
+            self.voice.tell(&error.to_string());
+        }
+    }
+
+    /// Between a flush that failed and the next try a COW that fills up needs a valve; one with much
+    /// room does without, so that everything can be told at once. With a valve the lock is this
+    /// process's.
+    pub(super) fn guard(&mut self, level: &Level, failing: bool) {
+        let needed = failing && level.percent_of_brim() >= self.config.high;
+        if !needed {
+            if self.valve.take().is_some() {
+                lock::release(&self.control);
+            }
+        } else if self.valve.is_none() && lock::take(&self.control).is_ok() {
+            self.valve = Valve::tended(&self.control, self.rule).ok();
+            if self.valve.is_none() {
+                lock::release(&self.control);
+            }
+        }
+        self.voice.hush(self.valve.is_some());
+    }
+
+    /// The card or the memory fails, and the COW is so full that writers wait: what the owner wants
+    /// then.
+    fn resort(&mut self, signals: &mut Held) {
+        match self.config.on_overflow {
+            OnOverflow::Wait => self
+                .voice
+                .tell("THE COW IS FULL and can't be flushed: programs wait until it can be"),
+            OnOverflow::WriteThrough => self.write_through(signals),
+        }
+    }
+
+    fn write_through(&mut self, signals: &mut Held) {
+        let Self { valve, control, config, .. } = self;
+        let through = Session::open(control.clone(), "daemon", config, signals)
+            .and_then(|session| session.behind(valve).settled_anyhow())
+            .and_then(|mut session| session.give_up_deferring());
+        self.voice.hush(self.valve.is_some());
+        match through {
+            Ok(()) => self.voice.tell(
+                "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
+            ),
+            Err(error) => self.voice.tell(&format!("the last resort failed: {error}")),
+        }
+    }
+}

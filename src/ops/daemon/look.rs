@@ -1,0 +1,72 @@
+//! What the daemon sees of the clocks, root's COW and the memory.
+
+use super::Daemon;
+use crate::daemon::schedule::Now;
+use crate::dm::SnapshotStatus;
+use crate::error::Result;
+use crate::ops::rule::{self, Rule};
+use crate::ops::{hold, settle};
+use crate::stack::Trouble;
+use crate::sys::dirty::DirtyLimits;
+use crate::sys::{memory, time};
+use crate::units::Bytes;
+
+impl Daemon<'_> {
+    /// One look at everything.
+    pub(super) fn look(&mut self) -> Now {
+        let status = self.control.look(&mut self.message).unwrap_or(SnapshotStatus::Unknown);
+        let memory = memory::info().unwrap_or_default();
+        let level = self.rule.level(status, &memory);
+        let (day, minute) = time::local();
+        // Without a COW nothing is pending, whatever is in the page cache.
+        let pending = match (level, status) {
+            (None, _) => Bytes(0),
+            (_, SnapshotStatus::Used(usage)) => {
+                Bytes(usage.data().bytes().0.saturating_add(memory.dirty.0))
+            }
+            (_, _) => Bytes::MAX,
+        };
+        Now {
+            running: time::running(),
+            minute,
+            day,
+            level: level.unwrap_or_default(),
+            pending,
+            ram: memory.total,
+            available_percent: memory.available.percent_of(memory.total),
+            pressed: self.pressed,
+            held: hold::since().is_some(),
+        }
+    }
+
+    /// Learns what the log holds and what is sealed, and whether root is still on a stack.
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        let stack = self.control.stack()?;
+        if stack.root.is_none() {
+            return Err(settle::explain(Trouble::NotActive));
+        }
+        // While writers wait a card that fails is not asked for more than the next flush needs.
+        if self.valve.is_none() {
+            self.roof = rule::roof(&stack);
+        }
+        self.rule = Rule::of(&self.config, &stack, self.roof);
+        self.schedule.log_in_use(stack.logged.is_some());
+        self.limit_dirty();
+        Ok(())
+    }
+
+    /// Written data wait in the page cache, by default up to a fifth of the memory, and all of them
+    /// can reach the COW at once: more than it holds. So the kernel is told to keep an eighth of the
+    /// COW's size at most. To write them there costs no more than copying memory.
+    fn limit_dirty(&mut self) {
+        let level = self.look().level;
+        if level.size == Bytes(0) {
+            return;
+        }
+        let most = (level.size.0 / 8).max(1 << 20);
+        let limits = DirtyLimits { background: most / 2, most, ratios: (0, 0) };
+        if DirtyLimits::now().is_some_and(|now| (now.background, now.most) != (most / 2, most)) {
+            limits.set();
+        }
+    }
+}

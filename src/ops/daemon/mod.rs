@@ -1,0 +1,168 @@
+//! The daemon: looks at clocks and levels, flushes when the schedule says so.
+//!
+//! look    what it sees of the clocks, root's COW and the memory
+//! act     flushes, and what becomes of a flush that fails
+//! rest    waits until something happens, or could
+//! watch   changes under urgent paths
+//! report  tells people where things are: note, led, the file for Prometheus
+//! voice   what it says, and when it must not
+//! feeder  the machine's watchdog
+
+mod act;
+mod feeder;
+mod led;
+mod look;
+pub mod note;
+mod report;
+mod rest;
+mod voice;
+mod watch;
+
+use nix::sys::signal::Signal;
+
+use self::feeder::Feeder;
+use self::report::Reporter;
+use self::voice::Voice;
+use self::watch::Watch;
+use super::rule::{self, Rule};
+use super::valve::Valve;
+use super::{run_dir, spill};
+use crate::config::Config;
+use crate::daemon::schedule::{Reason, Schedule};
+use crate::error::Result;
+use crate::stack::Name;
+use crate::sys::dirty::DirtyLimits;
+use crate::sys::dm::{Control, Message};
+use crate::sys::psi::Pressure;
+use crate::sys::signals::Held;
+use crate::sys::{mlock, priority};
+use crate::units::Bytes;
+
+/// The daemon's state between two looks.
+struct Daemon<'a> {
+    config: Config,
+    schedule: Schedule,
+    control: Control,
+    message: Box<Message>,
+    /// By what root's COW is judged, and what one flush can put into the flush log; both as of the
+    /// last [`Daemon::refresh`].
+    rule: Rule,
+    roof: Bytes,
+    urgent: Watch,
+    boot: Watch,
+    pressure: Option<Pressure>,
+    /// The kernel has told of memory pressure since the last look.
+    pressed: bool,
+    /// Holds writers back between a flush that failed and the next try. While it is there nothing
+    /// may be done that could wait for root.
+    valve: Option<Valve>,
+    /// A reboot that drops what is held has begun.
+    rebooting: bool,
+    last_note: Option<String>,
+    noticed: u64,
+    reporter: Reporter,
+    feeder: Feeder,
+    voice: Voice<'a>,
+}
+
+/// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
+pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    let mut daemon = Daemon::begin(load(), Voice::new(tell))?;
+    priority::exempt_from_oom_killer();
+    mlock::all()?;
+    let before = DirtyLimits::now();
+    let ended = daemon.work(load, &mut signals);
+    // Writers go on before anything is told: whoever listens may be one of them.
+    daemon.valve = None;
+    if let Some(note) = daemon.feeder.end() {
+        daemon.voice.tell(&note);
+    }
+    daemon.reporter.end();
+    if let Some(before) = before {
+        before.set();
+    }
+    ended
+}
+
+impl<'a> Daemon<'a> {
+    fn begin(config: Config, voice: Voice<'a>) -> Result<Self> {
+        let control = Control::open()?;
+        let (urgent, boot) = (Watch::new(&config.urgent)?, Watch::new(&config.merge_on)?);
+        let stack = control.stack()?;
+        let roof = rule::roof(&stack);
+        let mut daemon = Self {
+            rule: Rule::of(&config, &stack, roof),
+            roof,
+            config,
+            schedule: Schedule::default(),
+            control,
+            message: Message::about(Name::Root),
+            urgent,
+            boot,
+            pressure: Pressure::watch(),
+            pressed: false,
+            valve: None,
+            rebooting: false,
+            last_note: run_dir::read(run_dir::LAST_FLUSH),
+            noticed: 0,
+            reporter: Reporter::default(),
+            feeder: Feeder::default(),
+            voice,
+        };
+        daemon.refresh()?;
+        daemon.take_up();
+        daemon.schedule = Schedule::new(&daemon.look());
+        daemon.schedule.log_in_use(stack.logged.is_some());
+        Ok(daemon)
+    }
+
+    fn work(&mut self, load: impl Fn() -> Config, signals: &mut Held) -> Result<()> {
+        loop {
+            let mut now = self.look();
+            if let Some(reason) = self.schedule.due(&self.config, &now) {
+                // While the COW fills up no busy program may come between, until the flush has a valve.
+                priority::realtime(matches!(reason, Reason::High | Reason::Memory));
+                now = self.act(reason, &now, signals)?;
+                priority::realtime(true);
+            } else {
+                self.guard(&now.level, self.schedule.is_failing());
+            }
+            self.feeder.feed(&now, self.valve.is_some());
+            if self.valve.is_none() {
+                self.report(&now);
+            }
+            self.rest(&now, signals);
+            if signals.arrived().is_some() {
+                return Ok(());
+            }
+            // The configuration is on root.
+            while self.valve.is_none()
+                && let Some(signal) = signals.other()
+            {
+                match signal {
+                    Signal::SIGHUP => self.reload(load())?,
+                    _ => self.schedule.ask(),
+                }
+            }
+        }
+    }
+
+    fn reload(&mut self, config: Config) -> Result<()> {
+        self.urgent = Watch::new(&config.urgent)?;
+        self.boot = Watch::new(&config.merge_on)?;
+        self.config = config;
+        self.voice.tell("the configuration was read again");
+        self.take_up();
+        self.refresh()
+    }
+
+    /// Begins to use what the configuration names: a spill area, a watchdog. What can't be had is
+    /// told, and costs no flush.
+    fn take_up(&mut self) {
+        let spill = self.config.spill.as_ref().map(spill::begin);
+        let watchdog = self.feeder.follow(self.config.watchdog.as_deref());
+        for error in [spill.and_then(Result::err), watchdog.err()].into_iter().flatten() {
+            self.voice.tell(&error.to_string());
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What root's COW may hold now, and how full it is: the owner's wishes, the stack and the memory
+//! together. Whoever judges a COW, a command, the daemon or a valve, does so by this.
+
+use super::log::Log;
+use crate::config::Config;
+use crate::cow::size::{Size, fresh};
+use crate::daemon::pressure::Level;
+use crate::dm::SnapshotStatus;
+use crate::stack::Stack;
+use crate::sys::block;
+use crate::sys::memory::MemInfo;
+use crate::units::Bytes;
+
+/// What stays the same until the stack changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    size: Size,
+    spill: bool,
+    /// What one flush can put into the flush log.
+    roof: Bytes,
+    /// What a sealed COW holds in RAM. As long as it is there root's has less.
+    sealed: Bytes,
+    /// At which share of the COW writers are held back, in percent.
+    pub full_wait: u64,
+}
+
+impl Rule {
+    /// The rule for `stack`, whose [`roof`] is known.
+    pub fn of(config: &Config, stack: &Stack, roof: Bytes) -> Self {
+        let sealed = stack.sealed_in_ram().and_then(|sealed| sealed.usage());
+        Self {
+            size: config.size,
+            spill: config.spill.is_some(),
+            roof,
+            sealed: sealed.map_or(Bytes(0), |usage| usage.allocated.bytes()),
+            full_wait: config.full_wait,
+        }
+    }
+
+    /// What root's COW may hold when nothing is sealed. `held`: what COWs hold now; that is not
+    /// available to others, but it is to COWs.
+    pub fn limit(&self, memory: &MemInfo, held: Bytes) -> Bytes {
+        let room = memory.room(self.spill).with(held);
+        self.size.limit(memory.total, &room).min(self.roof)
+    }
+
+    /// How full root's COW is. `None` when root defers nothing.
+    pub fn level(&self, status: SnapshotStatus, memory: &MemInfo) -> Option<Level> {
+        match status {
+            SnapshotStatus::Used(usage) => {
+                let (used, device) = (usage.allocated.bytes(), usage.total.bytes());
+                let held = Bytes(used.0.saturating_add(self.sealed.0));
+                let limit = fresh(self.limit(memory, held), self.sealed).min(device);
+                let dirty = Bytes(memory.dirty.0.saturating_add(memory.writeback.0));
+                Some(Level::new(used, limit, dirty, memory.room(self.spill)))
+            }
+            // The kernel does not count a COW that overflowed.
+            SnapshotStatus::Overflow => Some(Level::FULL),
+            _ => None,
+        }
+    }
+}
+
+/// What one flush can put into the flush log of `stack`. Without one, or when it can't be read, no limit:
+/// it says so itself when it is needed.
+pub fn roof(stack: &Stack) -> Bytes {
+    let capacity = stack.log_partition().map(|log| Log::capacity_at(&block::path(log)));
+    capacity.and_then(Result::ok).unwrap_or(Bytes::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dm::status::Usage;
+
+    const MIB: u64 = 1 << 20;
+
+    fn rule(sealed: u64, roof: u64) -> Rule {
+        let size = Size::Fixed(Bytes(16 * MIB));
+        let (sealed, roof) = (Bytes(sealed * MIB), Bytes(roof * MIB));
+        Rule { size, spill: false, roof, sealed, full_wait: 80 }
+    }
+
+    fn size(rule: &Rule, used: u64, available: u64) -> u64 {
+        let memory = MemInfo {
+            total: Bytes(256 * MIB),
+            available: Bytes(available * MIB),
+            ..MemInfo::default()
+        };
+        let sectors = |mib: u64| Bytes(mib * MIB).sectors();
+        let usage = Usage { allocated: sectors(used), total: sectors(24), metadata: sectors(0) };
+        rule.level(SnapshotStatus::Used(usage), &memory).unwrap().brim.0 / MIB
+    }
+
+    #[test]
+    fn a_sealed_cow_leaves_less_to_the_live_one() {
+        assert_eq!(size(&rule(0, 64), 1, 200), 16);
+        assert_eq!(size(&rule(10, 64), 1, 200), 6);
+        assert_eq!(size(&rule(16, 64), 1, 200), 4, "a quarter at least");
+    }
+
+    #[test]
+    fn neither_the_log_nor_the_memory_is_forgotten() {
+        assert_eq!(size(&rule(0, 8), 1, 200), 8);
+        // (24 + 4 - 16) / 4 * 3
+        assert_eq!(size(&rule(0, 64), 4, 24), 9);
+        // The same, of which the sealed one holds 4.
+        assert_eq!(size(&rule(4, 64), 4, 24), 8);
+    }
+}

@@ -1,0 +1,133 @@
+//! Flush: everything that was written until now becomes durable.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::{How, Incomplete, Outcome, Session};
+use crate::dm::SnapshotStatus;
+use crate::error::{Doing, Result};
+use crate::ops::settle::{self, Settled};
+use crate::ops::window::Sealed;
+use crate::ops::{run_dir, seal, valve};
+use crate::report::record::Record;
+use crate::stack::{Mode, Name, Stack, Trouble, Wish};
+use crate::sys::dm::Message;
+use crate::sys::{block, priority, time};
+use crate::units::Sectors;
+
+impl Session<'_> {
+    /// Makes everything that was written until now durable: in the flush log if there is one, else
+    /// in root itself.
+    pub fn flush(&mut self, how: How) -> Result<Outcome> {
+        let begin = Instant::now();
+        let full = self.is_full(&self.control.stack()?);
+        // A filesystem in trouble can't write everything out; what it could is still flushed.
+        let synced = if how.hurry || full { Ok(()) } else { sync_root()? };
+        let stack = self.control.stack()?;
+        let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
+        match (stack.mode(), status) {
+            (Some(Mode::WriteThrough), _) => {
+                flush_card(&stack)?;
+                return Ok(Outcome::Nothing);
+            }
+            (_, SnapshotStatus::Invalid) => {
+                return Err(settle::explain(Trouble::Lost(Name::Root)));
+            }
+            (_, SnapshotStatus::Used(usage)) if usage.data().0 == 0 => return Ok(Outcome::Nothing),
+            _ => {}
+        }
+        let wish = Wish { direct: how.direct, ..Wish::default() };
+        let (sealed, mut settled) =
+            self.seal(&stack, seal::After::Defer { limit: self.limit, roof: self.roof }, wish)?;
+        // While the COW fills up quickly there is no time for a merge, after which the writers would
+        // be let go with little room left. When the log has no room a flush merges by itself, with
+        // the sealed COW still held.
+        let nearly_full = settled.log_used >= self.config.merge && !how.hurry;
+        if settled.appended && (how.merge || nearly_full) {
+            let merged = self.settle_with_valve(Wish { merge: true, ..Wish::default() })?;
+            settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
+            settled.merging += merged.merging;
+        }
+        let record = self.note(begin, sealed.stall, settled);
+        let incomplete = match (status, synced) {
+            (SnapshotStatus::Overflow, _) => Some(Incomplete::Overflow),
+            (_, Err(errno)) => Some(Incomplete::Sync(errno)),
+            _ if !sealed.frozen => Some(Incomplete::Unfrozen),
+            _ => None,
+        };
+        Ok(Outcome::Flushed { record, incomplete })
+    }
+
+    /// Merges what is in the flush log into the card. Returns what was merged and how long that
+    /// took, `None` when the log is empty or there is none.
+    pub fn merge(&mut self) -> Result<Option<Settled>> {
+        let settled = self.settle_with_valve(Wish { merge: true, ..Wish::default() })?;
+        let any = settled.merged.0 > 0 || settled.log_pruned.bytes.0 > 0;
+        Ok(any.then_some(settled))
+    }
+
+    /// Seals and brings the stack to rest again, also when the seal failed halfway.
+    pub(super) fn seal(
+        &mut self,
+        stack: &Stack,
+        after: seal::After,
+        wish: Wish,
+    ) -> Result<(Sealed, Settled)> {
+        // A writer at memory speed could fill the fresh COW before it has a valve.
+        priority::realtime(true);
+        let sealed = seal::run(&self.control, stack, after);
+        self.frozen = sealed.as_ref().is_ok_and(|sealed| sealed.frozen);
+        // A seal that failed may have left root suspended, which the plan mends, but not a valve.
+        let settled = if sealed.is_ok() { self.settle_with_valve(wish) } else { self.settle(wish) };
+        Ok((sealed?, settled?))
+    }
+
+    /// What is on its way to the COW may not fit any more.
+    fn is_full(&self, stack: &Stack) -> bool {
+        let mut message = Message::about(Name::Root);
+        let level = valve::level(&self.control, &mut message, &self.rule(stack));
+        level.is_some_and(|level| level.percent_of_brim() >= self.config.full_wait)
+    }
+
+    pub(super) fn note(&self, begin: Instant, stall: Duration, settled: Settled) -> Record {
+        let record = Record {
+            when: time::now(),
+            command: self.command.to_owned(),
+            reason: self.reason.clone(),
+            bytes: if settled.appended { settled.logged } else { settled.merged },
+            logged: settled.logged,
+            merged: settled.merged,
+            took_ms: begin.elapsed().as_millis() as u64,
+            log_ms: settled.logging.as_millis() as u64,
+            merge_ms: settled.merging.as_millis() as u64,
+            stall_us: stall.as_micros() as u64,
+            pruned: settled.pruned.bytes,
+            not_pruned: settled.pruned.refused.unwrap_or_default().to_owned(),
+        };
+        // Each part of a stop is a flush of its own here.
+        let _ = run_dir::note_flush(&record);
+        remember(&record);
+        record
+    }
+}
+
+/// Writes the page cache out, while writers are free: what is left for the seal is little.
+pub(super) fn sync_root() -> Result<std::result::Result<(), Errno>> {
+    let root = File::open("/").doing(|| "open /")?;
+    Ok(block::sync_filesystem(&root))
+}
+
+/// The note is for people; a /run that is gone is no error.
+pub(super) fn remember(record: &Record) {
+    let _ = run_dir::write(run_dir::LAST_FLUSH, &record.to_text());
+}
+
+/// The last word to the card: everything merged or written through becomes durable.
+pub(super) fn flush_card(stack: &Stack) -> Result<()> {
+    match stack.card() {
+        Some((card, Sectors(_))) => block::flush(card),
+        None => Ok(()),
+    }
+}

@@ -51,6 +51,13 @@ impl Level {
         Bytes(self.used.0.saturating_add(self.dirty.0))
     }
 
+    /// The same after a glance at the COW alone, which holds `used` now. `None` when that changed so
+    /// much that everything wants a look: by a 64th of what it may hold.
+    pub fn glanced(self, used: Bytes) -> Option<Self> {
+        let changed = used.0.abs_diff(self.used.0);
+        (changed <= self.size.0 / 64).then_some(Self { used, ..self })
+    }
+
     /// How long nobody need look before `percent` of the brim can be reached: a writer at full
     /// memory speed counts. Never longer than half a second.
     pub fn pause_until(&self, percent: u64) -> Duration {
@@ -163,6 +170,16 @@ mod tests {
         assert_eq!(tend(&large(85), 80, long), (false, large(85).pause_until(BRIM) / 4));
         assert!(tend(&large(85), 80, Gate::Closed(STEP / 2)).0);
         assert!(tend(&large(94), 80, long).0, "no room for a moment");
+    }
+
+    #[test]
+    fn a_glance_is_enough_while_little_happens() {
+        let before = level(4, 1);
+        let used = |kib: u64| Bytes((4 << 20) + (kib << 10));
+        let after = before.glanced(used(200));
+        assert_eq!(after, Some(Level { used: used(200), ..before }));
+        assert_eq!(before.glanced(used(300)), None);
+        assert_eq!(before.glanced(Bytes(0)), None, "another COW");
     }
 
     proptest! {

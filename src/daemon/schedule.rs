@@ -91,6 +91,8 @@ pub struct Schedule {
 
 /// The first retry after a failed flush, in milliseconds; doubled each time, up to 64 times.
 const RETRY: u64 = 2000;
+/// The same when somebody else was at work.
+const RETRY_BUSY: u64 = 100;
 /// A flush for memory's sake gives back at least this part of the RAM: a 32nd.
 const WORTH_FREEING: u64 = 32;
 /// A wall clock that moves more than this between two looks was set, in minutes.
@@ -201,6 +203,13 @@ impl Schedule {
     pub fn failed(&mut self, now: &Now) {
         self.failures = self.failures.saturating_add(1);
         self.failed = now.running;
+    }
+
+    /// Somebody else is at work: what is due then still is, is tried again as soon as they may have
+    /// ended. Until then it counts as a failure, since nobody may look after the COW in between.
+    pub fn busy(&mut self, now: &Now) {
+        self.failures = self.failures.max(1);
+        self.failed = now.running.saturating_sub(RETRY - RETRY_BUSY);
     }
 
     /// The last flush failed.
@@ -363,6 +372,20 @@ mod tests {
         assert_eq!(schedule.due(&config, &Now { held: true, ..full }), None);
         let held = Now { level: level(15), held: true, ..now(1) };
         assert_eq!(schedule.due(&config, &held), Some(Reason::High));
+    }
+
+    #[test]
+    fn somebody_else_is_not_waited_for_as_long_as_a_card_that_fails() {
+        let config = Config::default();
+        let mut schedule = Schedule::new(&now(0));
+        schedule.ask();
+        let at = |millis| Now { running: millis, ..now(0) };
+        schedule.busy(&at(10_000));
+        assert!(schedule.is_failing());
+        assert_eq!(schedule.due(&config, &at(10_099)), None);
+        assert_eq!(schedule.due(&config, &at(10_100)), Some(Reason::Asked));
+        schedule.done(&at(10_200));
+        assert!(!schedule.is_failing());
     }
 
     #[test]

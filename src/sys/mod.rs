@@ -14,6 +14,7 @@ pub mod psi;
 pub mod random;
 pub mod signals;
 pub mod swap;
+pub mod syncing;
 pub mod terminal;
 pub mod time;
 pub mod tmpfs;

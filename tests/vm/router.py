@@ -20,8 +20,8 @@ def status(vm: VM) -> dict[str, Any]:
 
 
 def devices(vm: VM) -> list[str]:
-    """The names of all device-mapper devices."""
-    return sorted(vm.run("cat /sys/block/dm-*/dm/name").ok().text.split())
+    """The names of all device-mapper devices. One may go away while the list is made."""
+    return sorted(vm.run("cat /sys/block/dm-*/dm/name 2>/dev/null").text.split())
 
 
 def loops(vm: VM) -> list[str]:

@@ -46,7 +46,7 @@ impl Daemon<'_> {
                 self.schedule.done(&now);
             }
             // Somebody else flushes: what they do not take, the next look finds.
-            Err(error) if error.exit_code() == Exit::Busy => self.schedule.failed(&now),
+            Err(error) if error.exit_code() == Exit::Busy => self.schedule.busy(&now),
             Err(error) => {
                 self.voice.tell(&format!("flush ({reason}) failed: {error}"));
                 self.reporter.flushed(false);

@@ -6,12 +6,26 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Daemon;
-use crate::daemon::pressure;
+use crate::daemon::pressure::{self, Level};
 use crate::daemon::schedule::Now;
+use crate::dm::SnapshotStatus;
 use crate::ops::run_dir;
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
+use crate::sys::time;
 use crate::units::Bytes;
+
+/// How often the daemon looks at everything when nothing happens; between two looks it glances at the COW.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What ends a rest.
+#[derive(PartialEq)]
+enum Event {
+    /// Programs wait for memory.
+    Pressure,
+    /// A signal, or a change under a watched path.
+    Other,
+}
 
 /// How often the daemon looks for flushes by hand, in milliseconds.
 const NOTICE_EVERY: u64 = 1000;
@@ -25,19 +39,28 @@ impl Daemon<'_> {
         }
     }
 
-    /// Waits until something happens, or could.
+    /// Waits until something happens, or could: then everything wants a look.
     pub(super) fn rest(&mut self, now: &Now, signals: &Held) {
-        let mark = if now.held { self.config.full_wait } else { self.config.high };
-        let deferring = now.level.size > Bytes(0);
-        let pause = match &self.valve {
+        let most = match &self.valve {
             // That looks after the COW.
             Some(_) => pressure::SLOW,
-            None if deferring => now.level.pause_until(mark),
-            None => Duration::from_secs(1),
+            None => LOOK_EVERY,
         };
-        let most = pause.as_millis() as u64;
-        let wait = self.schedule.sleep(&self.config, now, most).max(1);
-        self.pressed = self.wait(wait, signals);
+        let until =
+            now.running + self.schedule.sleep(&self.config, now, most.as_millis() as u64).max(1);
+        let mut level = now.level;
+        self.pressed = false;
+        while let Some(left) = until.checked_sub(time::running()).filter(|left| *left > 0) {
+            let happened = self.wait(left.min(self.pause(&level, now.held)), signals);
+            self.pressed = happened == Some(Event::Pressure);
+            if happened.is_some() {
+                break;
+            }
+            match self.glance(level) {
+                Some(glanced) => level = glanced,
+                None => break,
+            }
+        }
         // To watch new folders is to read root.
         if self.valve.is_some() {
             return;
@@ -51,9 +74,29 @@ impl Daemon<'_> {
         self.notice_others(now);
     }
 
-    /// Waits for so many milliseconds, or until something happens. Returns whether the kernel told of
-    /// memory pressure.
-    fn wait(&self, millis: u64, signals: &Held) -> bool {
+    /// Until when nobody need look at the COW, in milliseconds from now.
+    fn pause(&self, level: &Level, held: bool) -> u64 {
+        if self.valve.is_some() || level.size == Bytes(0) {
+            return u64::MAX;
+        }
+        let mark = if held { self.config.full_wait } else { self.config.high };
+        level.pause_until(mark).as_millis() as u64
+    }
+
+    /// A look at the COW alone, which is one ioctl: what the page cache and the memory may do to it in
+    /// the meantime is little ([`Daemon::limit_dirty`]). `None`: it is not as it was.
+    fn glance(&mut self, level: Level) -> Option<Level> {
+        if self.valve.is_some() || level.size == Bytes(0) {
+            return Some(level);
+        }
+        match self.control.look(&mut self.message) {
+            Ok(SnapshotStatus::Used(usage)) => level.glanced(usage.allocated.bytes()),
+            _ => None,
+        }
+    }
+
+    /// Waits for so many milliseconds, or until something happens.
+    fn wait(&self, millis: u64, signals: &Held) -> Option<Event> {
         let mut descriptors = heapless::Vec::<PollFd<'_>, 4>::new();
         let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
         add(signals.as_fd(), PollFlags::POLLIN);
@@ -64,10 +107,13 @@ impl Daemon<'_> {
         if let Some(pressure) = &self.pressure {
             add(pressure.as_fd(), Pressure::EVENT);
         }
-        let timeout = PollTimeout::try_from(millis as i32).unwrap_or(PollTimeout::MAX);
-        let _ = poll(&mut descriptors, timeout);
+        let timeout = PollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(PollTimeout::MAX);
+        let happened = poll(&mut descriptors, timeout) != Ok(0);
         let mut events = descriptors.iter().filter_map(PollFd::revents);
-        events.any(|events| events.contains(Pressure::EVENT))
+        match events.any(|events| events.contains(Pressure::EVENT)) {
+            true => Some(Event::Pressure),
+            false => happened.then_some(Event::Other),
+        }
     }
 
     /// A flush by hand counts as one.

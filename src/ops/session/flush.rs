@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::{How, Incomplete, Outcome, Session};
+use crate::daemon::pressure::SLOW;
 use crate::dm::SnapshotStatus;
 use crate::error::{Doing, Result};
 use crate::ops::settle::{self, Settled};
@@ -14,6 +15,7 @@ use crate::ops::{run_dir, seal, valve};
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack, Trouble, Wish};
 use crate::sys::dm::Message;
+use crate::sys::syncing::Syncing;
 use crate::sys::{block, priority, time};
 use crate::units::Sectors;
 
@@ -22,9 +24,8 @@ impl Session<'_> {
     /// in root itself.
     pub fn flush(&mut self, how: How) -> Result<Outcome> {
         let begin = Instant::now();
-        let full = self.is_full(&self.control.stack()?);
         // A filesystem in trouble can't write everything out; what it could is still flushed.
-        let synced = if how.hurry || full { Ok(()) } else { sync_root()? };
+        let synced = if how.hurry { Ok(()) } else { self.sync()? };
         let stack = self.control.stack()?;
         let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
         match (stack.mode(), status) {
@@ -84,11 +85,28 @@ impl Session<'_> {
         Ok((sealed?, settled?))
     }
 
-    /// What is on its way to the COW may not fit any more.
-    fn is_full(&self, stack: &Stack) -> bool {
+    /// Writes the page cache out while writers are free, so that little is left for the seal, which
+    /// stops them. It is given up once the COW is so full that they would have to wait: the seal's
+    /// freeze does the same, and nothing but the seal makes room. A valve can't help here, since what is
+    /// written out would wait for it.
+    fn sync(&mut self) -> Result<std::result::Result<(), Errno>> {
+        let rule = self.rule(&self.control.stack()?);
         let mut message = Message::about(Name::Root);
-        let level = valve::level(&self.control, &mut message, &self.rule(stack));
-        level.is_some_and(|level| level.percent_of_brim() >= self.config.full_wait)
+        // A writer at memory speed must not be ahead of the looks.
+        priority::realtime(true);
+        let mut syncing = Syncing::begin(&open_root()?)?;
+        let synced = loop {
+            let level = valve::level(&self.control, &mut message, &rule);
+            let pause = level.map_or(SLOW, |level| level.pause_until(rule.full_wait));
+            if level.is_some_and(|level| level.percent_of_brim() >= rule.full_wait) {
+                break Ok(());
+            }
+            if let Some(synced) = syncing.wait(pause) {
+                break synced;
+            }
+        };
+        priority::realtime(false);
+        Ok(synced)
     }
 
     pub(super) fn note(&self, begin: Instant, stall: Duration, settled: Settled) -> Record {
@@ -113,10 +131,13 @@ impl Session<'_> {
     }
 }
 
-/// Writes the page cache out, while writers are free: what is left for the seal is little.
-pub(super) fn sync_root() -> Result<std::result::Result<(), Errno>> {
-    let root = File::open("/").doing(|| "open /")?;
-    Ok(block::sync_filesystem(&root))
+fn open_root() -> Result<File> {
+    File::open("/").doing(|| "open /")
+}
+
+/// Writes the page cache out, however long that takes.
+pub(super) fn sync_root() -> Result<()> {
+    block::sync_filesystem(&open_root()?).doing(|| "sync the root filesystem")
 }
 
 /// The note is for people; a /run that is gone is no error.

@@ -6,7 +6,7 @@ use super::flush::{flush_card, remember, sync_root};
 use super::{How, Incomplete, Outcome, Session};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::dm::{Line, SnapshotStatus, Target};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
 use crate::ops::{cowfile, seal, settle};
 use crate::stack::{Mode, Name, Wish};
 use crate::units::Bytes;
@@ -71,7 +71,7 @@ impl Session<'_> {
             return Ok(false);
         }
         // What can't be written out now would not be on the card either.
-        sync_root()?.doing(|| "sync the root filesystem")?;
+        sync_root()?;
         let (Some(origin), Some(length)) =
             (stack.seat(), stack.root.and_then(|root| root.length()))
         else {

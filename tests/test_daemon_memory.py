@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vm import daemon, flood, workload
+from vm.job import Job
 from vm.lab import Lab
 from vm.machine import VM
 
@@ -13,8 +14,10 @@ COW_MIB = 16
 PLACES = 2 * COW_MIB * 16
 
 
-def write(boot: Lab, vm: VM, log: bool, seconds: int) -> None:
-    """Floods root, cuts the power in the middle and at the end, and looks for each block from outside."""
+def write(boot: Lab, vm: VM, log: bool, seconds: int, others: tuple[Job, ...] = ()) -> None:
+    """Floods root, cuts the power in the middle and at the end, and looks for each block from outside.
+
+    What `others` do goes on meanwhile."""
     job = vm.start(f"guest-tools flood {flood.FILE} --places {PLACES} --seconds {seconds}")
     daemon.wait_for(vm, "flushed (high)", timeout=60)
     durable, flushes = flood.written(vm), daemon.wait_for(vm, "flushed (high)").count("flushed (high)")
@@ -25,6 +28,9 @@ def write(boot: Lab, vm: VM, log: bool, seconds: int) -> None:
         flood.check(image.read(flood.FILE), PLACES, durable)
     blocks = int(job.wait(timeout=seconds + 120).ok().text.split()[-1])
     assert blocks > 2 * PLACES, f"{blocks} blocks in {seconds} s never came near the COW's size"
+    for other in others:
+        assert other.running(), other.wait().text
+        other.kill()
     daemon.no_trouble(vm)
     daemon.flush(vm)
     vm.kill()
@@ -62,3 +68,13 @@ def test_memory_hogs_while_flushing(boot: Lab, memory: int) -> None:
     writer = workload.Writer(vm)
     hog = vm.start(f"guest-tools hog --leave {LEFT[memory]} --seconds 25")
     write(boot, vm, log=True, seconds=20)
+
+
+@pytest.mark.parametrize("memory", LEFT)
+def test_others_flush_while_a_writer_is_at_full_speed(boot: Lab, memory: int) -> None:
+    """By hand, and for changes that are urgent: a flush that writes the page cache out first is not watched by the daemon."""
+    vm = boot(memory=memory)
+    daemon.start(vm, f"interval=off\nurgent=/etc\nurgent-delay=100ms\nmerge-on=none\nsize={COW_MIB}M\n", log=True)
+    change = vm.start("while :; do date >/etc/changed || exit; usleep 300000; done")
+    by_hand = vm.start("while :; do cowflush flush; code=$?; [ $code = 0 ] || [ $code = 4 ] || exit $code; usleep 100000; done")
+    write(boot, vm, log=True, seconds=20, others=(change, by_hand))

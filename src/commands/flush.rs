@@ -26,7 +26,7 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     // Asked for by hand: what was on trial is kept.
     let kept = hold::end();
     let did = if kept { "ended the hold, flushed" } else { "flushed" };
-    tell(&session, &outcome, json, did, "nothing to flush: the card is up to date")
+    tell(session, &outcome, json, did, "nothing to flush: the card is up to date")
 }
 
 /// `cowflush merge`.
@@ -36,6 +36,7 @@ pub fn merge(json: bool) -> Result<Exit> {
     let mut session = Session::begin("merge", &config, &mut signals)?.settled(Wish::default())?;
     let merged = session.merge()?;
     let card = card(&session)?;
+    drop(session);
     let Settled {
         merged: bytes, merging: time, log_pruned: Pruned { bytes: pruned, refused }, ..
     } = merged.unwrap_or_default();
@@ -76,7 +77,7 @@ pub fn stop(json: bool) -> Result<Exit> {
     let session = Session::begin("stop", &config, &mut signals);
     let mut session = counted(session.and_then(Session::settled_anyhow))?;
     let outcome = counted(session.stop())?;
-    tell(&session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
+    tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
 
 /// `cowflush start`.
@@ -89,6 +90,7 @@ pub fn start() -> Result<Exit> {
     } else {
         "started already: writes stay in RAM\n".to_owned()
     };
+    drop(session);
     put(std::io::stdout(), &text);
     Ok(Exit::Done)
 }
@@ -108,16 +110,18 @@ fn card(session: &Session<'_>) -> Result<String> {
 }
 
 fn tell(
-    session: &Session<'_>,
+    session: Session<'_>,
     outcome: &Outcome,
     json: bool,
     did: &str,
     nothing: &str,
 ) -> Result<Exit> {
-    let card = card(session)?;
+    let (card, log) = (card(&session)?, session.stack()?.log_partition());
+    // Whoever reads this may be slow, or wait for root: the next flush must not wait for them.
+    drop(session);
     let (text, record, incomplete) = match outcome {
         Outcome::Flushed { record, incomplete } => {
-            let to = match session.stack()?.log_partition() {
+            let to = match log {
                 Some(log) if record.logged.0 > 0 => format!("the log on {}", block::name(log)),
                 _ => card.clone(),
             };

@@ -44,6 +44,11 @@ impl Rule {
         self.size.limit(memory.total, &room).min(self.roof)
     }
 
+    /// Root's COW may hold as much by this as by `other`, as far as the stack is concerned.
+    pub fn allows_as_much_as(&self, other: &Rule) -> bool {
+        self.sealed == other.sealed
+    }
+
     /// How full root's COW is. `None` when root defers nothing.
     pub fn level(&self, status: SnapshotStatus, memory: &MemInfo) -> Option<Level> {
         match status {

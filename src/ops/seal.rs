@@ -1,6 +1,7 @@
 //! Seal: swap root's COW for a fresh one at a moment when it holds a complete filesystem.
 
 use super::cowfile;
+use super::valve::Valve;
 use super::window::{self, Failed, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::size;
@@ -41,10 +42,17 @@ fn deferring(root: Option<Device>) -> Option<Deferring> {
 
 /// Seals root's COW. The stack must be settled and deferring.
 ///
-/// The process's memory must be locked. All memory is had and all tables are loaded before root is suspended; a kernel that needs
-/// memory then might wait for a write to root, for ever. That is why the sealed device takes
-/// root's exceptions over (a *handover*) instead of reading them anew.
-pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
+/// The process's memory must be locked. All memory is had and all tables are loaded before root is
+/// suspended; a kernel that needs memory then might wait for a write to root, for ever. That is why the
+/// sealed device takes root's exceptions over (a *handover*) instead of reading them anew.
+///
+/// `valve` holds writers back until shortly before the window, which needs root awake.
+pub fn run(
+    control: &Control,
+    stack: &Stack,
+    after: After,
+    valve: &mut Option<Valve>,
+) -> Result<Sealed> {
     let root = deferring(stack.root)
         .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
     let sealed = control.create(Name::Sealed, None)?;
@@ -64,11 +72,6 @@ pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
             None,
         ),
     };
-    control.load(Name::Sealed, &[Line::whole(root.length, sealed_target)])?;
-    control.load(Name::Root, &[Line::whole(root.length, root_target)])?;
-    // From here on the loaded table keeps the fresh COW.
-    drop(fresh);
-
     let mut requests = window::Seal::prepare();
     let mut for_guard = window::Seal::prepare();
     let guard = guard::post(None, |end| {
@@ -76,9 +79,18 @@ pub fn run(control: &Control, stack: &Stack, after: After) -> Result<Sealed> {
             for_guard.rescue(control);
         }
     })?;
-    let sealed = signals::undisturbed(|| requests.run(control));
+    // From here to the window's end no valve holds writers back: as soon as the sealed device's table is
+    // loaded the kernel lets root wake up on another table only.
+    *valve = None;
+    let loaded = control
+        .load(Name::Sealed, &[Line::whole(root.length, sealed_target)])
+        .and_then(|()| control.load(Name::Root, &[Line::whole(root.length, root_target)]));
+    // Now the loaded table keeps the fresh COW.
+    drop(fresh);
+    let sealed =
+        loaded.and_then(|()| signals::undisturbed(|| requests.run(control)).map_err(explain));
     guard.dismiss();
-    sealed.map_err(explain)
+    sealed
 }
 
 /// Lets a failed merge under a write-through root start again.

@@ -20,6 +20,8 @@ pub struct Valve {
     control: Control,
     message: Box<Message>,
     guard: Option<Guard>,
+    /// By what it judges the COW.
+    pub rule: Rule,
 }
 
 impl Valve {
@@ -47,7 +49,7 @@ impl Valve {
         })?;
         // Learn now what the look in `is_closed` needs.
         let _ = control.run(Request::Status, &mut message);
-        Ok(Self { control: control.clone(), message, guard: Some(guard) })
+        Ok(Self { control: control.clone(), message, guard: Some(guard), rule })
     }
 
     /// Writers are held back.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, setsid};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, setsid};
 
 use crate::error::{Doing, Error, Result};
 
@@ -39,12 +39,13 @@ pub type Tend<'a> = &'a mut dyn FnMut() -> Duration;
 /// root: they run while root may be suspended.
 pub fn post(tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) -> Result<Guard> {
     let (mut wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
+    let parent = getpid();
     // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
     // by _exit and never returns into the caller.
     match unsafe { fork() }.doing(|| "start the guard process")? {
         ForkResult::Child => {
             drop(wire);
-            watch(far_end, tend, at_end);
+            watch(parent, far_end, tend, at_end);
             // SAFETY: _exit ends the process at once, without the parent's exit handlers.
             unsafe { libc::_exit(0) }
         }
@@ -61,7 +62,7 @@ pub fn post(tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) -> Result<Guard> {
     }
 }
 
-fn watch(mut wire: UnixStream, mut tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) {
+fn watch(parent: Pid, mut wire: UnixStream, mut tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) {
     // A name of its own, so that `killall -9 cowflush` does not kill both at once.
     // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-guard".as_ptr()) };
@@ -76,6 +77,10 @@ fn watch(mut wire: UnixStream, mut tend: Option<Tend<'_>>, at_end: impl FnOnce(E
     }
     while let Some(work) = &mut tend {
         let rest = work();
+        // The wire does not tell of a parent's death while a process that syncs has a copy of it.
+        if getppid() != parent {
+            return at_end(End::Orphaned);
+        }
         let mut heard = [PollFd::new(wire.as_fd(), PollFlags::POLLIN)];
         let rest = rest.as_millis().min(60_000) as u16;
         if !matches!(poll(&mut heard, rest), Ok(0) | Err(Errno::EINTR)) {

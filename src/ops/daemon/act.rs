@@ -98,16 +98,15 @@ impl Daemon<'_> {
         }
     }
 
-    /// Between a flush that failed and the next try a COW that fills up needs a valve; one with much
-    /// room does without, so that everything can be told at once. With a valve the lock is this
-    /// process's.
+    /// A valve that a flush left stays while the COW is so full that the next flush is due, so that nobody
+    /// fills it up in between. After a flush that failed such a COW gets one anyway; one with much room
+    /// does without, so that everything can be told at once. With a valve the lock is this process's.
     pub(super) fn guard(&mut self, level: &Level, failing: bool) {
-        let needed = failing && level.percent_of_brim() >= self.config.high;
-        if !needed {
+        if level.percent_of_brim() < self.config.high {
             if self.valve.take().is_some() {
                 lock::release(&self.control);
             }
-        } else if self.valve.is_none() && lock::take(&self.control).is_ok() {
+        } else if failing && self.valve.is_none() && lock::take(&self.control).is_ok() {
             self.valve = Valve::tended(&self.control, self.rule).ok();
             if self.valve.is_none() {
                 lock::release(&self.control);

@@ -28,7 +28,7 @@ use super::rule::{self, Rule};
 use super::valve::Valve;
 use super::{run_dir, spill};
 use crate::config::Config;
-use crate::daemon::schedule::{Reason, Schedule};
+use crate::daemon::schedule::Schedule;
 use crate::error::Result;
 use crate::stack::Name;
 use crate::sys::dirty::DirtyLimits;
@@ -70,6 +70,8 @@ pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&s
     let mut daemon = Daemon::begin(load(), Voice::new(tell))?;
     priority::exempt_from_oom_killer();
     mlock::all()?;
+    // But for the long parts of a flush: no busy program may come between a writer and a look.
+    priority::realtime(true);
     let before = DirtyLimits::now();
     let ended = daemon.work(load, &mut signals);
     // Writers go on before anything is told: whoever listens may be one of them.
@@ -120,10 +122,7 @@ impl<'a> Daemon<'a> {
         loop {
             let mut now = self.look();
             if let Some(reason) = self.schedule.due(&self.config, &now) {
-                // While the COW fills up no busy program may come between, until the flush has a valve.
-                priority::realtime(matches!(reason, Reason::High | Reason::Memory));
                 now = self.act(reason, &now, signals)?;
-                priority::realtime(true);
             } else {
                 self.guard(&now.level, self.schedule.is_failing());
             }

@@ -43,7 +43,9 @@ impl Daemon<'_> {
     pub(super) fn rest(&mut self, now: &Now, signals: &Held) {
         let most = match &self.valve {
             // That looks after the COW.
-            Some(_) => pressure::SLOW,
+            Some(_) if self.schedule.is_failing() => pressure::SLOW,
+            // The next flush is due.
+            Some(_) => Duration::from_millis(1),
             None => LOOK_EVERY,
         };
         let until =

@@ -16,7 +16,7 @@ use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack, Trouble, Wish};
 use crate::sys::dm::Message;
 use crate::sys::syncing::Syncing;
-use crate::sys::{block, priority, time};
+use crate::sys::{block, time};
 use crate::units::Sectors;
 
 impl Session<'_> {
@@ -24,6 +24,7 @@ impl Session<'_> {
     /// in root itself.
     pub fn flush(&mut self, how: How) -> Result<Outcome> {
         let begin = Instant::now();
+        self.hold_back()?;
         // A filesystem in trouble can't write everything out; what it could is still flushed.
         let synced = if how.hurry { Ok(()) } else { self.sync()? };
         let stack = self.control.stack()?;
@@ -47,7 +48,7 @@ impl Session<'_> {
         // the sealed COW still held.
         let nearly_full = settled.log_used >= self.config.merge && !how.hurry;
         if settled.appended && (how.merge || nearly_full) {
-            let merged = self.settle_with_valve(Wish { merge: true, ..Wish::default() })?;
+            let merged = self.settle(Wish { merge: true, ..Wish::default() })?;
             settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
             settled.merging += merged.merging;
         }
@@ -64,7 +65,7 @@ impl Session<'_> {
     /// Merges what is in the flush log into the card. Returns what was merged and how long that
     /// took, `None` when the log is empty or there is none.
     pub fn merge(&mut self) -> Result<Option<Settled>> {
-        let settled = self.settle_with_valve(Wish { merge: true, ..Wish::default() })?;
+        let settled = self.settle(Wish { merge: true, ..Wish::default() })?;
         let any = settled.merged.0 > 0 || settled.log_pruned.bytes.0 > 0;
         Ok(any.then_some(settled))
     }
@@ -76,37 +77,33 @@ impl Session<'_> {
         after: seal::After,
         wish: Wish,
     ) -> Result<(Sealed, Settled)> {
-        // A writer at memory speed could fill the fresh COW before it has a valve.
-        priority::realtime(true);
-        let sealed = seal::run(&self.control, stack, after);
+        self.hold_back()?;
+        let sealed = seal::run(&self.control, stack, after, &mut self.valve);
         self.frozen = sealed.as_ref().is_ok_and(|sealed| sealed.frozen);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
-        let settled = if sealed.is_ok() { self.settle_with_valve(wish) } else { self.settle(wish) };
+        self.valve = None;
+        let settled = self.settle(wish);
         Ok((sealed?, settled?))
     }
 
     /// Writes the page cache out while writers are free, so that little is left for the seal, which
     /// stops them. It is given up once the COW is so full that they would have to wait: the seal's
-    /// freeze does the same, and nothing but the seal makes room. A valve can't help here, since what is
-    /// written out would wait for it.
+    /// freeze does the same, and nothing but the seal makes room: at that mark the valve closes, and what is
+    /// written out waits for it as well.
     fn sync(&mut self) -> Result<std::result::Result<(), Errno>> {
         let rule = self.rule(&self.control.stack()?);
         let mut message = Message::about(Name::Root);
-        // A writer at memory speed must not be ahead of the looks.
-        priority::realtime(true);
         let mut syncing = Syncing::begin(&open_root()?)?;
-        let synced = loop {
+        loop {
             let level = valve::level(&self.control, &mut message, &rule);
             let pause = level.map_or(SLOW, |level| level.pause_until(rule.full_wait));
             if level.is_some_and(|level| level.percent_of_brim() >= rule.full_wait) {
-                break Ok(());
+                return Ok(Ok(()));
             }
             if let Some(synced) = syncing.wait(pause) {
-                break synced;
+                return Ok(synced);
             }
-        };
-        priority::realtime(false);
-        Ok(synced)
+        }
     }
 
     pub(super) fn note(&self, begin: Instant, stall: Duration, settled: Settled) -> Record {

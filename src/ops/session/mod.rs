@@ -29,7 +29,10 @@ use crate::units::Bytes;
 /// A command at work: it holds the lock.
 pub struct Session<'a> {
     control: Control,
-    /// Where a valve stays that has to hold writers back after this has failed.
+    /// Holds writers back when the COW has no room for them, from the first moment on: as long as this
+    /// process has the lock nobody else can make room.
+    valve: Option<Valve>,
+    /// Where the valve stays when this has ended.
     kept: Option<&'a mut Option<Valve>>,
     meter: Meter,
     signals: &'a mut Held,
@@ -59,13 +62,17 @@ impl<'a> Session<'a> {
         config: &'a Config,
         signals: &'a mut Held,
     ) -> Result<Self> {
-        lock::take(&control)?;
+        // All that takes long comes before the lock, which keeps others from making room.
         priority::exempt_from_oom_killer();
         // Root will be suspended for moments, and this program may lie on it.
         mlock::all()?;
         priority::io_flusher();
+        // Nor may a writer at memory speed be ahead of what follows, until it has a valve.
+        priority::realtime(true);
+        lock::take(&control)?;
         Ok(Self {
             control,
+            valve: None,
             kept: None,
             meter: Meter::new(),
             signals,
@@ -84,49 +91,41 @@ impl<'a> Session<'a> {
         self
     }
 
-    /// For the daemon, which tries again and again. Should this session fail with something sealed,
-    /// then `kept` has a valve that goes on to hold writers back, and the lock is kept with it: no
-    /// other command may meet that valve. The next session begins behind it.
+    /// For the daemon, which goes on to look after the COW: a valve that is there when this session ends
+    /// stays in `kept`, whether it succeeded or not, and the lock is kept with it: no other command
+    /// may meet that valve. The next session begins behind it.
     pub fn behind(mut self, kept: &'a mut Option<Valve>) -> Self {
+        self.valve = kept.take();
         self.kept = Some(kept);
         self
     }
 
     /// Settles what an earlier command left.
     pub fn settled(mut self, wish: Wish) -> Result<Self> {
-        self.measure()?;
-        self.finish(wish)?;
+        self.prepare()?;
+        self.settle(wish)?;
         self.ready()
     }
 
     /// The same on the way down: a log that can't be written is passed by.
     pub fn settled_anyhow(mut self) -> Result<Self> {
-        self.measure()?;
-        self.finish(Wish::default()).or_else(|error| self.pass_by_log(error))?;
+        self.prepare()?;
+        self.settle(Wish::default()).or_else(|error| self.pass_by_log(error))?;
         self.ready()
     }
 
-    /// Finishes what an earlier command left. Writers may be at work, with little room while a COW
-    /// is sealed. A root that was left suspended has to be mended first.
-    fn finish(&mut self, wish: Wish) -> Result<Settled> {
-        let stack = self.control.stack()?;
-        let awake = stack.root.is_some_and(|root| !root.suspended && !root.inactive);
-        let behind = self.kept.as_ref().is_some_and(|kept| kept.is_some());
-        if (awake || behind) && stack.sealed.is_some() {
-            return self.settle_with_valve(wish);
-        }
-        // Nothing that a valve could wait for.
-        if let Some(kept) = &mut self.kept {
-            **kept = None;
-        }
-        self.settle(wish)
+    /// The valve comes first: to read the log from a card that is busy may take long.
+    fn prepare(&mut self) -> Result<()> {
+        self.hold_back()?;
+        self.roof = rule::roof(&self.stack()?);
+        self.measure()
     }
 
     /// After the card has refused a write to the log: what is sealed goes to root without it. What is
     /// in RAM is lost with the power; a cut while it is merged can only tear root.
     fn pass_by_log(&mut self, error: Error) -> Result<Settled> {
         match error.exit_code() {
-            Exit::Card => self.finish(Wish { direct: true, ..Wish::default() }),
+            Exit::Card => self.settle(Wish { direct: true, ..Wish::default() }),
             _ => Err(error),
         }
     }
@@ -142,7 +141,6 @@ impl<'a> Session<'a> {
     /// Learns how large the COW may be.
     fn measure(&mut self) -> Result<()> {
         let (memory, stack) = (memory::info()?, self.stack()?);
-        self.roof = rule::roof(&stack);
         self.limit = self.rule(&stack).limit(&memory, held_in_ram(&stack)?);
         Ok(())
     }
@@ -153,46 +151,47 @@ impl<'a> Session<'a> {
         self
     }
 
-    fn settle(&mut self, wish: Wish) -> Result<Settled> {
-        let policy = self.policy();
-        let Self { control, meter, signals, .. } = self;
-        settle(&mut Hands { control, meter, signals, valve: None, policy }, wish)
-    }
-
     /// The COW's limit.
     pub fn limit(&self) -> Bytes {
         self.limit
     }
 
-    /// Settles while writers are at work, who have less room than usual meanwhile. Root is awake.
-    fn settle_with_valve(&mut self, wish: Wish) -> Result<Settled> {
+    /// Sets a valve to work, unless one is there that judges the COW by what is sealed now. Only a root
+    /// that is awake and defers can have one; any other is for the plan to mend, or needs none.
+    fn hold_back(&mut self) -> Result<()> {
         let stack = self.control.stack()?;
-        let target = stack.root.and_then(|root| root.target());
-        let Some(Target::Snapshot { cow, .. }) = target else { return self.settle(wish) };
-        let policy = self.policy();
-        let waiting = self.kept.as_mut().and_then(|kept| kept.take());
-        let mut valve = match waiting {
-            Some(valve) => valve,
-            None => Valve::tended(&self.control, self.rule(&stack))?,
-        };
-        priority::realtime(false);
-        let mut hands = Hands {
-            control: &self.control,
-            meter: &mut self.meter,
-            signals: self.signals,
-            valve: Some(&mut valve),
-            policy,
-        };
-        let settled = settle(&mut hands, wish);
-        // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
-        let grown = if settled.is_ok() { cowfile::grow(cow, self.limit) } else { Ok(()) };
-        // Nor may it run ahead of whoever looks after the COW from here on.
-        priority::realtime(true);
-        match &mut self.kept {
-            Some(kept) if settled.is_err() => **kept = Some(valve),
-            _ => drop(valve),
+        let rule = self.rule(&stack);
+        if self.valve.as_ref().is_some_and(|valve| valve.rule.allows_as_much_as(&rule)) {
+            return Ok(());
         }
-        settled.and_then(|settled| grown.map(|()| settled))
+        // Only then: a valve that is closed suspends root.
+        let awake = self.valve.take().is_some()
+            || stack.root.is_some_and(|root| !root.suspended && !root.inactive);
+        let defers =
+            matches!(stack.root.and_then(|root| root.target()), Some(Target::Snapshot { .. }));
+        if awake && defers {
+            self.valve = Some(Valve::tended(&self.control, rule)?);
+        }
+        Ok(())
+    }
+
+    /// Brings the stack to rest, while writers may be at work. While a COW is sealed they have less
+    /// room than usual.
+    fn settle(&mut self, wish: Wish) -> Result<Settled> {
+        self.hold_back()?;
+        let policy = self.policy();
+        priority::realtime(false);
+        let Self { control, valve, meter, signals, .. } = self;
+        let settled =
+            settle(&mut Hands { control, meter, signals, valve: valve.as_mut(), policy }, wish);
+        // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
+        let settled = settled.and_then(|settled| self.grow().map(|()| settled));
+        // Writers may not run ahead of whoever looks after the COW from here on.
+        priority::realtime(true);
+        if settled.is_ok() && self.kept.is_none() {
+            self.valve = None;
+        }
+        settled
     }
 
     fn rule(&self, stack: &Stack) -> Rule {
@@ -218,11 +217,16 @@ impl<'a> Session<'a> {
 }
 
 impl Drop for Session<'_> {
-    /// A command's lock goes with its process; the daemon's has to be given back, but not while its
-    /// valve holds writers back: no other command may meet that.
+    /// Gives the lock back, but not with a valve that stays. In this order: whoever takes the lock next
+    /// must find root awake.
     fn drop(&mut self) {
-        if self.kept.as_ref().is_some_and(|kept| kept.is_none()) {
-            lock::release(&self.control);
+        let valve = self.valve.take();
+        match &mut self.kept {
+            Some(kept) if valve.is_some() => **kept = valve,
+            _ => {
+                drop(valve);
+                lock::release(&self.control);
+            }
         }
     }
 }

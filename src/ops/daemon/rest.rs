@@ -67,6 +67,8 @@ impl Daemon<'_> {
         if self.valve.is_some() {
             return;
         }
+        // What came did so just now.
+        let now = &Now { running: time::running(), ..*now };
         if self.urgent.changed() {
             self.schedule.urgent(now);
         }

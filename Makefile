@@ -66,12 +66,14 @@ lint: deps ## Formatting, clippy, shellcheck
 	cross/clippy i586
 	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,musl,promtool,rsync,sqlite} tests/debian/prepare \
 		image/rootfs/etc/init.d/* image/rootfs/usr/sbin/flusher image/rootfs/usr/share/udhcpc/default.script \
+		tests/openwrt/root/{sbin/*,etc/rc.common,etc/preinit,lib/functions.sh,lib/functions/*,lib/preinit/*,etc/init.d/*} \
+		package/openwrt/build package/openwrt/files/{cowflush.init,cowflush.preinit,cowflush.upgrade,postinst,prerm} \
 		package/debian/{build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*} package/cowflush.bash
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 promtool deb images ## Binary, initramfs, both kernels, the package and what tests need, in build/
+build: guest kernel-6.1 kernel-6.12 promtool deb ipk images ## Binary, initramfs, both kernels, the package and what tests need, in build/
 
 clean: ## Remove build/ (what cross builds stays in the cache)
 	rm -rf build
@@ -95,6 +97,10 @@ rsync: deps
 ARCH := i386
 deb: deps ## Debian's package, in build/: ARCH=i386 or amd64
 	@package/debian/build $(ARCH)
+
+OPENWRT_ARCH := i386_pentium-mmx
+ipk: guest ## OpenWrt's package, in build/, and the folder for OpenWrt's own build system
+	@package/openwrt/build $(OPENWRT_ARCH)
 
 # build/promtool/promtool, for tests
 promtool: deps
@@ -123,4 +129,4 @@ images: guest kernel-board-alix2 kernel-board-openwrt-geode
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test test-debian power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest host deb debian-root promtool rsync deps
+.PHONY: help run shell test test-debian power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest host deb ipk debian-root promtool rsync deps

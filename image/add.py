@@ -7,6 +7,7 @@ from pathlib import Path
 
 from image import flushlog, plan, regions, table
 from image.errors import Refused
+from image.ext import Ext
 from image.plan import New, Plan
 
 
@@ -38,5 +39,10 @@ def apply(planned: Plan) -> None:
         file.truncate(planned.size)
     for target, path, content, mode in planned.writes:
         target.write(path, content, mode)
+    root = Ext(planned.image, planned.root.offset)
+    for path in planned.folders:
+        root.make_directory(path)
+    for path, goal in planned.links.items():
+        root.link(path, goal)
     table.add(planned.image, planned.log)
     flushlog.make(planned.image, planned.log, planned.root)

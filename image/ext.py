@@ -54,6 +54,10 @@ class Ext:
         if self._stat(path, "symlink") is None:
             self._debugfs([*folders, f'symlink "{path}" "{target}"'], write=True)
 
+    def make_directory(self, path: str) -> None:
+        """A folder, with those above it."""
+        self._debugfs([f'mkdir "{folder}"' for folder in [*self._missing(path), path]], write=True)
+
     def _missing(self, path: str) -> list[PurePosixPath]:
         return [folder for folder in reversed(PurePosixPath(path).parents) if not self.is_directory(str(folder))]
 

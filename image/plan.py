@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from image import files, grub, kernel, syslinux, table
+from image import files, grub, kernel, openwrt, syslinux, table
 from image.entry import INITRAMFS, KERNEL, Addition, Entry, beside
 from image.errors import Refused
 from image.ext import Ext
@@ -54,6 +54,9 @@ class Plan:
     root: Partition
     log: Partition
     writes: list[tuple[Files, str, bytes, int]] = field(default_factory=list)
+    # In root, by path: where they lead to.
+    links: dict[str, str] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -70,6 +73,8 @@ class Plan:
             place = "root" if target is not self.loader.files else f"partition {self.loader.partition.number}"
             verb = "changed" if path == self.loader.path else "written"
             lines.append(f"{path} ({place}): {verb}, {len(content):,} bytes")
+        lines += [f"{path} (root): a link to {target}" for path, target in self.links.items()]
+        lines += [f"{path} (root): a folder" for path in self.folders]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -155,17 +160,21 @@ def _boot(plan: Plan, new: New) -> None:
 
 
 def _root(plan: Plan, new: New) -> None:
-    """The program. Who calls it is the system's own affair."""
+    """The program, and on OpenWrt all of its package. Elsewhere, who calls it is the system's own affair."""
     root = Ext(plan.image, plan.root.offset)
     root.check_writable(f"root (partition {plan.root.number})")
     # The same object where both are one: the room is counted once.
     target = plan.loader.files if plan.loader.partition == plan.root else root
+    if root.read("/etc/openwrt_release") is not None:
+        package = openwrt.package(new.program)
+        plan.writes += [(target, path, content, mode) for path, content, mode in package.files]
+        plan.links.update(package.links)
+        plan.folders += [path for path in package.folders if not root.is_directory(path)]
+        return
     plan.writes.append((target, PROGRAM, new.program, 0o755))
     if root.read(CONFIGURATION) is None:
         plan.writes.append((target, CONFIGURATION, new.configuration, 0o644))
-    if root.read("/etc/openwrt_release") is not None:
-        plan.notes.append("OpenWrt: install cowflush's package too (package/openwrt); it runs the daemon and flushes at shutdown")
-    elif root.read("/etc/debian_version") is not None:
+    if root.read("/etc/debian_version") is not None:
         plan.notes.append("Debian: the next update-grub drops the entries; the package (`make deb`) stays")
     else:
         plan.notes.append("let the system run `cowflush daemon`, and `cowflush stop --shutdown` as its last step")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,16 @@ from vm.sparse import SECTOR
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import bootloader  # noqa: E402
+from image import bootloader, flushlog, openwrt as package  # noqa: E402
+from image import table  # noqa: E402
 from image.ext import Ext  # noqa: E402
 
 SYSLINUX = Path("/usr/lib/SYSLINUX/mbr.bin")
 SERIAL = "serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1\nterminal_input serial\nterminal_output serial\n"
 CONSOLE = "console=ttyS0,38400n8 panic=-1"
 BOOT_SECTORS = 32768
+OPENWRT = artefacts.TOP / "tests" / "openwrt" / "root"
+OPENWRT_ID = "c0f1a0de"
 
 
 class Laid(Card):
@@ -126,3 +131,88 @@ def syslinux(work: Path, kernel: Path) -> Base:
         file.write(SYSLINUX.read_bytes()[:440])
     put_ext(card, 2, tree, Filesystem())
     return Base(card.path, 2)
+
+
+def openwrt_tree(tree: Path) -> None:
+    """A root with OpenWrt's layout and order, and scripts that stand in for its own; without cowflush."""
+    rootfs.fill(tree, {})
+    for name in ("sbin/init", "usr/sbin/cowflush"):
+        (tree / name).unlink()
+    for name in ("run", "var", "home"):
+        (tree / name).rmdir()
+    (tree / "var").symlink_to("/tmp")
+    for name in ("overlay", "rom", "mnt", "usr/libexec"):
+        (tree / name).mkdir()
+    shutil.copytree(OPENWRT, tree, dirs_exist_ok=True, symlinks=True)
+    (tree / "usr/libexec/init").symlink_to("/bin/busybox")
+
+
+def openwrt_menu(root: str, *entries: str) -> str:
+    """grub.cfg as OpenWrt has it; each entry is what is added to the kernel's line."""
+    lines = ["serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1 --rtscts=off"]
+    lines += ["terminal_input serial; terminal_output serial", 'set default="0"', 'set timeout="1"', "set root='(hd0,msdos1)'"]
+    for place, words in enumerate(entries):
+        title = "OpenWrt" if place == 0 else f"OpenWrt ({place})"
+        lines += [f'menuentry "{title}" {{', f"\tlinux /boot/vmlinuz {root} {CONSOLE} {words}", "}"]
+    return "\n".join([*lines, ""])
+
+
+def _openwrt_disk(work: Path, kernel: Path, menu: str, script: str, megabytes: int) -> Card:
+    """The first partition: the kernel and GRUB's menu, in an ext4."""
+    card = disk(work / "openwrt.img", f"label: dos\nlabel-id: 0x{OPENWRT_ID}\n{script}", megabytes)
+    boot = put_kernel(work / "boot", {"boot/grub/grub.cfg": menu.encode()}, kernel)
+    put_ext(card, 1, boot, Filesystem(label="kernel", uuid="c0f1a0de-0000-4000-8000-000000000001"))
+    bootloader.install(card.path, card.partitions[0].start, 1)
+    return card
+
+
+def openwrt(work: Path, kernel: Path, *, name: str = "one") -> Base:
+    """OpenWrt's image with an ext4 root. `name` is in /etc/version, to tell images apart."""
+    menu = openwrt_menu(f"root=PARTUUID={OPENWRT_ID}-02 rootfstype=ext4 rootwait", "noinitrd", "failsafe=true noinitrd")
+    script = "1: start=512, size=32768, type=83, bootable\n2: start=33792, size=98304, type=83\n"
+    card = _openwrt_disk(work, kernel, menu, script, 65)
+    tree = work / "tree"
+    openwrt_tree(tree)
+    (tree / "etc/version").write_text(f"{name}\n")
+    number = sum(name.encode())
+    put_ext(card, 2, tree, Filesystem(label="rootfs", uuid=f"c0f1a0de-0000-4000-8000-{number:012d}"))
+    return Base(card.path, 2)
+
+
+def openwrt_squashfs(work: Path, kernel: Path) -> Laid:
+    """An image with a squashfs root that has the package in it, the writable partition, and the flush log."""
+    overlay = "rootfstype=squashfs rootwait cowflush_overlay=LABEL=rootfs_data noinitrd"
+    menu = openwrt_menu(f"root=PARTUUID={OPENWRT_ID}-02", overlay, f"{overlay} cowflush=off")
+    script = "1: start=512, size=32768, type=83, bootable\n2: start=33792, size=30720, type=83\n"
+    script += "3: start=65536, size=65536, type=83\n4: start=131072, size=65536, type=da\n"
+    card = _openwrt_disk(work, kernel, menu, script, 96)
+    tree = work / "tree"
+    openwrt_tree(tree)
+    install_ipk(tree)
+    fstab = "config mount\n\toption target '/overlay'\n\toption device '/dev/mapper/overlay'\n\toption enabled '1'\n"
+    (tree / "etc/config/fstab").write_text(fstab)
+    squashfs = work / "root.squashfs"
+    tool("mksquashfs", tree, squashfs, "-comp", "xz", "-all-root", "-quiet", "-no-progress", "-p", "dev/console c 600 0 0 5 1")
+    place = card.partitions[1]
+    assert squashfs.stat().st_size < place.size * SECTOR
+    sparse.copy_range(squashfs, card.path, 0, place.start * SECTOR, squashfs.stat().st_size)
+    (work / "data/dev").mkdir(parents=True)
+    put_ext(card, 3, work / "data", Filesystem(label="rootfs_data"))
+    disk_table = table.read(card.path)
+    root, log = disk_table.partition(3), disk_table.partition(4)
+    assert root and log
+    flushlog.make(card.path, log, root)
+    return Laid(card.path, 3, 4)
+
+
+def install_ipk(tree: Path) -> None:
+    """What opkg does: unpacks the data, and runs the script that enables the service."""
+    with tarfile.open(artefacts.ipk()) as outer:
+        data = outer.extractfile("./data.tar.gz")
+        assert data
+        with tarfile.open(fileobj=data) as inner:
+            inner.extractall(tree)
+    for path, target in package.package(b"").links.items():
+        link = tree / path.lstrip("/")
+        if not link.is_symlink():
+            link.symlink_to(target)

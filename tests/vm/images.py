@@ -48,8 +48,9 @@ def refused(*arguments: str | Path) -> str:
 def boot(lab: Lab, card: Card, **options: Any) -> VM:
     """Boots a card as the board would: nothing comes from outside."""
     wait = options.pop("wait", True)
+    drives = (Drive(card.path), *options.pop("drives", ()))
     machine = Machine(
-        kernel=None, initramfs=None, append="", drives=(Drive(card.path),), cpu=GEODE, memory=options.pop("memory", MEMORY)
+        kernel=None, initramfs=None, append="", drives=drives, cpu=GEODE, memory=options.pop("memory", MEMORY)
     )
     return lab.add(lambda directory: VM(machine, card, directory, **options), wait)
 

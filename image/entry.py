@@ -28,15 +28,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class Addition:
-    """What the new entries start: a kernel of ours or the old one, and our initramfs."""
+    """What the new entries start: a kernel of ours or the old one, and our initramfs.
+
+    `root` takes the place of what `root=` says, where that is another driver's name for the card.
+    """
 
     kernel: str
     initramfs: str
+    root: str = ""
 
 
-def arguments(words: tuple[str, ...], off: bool) -> list[str]:
+def arguments(words: tuple[str, ...], off: bool, root: str = "") -> list[str]:
     """An entry's kernel command line with cowflush, or with it switched off."""
     kept = [word for word in words if not word.startswith(DROPPED)]
+    if root:
+        kept = [f"root={root}" if word.startswith("root=") else word for word in kept]
     return [*kept, "cowflush=off"] if off else kept
 
 

@@ -51,6 +51,7 @@ class Plan:
 
     image: Path
     loader: Loader
+    disk_id: str
     root: Partition
     log: Partition
     writes: list[tuple[Files, str, bytes, int]] = field(default_factory=list)
@@ -92,7 +93,7 @@ def make(image: Path, new: New) -> Plan:
         )
     if kinds[root.number] != "ext":
         raise Refused(f"partition {root.number}, which is its root, holds no ext2, ext3 or ext4")
-    plan = Plan(image, loader, root, table.place(disk, new.log_bytes // SECTOR))
+    plan = Plan(image, loader, disk.id, root, table.place(disk, new.log_bytes // SECTOR))
     _boot(plan, new)
     _root(plan, new)
     _check_room(plan)
@@ -151,7 +152,9 @@ def _boot(plan: Plan, new: New) -> None:
             "BOARD=, or build one (package/openwrt/kernel.config)"
         )
     name = beside(entry.kernel, KERNEL) if new.kernel is not None else entry.kernel
-    addition = Addition(name, beside(entry.kernel, INITRAMFS))
+    # The driver that gave a card this name is gone since Linux 5.14; whatever the kernel, this finds it.
+    portable = f"PARTUUID={plan.disk_id}-{plan.root.number:02x}" if entry.root.startswith("/dev/hd") else ""
+    addition = Addition(name, beside(entry.kernel, INITRAMFS), portable)
     plan.writes.append((loader.files, addition.initramfs, new.initramfs, 0o644))
     if new.kernel is not None:
         plan.writes.append((loader.files, addition.kernel, new.kernel, 0o644))

@@ -121,6 +121,15 @@ def test_a_syslinux_configuration() -> None:
     assert labels[3].values["APPEND"] == labels[2].values["APPEND"] + " cowflush=off"
 
 
+def test_a_name_of_the_card_that_is_gone_is_replaced() -> None:
+    addition = Addition("/k", "/i", root="PARTUUID=c0f1a0de-01")
+    text = 'menuentry "x" {\n  linux /old root=/dev/hda1 ro\n}\n'
+    assert grub.add(text, addition).count("  linux /k root=PARTUUID=c0f1a0de-01 ro") == 2
+    text = "LABEL x\n  KERNEL old\n  APPEND root=/dev/hda1 ro\n"
+    added = syslinux.add(text, syslinux.parse(text, ""), addition)
+    assert added.count("  APPEND root=PARTUUID=c0f1a0de-01 ro") == 2 and added.count("root=/dev/hda1") == 1
+
+
 def test_a_menu_of_syslinux_stays_a_menu() -> None:
     text = "DEFAULT menu.c32\nLABEL a\n KERNEL /a\n APPEND root=/dev/sda1\nLABEL b\n MENU DEFAULT\n LINUX /b\n APPEND root=/dev/sda2\n"
     entry = syslinux.parse(text, "")

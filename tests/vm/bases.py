@@ -95,9 +95,9 @@ def put_kernel(folder: Path, files: Mapping[str, bytes], kernel: Path) -> Path:
 
 
 def voyage(work: Path, kernel: Path, *, initrd: bool = False) -> Base:
-    """One ext2 with all in it, and GRUB: as Voyage Linux installs itself. Its label is ROOT_FS there,
-    which only an initramfs can look for."""
-    root = "LABEL=ROOT_FS" if initrd else "/dev/sda1"
+    """One ext2 with all in it, and GRUB: as Voyage Linux installs itself. With an initramfs of
+    its own the card has its name of old: only ours must find it."""
+    root = "/dev/hda1" if initrd else "/dev/sda1"
     tree = work / "tree"
     rootfs.fill(tree, {"/etc/debian_version": b"12\n"})
     menu = f"""{SERIAL}set timeout=1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from image import files, grub, kernel, openwrt, syslinux, table
+from image import files, grub, kernel, openwrt, syslinux, table, tools
 from image.entry import INITRAMFS, KERNEL, Addition, Entry, beside
 from image.errors import Refused
 from image.ext import Ext
@@ -159,7 +159,10 @@ def _boot(plan: Plan, new: New) -> None:
     if new.kernel is not None:
         plan.writes.append((loader.files, addition.kernel, new.kernel, 0o644))
         plan.notes.append("the kernel is another one than the image's: modules of its own don't fit")
-    plan.writes.append((loader.files, loader.path, loader.add(addition).encode(errors="surrogateescape"), 0o644))
+    changed = loader.add(addition).encode(errors="surrogateescape")
+    if loader.name == "GRUB":
+        tools.ok(["grub-script-check"], changed)
+    plan.writes.append((loader.files, loader.path, changed, 0o644))
 
 
 def _root(plan: Plan, new: New) -> None:

@@ -12,7 +12,7 @@ from image.errors import Refused
 PACKAGES = {
     "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "mke2fs": "e2fsprogs", "e2fsck": "e2fsprogs",
     "sfdisk": "fdisk", "mtype": "mtools", "mcopy": "mtools", "minfo": "mtools", "mdir": "mtools",
-    "grub-mkimage": "grub-common", "fakeroot": "fakeroot", "zstd": "zstd", "lz4": "lz4",
+    "grub-mkimage": "grub-common", "grub-script-check": "grub-common", "fakeroot": "fakeroot", "zstd": "zstd", "lz4": "lz4",
 }  # fmt: skip
 # A user's PATH in Debian has no sbin. The same time gives the same filesystems.
 ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -75,6 +76,13 @@ def test_an_entry_that_is_not_the_first_is_the_one() -> None:
     text = grub.add(VOYAGE, ADDITION)
     assert text.endswith("set fallback=3\n")
     assert "linux /boot/vmlinuz root=LABEL=ROOT_FS ro console=ttyS0,38400n8 'quoted=a b' cowflush=off\n" in text
+
+
+@pytest.mark.parametrize("text", ["OPENWRT", "VOYAGE", "GENERATED"])
+def test_grub_itself_can_read_the_result(text: str) -> None:
+    added = grub.add(globals()[text], ADDITION).encode()
+    done = subprocess.run(["grub-script-check"], input=added, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize(
@@ -183,3 +191,49 @@ def test_what_is_no_kernel_is_refused() -> None:
     for image in (b"", b"MZ" + bytes(2000), image_of(b"x", lambda content: b"??" + content)):
         with pytest.raises(Refused):
             kernel.missing(image)
+
+
+# The constructs of a menu that grub-mkconfig has written.
+GENERATED = """if [ "${next_entry}" ] ; then
+   set default="${next_entry}"
+   set boot_once=true
+else
+   set default="0"
+fi
+function savedefault {
+  if [ -z "${boot_once}" ]; then
+    save_env saved_entry
+  fi
+}
+menuentry 'Debian GNU/Linux' --class debian $menuentry_id_option 'gnulinux-simple-1234' {
+	load_video
+	if [ x$grub_platform = xxen ]; then insmod xzio; insmod lzopio; fi
+	set root='hd0,msdos1'
+	if [ x$feature_platform_search_hint = xy ]; then
+	  search --no-floppy --fs-uuid --set=root --hint-bios=hd0,msdos1  1234
+	else
+	  search --no-floppy --fs-uuid --set=root 1234
+	fi
+	echo	'Loading Linux 6.1 ...'
+	linux	/boot/vmlinuz-6.1 root=UUID=1234 ro  quiet
+	echo	'Loading initial ramdisk ...'
+	initrd	/boot/initrd.img-6.1
+}
+submenu 'Advanced options' $menuentry_id_option 'gnulinux-advanced-1234' {
+	menuentry 'Debian GNU/Linux, recovery' {
+		linux	/boot/vmlinuz-6.1 root=UUID=1234 ro single
+	}
+}
+"""
+
+
+def test_a_generated_menu() -> None:
+    entry = grub.parse(GENERATED, 1)
+    assert (entry.title, entry.kernel, entry.root) == ("Debian GNU/Linux", "/boot/vmlinuz-6.1", "UUID=1234")
+    assert entry.initrds == ("/boot/initrd.img-6.1",)
+    text = grub.add(GENERATED, ADDITION)
+    ours = text[text.index(grub.MARK) : text.index("menuentry 'Debian GNU/Linux' --class")]
+    assert ours.count("--set=root --hint-bios=hd0,msdos1  1234") == 2 and "initrd.img-6.1" not in ours
+    assert ours.count("linux /boot/vmlinuz root=UUID=1234 ro quiet") == 2
+    assert ours.rstrip().endswith("}") and len(grub._blocks(text)) == 4
+    assert text.endswith("set default=0\nset fallback=2\n")

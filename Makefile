@@ -120,6 +120,7 @@ kernel-%: deps
 # build/kernel-BOARD/bzImage: a board's kernel, of the version that it is tested with
 kernel-board-%: deps
 	@mkdir -p build
+	@[ -f board/$*/kernel.version ] || { echo "no board \"$*\": those in board/ are there" >&2; exit 1; }
 	@kernel=$$(cross/kernel.sh "$$(cat board/$*/kernel.version)" $*); ln -sfn "$$kernel" build/kernel-$*
 
 # build/alix2.img, and the kernel of the image that tests lay out as OpenWrt does

@@ -100,7 +100,7 @@ def voyage(work: Path, kernel: Path, *, initrd: bool = False) -> Base:
     root = "/dev/hda1" if initrd else "/dev/sda1"
     tree = work / "tree"
     rootfs.fill(tree, {"/etc/debian_version": b"12\n"})
-    menu = f"""{SERIAL}set timeout=1
+    menu = f"""{SERIAL}set timeout=2
 set default=0
 menuentry "voyage-linux" {{
   set root=(hd0,1)
@@ -150,7 +150,7 @@ def openwrt_tree(tree: Path) -> None:
 def openwrt_menu(root: str, *entries: str) -> str:
     """grub.cfg as OpenWrt has it; each entry is what is added to the kernel's line."""
     lines = ["serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1 --rtscts=off"]
-    lines += ["terminal_input serial; terminal_output serial", 'set default="0"', 'set timeout="1"', "set root='(hd0,msdos1)'"]
+    lines += ["terminal_input serial; terminal_output serial", 'set default="0"', 'set timeout="2"', "set root='(hd0,msdos1)'"]
     for place, words in enumerate(entries):
         title = "OpenWrt" if place == 0 else f"OpenWrt ({place})"
         lines += [f'menuentry "{title}" {{', f"\tlinux /boot/vmlinuz {root} {CONSOLE} {words}", "}"]

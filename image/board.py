@@ -15,7 +15,7 @@ from image.table import Partition, Table
 TOP = Path(__file__).resolve().parent.parent
 ROOT, LOG = 1, 2
 SMALLEST = 160 << 20
-# Cards of one size differ by some per cent, and none has more than it says.
+# Root's. The same in each image, so that an image is the same each time as far as that goes.
 UUID = "c0f1a5b0-5eed-4c0f-8a5b-0000000a11c2"
 
 

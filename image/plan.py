@@ -136,6 +136,8 @@ def _read_syslinux(partition: Partition, opened: Files, path: str) -> Loader:
 def _boot(plan: Plan, new: New) -> None:
     """The kernel, the initramfs and the entries."""
     loader, entry = plan.loader, plan.loader.entry
+    if isinstance(loader.files, Ext):
+        loader.files.check_writable(f"partition {loader.partition.number}")
     own = loader.files.read(entry.kernel)
     if own is None:
         raise Refused(f"{loader.path} starts {entry.kernel}, which is not in partition {loader.partition.number}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vm import artefacts, bases, flushlog, images, sparse
+from vm import artefacts, bases, ext, flushlog, images, sparse
 from vm.bases import Base, Laid
 from vm.lab import Lab
 from vm.machine import VM
@@ -185,6 +185,13 @@ def test_what_is_not_understood_is_refused(boot: Lab, bases_made: Made, case: st
     break_it, why = BREAKS[case]
     break_it(made)
     assert why in refuse(boot, made)
+
+
+def test_the_boot_partition_must_have_been_unmounted_too(boot: Lab, bases_made: Made) -> None:
+    made = bases_made(boot, bases.openwrt)
+    offset = made.card().partitions[0].start * 512
+    ext.edit(f"{made.path}?offset={offset}", ["feature needs_recovery"])
+    assert "partition 1 was not unmounted" in refuse(boot, made)
 
 
 def test_the_original_is_never_the_output(boot: Lab, bases_made: Made) -> None:

@@ -63,8 +63,8 @@ def test_what_was_flushed_survives_a_power_cut(boot: Lab) -> None:
     assert "the flush log on sda2 holds 1 flushes" in again.console
 
 
-def test_a_reboot_leaves_all_on_the_card(boot: Lab) -> None:
-    vm = images.boot(boot, images.with_agent(card(boot)))
+def test_a_reboot_leaves_all_on_the_card_with_64_mb(boot: Lab) -> None:
+    vm = images.boot(boot, images.with_agent(card(boot)), memory=64)
     vm.run("echo here >/root/file").ok()
     assert vm.run_last("reboot", timeout=120) == "guest-reset"
     assert "all data are on the card" in vm.console

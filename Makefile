@@ -43,6 +43,19 @@ bench-wear: build rsync ## Erases of a card beside what people use today, with a
 	@cross/deps.sh python3-matplotlib
 	$(PYTHON) tests/bench_wear.py
 
+BOARD := $(if $(BASE),,alix2)
+IMAGE := build/$(BOARD).img
+ARGS :=
+image: guest $(if $(BOARD),kernel-board-$(BOARD)) ## A card's image: BOARD=alix2, or BASE=some.img to add cowflush to (ARGS=--dry-run)
+ifdef BASE
+	@$(PYTHON) -m image add $(BASE) $(if $(BOARD),--kernel build/kernel-$(BOARD)/bzImage) $(ARGS)
+else
+	@$(PYTHON) -m image board $(BOARD) --kernel build/kernel-$(BOARD)/bzImage --out $(IMAGE) $(if $(SIZE),--size $(SIZE)) $(ARGS)
+endif
+
+flash: ## Write an image to a card and read it back: DEV=/dev/sdX IMAGE=build/alix2.img
+	@$(PYTHON) -m image flash $(IMAGE) $(or $(DEV),$(error name the card: make flash DEV=/dev/sdX)) $(if $(YES),--yes)
+
 SECONDS := 60
 fuzz: deps ## Fuzz what reads input: SECONDS=60 for each target
 	fuzz/run $(SECONDS)
@@ -52,12 +65,15 @@ lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
 	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,musl,promtool,rsync,sqlite} tests/debian/prepare \
+		image/rootfs/etc/init.d/* image/rootfs/usr/sbin/flusher image/rootfs/usr/share/udhcpc/default.script \
+		tests/openwrt/root/{sbin/*,etc/rc.common,etc/preinit,lib/functions.sh,lib/functions/*,lib/preinit/*,etc/init.d/*} \
+		package/openwrt/build package/openwrt/files/{cowflush.init,cowflush.preinit,cowflush.upgrade,postinst,prerm} \
 		package/debian/{build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*} package/cowflush.bash
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 promtool deb ## Binary, initramfs, both kernels, the package and what tests need, in build/
+build: guest kernel-6.1 kernel-6.12 promtool deb ipk images ## Binary, initramfs, both kernels, the package and what tests need, in build/
 
 clean: ## Remove build/ (what cross builds stays in the cache)
 	rm -rf build
@@ -82,6 +98,10 @@ ARCH := i386
 deb: deps ## Debian's package, in build/: ARCH=i386 or amd64
 	@package/debian/build $(ARCH)
 
+OPENWRT_ARCH := i386_pentium-mmx
+ipk: guest ## OpenWrt's package, in build/, and the folder for OpenWrt's own build system
+	@package/openwrt/build $(OPENWRT_ARCH)
+
 # build/promtool/promtool, for tests
 promtool: deps
 	@mkdir -p build
@@ -97,7 +117,17 @@ kernel-%: deps
 	@mkdir -p build
 	@kernel=$$(cross/kernel.sh $* qemu-i586); ln -sfn "$$kernel" build/kernel-$*
 
+# build/kernel-BOARD/bzImage: a board's kernel, of the version that it is tested with
+kernel-board-%: deps
+	@mkdir -p build
+	@[ -f board/$*/kernel.version ] || { echo "no board \"$*\": those in board/ are there" >&2; exit 1; }
+	@kernel=$$(cross/kernel.sh "$$(cat board/$*/kernel.version)" $*); ln -sfn "$$kernel" build/kernel-$*
+
+# build/alix2.img, and the kernel of the image that tests lay out as OpenWrt does
+images: guest kernel-board-alix2 kernel-board-openwrt-geode
+	@$(PYTHON) -m image board alix2 --kernel build/kernel-alix2/bzImage --out build/alix2.img
+
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test test-debian power-cut soak bench bench-wear fuzz lint fmt build clean guest host deb debian-root promtool rsync deps
+.PHONY: help run shell test test-debian power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest host deb ipk debian-root promtool rsync deps

@@ -18,8 +18,12 @@ packages=(
     # machines to boot, cards to put into them, tests
     qemu-system-x86 e2fsprogs fdisk gdisk
     python3 python3-pytest python3-pytest-xdist
+    # images of cards
+    grub-common grub-pc-bin mtools fakeroot
+    # boot loaders and root filesystems that tests make images of
+    syslinux squashfs-tools
     # Debian's package, and Debian systems to install it in
-    mmdebstrap apt-utils fakeroot grub-common lintian
+    mmdebstrap apt-utils lintian
 )
 packages+=("$@")
 

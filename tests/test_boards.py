@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
 from vm import artefacts
 
-# The board whose kernel is built: its build checks the same.
+sys.path.insert(0, str(artefacts.TOP))
+
+from image import kernel  # noqa: E402
+
+# The board whose kernels are all built: their builds check the same.
 BUILT = "qemu-i586"
+# Of these one kernel is built, for an image.
+IMAGES = ("alix2", "openwrt-geode")
+FRAGMENT = artefacts.TOP / "package" / "openwrt" / "kernel.config"
 BOARDS = sorted(folder.parent.name for folder in (artefacts.TOP / "board").glob("*/kernel.config"))
 
 
 def test_there_are_boards() -> None:
-    assert {"alix2", BUILT} <= set(BOARDS)
+    assert {*IMAGES, BUILT} <= set(BOARDS)
 
 
 @pytest.mark.parametrize("board", [board for board in BOARDS if board != BUILT])
@@ -33,3 +41,39 @@ def test_a_board_is_complete(board: str) -> None:
     assert "root=" in (folder / "cmdline").read_text()
     assert "label-id:" in (folder / "partitions.sfdisk").read_text()
     assert (folder / "README.md").read_text().startswith(f"# {board}")
+    assert (folder / "kernel.version").read_text().strip() in artefacts.KERNELS
+
+
+def options(*files: artefacts.Path) -> set[str]:
+    """The options that fragments switch on, for any kernel."""
+    lines = [line.split("#")[0].strip() for file in files for line in file.read_text().splitlines()]
+    return {line for line in lines if line.startswith("CONFIG_")}
+
+
+@pytest.mark.parametrize("board", IMAGES)
+def test_a_built_kernel_has_every_option(board: str) -> None:
+    """Not only by its configuration, but in the kernel itself."""
+    folder = artefacts.needed(artefacts.BUILD / f"kernel-{board}" / "bzImage").parent
+    version = (artefacts.TOP / "board" / board / "kernel.version").read_text().strip()
+    config = set((folder / "config").read_text().splitlines())
+    wanted = options(artefacts.TOP / "board" / board / "kernel.config", artefacts.TOP / "board" / "kernel.config")
+    # Gone, or not there yet, in the one or the other.
+    elsewhere = {"CONFIG_BLK_DEV_WRITE_MOUNTED=y"} if version == "6.1" else {"CONFIG_BASE_FULL=y"}
+    assert wanted - config <= elsewhere
+    assert kernel.missing((folder / "bzImage").read_bytes()) == []
+    symbols = {line.split()[2] for line in (folder / "System.map").read_text().splitlines()}
+    assert {"snapshot_ctr", "snapshot_merge_map", "loop_configure", "cs5536_init_one", "rhine_init_one_pci"} <= symbols
+
+
+def test_openwrt_s_fragment_has_all_that_cowflush_needs_and_the_built_kernel_has_it() -> None:
+    common = (artefacts.TOP / "board" / "kernel.config").read_text()
+    # The two sections of it that begin with cowflush's name, without what is for fsck and the tests' clocks.
+    sections = [part for part in common.split("\n\n") if part.startswith("# cowflush: ")]
+    assert len(sections) == 2
+    needs = set()
+    for section in sections:
+        needs |= {line.split("#")[0].strip() for line in section.splitlines() if line.startswith("CONFIG_")}
+    given = options(FRAGMENT)
+    assert needs <= given
+    built = (artefacts.BUILD / "kernel-openwrt-geode" / "config").read_text().splitlines()
+    assert given <= set(built)

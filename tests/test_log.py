@@ -25,6 +25,17 @@ def log(vm: VM) -> dict:
     return json.loads(vm.run("cowflush log --json").ok().output)
 
 
+def test_the_log_may_be_the_last_thing_on_the_card(boot: Lab) -> None:
+    """Its second header then ends the disk, too; the disk is no log for that."""
+    to_the_end = "label: dos\nlabel-id: 0xc0f1a586\n1: start=8192, size=245760, type=83\n2: start=253952, size=270336, type=da\n"
+    vm = boot(boot.card(partitions=to_the_end))
+    vm.run("cowflush log format /dev/sda2 && echo kept >/root/kept && cowflush flush").ok()
+    vm.kill()
+    again = boot(vm.card)
+    assert "the flush log on sda2 holds 1 flushes" in again.console
+    assert again.get("/root/kept") == b"kept\n"
+
+
 @BOTH
 def test_a_flush_goes_to_the_log_and_is_there_after_a_power_cut(boot: Lab) -> None:
     vm = logged(boot)

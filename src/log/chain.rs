@@ -82,6 +82,11 @@ pub fn header(from: &mut impl Chunks, chunks: u64) -> Result<Found, NoLog> {
     let first = record(0);
     let last_chunk = first.as_ref().map_or(chunks, |header| header.chunks).checked_sub(1);
     let second = last_chunk.filter(|chunk| *chunk < chunks).map_or(Err(Defect::Magic), record);
+    // A disk whose last partition is a log, up to the disk's end, ends with that log's copy.
+    let second = match second {
+        Ok(header) if first.is_err() && header.chunks != chunks => Err(Defect::Magic),
+        other => other,
+    };
     let header = match (first, second) {
         (Ok(a), Ok(b)) => {
             if b.number > a.number {
@@ -725,6 +730,15 @@ mod tests {
         let newer = Header { number: good.number + 1, ..good };
         card.put(CHUNKS - 1, &newer.encode());
         assert_eq!(header(&mut card, CHUNKS).unwrap(), Found { header: newer, whole: false });
+    }
+
+    #[test]
+    fn a_disk_that_ends_with_a_log_is_no_log() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let before = vec![0x5a; 64 * CHUNK_BYTES];
+        card.bytes.splice(0..0, before);
+        assert_eq!(header(&mut card, CHUNKS + 64), Err(NoLog::Absent));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::error::{Doing, Error, Result};
 use crate::units::{DevNo, Sectors, decimal};
@@ -30,7 +31,18 @@ pub fn name(device: DevNo) -> String {
 
 /// The path of a block device's node, as devtmpfs names it.
 pub fn path(device: DevNo) -> PathBuf {
-    Path::new("/dev").join(name(device).replace('!', "/"))
+    let path = Path::new("/dev").join(name(device).replace('!', "/"));
+    make_node(&path, device);
+    path
+}
+
+/// OpenWrt has a /dev that a program fills when it hears of a device: later than we want to open it.
+/// A node that can't be made shows when it is opened.
+fn make_node(path: &Path, device: DevNo) {
+    if path.symlink_metadata().is_err() && sysfs(device).exists() {
+        let number = makedev(device.major.into(), device.minor.into());
+        let _ = mknod(path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, number);
+    }
 }
 
 /// The size of a block device, from sysfs: it works on every word size.

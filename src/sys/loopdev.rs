@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::mem::size_of;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -113,9 +113,16 @@ fn open_free(control: &File) -> Result<(String, File)> {
     // SAFETY: LOOP_CTL_GET_FREE takes no pointer.
     let free = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE as _) };
     let free = Errno::result(free).doing(|| "find a free loop device")?;
-    let path = format!("/dev/loop{free}");
-    let node = open(Path::new(&path))?;
-    Ok((path, node))
+    let path = node_of(&format!("loop{free}"));
+    let node = open(&path)?;
+    Ok((path.display().to_string(), node))
+}
+
+/// The node of the loop device that the kernel calls so.
+fn node_of(name: &str) -> PathBuf {
+    let number = std::fs::read_to_string(format!("/sys/block/{name}/dev"));
+    let number = number.ok().and_then(|text| DevNo::parse(text.trim()));
+    number.map_or_else(|| Path::new("/dev").join(name), block::path)
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -192,7 +199,7 @@ pub fn release_strays() {
             std::fs::read_to_string(state.join("autoclear")).is_ok_and(|flag| flag.trim() == "1");
         if ours
             && !autoclear
-            && let Ok(node) = open(&Path::new("/dev").join(entry.file_name()))
+            && let Ok(node) = open(&node_of(&entry.file_name().to_string_lossy()))
         {
             clear(&node);
         }

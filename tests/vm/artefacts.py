@@ -55,6 +55,17 @@ def debian_package() -> Path:
     return needed(found[-1] if found else BUILD / "cowflush_VERSION_i386.deb")
 
 
+def board_kernel(board: str) -> Path:
+    """The kernel that a board's image has."""
+    return needed(BUILD / f"kernel-{board}" / "bzImage")
+
+
+def ipk() -> Path:
+    """OpenWrt's package."""
+    found = sorted(BUILD.glob("cowflush_*.ipk"))
+    return needed(found[-1] if found else BUILD / "cowflush_VERSION_ARCHITECTURE.ipk")
+
+
 def debian_disk(init: str) -> Path:
     """A disk with a Debian system that has no cowflush yet; `init` is systemd or sysvinit."""
     return needed(BUILD / "debian" / f"{init}.img")

@@ -6,10 +6,12 @@ mod message;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::dm::target::Line;
 use crate::dm::{SnapshotStatus, Target};
@@ -33,6 +35,7 @@ pub struct Control(Rc<File>);
 impl Control {
     /// Opens [`CONTROL`].
     pub fn open() -> Result<Self> {
+        make_control();
         File::options()
             .read(true)
             .write(true)
@@ -213,5 +216,20 @@ fn live(info: &Message, table: &Message) -> Live {
         }
         (Some(first), Some(second), None) => Live::Joined(first, second),
         _ => Live::Foreign,
+    }
+}
+
+/// In OpenWrt's preinit /dev has the name that sysfs has, which is another one.
+fn make_control() {
+    let path = Path::new(CONTROL);
+    if path.symlink_metadata().is_ok() {
+        return;
+    }
+    let number = std::fs::read_to_string("/sys/class/misc/device-mapper/dev").ok();
+    if let Some(number) = number.and_then(|text| DevNo::parse(text.trim())) {
+        let _ = path.parent().map(std::fs::create_dir_all);
+        let number = makedev(number.major.into(), number.minor.into());
+        // A node that can't be made shows when it is opened.
+        let _ = mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, number);
     }
 }

@@ -1,0 +1,51 @@
+"""What a boot entry says, whatever boot loader it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Short enough for a FAT without long names.
+INITRAMFS = "cowflush.gz"
+KERNEL = "cowflush.krn"
+# `noinitrd` is on OpenWrt's line; it is of no use beside an initramfs.
+DROPPED = ("noinitrd", "initrd=")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The entry that the boot loader starts by itself."""
+
+    title: str
+    kernel: str
+    initrds: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    @property
+    def root(self) -> str:
+        """What `root=` says; empty without one. The last one counts, as for the kernel."""
+        return next((word[5:] for word in reversed(self.arguments) if word.startswith("root=")), "")
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What the new entries start: a kernel of ours or the old one, and our initramfs.
+
+    `root` takes the place of what `root=` says, where that is another driver's name for the card.
+    """
+
+    kernel: str
+    initramfs: str
+    root: str = ""
+
+
+def arguments(words: tuple[str, ...], off: bool, root: str = "") -> list[str]:
+    """An entry's kernel command line with cowflush, or with it switched off."""
+    kept = [word for word in words if not word.startswith(DROPPED)]
+    if root:
+        kept = [f"root={root}" if word.startswith("root=") else word for word in kept]
+    return [*kept, "cowflush=off"] if off else kept
+
+
+def beside(path: str, name: str) -> str:
+    """A file in the same folder as `path`."""
+    return path.rpartition("/")[0] + "/" + name

@@ -1,0 +1,150 @@
+"""GRUB's grub.cfg: finds the entry that is started by itself, and puts two of ours before all.
+
+Only what is said plainly is understood. All else is refused: a guess here is a router that doesn't boot.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from image.entry import Addition, Entry, arguments
+from image.errors import Refused
+
+PATHS = ("/boot/grub/grub.cfg", "/grub/grub.cfg", "/boot/grub2/grub.cfg", "/grub2/grub.cfg")
+MARK = "# cowflush: added by its `make image`"
+# In grub-mkimage's words (hd0,msdos1), or hd0,1.
+DEVICE = re.compile(r"^\((?:hd0,(?:msdos)?(\d+)|\$root|\$\{root\})\)")
+
+
+def _blocks(text: str) -> list[tuple[int, int]]:
+    """The top-level menu entries, as ranges of lines: from `menuentry … {` to the `}` that ends it."""
+    found, start, depth = [], None, 0
+    for number, line in enumerate(text.splitlines()):
+        plain = re.sub(r"\$\{\w+\}|'[^']*'|\"[^\"]*\"|#.*", "", line)
+        if depth == 0 and re.match(r"\s*(menuentry|submenu)\b", line):
+            start = number
+        depth += plain.count("{") - plain.count("}")
+        if depth < 0:
+            raise Refused(f"grub.cfg, line {number + 1}: a }} that closes nothing")
+        if start is not None and depth == 0:
+            found.append((start, number))
+            start = None
+    if depth or start is not None:
+        raise Refused("grub.cfg: an entry does not end")
+    return found
+
+
+def _default(text: str, blocks: list[tuple[int, int]]) -> int:
+    """The number of the entry that is started by itself."""
+    lines = text.splitlines()
+    said = re.findall(r"^\s*set\s+default=[\"']?([^\"'\n]*?)[\"']?\s*$", text, re.MULTILINE)
+    plain = [value for value in said if "$" not in value]
+    value = plain[-1] if plain else "0"
+    if value.isdigit():
+        number = int(value)
+    else:
+        titles = [_title(lines[start]) for start, _ in blocks]
+        number = titles.index(value) if value in titles else -1
+    if not 0 <= number < len(blocks):
+        raise Refused(f"grub.cfg: its default is {value!r}, and no such entry is there")
+    return number
+
+
+def _title(line: str) -> str:
+    try:
+        return shlex.split(line.rsplit("{", 1)[0])[1]
+    except (ValueError, IndexError) as error:
+        raise Refused(f"grub.cfg: an entry without a title: {line.strip()}") from error
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, posix=True)
+    except ValueError as error:
+        raise Refused(f"grub.cfg: {line.strip()}: {error}") from error
+
+
+def _body(text: str) -> tuple[str, list[str]]:
+    lines, blocks = text.splitlines(), _blocks(text)
+    if not blocks:
+        raise Refused("grub.cfg has no menuentry")
+    start, end = blocks[_default(text, blocks)]
+    if lines[start].split()[0] == "submenu":
+        raise Refused("grub.cfg: what is started by itself is a submenu")
+    if start == end:
+        raise Refused("grub.cfg: an entry stands in one line")
+    return _title(lines[start]), lines[start + 1 : end]
+
+
+def _is(line: str, *commands: str) -> bool:
+    return bool(re.match(rf"\s*({'|'.join(commands)})\s", line))
+
+
+def parse(text: str, partition: int) -> Entry:
+    """The entry that is started by itself. `partition` is the one that grub.cfg is on."""
+    if MARK in text:
+        raise Refused("grub.cfg has cowflush's entries already: begin with the image as it was before")
+    title, body = _body(text)
+    kernels = [_words(line) for line in body if _is(line, "linux", "linux16")]
+    if not kernels:
+        raise Refused(f"grub.cfg: the entry \"{title}\" has no line `linux`")
+    if any(len(words) < 2 for words in kernels):
+        raise Refused(f"grub.cfg: the entry \"{title}\" has a line `linux` that names no kernel")
+    if len({(words[1], *arguments(tuple(words[2:]), off=False)) for words in kernels}) > 1:
+        raise Refused(f"grub.cfg: the entry \"{title}\" has several lines `linux` that differ")
+    initrds = [word for line in body if _is(line, "initrd", "initrd16") for word in _words(line)[1:]]
+    kernel = _local(kernels[0][1], partition)
+    # A variable holds what the processor's maker has for it; a file is an initramfs.
+    files = tuple(_local(word, partition) for word in initrds if not word.startswith("$"))
+    return Entry(title, kernel, files, tuple(kernels[0][2:]))
+
+
+def _local(path: str, partition: int) -> str:
+    """A path without the device before it, which must be the partition that grub.cfg is on."""
+    device = DEVICE.match(path)
+    if device and device[1] in (None, str(partition)):
+        path = path[device.end() :]
+    if not path.startswith("/") or "$" in path:
+        raise Refused(f"grub.cfg: {path} is on another device than grub.cfg, or it is not said plainly where")
+    return path
+
+
+def add(text: str, addition: Addition) -> str:
+    """The file with our two entries before all others, and the first of them started by itself."""
+    title, body = _body(text)
+    lines, blocks = text.splitlines(), _blocks(text)
+    old = _default(text, blocks)
+    ours = [MARK]
+    for suffix, off in (("cowflush", False), ("cowflush=off: the plain card", True)):
+        ours += [f'menuentry "{_quoted(title)}, {suffix}" {{', *_rewritten(body, addition, off), "}"]
+    first = blocks[0][0]
+    # The last word counts. An entry that can't be loaded is followed by the one from before.
+    ending = [MARK, "set default=0"]
+    if not re.search(r"^\s*set\s+fallback=", text, re.MULTILINE):
+        ending.append(f"set fallback={old + 2}")
+    return "\n".join([*lines[:first], *ours, *lines[first:], *ending, ""])
+
+
+def _quoted(title: str) -> str:
+    return re.sub(r"([\"\\$`])", r"\\\1", title)
+
+
+def _rewritten(body: list[str], addition: Addition, off: bool) -> list[str]:
+    """The entry's own lines, but for what is started. What sets the root, and conditions, stay."""
+    result = []
+    for line in body:
+        indent, command = line[: len(line) - len(line.lstrip())], line.split()[:1]
+        if _is(line, "linux", "linux16"):
+            words = arguments(tuple(_words(line)[2:]), off, addition.root)
+            line = indent + " ".join([command[0], addition.kernel, *map(_argument, words)])
+        elif _is(line, "initrd", "initrd16"):
+            # Not left out: a branch of an `if` must not be empty.
+            line = f"{indent}set cowflush=1"
+        result.append(line)
+    return [*result, f"\tinitrd {addition.initramfs}"]
+
+
+def _argument(word: str) -> str:
+    """As GRUB reads it: variables stay variables, all else is what it was."""
+    return word if re.fullmatch(r"[\w=/.,:+@%${}-]*", word) else "'" + word.replace("'", "'\\''") + "'"

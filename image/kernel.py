@@ -1,0 +1,69 @@
+"""What a kernel has built in, by what its image holds."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import struct
+import zlib
+
+from image import tools
+from image.errors import Refused
+
+HEADER_AT, HEADER = 0x202, b"HdrS"
+# From version 2.08 of the boot protocol on the header says where the packed kernel is.
+VERSION_AT, VERSION = 0x206, 0x0208
+SECTORS_AT, PAYLOAD_AT = 0x1F1, 0x248
+# A sentence or a name that is in the kernel only together with the option.
+NEEDS = {
+    "CONFIG_BLK_DEV_INITRD": b"Initramfs unpacking failed",
+    "CONFIG_BLK_DEV_DM": b"dm-devel@",
+    "CONFIG_DM_SNAPSHOT": b"snapshot-merge",
+    "CONFIG_BLK_DEV_LOOP": b"loop: module loaded",
+    "CONFIG_DEVTMPFS": b"devtmpfs",
+}
+
+
+def missing(image: bytes) -> list[str]:
+    """The options that cowflush needs and this kernel lacks. A module counts as missing."""
+    content = unpack(image)
+    return [option for option, trace in NEEDS.items() if trace not in content]
+
+
+def unpack(image: bytes) -> bytes:
+    """The kernel in a bzImage."""
+    if len(image) < 0x260 or image[HEADER_AT : HEADER_AT + 4] != HEADER:
+        raise Refused("the kernel is no bzImage for x86")
+    if struct.unpack_from("<H", image, VERSION_AT)[0] < VERSION:
+        raise Refused("the kernel is older than Linux 2.6.24")
+    start = (image[SECTORS_AT] or 4) * 512 + 512
+    offset, length = struct.unpack_from("<II", image, PAYLOAD_AT)
+    return _unpacked(image[start + offset : start + offset + length])
+
+
+def _unpacked(payload: bytes) -> bytes:
+    try:
+        match payload[:2]:
+            case b"\x1f\x8b":
+                return zlib.decompressobj(31).decompress(payload)
+            case b"\xfd7":
+                return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(payload)
+            case b"\x5d\x00":
+                return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(payload)
+            case b"BZ":
+                return bz2.BZ2Decompressor().decompress(payload)
+            case b"\x28\xb5":
+                return _by_program("zstd", payload)
+            case b"\x02\x21" | b"\x04\x22":
+                return _by_program("lz4", payload)
+    except (zlib.error, lzma.LZMAError, OSError) as error:
+        raise Refused(f"the kernel can't be unpacked: {error}") from error
+    raise Refused("the kernel is packed in a way that is not known, so it can't be seen what it has built in")
+
+
+def _by_program(name: str, payload: bytes) -> bytes:
+    # The size that the kernel appends is no part of what was packed: the program complains at the end.
+    done = tools.run([name, "-dcq"], payload)
+    if not done.stdout:
+        raise Refused(f"{name} can't unpack the kernel: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout

@@ -1,0 +1,198 @@
+"""What `make image BASE=` changes in an image: found out first, shown, then done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from image import files, grub, kernel, openwrt, syslinux, table, tools
+from image.entry import INITRAMFS, KERNEL, Addition, Entry, beside
+from image.errors import Refused
+from image.ext import Ext
+from image.files import Files
+from image.regions import SECTOR
+from image.root import partition_of
+from image.table import Partition, Table
+
+ROOM = 64 << 10
+PROGRAM = "/usr/sbin/cowflush"
+CONFIGURATION = "/etc/cowflush.conf"
+
+
+@dataclass(frozen=True)
+class New:
+    """What is put into the image."""
+
+    initramfs: bytes
+    program: bytes
+    configuration: bytes
+    # Of a kernel that is added; else the image's own is used.
+    kernel: bytes | None = None
+    log_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A boot loader's configuration: where it lies, and how it is read and changed."""
+
+    name: str
+    partition: Partition
+    files: Files
+    path: str
+    text: str
+    entry: Entry
+    add: Callable[[Addition], str]
+
+
+@dataclass
+class Plan:
+    """All that is to be done. `notes` are for the person who reads it."""
+
+    image: Path
+    loader: Loader
+    disk_id: str
+    root: Partition
+    log: Partition
+    writes: list[tuple[Files, str, bytes, int]] = field(default_factory=list)
+    # In root, by path: where they lead to.
+    links: dict[str, str] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """How large the image is at the end."""
+        return max(self.image.stat().st_size, self.log.end * SECTOR)
+
+    def describe(self) -> str:
+        start, size = self.log.offset >> 20, self.log.bytes >> 20
+        grown = self.size - self.image.stat().st_size
+        lines = [f"partition {self.log.number}: the flush log, {size} MiB, {start} MiB from the start of the card"]
+        lines += [f"the image grows by {grown >> 20} MiB to {self.size >> 20} MiB"] if grown else []
+        for target, path, content, _ in self.writes:
+            place = "root" if target is not self.loader.files else f"partition {self.loader.partition.number}"
+            verb = "changed" if path == self.loader.path else "written"
+            lines.append(f"{path} ({place}): {verb}, {len(content):,} bytes")
+        lines += [f"{path} (root): a link to {target}" for path, target in self.links.items()]
+        lines += [f"{path} (root): a folder" for path in self.folders]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def make(image: Path, new: New) -> Plan:
+    """Looks at an image, and decides. Nothing is written."""
+    disk = table.read(image)
+    loader = find_loader(image, disk)
+    root = partition_of(image, disk, loader.entry.root)
+    kinds = {found.number: files.kind(image, found) for found in disk.partitions}
+    if kinds[root.number] == "squashfs":
+        raise Refused(
+            "its root is a squashfs, which nothing can be added to. Build the image with cowflush's package in it "
+            "(package/openwrt/README.md), which covers the writable partition"
+        )
+    if kinds[root.number] != "ext":
+        raise Refused(f"partition {root.number}, which is its root, holds no ext2, ext3 or ext4")
+    plan = Plan(image, loader, disk.id, root, table.place(disk, new.log_bytes // SECTOR))
+    _boot(plan, new)
+    _root(plan, new)
+    _check_room(plan)
+    return plan
+
+
+def find_loader(image: Path, disk: Table) -> Loader:
+    """The one boot loader's configuration that the image has."""
+    found = []
+    for partition in disk.partitions:
+        opened = files.open_partition(image, partition)
+        if opened:
+            paths = [(path, _read_grub) for path in grub.PATHS] + [(path, _read_syslinux) for path in syslinux.PATHS]
+            found += [(read, partition, opened, path) for path, read in paths if opened.read(path) is not None]
+    if not found:
+        raise Refused("no grub.cfg, extlinux.conf or syslinux.cfg is in its ext and FAT partitions: which boot loader is it?")
+    if len(found) > 1:
+        places = ", ".join(f"{path} in partition {partition.number}" for _, partition, _, path in found)
+        raise Refused(f"several boot loader configurations are there, and it is not clear which counts: {places}")
+    read, partition, opened, path = found[0]
+    return read(partition, opened, path)
+
+
+def _text(opened: Files, path: str) -> str:
+    return (opened.read(path) or b"").decode(errors="surrogateescape")
+
+
+def _read_grub(partition: Partition, opened: Files, path: str) -> Loader:
+    text = _text(opened, path)
+    entry = grub.parse(text, partition.number)
+    return Loader("GRUB", partition, opened, path, text, entry, lambda addition: grub.add(text, addition))
+
+
+def _read_syslinux(partition: Partition, opened: Files, path: str) -> Loader:
+    text = _text(opened, path)
+    entry = syslinux.parse(text, path.rpartition("/")[0])
+    return Loader("SYSLINUX", partition, opened, path, text, entry, lambda addition: syslinux.add(text, entry, addition))
+
+
+def _boot(plan: Plan, new: New) -> None:
+    """The kernel, the initramfs and the entries."""
+    loader, entry = plan.loader, plan.loader.entry
+    if isinstance(loader.files, Ext):
+        loader.files.check_writable(f"partition {loader.partition.number}")
+    own = loader.files.read(entry.kernel)
+    if own is None:
+        raise Refused(f"{loader.path} starts {entry.kernel}, which is not in partition {loader.partition.number}")
+    if entry.initrds and new.kernel is None:
+        raise Refused(
+            f"it boots with an initramfs of its own ({entry.initrds[0]}), so the card's driver may be a module, which "
+            "cowflush's does not load. On Debian and Voyage install the package instead (`make deb`), or add a kernel "
+            "that has all built in with BOARD="
+        )
+    lacking = kernel.missing(new.kernel if new.kernel is not None else own)
+    if lacking:
+        raise Refused(
+            f"the kernel lacks {', '.join(lacking)} (or has it as a module): add a kernel that has all built in with "
+            "BOARD=, or build one (package/openwrt/kernel.config)"
+        )
+    name = beside(entry.kernel, KERNEL) if new.kernel is not None else entry.kernel
+    # The driver that gave a card this name is gone since Linux 5.14; whatever the kernel, this finds it.
+    portable = f"PARTUUID={plan.disk_id}-{plan.root.number:02x}" if entry.root.startswith("/dev/hd") else ""
+    addition = Addition(name, beside(entry.kernel, INITRAMFS), portable)
+    plan.writes.append((loader.files, addition.initramfs, new.initramfs, 0o644))
+    if new.kernel is not None:
+        plan.writes.append((loader.files, addition.kernel, new.kernel, 0o644))
+        plan.notes.append("the kernel is another one than the image's: modules of its own don't fit")
+    changed = loader.add(addition).encode(errors="surrogateescape")
+    if loader.name == "GRUB":
+        tools.ok(["grub-script-check"], changed)
+    plan.writes.append((loader.files, loader.path, changed, 0o644))
+
+
+def _root(plan: Plan, new: New) -> None:
+    """The program, and on OpenWrt all of its package. Elsewhere, who calls it is the system's own affair."""
+    root = Ext(plan.image, plan.root.offset)
+    root.check_writable(f"root (partition {plan.root.number})")
+    # The same object where both are one: the room is counted once.
+    target = plan.loader.files if plan.loader.partition == plan.root else root
+    if root.read("/etc/openwrt_release") is not None:
+        package = openwrt.package(new.program)
+        plan.writes += [(target, path, content, mode) for path, content, mode in package.files]
+        plan.links.update(package.links)
+        plan.folders += [path for path in package.folders if not root.is_directory(path)]
+        return
+    plan.writes.append((target, PROGRAM, new.program, 0o755))
+    if root.read(CONFIGURATION) is None:
+        plan.writes.append((target, CONFIGURATION, new.configuration, 0o644))
+    if root.read("/etc/debian_version") is not None:
+        plan.notes.append("Debian: the next update-grub drops the entries; the package (`make deb`) stays")
+    else:
+        plan.notes.append("let the system run `cowflush daemon`, and `cowflush stop --shutdown` as its last step")
+
+
+def _check_room(plan: Plan) -> None:
+    for target in {id(files): files for files, *_ in plan.writes}.values():
+        needed = sum(len(content) for files, _, content, _ in plan.writes if files is target)
+        if target.free() < needed + ROOM:
+            raise Refused(
+                f"partition {plan.loader.partition.number if target is plan.loader.files else plan.root.number} has "
+                f"{target.free() >> 10} KiB free, and {(needed + ROOM) >> 10} KiB are needed"
+            )

@@ -1,0 +1,98 @@
+"""A disk's partition table, read and added to by sfdisk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from image import tools
+from image.errors import Refused
+from image.regions import SECTOR
+
+# Erase blocks of cards are powers of two up to 4 MiB.
+ALIGN = (4 << 20) // SECTOR
+LOG_TYPE = "da"
+PRIMARIES = 4
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Where a partition lies, in sectors."""
+
+    number: int
+    start: int
+    size: int
+
+    @property
+    def offset(self) -> int:
+        return self.start * SECTOR
+
+    @property
+    def bytes(self) -> int:
+        return self.size * SECTOR
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Table:
+    """A DOS partition table; `id` is the disk's, as PARTUUID= begins with it."""
+
+    id: str
+    partitions: tuple[Partition, ...]
+
+    def partition(self, number: int) -> Partition | None:
+        return next((found for found in self.partitions if found.number == number), None)
+
+    @property
+    def end(self) -> int:
+        """The first sector that no partition uses any more."""
+        return max(partition.end for partition in self.partitions)
+
+
+def read(image: Path) -> Table:
+    done = tools.run(["sfdisk", "-J", image])
+    if done.returncode:
+        raise Refused(f"{image} has no partition table: is it the image of a whole card?")
+    found = json.loads(done.stdout)["partitiontable"]
+    if found["label"] != "dos":
+        raise Refused(
+            f"{image} has a {found['label'].upper()} partition table, as images for EFI have. Only those that boot "
+            "by BIOS, with a DOS one, are understood: take the image without \"efi\" in its name"
+        )
+    partitions = tuple(
+        Partition(_number(entry["node"], image), entry["start"], entry["size"]) for entry in found.get("partitions", [])
+    )
+    if not partitions:
+        raise Refused(f"{image} has no partitions")
+    return Table(found["id"].removeprefix("0x"), partitions)
+
+
+def _number(node: str, image: Path) -> int:
+    """sfdisk names partitions like devices; a `p` stands between where a name ends in a digit."""
+    return int(node.removeprefix(str(image)).removeprefix("p"))
+
+
+def place(table: Table, size: int) -> Partition:
+    """Where a partition of `size` sectors goes: behind all others, aligned."""
+    if len(table.partitions) >= PRIMARIES or max(found.number for found in table.partitions) > PRIMARIES:
+        raise Refused("all four primary partitions are in use, so there is no place for the flush log")
+    taken = {found.number for found in table.partitions}
+    number = next(number for number in range(1, PRIMARIES + 1) if number not in taken)
+    start = -(-table.end // ALIGN) * ALIGN
+    return Partition(number, start, size)
+
+
+def add(image: Path, partition: Partition) -> None:
+    """Enters a partition of the flush log's type; the others stay as they are."""
+    line = f"{partition.number}: start={partition.start}, size={partition.size}, type={LOG_TYPE}\n"
+    tools.ok(["sfdisk", "--quiet", "--append", "--no-reread", "--no-tell-kernel", image], line.encode())
+
+
+def make(image: Path, script: str) -> Table:
+    """A new table, by sfdisk's own script."""
+    tools.ok(["sfdisk", "--quiet", image], script.encode())
+    return read(image)

@@ -1,0 +1,84 @@
+"""A board's image: it boots through its own boot loader, keeps what was flushed, and ends in order."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from vm import artefacts, flushlog, images
+from vm.card import Card
+from vm.lab import Lab
+from vm.machine import VM
+
+BOARD = artefacts.TOP / "board" / "alix2"
+MIB = 2048
+
+
+def card(lab: Lab) -> Card:
+    return images.copy(lab, artefacts.needed(artefacts.BUILD / "alix2.img"))
+
+
+def mode(vm: VM) -> str:
+    """How root was mounted at boot."""
+    return str(json.loads(vm.run("cowflush status --json").output)["boot"]["mode"])
+
+
+def test_partitions_are_aligned_and_the_console_has_the_board_s_rate(boot: Lab) -> None:
+    fresh = card(boot)
+    assert [partition.start % (4 * MIB) for partition in fresh.partitions] == [0, 0]
+    menu = fresh.read("/boot/grub/grub.cfg").decode()
+    rate = re.search(r"console=ttyS0,(\d+)n8", (BOARD / "cmdline").read_text())
+    assert rate and f"serial --unit=0 --speed={rate[1]} " in menu
+    assert (BOARD / "cmdline").read_text().strip() in menu
+    fresh.fsck()
+    assert fresh.read("/usr/sbin/cowflush") == artefacts.cowflush().read_bytes()
+
+
+def test_it_boots_as_it_is_up_to_the_login(boot: Lab) -> None:
+    vm = images.boot(boot, card(boot), wait=False)
+    vm.wait_console("root is cowflush-root over sda1")
+    vm.wait_console("login: $")
+    vm.type("root\n")
+    vm.wait_console("# $")
+    vm.type("cowflush status | head -n 1\n")
+    vm.wait_console("^mode +deferring: writes stay in RAM, sda1 is only read")
+    vm.kill()
+    # Nothing was flushed yet: the card has what was flashed.
+    image = Card(artefacts.BUILD / "alix2.img")
+    assert vm.card.differing_sectors(image) == []
+
+
+def test_what_was_flushed_survives_a_power_cut(boot: Lab) -> None:
+    vm = images.boot(boot, images.with_agent(card(boot)))
+    assert mode(vm) == "deferring"
+    vm.run("seq 100000 >/root/kept").ok()
+    assert "flushed to the log on sda2" in vm.run("cowflush flush", timeout=60).ok().text
+    vm.run("echo later >/root/lost; sync").ok()
+    vm.kill()
+    root = flushlog.recovered(vm.card)
+    root.fsck()
+    assert root.read("/root/kept") == b"".join(b"%d\n" % n for n in range(1, 100001))
+    again = images.boot(boot, vm.card)
+    again.run("[ -s /root/kept ] && [ ! -e /root/lost ]").ok()
+    assert "the flush log on sda2 holds 1 flushes" in again.console
+
+
+def test_a_reboot_leaves_all_on_the_card_with_64_mb(boot: Lab) -> None:
+    vm = images.boot(boot, images.with_agent(card(boot)), memory=64)
+    vm.run("echo here >/root/file").ok()
+    assert vm.run_last("reboot", timeout=120) == "guest-reset"
+    assert "all data are on the card" in vm.console
+    vm.card.fsck()
+    assert vm.card.read("/root/file") == b"here\n"
+    assert b"syslogd started" in vm.card.read("/var/log/messages")
+
+
+def test_the_fallback_entry_uses_the_plain_card(boot: Lab) -> None:
+    vm = images.boot(boot, images.with_agent(card(boot)), wait=False)
+    vm.wait_console("the plain card")
+    vm.type(images.DOWN + "\r")
+    vm.wait_boot()
+    assert mode(vm) == "off"
+    vm.run("echo direct >/root/file; sync").ok()
+    vm.kill()
+    assert vm.card.fs(replay=True).read("/root/file") == b"direct\n"

@@ -1,0 +1,239 @@
+"""Boot loaders' configurations: what is understood, what is refused, and what becomes of them."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from vm import artefacts
+
+sys.path.insert(0, str(artefacts.TOP))
+
+from image import grub, kernel, syslinux  # noqa: E402
+from image.entry import Addition  # noqa: E402
+from image.errors import Refused  # noqa: E402
+
+ADDITION = Addition("/boot/vmlinuz", "/boot/cowflush.gz")
+# As OpenWrt's images have it since they load microcode.
+OPENWRT = """serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1 --rtscts=off
+terminal_input serial; terminal_output serial
+
+set default="0"
+set timeout="5"
+set root='(hd0,msdos1)'
+
+menuentry "OpenWrt" {
+	if [ -s /boot/amd-ucode.img ]; then
+		set ucode=$ucode /boot/amd-ucode.img
+	fi
+	if [ -z $ucode ]; then
+		linux /boot/vmlinuz root=PARTUUID=c0f1a0de-02 rootwait console=ttyS0,38400n8 noinitrd
+	else
+		linux /boot/vmlinuz root=PARTUUID=c0f1a0de-02 rootwait console=ttyS0,38400n8
+		initrd $ucode
+	fi
+}
+menuentry "OpenWrt (failsafe)" {
+	linux /boot/vmlinuz failsafe=true root=PARTUUID=c0f1a0de-02 rootwait noinitrd
+}
+"""
+VOYAGE = """set timeout=5
+set default=1
+menuentry "other" {
+  linux /vmlinuz root=LABEL=OTHER
+}
+menuentry 'voyage-linux' --class gnu {
+  set root=(hd0,1)
+  linux (hd0,1)/vmlinuz root=LABEL=ROOT_FS ro console=ttyS0,38400n8 "quoted=a b"
+  initrd /initrd.img
+}
+"""
+
+
+def test_openwrt_s_grub_cfg() -> None:
+    entry = grub.parse(OPENWRT, 1)
+    assert (entry.title, entry.kernel, entry.initrds) == ("OpenWrt", "/boot/vmlinuz", ())
+    assert entry.root == "PARTUUID=c0f1a0de-02"
+    text = grub.add(OPENWRT, ADDITION)
+    assert text.index('menuentry "OpenWrt, cowflush"') < text.index('menuentry "OpenWrt, cowflush=off: the plain card"')
+    assert text.index("cowflush=off: the plain card") < text.index('menuentry "OpenWrt" {')
+    ours = text[text.index("OpenWrt, cowflush") : text.index('menuentry "OpenWrt" {')]
+    assert ours.count("initrd /boot/cowflush.gz") == 2 and "noinitrd" not in ours and "initrd $ucode" not in ours
+    assert ours.count("console=ttyS0,38400n8 cowflush=off\n") == 2
+    # What was there is there still, and the last word is ours.
+    assert all(line in text.splitlines() for line in OPENWRT.splitlines())
+    assert text.endswith("set default=0\nset fallback=2\n")
+
+
+def test_an_entry_that_is_not_the_first_is_the_one() -> None:
+    entry = grub.parse(VOYAGE, 1)
+    assert (entry.title, entry.kernel, entry.initrds) == ("voyage-linux", "/vmlinuz", ("/initrd.img",))
+    text = grub.add(VOYAGE, ADDITION)
+    assert text.endswith("set fallback=3\n")
+    assert "linux /boot/vmlinuz root=LABEL=ROOT_FS ro console=ttyS0,38400n8 'quoted=a b' cowflush=off\n" in text
+
+
+@pytest.mark.parametrize("text", ["OPENWRT", "VOYAGE", "GENERATED"])
+def test_grub_itself_can_read_the_result(text: str) -> None:
+    added = grub.add(globals()[text], ADDITION).encode()
+    done = subprocess.run(["grub-script-check"], input=added, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("set timeout=1\n", "no menuentry"),
+        ('menuentry "x" {\n', "does not end"),
+        ('}\nmenuentry "x" {\n}\n', "closes nothing"),
+        ('menuentry "x" {\n  chainloader +1\n}\n', "no line `linux`"),
+        ('set default=3\nmenuentry "x" {\n  linux /k root=/dev/sda1\n}\n', "no such entry"),
+        ('menuentry "x" {\n  linux (hd1,1)/k root=/dev/sda1\n}\n', "another device"),
+        ('menuentry "x" {\n  linux (hd0,2)/k root=/dev/sda1\n}\n', "another device"),
+        ('menuentry "x" {\n  linux $kernel root=/dev/sda1\n}\n', "not said plainly"),
+        ('menuentry "x" {\n  linux /k root=/dev/sda1\n  linux /other root=/dev/sda1\n}\n', "differ"),
+        ('submenu "more" {\n  menuentry "x" {\n    linux /k root=/dev/sda1\n  }\n}\n', "submenu"),
+        (f'{grub.MARK}\nmenuentry "x" {{\n  linux /k root=/dev/sda1\n}}\n', "already"),
+    ],
+)
+def test_what_grub_cfg_is_refused(text: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        grub.parse(text, 1)
+
+
+SYSLINUX = """SERIAL 0 38400
+DEFAULT voyage
+PROMPT 1
+TIMEOUT 20
+LABEL voyage
+  KERNEL vmlinuz
+  APPEND root=/dev/sda2 ro console=ttyS0,38400n8
+LABEL memtest
+  KERNEL memtest.bin
+"""
+
+
+def test_a_syslinux_configuration() -> None:
+    entry = syslinux.parse(SYSLINUX, "/syslinux")
+    assert (entry.kernel, entry.root) == ("/syslinux/vmlinuz", "/dev/sda2")
+    text = syslinux.add(SYSLINUX, entry, Addition("/syslinux/vmlinuz", "/syslinux/cowflush.gz"))
+    again, labels = syslinux._labels(text)
+    assert again["DEFAULT"] == "cowflush" and text.count("DEFAULT voyage") == 0
+    assert [label.name for label in labels] == ["voyage", "memtest", "cowflush", "cowflush-off"]
+    assert labels[2].values["APPEND"] == "root=/dev/sda2 ro console=ttyS0,38400n8"
+    assert labels[3].values["APPEND"] == labels[2].values["APPEND"] + " cowflush=off"
+
+
+def test_a_name_of_the_card_that_is_gone_is_replaced() -> None:
+    addition = Addition("/k", "/i", root="PARTUUID=c0f1a0de-01")
+    text = 'menuentry "x" {\n  linux /old root=/dev/hda1 ro\n}\n'
+    assert grub.add(text, addition).count("  linux /k root=PARTUUID=c0f1a0de-01 ro") == 2
+    text = "LABEL x\n  KERNEL old\n  APPEND root=/dev/hda1 ro\n"
+    added = syslinux.add(text, syslinux.parse(text, ""), addition)
+    assert added.count("  APPEND root=PARTUUID=c0f1a0de-01 ro") == 2 and added.count("root=/dev/hda1") == 1
+
+
+def test_a_menu_of_syslinux_stays_a_menu() -> None:
+    text = "DEFAULT menu.c32\nLABEL a\n KERNEL /a\n APPEND root=/dev/sda1\nLABEL b\n MENU DEFAULT\n LINUX /b\n APPEND root=/dev/sda2\n"
+    entry = syslinux.parse(text, "")
+    assert entry.root == "/dev/sda2"
+    added = syslinux.add(text, entry, Addition("/b", "/cowflush.gz"))
+    assert added.startswith("DEFAULT menu.c32\n") and added.count("MENU DEFAULT") == 1
+    assert syslinux._default(*syslinux._labels(added)).name == "cowflush"
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("PROMPT 1\n", "no LABEL"),
+        ("INCLUDE other.cfg\nLABEL a\n KERNEL k\n", "another file"),
+        ("DEFAULT b\nLABEL a\n KERNEL k\n", "no such label"),
+        ("LABEL a\n KERNEL chain.c32\n", "no Linux kernel"),
+        ("LABEL a\n KERNEL tftp://x/k\n", "not said plainly"),
+        (f"{syslinux.MARK}\nLABEL a\n KERNEL k\n", "already"),
+    ],
+)
+def test_what_syslinux_configuration_is_refused(text: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        syslinux.parse(text, "")
+
+
+def image_of(content: bytes, pack: object) -> bytes:
+    """A bzImage that holds `content`, as the boot protocol has it."""
+    payload = pack(content)  # type: ignore[operator]
+    image = bytearray(1024)
+    image[kernel.SECTORS_AT] = 1
+    image[kernel.HEADER_AT : kernel.HEADER_AT + 4] = kernel.HEADER
+    struct.pack_into("<H", image, kernel.VERSION_AT, 0x020F)
+    struct.pack_into("<II", image, kernel.PAYLOAD_AT, 16, len(payload))
+    return bytes(image) + bytes(16) + payload
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress], ids=["gzip", "xz"])
+def test_what_a_kernel_lacks_is_named(pack: object) -> None:
+    everything = b" ".join(kernel.NEEDS.values())
+    assert kernel.missing(image_of(everything, pack)) == []
+    for option, trace in kernel.NEEDS.items():
+        assert kernel.missing(image_of(everything.replace(trace, b""), pack)) == [option]
+
+
+@pytest.mark.parametrize("version", artefacts.KERNELS)
+def test_the_kernels_of_the_tests_have_all(version: str) -> None:
+    assert kernel.missing(artefacts.kernel(version).read_bytes()) == []
+
+
+def test_what_is_no_kernel_is_refused() -> None:
+    for image in (b"", b"MZ" + bytes(2000), image_of(b"x", lambda content: b"??" + content)):
+        with pytest.raises(Refused):
+            kernel.missing(image)
+
+
+# The constructs of a menu that grub-mkconfig has written.
+GENERATED = """if [ "${next_entry}" ] ; then
+   set default="${next_entry}"
+   set boot_once=true
+else
+   set default="0"
+fi
+function savedefault {
+  if [ -z "${boot_once}" ]; then
+    save_env saved_entry
+  fi
+}
+menuentry 'Debian GNU/Linux' --class debian $menuentry_id_option 'gnulinux-simple-1234' {
+	load_video
+	if [ x$grub_platform = xxen ]; then insmod xzio; insmod lzopio; fi
+	set root='hd0,msdos1'
+	if [ x$feature_platform_search_hint = xy ]; then
+	  search --no-floppy --fs-uuid --set=root --hint-bios=hd0,msdos1  1234
+	else
+	  search --no-floppy --fs-uuid --set=root 1234
+	fi
+	echo	'Loading Linux 6.1 ...'
+	linux	/boot/vmlinuz-6.1 root=UUID=1234 ro  quiet
+	echo	'Loading initial ramdisk ...'
+	initrd	/boot/initrd.img-6.1
+}
+submenu 'Advanced options' $menuentry_id_option 'gnulinux-advanced-1234' {
+	menuentry 'Debian GNU/Linux, recovery' {
+		linux	/boot/vmlinuz-6.1 root=UUID=1234 ro single
+	}
+}
+"""
+
+
+def test_a_generated_menu() -> None:
+    entry = grub.parse(GENERATED, 1)
+    assert (entry.title, entry.kernel, entry.root) == ("Debian GNU/Linux", "/boot/vmlinuz-6.1", "UUID=1234")
+    assert entry.initrds == ("/boot/initrd.img-6.1",)
+    text = grub.add(GENERATED, ADDITION)
+    ours = text[text.index(grub.MARK) : text.index("menuentry 'Debian GNU/Linux' --class")]
+    assert ours.count("--set=root --hint-bios=hd0,msdos1  1234") == 2 and "initrd.img-6.1" not in ours
+    assert ours.count("linux /boot/vmlinuz root=UUID=1234 ro quiet") == 2
+    assert ours.rstrip().endswith("}") and len(grub._blocks(text)) == 4
+    assert text.endswith("set default=0\nset fallback=2\n")

@@ -1,0 +1,192 @@
+"""An image is written to a card and read back; what must not be overwritten is refused.
+
+The kernel's view of disks is made up in a folder: one can't mount the disks of the machine that runs the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vm import artefacts, images
+
+sys.path.insert(0, str(artefacts.TOP))
+
+from image import disk, flash  # noqa: E402
+from image.disk import Kernel  # noqa: E402
+from image.errors import Refused  # noqa: E402
+
+CARD = "8:16"
+MIB = 1 << 20
+
+
+class Machine:
+    """A machine with a system disk sda, a card sdb with two partitions, and a device-mapper device on sda2."""
+
+    def __init__(self, top: Path) -> None:
+        self.kernel = Kernel(top / "sys", top / "proc")
+        self._disk("sda", "8:0", 4096, {"sda1": "8:1", "sda2": "8:2"}, "SYSTEM")
+        self._disk("sdb", CARD, 512, {"sdb1": "8:17", "sdb2": "8:18"}, "CF CARD")
+        self.mapper("dm-0", "253:0", "vg-root", "sda2")
+        self.mounts("253:0 / / rw - ext4 /dev/mapper/vg-root rw", "8:1 / /boot rw - ext4 /dev/sda1 rw")
+        self.swaps()
+
+    def _disk(self, name: str, number: str, megabytes: int, parts: dict[str, str], model: str) -> None:
+        folder = self.kernel.sys / "devices" / "pci0" / name
+        self._device(folder, number, megabytes * 2048)
+        for place, (part, part_number) in enumerate(parts.items(), start=1):
+            self._device(folder / part, part_number, 2048)
+            (folder / part / "partition").write_text(f"{place}\n")
+        (folder / "device").mkdir()
+        (folder / "device" / "model").write_text(f"{model}\n")
+
+    def _device(self, folder: Path, number: str, sectors: int) -> None:
+        (folder / "holders").mkdir(parents=True)
+        for name, content in (("dev", number), ("size", str(sectors)), ("ro", "0")):
+            (folder / name).write_text(f"{content}\n")
+        link = self.kernel.sys / "dev" / "block" / number
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder)
+
+    def mapper(self, name: str, number: str, label: str, below: str) -> None:
+        folder = self.kernel.sys / "devices" / "virtual" / name
+        self._device(folder, number, 2048)
+        (folder / "dm").mkdir()
+        (folder / "dm" / "name").write_text(f"{label}\n")
+        holder = next(path for path in self.kernel.sys.glob(f"devices/*/*/{below}")) if below[-1].isdigit() else None
+        holder = holder or self.kernel.sys / "devices" / "pci0" / below
+        (holder / "holders" / name).symlink_to(folder)
+
+    def set(self, name: str, file: str, content: str) -> None:
+        (self.kernel.sys / "devices" / "pci0" / name / file).write_text(f"{content}\n")
+
+    def mounts(self, *lines: str) -> None:
+        (self.kernel.proc / "self").mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{20 + place} 1 {line}\n" for place, line in enumerate(lines))
+        (self.kernel.proc / "self" / "mountinfo").write_text(text)
+
+    def swaps(self, *names: str) -> None:
+        lines = ["Filename Type Size Used Priority", *(f"{name} partition 1 0 -2" for name in names)]
+        (self.kernel.proc / "swaps").write_text("\n".join(lines) + "\n")
+
+    def check(self, number: str = CARD) -> disk.Disk:
+        found = disk.look(number, self.kernel)
+        disk.check_unused(found, self.kernel)
+        return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_a_card_that_nobody_uses_may_be_overwritten(machine: Machine) -> None:
+    found = machine.check()
+    assert (found.name, found.size, found.model) == ("sdb", 512 * MIB, "CF CARD")
+
+
+USES: dict[str, tuple[Callable[[Machine], None], str]] = {
+    "mounted": (lambda m: m.mounts("8:17 / /media/card rw - vfat /dev/sdb1 rw"), "sdb1 is mounted at /media/card: unmount"),
+    "mounted whole": (lambda m: m.mounts("8:16 / /media/a\\040b rw - vfat /dev/sdb rw"), "sdb is mounted at /media/a b"),
+    "by its name": (lambda m: m.mounts("0:42 / /mnt rw - btrfs /dev/sdb2 rw"), "sdb2 is mounted at /mnt"),
+    "as root": (lambda m: m.mounts("8:17 / / rw - ext4 /dev/root rw"), "sdb1 is mounted at /: the system runs on it"),
+    "swap": (lambda m: m.swaps("/dev/sdb2"), "sdb2 is swapped to"),
+    "LVM": (lambda m: m.mapper("dm-7", "253:7", "vg2-data", "sdb1"), "sdb1 is in use by the device vg2-data"),
+    "read-only": (lambda m: m.set("sdb", "ro", "1"), "sdb is read-only"),
+    "no card": (lambda m: m.set("sdb", "size", "0"), "is there a card in the reader"),
+}
+
+
+@pytest.mark.parametrize("case", USES)
+def test_a_card_in_use_is_refused(machine: Machine, case: str) -> None:
+    use, why = USES[case]
+    use(machine)
+    with pytest.raises(Refused, match=why):
+        machine.check()
+
+
+def test_the_disk_that_the_system_runs_on_is_refused(machine: Machine) -> None:
+    with pytest.raises(Refused, match="sda1 is mounted at /boot: the system runs on it"):
+        machine.check("8:0")
+    machine.mounts("253:0 / / rw - ext4 /dev/mapper/vg-root rw")
+    with pytest.raises(Refused, match="in use by the device vg-root, which is mounted at /: the system runs on it"):
+        machine.check("8:0")
+
+
+@pytest.mark.parametrize(
+    "number, why", [("8:17", "sdb1 is a partition: name the whole disk, sdb"), ("253:0", "made of other devices"), ("9:9", "knows no")]
+)
+def test_what_is_no_whole_disk_is_refused(machine: Machine, number: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        machine.check(number)
+
+
+# --- writing, to a file ----------------------------------------------------------------
+
+
+def image(tmp_path: Path, size: int = 9 * MIB + 512) -> Path:
+    path = tmp_path / "image.img"
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+def card(tmp_path: Path, size: int = 16 * MIB) -> Path:
+    path = tmp_path / "card"
+    path.write_bytes(b"old" * (size // 3 + 1))
+    os.truncate(path, size)
+    return path
+
+
+def test_it_writes_and_verifies(tmp_path: Path) -> None:
+    source, target = image(tmp_path), card(tmp_path)
+    before = target.read_bytes()
+    run = images.tool("flash", source, target, "--yes")
+    assert run.returncode == 0 and "9 MiB written and verified" in run.stdout, run.stderr
+    assert target.read_bytes() == source.read_bytes() + before[source.stat().st_size :]
+    assert "written 100 %" in run.stderr and "verified 100 %" in run.stderr
+
+
+def test_it_asks_first(tmp_path: Path) -> None:
+    source, target = image(tmp_path), card(tmp_path)
+    before = target.read_bytes()
+    run = subprocess.run(
+        [sys.executable, "-m", "image", "flash", source, target], cwd=artefacts.TOP, stdin=subprocess.DEVNULL, capture_output=True
+    )
+    assert run.returncode == 1 and b"nobody is there to agree" in run.stderr
+    assert target.read_bytes() == before
+
+
+def test_what_can_t_be_is_refused(tmp_path: Path) -> None:
+    source, small = image(tmp_path), card(tmp_path, 4 * MIB)
+    empty = tmp_path / "empty"
+    empty.touch()
+    for arguments, why in (
+        ((source, small), "has 4 MiB, and the image takes 10 MiB"),
+        ((source, tmp_path / "none"), "does not exist"),
+        ((source, source), "is the image itself"),
+        ((source, "/dev/null"), "neither a block device nor a file"),
+        ((empty, small), "is no image"),
+    ):
+        assert why in images.refused("flash", *arguments, "--yes")
+
+
+def test_a_card_that_gives_back_other_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = image(tmp_path), card(tmp_path)
+
+    def decay(fd: int, size: int) -> None:
+        [byte] = os.pread(fd, 1, size - 1000)
+        os.pwrite(fd, bytes([byte ^ 1]), size - 1000)
+
+    monkeypatch.setattr(flash, "_forget", decay)
+    with pytest.raises(Refused, match="does not give back what was written"):
+        flash.run(source, target, yes=True)
+
+
+def test_make_flash_needs_a_card() -> None:
+    run = subprocess.run(["make", "flash"], cwd=artefacts.TOP, capture_output=True, text=True)
+    assert run.returncode != 0 and "name the card: make flash DEV=/dev/sdX" in run.stderr

@@ -1,0 +1,169 @@
+"""cowflush in systems laid out as OpenWrt's, from their boot loader to their shutdown.
+
+The kernel has the geode target's options. The scripts around the package's own (tests/openwrt) stand in for
+OpenWrt's: no image of OpenWrt was at hand.
+"""
+
+from __future__ import annotations
+
+import json
+
+from vm import artefacts, bases, flushlog, images
+from vm.bases import Laid
+from vm.drive import Drive
+from vm.lab import Lab
+from vm.machine import VM
+
+KERNEL = "openwrt-geode"
+
+
+def boot_mode(vm: VM) -> str:
+    return str(json.loads(vm.run("cowflush status --json").output)["boot"]["mode"])
+
+
+def ext4(lab: Lab, name: str = "one") -> Laid:
+    """An image with an ext4 root, cowflush added by `make image`."""
+    work = lab.directory / name
+    work.mkdir()
+    base = bases.openwrt(work, artefacts.board_kernel(KERNEL), name=name)
+    out = lab.directory / f"{name}.img"
+    images.done("add", base.path, "--out", out)
+    return Laid(out, 2, 3)
+
+
+def ready(vm: VM) -> None:
+    """Waits until the boot's scripts are through, so that what they write is written."""
+    vm.wait_console("^rcS: done")
+
+
+def test_an_ext4_root_keeps_what_was_flushed(boot: Lab) -> None:
+    card = ext4(boot)
+    config = boot.directory / "config"
+    config.write_text("config cowflush 'daemon'\n\toption interval '7m'\n\toption full_wait '81%'\n\toption urgent 'none'\n")
+    card.edit(["cd /etc/config", "rm cowflush", f"write {config} cowflush"])
+    vm = images.boot(boot, card)
+    ready(vm)
+    assert boot_mode(vm) == "deferring"
+    # UCI's settings have reached the daemon, by way of a file in RAM.
+    assert vm.get("/etc/cowflush.conf") == b"interval = 7m\nfull-wait = 81%\nurgent = none\n"
+    daemon = json.loads(vm.run("cowflush status --json").ok().output)["daemon"]
+    assert 6 * 60 < daemon["next_flush"]["seconds"] <= 7 * 60, daemon
+    assert vm.card_stats().wr_operations == 0
+
+    vm.run("echo kept >/etc/kept && cowflush flush").ok()
+    vm.run("echo lost >/etc/lost; sync").ok()
+    vm.kill()
+    root = flushlog.recovered(card)
+    root.fsck()
+    assert root.read("/etc/kept") == b"kept\n" and "/etc/lost" not in root.hashes("/etc")
+    again = images.boot(boot, card)
+    ready(again)
+    assert again.get("/etc/kept") == b"kept\n" and boot_mode(again) == "deferring"
+
+
+def test_a_reboot_in_procd_s_order_leaves_all_on_the_card(boot: Lab) -> None:
+    vm = images.boot(boot, ext4(boot))
+    ready(vm)
+    vm.run("echo here >/etc/here").ok()
+    assert vm.run_last("reboot", timeout=120) == "guest-reset"
+    assert "all data are on the card" in vm.console
+    vm.card.fsck()
+    assert vm.card.read("/etc/here") == b"here\n"
+    assert vm.card.read("/etc/log") == b"started\nstopped\n"
+    again = images.boot(boot, vm.card)
+    assert "the flush log on sda3 holds 0 flushes" in again.console
+
+
+def test_the_service_can_be_stopped_started_and_reloaded(boot: Lab) -> None:
+    vm = images.boot(boot, ext4(boot))
+    ready(vm)
+    vm.run("/etc/init.d/cowflush stop", timeout=60).ok()
+    assert vm.run("cowflush status").ok().text.startswith("mode       write-through")
+    vm.run("! pidof cowflush").ok()
+    vm.run("/etc/init.d/cowflush start").ok()
+    assert vm.run("cowflush status").ok().text.startswith("mode       deferring")
+    vm.run("sed -i \"s/# option interval.*/option interval '9m'/\" /etc/config/cowflush; /etc/init.d/cowflush reload").ok()
+    vm.run("pidof cowflush && grep -x 'interval = 9m' /etc/cowflush.conf").ok()
+
+
+# --- a squashfs root, and its writable partition --------------------------------------------
+
+
+def squashfs(lab: Lab) -> Laid:
+    work = lab.directory / "squashfs"
+    work.mkdir()
+    return bases.openwrt_squashfs(work, artefacts.board_kernel(KERNEL))
+
+
+def test_the_writable_partition_of_a_squashfs_root_is_covered(boot: Lab) -> None:
+    card = squashfs(boot)
+    vm = images.boot(boot, card)
+    ready(vm)
+    assert boot_mode(vm) == "deferring"
+    mounts = vm.get("/proc/mounts").decode()
+    assert "overlayfs:/overlay / overlay rw" in mounts and "/dev/mapper/overlay /overlay ext4 rw" in mounts
+    assert vm.card_stats().wr_operations == 0
+    vm.run("echo kept >/etc/kept && rm /etc/hosts 2>/dev/null; cowflush flush").ok()
+    vm.run("echo lost >/etc/lost; sync").ok()
+    vm.kill()
+    data = flushlog.recovered(card)
+    data.fsck()
+    assert data.read("/upper/etc/kept") == b"kept\n" and "/upper/etc/lost" not in data.hashes("/upper/etc")
+
+    again = images.boot(boot, card)
+    ready(again)
+    assert again.get("/etc/kept") == b"kept\n"
+    again.run("echo more >/etc/more").ok()
+    assert again.run_last("reboot", timeout=120) == "guest-reset"
+    assert "all data are on the card" in again.console
+    card.fsck()
+    assert card.read("/upper/etc/more") == b"more\n"
+
+
+def test_the_same_partition_without_cowflush(boot: Lab) -> None:
+    card = squashfs(boot)
+    vm = images.boot(boot, card, wait=False)
+    vm.wait_console(r"OpenWrt \(1\)")
+    vm.type(images.DOWN + "\r")
+    vm.wait_boot()
+    ready(vm)
+    assert boot_mode(vm) == "off"
+    vm.run("echo direct >/etc/direct; sync").ok()
+    vm.kill()
+    assert card.fs(replay=True).read("/upper/etc/direct") == b"direct\n"
+
+
+def test_a_squashfs_root_can_t_be_added_to(boot: Lab) -> None:
+    card = squashfs(boot)
+    said = images.refused("add", card.path, "--out", boot.directory / "out.img")
+    assert "its root is a squashfs" in said and "package/openwrt/README.md" in said
+
+
+# --- sysupgrade -------------------------------------------------------------------------
+
+
+def test_an_upgrade_finds_no_live_stack_and_leaves_the_new_image(boot: Lab) -> None:
+    card, new = ext4(boot), ext4(boot, "two")
+    vm = images.boot(boot, card, drives=(Drive(new.path),))
+    ready(vm)
+    vm.run("echo old >/etc/old && cowflush flush; echo later >/etc/later").ok()
+    assert vm.run_last("/sbin/sysupgrade /dev/sdb /dev/sda >/dev/console 2>&1 </dev/null", timeout=60) == "guest-reset"
+    assert "cowflush: all goes to the card before the upgrade" in vm.console
+    assert "stage2: mode       write-through" in vm.console
+    assert card.differing_sectors(new) == []
+    again = images.boot(boot, Laid(card.path, 2, 3))
+    ready(again)
+    assert again.get("/etc/version") == b"two\n" and boot_mode(again) == "deferring"
+    assert "the flush log on sda3 holds 0 flushes" in again.console
+    again.run("[ ! -e /etc/old ]").ok()
+
+
+def test_an_upgrade_is_given_up_when_the_card_can_t_be_brought_up_to_date(boot: Lab) -> None:
+    card, new = ext4(boot), ext4(boot, "two")
+    vm = images.boot(boot, card, drives=(Drive(new.path),))
+    ready(vm)
+    vm.run("cowflush hold").ok()
+    before = card.copy(boot.directory / "before.img")
+    done = vm.run("/sbin/sysupgrade /dev/sdb /dev/sda")
+    assert done.code == 1 and "the upgrade is given up" in done.text, done.text
+    assert card.differing_sectors(before) == []

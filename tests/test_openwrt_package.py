@@ -1,0 +1,130 @@
+"""OpenWrt's package: what is in it, that it is the same each time, and that its settings are cowflush's own."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from vm import artefacts
+
+sys.path.insert(0, str(artefacts.TOP))
+
+from image import openwrt  # noqa: E402
+
+FOLDER = artefacts.TOP / "package" / "openwrt"
+README = artefacts.TOP / "README.md"
+
+# The part of OpenWrt's build system that the Makefile meets, in its own words' meaning.
+RULES = """
+INSTALL_DIR:=install -d -m0755
+INSTALL_BIN:=install -m0755
+INSTALL_DATA:=install -m0644
+LN:=ln -sf
+"""
+PACKAGE = """
+define BuildPackage
+install:
+	$(call Package/$(1)/install,$(DESTDIR))
+title:
+	@echo $(PKG_NAME) $(PKG_VERSION)
+endef
+"""
+
+
+def keys() -> list[tuple[str, str]]:
+    """The daemon's table in the README: each key with its default. Another test compares it with the code."""
+    table = README.read_text().split("### The daemon", 1)[1].split("## Commands", 1)[0]
+    return re.findall(r"^\| `([a-z-]+)` \| `([^`]+)` \|", table, re.MULTILINE)
+
+
+def test_each_key_of_the_configuration_can_be_set_with_uci() -> None:
+    wanted = keys()
+    assert len(wanted) > 10
+    script = (FOLDER / "files" / "cowflush.init").read_text()
+    listed = re.search(r'^KEYS="([^"]*)"$', script, re.MULTILINE)
+    assert listed and listed[1].split() == [key for key, _ in wanted]
+    config = (FOLDER / "files" / "cowflush.config").read_text()
+    options = re.findall(r"^\t# option (\w+) '([^']+)'$", config, re.MULTILINE)
+    assert options == [(key.replace("-", "_"), default) for key, default in wanted]
+
+
+def tree(archive: bytes) -> dict[str, tuple[int, bytes]]:
+    """Path to mode, and content or what a link leads to."""
+    found: dict[str, tuple[int, bytes]] = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            assert (member.uid, member.gid, member.mtime) == (0, 0, 0), member.name
+            file = tar.extractfile(member) if member.isfile() else None
+            found[member.name.removeprefix(".")] = (member.mode, file.read() if file else member.linkname.encode())
+    return found
+
+
+def parts(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+        assert names == ["./debian-binary", "./data.tar.gz", "./control.tar.gz"]
+        return {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
+
+
+def test_the_package_holds_what_its_list_says() -> None:
+    inside = parts(artefacts.ipk())
+    assert inside["./debian-binary"] == b"2.0\n"
+    data = tree(inside["./data.tar.gz"])
+    wanted = openwrt.package(artefacts.cowflush().read_bytes())
+    for path, content, mode in wanted.files:
+        assert data.pop(path) == (mode, content)
+    assert data.pop("/etc/cowflush.conf")[1] == wanted.links["/etc/cowflush.conf"].encode()
+    assert all(mode == 0o755 and content == b"" for mode, content in data.values()), data
+
+    control = tree(inside["./control.tar.gz"])
+    version = re.search(r'^version = "(.*)"', (artefacts.TOP / "Cargo.toml").read_text(), re.MULTILINE)
+    fields = control["/control"][1].decode()
+    assert version and f"\nVersion: {version[1]}-1\n" in fields and "\nArchitecture: i386_" in fields
+    assert control["/conffiles"][1] == b"/etc/config/cowflush\n"
+    assert control["/prerm"][0] == control["/postinst"][0] == 0o755
+
+
+def test_the_package_is_the_same_each_time(tmp_path: Path) -> None:
+    package = artefacts.ipk()
+    architecture = package.stem.split("_", 2)[2]
+    subprocess.run([FOLDER / "build", architecture, tmp_path], check=True, capture_output=True)
+    assert (tmp_path / package.name).read_bytes() == package.read_bytes()
+
+
+def test_openwrt_s_makefile_installs_the_same_files(tmp_path: Path) -> None:
+    """Its build system is not at hand: a few lines stand in for it."""
+    for name, text in (("rules.mk", RULES), ("package.mk", PACKAGE)):
+        (tmp_path / name).write_text(text)
+    folder = artefacts.needed(artefacts.BUILD / "openwrt" / "cowflush")
+    out = tmp_path / "out"
+    make = ["make", "--silent", f"TOPDIR={tmp_path}", f"INCLUDE_DIR={tmp_path}", f"DESTDIR={out}"]
+    subprocess.run([*make, "install"], cwd=folder, check=True, capture_output=True)
+    title = subprocess.run([*make, "title"], cwd=folder, check=True, capture_output=True, text=True)
+    assert re.fullmatch(r"cowflush \d+\.\d+\.\d+\n", title.stdout)
+    wanted = tree(parts(artefacts.ipk())["./data.tar.gz"])
+    wanted.pop("")
+    found = {}
+    for path in out.rglob("*"):
+        content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        found[f"/{path.relative_to(out)}"] = (path.lstat().st_mode & 0o777, content)
+    assert found == wanted
+
+
+def test_removing_the_package_stops_cowflush_or_fails(tmp_path: Path) -> None:
+    """The script that opkg calls first, with a program that says what it was asked for."""
+    script = (FOLDER / "files" / "prerm").read_text().replace("/usr/sbin/cowflush", str(tmp_path / "cowflush"))
+    makefile = (FOLDER / "Makefile").read_text().split("define Package/cowflush/prerm\n", 1)[1].split("endef", 1)[0]
+    body = makefile.replace("$$", "$").replace("/usr/sbin/cowflush", str(tmp_path / "cowflush"))
+    for status, stop, code, asked in ((0, 0, 0, "status stop"), (0, 5, 1, "status stop"), (3, 0, 0, "status")):
+        (tmp_path / "cowflush").write_text(
+            f'#!/bin/sh\necho "$1" >>{tmp_path}/asked\n[ "$1" = status ] && exit {status}\nexit {stop}\n'
+        )
+        (tmp_path / "cowflush").chmod(0o755)
+        for text in (script, body):
+            (tmp_path / "asked").unlink(missing_ok=True)
+            done = subprocess.run(["sh", "-c", text])
+            assert (done.returncode, (tmp_path / "asked").read_text().split()) == (code, asked.split())

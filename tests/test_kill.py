@@ -14,6 +14,10 @@ from vm.sweep import KILLED, sweep
 # and resume root. Each has two stops, before and after.
 DM_DEV_SUSPEND = "C138FD06"
 WINDOW = range(1, 7)
+# A COW of 8 MiB could be full before the new tables are loaded: root's filesystem is frozen first.
+TIGHT = "cowflush.size=8M"
+FIFREEZE, FITHAW = "C0045877", "C0045878"
+SIZES = pytest.mark.parametrize("append", ["", TIGHT], ids=["roomy", "tight"])
 
 
 @pytest.mark.parametrize("half", [1, 2])
@@ -24,6 +28,11 @@ def test_flush_killed_anywhere(boot: Lab, half: int) -> None:
 @pytest.mark.kernels("6.12")
 def test_flush_killed_here_and_there(boot: Lab) -> None:
     assert sweep(boot(), "cowflush flush", 3, 11) > 20
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_a_flush_that_freezes_first_killed_here_and_there(boot: Lab) -> None:
+    assert sweep(boot(append=TIGHT), "cowflush flush", 2, 7) > 20
 
 
 @pytest.mark.kernels("6.1", "6.12")
@@ -39,9 +48,9 @@ def take_write(vm: VM, seconds: int) -> bool:
     return vm.run(f"rm -f /run/probed\n{write}\n{wait}").code == 0
 
 
-def prepared(boot: Lab) -> VM:
+def prepared(boot: Lab, append: str) -> VM:
     """A router with a file to flush, and a copy of the binary that root's suspension can't reach."""
-    vm = boot()
+    vm = boot(append=append)
     vm.run("cp /usr/sbin/cowflush /run/rescue; for i in 1 2 3; do seq $i 3000 >/root/f$i; done; sync").ok()
     return vm
 
@@ -55,20 +64,39 @@ def check_flushed(vm: VM) -> None:
     assert {name: found[name] for name in hashes} == hashes
 
 
+def stops(append: str) -> list[tuple[str, int]]:
+    """Where to kill: an ioctl, and before (odd) or after (even) which of its calls."""
+    frozen = [(FIFREEZE, 1), (FIFREEZE, 2), (FITHAW, 1), (FITHAW, 2)] if append == TIGHT else []
+    return frozen + [(DM_DEV_SUSPEND, stop) for stop in WINDOW]
+
+
+@SIZES
 @pytest.mark.kernels("6.1", "6.12")
-def test_the_guard_wakes_root(boot: Lab) -> None:
+def test_the_guard_wakes_root(boot: Lab, append: str) -> None:
     """Nobody but the guard can: no other command runs until root has taken a write."""
-    vm = prepared(boot)
-    for stop in WINDOW:
-        vm.run(f"echo {stop} >>/root/f1; guest-tools killat --ioctl {DM_DEV_SUSPEND} {stop} cowflush flush").exits(KILLED)
+    vm = prepared(boot, append)
+    for ioctl, stop in stops(append):
+        vm.run(f"echo {stop} >>/root/f1; guest-tools killat --ioctl {ioctl} {stop} cowflush flush").exits(KILLED)
         assert take_write(vm, 5), stop
         vm.run("cowflush flush").ok()
     check_flushed(vm)
 
 
 @pytest.mark.kernels("6.1", "6.12")
+def test_without_its_guard_root_stays_frozen_until_the_next_command(boot: Lab) -> None:
+    vm = prepared(boot, TIGHT)
+    for ioctl, stop in [(FIFREEZE, 2), (FITHAW, 1)]:
+        vm.run(f"echo {stop} >>/root/f1; guest-tools killat --family --ioctl {ioctl} {stop} cowflush flush").exits(KILLED)
+        assert not take_write(vm, 1), (ioctl, stop)
+        vm.run("/run/rescue flush", timeout=30).ok()
+        assert take_write(vm, 5), (ioctl, stop)
+    vm.run("cowflush flush").ok()
+    check_flushed(vm)
+
+
+@pytest.mark.kernels("6.1", "6.12")
 def test_without_its_guard_root_sleeps_until_the_next_command(boot: Lab) -> None:
-    vm = prepared(boot)
+    vm = prepared(boot, "")
     for stop in WINDOW:
         vm.run(f"guest-tools killat --family --ioctl {DM_DEV_SUSPEND} {stop} cowflush flush").exits(KILLED)
         asleep = stop not in (WINDOW[0], WINDOW[-1])

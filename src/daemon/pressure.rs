@@ -51,6 +51,12 @@ impl Level {
         Bytes(self.used.0.saturating_add(self.dirty.0))
     }
 
+    /// A writer at full memory speed needs at least that long to reach the brim.
+    pub fn lasts(&self, time: Duration) -> bool {
+        let room = self.brim.0.saturating_sub(self.taken().0);
+        room / (FASTEST / 1000) >= time.as_millis() as u64
+    }
+
     /// The same after a glance at the COW alone, which holds `used` now. `None` when that changed so
     /// much that everything wants a look: by a 64th of what it may hold.
     pub fn glanced(self, used: Bytes) -> Option<Self> {
@@ -170,6 +176,13 @@ mod tests {
         assert_eq!(tend(&large(85), 80, long), (false, large(85).pause_until(BRIM) / 4));
         assert!(tend(&large(85), 80, Gate::Closed(STEP / 2)).0);
         assert!(tend(&large(94), 80, long).0, "no room for a moment");
+    }
+
+    #[test]
+    fn room_is_a_matter_of_time() {
+        assert!(level(8, 0).lasts(Duration::from_millis(32)));
+        assert!(!level(8, 1).lasts(Duration::from_millis(32)));
+        assert!(!Level::FULL.lasts(Duration::from_millis(1)));
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! Seal: swap root's COW for a fresh one at a moment when it holds a complete filesystem.
 
+use std::fs::File;
+use std::time::{Duration, Instant};
+
 use super::cowfile;
 use super::valve::Valve;
 use super::window::{self, Failed, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::size;
 use crate::dm::{Line, Target};
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::stack::{Device, Name, Stack};
 use crate::sys::dm::Control;
-use crate::sys::guard::{self, End};
-use crate::sys::signals;
+use crate::sys::guard::{self, End, Guard};
+use crate::sys::{block, signals};
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// What root continues on after the seal.
@@ -46,13 +49,16 @@ fn deferring(root: Option<Device>) -> Option<Deferring> {
 /// suspended; a kernel that needs memory then might wait for a write to root, for ever. That is why the
 /// sealed device takes root's exceptions over (a *handover*) instead of reading them anew.
 ///
-/// `valve` holds writers back until shortly before the window, which needs root awake.
+/// `valve` holds writers back until shortly before the window, which needs root awake. Where it is `tight`,
+/// the filesystem is frozen instead from then on, until the caller drops what this returns: it gets a
+/// valve for the fresh COW first.
 pub fn run(
     control: &Control,
     stack: &Stack,
     after: After,
     valve: &mut Option<Valve>,
-) -> Result<Sealed> {
+    tight: bool,
+) -> Result<(Sealed, Tight)> {
     let root = deferring(stack.root)
         .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
     let sealed = control.create(Name::Sealed, None)?;
@@ -74,23 +80,53 @@ pub fn run(
     };
     let mut requests = window::Seal::prepare();
     let mut for_guard = window::Seal::prepare();
+    let root_folder = File::open("/").doing(|| "open /")?;
     let guard = guard::post(None, |end| {
         if end == End::Orphaned {
             for_guard.rescue(control);
+            // What this process froze, or nobody; after root is awake, which may have to be read.
+            block::thaw(&root_folder);
         }
     })?;
-    // From here to the window's end no valve holds writers back: as soon as the sealed device's table is
-    // loaded the kernel lets root wake up on another table only.
+    // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
+    // here the valve's time ends.
     *valve = None;
-    let loaded = control
-        .load(Name::Sealed, &[Line::whole(root.length, sealed_target)])
-        .and_then(|()| control.load(Name::Root, &[Line::whole(root.length, root_target)]));
+    let since = Instant::now();
+    let frozen = tight && block::freeze(&root_folder).is_ok();
+    // From here on whatever happens thaws it.
+    let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
+    control.load(Name::Sealed, &[Line::whole(root.length, sealed_target)])?;
+    control.load(Name::Root, &[Line::whole(root.length, root_target)])?;
     // Now the loaded table keeps the fresh COW.
     drop(fresh);
-    let sealed =
-        loaded.and_then(|()| signals::undisturbed(|| requests.run(control)).map_err(explain));
-    guard.dismiss();
-    sealed
+    let sealed = signals::undisturbed(|| requests.run(control, frozen)).map_err(explain)?;
+    Ok((sealed, tight))
+}
+
+/// A frozen filesystem, if it was; thawed when this is dropped, or this process dies.
+pub struct Tight {
+    frozen: Option<(File, Instant)>,
+    guard: Option<Guard>,
+}
+
+impl Tight {
+    /// Thaws it. Returns for how long it was frozen.
+    pub fn thaw(self) -> Option<Duration> {
+        let since = self.frozen.as_ref().map(|(_, since)| *since);
+        drop(self);
+        since.map(|since| since.elapsed())
+    }
+}
+
+impl Drop for Tight {
+    fn drop(&mut self) {
+        if let Some((root, _)) = &self.frozen {
+            block::thaw(root);
+        }
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss();
+        }
+    }
 }
 
 /// Lets a failed merge under a write-through root start again.

@@ -43,20 +43,22 @@ impl Seal {
     }
 
     /// Suspends root, lets the sealed device take its exceptions over, resumes root on its new
-    /// table.
+    /// table. `frozen`: its filesystem was frozen before.
     ///
     /// The order: root's I/O must have ended and its filesystem be frozen before the exceptions
     /// move, since from that moment the sealed device's content is what a flush writes; and
     /// root must not wake up before they have moved, since its new table reads through the
     /// sealed device.
-    pub fn run(&mut self, control: &Control) -> Result<Sealed, Failed> {
+    pub fn run(&mut self, control: &Control, frozen: bool) -> Result<Sealed, Failed> {
         let begin = Instant::now();
-        let frozen = control.run(Request::Suspend { freeze: true }, &mut self.root).is_ok();
-        if !frozen {
+        let freezes =
+            !frozen && control.run(Request::Suspend { freeze: true }, &mut self.root).is_ok();
+        if !freezes {
             control
                 .run(Request::Suspend { freeze: false }, &mut self.root)
                 .map_err(Failed::Suspend)?;
         }
+        let frozen = frozen || freezes;
         if let Err(errno) = control.run(Request::Resume { freeze: false }, &mut self.sealed) {
             self.step_back(control);
             return Err(Failed::Handover(errno));

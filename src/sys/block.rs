@@ -143,3 +143,20 @@ pub fn sync_filesystem(file: &File) -> std::result::Result<(), Errno> {
     let result = unsafe { libc::syncfs(file.as_raw_fd()) };
     Errno::result(result).map(drop)
 }
+
+/// FIFREEZE and FITHAW of include/uapi/linux/fs.h: _IOWR('X', 119, int) and _IOWR('X', 120, int).
+const FIFREEZE: u32 = 0xc004_5877;
+const FITHAW: u32 = 0xc004_5878;
+
+/// Freezes the filesystem that holds `file`: writes it out complete; whoever writes waits until [`thaw`].
+pub fn freeze(file: &File) -> std::result::Result<(), Errno> {
+    // SAFETY: this ioctl takes no argument.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FIFREEZE as _, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Lets writers go on. One that is not frozen stays as it is.
+pub fn thaw(file: &File) {
+    // SAFETY: this ioctl takes no argument.
+    unsafe { libc::ioctl(file.as_raw_fd(), FITHAW as _, 0) };
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::{How, Incomplete, Outcome, Session};
-use crate::daemon::pressure::SLOW;
+use crate::daemon::pressure::{Level, SLOW};
 use crate::dm::SnapshotStatus;
 use crate::error::{Doing, Result};
 use crate::ops::settle::{self, Settled};
@@ -18,6 +18,11 @@ use crate::sys::dm::Message;
 use crate::sys::syncing::Syncing;
 use crate::sys::{block, time};
 use crate::units::Sectors;
+
+/// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
+/// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
+/// window.
+const PREPARING: Duration = Duration::from_millis(100);
 
 impl Session<'_> {
     /// Makes everything that was written until now durable: in the flush log if there is one, else
@@ -78,12 +83,26 @@ impl Session<'_> {
         wish: Wish,
     ) -> Result<(Sealed, Settled)> {
         self.hold_back()?;
-        let sealed = seal::run(&self.control, stack, after, &mut self.valve);
-        self.frozen = sealed.as_ref().is_ok_and(|sealed| sealed.frozen);
+        let tight = !self.level()?.is_none_or(|level| level.lasts(PREPARING));
+        let sealed = seal::run(&self.control, stack, after, &mut self.valve, tight);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
         self.valve = None;
+        self.frozen = sealed.as_ref().is_ok_and(|(sealed, _)| sealed.frozen);
+        let sealed = match sealed {
+            Ok((sealed, tight)) => {
+                self.hold_back()?;
+                Ok(Sealed { stall: tight.thaw().unwrap_or(sealed.stall), ..sealed })
+            }
+            Err(error) => Err(error),
+        };
         let settled = self.settle(wish);
         Ok((sealed?, settled?))
+    }
+
+    /// How full root's COW is.
+    fn level(&self) -> Result<Option<Level>> {
+        let rule = self.rule(&self.control.stack()?);
+        Ok(valve::level(&self.control, &mut Message::about(Name::Root), &rule))
     }
 
     /// Writes the page cache out while writers are free, so that little is left for the seal, which

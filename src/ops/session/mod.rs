@@ -9,6 +9,8 @@ mod flush;
 mod outcome;
 mod stop;
 
+use std::fs::File;
+
 pub use self::outcome::{How, Incomplete, Outcome};
 
 use super::cowfile;
@@ -102,23 +104,43 @@ impl<'a> Session<'a> {
 
     /// Settles what an earlier command left.
     pub fn settled(mut self, wish: Wish) -> Result<Self> {
-        self.prepare()?;
-        self.settle(wish)?;
+        self.prepare(|session| session.settle(wish))?;
         self.ready()
     }
 
     /// The same on the way down: a log that can't be written is passed by.
     pub fn settled_anyhow(mut self) -> Result<Self> {
-        self.prepare()?;
-        self.settle(Wish::default()).or_else(|error| self.pass_by_log(error))?;
+        self.prepare(|session| {
+            session.settle(Wish::default()).or_else(|error| session.pass_by_log(error))
+        })?;
         self.ready()
     }
 
-    /// The valve comes first: to read the log from a card that is busy may take long.
-    fn prepare(&mut self) -> Result<()> {
+    /// The valve comes before all else: to read the log from a card that is busy may take long.
+    fn prepare(&mut self, settle: impl FnOnce(&mut Self) -> Result<Settled>) -> Result<()> {
+        // A seal that was killed together with its guard may have left root's filesystem frozen. Where it
+        // left root suspended, too, the plan wakes that up first: to thaw is to write.
+        let interrupted = self.stack()?.sealed.is_some();
+        if interrupted {
+            self.thaw()?;
+        }
         self.hold_back()?;
         self.roof = rule::roof(&self.stack()?);
-        self.measure()
+        self.measure()?;
+        let settled = settle(self);
+        if interrupted {
+            self.thaw()?;
+        }
+        settled.map(drop)
+    }
+
+    fn thaw(&self) -> Result<()> {
+        if self.stack()?.root.is_some_and(|root| !root.suspended)
+            && let Ok(root) = File::open("/")
+        {
+            block::thaw(&root);
+        }
+        Ok(())
     }
 
     /// After the card has refused a write to the log: what is sealed goes to root without it. What is

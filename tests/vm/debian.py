@@ -77,11 +77,14 @@ def running(lab: Lab, init: str, **options: Any) -> VM:
 
 @dataclass(frozen=True)
 class Installation:
-    """What the plain system complained of by itself, what the installation printed, and what root was then."""
+    """What the plain system complained of by itself, what the installation printed, what root was
+    then, what the console showed of the shutdown after it, and of the first boot on the stack."""
 
     before: list[str]
     said: str
     root: str
+    shutdown: str
+    boot: str
 
 
 def _template(lab: Lab, init: str) -> Path:
@@ -104,19 +107,24 @@ def _make(lab: Lab, init: str, folder: Path) -> None:
     card = fresh(lab, init)
     vm = boot(lab, card)
     settled(vm, init)
+    # What the kernel says of its own modules is none of cowflush's.
+    vm.run("modprobe -a loop dm-snapshot").ok()
     before = complaints(vm, init)
     # The image was made without GRUB's own tools.
     vm.run("update-grub", timeout=SLOW).ok()
     said = vm.run(f"apt-get install --yes {PACKAGES}/cowflush.deb", timeout=SLOW).ok().text
     vm.run("cowflush log format /dev/sda2").ok()
-    seen = Installation(before, said, root_device(vm))
-    (folder / "installation.json").write_text(json.dumps(asdict(seen)))
+    root = root_device(vm)
+    begin = len(vm.console)
     shut_down(vm, init)
+    shutdown = vm.console[begin:]
     card.copy(folder / "installed.img")
     vm = boot(lab, card)
     settled(vm, init)
     vm.save(folder / "memory")
     card.copy(folder / "running.img")
+    seen = Installation(before, said, root, shutdown, vm.console)
+    (folder / "installation.json").write_text(json.dumps(asdict(seen)))
 
 
 def _key(init: str) -> str:

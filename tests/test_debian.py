@@ -53,7 +53,7 @@ def on_the_stack(vm: VM) -> None:
 
 def on_the_plain_card(vm: VM, why: str) -> None:
     assert debian.root_device(vm) == CARD
-    assert mode(vm) == "inactive"
+    vm.run("cowflush status").exits(3)
     vm.run(f"grep -x mode={why} /run/cowflush/boot").ok()
     assert vm.run("cat /sys/block/dm-*/dm/name").text.find("cowflush") == -1
     vm.run("! pgrep -f 'cowflush daemon'").ok()
@@ -84,7 +84,7 @@ def test_install_use_and_remove(boot: Lab, init: str) -> None:
     assert complaints(said.ok().text) == []
     assert "Hello, world!" in said.text
     vm.run("until [ -s /root/cron ]; do sleep 1; done; echo kept >/root/kept; sync", timeout=90).ok()
-    vm.run("cowflush flush", timeout=60).ok()
+    debian.flush(vm)
     quiet(vm, init, seen.before)
     vm.kill()
 
@@ -129,8 +129,10 @@ def remove(vm: VM, init: str) -> None:
 def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -> None:
     """And with what was flushed before: the log is applied first."""
     vm = debian.running(boot, "sysvinit")
-    vm.run("sed -i 's/panic=-1/initcall_blacklist=dm_snapshot_init &/' /boot/grub/grub.cfg && cowflush merge", timeout=60).ok()
-    vm.run("echo younger >/root/younger && cowflush flush", timeout=60).ok()
+    vm.run("sed -i 's/panic=-1/initcall_blacklist=dm_snapshot_init &/' /boot/grub/grub.cfg").ok()
+    debian.flush(vm, merge=True)
+    vm.run("echo younger >/root/younger").ok()
+    debian.flush(vm)
     vm.kill()
     vm = debian.boot(boot, vm.card)
     debian.settled(vm, "sysvinit")
@@ -162,7 +164,9 @@ def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
     vm = debian.running(boot, init)
     said = vm.run("sed -i s/TIMEOUT=0/TIMEOUT=20/ /etc/default/grub && update-grub", timeout=SLOW).ok().text
     assert complaints(said) == []
-    vm.run("cowflush merge && echo kept >/root/kept && cowflush flush", timeout=60).ok()
+    debian.flush(vm, merge=True)
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
     vm.kill()
 
     vm = debian.boot(boot, vm.card, wait=False)
@@ -180,19 +184,21 @@ def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
 
 # What is put before the initramfs's own program, to be called in its place
 BROKEN = {
-    "it dies": "cowflush-real attach \"$2\" >/dev/null; kill -KILL $$",
-    "nothing can be mounted": "cowflush-real attach \"$2\"; ln -sf /dev/null /dev/mapper/cowflush-root; exit",
+    "it dies": 'cowflush-real attach "$2" >/dev/null; kill -KILL $$',
+    "nothing can be mounted": 'cowflush-real attach "$2"; ln -sf /dev/null /dev/mapper/cowflush-root; exit',
 }
 
 
 @pytest.mark.parametrize(("init", "how"), [("sysvinit", "it dies"), ("systemd", "nothing can be mounted")])
 def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_built(boot: Lab, init: str, how: str) -> None:
     vm = debian.running(boot, init)
-    script = f"#!/bin/sh\nif [ \"$*\" = \"attach $2\" ]; then {BROKEN[how]}; fi\nexec cowflush-real \"$@\"\n"
+    script = f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN[how]}; fi\nexec cowflush-real "$@"\n'
     vm.run("mkdir -p /run/broken/usr/sbin && cp /usr/sbin/cowflush /run/broken/usr/sbin/cowflush-real").ok()
     vm.put("/run/broken/usr/sbin/cowflush", script.encode(), 0o755)
-    vm.run("cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r) && cowflush merge", timeout=60).ok()
-    vm.run("echo kept >/root/kept && cowflush flush", timeout=60).ok()
+    vm.run("cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)").ok()
+    debian.flush(vm, merge=True)
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
     vm.kill()
 
     vm = debian.boot(boot, vm.card)

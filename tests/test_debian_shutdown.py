@@ -101,7 +101,9 @@ def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
 
 def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab) -> None:
     vm = debian.running(boot, "sysvinit")
-    vm.run("echo kept >/root/kept && cowflush flush && echo lost >/root/lost && sync", timeout=60).ok()
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
+    vm.run("echo lost >/root/lost && sync").ok()
     assert vm.run_last("reboot -f") == "guest-reset"
     vm = debian.boot(boot, vm.card)
     assert vm.run("cat /root/kept && ! ls /root/lost").ok().text.startswith("kept\n")
@@ -110,7 +112,8 @@ def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab) -> None:
 
 def test_a_hold_is_dropped(boot: Lab) -> None:
     vm = debian.running(boot, "systemd")
-    vm.run("cowflush flush && cowflush hold && echo trial >/root/trial && sync", timeout=60).ok()
+    debian.flush(vm)
+    vm.run("cowflush hold && echo trial >/root/trial && sync").ok()
     debian.shut_down(vm, "systemd")
     assert "what was written since then is dropped now" in vm.console
     root = flushlog.recovered(vm.card)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
 import json
 import re
 import shutil
@@ -130,8 +131,10 @@ def _make(lab: Lab, init: str, folder: Path) -> None:
 def _key(init: str) -> str:
     digest = hashlib.sha256(str(artefacts.debian_disk(init).resolve()).encode())
     digest.update(subprocess.run([launch.BASE[0], "--version"], capture_output=True, check=True).stdout)
-    for source in (artefacts.debian_package(), Path(__file__), Path(launch.__file__)):
+    for source in (artefacts.debian_package(), Path(launch.__file__)):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
+    for function in (fresh, _machine, _make, settled, complaints, shut_down):
+        digest.update(inspect.getsource(function).encode())
     return digest.hexdigest()[:16]
 
 
@@ -155,6 +158,12 @@ def settled(vm: VM, init: str) -> None:
     if init == "systemd":
         state = vm.run("systemctl is-system-running --wait", timeout=SLOW).text.strip()
         assert state == "running", vm.run("systemctl --failed; journalctl -b -p warning").text
+
+
+def flush(vm: VM, merge: bool = False) -> None:
+    """Flushes, and merges the log as well. The daemon may be at work just then (exit 4)."""
+    for command in ["flush", "merge"] if merge else ["flush"]:
+        vm.run(f"until cowflush {command}; do code=$?; [ $code = 4 ] || exit $code; sleep 1; done", timeout=90).ok()
 
 
 def root_device(vm: VM) -> str:

@@ -48,7 +48,7 @@ def on_the_stack(vm: VM) -> None:
         assert vm.run(f"readlink -f $({question})").ok().text == real, question
     # A copy in RAM, for when root can't be read
     assert vm.run("/run/cowflush/cowflush version").ok().text.startswith("cowflush ")
-    vm.run("pgrep -f 'cowflush daemon'").ok()
+    vm.run("pgrep -f '[c]owflush daemon'").ok()
 
 
 def on_the_plain_card(vm: VM, why: str) -> None:
@@ -56,7 +56,7 @@ def on_the_plain_card(vm: VM, why: str) -> None:
     vm.run("cowflush status").exits(3)
     vm.run(f"grep -x mode={why} /run/cowflush/boot").ok()
     assert vm.run("cat /sys/block/dm-*/dm/name").text.find("cowflush") == -1
-    vm.run("! pgrep -f 'cowflush daemon'").ok()
+    vm.run("! pgrep -f '[c]owflush daemon'").ok()
 
 
 def quiet(vm: VM, init: str, before: list[str]) -> None:

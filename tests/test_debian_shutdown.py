@@ -62,7 +62,8 @@ SYSTEMD = {
 SYSVINIT = {
     "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
     "root is busy": Case(BUSY, POWEROFF),
-    "run is gone": Case("umount -l /run/lock; umount -l /run", POWEROFF),
+    # Its pipe to init was there, too; USR1 lets init make it again.
+    "run is gone": Case("umount -l /run/lock; umount -l /run", command("kill -USR1 1; sleep 2; poweroff")),
     "everything is killed": Case("true", command(f"{KILLED} poweroff")),
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
 }

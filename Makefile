@@ -68,7 +68,7 @@ lint: deps ## Formatting, clippy, shellcheck
 		image/rootfs/etc/init.d/* image/rootfs/usr/sbin/flusher image/rootfs/usr/share/udhcpc/default.script \
 		tests/openwrt/root/{sbin/*,etc/rc.common,etc/preinit,lib/functions.sh,lib/functions/*,lib/preinit/*,etc/init.d/*} \
 		package/openwrt/build package/openwrt/files/{cowflush.init,cowflush.preinit,cowflush.upgrade,postinst,prerm} \
-		package/debian/{build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*} package/cowflush.bash
+		package/debian/{42_cowflush,grub-default.cfg,build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*} package/cowflush.bash
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all

@@ -242,6 +242,9 @@ pub struct Init {}
 #[derive(FromArgs)]
 #[argh(subcommand, name = "attach")]
 pub struct Attach {
+    /// take the stack away again and use the plain card, since root can't be mounted on the stack
+    #[argh(switch)]
+    pub plain: bool,
     /// where root is, in place of the kernel command line's root=
     #[argh(positional)]
     pub root: Option<String>,

@@ -62,7 +62,9 @@ fn run(command: cli::Command) -> Result<Exit> {
         cli::Command::Init(_) => Err(Error::new("run init", "this is not PID 1")
             .advise("It is for an initramfs, where the kernel starts it as /init.")
             .exit(Exit::Usage)),
-        cli::Command::Attach(options) => commands::attach::run(options.root.as_deref()),
+        cli::Command::Attach(options) => {
+            commands::attach::run(options.root.as_deref(), options.plain)
+        }
         cli::Command::Version(_) => {
             put(std::io::stdout(), concat!("cowflush ", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(Exit::Done)

@@ -20,6 +20,13 @@ USUAL = re.compile(
     r"debconf: |can't be accessed by user '_apt'|unsandboxed as root|Possible missing firmware|"
     r"os-prober|not be executed to detect|policy-rc.d"
 )
+# What either init shows of a service that did not start or stop as it should
+FAILURE = re.compile(r"^.*(?:\[FAILED\]|\[FAIL\]|\[WARN\]|\bfailed!|\bDependency failed\b).*$", re.MULTILINE)
+# What a kernel says now and then that is emulated on a busy host
+CLOCK = re.compile(r"^(?:hrtimer|hpet|clocksource|tsc|sched|perf|rcu|workqueue)\b")
+GRUB_DEFAULT = "/etc/default/grub.d/cowflush.cfg"
+ENTRY = "Without cowflush: the plain card"
+DOWN = "\x1b[B"
 
 
 def complaints(text: str) -> list[str]:
@@ -29,68 +36,6 @@ def complaints(text: str) -> list[str]:
 def mode(vm: VM) -> str:
     report: dict[str, str] = json.loads(vm.run("cowflush status --json").ok().output)
     return report["mode"]
-
-
-def kernel_said(vm: VM) -> list[str]:
-    """What the kernel or cowflush complained of since this boot."""
-    return vm.run("dmesg --level=emerg,alert,crit,err").ok().text.splitlines()
-
-
-@INITS
-def test_install_use_and_remove(boot: Lab, init: str) -> None:
-    card = debian.fresh(boot, init)
-    vm = debian.boot(boot, card)
-    debian.settled(vm, init)
-    before = kernel_said(vm)
-    assert complaints(debian.install(vm)) == []
-    # Nothing changes before the reboot.
-    assert debian.root_device(vm) == CARD
-    debian.shut_down(vm, init, "reboot")
-
-    vm = debian.boot(boot, card)
-    debian.settled(vm, init)
-    on_the_stack(vm)
-    strip = lambda lines: {re.sub(r"^\[.*?\] ", "", line) for line in lines}  # noqa: E731
-    assert strip(kernel_said(vm)) <= strip(before)
-    vm.run("echo '* * * * * root date >>/root/cron' >/etc/cron.d/minute && logger from-rsyslog").ok()
-    said = vm.run("apt-get update && apt-get install --yes hello && hello && apt-get remove --yes hello", timeout=SLOW)
-    assert complaints(said.ok().text) == []
-    assert "Hello, world!" in said.text
-    vm.run("until [ -s /root/cron ]; do sleep 1; done; echo kept >/root/kept; sync", timeout=90).ok()
-    vm.run("cowflush flush", timeout=60).ok()
-    vm.kill()
-
-    root = flushlog.recovered(card)
-    root.fsck()
-    assert root.read("/root/kept") == b"kept\n"
-    assert b"from-rsyslog" in root.read("/var/log/syslog")
-    vm = debian.boot(boot, card)
-    debian.settled(vm, init)
-    on_the_stack(vm)
-    vm.run("cat /root/kept /root/cron && grep from-rsyslog /var/log/syslog && dpkg --audit && ! which hello").ok()
-    vm.run("echo later >/root/later").ok()
-    debian.shut_down(vm, init)
-    assert "all data are on the card." in vm.console
-    card.fsck()
-    assert card.read("/root/later") == b"later\n"
-
-    vm = debian.boot(boot, card)
-    debian.settled(vm, init)
-    on_the_stack(vm)
-    removed = vm.run("apt-get purge --yes cowflush", timeout=SLOW).ok().text
-    assert complaints(removed) == []
-    vm.run("! ls /etc/cowflush.conf /usr/sbin/cowflush /usr/lib/systemd/system/cowflush.service 2>&1").ok()
-    vm.run("echo after >/root/after").ok()
-    debian.shut_down(vm, init, "reboot")
-    card.fsck()
-
-    vm = debian.boot(boot, card)
-    debian.settled(vm, init)
-    assert debian.root_device(vm) == CARD
-    assert vm.run("cat /root/later /root/after").ok().text == "later\nafter\n"
-    vm.run("lsinitramfs /boot/initrd.img-* >/tmp/list && ! grep cowflush /tmp/list").ok()
-    debian.shut_down(vm, init)
-    card.fsck()
 
 
 def on_the_stack(vm: VM) -> None:
@@ -103,13 +48,102 @@ def on_the_stack(vm: VM) -> None:
         assert vm.run(f"readlink -f $({question})").ok().text == real, question
     # A copy in RAM, for when root can't be read
     assert vm.run("/run/cowflush/cowflush version").ok().text.startswith("cowflush ")
-    vm.run("pgrep -x cowflush || pgrep -f 'cowflush daemon'").ok()
+    vm.run("pgrep -f '[c]owflush daemon'").ok()
+
+
+def on_the_plain_card(vm: VM, why: str) -> None:
+    assert debian.root_device(vm) == CARD
+    vm.run("cowflush status").exits(3)
+    vm.run(f"grep -x mode={why} /run/cowflush/boot").ok()
+    assert vm.run("cat /sys/block/dm-*/dm/name").text.find("cowflush") == -1
+    vm.run("! pgrep -f '[c]owflush daemon'").ok()
+
+
+def quiet(vm: VM, init: str, before: list[str]) -> None:
+    """Nothing failed, and the kernel and the log have no complaint that they would not have without cowflush."""
+    debian.settled(vm, init)
+    said = [line for line in debian.complaints(vm, init) if not CLOCK.search(line)]
+    assert set(said) - set(before) == set()
+    assert FAILURE.findall(vm.console) == []
+
+
+@INITS
+def test_install_use_and_remove(boot: Lab, init: str) -> None:
+    seen = debian.installation(boot, init)
+    assert complaints(seen.said) == []
+    assert "cowflush: reboot to keep root's writes in RAM." in seen.said
+    # Nothing changes before the reboot.
+    assert seen.root == CARD
+    assert FAILURE.findall(seen.shutdown + seen.boot) == []
+
+    vm = debian.running(boot, init)
+    quiet(vm, init, seen.before)
+    on_the_stack(vm)
+    vm.run("echo '* * * * * root date >>/root/cron' >/etc/cron.d/minute && logger from-rsyslog").ok()
+    said = vm.run("apt-get update && apt-get install --yes hello && hello && apt-get remove --yes hello", timeout=SLOW)
+    assert complaints(said.ok().text) == []
+    assert "Hello, world!" in said.text
+    vm.run("until [ -s /root/cron ]; do sleep 1; done; echo kept >/root/kept; sync", timeout=90).ok()
+    debian.flush(vm)
+    quiet(vm, init, seen.before)
+    vm.kill()
+
+    root = flushlog.recovered(vm.card)
+    root.fsck()
+    assert root.read("/root/kept") == b"kept\n"
+    assert b"from-rsyslog" in root.read("/var/log/syslog")
+    vm = debian.boot(boot, vm.card)
+    quiet(vm, init, seen.before)
+    on_the_stack(vm)
+    vm.run("cat /root/kept /root/cron && grep from-rsyslog /var/log/syslog && dpkg --audit && ! which hello").ok()
+    remove(vm, init)
+    vm.card.fsck()
+
+    vm = debian.boot(boot, vm.card)
+    quiet(vm, init, seen.before)
+    assert debian.root_device(vm) == CARD
+    assert vm.run("cat /root/kept /root/after").ok().text == "kept\nafter\n"
+    assert complaints(vm.run("update-grub", timeout=SLOW).ok().text) == []
+    vm.run(f"! ls {GRUB_DEFAULT} && ! grep cowflush /boot/grub/grub.cfg").ok()
+    vm.run("lsinitramfs /boot/initrd.img-* >/tmp/list && ! grep cowflush /tmp/list").ok()
+    debian.shut_down(vm, init)
+    vm.card.fsck()
+
+
+def remove(vm: VM, init: str) -> None:
+    """Purges the package, writes something afterwards, and shuts down for a reboot."""
+    removed = vm.run("apt-get purge --yes cowflush", timeout=SLOW).ok().text
+    assert complaints(removed) == []
+    assert "all data are on the card." in removed + vm.console
+    left = vm.run(f"find / -xdev -iname '*cowflush*' -not -path '{PACKAGES}/*'").ok().text
+    # GRUB's tools need it until root is off the stack. It goes with the next update-grub after that.
+    assert left.split() == [GRUB_DEFAULT]
+    assert complaints(vm.run("update-grub", timeout=SLOW).ok().text) == []
+    roots = vm.run(r"sed -n 's/^\s*linux\s.* \(root=\S*\) .*/\1/p' /boot/grub/grub.cfg | sort -u").ok().text
+    assert roots.strip() == f"root=UUID={debian.UUID}"
+    vm.run("echo after >/root/after").ok()
+    debian.shut_down(vm, init, "reboot")
+    assert FAILURE.findall(vm.console) == []
+
+
+def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -> None:
+    """And with what was flushed before: the log is applied first."""
+    vm = debian.running(boot, "sysvinit")
+    vm.run("sed -i 's/panic=-1/initcall_blacklist=dm_snapshot_init &/' /boot/grub/grub.cfg").ok()
+    debian.flush(vm, merge=True)
+    vm.run("echo younger >/root/younger").ok()
+    debian.flush(vm)
+    vm.kill()
+    vm = debian.boot(boot, vm.card)
+    debian.settled(vm, "sysvinit")
+    on_the_plain_card(vm, "plain")
+    assert vm.run("cat /root/younger").ok().text == "younger\n"
 
 
 def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
+    seen = debian.installation(boot, "systemd")
     old, new = (package.removeprefix("linux-image-") for package in artefacts.debian_kernels())
-    vm = debian.boot(boot, debian.installed(boot, "systemd"))
-    debian.settled(vm, "systemd")
+    vm = debian.running(boot, "systemd")
     assert vm.run("uname -r").ok().text.strip() == old
     said = vm.run(f"apt-get update && apt-get install --yes linux-image-{new}", timeout=2 * SLOW).ok().text
     assert complaints(said) == []
@@ -118,20 +152,60 @@ def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
     debian.shut_down(vm, "systemd", "reboot")
     vm.card.fsck()
     vm = debian.boot(boot, vm.card)
-    debian.settled(vm, "systemd")
+    quiet(vm, "systemd", seen.before)
     assert vm.run("uname -r").ok().text.strip() == new
     on_the_stack(vm)
 
 
-def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -> None:
-    """And with what was flushed before: the log is applied first."""
-    vm = debian.boot(boot, debian.installed(boot, "sysvinit"))
-    vm.run("echo kept >/root/kept && cowflush flush", timeout=60).ok()
-    vm.run("sed -i 's/panic=-1/initcall_blacklist=dm_snapshot_init &/' /boot/grub/grub.cfg && cowflush merge").ok()
-    vm.run("echo younger >/root/younger && cowflush flush", timeout=60).ok()
+@INITS
+def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
+    """Chosen in the menu. The log is applied first, so root is as it was flushed."""
+    seen = debian.installation(boot, init)
+    vm = debian.running(boot, init)
+    said = vm.run("sed -i s/TIMEOUT=0/TIMEOUT=20/ /etc/default/grub && update-grub", timeout=SLOW).ok().text
+    assert complaints(said) == []
+    debian.flush(vm, merge=True)
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
     vm.kill()
+
+    vm = debian.boot(boot, vm.card, wait=False)
+    vm.wait_console(ENTRY, timeout=60)
+    vm.type(2 * DOWN + "\r")
+    vm.wait_boot()
+    quiet(vm, init, seen.before)
+    on_the_plain_card(vm, "off")
+    assert vm.run("cat /root/kept").ok().text == "kept\n"
+    vm.run("echo direct >/root/direct").ok()
+    debian.shut_down(vm, init)
+    vm.card.fsck()
+    assert vm.card.read("/root/direct") == b"direct\n"
+
+
+# What is put before the initramfs's own program, to be called in its place
+BROKEN = {
+    "it dies": 'cowflush-real attach "$2" >/dev/null; kill -KILL $$',
+    "nothing can be mounted": 'cowflush-real attach "$2"; ln -sf /dev/null /dev/mapper/cowflush-root; exit',
+}
+
+
+@pytest.mark.parametrize(("init", "how"), [("sysvinit", "it dies"), ("systemd", "nothing can be mounted")])
+def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_built(boot: Lab, init: str, how: str) -> None:
+    vm = debian.running(boot, init)
+    script = f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN[how]}; fi\nexec cowflush-real "$@"\n'
+    vm.run("mkdir -p /run/broken/usr/sbin && cp /usr/sbin/cowflush /run/broken/usr/sbin/cowflush-real").ok()
+    vm.put("/run/broken/usr/sbin/cowflush", script.encode(), 0o755)
+    vm.run("cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)").ok()
+    debian.flush(vm, merge=True)
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
+    vm.kill()
+
     vm = debian.boot(boot, vm.card)
-    assert debian.root_device(vm) == CARD
-    assert mode(vm) == "inactive"
-    vm.run("grep -x mode=plain /run/cowflush/boot").ok()
-    assert vm.run("cat /root/kept /root/younger").ok().text == "kept\nyounger\n"
+    debian.settled(vm, init)
+    on_the_plain_card(vm, "plain")
+    assert "cowflush: the stack was built but could not be used" in vm.console
+    assert re.search(r"cowflush: root is the plain card sda1 .*writes go to it", vm.run("dmesg").text)
+    assert vm.run("cat /root/kept").ok().text == "kept\n"
+    debian.shut_down(vm, init)
+    vm.card.fsck()

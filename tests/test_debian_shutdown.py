@@ -62,7 +62,8 @@ SYSTEMD = {
 SYSVINIT = {
     "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
     "root is busy": Case(BUSY, POWEROFF),
-    "run is gone": Case("umount -l /run/lock; umount -l /run", POWEROFF),
+    # Its pipe to init was there, too; USR1 lets init make it again.
+    "run is gone": Case("umount -l /run/lock; umount -l /run", command("kill -USR1 1; sleep 2; poweroff")),
     "everything is killed": Case("true", command(f"{KILLED} poweroff")),
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
 }
@@ -72,8 +73,7 @@ ALL = [("systemd", name) for name in SYSTEMD] + [("sysvinit", name) for name in 
 @pytest.mark.parametrize(("init", "name"), ALL, ids=lambda word: word.replace(" ", "-"))
 def test_a_shutdown_ends_with_the_data_on_the_card(boot: Lab, init: str, name: str) -> None:
     case = (SYSTEMD if init == "systemd" else SYSVINIT)[name]
-    vm = debian.boot(boot, debian.installed(boot, init))
-    debian.settled(vm, init)
+    vm = debian.running(boot, init)
     assert debian.root_device(vm) == debian.STACK
     vm.run("head -c 300000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync").ok()
     vm.run(case.before).ok()
@@ -86,8 +86,7 @@ def test_a_shutdown_ends_with_the_data_on_the_card(boot: Lab, init: str, name: s
 
 def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
     """The unit's stop is killed in the middle; the script at the very end does the rest."""
-    vm = debian.boot(boot, debian.installed(boot, "systemd"), throttle=Throttle())
-    debian.settled(vm, "systemd")
+    vm = debian.running(boot, "systemd", throttle=Throttle())
     vm.run("mkdir -p /run/systemd/system/cowflush.service.d && cd /run/systemd/system/cowflush.service.d && "
            "printf '[Service]\\nTimeoutStopSec=2\\n' >impatient.conf && systemctl daemon-reload").ok()  # fmt: skip
     vm.run("head -c 12000000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync").ok()
@@ -102,8 +101,10 @@ def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
 
 
 def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab) -> None:
-    vm = debian.boot(boot, debian.installed(boot, "sysvinit"))
-    vm.run("echo kept >/root/kept && cowflush flush && echo lost >/root/lost && sync", timeout=60).ok()
+    vm = debian.running(boot, "sysvinit")
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
+    vm.run("echo lost >/root/lost && sync").ok()
     assert vm.run_last("reboot -f") == "guest-reset"
     vm = debian.boot(boot, vm.card)
     assert vm.run("cat /root/kept && ! ls /root/lost").ok().text.startswith("kept\n")
@@ -111,9 +112,9 @@ def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab) -> None:
 
 
 def test_a_hold_is_dropped(boot: Lab) -> None:
-    vm = debian.boot(boot, debian.installed(boot, "systemd"))
-    debian.settled(vm, "systemd")
-    vm.run("cowflush flush && cowflush hold && echo trial >/root/trial && sync", timeout=60).ok()
+    vm = debian.running(boot, "systemd")
+    debian.flush(vm)
+    vm.run("cowflush hold && echo trial >/root/trial && sync").ok()
     debian.shut_down(vm, "systemd")
     assert "what was written since then is dropped now" in vm.console
     root = flushlog.recovered(vm.card)

@@ -99,7 +99,7 @@ fn write(command: &Command) -> Vec<String> {
         }
         Command::Init(_) => line.say("init"),
         Command::Attach(o) => {
-            line.say("attach");
+            line.say("attach").switch("--plain", o.plain);
             if let Some(root) = &o.root {
                 line.say("--").say(root);
             }

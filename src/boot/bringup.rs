@@ -9,6 +9,7 @@ use super::cmdline::Options;
 use super::console::Log;
 use super::devices::{self, Candidate};
 use super::flushlog::{self, Found};
+use super::reference::Reference;
 use super::stacking;
 use super::superblock::Filesystem;
 use crate::error::{Error, Result};
@@ -25,10 +26,28 @@ const NEWS_EVERY: Duration = Duration::from_secs(10);
 /// distribution is told of it and mounts it by itself. Returns `ro` or `rw`.
 pub type Use<'a> = dyn FnMut(&Path, Option<&Filesystem>) -> Result<&'static str> + 'a;
 
+/// What goes before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: the card may take a while to appear.
+    Nothing,
+    /// Somebody has waited for the card.
+    Found,
+    /// The same, and a stack was built but could not be used: it has to go.
+    Tried,
+}
+
 /// Builds the stack over the card and lets `mount` use it; or, if that can't be, the plain card.
 /// What was done is left as a note in /run/cowflush.
-pub fn root(options: &Options, log: &mut Log, mount: &mut Use<'_>) -> Result<()> {
-    let card = wait_for_card(options, log)?;
+pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_>) -> Result<()> {
+    if before == Before::Tried {
+        stacking::dismantle();
+    }
+    let card = if before == Before::Nothing {
+        wait_for_card(options, log)?
+    } else {
+        find_card(options, log)?.ok_or_else(|| not_found(options, "there is no such device"))?
+    };
     check_size(&card)?;
     let mut found = flushlog::find(&card, options, |text| log.error(text));
     if let Found::Kept { why, .. } = &found {
@@ -36,6 +55,10 @@ pub fn root(options: &Options, log: &mut Log, mount: &mut Use<'_>) -> Result<()>
     }
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
+    } else if before == Before::Tried {
+        let reason = "the stack was built but could not be used";
+        log.error(&format!("{reason}."));
+        ("plain", reason.to_owned())
     } else {
         match stacked(&card, &found, options, log, mount) {
             Ok(()) => ("deferring", String::new()),
@@ -150,41 +173,57 @@ fn link_node(root: DevNo) -> PathBuf {
 
 /// Waits until the card is there.
 fn wait_for_card(options: &Options, log: &mut Log) -> Result<Candidate> {
-    let reference = options.root.as_ref().ok_or_else(|| {
-        Error::new("find root", "the kernel command line has no usable root=").advise(
-            "Give root= as a device such as /dev/sda1, or as UUID=, LABEL=, PARTUUID= or \
-             PARTLABEL=.",
-        )
-    })?;
     sleep(Duration::from_secs(options.delay.min(3600)));
     let (begin, mut news) = (Instant::now(), NEWS_EVERY);
     loop {
-        let mut found = devices::find(reference);
-        if found.len() > 1 {
-            let names: Vec<_> = found.iter().map(|card| card.name.as_str()).collect();
-            log.error(&format!(
-                "root={reference} fits {}: taking the first. Give one of them another UUID \
-                 (tune2fs -U random) or name the device.",
-                names.join(" and ")
-            ));
-        }
-        if !found.is_empty() {
-            return Ok(found.swap_remove(0));
+        if let Some(card) = find_card(options, log)? {
+            return Ok(card);
         }
         let waited = begin.elapsed();
         if waited >= PATIENCE && !options.wait_for_ever {
-            return Err(Error::new(
-                format!("find root={reference}"),
-                format!("no such device appeared in {} s; there are: {}", waited.as_secs(), seen()),
-            )
-            .advise("Is the card in its slot, and its driver in the kernel?"));
+            let why = format!("no such device appeared in {} s", waited.as_secs());
+            return Err(not_found(options, &why)
+                .advise("Is the card in its slot, and its driver in the kernel?"));
         }
         if waited >= news {
-            log.info(&format!("still waiting for root={reference}; there are: {}.", seen()));
+            log.info(&format!(
+                "still waiting for root={}; there are: {}.",
+                wanted(options)?,
+                seen()
+            ));
             news += NEWS_EVERY;
         }
         sleep(Duration::from_millis(50));
     }
+}
+
+/// Looks for the card.
+fn find_card(options: &Options, log: &mut Log) -> Result<Option<Candidate>> {
+    let reference = wanted(options)?;
+    let found = devices::find(reference);
+    if found.len() > 1 {
+        let names: Vec<_> = found.iter().map(|card| card.name.as_str()).collect();
+        log.error(&format!(
+            "root={reference} fits {}: taking the first. Give one of them another UUID \
+             (tune2fs -U random) or name the device.",
+            names.join(" and ")
+        ));
+    }
+    Ok(found.into_iter().next())
+}
+
+fn wanted(options: &Options) -> Result<&Reference> {
+    options.root.as_ref().ok_or_else(|| {
+        Error::new("find root", "the kernel command line has no usable root=").advise(
+            "Give root= as a device such as /dev/sda1, or as UUID=, LABEL=, PARTUUID= or \
+             PARTLABEL=.",
+        )
+    })
+}
+
+fn not_found(options: &Options, why: &str) -> Error {
+    let root = options.root.as_ref().map(|root| format!("={root}")).unwrap_or_default();
+    Error::new(format!("find root{root}"), format!("{why}; there are: {}", seen()))
 }
 
 fn seen() -> String {

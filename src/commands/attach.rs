@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cowflush::boot::bringup;
+use cowflush::boot::bringup::{self, Before};
 use cowflush::boot::cmdline::Options;
 use cowflush::boot::console::Log;
 use cowflush::boot::reference::Reference;
@@ -12,8 +12,9 @@ use crate::commands::options;
 use crate::put;
 
 /// Does all that `init` does before it mounts root, and prints what to mount instead. `root` is what
-/// the initramfs has made of `root=`.
-pub fn run(root: Option<&str>) -> Result<Exit> {
+/// the initramfs has made of `root=`, a device that is there. `plain` is for when the initramfs can't
+/// use what it was told of before: the stack is taken away, and the card gets what is in the flush log.
+pub fn run(root: Option<&str>, plain: bool) -> Result<Exit> {
     let (mut options, mut log) = (options(), Log::default());
     for complaint in &options.complaints {
         log.error(&format!("{complaint}."));
@@ -21,7 +22,8 @@ pub fn run(root: Option<&str>) -> Result<Exit> {
     if let Some(root) = root {
         options.root = Reference::parse(root);
     }
-    match device(&options, &mut log) {
+    let before = if plain { Before::Tried } else { Before::Found };
+    match device(&options, before, &mut log) {
         Ok(device) => put(std::io::stdout(), &format!("{}\n", device.display())),
         Err(error) => {
             log.error(&error.to_string());
@@ -31,9 +33,9 @@ pub fn run(root: Option<&str>) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn device(options: &Options, log: &mut Log) -> Result<PathBuf> {
+fn device(options: &Options, before: Before, log: &mut Log) -> Result<PathBuf> {
     let mut device = None;
-    bringup::root(options, log, &mut |path, _| {
+    bringup::root(options, before, log, &mut |path, _| {
         device = Some(path.to_owned());
         Ok(if options.writable { "rw" } else { "ro" })
     })?;

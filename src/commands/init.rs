@@ -38,7 +38,7 @@ pub fn run(arguments: Vec<OsString>) -> ! {
 /// Mounts root and becomes its init. Returns only on failure.
 fn boot(options: &Options, arguments: Vec<OsString>, log: &mut Log) -> Error {
     let root = Path::new(ROOT);
-    let mounted = bringup::root(options, log, &mut |device, found| {
+    let mounted = bringup::root(options, bringup::Before::Nothing, log, &mut |device, found| {
         mounting::root(device, root, found, options)
     });
     match mounted {

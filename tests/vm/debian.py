@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vm import artefacts, sparse
+from vm import artefacts, launch, sparse
 from vm.card import Card
+from vm.drive import Drive, Throttle
 from vm.lab import Lab
 from vm.launch import Machine
-from vm.drive import Drive
 from vm.machine import VM
 
 UUID = "c0f1a5b0-5eed-4c0f-8a5b-00000000deb1"
@@ -23,6 +29,7 @@ GEODE = (
 PACKAGES = "/var/local/packages"
 # An initramfs takes a minute to make on an emulated machine, and prints nothing meanwhile.
 SLOW = 400.0
+TOTAL = 1200.0
 STACK = "/dev/mapper/cowflush-root"
 CARD = "/dev/sda1"
 
@@ -30,15 +37,13 @@ CARD = "/dev/sda1"
 def boot(lab: Lab, card: Card, **options: Any) -> VM:
     """Boots the card as a machine with nothing but the card would."""
     wait = options.pop("wait", True)
-    machine = Machine(
-        kernel=None,
-        initramfs=None,
-        append="",
-        drives=(Drive(card.path, throttle=options.pop("throttle", None)),),
-        cpu=GEODE,
-        memory=options.pop("memory", 256),
-    )
-    return lab.add(lambda directory: VM(machine, card, directory, total=1200, **options), wait)
+    machine = _machine(card, **options)
+    return lab.add(lambda directory: VM(machine, card, directory, total=TOTAL), wait)
+
+
+def _machine(card: Card, throttle: Throttle | None = None, saved: Path | None = None) -> Machine:
+    drives = (Drive(card.path, throttle=throttle),)
+    return Machine(kernel=None, initramfs=None, append="", drives=drives, cpu=GEODE, saved=saved)
 
 
 def fresh(lab: Lab, init: str) -> Card:
@@ -50,37 +55,95 @@ def fresh(lab: Lab, init: str) -> Card:
     return card
 
 
-def install(vm: VM) -> str:
-    """Installs the package as its README says; returns what was printed. The log is in use from then on."""
+def installed(lab: Lab, init: str) -> Card:
+    """A system with the package installed, ready for its first boot on the stack."""
+    return Card(_template(lab, init) / "installed.img").copy(lab.directory / f"{init}-installed.img")
+
+
+def installation(lab: Lab, init: str) -> Installation:
+    """What was seen when that system was made."""
+    seen = json.loads((_template(lab, init) / "installation.json").read_text())
+    return Installation(**seen)
+
+
+def running(lab: Lab, init: str, **options: Any) -> VM:
+    """The same, booted on the stack and at rest: a machine that was saved then, on a card of its own."""
+    template = _template(lab, init)
+    card = Card(template / "running.img").copy(lab.directory / f"{init}-running.img")
+    machine = _machine(card, saved=template / "memory", **options)
+    vm = lab.add(lambda directory: VM(machine, card, directory, total=TOTAL), wait=False)
+    vm.go_on()
+    return vm
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What the plain system complained of by itself, what the installation printed, what root was
+    then, what the console showed of the shutdown after it, and of the first boot on the stack."""
+
+    before: list[str]
+    said: str
+    root: str
+    shutdown: str
+    boot: str
+
+
+def _template(lab: Lab, init: str) -> Path:
+    """A folder with such a system before its first boot on the stack and after it. Made once."""
+    artefacts.CACHE.mkdir(parents=True, exist_ok=True)
+    folder = artefacts.CACHE / f"debian-{init}-{_key(init)}"
+    with open(artefacts.CACHE / f"debian-{init}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            for stale in artefacts.CACHE.glob(f"debian-{init}-*"):
+                shutil.rmtree(stale)
+            new = artefacts.CACHE / f"debian-{init}-new"
+            new.mkdir()
+            _make(lab, init, new)
+            new.rename(folder)
+    return folder
+
+
+def _make(lab: Lab, init: str, folder: Path) -> None:
+    card = fresh(lab, init)
+    vm = boot(lab, card)
+    settled(vm, init)
+    # What the kernel says of its own modules is none of cowflush's.
+    vm.run("modprobe -a loop dm-snapshot").ok()
+    before = complaints(vm, init)
+    # The image was made without GRUB's own tools.
     vm.run("update-grub", timeout=SLOW).ok()
     said = vm.run(f"apt-get install --yes {PACKAGES}/cowflush.deb", timeout=SLOW).ok().text
     vm.run("cowflush log format /dev/sda2").ok()
-    return said
-
-
-def installed(lab: Lab, init: str) -> Card:
-    """The same with the package installed, ready for its first boot on the stack. Made once."""
-    template = artefacts.CACHE / f"debian-{init}-{_key(init)}.img"
-    artefacts.CACHE.mkdir(parents=True, exist_ok=True)
-    with open(template.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not template.exists():
-            card = fresh(lab, init)
-            vm = boot(lab, card)
-            install(vm)
-            shut_down(vm, init)
-            sparse.copy(card.path, template.with_suffix(".new"))
-            template.with_suffix(".new").rename(template)
-    path = lab.directory / f"{init}-installed.img"
-    sparse.copy(template, path)
-    return Card(path)
+    root = root_device(vm)
+    begin = len(vm.console)
+    shut_down(vm, init)
+    shutdown = vm.console[begin:]
+    card.copy(folder / "installed.img")
+    vm = boot(lab, card)
+    settled(vm, init)
+    vm.save(folder / "memory")
+    card.copy(folder / "running.img")
+    seen = Installation(before, said, root, shutdown, vm.console)
+    (folder / "installation.json").write_text(json.dumps(asdict(seen)))
 
 
 def _key(init: str) -> str:
     digest = hashlib.sha256(str(artefacts.debian_disk(init).resolve()).encode())
-    for source in (artefacts.debian_package(), Path(__file__)):
+    digest.update(subprocess.run([launch.BASE[0], "--version"], capture_output=True, check=True).stdout)
+    for source in (artefacts.debian_package(), Path(launch.__file__)):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
+    for function in (fresh, _machine, _make, settled, complaints, shut_down):
+        digest.update(inspect.getsource(function).encode())
     return digest.hexdigest()[:16]
+
+
+def complaints(vm: VM, init: str) -> list[str]:
+    """What the kernel, cowflush and the services complained of since this boot; no times, no numbers."""
+    said = vm.run("dmesg --level=emerg,alert,crit,err,warn").ok().text.splitlines()
+    if init == "systemd":
+        said += vm.run("journalctl --quiet --boot --priority=warning --output=cat").ok().text.splitlines()
+    return sorted({re.sub(r"\d+", "N", re.sub(r"^\[.*?\] ", "", line)) for line in said})
 
 
 def shut_down(vm: VM, init: str, verb: str = "poweroff") -> None:
@@ -95,6 +158,12 @@ def settled(vm: VM, init: str) -> None:
     if init == "systemd":
         state = vm.run("systemctl is-system-running --wait", timeout=SLOW).text.strip()
         assert state == "running", vm.run("systemctl --failed; journalctl -b -p warning").text
+
+
+def flush(vm: VM, merge: bool = False) -> None:
+    """Flushes, and merges the log as well. The daemon may be at work just then (exit 4)."""
+    for command in ["flush", "merge"] if merge else ["flush"]:
+        vm.run(f"until cowflush {command}; do code=$?; [ $code = 4 ] || exit $code; sleep 1; done", timeout=90).ok()
 
 
 def root_device(vm: VM) -> str:

@@ -33,7 +33,8 @@ START_SECONDS = 30
 @dataclass(frozen=True)
 class Machine:
     """What to emulate. `kernel` None boots by BIOS from the first disk; `initramfs` None starts the
-    root's own init directly; `terminal` is for a person."""
+    root's own init directly; `saved` is where `VM.save` left a machine, which goes on paused;
+    `terminal` is for a person."""
 
     kernel: Path | None
     initramfs: Path | None
@@ -44,6 +45,7 @@ class Machine:
     icount: str = ""
     extra: tuple[str, ...] = ()
     terminal: bool = False
+    saved: Path | None = None
 
     def command(self) -> list[str]:
         command = [*BASE, "-cpu", self.cpu, "-m", str(self.memory)]
@@ -57,6 +59,8 @@ class Machine:
             command += drive.arguments(drive.drive_name(place), disk, place)
         if self.icount:
             command += ["-icount", self.icount]
+        if self.saved:
+            command += ["-incoming", f"exec:cat {shlex.quote(str(self.saved))}"]
         return command + list(self.extra)
 
     @staticmethod

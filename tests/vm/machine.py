@@ -190,6 +190,23 @@ class VM:
     def cont(self) -> None:
         self._execute("cont")
 
+    def save(self, path: Path) -> None:
+        """Leaves the whole machine but its disks in a file and ends it; its disks stand as they were at that moment."""
+        self.pause()
+        self._execute("migrate", uri=f"exec:cat >{shlex.quote(str(path))}")
+        while (status := self._control(lambda: self._qmp.execute("query-migrate"))["status"]) != "completed":
+            if status in ("failed", "cancelled"):
+                raise RuntimeError(f"QEMU could not save the machine to {path}: {self.process.log}")
+            time.sleep(POLL_SECONDS)
+        self.kill()
+
+    def go_on(self) -> None:
+        """Lets a machine that was started from a saved one go on."""
+        while self._control(lambda: self._qmp.execute("query-status"))["status"] == "inmigrate":
+            time.sleep(POLL_SECONDS)
+        self.cont()
+        self.run("true").ok()
+
     def cut_copy(self, path: Path) -> Card:
         """The card as a power cut at this moment would leave it, as a copy; the guest goes on."""
         self.pause()

@@ -33,7 +33,8 @@ def measure(lab: Lab, seconds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"seconds": seconds, "states": {}}
     for state, work in STATES.items():
         figures["states"][state] = _watched(vm, work.format(seconds=seconds), seconds)
-    # After all that work, so with all that it ever needed.
+    # After all that work, at rest again.
+    vm.run(f"sleep {SETTLE_SECONDS}").ok()
     figures["memory"] = _memory(vm)
     figures["urgent"] = {"delay_seconds": URGENT_DELAY_SECONDS, "fast": _urgent(vm)}
     vm.kill()

@@ -166,6 +166,19 @@ impl Config {
         }
     }
 
+    /// Settles what fits each key, but not together. Returns a sentence for what was changed.
+    pub fn reconcile(&mut self) -> Option<String> {
+        let high = self.high;
+        // Writers would be held back before a flush is due that gives them room.
+        (high > self.full_wait).then(|| {
+            self.high = self.full_wait;
+            format!(
+                "high={high}% is above full-wait={0}%, where writers are held back: flushing from {0}% on",
+                self.full_wait
+            )
+        })
+    }
+
     /// Takes the lines of a file; `#` begins a comment. Returns a sentence for each line that was
     /// not understood, with its number.
     pub fn read(&mut self, text: &str) -> Vec<String> {
@@ -317,6 +330,16 @@ mod tests {
             Some((cells.next()?, cells.next()?.split("` |").next()?))
         };
         section.lines().filter_map(cells).collect()
+    }
+
+    #[test]
+    fn writers_are_never_held_back_before_a_flush_is_due() {
+        let mut config = Config::default();
+        assert_eq!(config.reconcile(), None);
+        assert_eq!(config.read("high=90%\nfull-wait=60%"), [""; 0]);
+        let said = config.reconcile().unwrap();
+        assert!(said.contains("high=90%") && said.contains("full-wait=60%"), "{said}");
+        assert_eq!((config.high, config.full_wait, config.reconcile()), (60, 60, None));
     }
 
     #[test]

@@ -52,6 +52,42 @@ def test_a_bad_line_is_named_and_the_rest_holds(boot: Lab) -> None:
     wait_for(vm, "(interval)")
 
 
+# Each with the words that must be said of it.
+BAD_LINES = {
+    "interval": "`interval`",
+    "interval=": "`interval=`",
+    "interval=-5m": "a time such as 90s",
+    "size=0%": "a size such as 32M",
+    "high=101%": "a share such as 75%",
+    "at=24:00": "times of day such as 03:30",
+    "urgent=etc": "absolute paths",
+    "on-overflow=panic": "write-through or wait",
+    "watchdog=watchdog": "a path such as /dev/watchdog",
+    "=5m": "a key that this version knows",
+    "min-flush=99999999999999999999K": "a size such as 64K",
+    "\x00\xff\xfe\x80": "a key that this version knows",
+    "x" * 5000: "a key that this version knows",
+}
+
+
+def test_a_file_of_nothing_but_mistakes(boot: Lab) -> None:
+    """Every line is named, the defaults hold, and SIGHUP takes a better one. So does a file that can't be read."""
+    vm = boot()
+    vm.put("/etc/cowflush.conf", "\n".join(BAD_LINES).encode("latin-1"))
+    vm.run(f"cowflush daemon >>{daemon.SAID} 2>&1 & sleep 1; kill -0 $!").ok()
+    said = daemon.said(vm)
+    for number, wanted in enumerate(BAD_LINES.values(), start=1):
+        line = next((line for line in said.splitlines() if f"line {number} of /etc/cowflush.conf" in line), "")
+        assert "ignoring" in line and wanted in line and len(line) < 400, (number, line, said)
+    vm.run("rm /etc/cowflush.conf; mkdir /etc/cowflush.conf; killall -HUP cowflush").ok()
+    wait_for(vm, "ignoring /etc/cowflush.conf: Is a directory")
+    vm.run("rmdir /etc/cowflush.conf").ok()
+    daemon.reconfigure(vm, QUIET + "interval=2s\nmin-flush=off\nhigh=90%\nfull-wait=70%\n")
+    wait_for(vm, "high=90% is above full-wait=70%")
+    vm.run("echo x >/root/x; sync").ok()
+    wait_for(vm, "(interval)")
+
+
 def test_times_of_day_and_clocks_that_leap(boot: Lab) -> None:
     vm = boot()
     vm.run("date -s '2026-01-01 03:28:50'").ok()

@@ -52,11 +52,12 @@ impl Options {
     /// file come first.
     pub fn config(&self, file: &str) -> (Config, Vec<String>) {
         let mut config = Config::default();
-        let complaints = config.read(file);
+        let mut complaints = config.read(file);
         for (key, value) in &self.settings {
             // They were tried when the line was read.
             let _ = config.set(key, value);
         }
+        complaints.extend(config.reconcile());
         (config, complaints)
     }
 

@@ -13,6 +13,8 @@ pub mod recover;
 pub mod shutdown;
 pub mod status;
 
+use std::io::ErrorKind;
+
 use cowflush::boot::cmdline::Options;
 use cowflush::config::{self, Config};
 
@@ -26,9 +28,13 @@ fn options() -> Options {
 /// The configuration: /etc/cowflush.conf, and this boot's command line over it. What was not
 /// understood is told.
 fn config() -> Config {
-    let file = std::fs::read(config::PATH).unwrap_or_default();
+    let (file, unread) = match std::fs::read(config::PATH) {
+        Ok(file) => (file, None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
+        Err(error) => (Vec::new(), Some(format!("ignoring {}: {error}", config::PATH))),
+    };
     let (config, complaints) = options().config(&String::from_utf8_lossy(&file));
-    for complaint in complaints {
+    for complaint in unread.into_iter().chain(complaints) {
         put(std::io::stderr(), &format!("cowflush: {complaint}\n"));
     }
     config

@@ -119,28 +119,22 @@ impl<'a> Session<'a> {
     /// The valve comes before all else: to read the log from a card that is busy may take long.
     fn prepare(&mut self, settle: impl FnOnce(&mut Self) -> Result<Settled>) -> Result<()> {
         // A seal that was killed together with its guard may have left root's filesystem frozen. Where it
-        // left root suspended, too, the plan wakes that up first: to thaw is to write.
-        let interrupted = self.stack()?.sealed.is_some();
-        if interrupted {
-            self.thaw()?;
+        // left root suspended, too, the plan wakes that up first: to thaw is to write. Never with a valve:
+        // whoever waits at one may hold what a thaw needs, and a seal of this process thaws by itself.
+        let stack = self.stack()?;
+        let interrupted = stack.sealed.is_some() && self.valve.is_none();
+        let asleep = stack.root.is_some_and(|root| root.suspended);
+        if interrupted && !asleep {
+            thaw_root();
         }
         self.hold_back()?;
         self.roof = rule::roof(&self.stack()?);
         self.measure()?;
         let settled = settle(self);
-        if interrupted {
-            self.thaw()?;
+        if interrupted && asleep && self.stack()?.root.is_some_and(|root| !root.suspended) {
+            thaw_root();
         }
         settled.map(drop)
-    }
-
-    fn thaw(&self) -> Result<()> {
-        if self.stack()?.root.is_some_and(|root| !root.suspended)
-            && let Ok(root) = File::open("/")
-        {
-            block::thaw(&root);
-        }
-        Ok(())
     }
 
     /// After the card has refused a write to the log: what is sealed goes to root without it. What is
@@ -250,6 +244,12 @@ impl Drop for Session<'_> {
                 lock::release(&self.control);
             }
         }
+    }
+}
+
+fn thaw_root() {
+    if let Ok(root) = File::open("/") {
+        block::thaw(&root);
     }
 }
 

@@ -4,8 +4,8 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use crate::error::{Doing, Result};
 
-/// What stays mapped of the stack below the caller's frame, in bytes: a flush needs 20 KiB. The kernel makes it longer when
-/// that is not enough.
+/// What stays mapped of the stack below the caller's frame, in bytes: a flush needs 20 KiB. The kernel
+/// makes it longer when that is not enough.
 const STACK: usize = 24 << 10;
 
 /// Keeps all of this process in RAM, also what it gets later: the binary may live on the very

@@ -9,9 +9,9 @@ mod flush;
 mod outcome;
 mod stop;
 
-use std::fs::File;
-
 pub use self::outcome::{How, Incomplete, Outcome};
+
+use std::fs::File;
 
 use super::cowfile;
 use super::prune::Policy;

@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn room_is_a_matter_of_time() {
-        assert!(level(8, 0).lasts(Duration::from_millis(32)));
-        assert!(!level(8, 1).lasts(Duration::from_millis(32)));
+        assert!(level(8, 0).lasts(Duration::from_millis(31)));
+        assert!(!level(8, 1).lasts(Duration::from_millis(31)));
         assert!(!Level::FULL.lasts(Duration::from_millis(1)));
     }
 

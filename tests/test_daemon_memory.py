@@ -43,23 +43,25 @@ def start(boot: Lab, memory: int, log: bool) -> VM:
     return vm
 
 
+@pytest.mark.parametrize("memory", [256, 128])
+def test_a_writer_at_full_speed_for_a_minute(boot: Lab, memory: int) -> None:
+    """With a log that is merged again and again."""
+    write(boot, start(boot, memory, log=True), log=True, seconds=60)
+
+
 @pytest.mark.kernels("6.1", "6.12")
-def test_a_writer_at_full_speed_for_a_minute(boot: Lab) -> None:
-    """The least memory, and a log that is merged again and again."""
+def test_a_writer_at_full_speed_for_a_minute_with_the_least_memory(boot: Lab) -> None:
     write(boot, start(boot, 64, log=True), log=True, seconds=60)
 
 
-@pytest.mark.parametrize(
-    ("memory", "log"),
-    [(256, True), (256, False), (128, True), (128, False), (64, False)],
-    ids=["256-log", "256-no-log", "128-log", "128-no-log", "64-no-log"],
-)
-def test_a_writer_at_full_speed(boot: Lab, memory: int, log: bool) -> None:
-    write(boot, start(boot, memory, log), log, seconds=12)
+@pytest.mark.parametrize("memory", [256, 128, 64])
+def test_a_writer_at_full_speed_without_a_log(boot: Lab, memory: int) -> None:
+    write(boot, start(boot, memory, log=False), log=False, seconds=12)
 
 
-# The guest's memory and what hogs leave of it to others, in MiB; the last two are below `memory-low`.
-LEFT = [(256, 24), (128, 20), (64, 20), (256, 18), (128, 9)]
+# The guest's memory and what hogs leave of it to others, in MiB: enough for the reserve behind a COW. With less a
+# writer at memory speed can be quicker than a valve is there; see ARCHITECTURE.md.
+LEFT = [(256, 24), (128, 20), (64, 20)]
 
 
 @pytest.mark.parametrize(("memory", "left"), LEFT)

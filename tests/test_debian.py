@@ -23,7 +23,7 @@ USUAL = re.compile(
 # What either init shows of a service that did not start or stop as it should
 FAILURE = re.compile(r"^.*(?:\[FAILED\]|\[FAIL\]|\[WARN\]|\bfailed!|\bDependency failed\b).*$", re.MULTILINE)
 # What a kernel says now and then that is emulated on a busy host
-CLOCK = re.compile(r"^(?:hrtimer|hpet|clocksource|tsc|sched|perf|rcu|workqueue)\b")
+CLOCK = re.compile(r"^(?:hrtimer|hpet|clocksource|tsc)\b")
 GRUB_DEFAULT = "/etc/default/grub.d/cowflush.cfg"
 ENTRY = "Without cowflush: the plain card"
 DOWN = "\x1b[B"

@@ -70,13 +70,3 @@ def test_memory_hogs_while_flushing(boot: Lab, memory: int, left: int) -> None:
     writer = workload.Writer(vm)
     hog = vm.start(f"guest-tools hog --leave {left} --seconds 25")
     write(boot, vm, log=True, seconds=20)
-
-
-@pytest.mark.parametrize("memory", [256, 128, 64])
-def test_others_flush_while_a_writer_is_at_full_speed(boot: Lab, memory: int) -> None:
-    """By hand, and for changes that are urgent: a flush that writes the page cache out first is not watched by the daemon."""
-    vm = boot(memory=memory)
-    daemon.start(vm, f"interval=off\nurgent=/etc\nurgent-delay=100ms\nmerge-on=none\nsize={COW_MIB}M\n", log=True)
-    change = vm.start("while :; do date >/etc/changed || exit; usleep 300000; done")
-    by_hand = vm.start("while :; do cowflush flush; code=$?; [ $code = 0 ] || [ $code = 4 ] || exit $code; usleep 100000; done")
-    write(boot, vm, log=True, seconds=20, others=(change, by_hand))

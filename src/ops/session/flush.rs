@@ -83,7 +83,7 @@ impl Session<'_> {
         wish: Wish,
     ) -> Result<(Sealed, Settled)> {
         self.hold_back()?;
-        let tight = !self.level()?.is_none_or(|level| level.lasts(PREPARING));
+        let tight = self.level()?.is_some_and(|level| !level.lasts(PREPARING));
         let sealed = seal::run(&self.control, stack, after, &mut self.valve, tight);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
         self.valve = None;

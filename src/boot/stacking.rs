@@ -2,11 +2,13 @@
 
 use super::devices::Candidate;
 use crate::cow::format::CHUNK_SECTORS;
+use crate::cow::pace;
 use crate::dm::{Line, Target};
 use crate::error::Result;
 use crate::ops::log::Log;
 use crate::ops::{cowfile, view};
 use crate::stack::Name;
+use crate::sys::cow_threshold;
 use crate::sys::dm::Control;
 use crate::units::{Bytes, DevNo, Sectors};
 
@@ -36,7 +38,10 @@ fn put_together(
         }
     }
     let cow = cowfile::create(limit, limit)?;
-    snapshot(control, Name::Root, card.size, seat, cow.number())
+    let root = snapshot(control, Name::Root, card.size, seat, cow.number())?;
+    // Not before: to load the table may have loaded the kernel module.
+    cow_threshold::set(pace::threshold(limit));
+    Ok(root)
 }
 
 /// A device that is a whole partition.

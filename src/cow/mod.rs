@@ -4,5 +4,6 @@
 
 pub mod fill;
 pub mod format;
+pub mod pace;
 pub mod size;
 pub mod view;

@@ -7,13 +7,13 @@ use super::cowfile;
 use super::valve::Valve;
 use super::window::{self, Failed, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
-use crate::cow::size;
+use crate::cow::{pace, size};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Result};
 use crate::stack::{Device, Name, Stack};
 use crate::sys::dm::Control;
 use crate::sys::guard::{self, End, Guard};
-use crate::sys::{block, signals};
+use crate::sys::{block, cow_threshold, signals};
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// What root continues on after the seal.
@@ -92,6 +92,7 @@ pub fn run(
     // here the valve's time ends.
     *valve = None;
     let since = Instant::now();
+    let unpaced = Unpaced::begin();
     let frozen = tight && block::freeze(&root_folder).is_ok();
     // From here on whatever happens thaws it.
     let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
@@ -100,7 +101,39 @@ pub fn run(
     // Now the loaded table keeps the fresh COW.
     drop(fresh);
     let sealed = signals::undisturbed(|| requests.run(control, frozen)).map_err(explain)?;
+    unpaced.end(after);
     Ok((sealed, tight))
+}
+
+/// To freeze is to write out what the page cache holds while everybody waits, so a small COW may be filled
+/// at any speed meanwhile. Dropped, it is as it was before; should this process die, so it stays until
+/// the next seal, which the valve can do with.
+struct Unpaced {
+    before: Option<u64>,
+}
+
+impl Unpaced {
+    fn begin() -> Self {
+        let before = cow_threshold::get();
+        cow_threshold::set(pace::FREE);
+        Self { before }
+    }
+
+    /// Root goes on.
+    fn end(mut self, after: After) {
+        self.before = Some(match after {
+            After::Defer { limit, .. } => pace::threshold(limit),
+            After::WriteThrough => pace::FREE,
+        });
+    }
+}
+
+impl Drop for Unpaced {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            cow_threshold::set(before);
+        }
+    }
 }
 
 /// A frozen filesystem, if it was; thawed when this is dropped, or this process dies.

@@ -1,6 +1,7 @@
 //! The kernel layer: every ioctl and every `unsafe` of the crate. No decisions.
 
 pub mod block;
+pub mod cow_threshold;
 pub mod direct;
 pub mod dirty;
 pub mod dm;

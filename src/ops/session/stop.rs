@@ -5,10 +5,12 @@ use std::time::Instant;
 use super::flush::{flush_card, remember, sync_root};
 use super::{How, Incomplete, Outcome, Session};
 use crate::cow::format::CHUNK_SECTORS;
+use crate::cow::pace;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Result};
 use crate::ops::{cowfile, seal, settle};
 use crate::stack::{Mode, Name, Wish};
+use crate::sys::cow_threshold;
 use crate::units::Bytes;
 
 /// How much a stop accepts to be merged in the COW's own order. More is worth another flush.
@@ -82,6 +84,7 @@ impl Session<'_> {
         // One request suspends root, swaps the table and resumes it: nothing can die between.
         self.control.load(Name::Root, &[Line::whole(length, target)])?;
         drop(cow);
+        cow_threshold::set(pace::threshold(self.limit));
         self.control.resume(Name::Root)?;
         Ok(true)
     }

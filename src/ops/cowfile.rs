@@ -10,20 +10,21 @@ use crate::units::{Bytes, DevNo};
 
 const NAME: &str = "cowflush-cow";
 
-/// A fresh, empty COW device of `now` bytes that may later grow to `limit`.
+/// A fresh, empty COW device of `now` bytes that may later grow to `limit` and the slack behind it.
 pub fn create(now: Bytes, limit: Bytes) -> Result<Loop> {
-    let most = size::device(limit).max(size::device(now));
+    let most = size::fresh_device(limit, Bytes(0), Bytes::MAX).max(size::device(now));
     let file = tmpfs::file(NAME, most)?;
     loopdev::attach(&file, NAME, size::device(now))
 }
 
-/// Lets a COW device in use grow to `limit`.
-pub fn grow(cow: DevNo, limit: Bytes) -> Result<()> {
+/// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than `roof`, which
+/// one flush can put into the flush log.
+pub fn grow(cow: DevNo, limit: Bytes, roof: Bytes) -> Result<()> {
     let path = block::path(cow);
     let node = File::options()
         .read(true)
         .write(true)
         .open(&path)
         .doing(|| format!("open {}", path.display()))?;
-    loopdev::grow(&node, size::device(limit))
+    loopdev::grow(&node, size::fresh_device(limit, Bytes(0), roof))
 }

@@ -112,6 +112,9 @@ impl<'a> Daemon<'a> {
             voice,
         };
         daemon.refresh()?;
+        if let Err(error) = daemon.grow() {
+            daemon.voice.tell(&error.to_string());
+        }
         daemon.take_up();
         daemon.schedule = Schedule::new(&daemon.look());
         daemon.schedule.log_in_use(stack.logged.is_some());

@@ -218,10 +218,11 @@ impl<'a> Session<'a> {
         Policy { on: self.config.prune, frozen: self.frozen }
     }
 
-    /// During a flush the fresh COW had to share the memory with the sealed one.
+    /// During a flush the fresh COW had to share the memory with the sealed one. It keeps its slack: while
+    /// the lock goes from one process to the next nobody looks after it for a moment.
     fn grow(&self) -> Result<()> {
         match self.control.stack()?.root.and_then(|root| root.target()) {
-            Some(Target::Snapshot { cow, .. }) => cowfile::grow(cow, self.limit),
+            Some(Target::Snapshot { cow, .. }) => cowfile::grow(cow, self.limit, self.roof),
             _ => Ok(()),
         }
     }

@@ -7,12 +7,13 @@ use crate::cow::size::{Size, fresh};
 use crate::daemon::pressure::Level;
 use crate::dm::SnapshotStatus;
 use crate::stack::Stack;
+use crate::sys::attendant::Order;
 use crate::sys::block;
 use crate::sys::memory::MemInfo;
 use crate::units::Bytes;
 
 /// What stays the same until the stack changes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     size: Size,
     spill: bool,
@@ -35,6 +36,21 @@ impl Rule {
             sealed: sealed.map_or(Bytes(0), |usage| usage.allocated.bytes()),
             full_wait: config.full_wait,
         }
+    }
+
+    /// The same for another process.
+    pub fn to_words(self) -> Order {
+        let (percent, bytes) = match self.size {
+            Size::Percent(percent) => (percent, 0),
+            Size::Fixed(bytes) => (0, bytes.0),
+        };
+        [percent, bytes, self.spill.into(), self.roof.0, self.sealed.0, self.full_wait]
+    }
+
+    /// What [`Rule::to_words`] made.
+    pub fn from_words([percent, bytes, spill, roof, sealed, full_wait]: Order) -> Self {
+        let size = if percent > 0 { Size::Percent(percent) } else { Size::Fixed(Bytes(bytes)) };
+        Self { size, spill: spill > 0, roof: Bytes(roof), sealed: Bytes(sealed), full_wait }
     }
 
     /// What root's COW may hold when nothing is sealed. `held`: what COWs hold now; that is not
@@ -102,6 +118,16 @@ mod tests {
         assert_eq!(size(&rule(0, 64), 1, 200), 16);
         assert_eq!(size(&rule(10, 64), 1, 200), 6);
         assert_eq!(size(&rule(16, 64), 1, 200), 4, "a quarter at least");
+    }
+
+    #[test]
+    fn a_rule_goes_to_another_process_and_stays_the_same() {
+        for size in [Size::Fixed(Bytes(u64::MAX)), Size::Fixed(Bytes(0)), Size::Percent(40)] {
+            for spill in [false, true] {
+                let rule = Rule { size, spill, ..rule(3, 5) };
+                assert_eq!(Rule::from_words(rule.to_words()), rule);
+            }
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub fn run(
     control: &Control,
     stack: &Stack,
     after: After,
-    valve: &mut Option<Valve>,
+    valve: &mut Valve,
     tight: bool,
 ) -> Result<(Sealed, Tight)> {
     let root = deferring(stack.root)
@@ -81,7 +81,7 @@ pub fn run(
     let mut requests = window::Seal::prepare();
     let mut for_guard = window::Seal::prepare();
     let root_folder = File::open("/").doing(|| "open /")?;
-    let guard = guard::post(None, |end| {
+    let guard = guard::post(|end| {
         if end == End::Orphaned {
             for_guard.rescue(control);
             // What this process froze, or nobody; after root is awake, which may have to be read.
@@ -90,7 +90,7 @@ pub fn run(
     })?;
     // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
     // here the valve's time ends.
-    *valve = None;
+    valve.rest();
     let since = Instant::now();
     let unpaced = Unpaced::begin();
     let frozen = tight && block::freeze(&root_folder).is_ok();
@@ -173,7 +173,7 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
-    let guard = guard::post(None, |end| {
+    let guard = guard::post(|end| {
         if end == End::Orphaned {
             for_guard.rescue(control);
         }

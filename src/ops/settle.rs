@@ -56,7 +56,7 @@ pub struct Hands<'a> {
     /// May end a wait.
     pub signals: &'a mut Held,
     /// Holds writers back when they have no room.
-    pub valve: Option<&'a mut Valve>,
+    pub valve: &'a mut Valve,
     /// What may be left out.
     pub policy: Policy,
 }
@@ -65,7 +65,7 @@ impl Hands<'_> {
     /// To be called often during what takes long: shows progress. Returns a signal that came.
     fn tend(&mut self, left: Bytes) -> Option<Signal> {
         // While root is suspended whoever reads the progress may be waiting for it.
-        if !self.valve.as_mut().is_some_and(|valve| valve.is_closed()) {
+        if !(self.valve.works() && self.valve.is_closed()) {
             self.meter.show(left);
         }
         self.signals.arrived()
@@ -87,7 +87,7 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
     loop {
         let mut stack = observe(control)?;
         // A valve that is closed suspends root; that is not what the plan is to mend.
-        if let (Some(root), Some(_)) = (&mut stack.root, &hands.valve) {
+        if let (Some(root), true) = (&mut stack.root, hands.valve.works()) {
             root.suspended = false;
         }
         let Some(step) = stack::next(&stack, wish).map_err(explain)? else { return Ok(settled) };

@@ -1,70 +1,126 @@
 //! Holds writers back while a flush makes room: root is suspended for moments.
 //!
 //! A second process tends the valve, since the first one is busy with the card and a writer at full
-//! memory speed can't wait for that. It is there only during the long parts of a flush, appending
-//! and merging, which need nothing of root; so it never meets the window of a seal. Should the first
-//! process die, it opens the valve and ends.
+//! memory speed can't wait for that. It is there before it is needed, and works only during the long
+//! parts of a flush, appending and merging, which need nothing of root; so it never meets the window of a
+//! seal. Should the first process die, it opens the valve and ends.
 
-use std::time::Instant;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use super::rule::Rule;
 use crate::daemon::pressure::{self, Gate, Level, SLOW};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stack::Name;
+use crate::sys::attendant::{Attendant, Order, Work};
 use crate::sys::dm::{Control, Message, Request};
-use crate::sys::guard::{self, Guard};
 use crate::sys::memory;
 
-/// A valve at work.
+/// A valve, open or at work.
 pub struct Valve {
     control: Control,
     message: Box<Message>,
-    guard: Option<Guard>,
-    /// By what it judges the COW.
-    pub rule: Rule,
+    attendant: Attendant,
+    /// By what it judges the COW, while it is at work.
+    rule: Option<Rule>,
 }
 
 impl Valve {
-    /// Sets one to work on root, which must be awake and defer. It closes at `full-wait`.
-    pub fn tended(control: &Control, rule: Rule) -> Result<Self> {
+    /// One that is open, and can be set to work at once.
+    pub fn ready(control: &Control) -> Result<Self> {
         let mut message = Message::about(Name::Root);
-        // Both closures run in the other process, one after the other.
-        let hand = std::cell::RefCell::new((None::<Instant>, Message::about(Name::Root)));
-        let mut tend = || {
-            let (closed, message) = &mut *hand.borrow_mut();
-            let Some(level) = level(control, message, &rule) else { return SLOW };
-            let gate = closed.map_or(Gate::Open, |since| Gate::Closed(since.elapsed()));
-            let (hold, rest) = pressure::tend(&level, rule.full_wait, gate);
-            if hold != closed.is_some() && turn(control, message, hold) {
-                *closed = hold.then(Instant::now);
-            }
-            // It runs before all other processes, so it must not look more often than it has to.
-            rest
-        };
-        let guard = guard::post(Some(&mut tend), |_| {
-            let (closed, message) = &mut *hand.borrow_mut();
-            if closed.is_some() {
-                turn(control, message, false);
-            }
-        })?;
         // Learn now what the look in `is_closed` needs.
         let _ = control.run(Request::Status, &mut message);
-        Ok(Self { control: control.clone(), message, guard: Some(guard), rule })
+        let attendant = Tending::start(control)?;
+        Ok(Self { control: control.clone(), message, attendant, rule: None })
+    }
+
+    /// Lets it work, by `rule` from now on. Root must be awake, or held back by it, and defer. It
+    /// closes at `full-wait`.
+    pub fn work(&mut self, rule: Rule) -> Result<()> {
+        if !self.attendant.work(rule.to_words()) {
+            // It was killed.
+            self.open();
+            self.attendant = Tending::start(&self.control)?;
+            if !self.attendant.work(rule.to_words()) {
+                return Err(Error::new("hold writers back", "the guard process was killed"));
+            }
+        }
+        self.rule = Some(rule);
+        Ok(())
+    }
+
+    /// Opens it for good.
+    pub fn rest(&mut self) {
+        if self.rule.take().is_some() && !self.attendant.rest() {
+            self.open();
+        }
+    }
+
+    /// By what it judges the COW, while it is at work.
+    pub fn rule(&self) -> Option<&Rule> {
+        self.rule.as_ref()
+    }
+
+    /// It is at work.
+    pub fn works(&self) -> bool {
+        self.rule.is_some()
     }
 
     /// Writers are held back.
     pub fn is_closed(&mut self) -> bool {
         self.control.run(Request::Status, &mut self.message).is_ok() && self.message.is_suspended()
     }
+
+    /// After the process that tended it was killed.
+    fn open(&mut self) {
+        if self.is_closed() {
+            turn(&self.control, &mut self.message, false);
+        }
+    }
 }
 
 impl Drop for Valve {
     fn drop(&mut self) {
-        if let Some(guard) = self.guard.take() {
-            guard.dismiss();
+        self.rest();
+    }
+}
+
+/// What the second process does.
+struct Tending {
+    control: Control,
+    message: Box<Message>,
+    rule: Option<Rule>,
+    closed: Option<Instant>,
+}
+
+impl Tending {
+    fn start(control: &Control) -> Result<Attendant> {
+        let (control, message) = (control.clone(), Message::about(Name::Root));
+        let open = control.file().as_raw_fd();
+        Attendant::start(open, &mut Self { control, message, rule: None, closed: None })
+    }
+}
+
+impl Work for Tending {
+    fn take(&mut self, order: Order) {
+        self.rule = Some(Rule::from_words(order));
+    }
+
+    fn turn(&mut self) -> Duration {
+        let Some(rule) = self.rule else { return SLOW };
+        let Some(level) = level(&self.control, &mut self.message, &rule) else { return SLOW };
+        let gate = self.closed.map_or(Gate::Open, |since| Gate::Closed(since.elapsed()));
+        let (hold, rest) = pressure::tend(&level, rule.full_wait, gate);
+        if hold != self.closed.is_some() && turn(&self.control, &mut self.message, hold) {
+            self.closed = hold.then(Instant::now);
         }
-        // The process that tended it may have been killed.
-        if self.is_closed() {
+        // It runs before all other processes, so it must not look more often than it has to.
+        rest
+    }
+
+    fn end(&mut self) {
+        if self.closed.take().is_some() {
             turn(&self.control, &mut self.message, false);
         }
     }

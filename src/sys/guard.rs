@@ -1,15 +1,12 @@
 //! A second process beside the one that flushes: it wakes root up should the first one die while
-//! root is suspended, and can look after something meanwhile.
+//! root is suspended.
 
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, setsid};
+use nix::unistd::{ForkResult, Pid, fork, setsid};
 
 use crate::error::{Doing, Error, Result};
 
@@ -28,24 +25,19 @@ pub enum End {
     Orphaned,
 }
 
-/// What a guard does between its beginning and its end: something, after which it rests for as long
-/// as that says (to the millisecond, at most a minute).
-pub type Tend<'a> = &'a mut dyn FnMut() -> Duration;
-
 /// Starts a guard that runs `at_end` when this process ends or sends it home with
-/// [`Guard::dismiss`], and `tend` until then.
+/// [`Guard::dismiss`].
 ///
-/// Returns when the guard is in place with its memory locked. Neither may print or touch a file on
-/// root: they run while root may be suspended.
-pub fn post(tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) -> Result<Guard> {
+/// Returns when the guard is in place with its memory locked. It may neither print nor touch a file on
+/// root: it runs while root may be suspended.
+pub fn post(at_end: impl FnOnce(End)) -> Result<Guard> {
     let (mut wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
-    let parent = getpid();
     // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
     // by _exit and never returns into the caller.
     match unsafe { fork() }.doing(|| "start the guard process")? {
         ForkResult::Child => {
             drop(wire);
-            watch(parent, far_end, tend, at_end);
+            watch(far_end, at_end);
             // SAFETY: _exit ends the process at once, without the parent's exit handlers.
             unsafe { libc::_exit(0) }
         }
@@ -62,30 +54,32 @@ pub fn post(tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) -> Result<Guard> {
     }
 }
 
-fn watch(parent: Pid, mut wire: UnixStream, mut tend: Option<Tend<'_>>, at_end: impl FnOnce(End)) {
+/// Makes this process, a child, one that what happens to its parent does not happen to.
+pub(super) fn stand_apart() {
     // A name of its own, so that `killall -9 cowflush` does not kill both at once.
     // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-guard".as_ptr()) };
     // The parent's session and its terminal's signals are not the guard's.
     let _ = setsid();
+}
+
+/// Closes what this process, a child, has of its parent's open files, but for `keep` and the three that
+/// everybody has: one that lives long would keep in use what its parent gave up.
+pub(super) fn close_others(keep: &[RawFd]) {
+    for descriptor in (3..DESCRIPTORS).filter(|number| !keep.contains(number)) {
+        // SAFETY: the child leaves by _exit and never drops, nor uses, what it closes here.
+        unsafe { libc::close(descriptor) };
+    }
+}
+
+/// cowflush has never more open: a pass over the flush log has the most, some twenty.
+const DESCRIPTORS: RawFd = 64;
+
+fn watch(mut wire: UnixStream, at_end: impl FnOnce(End)) {
+    stand_apart();
     // Locks are not inherited.
     if super::mlock::all().is_err() || wire.write_all(b"r").is_err() {
         return;
-    }
-    if tend.is_some() {
-        super::priority::realtime(true);
-    }
-    while let Some(work) = &mut tend {
-        let rest = work();
-        // The wire does not tell of a parent's death while a process that syncs has a copy of it.
-        if getppid() != parent {
-            return at_end(End::Orphaned);
-        }
-        let mut heard = [PollFd::new(wire.as_fd(), PollFlags::POLLIN)];
-        let rest = rest.as_millis().min(60_000) as u16;
-        if !matches!(poll(&mut heard, rest), Ok(0) | Err(Errno::EINTR)) {
-            break;
-        }
     }
     // One byte is the dismissal; an end without one is the parent's death.
     at_end(match wire.read(&mut [0]) {

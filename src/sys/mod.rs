@@ -1,5 +1,6 @@
 //! The kernel layer: every ioctl and every `unsafe` of the crate. No decisions.
 
+pub mod attendant;
 pub mod block;
 pub mod cow_threshold;
 pub mod direct;

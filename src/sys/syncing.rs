@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
-use super::{block, priority};
+use super::{block, guard, priority};
 use crate::error::{Doing, Result};
 
 /// A filesystem that is being written out.
@@ -67,6 +67,8 @@ fn work(file: &File, mut wire: UnixStream) {
     // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-sync".as_ptr()) };
     priority::realtime(false);
+    // It may be at work long after its parent: nobody is to wait for it.
+    guard::close_others(&[file.as_raw_fd(), wire.as_raw_fd()]);
     let errno = block::sync_filesystem(file).err().map_or(0, |errno| errno as i32);
     // Linux' numbers end at 133.
     let _ = wire.write_all(&[u8::try_from(errno).unwrap_or(u8::MAX)]);

@@ -8,7 +8,6 @@ use crate::daemon::pressure::Level;
 use crate::daemon::schedule::{self, Now, Reason};
 use crate::error::{Exit, Result};
 use crate::ops::session::{How, Outcome, Session};
-use crate::ops::valve::Valve;
 use crate::ops::{hold, run_dir};
 use crate::report::record::Record;
 use crate::stack::Wish;
@@ -63,8 +62,8 @@ impl Daemon<'_> {
 
     fn flush(&mut self, reason: Reason, signals: &mut Held) -> Result<Option<Record>> {
         let Self { valve, control, config, .. } = self;
-        let session = Session::open(control.clone(), "daemon", config, signals)?;
-        let mut session = session.behind(valve).because(reason).settled(Wish::default())?;
+        let session = Session::behind(valve, control.clone(), config, signals)?;
+        let mut session = session.because(reason).settled(Wish::default())?;
         if reason == Reason::Idle {
             return session.merge().map(|_| None);
         }
@@ -103,16 +102,18 @@ impl Daemon<'_> {
     /// does without, so that everything can be told at once. With a valve the lock is this process's.
     pub(super) fn guard(&mut self, level: &Level, failing: bool) {
         if level.percent_of_brim() < self.config.high {
-            if self.valve.take().is_some() {
+            if self.valve.works() {
+                self.valve.rest();
                 lock::release(&self.control);
             }
-        } else if failing && self.valve.is_none() && lock::take(&self.control).is_ok() {
-            self.valve = Valve::tended(&self.control, self.rule).ok();
-            if self.valve.is_none() {
-                lock::release(&self.control);
-            }
+        } else if failing
+            && !self.valve.works()
+            && lock::take(&self.control).is_ok()
+            && self.valve.work(self.rule).is_err()
+        {
+            lock::release(&self.control);
         }
-        self.voice.hush(self.valve.is_some());
+        self.voice.hush(self.valve.works());
     }
 
     /// The card or the memory fails, and the COW is so full that writers wait: what the owner wants
@@ -128,10 +129,10 @@ impl Daemon<'_> {
 
     fn write_through(&mut self, signals: &mut Held) {
         let Self { valve, control, config, .. } = self;
-        let through = Session::open(control.clone(), "daemon", config, signals)
-            .and_then(|session| session.behind(valve).settled_anyhow())
+        let through = Session::behind(valve, control.clone(), config, signals)
+            .and_then(Session::settled_anyhow)
             .and_then(|mut session| session.give_up_deferring());
-        self.voice.hush(self.valve.is_some());
+        self.voice.hush(self.valve.works());
         match through {
             Ok(()) => self.voice.tell(
                 "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",

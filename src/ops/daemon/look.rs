@@ -59,7 +59,7 @@ impl Daemon<'_> {
             return Err(settle::explain(Trouble::NotActive));
         }
         // While writers wait a card that fails is not asked for more than the next flush needs.
-        if self.valve.is_none() {
+        if !self.valve.works() {
             self.roof = rule::roof(&stack);
         }
         self.rule = Rule::of(&self.config, &stack, self.roof);

@@ -53,9 +53,9 @@ struct Daemon<'a> {
     pressure: Option<Pressure>,
     /// The kernel has told of memory pressure since the last look.
     pressed: bool,
-    /// Holds writers back between a flush that failed and the next try. While it is there nothing
+    /// Holds writers back during a flush, and until the next try where one failed. While it works nothing
     /// may be done that could wait for root.
-    valve: Option<Valve>,
+    valve: Valve,
     /// A reboot that drops what is held has begun.
     rebooting: bool,
     last_note: Option<String>,
@@ -67,15 +67,17 @@ struct Daemon<'a> {
 
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
 pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&str)) -> Result<()> {
-    let mut daemon = Daemon::begin(load(), Voice::new(tell))?;
+    // The process at the valve has this from here.
     priority::exempt_from_oom_killer();
+    priority::io_flusher();
+    let mut daemon = Daemon::begin(load(), Voice::new(tell))?;
     mlock::all()?;
     // But for the long parts of a flush: no busy program may come between a writer and a look.
     priority::realtime(true);
     let before = DirtyLimits::now();
     let ended = daemon.work(load, &mut signals);
     // Writers go on before anything is told: whoever listens may be one of them.
-    daemon.valve = None;
+    daemon.valve.rest();
     if let Some(note) = daemon.feeder.end() {
         daemon.voice.tell(&note);
     }
@@ -89,6 +91,8 @@ pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&s
 impl<'a> Daemon<'a> {
     fn begin(config: Config, voice: Voice<'a>) -> Result<Self> {
         let control = Control::open()?;
+        // Its process is started now, while there is memory for that.
+        let valve = Valve::ready(&control)?;
         let (urgent, boot) = (Watch::new(&config.urgent)?, Watch::new(&config.merge_on)?);
         let stack = control.stack()?;
         let roof = rule::roof(&stack);
@@ -103,7 +107,7 @@ impl<'a> Daemon<'a> {
             boot,
             pressure: Pressure::watch(),
             pressed: false,
-            valve: None,
+            valve,
             rebooting: false,
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
@@ -129,8 +133,8 @@ impl<'a> Daemon<'a> {
             } else {
                 self.guard(&now.level, self.schedule.is_failing());
             }
-            self.feeder.feed(&now, self.valve.is_some());
-            if self.valve.is_none() {
+            self.feeder.feed(&now, self.valve.works());
+            if !self.valve.works() {
                 self.report(&now);
             }
             self.rest(&now, signals);
@@ -138,7 +142,7 @@ impl<'a> Daemon<'a> {
                 return Ok(());
             }
             // The configuration is on root.
-            while self.valve.is_none()
+            while !self.valve.works()
                 && let Some(signal) = signals.other()
             {
                 match signal {

@@ -41,12 +41,12 @@ impl Daemon<'_> {
 
     /// Waits until something happens, or could: then everything wants a look.
     pub(super) fn rest(&mut self, now: &Now, signals: &Held) {
-        let most = match &self.valve {
+        let most = match self.valve.works() {
             // That looks after the COW.
-            Some(_) if self.schedule.is_failing() => pressure::SLOW,
+            true if self.schedule.is_failing() => pressure::SLOW,
             // The next flush is due.
-            Some(_) => Duration::from_millis(1),
-            None => LOOK_EVERY,
+            true => Duration::from_millis(1),
+            false => LOOK_EVERY,
         };
         let until =
             now.running + self.schedule.sleep(&self.config, now, most.as_millis() as u64).max(1);
@@ -64,7 +64,7 @@ impl Daemon<'_> {
             }
         }
         // To watch new folders is to read root.
-        if self.valve.is_some() {
+        if self.valve.works() {
             return;
         }
         // What came did so just now.
@@ -80,7 +80,7 @@ impl Daemon<'_> {
 
     /// Until when nobody need look at the COW, in milliseconds from now.
     fn pause(&self, level: &Level, held: bool) -> u64 {
-        if self.valve.is_some() || level.size == Bytes(0) {
+        if self.valve.works() || level.size == Bytes(0) {
             return u64::MAX;
         }
         let mark = if held { self.config.full_wait } else { self.config.high };
@@ -90,7 +90,7 @@ impl Daemon<'_> {
     /// A look at the COW alone, which is one ioctl: what the page cache and the memory may do to it in
     /// the meantime is little ([`Daemon::limit_dirty`]). `None`: it is not as it was.
     fn glance(&mut self, level: Level) -> Option<Level> {
-        if self.valve.is_some() || level.size == Bytes(0) {
+        if self.valve.works() || level.size == Bytes(0) {
             return Some(level);
         }
         match self.control.look(&mut self.message) {
@@ -104,7 +104,7 @@ impl Daemon<'_> {
         let mut descriptors = heapless::Vec::<PollFd<'_>, 4>::new();
         let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
         add(signals.as_fd(), PollFlags::POLLIN);
-        if self.valve.is_none() {
+        if !self.valve.works() {
             add(self.urgent.as_fd(), PollFlags::POLLIN);
             add(self.boot.as_fd(), PollFlags::POLLIN);
         }

@@ -84,9 +84,9 @@ impl Session<'_> {
     ) -> Result<(Sealed, Settled)> {
         self.hold_back()?;
         let tight = self.level()?.is_some_and(|level| !level.lasts(PREPARING));
-        let sealed = seal::run(&self.control, stack, after, &mut self.valve, tight);
+        let sealed = seal::run(&self.control, stack, after, self.valve.valve(), tight);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
-        self.valve = None;
+        self.valve.valve().rest();
         self.frozen = sealed.as_ref().is_ok_and(|(sealed, _)| sealed.frozen);
         let sealed = match sealed {
             Ok((sealed, tight)) => {

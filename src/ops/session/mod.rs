@@ -33,9 +33,7 @@ pub struct Session<'a> {
     control: Control,
     /// Holds writers back when the COW has no room for them, from the first moment on: as long as this
     /// process has the lock nobody else can make room.
-    valve: Option<Valve>,
-    /// Where the valve stays when this has ended.
-    kept: Option<&'a mut Option<Valve>>,
+    valve: Hand<'a>,
     meter: Meter,
     signals: &'a mut Held,
     /// What a COW may hold.
@@ -49,33 +47,59 @@ pub struct Session<'a> {
     frozen: bool,
 }
 
+/// Whose valve a session works with.
+enum Hand<'a> {
+    /// A command's: it goes with the session.
+    Own(Valve),
+    /// The daemon's, which goes on to look after the COW.
+    Lent(&'a mut Valve),
+}
+
+impl Hand<'_> {
+    fn valve(&mut self) -> &mut Valve {
+        match self {
+            Self::Own(valve) => valve,
+            Self::Lent(valve) => valve,
+        }
+    }
+}
+
 impl<'a> Session<'a> {
     /// Takes the lock, for the command of this name. Such a session has to be settled before it can
     /// do anything: [`settled`](Self::settled), [`settled_anyhow`](Self::settled_anyhow).
     pub fn begin(command: &'static str, config: &'a Config, signals: &'a mut Held) -> Result<Self> {
-        Self::open(Control::open()?, command, config, signals)
+        // All that takes long comes before the lock, which keeps others from making room.
+        prepare_process()?;
+        let control = Control::open()?;
+        let valve = Hand::Own(Valve::ready(&control)?);
+        Self::open(control, command, config, signals, valve)
     }
 
-    /// The same where the control device is open already. A process must have one only: to close
-    /// another would give the lock back.
-    pub fn open(
+    /// The same for the daemon, which has its control device open already (to close another would give the
+    /// lock back), and a valve. If that works when this session ends, whether it succeeded or not, it
+    /// goes on working, and the lock is kept: no other command may meet that valve. The next session
+    /// begins behind it.
+    pub fn behind(
+        valve: &'a mut Valve,
+        control: Control,
+        config: &'a Config,
+        signals: &'a mut Held,
+    ) -> Result<Self> {
+        prepare_process()?;
+        Self::open(control, "daemon", config, signals, Hand::Lent(valve))
+    }
+
+    fn open(
         control: Control,
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
+        valve: Hand<'a>,
     ) -> Result<Self> {
-        // All that takes long comes before the lock, which keeps others from making room.
-        priority::exempt_from_oom_killer();
-        // Root will be suspended for moments, and this program may lie on it.
-        mlock::all()?;
-        priority::io_flusher();
-        // Nor may a writer at memory speed be ahead of what follows, until it has a valve.
-        priority::realtime(true);
         lock::take(&control)?;
         Ok(Self {
             control,
-            valve: None,
-            kept: None,
+            valve,
             meter: Meter::new(),
             signals,
             limit: Bytes(0),
@@ -90,15 +114,6 @@ impl<'a> Session<'a> {
     /// Shows progress by `meter`.
     pub fn showing(mut self, meter: Meter) -> Self {
         self.meter = meter;
-        self
-    }
-
-    /// For the daemon, which goes on to look after the COW: a valve that is there when this session ends
-    /// stays in `kept`, whether it succeeded or not, and the lock is kept with it: no other command
-    /// may meet that valve. The next session begins behind it.
-    pub fn behind(mut self, kept: &'a mut Option<Valve>) -> Self {
-        self.valve = kept.take();
-        self.kept = Some(kept);
         self
     }
 
@@ -122,7 +137,7 @@ impl<'a> Session<'a> {
         // left root suspended, too, the plan wakes that up first: to thaw is to write. Never with a valve:
         // whoever waits at one may hold what a thaw needs, and a seal of this process thaws by itself.
         let stack = self.stack()?;
-        let interrupted = stack.sealed.is_some() && self.valve.is_none();
+        let interrupted = stack.sealed.is_some() && !self.valve.valve().works();
         let asleep = stack.root.is_some_and(|root| root.suspended);
         if interrupted && !asleep {
             thaw_root();
@@ -177,18 +192,21 @@ impl<'a> Session<'a> {
     fn hold_back(&mut self) -> Result<()> {
         let stack = self.control.stack()?;
         let rule = self.rule(&stack);
-        if self.valve.as_ref().is_some_and(|valve| valve.rule.allows_as_much_as(&rule)) {
+        let valve = self.valve.valve();
+        if valve.rule().is_some_and(|now| now.allows_as_much_as(&rule)) {
             return Ok(());
         }
         // Only then: a valve that is closed suspends root.
-        let awake = self.valve.take().is_some()
-            || stack.root.is_some_and(|root| !root.suspended && !root.inactive);
+        let awake =
+            valve.works() || stack.root.is_some_and(|root| !root.suspended && !root.inactive);
         let defers =
             matches!(stack.root.and_then(|root| root.target()), Some(Target::Snapshot { .. }));
         if awake && defers {
-            self.valve = Some(Valve::tended(&self.control, rule)?);
+            valve.work(rule)
+        } else {
+            valve.rest();
+            Ok(())
         }
-        Ok(())
     }
 
     /// Brings the stack to rest, while writers may be at work. While a COW is sealed they have less
@@ -198,14 +216,16 @@ impl<'a> Session<'a> {
         let policy = self.policy();
         priority::realtime(false);
         let Self { control, valve, meter, signals, .. } = self;
-        let settled =
-            settle(&mut Hands { control, meter, signals, valve: valve.as_mut(), policy }, wish);
+        let valve = valve.valve();
+        let settled = settle(&mut Hands { control, meter, signals, valve, policy }, wish);
         // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
         let settled = settled.and_then(|settled| self.grow().map(|()| settled));
         // Writers may not run ahead of whoever looks after the COW from here on.
         priority::realtime(true);
-        if settled.is_ok() && self.kept.is_none() {
-            self.valve = None;
+        if settled.is_ok()
+            && let Hand::Own(valve) = &mut self.valve
+        {
+            valve.rest();
         }
         settled
     }
@@ -237,15 +257,23 @@ impl Drop for Session<'_> {
     /// Gives the lock back, but not with a valve that stays. In this order: whoever takes the lock next
     /// must find root awake.
     fn drop(&mut self) {
-        let valve = self.valve.take();
-        match &mut self.kept {
-            Some(kept) if valve.is_some() => **kept = valve,
-            _ => {
-                drop(valve);
-                lock::release(&self.control);
-            }
+        if let Hand::Own(valve) = &mut self.valve {
+            valve.rest();
+        }
+        if !self.valve.valve().works() {
+            lock::release(&self.control);
         }
     }
+}
+
+/// Root will be suspended for moments, and this program may lie on it.
+fn prepare_process() -> Result<()> {
+    priority::exempt_from_oom_killer();
+    mlock::all()?;
+    priority::io_flusher();
+    // Nor may a writer at memory speed be ahead of what follows, until it has a valve.
+    priority::realtime(true);
+    Ok(())
 }
 
 fn thaw_root() {

@@ -1,0 +1,151 @@
+//! A second process that waits to be given work, and is there at once when it is: to start a process
+//! takes tens of milliseconds while memory is short.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
+
+use super::guard;
+use crate::error::{Doing, Error, Result};
+
+/// What an attendant is told to work by; what the words mean is the [`Work`]'s.
+pub type Order = [u64; 6];
+
+/// What an attendant does. It may neither print nor touch a file on root: it runs while root may be
+/// suspended.
+pub trait Work {
+    /// From now on it works by this.
+    fn take(&mut self, order: Order);
+    /// Does something. Returns for how long it may rest, at most a minute.
+    fn turn(&mut self) -> Duration;
+    /// The work is over, or this process's parent is dead.
+    fn end(&mut self);
+}
+
+/// An attendant, waiting or at work.
+pub struct Attendant {
+    wire: UnixStream,
+    pid: Pid,
+}
+
+const WORK: u8 = 1;
+const REST: u8 = 2;
+const HEARD: u8 = 3;
+
+impl Attendant {
+    /// Starts one. It keeps `open`, the descriptor that the work needs, and no other. Returns when its
+    /// memory is locked.
+    pub fn start(open: RawFd, work: &mut dyn Work) -> Result<Self> {
+        let (wire, far_end) =
+            UnixStream::pair().doing(|| "make a socket for the guard process")?;
+        let parent = getpid();
+        // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
+        // by _exit and never returns into the caller.
+        match unsafe { fork() }.doing(|| "start the guard process")? {
+            ForkResult::Child => {
+                let keep = [far_end.as_raw_fd(), open];
+                guard::close_others(&keep);
+                attend(parent, far_end, work);
+                // SAFETY: _exit ends the process at once, without the parent's exit handlers.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => {
+                drop(far_end);
+                let mut attendant = Self { wire, pid: child };
+                if attendant.is_heard() {
+                    return Ok(attendant);
+                }
+                Err(Error::new("start the guard process", "it could not lock its memory"))
+            }
+        }
+    }
+
+    /// Lets it work, by this from now on. When this returns it has had a turn. `false`: it is dead.
+    pub fn work(&mut self, order: Order) -> bool {
+        let words = order.iter().flat_map(|word| word.to_le_bytes());
+        self.tell(heapless::Vec::from_iter([WORK].into_iter().chain(words)))
+    }
+
+    /// Lets it end its work, and wait for the next. `false`: it is dead.
+    pub fn rest(&mut self) -> bool {
+        self.tell(heapless::Vec::from_iter([REST]))
+    }
+
+    fn tell(&mut self, message: heapless::Vec<u8, MESSAGE>) -> bool {
+        self.wire.write_all(&message).is_ok() && self.is_heard()
+    }
+
+    fn is_heard(&mut self) -> bool {
+        let mut answer = [0];
+        self.wire.read_exact(&mut answer).is_ok() && answer == [HEARD]
+    }
+}
+
+/// The longest message: what to do, and an order.
+const MESSAGE: usize = 1 + size_of::<Order>();
+
+impl Drop for Attendant {
+    /// Sends it home and waits until it is gone. It ends its work.
+    fn drop(&mut self) {
+        let _ = self.wire.shutdown(std::net::Shutdown::Both);
+        let _ = waitpid(self.pid, None);
+    }
+}
+
+fn attend(parent: Pid, mut wire: UnixStream, work: &mut dyn Work) {
+    guard::stand_apart();
+    if super::mlock::all().is_err() {
+        return;
+    }
+    super::priority::realtime(true);
+    let mut working = false;
+    let mut answered = wire.write_all(&[HEARD]);
+    while answered.is_ok() {
+        let rest = working.then(|| work.turn());
+        // The wire does not tell of a parent's death while a process that syncs has a copy of it.
+        if getppid() != parent {
+            break;
+        }
+        let mut heard = [PollFd::new(wire.as_fd(), PollFlags::POLLIN)];
+        let rest = rest.map(|rest| PollTimeout::from(rest.as_millis().min(60_000) as u16));
+        if matches!(poll(&mut heard, rest), Ok(0) | Err(Errno::EINTR)) {
+            continue;
+        }
+        match listen(&mut wire) {
+            Some(Some(order)) => {
+                work.take(order);
+                work.turn();
+                working = true;
+            }
+            Some(None) => {
+                work.end();
+                working = false;
+            }
+            None => break,
+        }
+        answered = wire.write_all(&[HEARD]);
+    }
+    work.end();
+}
+
+/// The next order; `Some(None)` is to rest, `None` the end.
+fn listen(wire: &mut UnixStream) -> Option<Option<Order>> {
+    let mut what = [0];
+    wire.read_exact(&mut what).ok()?;
+    if what != [WORK] {
+        return Some(None);
+    }
+    let mut order = Order::default();
+    for word in &mut order {
+        let mut bytes = [0; 8];
+        wire.read_exact(&mut bytes).ok()?;
+        *word = u64::from_le_bytes(bytes);
+    }
+    Some(Some(order))
+}

@@ -25,13 +25,10 @@ shell: guest kernel-6.1 ## Boot the same and get a shell in it
 
 test: build ## All tests: on this machine, then in QEMU
 	$(CARGO) test --workspace --locked
-	$(PYTHON) -m pytest -n 2 --ignore-glob='*/test_debian*' --ignore-glob='*/test_flood*' tests
+	$(PYTHON) -m pytest -n 2 --ignore-glob='*/test_debian*' tests
 
 test-debian: build debian-root ## The package in real Debian systems (new: not part of `make test` yet)
 	$(PYTHON) -m pytest -n 2 tests/test_debian.py tests/test_debian_shutdown.py
-
-test-flood: build ## Flushes by hand while a writer is at full speed (not always good yet: not part of `make test`)
-	$(PYTHON) -m pytest tests/test_flood.py
 
 power-cut: build ## Cut the power of a flushing guest at thousands of points (a few minutes)
 	$(PYTHON) tests/power_cut.py
@@ -133,4 +130,4 @@ images: guest kernel-board-alix2 kernel-board-openwrt-geode
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test test-debian test-flood power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest host deb ipk debian-root promtool rsync deps
+.PHONY: help run shell test test-debian power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest host deb ipk debian-root promtool rsync deps

@@ -217,3 +217,23 @@ def test_nothing_to_do(boot: Lab) -> None:
     assert vm.run("cowflush start").ok().text == "started already: writes stay in RAM\n"
     vm.run("cowflush stop").ok()
     assert vm.run("cowflush stop").ok().text == "stopped already: writes go to the card\n"
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_a_small_cow_is_filled_slowly(boot: Lab) -> None:
+    """The kernel is told so while writes are deferred, and only then."""
+
+    def threshold() -> int:
+        return int(vm.run("cat /sys/module/dm_snapshot/parameters/snapshot_cow_threshold").ok().text)
+
+    vm = boot(append="cowflush.size=16M")
+    assert threshold() == 4
+    vm.run("dd if=/dev/zero of=/root/big bs=64k count=100 2>/dev/null; cowflush flush").ok()
+    assert threshold() == 4
+    vm.run("cowflush stop").ok()
+    assert threshold() == 2048
+    vm.run("cowflush start").ok()
+    assert threshold() == 4
+    vm.kill()
+    vm = boot(append="cowflush.size=65M")
+    assert threshold() == 2048

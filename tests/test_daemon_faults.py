@@ -62,6 +62,28 @@ def test_killed_at_any_moment_it_leaves_root_awake(boot: Lab) -> None:
     workload.check(again.card, before)
 
 
+def test_without_the_process_at_its_valve(boot: Lab) -> None:
+    """Somebody kills it, and an urgent change is flushed by the next one; the watchdog is not kept by that."""
+    vm = boot(memory=128)
+    daemon.start(vm, daemon.QUIET + "size=16M\n", log=True)
+    pid = daemon.field(vm, "Pid")
+    for _ in range(3):
+        vm.run(f"kill -9 {child(vm, pid)}").ok()
+        before = daemon.said(vm).count("flushed")
+        vm.run("dd if=/dev/urandom of=/root/big bs=64k count=160 2>/dev/null; sync").ok()
+        daemon.wait_for(vm, "flushed (high)", before + 1)
+    assert daemon.field(vm, "Pid") == pid
+    daemon.no_trouble(vm)
+    # The last one has none of the daemon's files but the one it needs.
+    links = vm.run(f"cd /proc/{child(vm, pid)}/fd; for fd in *; do [ $fd -le 2 ] || readlink $fd; done").ok().text
+    assert sorted(link.split(":")[0] for link in links.split()) == ["/dev/mapper/control", "socket"], links
+    vm.kill()
+
+
+def child(vm: VM, pid: str) -> str:
+    return vm.run(f"grep -l '^PPid:.{pid}$' /proc/[0-9]*/status 2>/dev/null").ok().text.split("/")[2]
+
+
 def kill(vm: VM, first: str) -> None:
     vm.run(f"{first}; killall -9 cowflush 2>/dev/null; true", timeout=120).ok()
     vm.run(f"cowflush daemon >>{daemon.SAID} 2>&1 &").ok()

@@ -59,8 +59,7 @@ def test_a_writer_at_full_speed_without_a_log(boot: Lab, memory: int) -> None:
     write(boot, start(boot, memory, log=False), log=False, seconds=12)
 
 
-# The guest's memory and what hogs leave of it to others, in MiB: enough for the reserve behind a COW. With less a
-# writer at memory speed can be quicker than a valve is there; see ARCHITECTURE.md.
+# The guest's memory and what hogs leave of it to others, in MiB: enough for the reserve behind a COW, and not.
 LEFT = [(256, 24), (128, 20), (64, 20), (256, 18), (128, 9), (64, 9)]
 
 

@@ -1,4 +1,4 @@
-"""Others flush while a writer is at full speed. Not part of `make test` yet: see ARCHITECTURE.md, "What is not had yet"."""
+"""Others flush while a writer is at full speed."""
 
 from __future__ import annotations
 

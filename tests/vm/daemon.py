@@ -34,6 +34,11 @@ def status_text(vm: VM) -> str:
     return vm.run(f"until cat {note} 2>/dev/null; do usleep 100000; done", timeout=60).ok().text
 
 
+def field(vm: VM, name: str) -> str:
+    """A line of /proc/PID/status."""
+    return next(line.split()[1] for line in status_text(vm).splitlines() if line.startswith(f"{name}:"))
+
+
 def flush(vm: VM) -> None:
     """A flush by hand that waits for the daemon's own: only "busy" is tried again."""
     vm.run("(while :; do cowflush flush; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done)", timeout=120).ok()

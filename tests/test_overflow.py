@@ -34,7 +34,7 @@ def test_a_full_cow(boot: Lab) -> None:
     digest = kept(vm)
     vm.run(TOO_MUCH)
     report = status(vm)
-    assert (report["phase"], report["cow_used"], report["cow_size"]) == ("overflow", 8 << 20, 8 << 20)
+    assert (report["phase"], report["cow_used"], report["cow_size"]) == ("overflow", 16 << 20, 16 << 20)
     assert "the COW is full and writes fail: `/run/cowflush/cowflush flush`, then reboot" in vm.run("cowflush status").ok().text
     vm.run("dd if=/dev/mapper/cowflush-root of=/dev/null bs=1M 2>&1", timeout=60).ok()
     said = vm.run("/run/cowflush/cowflush flush", timeout=60).exits(1).text
@@ -108,3 +108,20 @@ def test_memory_that_others_took_since_the_boot(boot: Lab) -> None:
     vm.card.fsck()
     assert vm.card.hashes("/root")["/root/kept"] == digest
     assert len(vm.card.read("/root/fill")) == 1100 << 16
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_a_writer_that_goes_on_through_an_overflow(boot: Lab) -> None:
+    """It may be stuck in a system call for good: whoever freezes its filesystem would wait for it."""
+    vm = boot(append="cowflush.size=8M")
+    vm.run(TO_RAM).ok()
+    digest = kept(vm)
+    # As the daemon does: what can't be written out keeps the page cache full, and writers waiting.
+    vm.run("echo 1048576 >/proc/sys/vm/dirty_bytes").ok()
+    vm.start("while :; do guest-tools flood /root/flood --places 512 --seconds 60; done 2>/dev/null")
+    vm.run("until cowflush status --json | grep -q overflow; do usleep 100000; done; sleep 1", timeout=60).ok()
+    said = vm.run("/run/cowflush/cowflush flush", timeout=60).exits(1).text
+    assert "The COW had overflowed" in said
+    assert status(vm)["phase"] == "idle"
+    vm.kill()
+    assert vm.card.fs(replay=True).hashes("/root")["/root/kept"] == digest

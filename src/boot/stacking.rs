@@ -2,7 +2,7 @@
 
 use super::devices::Candidate;
 use crate::cow::format::CHUNK_SECTORS;
-use crate::cow::pace;
+use crate::cow::{pace, size};
 use crate::dm::{Line, Target};
 use crate::error::Result;
 use crate::ops::log::Log;
@@ -29,6 +29,7 @@ fn put_together(
     limit: Bytes,
 ) -> Result<DevNo> {
     let mut seat = partition(control, Name::Origin, card)?;
+    let roof = log.map_or(Bytes::MAX, |(_, log)| log.capacity());
     if let Some((candidate, log)) = log {
         let number = partition(control, Name::Log, candidate)?;
         if !log.chain.segments.is_empty() {
@@ -37,7 +38,7 @@ fn put_together(
             seat = snapshot(control, Name::Logged, card.size, seat, cow)?;
         }
     }
-    let cow = cowfile::create(limit, limit)?;
+    let cow = cowfile::create(size::fresh_device(limit, Bytes(0), roof), limit)?;
     let root = snapshot(control, Name::Root, card.size, seat, cow.number())?;
     // Not before: to load the table may have loaded the kernel module.
     cow_threshold::set(pace::threshold(limit));

@@ -10,8 +10,8 @@ pub const SMALLEST: Bytes = Bytes(2 << 20);
 /// kernel and a few programs can't do with less.
 pub const RESERVE: Bytes = Bytes(16 << 20);
 
-/// How far a writer at full memory speed may come before it is held back: 30 ms of it. The memory for
-/// that is in the [`RESERVE`].
+/// How much larger a COW's device is than what it may hold: so far a writer may come before it is held
+/// back, 30 ms at full memory speed. The memory for that is in the [`RESERVE`].
 pub const SLACK: Bytes = Bytes(8 << 20);
 
 /// A wish for the size of the COW, from `cowflush.size=`.
@@ -98,11 +98,17 @@ pub fn fresh(limit: Bytes, sealed: Bytes) -> Bytes {
     device(Bytes(limit.0.saturating_sub(sealed.0).max(limit.0 / 4).max(SMALLEST.0)))
 }
 
-/// The size of the fresh COW's device: [`SLACK`] more, but not more than `roof`, what one flush can
+/// The size of the fresh COW's device while a sealed one holds `sealed` bytes: [`SLACK`] more, but not more than `roof`, what one flush can
 /// put into the flush log.
 pub fn fresh_device(limit: Bytes, sealed: Bytes, roof: Bytes) -> Bytes {
     let fresh = fresh(limit, sealed);
     device(Bytes(fresh.0.saturating_add(SLACK.0)).min(roof.max(fresh)))
+}
+
+/// What a COW device of `device` bytes may hold: [`SLACK`] less, or half of it where that is little. When
+/// memory comes back the limit may be higher than when the device was made.
+pub fn usable(device: Bytes) -> Bytes {
+    Bytes(device.0.saturating_sub(SLACK.0).max(device.0 / 2))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use super::log::Log;
 use crate::config::Config;
-use crate::cow::size::{Size, fresh};
+use crate::cow::size::{Size, fresh, usable};
 use crate::daemon::pressure::Level;
 use crate::dm::SnapshotStatus;
 use crate::stack::Stack;
@@ -71,7 +71,7 @@ impl Rule {
             SnapshotStatus::Used(usage) => {
                 let (used, device) = (usage.allocated.bytes(), usage.total.bytes());
                 let held = Bytes(used.0.saturating_add(self.sealed.0));
-                let limit = fresh(self.limit(memory, held), self.sealed).min(device);
+                let limit = fresh(self.limit(memory, held), self.sealed).min(usable(device));
                 let dirty = Bytes(memory.dirty.0.saturating_add(memory.writeback.0));
                 Some(Level::new(used, limit, dirty, memory.room(self.spill)))
             }

@@ -2,10 +2,10 @@
 
 use super::Daemon;
 use crate::daemon::schedule::Now;
-use crate::dm::{SnapshotStatus, Target};
+use crate::dm::SnapshotStatus;
 use crate::error::Result;
 use crate::ops::rule::{self, Rule};
-use crate::ops::{cowfile, hold, settle};
+use crate::ops::{hold, settle};
 use crate::stack::Trouble;
 use crate::sys::dirty::DirtyLimits;
 use crate::sys::{memory, time};
@@ -36,19 +36,6 @@ impl Daemon<'_> {
             available_percent: memory.available.percent_of(memory.total),
             pressed: self.pressed,
             held: hold::since().is_some(),
-        }
-    }
-
-    /// A COW that was made at boot has no slack for a late look yet. Later ones have.
-    pub(super) fn grow(&mut self) -> Result<()> {
-        let stack = self.control.stack()?;
-        let limit = self.rule.limit(&memory::info()?, stack.held_in_ram());
-        match stack.root.and_then(|root| root.target()) {
-            // What is sealed has a part of the limit, and whoever flushes it lets root's COW grow.
-            Some(Target::Snapshot { cow, .. }) if stack.sealed.is_none() => {
-                cowfile::grow(cow, limit, self.roof)
-            }
-            _ => Ok(()),
         }
     }
 

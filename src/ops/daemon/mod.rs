@@ -26,7 +26,7 @@ use self::voice::Voice;
 use self::watch::Watch;
 use super::rule::{self, Rule};
 use super::valve::Valve;
-use super::{run_dir, spill};
+use super::{run_dir, session, spill};
 use crate::config::Config;
 use crate::daemon::schedule::Schedule;
 use crate::error::Result;
@@ -35,7 +35,6 @@ use crate::sys::dirty::DirtyLimits;
 use crate::sys::dm::{Control, Message};
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
-use crate::sys::{mlock, priority};
 use crate::units::Bytes;
 
 /// The daemon's state between two looks.
@@ -67,13 +66,11 @@ struct Daemon<'a> {
 
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
 pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&str)) -> Result<()> {
-    // The process at the valve has this from here.
-    priority::exempt_from_oom_killer();
-    priority::io_flusher();
-    let mut daemon = Daemon::begin(load(), Voice::new(tell))?;
-    mlock::all()?;
-    // But for the long parts of a flush: no busy program may come between a writer and a look.
-    priority::realtime(true);
+    // For all its sessions, and for the process at the valve. Real-time but for the long parts of a flush: no
+    // busy program may come between a writer and a look.
+    let config = load();
+    session::prepare_process()?;
+    let mut daemon = Daemon::begin(config, Voice::new(tell))?;
     let before = DirtyLimits::now();
     let ended = daemon.work(load, &mut signals);
     // Writers go on before anything is told: whoever listens may be one of them.
@@ -116,9 +113,6 @@ impl<'a> Daemon<'a> {
             voice,
         };
         daemon.refresh()?;
-        if let Err(error) = daemon.grow() {
-            daemon.voice.tell(&error.to_string());
-        }
         daemon.take_up();
         daemon.schedule = Schedule::new(&daemon.look());
         daemon.schedule.log_in_use(stack.logged.is_some());

@@ -267,10 +267,13 @@ impl Drop for Session<'_> {
 }
 
 /// Root will be suspended for moments, and this program may lie on it.
-fn prepare_process() -> Result<()> {
+pub fn prepare_process() -> Result<()> {
     priority::exempt_from_oom_killer();
-    mlock::all()?;
     priority::io_flusher();
+    // A table names its devices "254:1", and the kernel tries that as a path first (`dm_get_dev_t`): from a
+    // folder on root this would wait for root. Where nothing is mounted there root may be read.
+    let _ = std::env::set_current_dir("/proc");
+    mlock::all()?;
     // Nor may a writer at memory speed be ahead of what follows, until it has a valve.
     priority::realtime(true);
     Ok(())

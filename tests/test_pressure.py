@@ -136,7 +136,7 @@ def test_short_memory_is_given_back_but_not_for_a_few_bytes(boot: Lab) -> None:
     vm = boot(memory=128)
     daemon.start(vm, QUIET + "memory-low=30%\nhigh=90%\nfull-wait=95%\n")
     # The kernel's trigger is set: /proc/PID/fd shows what it hangs on.
-    assert "/proc/pressure/memory" in vm.run("ls -l /proc/$(pidof cowflush)/fd").ok().text
+    assert "/proc/pressure/memory" in vm.run(f"ls -l /proc/{daemon.field(vm, 'Pid')}/fd").ok().text
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=128 2>/dev/null; sync").ok()
     assert "(memory)" not in daemon.said(vm)
     vm.run("mkdir /run/hog; mount -t tmpfs -o size=100M hog /run/hog; dd if=/dev/zero of=/run/hog/x bs=1M count=70 2>/dev/null").ok()
@@ -158,9 +158,9 @@ def test_a_watchdog_is_fed_through_a_long_flush_and_bites_when_the_daemon_dies(b
     took = json.loads(vm.run("cowflush status --json").ok().output)["last_flush"]["took_ms"]
     assert took > 12_000, "the flush was too short to tell"
     # Told that it is not wanted any more, it is stopped.
-    vm.run("printf 'watchdog=none\\n' >/etc/cowflush.conf; killall -HUP cowflush; sleep 1; killall -9 cowflush; sleep 13").ok()
+    vm.run("printf 'watchdog=none\\n' >/etc/cowflush.conf; killall -HUP cowflush; sleep 1; killall -9 cowflush 2>/dev/null; sleep 13").ok()
     vm.run("printf 'watchdog=/dev/watchdog\\n' >/etc/cowflush.conf; cowflush daemon >/run/daemon.log 2>&1 & sleep 2").ok()
-    vm.run("killall cowflush").ok()
+    daemon.signal(vm, "TERM")
     assert "is not fed any more: it resets the machine in 10 s" in daemon.wait_for(vm, "watchdog")
-    vm.run("cowflush daemon >/run/daemon.log 2>&1 & sleep 12; killall -9 cowflush").ok()
+    vm.run("cowflush daemon >/run/daemon.log 2>&1 & sleep 12; kill -9 $!").ok()
     assert vm.wait_stopped(timeout=30) == "guest-reset"

@@ -111,6 +111,20 @@ pub fn usable(device: Bytes) -> Bytes {
     Bytes(device.0.saturating_sub(SLACK.0).max(device.0 / 2))
 }
 
+/// Whether a COW device of `device` bytes, of which `used` are, has room for what a freeze writes: `dirty`
+/// bytes of the page cache, and the filesystem's own.
+///
+/// Those of other filesystems are among them. The daemon keeps them to an eighth of the COW, so that many
+/// are enough to ask for.
+pub fn can_freeze(device: Bytes, used: Bytes, dirty: Bytes) -> bool {
+    let written = dirty.0.min(device.0 / 8).saturating_add(FREEZE);
+    device.0.saturating_sub(used.0) >= written
+}
+
+/// What a filesystem writes of its own when it is frozen: the end of a transaction, bitmaps, the
+/// superblock. A journal has at most a quarter of its length in one, some hundred KiB on busy routers.
+const FREEZE: u64 = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +166,16 @@ mod tests {
         assert_eq!(fresh_device(limit, limit, none), device(Bytes(33 * MIB)));
         assert_eq!(fresh_device(limit, limit, Bytes(30 * MIB)), device(Bytes(30 * MIB)));
         assert_eq!(fresh_device(limit, limit, Bytes(0)), device(Bytes(25 * MIB)));
+    }
+
+    #[test]
+    fn a_freeze_needs_room() {
+        let of = |used: u64, dirty: u64| {
+            can_freeze(Bytes(24 * MIB), Bytes(used * MIB), Bytes(dirty * MIB))
+        };
+        assert!(of(0, 0) && of(20, 0) && of(23, 0) && of(21, 2));
+        assert!(!of(24, 0) && !of(22, 2));
+        assert!(of(20, 100) && !of(21, 100), "others may have any number");
     }
 
     proptest! {

@@ -26,6 +26,11 @@ pub const TOTALS: &str = "totals";
 /// What the boot did.
 pub const BOOT: &str = "boot";
 
+/// There since root's COW overflowed. It holds the boot's id: where /run is not in RAM notes outlive
+/// their boot.
+const OVERFLOWED: &str = "overflowed";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// A copy of this program, for when root can't be read: a filesystem that was refused writes may
 /// refuse reads as well, and then it takes a program in RAM to flush.
 pub const PROGRAM: &str = "cowflush";
@@ -52,6 +57,17 @@ pub fn keep_program() -> io::Result<()> {
         symlink(Path::new(FOLDER).join(PROGRAM), link)?;
     }
     std::fs::copy("/proc/self/exe", folder.join(PROGRAM)).map(drop)
+}
+
+/// Notes that root's COW has overflowed in this boot.
+pub fn note_overflow() {
+    let _ = std::fs::read_to_string(BOOT_ID).and_then(|id| write(OVERFLOWED, &id));
+}
+
+/// It has.
+pub fn has_overflowed() -> bool {
+    read(OVERFLOWED)
+        .is_some_and(|noted| std::fs::read_to_string(BOOT_ID).is_ok_and(|id| id == noted))
 }
 
 /// Writes a note in one step, so that a reader never sees half of it.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::cowfile;
 use super::valve::Valve;
-use super::window::{self, Failed, Restart, Sealed};
+use super::window::{self, Failed, Freeze, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::{pace, size};
 use crate::dm::{Line, Target};
@@ -49,15 +49,15 @@ fn deferring(root: Option<Device>) -> Option<Deferring> {
 /// suspended; a kernel that needs memory then might wait for a write to root, for ever. That is why the
 /// sealed device takes root's exceptions over (a *handover*) instead of reading them anew.
 ///
-/// `valve` holds writers back until shortly before the window, which needs root awake. Where it is `tight`,
-/// the filesystem is frozen instead from then on, until the caller drops what this returns: it gets a
-/// valve for the fresh COW first.
+/// `valve` holds writers back until shortly before the window, which needs root awake. With
+/// [`Freeze::Before`] the filesystem is frozen from then on, until the caller drops what this returns: it
+/// gets a valve for the fresh COW first.
 pub fn run(
     control: &Control,
     stack: &Stack,
     after: After,
     valve: &mut Valve,
-    tight: bool,
+    freeze: Freeze,
 ) -> Result<(Sealed, Tight)> {
     let root = deferring(stack.root)
         .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
@@ -93,14 +93,17 @@ pub fn run(
     valve.rest();
     let since = Instant::now();
     let unpaced = Unpaced::begin();
-    let frozen = tight && block::freeze(&root_folder).is_ok();
+    let early = freeze == Freeze::Before;
+    let frozen = early && block::freeze(&root_folder).is_ok();
+    // One that shut down after errors.
+    let freeze = if early && !frozen { Freeze::Within } else { freeze };
     // From here on whatever happens thaws it.
     let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
     control.load(Name::Sealed, &[Line::whole(root.length, sealed_target)])?;
     control.load(Name::Root, &[Line::whole(root.length, root_target)])?;
     // Now the loaded table keeps the fresh COW.
     drop(fresh);
-    let sealed = signals::undisturbed(|| requests.run(control, frozen)).map_err(explain)?;
+    let sealed = signals::undisturbed(|| requests.run(control, freeze)).map_err(explain)?;
     unpaced.end(after);
     Ok((sealed, tight))
 }

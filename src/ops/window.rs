@@ -15,6 +15,18 @@ pub struct Seal {
     sealed: Box<Message>,
 }
 
+/// What becomes of root's filesystem in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freeze {
+    /// It was frozen before.
+    Before,
+    /// The suspend freezes it, which writes out what the page cache holds.
+    Within,
+    /// It can't be frozen: its COW refuses writes, or would before the page cache is written out. A
+    /// writer may then wait for that in a system call for good, and a freeze waits for such a writer.
+    Never,
+}
+
 /// A seal that was done.
 #[derive(Clone, Copy, Debug)]
 pub struct Sealed {
@@ -43,22 +55,22 @@ impl Seal {
     }
 
     /// Suspends root, lets the sealed device take its exceptions over, resumes root on its new
-    /// table. `frozen`: its filesystem was frozen before.
+    /// table.
     ///
     /// The order: root's I/O must have ended and its filesystem be frozen before the exceptions
     /// move, since from that moment the sealed device's content is what a flush writes; and
     /// root must not wake up before they have moved, since its new table reads through the
     /// sealed device.
-    pub fn run(&mut self, control: &Control, frozen: bool) -> Result<Sealed, Failed> {
+    pub fn run(&mut self, control: &Control, freeze: Freeze) -> Result<Sealed, Failed> {
         let begin = Instant::now();
-        let freezes =
-            !frozen && control.run(Request::Suspend { freeze: true }, &mut self.root).is_ok();
+        let freezes = freeze == Freeze::Within
+            && control.run(Request::Suspend { freeze: true }, &mut self.root).is_ok();
         if !freezes {
             control
                 .run(Request::Suspend { freeze: false }, &mut self.root)
                 .map_err(Failed::Suspend)?;
         }
-        let frozen = frozen || freezes;
+        let frozen = freezes || freeze == Freeze::Before;
         if let Err(errno) = control.run(Request::Resume { freeze: false }, &mut self.sealed) {
             self.step_back(control);
             return Err(Failed::Handover(errno));

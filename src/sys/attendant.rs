@@ -42,8 +42,7 @@ impl Attendant {
     /// Starts one. It keeps `open`, the descriptor that the work needs, and no other. Returns when its
     /// memory is locked.
     pub fn start(open: RawFd, work: &mut dyn Work) -> Result<Self> {
-        let (wire, far_end) =
-            UnixStream::pair().doing(|| "make a socket for the guard process")?;
+        let (wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
         let parent = getpid();
         // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
         // by _exit and never returns into the caller.

@@ -4,9 +4,9 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use crate::error::{Doing, Result};
 
-/// What stays mapped of the stack below the caller's frame, in bytes: a flush needs 20 KiB. The kernel
+/// What stays mapped of the stack below the caller's frame, in bytes: a flush needs some 24 KiB. The kernel
 /// makes it longer when that is not enough.
-const STACK: usize = 24 << 10;
+const STACK: usize = 28 << 10;
 
 /// Keeps all of this process in RAM, also what it gets later: the binary may live on the very
 /// device that is suspended at times, and reading a page of it would never end.
@@ -56,7 +56,7 @@ mod tests {
     fn what_the_stack_does_not_use_is_found() {
         let maps = "08048000-080b0000 r-xp 00000000 08:01 7 /sbin/cowflush\n\
                     bffdf000-c0000000 rw-p 00000000 00:00 0          [stack]\n";
-        assert_eq!(unused_stack(maps, 0xbfff_fabc, 4096), Some((0xbffd_f000, 0x1a000)));
+        assert_eq!(unused_stack(maps, 0xbfff_fabc, 4096), Some((0xbffd_f000, 0x19000)));
         assert_eq!(unused_stack(maps, 0xbffe_0000, 4096), None, "no more than is needed");
         assert_eq!(unused_stack(maps, 0x1000_0000, 4096), None, "another stack");
         for bad in ["", "[stack]", "x-y rw-p [stack]", "c0000000 [stack]"] {

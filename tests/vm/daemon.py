@@ -39,6 +39,11 @@ def field(vm: VM, name: str) -> str:
     return next(line.split()[1] for line in status_text(vm).splitlines() if line.startswith(f"{name}:"))
 
 
+def signal(vm: VM, name: str) -> None:
+    """Sends the daemon a signal, and nothing to the process at its valve."""
+    vm.run(f"kill -{name} {field(vm, 'Pid')}").ok()
+
+
 def flush(vm: VM) -> None:
     """A flush by hand that waits for the daemon's own: only "busy" is tried again."""
     vm.run("(while :; do cowflush flush; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done)", timeout=120).ok()

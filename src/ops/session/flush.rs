@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::{How, Incomplete, Outcome, Session};
-use crate::daemon::pressure::{Level, SLOW};
+use crate::cow::size;
+use crate::daemon::pressure::SLOW;
 use crate::dm::SnapshotStatus;
 use crate::error::{Doing, Result};
 use crate::ops::settle::{self, Settled};
-use crate::ops::window::Sealed;
+use crate::ops::window::{Freeze, Sealed};
 use crate::ops::{run_dir, seal, valve};
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack, Trouble, Wish};
 use crate::sys::dm::Message;
 use crate::sys::syncing::Syncing;
-use crate::sys::{block, time};
-use crate::units::Sectors;
+use crate::sys::{block, memory, time};
+use crate::units::{Bytes, Sectors};
 
 /// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
 /// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
@@ -58,6 +59,9 @@ impl Session<'_> {
             settled.merging += merged.merging;
         }
         let record = self.note(begin, sealed.stall, settled);
+        if status == SnapshotStatus::Overflow {
+            run_dir::note_overflow();
+        }
         let incomplete = match (status, synced) {
             (SnapshotStatus::Overflow, _) => Some(Incomplete::Overflow),
             (_, Err(errno)) => Some(Incomplete::Sync(errno)),
@@ -83,8 +87,8 @@ impl Session<'_> {
         wish: Wish,
     ) -> Result<(Sealed, Settled)> {
         self.hold_back()?;
-        let tight = self.level()?.is_some_and(|level| !level.lasts(PREPARING));
-        let sealed = seal::run(&self.control, stack, after, self.valve.valve(), tight);
+        let freeze = self.freeze()?;
+        let sealed = seal::run(&self.control, stack, after, self.valve.valve(), freeze);
         // A seal that failed may have left root suspended, which the plan mends, but not a valve.
         self.valve.valve().rest();
         self.frozen = sealed.as_ref().is_ok_and(|(sealed, _)| sealed.frozen);
@@ -99,10 +103,28 @@ impl Session<'_> {
         Ok((sealed?, settled?))
     }
 
-    /// How full root's COW is.
-    fn level(&self) -> Result<Option<Level>> {
-        let rule = self.rule(&self.control.stack()?);
-        Ok(valve::level(&self.control, &mut Message::about(Name::Root), &rule))
+    /// When to freeze root's filesystem.
+    fn freeze(&self) -> Result<Freeze> {
+        let stack = self.control.stack()?;
+        let memory = memory::info()?;
+        let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
+        let can = match status {
+            SnapshotStatus::Overflow => false,
+            SnapshotStatus::Used(usage) => {
+                let dirty = Bytes(memory.dirty.0.saturating_add(memory.writeback.0));
+                size::can_freeze(usage.total.bytes(), usage.allocated.bytes(), dirty)
+            }
+            _ => true,
+        };
+        let tight = self.rule(&stack).level(status, &memory);
+        let tight = tight.is_some_and(|level| !level.lasts(PREPARING));
+        // One that was refused writes has shut down, most likely, and stays so until the next boot.
+        let can = can && !run_dir::has_overflowed();
+        Ok(match (can, tight) {
+            (false, _) => Freeze::Never,
+            (true, true) => Freeze::Before,
+            (true, false) => Freeze::Within,
+        })
     }
 
     /// Writes the page cache out while writers are free, so that little is left for the seal, which

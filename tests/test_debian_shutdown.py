@@ -41,13 +41,14 @@ BUSY = (
     "{ sh -c 'trap \"\" TERM HUP; exec 9>/root/mnt/held; while :; do echo x >&9; sleep 1; done' </dev/null >/dev/null 2>&1 & }"
 )
 # All services are gone before the shutdown begins.
-KILLED = "sync; kill -KILL -1; sleep 3; "
+KILLED = "sync; kill -KILL -1; sleep 3"
 
 SYSTEMD = {
     "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
     "root is busy": Case(BUSY, POWEROFF),
     "run is gone": Case("umount -l /run", BY_SIGNAL),
-    "everything is killed": Case("true", command(f"{KILLED} kill -s RTMIN+4 1")),
+    # In a scope of its own, else systemd kills what the agent's unit leaves, so also who begins the shutdown.
+    "everything is killed": Case("true", command(f"systemd-run --quiet --scope sh -c '{KILLED}; kill -s RTMIN+4 1'")),
     "the journal goes on": Case(
         "mkdir -p /var/log/journal && systemctl restart systemd-journald && "
         "{ while :; do logger -t late $(date); done </dev/null >/dev/null 2>&1 & }",
@@ -64,7 +65,7 @@ SYSVINIT = {
     "root is busy": Case(BUSY, POWEROFF),
     # Its pipe to init was there, too; USR1 lets init make it again.
     "run is gone": Case("umount -l /run/lock; umount -l /run", command("kill -USR1 1; sleep 2; poweroff")),
-    "everything is killed": Case("true", command(f"{KILLED} poweroff")),
+    "everything is killed": Case("true", command(f"{KILLED}; poweroff")),
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
 }
 ALL = [("systemd", name) for name in SYSTEMD] + [("sysvinit", name) for name in SYSVINIT]
@@ -88,12 +89,13 @@ def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
     """The unit's stop is killed in the middle; the script at the very end does the rest."""
     vm = debian.running(boot, "systemd", throttle=Throttle())
     vm.run("mkdir -p /run/systemd/system/cowflush.service.d && cd /run/systemd/system/cowflush.service.d && "
-           "printf '[Service]\\nTimeoutStopSec=2\\n' >impatient.conf && systemctl daemon-reload").ok()  # fmt: skip
+           "printf '[Service]\\nTimeoutStopSec=2\\n' >impatient.conf && systemctl daemon-reload && "
+           "systemctl log-target console").ok()  # fmt: skip
     vm.run("head -c 12000000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync").ok()
     vm.throttle(Throttle(bytes_per_second=1 << 20))
     vm.send("systemctl --no-block poweroff")
     assert vm.wait_stopped(timeout=SLOW) == "guest-shutdown"
-    assert "cowflush.service: State 'stop-sigterm' timed out" in vm.console or "Killing" in vm.console
+    assert "cowflush.service: Stopping timed out. Terminating." in vm.console
     root = flushlog.recovered(vm.card)
     root.fsck()
     saved = root.hashes("/root").get("/root/data") == root.read("/root/sum").decode().strip()

@@ -40,15 +40,15 @@ BUSY = (
     "truncate -s 8M /root/image && mke2fs -q /root/image && mkdir /root/mnt && mount -o loop /root/image /root/mnt && "
     "{ sh -c 'trap \"\" TERM HUP; exec 9>/root/mnt/held; while :; do echo x >&9; sleep 1; done' </dev/null >/dev/null 2>&1 & }"
 )
-# All services are gone before the shutdown begins.
-KILLED = "sync; kill -KILL -1; sleep 3"
+# All services are gone before the shutdown begins. What begins it has a session of its own: the end of the agent,
+# whose terminal is ttyS1, would be a hangup for it. And under systemd a scope, else systemd ends what the agent leaves.
+KILLED = "setsid sh -c 'sync; kill -KILL -1; sleep 3; {}'"
 
 SYSTEMD = {
     "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
     "root is busy": Case(BUSY, POWEROFF),
     "run is gone": Case("umount -l /run", BY_SIGNAL),
-    # In a scope of its own, else systemd kills what the agent's unit leaves, so also who begins the shutdown.
-    "everything is killed": Case("true", command(f"systemd-run --quiet --scope sh -c '{KILLED}; kill -s RTMIN+4 1'")),
+    "everything is killed": Case("true", command("systemd-run --scope " + KILLED.format("kill -s RTMIN+4 1"))),
     "the journal goes on": Case(
         "mkdir -p /var/log/journal && systemctl restart systemd-journald && "
         "{ while :; do logger -t late $(date); done </dev/null >/dev/null 2>&1 & }",
@@ -65,7 +65,7 @@ SYSVINIT = {
     "root is busy": Case(BUSY, POWEROFF),
     # Its pipe to init was there, too; USR1 lets init make it again.
     "run is gone": Case("umount -l /run/lock; umount -l /run", command("kill -USR1 1; sleep 2; poweroff")),
-    "everything is killed": Case("true", command(f"{KILLED}; poweroff")),
+    "everything is killed": Case("true", command(KILLED.format("poweroff"))),
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
 }
 ALL = [("systemd", name) for name in SYSTEMD] + [("sysvinit", name) for name in SYSVINIT]

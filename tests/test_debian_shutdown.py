@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,6 +55,9 @@ SYSTEMD = {
         "{ while :; do logger -t late $(date); done </dev/null >/dev/null 2>&1 & }",
         POWEROFF,
     ),
+    "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
+    # No service is stopped, but the scripts at the very end run.
+    "reboot -f": Case("true", command("reboot -f"), "guest-reset"),
     "the service does not flush": Case(
         "mkdir -p /run/systemd/system/cowflush.service.d && "
         "printf '[Service]\\nExecStop=\\n' >/run/systemd/system/cowflush.service.d/idle.conf && systemctl daemon-reload",
@@ -96,6 +100,7 @@ def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
     vm.send("systemctl --no-block poweroff")
     assert vm.wait_stopped(timeout=SLOW) == "guest-shutdown"
     assert "cowflush.service: Stopping timed out. Terminating." in vm.console
+    assert re.search(r"cowflush: logging .* [1-9]\d? % .*Don't power off\.", vm.console)
     root = flushlog.recovered(vm.card)
     root.fsck()
     saved = root.hashes("/root").get("/root/data") == root.read("/root/sum").decode().strip()

@@ -18,7 +18,7 @@ COMPLAINT = re.compile(r"^.*(?:\b[WE]: |\berror\b|\bwarning\b|\bfailed\b|cannot)
 # Said without cowflush as well
 USUAL = re.compile(
     r"debconf: |can't be accessed by user '_apt'|unsandboxed as root|Possible missing firmware|"
-    r"os-prober|not be executed to detect|policy-rc.d"
+    r"os-prober|not be executed to detect"
 )
 # What either init shows of a service that did not start or stop as it should
 FAILURE = re.compile(r"^.*(?:\[FAILED\]|\[FAIL\]|\[WARN\]|\bfailed!|\bDependency failed\b).*$", re.MULTILINE)

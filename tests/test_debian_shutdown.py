@@ -56,8 +56,8 @@ SYSTEMD = {
         POWEROFF,
     ),
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
-    # No service is stopped, but the scripts at the very end run.
-    "reboot -f": Case("true", command("reboot -f"), "guest-reset"),
+    # No service is stopped, but the script at the very end is run.
+    "systemctl reboot -f": Case("true", command("systemctl reboot -f"), "guest-reset"),
     "the service does not flush": Case(
         "mkdir -p /run/systemd/system/cowflush.service.d && "
         "printf '[Service]\\nExecStop=\\n' >/run/systemd/system/cowflush.service.d/idle.conf && systemctl daemon-reload",
@@ -107,8 +107,9 @@ def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
     assert saved or "NOT ON THE CARD" in vm.console
 
 
-def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab) -> None:
-    vm = debian.running(boot, "sysvinit")
+@pytest.mark.parametrize("init", ("systemd", "sysvinit"))
+def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab, init: str) -> None:
+    vm = debian.running(boot, init)
     vm.run("echo kept >/root/kept").ok()
     debian.flush(vm)
     vm.run("echo lost >/root/lost && sync").ok()

@@ -18,12 +18,17 @@ COMPLAINT = re.compile(r"^.*(?:\b[WE]: |\berror\b|\bwarning\b|\bfailed\b|cannot)
 # Said without cowflush as well
 USUAL = re.compile(
     r"debconf: |can't be accessed by user '_apt'|unsandboxed as root|Possible missing firmware|"
-    r"os-prober|not be executed to detect|policy-rc.d"
+    r"os-prober|not be executed to detect"
 )
 # What either init shows of a service that did not start or stop as it should
 FAILURE = re.compile(r"^.*(?:\[FAILED\]|\[FAIL\]|\[WARN\]|\bfailed!|\bDependency failed\b).*$", re.MULTILINE)
 # What a kernel says now and then that is emulated on a busy host
-CLOCK = re.compile(r"^(?:hrtimer|hpet|clocksource|tsc)\b")
+CLOCK = re.compile(r"^(?:hrtimer|hpet|clocksource|tsc|APIC calibration)\b")
+# Its clocks run on while it stands still. Then a real-time process, as cowflush is for moments, seems to run for long.
+STOOD_STILL = re.compile(r"^(?:hrtimer: interrupt took|clocksource: Long readout)", re.MULTILINE)
+RAN_LONG = "sched: RT throttling activated"
+# What journald says after any power cut: its file was in use.
+CUT = re.compile(r"system\.journal corrupted or uncleanly shut down, renaming and replacing")
 GRUB_DEFAULT = "/etc/default/grub.d/cowflush.cfg"
 ENTRY = "Without cowflush: the plain card"
 DOWN = "\x1b[B"
@@ -59,11 +64,15 @@ def on_the_plain_card(vm: VM, why: str) -> None:
     vm.run("! pgrep -f '[c]owflush daemon'").ok()
 
 
-def quiet(vm: VM, init: str, before: list[str]) -> None:
+def quiet(vm: VM, init: str, before: list[str], after_a_cut: bool = False) -> None:
     """Nothing failed, and the kernel and the log have no complaint that they would not have without cowflush."""
     debian.settled(vm, init)
-    said = [line for line in debian.complaints(vm, init) if not CLOCK.search(line)]
-    assert set(said) - set(before) == set()
+    said = {line for line in debian.complaints(vm, init) if not CLOCK.search(line)}
+    if STOOD_STILL.search(vm.run("dmesg --notime").text):
+        said.discard(RAN_LONG)
+    if after_a_cut:
+        said = {line for line in said if not CUT.search(line)}
+    assert said - set(before) == set()
     assert FAILURE.findall(vm.console) == []
 
 
@@ -93,7 +102,7 @@ def test_install_use_and_remove(boot: Lab, init: str) -> None:
     assert root.read("/root/kept") == b"kept\n"
     assert b"from-rsyslog" in root.read("/var/log/syslog")
     vm = debian.boot(boot, vm.card)
-    quiet(vm, init, seen.before)
+    quiet(vm, init, seen.before, after_a_cut=True)
     on_the_stack(vm)
     vm.run("cat /root/kept /root/cron && grep from-rsyslog /var/log/syslog && dpkg --audit && ! which hello").ok()
     remove(vm, init)
@@ -173,7 +182,7 @@ def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
     vm.wait_console(ENTRY, timeout=60)
     vm.type(2 * DOWN + "\r")
     vm.wait_boot()
-    quiet(vm, init, seen.before)
+    quiet(vm, init, seen.before, after_a_cut=True)
     on_the_plain_card(vm, "off")
     assert vm.run("cat /root/kept").ok().text == "kept\n"
     vm.run("echo direct >/root/direct").ok()
@@ -185,7 +194,8 @@ def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
 # What is put before the initramfs's own program, to be called in its place
 BROKEN = {
     "it dies": 'cowflush-real attach "$2" >/dev/null; kill -KILL $$',
-    "nothing can be mounted": 'cowflush-real attach "$2"; ln -sf /dev/null /dev/mapper/cowflush-root; exit',
+    # udev makes that link as well, a moment later.
+    "nothing can be mounted": 'cowflush-real attach "$2"; udevadm settle; ln -sf /dev/null /dev/mapper/cowflush-root; exit',
 }
 
 

@@ -204,30 +204,63 @@ const PIECE: usize = 64;
 /// How often a chunk is read that can't be read.
 const TRIES: u32 = 3;
 
+/// What is behind a chain's last complete segment.
+enum Tail {
+    /// What was there when that was written, or nothing fits there.
+    AsLeft,
+    /// A segment with a good head, but not all of its data.
+    CutShort(Head),
+    /// Something else.
+    Unknown,
+}
+
 impl Chain {
     /// Follows the chain from the header on. Heads, tables and commit records are read, data only
     /// of a last segment without a commit record; [`Self::verify`] reads the rest.
     pub fn read(from: &mut impl Chunks, header: Header) -> Result<Self, NoLog> {
+        let (mut chain, tail) = Self::follow(from, header)?;
+        if !matches!(tail, Tail::AsLeft) {
+            chain.end = chain.search(from);
+        }
+        Ok(chain)
+    }
+
+    /// The same for a log that a stack is using, where a flush may have been killed: at shutdown, most
+    /// likely, and then there is no time to search the ring of a slow card. A segment that only
+    /// lacks its end is passed by, if none follows it; anything else is searched for.
+    pub fn read_in_use(from: &mut impl Chunks, header: Header) -> Result<Self, NoLog> {
+        let (mut chain, tail) = Self::follow(from, header)?;
+        match tail {
+            Tail::AsLeft => {}
+            Tail::CutShort(head) if chain.is_last(from, &head) => {
+                chain.end = End::Torn;
+                // As a search would: no number is used again that may stand in a commit record.
+                chain.next.sequence = head.sequence;
+            }
+            Tail::CutShort(_) | Tail::Unknown => chain.end = chain.search(from),
+        }
+        Ok(chain)
+    }
+
+    /// Follows the chain; returns what is behind it, too.
+    fn follow(from: &mut impl Chunks, header: Header) -> Result<(Self, Tail), NoLog> {
         let ring = Ring::new(header.chunks, header.align).ok_or(NoLog::Nonsense)?;
         let mut chain =
             Self { header, ring, segments: Vec::new(), end: End::Clean, next: header.start };
         let mut behind = Some(header.start.behind);
         loop {
             if chain.room() < segment_chunks(0) {
-                return Ok(chain);
+                return Ok((chain, Tail::AsLeft));
             }
             // First the head: a boot reads them all, and each read of a card takes its time.
             let Some(segment) = chain.segment(from) else {
-                if !chain.is_as_left(from, behind) {
-                    chain.end = chain.search(from);
-                }
-                return Ok(chain);
+                let as_left = chain.is_as_left(from, behind);
+                return Ok((chain, if as_left { Tail::AsLeft } else { Tail::Unknown }));
             };
             let commit = chain.commit(from, &segment.head);
             let complete = commit.is_some() || chain.bad_data(from, &segment).is_none();
             if !complete {
-                chain.end = chain.search(from);
-                return Ok(chain);
+                return Ok((chain, Tail::CutShort(segment.head)));
             }
             behind = commit.map(|commit| commit.link.behind);
             chain.next = chain.link_after(&segment.head);
@@ -324,6 +357,20 @@ impl Chain {
         let wanted: Vec<_> =
             segment.data(&self.ring).map(|(place, entry)| (place, entry.crc)).collect();
         bad_chunks(from, &wanted).into_iter().next()
+    }
+
+    /// Whether the incomplete segment at the chain's end is the youngest: had it been complete once, and
+    /// is damaged now, the next one's head would stand right behind it. What can't be read may be
+    /// anything.
+    fn is_last(&self, from: &mut impl Chunks, head: &Head) -> bool {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        if from.read(self.ring.chunk(head.commit()), &mut chunk).is_err()
+            || from.read(self.ring.chunk(self.link_after(head).position), &mut chunk).is_err()
+        {
+            return false;
+        }
+        let behind = Head::decode(&chunk).ok().filter(|behind| behind.log == self.header.uuid);
+        behind.is_none_or(|behind| behind.sequence <= head.sequence)
     }
 
     /// Looks through the rest of the ring for anything younger than the chain's end.
@@ -643,6 +690,40 @@ mod tests {
         card.append(&[7], 12);
         assert_eq!(card.applied(), BTreeMap::from([(1, 10), (7, 12)]));
         assert_eq!(card.chain().end, End::Clean);
+    }
+
+    #[test]
+    fn a_flush_that_was_cut_short_is_passed_by_without_a_search_while_the_log_is_in_use() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let chain = card.chain();
+        let cut = card.write(&chain, &[1, 2], 11);
+        card.put(chain.ring.chunk(cut.data() + 1), b"not yet");
+        card.reads = 0;
+        let searched = card.chain();
+        let long = card.reads;
+        card.reads = 0;
+        let passed = Chain::read_in_use(&mut card, searched.header).unwrap();
+        assert_eq!((passed.end, &passed.segments), (End::Torn, &searched.segments));
+        assert!(card.reads < 10 && card.reads < long, "{} of {long}", card.reads);
+        // What is appended then is younger than what was cut short.
+        let next = card.write(&passed, &[5], 12);
+        assert!(next.sequence > cut.sequence && next.previous == cut.previous);
+        assert_eq!(card.applied(), BTreeMap::from([(1, 10), (5, 12)]));
+    }
+
+    #[test]
+    fn damage_in_a_log_in_use_is_not_taken_for_a_flush_that_was_cut_short() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let chain = card.chain();
+        let second = card.append(&[1, 2], 11);
+        card.append(&[3], 12);
+        // Data and commit record: as if it had never been complete.
+        card.put(chain.ring.chunk(second.data() + 1), b"bad");
+        card.put(chain.ring.chunk(second.commit()), b"bad");
+        let found = Chain::read_in_use(&mut card, chain.header).unwrap();
+        assert!(matches!(found.end, End::Damaged(_)), "{:?}", found.end);
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
     };
     let mut data = view::Data::of_cow(origin, cow)?;
     let pruned = prune(hands.policy, &sealed, &mut data);
-    let mut log = Log::open(&block::path(partition))?;
+    let mut log = Log::open_in_use(&block::path(partition))?;
     // Without a layer that reads the log nothing in it counts any more: an append that was killed
     // left what is sealed now, or a log that could not be written to what is in root since. A
     // segment behind such ones would bring them back to life.

@@ -42,10 +42,23 @@ impl Log {
         Self::read(Direct::open(path)?)
     }
 
-    fn read(mut disk: Direct) -> Result<Self> {
+    /// The same for a log that the stack uses: without the long search behind a flush that was cut
+    /// short.
+    pub fn open_in_use(path: &Path) -> Result<Self> {
+        Self::read_by(Direct::open_writable(path)?, Chain::read_in_use)
+    }
+
+    fn read(disk: Direct) -> Result<Self> {
+        Self::read_by(disk, Chain::read)
+    }
+
+    fn read_by(
+        mut disk: Direct,
+        read: impl FnOnce(&mut Direct, Header) -> std::result::Result<Chain, NoLog>,
+    ) -> Result<Self> {
         let chunks = disk.chunks();
         let read = chain::header(&mut disk, chunks)
-            .and_then(|found| Ok((Chain::read(&mut disk, found.header)?, found.whole)));
+            .and_then(|found| Ok((read(&mut disk, found.header)?, found.whole)));
         match read {
             Ok((chain, whole)) => Ok(Self { disk, chain, whole }),
             Err(why) => Err(explain(disk.path(), why)),
@@ -68,7 +81,10 @@ impl Log {
 
     /// The log that the stack uses.
     pub fn of(stack: &Stack) -> Result<Option<Self>> {
-        stack.log_partition().map(|partition| Self::open(&block::path(partition))).transpose()
+        stack
+            .log_partition()
+            .map(|partition| Self::open_in_use(&block::path(partition)))
+            .transpose()
     }
 
     /// The header.

@@ -369,8 +369,8 @@ impl Chain {
         {
             return false;
         }
-        let behind = Head::decode(&chunk).ok().filter(|behind| behind.log == self.header.uuid);
-        behind.is_none_or(|behind| behind.sequence <= head.sequence)
+        !Head::decode(&chunk)
+            .is_ok_and(|behind| behind.log == head.log && behind.sequence > head.sequence)
     }
 
     /// Looks through the rest of the ring for anything younger than the chain's end.

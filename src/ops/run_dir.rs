@@ -61,13 +61,16 @@ pub fn keep_program() -> io::Result<()> {
 
 /// Notes that root's COW has overflowed in this boot.
 pub fn note_overflow() {
-    let _ = std::fs::read_to_string(BOOT_ID).and_then(|id| write(OVERFLOWED, &id));
+    let _ = write(OVERFLOWED, &boot_id());
 }
 
 /// It has.
 pub fn has_overflowed() -> bool {
-    read(OVERFLOWED)
-        .is_some_and(|noted| std::fs::read_to_string(BOOT_ID).is_ok_and(|id| id == noted))
+    read(OVERFLOWED).is_some_and(|noted| noted == boot_id())
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string(BOOT_ID).unwrap_or_default()
 }
 
 /// Writes a note in one step, so that a reader never sees half of it.

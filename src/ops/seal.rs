@@ -81,7 +81,7 @@ pub fn run(
     let mut requests = window::Seal::prepare();
     let mut for_guard = window::Seal::prepare();
     let root_folder = File::open("/").doing(|| "open /")?;
-    let guard = guard::post(|end| {
+    let guard = guard::post(&mut |end| {
         if end == End::Orphaned {
             for_guard.rescue(control);
             // What this process froze, or nobody; after root is awake, which may have to be read.
@@ -92,7 +92,7 @@ pub fn run(
     // here the valve's time ends.
     valve.rest();
     let since = Instant::now();
-    let unpaced = Unpaced::begin();
+    let unpaced = Unpaced::begin(after);
     let early = freeze == Freeze::Before;
     let frozen = early && block::freeze(&root_folder).is_ok();
     // One that shut down after errors.
@@ -104,38 +104,32 @@ pub fn run(
     // Now the loaded table keeps the fresh COW.
     drop(fresh);
     let sealed = signals::undisturbed(|| requests.run(control, freeze)).map_err(explain)?;
-    unpaced.end(after);
+    drop(unpaced);
     Ok((sealed, tight))
 }
 
 /// To freeze is to write out what the page cache holds while everybody waits, so a small COW may be filled
-/// at any speed meanwhile. Dropped, it is as it was before; should this process die, so it stays until
-/// the next seal, which the valve can do with.
+/// at any speed meanwhile. Dropped, the pace is that of the COW that root has then; should this process
+/// die, it stays until the next seal, which the valve can do with.
 struct Unpaced {
-    before: Option<u64>,
+    then: u64,
 }
 
 impl Unpaced {
-    fn begin() -> Self {
-        let before = cow_threshold::get();
+    fn begin(after: After) -> Self {
         cow_threshold::set(pace::FREE);
-        Self { before }
-    }
-
-    /// Root goes on.
-    fn end(mut self, after: After) {
-        self.before = Some(match after {
-            After::Defer { limit, .. } => pace::threshold(limit),
-            After::WriteThrough => pace::FREE,
-        });
+        Self {
+            then: match after {
+                After::Defer { limit, .. } => pace::threshold(limit),
+                After::WriteThrough => pace::FREE,
+            },
+        }
     }
 }
 
 impl Drop for Unpaced {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
-            cow_threshold::set(before);
-        }
+        cow_threshold::set(self.then);
     }
 }
 
@@ -176,7 +170,7 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
-    let guard = guard::post(|end| {
+    let guard = guard::post(&mut |end| {
         if end == End::Orphaned {
             for_guard.rescue(control);
         }

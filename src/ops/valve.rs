@@ -43,7 +43,7 @@ impl Valve {
             self.open();
             self.attendant = Tending::start(&self.control)?;
             if !self.attendant.work(rule.to_words()) {
-                return Err(Error::new("hold writers back", "the guard process was killed"));
+                return Err(Error::new("start the guard process", "it was killed"));
             }
         }
         self.rule = Some(rule);

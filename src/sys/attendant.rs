@@ -67,17 +67,20 @@ impl Attendant {
 
     /// Lets it work, by this from now on. When this returns it has had a turn. `false`: it is dead.
     pub fn work(&mut self, order: Order) -> bool {
-        let words = order.iter().flat_map(|word| word.to_le_bytes());
-        self.tell(heapless::Vec::from_iter([WORK].into_iter().chain(words)))
+        let mut message = [WORK; MESSAGE];
+        for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(order) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        self.tell(&message)
     }
 
     /// Lets it end its work, and wait for the next. `false`: it is dead.
     pub fn rest(&mut self) -> bool {
-        self.tell(heapless::Vec::from_iter([REST]))
+        self.tell(&[REST])
     }
 
-    fn tell(&mut self, message: heapless::Vec<u8, MESSAGE>) -> bool {
-        self.wire.write_all(&message).is_ok() && self.is_heard()
+    fn tell(&mut self, message: &[u8]) -> bool {
+        self.wire.write_all(message).is_ok() && self.is_heard()
     }
 
     fn is_heard(&mut self) -> bool {
@@ -141,8 +144,8 @@ fn listen(wire: &mut UnixStream) -> Option<Option<Order>> {
         return Some(None);
     }
     let mut order = Order::default();
+    let mut bytes = [0; 8];
     for word in &mut order {
-        let mut bytes = [0; 8];
         wire.read_exact(&mut bytes).ok()?;
         *word = u64::from_le_bytes(bytes);
     }

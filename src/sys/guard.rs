@@ -30,7 +30,7 @@ pub enum End {
 ///
 /// Returns when the guard is in place with its memory locked. It may neither print nor touch a file on
 /// root: it runs while root may be suspended.
-pub fn post(at_end: impl FnOnce(End)) -> Result<Guard> {
+pub fn post(at_end: &mut dyn FnMut(End)) -> Result<Guard> {
     let (mut wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
     // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
     // by _exit and never returns into the caller.
@@ -75,7 +75,7 @@ pub(super) fn close_others(keep: &[RawFd]) {
 /// cowflush has never more open: a pass over the flush log has the most, some twenty.
 const DESCRIPTORS: RawFd = 64;
 
-fn watch(mut wire: UnixStream, at_end: impl FnOnce(End)) {
+fn watch(mut wire: UnixStream, at_end: &mut dyn FnMut(End)) {
     stand_apart();
     // Locks are not inherited.
     if super::mlock::all().is_err() || wire.write_all(b"r").is_err() {

@@ -54,7 +54,7 @@ impl Log {
 
     fn read_by(
         mut disk: Direct,
-        read: impl FnOnce(&mut Direct, Header) -> std::result::Result<Chain, NoLog>,
+        read: fn(&mut Direct, Header) -> std::result::Result<Chain, NoLog>,
     ) -> Result<Self> {
         let chunks = disk.chunks();
         let read = chain::header(&mut disk, chunks)

@@ -208,8 +208,9 @@ const TRIES: u32 = 3;
 enum Tail {
     /// What was there when that was written, or nothing fits there.
     AsLeft,
-    /// A segment with a good head, but not all of its data.
-    CutShort(Head),
+    /// A segment with a good head, but not all of its data: its number, where its commit record belongs, and
+    /// where the next segment does; both in chunks of the ring.
+    CutShort { sequence: u64, commit: u64, next: u64 },
     /// Something else.
     Unknown,
 }
@@ -232,12 +233,14 @@ impl Chain {
         let (mut chain, tail) = Self::follow(from, header)?;
         match tail {
             Tail::AsLeft => {}
-            Tail::CutShort(head) if chain.is_last(from, &head) => {
+            Tail::CutShort { sequence, commit, next }
+                if chain.is_last(from, sequence, commit, next) =>
+            {
                 chain.end = End::Torn;
                 // As a search would: no number is used again that may stand in a commit record.
-                chain.next.sequence = head.sequence;
+                chain.next.sequence = sequence;
             }
-            Tail::CutShort(_) | Tail::Unknown => chain.end = chain.search(from),
+            Tail::CutShort { .. } | Tail::Unknown => chain.end = chain.search(from),
         }
         Ok(chain)
     }
@@ -260,7 +263,9 @@ impl Chain {
             let commit = chain.commit(from, &segment.head);
             let complete = commit.is_some() || chain.bad_data(from, &segment).is_none();
             if !complete {
-                return Ok((chain, Tail::CutShort(segment.head)));
+                let (sequence, commit) = (segment.head.sequence, segment.head.commit());
+                let next = chain.link_after(&segment.head).position;
+                return Ok((chain, Tail::CutShort { sequence, commit, next }));
             }
             behind = commit.map(|commit| commit.link.behind);
             chain.next = chain.link_after(&segment.head);
@@ -362,15 +367,15 @@ impl Chain {
     /// Whether the incomplete segment at the chain's end is the youngest: had it been complete once, and
     /// is damaged now, the next one's head would stand right behind it. What can't be read may be
     /// anything.
-    fn is_last(&self, from: &mut impl Chunks, head: &Head) -> bool {
+    fn is_last(&self, from: &mut impl Chunks, sequence: u64, commit: u64, next: u64) -> bool {
         let mut chunk = vec![0; CHUNK_BYTES];
-        if from.read(self.ring.chunk(head.commit()), &mut chunk).is_err()
-            || from.read(self.ring.chunk(self.link_after(head).position), &mut chunk).is_err()
+        if from.read(self.ring.chunk(commit), &mut chunk).is_err()
+            || from.read(self.ring.chunk(next), &mut chunk).is_err()
         {
             return false;
         }
         !Head::decode(&chunk)
-            .is_ok_and(|behind| behind.log == head.log && behind.sequence > head.sequence)
+            .is_ok_and(|behind| behind.log == self.header.uuid && behind.sequence > sequence)
     }
 
     /// Looks through the rest of the ring for anything younger than the chain's end.

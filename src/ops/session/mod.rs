@@ -270,8 +270,8 @@ impl Drop for Session<'_> {
 pub fn prepare_process() -> Result<()> {
     priority::exempt_from_oom_killer();
     priority::io_flusher();
-    // A table names its devices "254:1", and the kernel tries that as a path first (`dm_get_dev_t`): from a
-    // folder on root this would wait for root. Where nothing is mounted there root may be read.
+    // A table names its devices "254:1", and 6.1 tries a snapshot's COW as a path first (`dm_get_dev_t`): from
+    // a folder on root this would wait for root.
     let _ = std::env::set_current_dir("/proc");
     mlock::all()?;
     // Nor may a writer at memory speed be ahead of what follows, until it has a valve.

@@ -74,6 +74,8 @@ def test_without_the_process_at_its_valve(boot: Lab) -> None:
         daemon.wait_for(vm, "flushed (high)", before + 1)
     assert daemon.field(vm, "Pid") == pid
     daemon.no_trouble(vm)
+    # No folder on root: the kernel looks for files there.
+    assert [vm.run(f"readlink /proc/{process}/cwd").ok().text.strip() for process in (pid, child(vm, pid))] == ["/proc", "/proc"]
     # The last one has none of the daemon's files but the one it needs.
     links = vm.run(f"cd /proc/{child(vm, pid)}/fd; for fd in *; do [ $fd -le 2 ] || readlink $fd; done").ok().text
     assert sorted(link.split(":")[0] for link in links.split()) == ["/dev/mapper/control", "socket"], links

@@ -18,7 +18,7 @@ pub fn items(mounts: &str, prune: bool) -> Vec<Item> {
     let mut items = vec![if has("noatime") || has("ro") {
         Item::found("reads", "are no writes")
     } else if has("relatime") {
-        Item::found("reads", "are seldom writes; noatime would spare 1 % of a day's erases")
+        Item::found("reads", "are seldom writes; noatime would spare 3 % of a day's erases")
     } else {
         Item::note("reads", "are writes, too", "Mount root with noatime.")
     }];

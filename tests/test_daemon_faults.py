@@ -63,7 +63,7 @@ def test_killed_at_any_moment_it_leaves_root_awake(boot: Lab) -> None:
 
 
 def test_without_the_process_at_its_valve(boot: Lab) -> None:
-    """Somebody kills it, and an urgent change is flushed by the next one; the watchdog is not kept by that."""
+    """Somebody kills it: the next flush starts another, which keeps none of the daemon's other files, such as a watchdog."""
     vm = boot(memory=128)
     daemon.start(vm, daemon.QUIET + "size=16M\n", log=True)
     pid = daemon.field(vm, "Pid")

@@ -2,7 +2,7 @@
 
 use super::devices::Candidate;
 use crate::cow::format::CHUNK_SECTORS;
-use crate::cow::{pace, size};
+use crate::cow::pace;
 use crate::dm::{Line, Target};
 use crate::error::Result;
 use crate::ops::log::Log;
@@ -38,7 +38,7 @@ fn put_together(
             seat = snapshot(control, Name::Logged, card.size, seat, cow)?;
         }
     }
-    let cow = cowfile::create(size::fresh_device(limit, Bytes(0), roof), limit)?;
+    let cow = cowfile::create(limit, Bytes(0), roof)?;
     let root = snapshot(control, Name::Root, card.size, seat, cow.number())?;
     // Not before: to load the table may have loaded the kernel module.
     cow_threshold::set(pace::threshold(limit));

@@ -7,7 +7,7 @@ use crate::units::Bytes;
 pub const FREE: u64 = 2048;
 
 /// As many while a writer must not be at memory speed. Whoever writes more waits until earlier chunks
-/// are there, so the speed falls to about a fifth; a few chunks, such as a small fsync writes, are as fast
+/// are there, so the speed falls to about a fifth; a few chunks, such as a small fsync has, are as fast
 /// as ever. Fewer would slow down little more, and cost more metadata writes.
 const PACED: u64 = 4;
 

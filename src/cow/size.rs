@@ -98,8 +98,8 @@ pub fn fresh(limit: Bytes, sealed: Bytes) -> Bytes {
     device(Bytes(limit.0.saturating_sub(sealed.0).max(limit.0 / 4).max(SMALLEST.0)))
 }
 
-/// The size of the fresh COW's device while a sealed one holds `sealed` bytes: [`SLACK`] more, but not more than `roof`, what one flush can
-/// put into the flush log.
+/// The size of the fresh COW's device while a sealed one holds `sealed` bytes: [`SLACK`] more, but not
+/// more than `roof`, what one flush can put into the flush log.
 pub fn fresh_device(limit: Bytes, sealed: Bytes, roof: Bytes) -> Bytes {
     let fresh = fresh(limit, sealed);
     device(Bytes(fresh.0.saturating_add(SLACK.0)).min(roof.max(fresh)))

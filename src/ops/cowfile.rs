@@ -10,11 +10,11 @@ use crate::units::{Bytes, DevNo};
 
 const NAME: &str = "cowflush-cow";
 
-/// A fresh, empty COW device of `now` bytes that may later grow to `limit` and the slack behind it.
-pub fn create(now: Bytes, limit: Bytes) -> Result<Loop> {
-    let most = size::fresh_device(limit, Bytes(0), Bytes::MAX).max(size::device(now));
-    let file = tmpfs::file(NAME, most)?;
-    loopdev::attach(&file, NAME, size::device(now))
+/// A fresh, empty COW device for as much as a sealed COW of `sealed` bytes leaves of `limit`, and the slack
+/// behind it; see [`grow`].
+pub fn create(limit: Bytes, sealed: Bytes, roof: Bytes) -> Result<Loop> {
+    let file = tmpfs::file(NAME, size::fresh_device(limit, Bytes(0), Bytes::MAX))?;
+    loopdev::attach(&file, NAME, size::fresh_device(limit, sealed, roof))
 }
 
 /// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than `roof`, which

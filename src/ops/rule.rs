@@ -72,8 +72,7 @@ impl Rule {
                 let (used, device) = (usage.allocated.bytes(), usage.total.bytes());
                 let held = Bytes(used.0.saturating_add(self.sealed.0));
                 let limit = fresh(self.limit(memory, held), self.sealed).min(usable(device));
-                let dirty = Bytes(memory.dirty.0.saturating_add(memory.writeback.0));
-                Some(Level::new(used, limit, dirty, memory.room(self.spill)))
+                Some(Level::new(used, limit, memory.unwritten(), memory.room(self.spill)))
             }
             // The kernel does not count a COW that overflowed.
             SnapshotStatus::Overflow => Some(Level::FULL),

@@ -7,7 +7,7 @@ use super::cowfile;
 use super::valve::Valve;
 use super::window::{self, Failed, Freeze, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
-use crate::cow::{pace, size};
+use crate::cow::pace;
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Result};
 use crate::stack::{Device, Name, Stack};
@@ -68,7 +68,7 @@ pub fn run(
         After::Defer { limit, roof } => {
             let used = stack.root.and_then(|device| device.usage());
             let used = used.map_or(limit, |usage| usage.allocated.bytes());
-            let fresh = cowfile::create(size::fresh_device(limit, used, roof), limit)?;
+            let fresh = cowfile::create(limit, used, roof)?;
             let root_target = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
             (Target::Snapshot { origin, cow, chunk }, root_target, Some(fresh))
         }

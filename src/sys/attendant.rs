@@ -110,7 +110,7 @@ fn attend(parent: Pid, mut wire: UnixStream, work: &mut dyn Work) {
     let mut answered = wire.write_all(&[HEARD]);
     while answered.is_ok() {
         let rest = working.then(|| work.turn());
-        // The wire does not tell of a parent's death while a process that syncs has a copy of it.
+        // The wire does not tell of a parent's death while another child of it has a copy.
         if getppid() != parent {
             break;
         }

@@ -22,6 +22,11 @@ pub struct MemInfo {
 }
 
 impl MemInfo {
+    /// Written to files, and not on their devices yet.
+    pub fn unwritten(&self) -> Bytes {
+        Bytes(self.dirty.0.saturating_add(self.writeback.0))
+    }
+
     /// What COWs could get, beside what they hold; with swap when there is a spill area.
     pub fn room(&self, spill: bool) -> Room {
         let swap = if spill { (self.swap_free, self.swap_total) } else { Default::default() };

@@ -18,7 +18,7 @@ use crate::stack::{Mode, Name, Stack, Trouble, Wish};
 use crate::sys::dm::Message;
 use crate::sys::syncing::Syncing;
 use crate::sys::{block, memory, time};
-use crate::units::{Bytes, Sectors};
+use crate::units::Sectors;
 
 /// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
 /// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
@@ -111,8 +111,8 @@ impl Session<'_> {
         let can = match status {
             SnapshotStatus::Overflow => false,
             SnapshotStatus::Used(usage) => {
-                let dirty = Bytes(memory.dirty.0.saturating_add(memory.writeback.0));
-                size::can_freeze(usage.total.bytes(), usage.allocated.bytes(), dirty)
+                let (device, used) = (usage.total.bytes(), usage.allocated.bytes());
+                size::can_freeze(device, used, memory.unwritten())
             }
             _ => true,
         };

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::flush::{flush_card, remember, sync_root};
 use super::{How, Incomplete, Outcome, Session};
 use crate::cow::format::CHUNK_SECTORS;
-use crate::cow::{pace, size};
+use crate::cow::pace;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Result};
 use crate::ops::{cowfile, seal, settle};
@@ -79,8 +79,7 @@ impl Session<'_> {
         else {
             return Err(Error::new("defer writes", "root's table is none that cowflush makes"));
         };
-        let device = size::fresh_device(self.limit, Bytes(0), self.roof);
-        let cow = cowfile::create(device, self.limit)?;
+        let cow = cowfile::create(self.limit, Bytes(0), self.roof)?;
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         // One request suspends root, swaps the table and resumes it: nothing can die between.
         self.control.load(Name::Root, &[Line::whole(length, target)])?;

@@ -45,7 +45,9 @@ impl Classic {
             return Err(none());
         };
         let merged = root.usage().map_or(Bytes(0), |usage| usage.data().bytes());
-        let fresh = cowfile::create(Bytes(self.size), Bytes(self.size))?;
+        // Of that size, without slack.
+        let size = Bytes(self.size);
+        let fresh = cowfile::create(size, Bytes(0), size)?;
         control.create(Name::Sealed, None)?;
         let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
         control.load(Name::Sealed, &[merge])?;

@@ -167,6 +167,41 @@ def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
 
 
 @INITS
+def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) -> None:
+    """The new program's daemon, copy in RAM and initramfs are in use; the owner's settings and all data stay."""
+    seen = debian.installation(boot, init)
+    vm = debian.running(boot, init)
+    old = daemon_of(vm)
+    vm.run("sed -i 's/^#* *interval.*/interval = 29m/' /etc/cowflush.conf && grep -x 'interval = 29m' /etc/cowflush.conf").ok()
+    vm.run("echo before >/root/before").ok()
+    said = vm.run(f"apt-get install --yes {PACKAGES}/cowflush-newer.deb", timeout=SLOW).ok().text
+    assert complaints(said) == []
+    vm.run(f"dpkg-query -W cowflush | grep -x 'cowflush.*{debian.NEWER}' && dpkg --audit").ok()
+    vm.run("grep -x 'interval = 29m' /etc/cowflush.conf && ! ls /etc/cowflush.conf.*").ok()
+    new = daemon_of(vm)
+    assert new != old
+    vm.run(f"cmp /proc/{new}/exe /usr/sbin/cowflush && cmp /run/cowflush/cowflush /usr/sbin/cowflush").ok()
+    on_the_stack(vm)
+    quiet(vm, init, seen.before)
+    # The boot loader reads the initramfs from the plain card.
+    debian.flush(vm, merge=True)
+    vm.kill()
+
+    vm = debian.boot(boot, vm.card)
+    quiet(vm, init, seen.before, after_a_cut=True)
+    on_the_stack(vm)
+    # That copy is the initramfs's program.
+    vm.run("cmp /run/cowflush/cowflush /usr/sbin/cowflush && [ $(cat /root/before) = before ]").ok()
+    debian.shut_down(vm, init)
+    vm.card.fsck()
+    assert FAILURE.findall(vm.console) == []
+
+
+def daemon_of(vm: VM) -> str:
+    return vm.run("pgrep -o -x cowflush").ok().text.strip()
+
+
+@INITS
 def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
     """Chosen in the menu. The log is applied first, so root is as it was flushed."""
     seen = debian.installation(boot, init)

@@ -92,6 +92,10 @@ pub fn start() -> Result<Exit> {
     };
     drop(session);
     put(std::io::stdout(), &text);
+    // After an upgrade this is the first command of the new program.
+    if let Err(error) = run_dir::keep_program() {
+        put(std::io::stderr(), &format!("cowflush: cannot write to {}: {error}.\n", run_dir::PATH));
+    }
     Ok(Exit::Done)
 }
 

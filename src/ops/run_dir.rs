@@ -38,8 +38,9 @@ pub const PROGRAM: &str = "cowflush";
 /// Where it is when it can't be there.
 const FOLDER: &str = "bin";
 
-/// Leaves the copy. Debian's initramfs mounts /run so that nothing in it can be started; there it
-/// lies in a tmpfs of its own, behind a link.
+/// Leaves the copy, or renews it: after an upgrade it must understand what the new program wrote. Debian's
+/// initramfs mounts /run so that nothing in it can be started; there it lies in a tmpfs of its own, behind
+/// a link.
 pub fn keep_program() -> io::Result<()> {
     let mut folder = Path::new(PATH).to_owned();
     std::fs::create_dir_all(&folder)?;
@@ -47,16 +48,17 @@ pub fn keep_program() -> io::Result<()> {
     if flags.contains(FsFlags::ST_NOEXEC) {
         let link = folder.join(PROGRAM);
         folder.push(FOLDER);
-        // A boot that falls back comes here twice.
-        if link.is_symlink() {
-            return Ok(());
+        if !link.is_symlink() {
+            std::fs::create_dir_all(&folder)?;
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            mount(Some("tmpfs"), &folder, Some("tmpfs"), flags, Some("mode=0755,size=2M"))?;
+            symlink(Path::new(FOLDER).join(PROGRAM), link)?;
         }
-        std::fs::create_dir_all(&folder)?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), &folder, Some("tmpfs"), flags, Some("mode=0755,size=2M"))?;
-        symlink(Path::new(FOLDER).join(PROGRAM), link)?;
     }
-    std::fs::copy("/proc/self/exe", folder.join(PROGRAM)).map(drop)
+    // In one step: the old one stays when there is no memory for another, and it may be running.
+    let unfinished = folder.join(".program");
+    std::fs::copy("/proc/self/exe", &unfinished)?;
+    std::fs::rename(unfinished, folder.join(PROGRAM))
 }
 
 /// Notes that root's COW has overflowed in this boot.

@@ -26,6 +26,7 @@ GEODE = (
     "pentium,vendor=AuthenticAMD,family=5,model=10,stepping=2,"
     "+sep,+cmov,+mmx,+mmxext,+3dnow,+3dnowext,+pge,+clflush,+pae,+cx8"
 )
+NEWER = "999-1"
 PACKAGES = "/var/local/packages"
 # An initramfs takes a minute to make on an emulated machine, and prints nothing meanwhile.
 SLOW = 400.0
@@ -51,8 +52,22 @@ def fresh(lab: Lab, init: str) -> Card:
     path = lab.directory / f"{init}.img"
     sparse.copy(artefacts.debian_disk(init), path)
     card = Card(path)
-    card.edit([f"cd {PACKAGES}", f"write {artefacts.debian_package()} cowflush.deb"])
+    newer = _newer_package(lab.directory)
+    card.edit([f"cd {PACKAGES}", f"write {artefacts.debian_package()} cowflush.deb", f"write {newer} cowflush-newer.deb"])
     return card
+
+
+def _newer_package(directory: Path) -> Path:
+    """The package as its next version would be: the program works the same, but is not the same file."""
+    tree, package = directory / "newer", directory / "newer.deb"
+    subprocess.run(["dpkg-deb", "--raw-extract", artefacts.debian_package(), tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(re.sub(r"^Version: .*$", f"Version: {NEWER}", control.read_text(), flags=re.MULTILINE))
+    program = tree / "usr/sbin/cowflush"
+    program.write_bytes(program.read_bytes() + NEWER.encode())
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", tree, package], check=True, capture_output=True)
+    shutil.rmtree(tree)
+    return package
 
 
 def installed(lab: Lab, init: str) -> Card:
@@ -133,7 +148,7 @@ def _key(init: str) -> str:
     digest.update(subprocess.run([launch.BASE[0], "--version"], capture_output=True, check=True).stdout)
     for source in (artefacts.debian_package(), Path(launch.__file__)):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
-    for function in (fresh, _machine, _make, settled, complaints, shut_down):
+    for function in (fresh, _newer_package, _machine, _make, settled, complaints, shut_down):
         digest.update(inspect.getsource(function).encode())
     return digest.hexdigest()[:16]
 

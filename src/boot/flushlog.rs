@@ -167,7 +167,10 @@ fn judge(
         _ => {}
     }
     if !log.whole {
-        news(&format!("one copy of the header of the log on {} is damaged.", partition.name));
+        news(&format!(
+            "one copy of the header of the log on {} is damaged; the next merge mends it.",
+            partition.name
+        ));
     }
     Ok((log, live))
 }

@@ -1,8 +1,8 @@
 //! `cowflush hold`, `release` and `discard`.
 
 use cowflush::error::{Error, Exit, Result};
-use cowflush::ops::{hold as note, status};
-use cowflush::stack::Mode;
+use cowflush::ops::{hold as note, settle, status};
+use cowflush::stack::{Mode, Trouble};
 use cowflush::units::Utc;
 
 use crate::put;
@@ -49,7 +49,7 @@ fn deferring(what: &'static str) -> Result<()> {
         Some(Mode::WriteThrough) => Err(Error::new(what, "writes go straight to the card now")
             .advise("`cowflush start` keeps them in RAM.")
             .exit(Exit::NotActive)),
-        None => Err(Error::new(what, "root is not on a cowflush stack").exit(Exit::NotActive)),
+        None => Err(settle::explain(Trouble::NotActive)),
     }
 }
 

@@ -17,7 +17,8 @@ const NOTE: &str = "hold";
 /// Begins a hold; one that is there stays.
 pub fn begin() -> Result<()> {
     if since().is_none() {
-        run_dir::write(NOTE, &format!("since={}\n", time::now())).doing(|| "note the hold")?;
+        run_dir::write(NOTE, &format!("since={}\n", time::now()))
+            .doing(|| "note the hold in /run/cowflush")?;
     }
     Ok(())
 }

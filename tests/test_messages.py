@@ -1,0 +1,222 @@
+"""docs/messages.md has every message that a user can meet, and none that is gone.
+
+Covered: every text of two words or more that stands in src (but for its tests) or is refused or printed by image/, and
+every `echo` of the packages' scripts. Each must stand in one of the document's messages, its fixed words in their order; and
+each word of those messages must come from such a text. A message is a line of docs/messages.md that is code and a line's break.
+
+Not covered: what to do, if it is said in an error's `advise` or by the files in ADVISERS: the words before it lead to
+the entry. And what EXEMPT lists.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+DOCUMENT = TOP / "docs" / "messages.md"
+SCRIPTS = (
+    "Makefile", "package/debian/42_cowflush", "package/debian/cowflush.init", "package/debian/postinst", "package/debian/prerm",
+    "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.upgrade",
+)  # fmt: skip
+
+# Whole files that tell nothing that went wrong.
+EXEMPT_FILES = {
+    "src/cli.rs": "--help",
+    "src/report/history.rs": "the head of the table",
+    "src/report/metrics.rs": "Prometheus's HELP",
+}
+# Whole sentences in these files say what to do.
+ADVISERS = {
+    "src/boot/flushlog.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/ops/log/append.rs",
+    "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
+}  # fmt: skip
+EXEMPT = {
+    "labels of a line": {
+        "flush log", "last flush", "RAM COW", "{}, in use", "cowflush rescue>", "at risk", "loop devices", "write cache", "journal commits", "in use", "the card", "boot files",
+    },
+    "the kernel's words, not ours": {"write back", "write through", "Merge failed"},
+    "good news, whose words say all": {
+        "ended the hold, flushed", "stopped, flushed", "released: flushes come as before", "started: writes stay in RAM, up to {}",
+        "merged the flush log into {card}: {bytes} in {} ms", "merged {} into {}", "; merged {} into {card}", "the log on {}",
+        "held since {since}: nothing reaches the card. `cowflush flush` keeps what changes, `cowflush discard` drops it, "
+        "`cowflush release` ends the hold.",
+        "would make a flush log of {path_text} ({size}) for {root_text}", "would write {}",
+        "made a flush log of {path_text} ({size}) for {root_text}, UUID={uuid}",
+        "flushes go there from now on, also after a reboot", "wrote {name}: root with {} of the log",
+        "no flush since boot", "none since boot", "flush log: {}", "the last is flush {sequence} of {when}", "cowflush can work here.",
+        "version {major}.{minor}.{patch}", "with LOOP_CONFIGURE", "without LOOP_CONFIGURE; two older requests do the same",
+        "for the COW", "are no writes", "the card has one; it is flushed", "the card reports none",
+    },
+    "what to do, behind a cause that has its entry": {
+        "{what} What it had written before is on the card now. Reboot and let the filesystem be checked; raise cowflush.size or "
+        "flush more often.",
+    },
+    "figures, with their names beside them": {
+        "chunk {position}, round {} through the ring", "{} flushes of {}, {} merges of {} since {}",
+        "{} {} {}: RAM {} of {}, pending {}, page cache {}", "{used} of {size} on the card in use",
+        "{} by root, {} to {card} since boot", "{name}: {segments} flushes, {percent} % full", "the data at chunk {place}",
+        "next flush in {} ({reason})", "flushes come when something asks for them",
+    },
+    "what to do at the prompt, below its first line": {
+        "root=/dev/sda1            another device", "cowflush=off              the card directly", "or one of",
+        "list                      the block devices and what they hold", "sh                        a shell, if the initramfs has one",
+        "reboot, poweroff",
+    },
+    "only a defect of cowflush's own could bring it": {
+        "seal root", "its writes already go straight to the card", "restart the merge", "nothing is being merged",
+    },
+    "nobody is told: these words are only made in tests": {
+        "no such record stands there", "it has version {found}, this program knows 1", "its checksum is wrong", "the COW is working",
+        "the COW is full: new writes fail, everything else can be read", "the COW is lost: nothing that was in RAM can be read",
+        "a write to the card failed and the merge stopped", "the kernel reports a state that this version does not know",
+    },
+}  # fmt: skip
+# The crate that reads the command line says these.
+FROM_ARGH = (
+    "Error parsing option '{}' with value '{}': {}", "Error parsing positional argument '{}' with value '{}': {}",
+    "No value provided for option '{}'.", "One of the following subcommands must be present:",
+    "Required positional arguments not provided:", "Unrecognized argument: {}",
+)  # fmt: skip
+
+# A comment; a raw string; a string; a character or a lifetime.
+RUST = re.compile(
+    r"""//[^\n]*|\b[bc]?r(\#*)"(?P<raw>.*?)"\1|\b[bc]?"(?P<plain>(?:\\.|[^"\\])*)"|"(?P<text>(?:\\.|[^"\\])*)"|'(?:\\[^']*|[^'\\])'|'\w+""",
+    re.DOTALL,
+)
+HOLE = re.compile(r"\{[\w.:<>]*\}")
+WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def literals(source: str) -> Iterator[tuple[str, bool]]:
+    """The strings of a Rust source without its tests, and whether each is given to `advise`."""
+    source = re.split(r"^#\[cfg\(test\)\]\nmod ", source, flags=re.MULTILINE)[0]
+    tokens = [(found.start(), found["text"]) for found in RUST.finditer(source)]
+    # All but code is blanked, so that brackets in strings don't count.
+    code = RUST.sub(lambda found: " " * len(found[0]), source)
+    advised: set[int] = set()
+    for call in re.finditer(r"\.advise\(", code):
+        depth, end = 1, call.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(code[end], 0)
+            end += 1
+        advised.update(range(call.end(), end))
+    for start, text in tokens:
+        if text is not None:
+            text = re.sub(r"\\\n\s*", "", text).replace('\\"', '"').replace("\\n", "\n").replace("\\r", "")
+            yield text, start in advised
+
+
+def from_rust(only_told: bool) -> Iterator[tuple[str, str]]:
+    for path in sorted((TOP / "src").rglob("*.rs")):
+        place = str(path.relative_to(TOP))
+        for text, advice in literals(path.read_text()):
+            for line in text.split("\n"):
+                sentence = re.match(r"[A-Z`]", line) and line.endswith((".", "?"))
+                if not (only_told and (advice or sentence and place in ADVISERS)):
+                    yield place, line.strip()
+
+
+def template(node: ast.expr) -> str:
+    """An expression's text, with `{}` for what is not fixed."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(template(part) for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "{}"
+
+
+def from_python(only_told: bool) -> Iterator[tuple[str, str]]:
+    for path in sorted((TOP / "image").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        comments = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            told = isinstance(node, ast.Call) and ast.unparse(node.func) in ("Refused", "argparse.ArgumentTypeError", "print")
+            if told and node.args or not only_told and isinstance(node, ast.JoinedStr | ast.Constant) and node not in comments:
+                yield f"image/{path.name}", template(node.args[0] if isinstance(node, ast.Call) else node)
+
+
+def from_scripts() -> Iterator[tuple[str, str]]:
+    for name in SCRIPTS:
+        text = (TOP / name).read_text()
+        for echo in re.finditer(r'\b(?:echo|log_daemon_msg) "((?:\\.|[^"\\])*)"|\$\(error ([^)]*)\)', text):
+            said = re.sub(r"\\(.)", r"\1", echo[1] or echo[2])
+            yield name, re.sub(r"\$\([^)]*\)|\$+\w+|\$\*", "{}", said)
+
+
+def fixed(text: str) -> list[str]:
+    """The fixed parts of a text."""
+    parts = (" ".join(part.split()) for part in HOLE.split(text.replace("{{", "{").replace("}}", "}")))
+    return [part for part in parts if re.search(r"[^\W\d_]", part)]
+
+
+def words(text: str) -> int:
+    return sum(bool(WORD.search(HOLE.sub("", word))) for word in text.split())
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """Finds the fixed parts in their order; each is a group."""
+    edges = ((part, r"(?<!\w)" * part[0].isalpha(), r"(?!\w)" * part[-1].isalpha()) for part in fixed(text))
+    parts = [f"{before}({re.escape(part)}){after}" for part, before, after in edges]
+    return re.compile(r".*?".join(parts))
+
+
+def quoted() -> list[str]:
+    """The messages of the document."""
+    lines = re.finditer(r"^(?:- |  )(?P<mark>`{1,2})(?P<text>.+?) ?(?P=mark)\\$", DOCUMENT.read_text(), re.MULTILINE)
+    return [" ".join(found["text"].split()) for found in lines]
+
+
+def unexplained(text: str, patterns: dict[str, re.Pattern[str]]) -> str:
+    """What is left of a message when all that the sources can say is taken away."""
+    left = [*text.replace("cannot ", " " * 7, 1)] if text.startswith("cannot ") else [*text]
+    for said, found in patterns.items():
+        # A single word says something only where an operation does, or if it is a name.
+        alone = words(said) < 2 and not HOLE.search(said) and not re.search(r"[/-]", said)
+        places = found.finditer(text) if not alone else filter(None, (found.match(text, at) for at in (0, len("cannot "))))
+        for place in places:
+            for group in range(1, found.groups + 1):
+                left[place.start(group) : place.end(group)] = " " * (place.end(group) - place.start(group))
+    return " ".join(re.findall(r"[a-z]{2,}", "".join(left)))
+
+
+QUOTED = quoted()
+TOLD = [*from_rust(only_told=True), *from_python(only_told=True), *from_scripts()]
+ALL = {text for _, text in [*from_rust(only_told=False), *from_python(only_told=False), *from_scripts()]} | {*FROM_ARGH}
+LISTED = {text: why for why, texts in EXEMPT.items() for text in texts}
+WANTED = sorted({(place, text) for place, text in TOLD if words(text) > 1 and place not in EXEMPT_FILES and text not in LISTED})
+
+
+def test_there_are_messages() -> None:
+    """The extraction sees one of each kind."""
+    assert len(WANTED) > 350 and len(QUOTED) > 300
+    texts = {text for _, text in WANTED}
+    assert {"root is not on a cowflush stack", "suspend cowflush-root", "the kernel is no bzImage for x86"} <= texts
+    assert "Adding an entry without cowflush" in texts
+
+
+@pytest.mark.parametrize("place, text", WANTED, ids=lambda value: value[:60])
+def test_a_message_has_its_entry(place: str, text: str) -> None:
+    found = pattern(text)
+    assert any(found.search(message) for message in QUOTED), f"{place}: {text!r} has no entry in docs/messages.md"
+
+
+def test_every_entry_is_a_message() -> None:
+    patterns = {text: pattern(text) for text in ALL if fixed(text)}
+    gone = {message: left for message in QUOTED if (left := unexplained(message, patterns))}
+    assert not gone, f"docs/messages.md has messages, or these words of them, that are not in the sources: {gone}"
+
+
+def test_every_exemption_is_needed() -> None:
+    texts = {text for _, text in TOLD}
+    assert not [text for text in LISTED if text not in texts], "no longer in the sources"
+    assert not [name for name in (*EXEMPT_FILES, *ADVISERS) if not (TOP / name).exists()]
+
+
+def test_entries_are_sorted() -> None:
+    for group in re.split(r"^#+ ", DOCUMENT.read_text(), flags=re.MULTILINE):
+        first = re.findall(r"^- `{1,2}(.+)$", group, re.MULTILINE)
+        first = [text.rstrip("`\\").casefold() for text in first]
+        assert first == sorted(first), group.split("\n")[0]

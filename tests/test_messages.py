@@ -68,7 +68,7 @@ EXEMPT = {
         "reboot, poweroff",
     },
     "only a defect of cowflush's own could bring it": {
-        "seal root", "its writes already go straight to the card", "restart the merge", "nothing is being merged",
+        "cannot seal root", "its writes already go straight to the card", "cannot restart the merge", "nothing is being merged",
     },
     "nobody is told: these words are only made in tests": {
         "no such record stands there", "it has version {found}, this program knows 1", "its checksum is wrong", "the COW is working",
@@ -88,6 +88,7 @@ RUST = re.compile(
     r"""//[^\n]*|\b[bc]?r(\#*)"(?P<raw>.*?)"\1|\b[bc]?"(?P<plain>(?:\\.|[^"\\])*)"|"(?P<text>(?:\\.|[^"\\])*)"|'(?:\\[^']*|[^'\\])'|'\w+""",
     re.DOTALL,
 )
+OPERATION = re.compile(r"(?:Error::new\(|\bdoing\(\|\| )\s*(?:format!\(\s*)?\Z")
 HOLE = re.compile(r"\{[\w.:<>]*\}")
 WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -108,7 +109,8 @@ def literals(source: str) -> Iterator[tuple[str, bool]]:
     for start, text in tokens:
         if text is not None:
             text = re.sub(r"\\\n\s*", "", text).replace('\\"', '"').replace("\\n", "\n").replace("\\r", "")
-            yield text, start in advised
+            # What an error says that it can't do.
+            yield "cannot " * bool(OPERATION.search(source, 0, start)) + text, start in advised
 
 
 def from_rust(only_told: bool) -> Iterator[tuple[str, str]]:
@@ -193,8 +195,27 @@ def test_there_are_messages() -> None:
     """The extraction sees one of each kind."""
     assert len(WANTED) > 350 and len(QUOTED) > 300
     texts = {text for _, text in WANTED}
-    assert {"root is not on a cowflush stack", "suspend cowflush-root", "the kernel is no bzImage for x86"} <= texts
+    assert {"root is not on a cowflush stack", "cannot suspend cowflush-root", "the kernel is no bzImage for x86"} <= texts
     assert "Adding an entry without cowflush" in texts
+
+
+def test_strings_are_read_as_rust_does() -> None:
+    source = """
+// "a comment"
+fn f() { g('"', "one \\\n     line", b"bytes") }
+fn e() { Error::new(format!("read {it}"), "a \\"cause\\"").advise(h("Do (this.")); i("told") }
+#[cfg(test)]
+mod tests { "a test's" }
+"""
+    found = [*literals(source)]
+    assert [text for text, advice in found if not advice] == ["one line", "cannot read {it}", 'a "cause"', "told"]
+    assert [text for text, advice in found if advice] == ["Do (this."]
+
+
+def test_a_message_that_is_nowhere_is_seen() -> None:
+    patterns = {text: pattern(text) for text in ("cannot open {}", "it is full", "full")}
+    assert unexplained("cannot open FILE: it is full", patterns) == ""
+    assert unexplained("cannot open FILE: it is not full", patterns) == "it is not full"
 
 
 @pytest.mark.parametrize("place, text", WANTED, ids=lambda value: value[:60])

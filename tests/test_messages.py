@@ -70,11 +70,6 @@ EXEMPT = {
     "only a defect of cowflush's own could bring it": {
         "cannot seal root", "its writes already go straight to the card", "cannot restart the merge", "nothing is being merged",
     },
-    "nobody is told: these words are only made in tests": {
-        "no such record stands there", "it has version {found}, this program knows 1", "its checksum is wrong", "the COW is working",
-        "the COW is full: new writes fail, everything else can be read", "the COW is lost: nothing that was in RAM can be read",
-        "a write to the card failed and the merge stopped", "the kernel reports a state that this version does not know",
-    },
 }  # fmt: skip
 # The crate that reads the command line says these.
 FROM_ARGH = (

@@ -1,6 +1,6 @@
 //! `cowflush flush`, `stop` and `start`.
 
-use cowflush::error::{Error, Exit, Result};
+use cowflush::error::{Doing, Error, Exit, Result};
 use cowflush::ops::prune::Pruned;
 use cowflush::ops::session::{How, Incomplete, Outcome, Session};
 use cowflush::ops::settle::Settled;
@@ -93,8 +93,8 @@ pub fn start() -> Result<Exit> {
     drop(session);
     put(std::io::stdout(), &text);
     // After an upgrade this is the first command of the new program.
-    if let Err(error) = run_dir::keep_program() {
-        put(std::io::stderr(), &format!("cowflush: cannot write to {}: {error}.\n", run_dir::PATH));
+    if let Err(error) = run_dir::keep_program().doing(|| "renew the program in /run/cowflush") {
+        put(std::io::stderr(), &format!("cowflush: {error}\n"));
     }
     Ok(Exit::Done)
 }

@@ -47,17 +47,6 @@ impl SnapshotStatus {
             line => usage(line).map_or(Self::Unknown, Self::Used),
         }
     }
-
-    /// The state as a sentence for people.
-    pub const fn sentence(&self) -> &'static str {
-        match self {
-            Self::Used(_) => "the COW is working",
-            Self::Overflow => "the COW is full: new writes fail, everything else can be read",
-            Self::Invalid => "the COW is lost: nothing that was in RAM can be read",
-            Self::MergeFailed => "a write to the card failed and the merge stopped",
-            Self::Unknown => "the kernel reports a state that this version does not know",
-        }
-    }
 }
 
 /// `allocated/total metadata`, in sectors.
@@ -98,7 +87,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_parses(line in ".{0,60}") {
-            let _ = SnapshotStatus::parse(&line).sentence();
+            let _ = SnapshotStatus::parse(&line);
         }
     }
 }

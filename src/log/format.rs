@@ -41,16 +41,6 @@ pub enum Defect {
     Checksum,
 }
 
-impl core::fmt::Display for Defect {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Defect::Magic => f.write_str("no such record stands there"),
-            Defect::Version(found) => write!(f, "it has version {found}, this program knows 1"),
-            Defect::Checksum => f.write_str("its checksum is wrong"),
-        }
-    }
-}
-
 /// The header: what the log is, and where its present generation of segments begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {

@@ -27,10 +27,11 @@ candidate() {
     printf '%s\n' "$1-${version:-unknown}"
 }
 
-# private_apt TYPE ARCH: sets up a private apt state in $work/apt for packages
-# of ARCH (TYPE deb) or for source packages (TYPE deb-src).
+# private_apt TYPE ARCH [SUITE]: sets up a private apt state in $work/apt for
+# packages of ARCH (TYPE deb) or for source packages (TYPE deb-src). With SUITE
+# they are of that one alone, from the same archives as this release.
 private_apt() {
-    local type=$1 arch=$2 targets=Packages entries uri suite
+    local type=$1 arch=$2 only=${3-} targets=Packages entries uri suite
     if [ "$type" = deb-src ]; then targets=Sources; fi
     entries=$(debian_entries)
     if [ -z "$entries" ]; then
@@ -40,6 +41,12 @@ private_apt() {
     fi
     [ -n "$entries" ] ||
         die "none of this machine's apt sources is Debian's own archive for its release: add one, then run apt-get update"
+
+    if [ -n "$only" ]; then
+        # Security updates are an archive of their own, which has no other suites.
+        entries=$(awk -v suite="$only" '$2 !~ /-security$/ { print $1, suite }' <<<"$entries" | sort -u)
+        [ -n "$entries" ] || die "none of this machine's apt sources has Debian's $only beside this release"
+    fi
 
     mkdir -p "$work"/apt/{lists/partial,cache/archives/partial,parts}
     touch "$work/apt/status"
@@ -76,9 +83,14 @@ END
 # fetch_package PACKAGE ARCH FOLDER: unpacks a binary package into FOLDER.
 fetch_package() {
     private_apt deb "$2"
+    download_package "$1" "$3"
+}
+
+# download_package PACKAGE FOLDER: the same, from what private_apt has set up.
+download_package() {
     (cd "$work" && apt-get -c "$work/apt/apt.conf" download "$1")
-    dpkg-deb --extract "$work"/"$1"_*.deb "$3"
-    dpkg-deb --field "$work"/"$1"_*.deb Version >"$3/version"
+    dpkg-deb --extract "$work"/"$1"_*.deb "$2"
+    dpkg-deb --field "$work"/"$1"_*.deb Version >"$2/version"
 }
 
 # fetch_source PACKAGE FOLDER: unpacks a source package, Debian's patches

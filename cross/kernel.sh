@@ -2,11 +2,12 @@
 # Builds a board's kernel from Debian's linux-source package and prints the
 # folder it is in: bzImage, the config it was built with, and System.map.
 #
-#   cross/kernel.sh VERSION BOARD                 e.g. 6.1 qemu-i586
+#   cross/kernel.sh VERSION BOARD                 e.g. 6.1 qemu-i586; newest qemu-x86_64
 #   cross/kernel.sh --config-only VERSION BOARD   only checks that the fragments resolve
 #
 # The configuration is allnoconfig plus board/kernel.config (what cowflush and
-# any userland need) plus board/BOARD/kernel.config (what the machine has).
+# any userland need) plus board/BOARD/kernel.config (what the machine has). It is
+# a 32-bit kernel unless that has CONFIG_64BIT.
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
 
@@ -16,15 +17,25 @@ if [ "${1-}" = --config-only ]; then
     shift
 fi
 [ $# = 2 ] || die "usage: cross/kernel.sh [--config-only] VERSION BOARD (e.g. 6.1 qemu-i586)"
-version=$1 board=$2
+name=$1 board=$2
 
-tarball=/usr/src/linux-source-$version.tar.xz
+# $version is a number, also of the newest one: options come and go with it.
+if [ "$name" = newest ]; then
+    source=$("$ROOT/cross/linux-newest")
+    version=$(cat "$source/series")
+    tarball=$source/linux-source.tar.xz
+    source_version=$(cat "$source/version")
+else
+    version=$name
+    tarball=/usr/src/linux-source-$version.tar.xz
+    [ -f "$tarball" ] || die "no $tarball: install Debian's package linux-source-$version (cross/deps.sh does)"
+    source_version=$(package_version "linux-source-$version")
+fi
 fragments=("$ROOT/board/kernel.config" "$ROOT/board/$board/kernel.config")
-[ -f "$tarball" ] || die "no $tarball: install Debian's package linux-source-$version (cross/deps.sh does)"
 [ -f "${fragments[1]}" ] || die "no board \"$board\": ${fragments[1]} does not exist"
 
 # The same source, fragments and tools give the same bytes.
-export ARCH=i386 KBUILD_BUILD_USER=cowflush KBUILD_BUILD_HOST=cowflush
+export ARCH=x86 KBUILD_BUILD_USER=cowflush KBUILD_BUILD_HOST=cowflush
 export KBUILD_BUILD_TIMESTAMP="1970-01-01 00:00:00 UTC" KBUILD_BUILD_VERSION=1
 
 # wanted: the fragments' options for this kernel. A line may end in "# since 6.8"
@@ -90,10 +101,9 @@ build_kernel() {
     cp "$work/.config" "$1/config"
 }
 
-source_version=$(package_version "linux-source-$version")
 key=$(key_of "$0" "${fragments[@]}" "$source_version" "$(host_tools)")
 if [ $config_only = yes ]; then
-    cached "kernel-config-$version-$board" "$key" "resolving the configuration (about a minute)" build_config
+    cached "kernel-config-$name-$board" "$key" "resolving the configuration (about a minute)" build_config
 else
-    cached "kernel-$version-$board" "$key" "building (about 5 minutes on two cores)" build_kernel
+    cached "kernel-$name-$board" "$key" "building (about 5 minutes on two cores)" build_kernel
 fi

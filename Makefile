@@ -64,7 +64,7 @@ lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
-	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,musl,promtool,rsync,sqlite} tests/debian/prepare \
+	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,linux-newest,musl,promtool,rsync,sqlite} tests/debian/prepare \
 		image/rootfs/etc/init.d/* image/rootfs/usr/sbin/flusher image/rootfs/usr/share/udhcpc/default.script \
 		tests/openwrt/root/{sbin/*,etc/rc.common,etc/preinit,lib/functions.sh,lib/functions/*,lib/preinit/*,etc/init.d/*} \
 		package/openwrt/build package/openwrt/files/{cowflush.init,cowflush.preinit,cowflush.upgrade,postinst,prerm} \
@@ -73,7 +73,7 @@ lint: deps ## Formatting, clippy, shellcheck
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 promtool deb ipk images ## Binary, initramfs, both kernels, the package and what tests need, in build/
+build: guest kernel-6.1 kernel-6.12 promtool deb-i386 ipk images ## Binary, initramfs, both kernels, the package and what tests need, in build/
 
 clean: ## Remove build/ (what cross builds stays in the cache)
 	rm -rf build
@@ -85,6 +85,12 @@ guest: deps host
 	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
 	@sqlite=$$(cross/sqlite i586); ln -sf "$$sqlite"/sqlite3 build/i586/
 
+# build/x86_64: the same with 64 bits, but for sqlite3
+guest-x86_64: deps
+	@cross/build x86_64
+	@initramfs/build build/x86_64/initramfs.cpio.gz build/x86_64/cowflush
+	@busybox=$$(cross/busybox x86_64); ln -sf "$$busybox"/busybox{,.links} build/x86_64/
+
 # build/host/release/cowflush, for this machine: it recovers cards in the tests
 host: deps ## The program for this machine, in build/host/release
 	@$(CARGO) build --quiet --release --locked
@@ -95,8 +101,10 @@ rsync: deps
 	@rsync=$$(cross/rsync i586); ln -sf "$$rsync"/rsync build/i586/
 
 ARCH := i386
-deb: deps ## Debian's package, in build/: ARCH=i386 or amd64
-	@package/debian/build $(ARCH)
+deb: deb-$(ARCH) ## Debian's package, in build/: ARCH=i386 or amd64
+
+deb-%: deps
+	@package/debian/build $*
 
 OPENWRT_ARCH := i386_pentium-mmx
 ipk: guest ## OpenWrt's package, in build/, and the folder for OpenWrt's own build system
@@ -112,10 +120,18 @@ debian-root: deps
 	@mkdir -p build
 	@root=$$(cross/debian-root); ln -sfn "$$root" build/debian
 
-# build/kernel-VERSION/bzImage
+# build/kernel-VERSION/bzImage: VERSION is 6.1, 6.12 or newest
 kernel-%: deps
 	@mkdir -p build
 	@kernel=$$(cross/kernel.sh $* qemu-i586); ln -sfn "$$kernel" build/kernel-$*
+
+# build/kernel-VERSION-x86_64/bzImage
+kernel-%-x86_64: deps
+	@mkdir -p build
+	@kernel=$$(cross/kernel.sh $* qemu-x86_64); ln -sfn "$$kernel" build/kernel-$*-x86_64
+
+kernel-board-qemu-x86_64:
+	@echo "no image for $(@:kernel-board-%=%): the programs of an image are for i586" >&2; exit 1
 
 # build/kernel-BOARD/bzImage: a board's kernel, of the version that it is tested with
 kernel-board-%: deps
@@ -130,4 +146,4 @@ images: guest kernel-board-alix2 kernel-board-openwrt-geode
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test test-debian power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest host deb ipk debian-root promtool rsync deps
+.PHONY: help run shell test test-debian power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest guest-x86_64 host deb ipk debian-root promtool rsync deps

@@ -16,6 +16,9 @@ CACHE = BUILD / "test-cache"
 PARTITIONS = TOP / "board" / "qemu-i586" / "partitions.sfdisk"
 
 KERNELS = ("6.1", "6.12")
+# What a few tests run on besides: the newest kernel that Debian has, and all of them with 64 bits.
+X86_64 = "-x86_64"
+ELSEWHERE = ("newest", *(f"{version}{X86_64}" for version in (*KERNELS, "newest")))
 
 
 class MissingArtefact(Exception):
@@ -32,16 +35,26 @@ def kernel(version: str) -> Path:
     return needed(BUILD / f"kernel-{version}" / "bzImage")
 
 
-def initramfs() -> Path:
-    return needed(BUILD / "initramfs.cpio.gz")
+def target(version: str) -> str:
+    """What a kernel runs on."""
+    return "x86_64" if version.endswith(X86_64) else "i586"
 
 
-def busybox() -> Path:
-    return needed(BUILD / "i586" / "busybox")
+def programs(target: str) -> Path:
+    """The folder with what runs in a guest."""
+    return BUILD / target
 
 
-def cowflush() -> Path:
-    return needed(BUILD / "i586" / "cowflush")
+def initramfs(target: str = "i586") -> Path:
+    return needed(BUILD / "initramfs.cpio.gz" if target == "i586" else programs(target) / "initramfs.cpio.gz")
+
+
+def busybox(target: str = "i586") -> Path:
+    return needed(programs(target) / "busybox")
+
+
+def cowflush(target: str = "i586") -> Path:
+    return needed(programs(target) / "cowflush")
 
 
 def host_cowflush() -> Path:
@@ -49,10 +62,10 @@ def host_cowflush() -> Path:
     return needed(BUILD / "host" / "release" / "cowflush")
 
 
-def debian_package() -> Path:
-    """Debian's package for i386."""
-    found = sorted(BUILD.glob("cowflush_*_i386.deb"))
-    return needed(found[-1] if found else BUILD / "cowflush_VERSION_i386.deb")
+def debian_package(arch: str = "i386") -> Path:
+    """Debian's package."""
+    found = sorted(BUILD.glob(f"cowflush_*_{arch}.deb"))
+    return needed(found[-1] if found else BUILD / f"cowflush_VERSION_{arch}.deb")
 
 
 def board_kernel(board: str) -> Path:
@@ -79,9 +92,3 @@ def debian_kernels() -> list[str]:
 def promtool() -> Path:
     """Debian's judge of figures for Prometheus."""
     return needed(BUILD / "promtool" / "promtool")
-
-
-def guest_tools() -> Path | None:
-    """Helpers that only some tests want, so they may be absent."""
-    path = BUILD / "i586" / "guest-tools"
-    return path if path.exists() else None

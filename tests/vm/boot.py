@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vm import artefacts, ext
+from vm import artefacts, ext, launch
 from vm.card import Card
 from vm.drive import Drive, Throttle
 from vm.launch import Machine
@@ -24,30 +24,32 @@ def machine(
     throttle: Throttle | None = None,
     write_log: Path | None = None,
     drives: Sequence[Drive] = (),
-    cpu: str = "pentium",
+    cpu: str = "",
     memory: int = 256,
     icount: str = "",
     extra: Sequence[str] = (),
     initramfs: Path | None = None,
     terminal: bool = False,
 ) -> Machine:
-    """The machine that boots `card`.
+    """The machine that boots `card`: a Pentium, or one with 64 bits when the kernel is for that.
 
     `direct` leaves the initramfs out, so the kernel mounts the card's root
     itself. With `rw` false root stays read-only until the guest remounts it,
     as a distribution's init does; ours doesn't. `append` is more kernel arguments, `extra` more of QEMU's.
     """
+    target = artefacts.target(kernel)
     if direct:
         arguments, ram_root = "root=/dev/sda1 rootwait init=/sbin/init", None
     else:
-        arguments, ram_root = f"root={root}", initramfs or artefacts.initramfs()
+        arguments, ram_root = f"root={root}", initramfs or artefacts.initramfs(target)
     mode = "rw" if rw else "ro"
     return Machine(
         kernel=artefacts.kernel(kernel),
         initramfs=ram_root,
-        append=f"{arguments} {mode} {append}".strip(),
+        append=" ".join(filter(None, (arguments, mode, launch.APPEND[target], append))),
         drives=(Drive(card.path, throttle=throttle, write_log=write_log), *drives),
-        cpu=cpu,
+        qemu=launch.QEMU[target],
+        cpu=cpu or launch.CPU[target],
         memory=memory,
         icount=icount,
         extra=tuple(extra),

@@ -40,10 +40,12 @@ class Card:
         self.disk_id, self.partitions = _read_back(path)
 
     @classmethod
-    def create(cls, path: Path, filesystem: Filesystem = Filesystem(), partitions: str = "") -> Card:
+    def create(
+        cls, path: Path, filesystem: Filesystem = Filesystem(), partitions: str = "", target: str = "i586"
+    ) -> Card:
         """A card that no guest has seen yet. `partitions` is sfdisk's script, else the board's."""
         script = partitions or artefacts.needed(artefacts.PARTITIONS).read_text()
-        sparse.copy(_template(filesystem, script), path)
+        sparse.copy(_template(filesystem, script, target), path)
         return cls(path)
 
     def copy(self, path: Path) -> Card:
@@ -106,9 +108,9 @@ def _sfdisk(arguments: list[str], script: bytes = b"") -> bytes:
     return done.stdout
 
 
-def _template(filesystem: Filesystem, partitions: str) -> Path:
+def _template(filesystem: Filesystem, partitions: str, target: str) -> Path:
     """A card to copy from, made once for each way to make it."""
-    key = _key(filesystem, partitions)
+    key = _key(filesystem, partitions, target)
     template = artefacts.CACHE / f"card-{key}.img"
     if template.exists():
         template.touch()
@@ -116,29 +118,29 @@ def _template(filesystem: Filesystem, partitions: str) -> Path:
     artefacts.CACHE.mkdir(parents=True, exist_ok=True)
     _drop_stale(artefacts.CACHE.glob("card-*.img"))
     with tempfile.TemporaryDirectory(dir=artefacts.CACHE) as temporary:
-        card = _make(Path(temporary), partitions.encode(), filesystem)
+        card = _make(Path(temporary), partitions.encode(), filesystem, target)
         packed = card.with_suffix(".sparse")
         sparse.copy(card, packed)  # mke2fs writes much that is zero
         packed.rename(template)  # in one step: another runner may be making the same
     return template
 
 
-def _make(work: Path, partitions: bytes, filesystem: Filesystem) -> Path:
+def _make(work: Path, partitions: bytes, filesystem: Filesystem, target: str) -> Path:
     card, image, directory = work / "card.img", work / "root.img", work / "root"
     with open(card, "wb") as file:
         file.truncate(CARD_BYTES)
     _sfdisk(["--quiet", str(card)], partitions)
     root = Card(card).root
     directory.mkdir(mode=0o755)
-    rootfs.fill(directory, dict(filesystem.files))
+    rootfs.fill(directory, dict(filesystem.files), target)
     ext.make(image, filesystem, directory, root.size * SECTOR)
     sparse.copy_range(image, card, 0, root.start * SECTOR, root.size * SECTOR)
     return card
 
 
-def _key(filesystem: Filesystem, partitions: str) -> str:
+def _key(filesystem: Filesystem, partitions: str, target: str) -> str:
     digest = hashlib.sha256(repr((filesystem, CARD_BYTES, partitions)).encode())
-    for source in [*rootfs.sources(), Path(__file__), Path(ext.__file__)]:
+    for source in [*rootfs.sources(target), Path(__file__), Path(ext.__file__)]:
         digest.update(hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()[:16]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vm import boot
+from vm import artefacts, boot
 from vm.card import Card
 from vm.ext import Filesystem
 from vm.machine import VM
@@ -28,7 +28,8 @@ class Lab:
     def card(self, filesystem: Filesystem = Filesystem(), partitions: str = "") -> Card:
         """A fresh card."""
         self._cards += 1
-        return Card.create(self.directory / f"card-{self._cards}.img", filesystem, partitions)
+        path = self.directory / f"card-{self._cards}.img"
+        return Card.create(path, filesystem, partitions, artefacts.target(self.kernel))
 
     def __call__(self, card: Card | None = None, *, filesystem: Filesystem = Filesystem(), **options: Any) -> VM:
         """Boots a guest from `card`, or from a fresh one with `filesystem` on it."""

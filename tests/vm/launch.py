@@ -22,7 +22,12 @@ from vm.drive import Drive
 # TCG, not KVM: only TCG traps an instruction that `-cpu pentium` lacks.
 # A guest that resets (so also one that panics) stops QEMU for good; pausing
 # there, instead of exiting, leaves its counters to be read.
-BASE = ["qemu-system-i386", "-accel", "tcg", "-nographic", "-nodefaults", "-nic", "none"]
+BASE = ["-accel", "tcg", "-nographic", "-nodefaults", "-nic", "none"]
+QEMU = {"i586": "qemu-system-i386", "x86_64": "qemu-system-x86_64"}
+# What every processor of its kind has, and no more.
+CPU = {"i586": "pentium", "x86_64": "qemu64"}
+# A kernel with 64 bits panics when the emulated timer is late, as on a busy host.
+APPEND = {"i586": "", "x86_64": "no_timer_check"}
 ACTIONS = ["-action", "reboot=shutdown,shutdown=pause"]
 # For a person: console and QEMU's monitor share the terminal, Ctrl-A C changes over.
 TERMINAL = ["-chardev", "stdio,id=console,mux=on,signal=off", "-mon", "chardev=console", "-serial", "chardev:console"]
@@ -40,7 +45,8 @@ class Machine:
     initramfs: Path | None
     append: str
     drives: tuple[Drive, ...]
-    cpu: str = "pentium"
+    qemu: str = QEMU["i586"]
+    cpu: str = CPU["i586"]
     memory: int = 256
     icount: str = ""
     extra: tuple[str, ...] = ()
@@ -48,7 +54,7 @@ class Machine:
     saved: Path | None = None
 
     def command(self) -> list[str]:
-        command = [*BASE, "-cpu", self.cpu, "-m", str(self.memory)]
+        command = [self.qemu, *BASE, "-cpu", self.cpu, "-m", str(self.memory)]
         if self.kernel:
             command += ["-kernel", str(self.kernel)]
             command += ["-append", f"console=ttyS0 panic=-1 oops=panic {self.append}"]

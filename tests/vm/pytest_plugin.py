@@ -17,7 +17,7 @@ FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "kernels(*versions): the kernels to run the test on, else 6.1 alone")
+    config.addinivalue_line("markers", "kernels(*names): the kernels, and so the word sizes, to run the test on, else 6.1 alone")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

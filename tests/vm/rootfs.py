@@ -12,23 +12,23 @@ from vm import artefacts
 HERE = Path(__file__).parent
 DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "etc", "var", "root", "home")
 PASSWD = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
-# Where what the build leaves in build/i586 goes.
+# Where what the build leaves in build/TARGET goes.
 PROGRAMS = {"cowflush": "usr/sbin", "guest-tools": "usr/bin", "sqlite3": "usr/bin", "rsync": "usr/bin"}
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 
-def sources() -> list[Path]:
+def sources(target: str) -> list[Path]:
     """Every file that goes into the root; a template made of other ones is stale."""
     scripts = [HERE / "init.sh", HERE / "agent.sh", Path(__file__)]
-    return [artefacts.busybox(), *scripts, *_built()]
+    return [artefacts.busybox(target), *scripts, *_built(target)]
 
 
-def fill(root: Path, files: Mapping[str, bytes]) -> None:
+def fill(root: Path, files: Mapping[str, bytes], target: str = "i586") -> None:
     """Lays out the root directory in `root`, with `files` (path to content) added."""
     for directory in DIRECTORIES:
         (root / directory).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
-    busybox = artefacts.busybox()
+    busybox = artefacts.busybox(target)
     _install(busybox, root / "bin" / "busybox")
     for applet in _applets(busybox):
         link = root / applet
@@ -37,7 +37,7 @@ def fill(root: Path, files: Mapping[str, bytes]) -> None:
     (root / "sbin" / "init").unlink(missing_ok=True)
     _install(HERE / "init.sh", root / "sbin" / "init")
     _install(HERE / "agent.sh", root / "sbin" / "vm-agent")
-    for built in _built():
+    for built in _built(target):
         _install(built, root / PROGRAMS[built.name] / built.name)
     (root / "etc" / "passwd").write_text(PASSWD)
     (root / "etc" / "group").write_text(GROUP)
@@ -47,8 +47,8 @@ def fill(root: Path, files: Mapping[str, bytes]) -> None:
         path.write_bytes(content)
 
 
-def _built() -> list[Path]:
-    paths = (artefacts.BUILD / "i586" / program for program in PROGRAMS)
+def _built(target: str) -> list[Path]:
+    paths = (artefacts.programs(target) / program for program in PROGRAMS)
     return [path for path in paths if path.exists()]
 
 

@@ -2,10 +2,9 @@
 
 use nix::time::{ClockId, clock_gettime};
 
-// std's clock would panic after 2038 where time_t has 32 bits; the build makes it 64.
-const _: () = assert!(size_of::<libc::time_t>() == 8);
-
 /// Seconds since 1970 by the wall clock, which a router without a battery may have wrong.
+// std's clock would panic after 2038 where time_t has 32 bits. The build makes it 64; this would not
+// compile without.
 pub fn now() -> i64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())
 }
@@ -20,7 +19,7 @@ pub fn running() -> u64 {
 
 /// Local time: days since some day, and minutes since midnight.
 pub fn local() -> (i64, u16) {
-    let seconds: libc::time_t = now();
+    let seconds = now();
     // C's long, which has 32 bits on the target.
     #[allow(clippy::useless_conversion)]
     // SAFETY: all zeros is a valid `tm`; localtime_r reads `seconds` and fills in the `tm`.

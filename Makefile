@@ -73,7 +73,8 @@ lint: deps ## Formatting, clippy, shellcheck
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
 
-build: guest kernel-6.1 kernel-6.12 promtool deb-i386 ipk images ## Binary, initramfs, both kernels, the package and what tests need, in build/
+KERNELS := $(foreach version,6.1 6.12 newest,kernel-$(version) kernel-$(version)-x86_64)
+build: guest guest-x86_64 $(KERNELS) promtool deb-i386 deb-amd64 ipk images ## Binary, initramfs, the kernels, the packages and what tests need, in build/
 
 clean: ## Remove build/ (what cross builds stays in the cache)
 	rm -rf build

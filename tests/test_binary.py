@@ -1,4 +1,4 @@
-"""What the build makes: one small static program for an i586, and an initramfs that can be made again."""
+"""What the build makes: one small static program for an i586, the same with 64 bits, and an initramfs that can be made again."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def test_programs_are_static_and_for_an_i586(program: str) -> None:
     done = check_i586(artefacts.needed(artefacts.BUILD / "i586" / program))
     assert done.returncode == 0, done.stderr
     assert "i586 only" in done.stdout
+
+
+@pytest.mark.parametrize("program", ["cowflush", "guest-tools", "busybox"])
+def test_programs_are_static_and_for_64_bits(program: str) -> None:
+    path = artefacts.needed(artefacts.programs("x86_64") / program)
+    shown = subprocess.run(["readelf", "--wide", "--file-header", "--segments", path], capture_output=True, text=True, check=True)
+    assert "Advanced Micro Devices X86-64" in shown.stdout and "EXEC (Executable file)" in shown.stdout
+    assert " LOAD " in shown.stdout and "INTERP" not in shown.stdout and "DYNAMIC" not in shown.stdout
 
 
 def test_the_binary_is_small() -> None:

@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from vm import Filesystem, workload
+from vm import Filesystem, artefacts, workload
 from vm.lab import Lab
 from vm.machine import VM
 
 BOTH = pytest.mark.kernels("6.1", "6.12")
+ALL = pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
 
 
 def status(vm: VM) -> dict[str, object]:
@@ -18,7 +19,7 @@ def status(vm: VM) -> dict[str, object]:
     return report
 
 
-@BOTH
+@ALL
 def test_boot_and_persist(boot: Lab) -> None:
     vm = boot()
     assert status(vm)["mode"] == "deferring"
@@ -45,7 +46,7 @@ def test_the_card_rests_until_a_flush(boot: Lab) -> None:
     assert card.differing_sectors(before) == []
 
 
-@BOTH
+@ALL
 def test_flush_under_load(boot: Lab) -> None:
     vm = boot()
     writer = workload.Writer(vm)
@@ -69,7 +70,7 @@ def test_ten_flushes_in_a_row(boot: Lab) -> None:
     workload.check(vm.card, before)
 
 
-@BOTH
+@ALL
 def test_stop_and_start(boot: Lab) -> None:
     vm = boot()
     vm.run("echo before >/root/before").ok()

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from vm import Throttle
+from vm import Throttle, artefacts
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import check_settled, loops, memory, status
@@ -131,6 +131,7 @@ def test_a_user_sees_the_mode_and_nothing_else(boot: Lab) -> None:
 # --- what they print --------------------------------------------------------------------
 
 
+@pytest.mark.kernels("6.1", *artefacts.ELSEWHERE)
 def test_json_has_the_documented_keys(boot: Lab) -> None:
     vm = boot()
     report = status(vm)
@@ -219,7 +220,7 @@ def test_nothing_to_do(boot: Lab) -> None:
     assert vm.run("cowflush stop").ok().text == "stopped already: writes go to the card\n"
 
 
-@pytest.mark.kernels("6.1", "6.12")
+@pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
 def test_a_small_cow_is_filled_slowly(boot: Lab) -> None:
     """The kernel is told so while writes are deferred, and only then."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vm import daemon, flood, workload
+from vm import artefacts, daemon, flood, workload
 from vm.job import Job
 from vm.lab import Lab
 from vm.machine import VM
@@ -52,6 +52,11 @@ def test_a_writer_at_full_speed_for_a_minute(boot: Lab, memory: int) -> None:
 @pytest.mark.kernels("6.1", "6.12")
 def test_a_writer_at_full_speed_for_a_minute_with_the_least_memory(boot: Lab) -> None:
     write(boot, start(boot, 64, log=True), log=True, seconds=60)
+
+
+@pytest.mark.kernels(*artefacts.ELSEWHERE)
+def test_a_writer_at_full_speed_for_some_seconds(boot: Lab) -> None:
+    write(boot, start(boot, 128, log=True), log=True, seconds=20)
 
 
 @pytest.mark.parametrize("memory", [256, 128, 64])

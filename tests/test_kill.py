@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vm import Throttle, workload
+from vm import Throttle, artefacts, workload
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import check_settled, status
@@ -25,7 +25,7 @@ def test_flush_killed_anywhere(boot: Lab, half: int) -> None:
     assert sweep(boot(), "cowflush flush", half, 2) > 100
 
 
-@pytest.mark.kernels("6.12")
+@pytest.mark.kernels("6.12", *artefacts.ELSEWHERE)
 def test_flush_killed_here_and_there(boot: Lab) -> None:
     assert sweep(boot(), "cowflush flush", 3, 11) > 20
 
@@ -71,7 +71,7 @@ def stops(append: str) -> list[tuple[str, int]]:
 
 
 @SIZES
-@pytest.mark.kernels("6.1", "6.12")
+@pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
 def test_the_guard_wakes_root(boot: Lab, append: str) -> None:
     """Nobody but the guard can: no other command runs until root has taken a write."""
     vm = prepared(boot, append)

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from vm import workload
+from vm import artefacts
 from vm.card import Card
 from vm.lab import Lab
 from vm.machine import VM
 
-BOTH = pytest.mark.kernels("6.1", "6.12")
+ALL = pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
 
 
 def logged(boot: Lab) -> VM:
@@ -36,7 +36,7 @@ def test_the_log_may_be_the_last_thing_on_the_card(boot: Lab) -> None:
     assert again.get("/root/kept") == b"kept\n"
 
 
-@BOTH
+@ALL
 def test_a_flush_goes_to_the_log_and_is_there_after_a_power_cut(boot: Lab) -> None:
     vm = logged(boot)
     plain = vm.card.copy(boot.directory / "plain.img")

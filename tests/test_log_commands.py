@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vm import Card, Drive, ext, flushlog, logged
+from vm import Card, Drive, artefacts, ext, flushlog, logged
 from vm.flushlog import FlushLog
 from vm.lab import Lab
 from vm.machine import VM
@@ -252,6 +252,7 @@ def test_an_erase_block_is_kept_to(boot: Lab) -> None:
 # --- what they print ----------------------------------------------------------------------------
 
 
+@pytest.mark.kernels("6.1", *artefacts.ELSEWHERE)
 def test_json_has_the_documented_keys(boot: Lab, tmp_path: Path) -> None:
     vm = boot()
     assert json.loads(vm.run("cowflush log --json").ok().output) == {"version": 1, "state": "none"}
@@ -283,6 +284,7 @@ def test_json_has_the_documented_keys(boot: Lab, tmp_path: Path) -> None:
     assert (life["segments"], life["merges"], life["merged"]) == (2, 1, merged["merged"])
 
 
+@pytest.mark.kernels("6.1", *artefacts.ELSEWHERE)
 def test_recover_writes_nothing_unless_told(boot: Lab) -> None:
     card = with_flushes(boot)
     root, log = logged.images(card)

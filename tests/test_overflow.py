@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vm import artefacts
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import check_settled, status
@@ -27,7 +28,7 @@ def kept(vm: VM) -> str:
     return vm.run("sha256sum /root/kept").ok().text.split()[0]
 
 
-@pytest.mark.kernels("6.1", "6.12")
+@pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
 def test_a_full_cow(boot: Lab) -> None:
     vm = boot(append="cowflush.size=8M")
     vm.run(TO_RAM).ok()

@@ -85,10 +85,19 @@ def complete(words: list[str], directory: Path) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_lintian_finds_nothing_that_is_not_explained() -> None:
+@pytest.mark.parametrize("arch", ["i386", "amd64"])
+def test_lintian_finds_nothing_that_is_not_explained(arch: str) -> None:
     """The overrides, each with its reason, are in package/debian/lintian-overrides."""
-    done = subprocess.run(
-        ["lintian", "--allow-root", "--tag-display-limit", "0", artefacts.debian_package()], capture_output=True, text=True
-    )
+    package = artefacts.debian_package(arch)
+    done = subprocess.run(["lintian", "--allow-root", "--tag-display-limit", "0", package], capture_output=True, text=True)
     assert re.findall(r"^[EW]: .*", done.stdout, re.MULTILINE) == [], done.stdout
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("arch", "target"), [("i386", "i586"), ("amd64", "x86_64")])
+def test_the_package_holds_the_program_that_the_boot_tests_run(arch: str, target: str, tmp_path: Path) -> None:
+    package = artefacts.debian_package(arch)
+    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+    assert (tmp_path / "usr" / "sbin" / "cowflush").read_bytes() == artefacts.cowflush(target).read_bytes()
+    field = subprocess.run(["dpkg-deb", "--field", package, "Architecture"], capture_output=True, text=True, check=True)
+    assert field.stdout == f"{arch}\n"

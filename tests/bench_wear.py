@@ -30,6 +30,7 @@ REFERENCE = "cowflush-log"
 # What a RAM disk on /var/log covers: the day's part that writes there, alone.
 LOGS = (REFERENCE, "ext4", "log2ram", "classic", "cowflush")
 INTERVAL = 1800
+PARTS = ("day", "logs", "week")
 SHORT_SECONDS = 2 * 3600
 WEEK = 7
 
@@ -53,8 +54,7 @@ class Bench:
             "bounds": figures.of_bounds(intervals),
             "contenders": dict(zip(keys, [first, *found], strict=True)),
         }
-        output.save(f"wear-{name}", self._about, result)
-        return result
+        return output.save(f"wear-{name}", self._about, result)
 
     def _reference(self, name: str, plan: Plan, key: str) -> tuple[list[Set[int]], dict[str, Any]]:
         done, seconds = self._run(name, plan, key)
@@ -101,16 +101,17 @@ def report(name: str, result: dict[str, Any]) -> None:
 def measure(bench: Bench, arguments: argparse.Namespace) -> None:
     definition, seed = day.definition(), arguments.seed
     seconds = SHORT_SECONDS if arguments.short else day.DAY_SECONDS
-    result = bench.day("day", Plan(day.events(definition, seed, 0, seconds), seconds, INTERVAL), arguments.contenders)
-    report("The day", result)
-    print(table.losses(result))
-    when = result["run"]["started"][:10]
-    caption = f"{when}; {result['run']['qemu']}, -cpu pentium, kernel {result['run']['kernel']}; {seconds // 3600} h, a flush every {INTERVAL // 60} min, seed {seed}"
-    plot.save(result, RESULTS / "wear.svg", caption)
-
-    logs = Plan(day.events(day.logs_only(definition), seed, 0, seconds), seconds, INTERVAL)
-    report("Logs only", bench.day("logs", logs, LOGS))
-    if not arguments.short:
+    if "day" in arguments.parts:
+        result = bench.day("day", Plan(day.events(definition, seed, 0, seconds), seconds, INTERVAL), arguments.contenders)
+        report("The day", result)
+        print(table.losses(result), flush=True)
+        when = result["run"]["started"][:10]
+        caption = f"{when}; {result['run']['qemu']}, -cpu pentium, kernel {result['run']['kernel']}; {seconds // 3600} h, a flush every {INTERVAL // 60} min, seed {seed}"
+        plot.save(result, RESULTS / "wear.svg", caption)
+    if "logs" in arguments.parts:
+        logs = Plan(day.events(day.logs_only(definition), seed, 0, seconds), seconds, INTERVAL)
+        report("Logs only", bench.day("logs", logs, LOGS))
+    if "week" in arguments.parts and not arguments.short:
         events = [event for number in range(WEEK) for event in day.events(definition, seed, number)]
         week = Plan(events, WEEK * day.DAY_SECONDS, INTERVAL)
         report("A week", bench.day("week", week, arguments.week))
@@ -121,6 +122,7 @@ def main() -> int:
     parser.add_argument("contenders", nargs="*", metavar="CONTENDER", help=f"of {', '.join(CONTENDERS)}; all without one")
     parser.add_argument("--short", action="store_true", help="two hours instead of a day, and no week")
     parser.add_argument("--week", nargs="*", default=[REFERENCE], help="who goes through a week, first one with a flush log")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="guests side by side; they count, so it makes no difference")
@@ -129,8 +131,10 @@ def main() -> int:
     if unknown := {*arguments.contenders, *arguments.week} - CONTENDERS.keys():
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")
     arguments.contenders = [*dict.fromkeys([REFERENCE, *(arguments.contenders or CONTENDERS)])]
-    output.forget("wear")
-    (RESULTS / "wear.svg").unlink(missing_ok=True)
+    for part in arguments.parts:
+        output.forget(f"wear-{part}")
+    if "day" in arguments.parts:
+        (RESULTS / "wear.svg").unlink(missing_ok=True)
     lab = Lab(RESULTS / "logs" / "wear", arguments.kernel)
     try:
         measure(Bench(lab, output.describe_run(arguments.kernel), arguments.jobs, arguments.keep), arguments)

@@ -43,10 +43,12 @@ def forget(name: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def save(name: str, run: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Leaves NAME.json; docs/bench.md says what each key means."""
+def save(name: str, run: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """Leaves NAME.json, and returns what is in it; docs/bench.md says what each key means."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({"run": run, **figures}, indent=2) + "\n")
+    saved = {"run": run, **figures}
+    (RESULTS / f"{name}.json").write_text(json.dumps(saved, indent=2) + "\n")
+    return saved
 
 
 def show(rows: Iterable[Row]) -> None:

@@ -32,6 +32,7 @@ GEODE = (
 )
 NEWER = "999-1"
 AMD64 = ("amd64", "dracut")
+QEMU = {"i386": launch.QEMU["i586"], "amd64": launch.QEMU["x86_64"]}
 PACKAGES = "/var/local/packages"
 # An initramfs takes a minute to make on an emulated machine, and prints nothing meanwhile.
 SLOW = 400.0
@@ -49,11 +50,8 @@ def boot(lab: Lab, card: Card, **options: Any) -> VM:
 
 def _machine(card: Card, arch: str = "i386", throttle: Throttle | None = None, saved: Path | None = None) -> Machine:
     drives = (Drive(card.path, throttle=throttle),)
-    if arch == "amd64":
-        qemu, cpu, memory = launch.QEMU["x86_64"], launch.CPU["x86_64"], 512
-    else:
-        qemu, cpu, memory = launch.QEMU["i586"], GEODE, 256
-    return Machine(None, None, "", drives, qemu=qemu, cpu=cpu, memory=memory, saved=saved)
+    cpu, memory = (launch.CPU["x86_64"], 512) if arch == "amd64" else (GEODE, 256)
+    return Machine(None, None, "", drives, qemu=QEMU[arch], cpu=cpu, memory=memory, saved=saved)
 
 
 def arch(init: str) -> str:
@@ -175,7 +173,7 @@ def _with_dracut(lab: Lab, vm: VM) -> VM:
 
 def _key(init: str) -> str:
     digest = hashlib.sha256(str(_disk(init).resolve()).encode())
-    digest.update(subprocess.run([launch.BASE[0], "--version"], capture_output=True, check=True).stdout)
+    digest.update(subprocess.run([QEMU[arch(init)], "--version"], capture_output=True, check=True).stdout)
     for source in (artefacts.debian_package(arch(init)), Path(launch.__file__)):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
     for function in (fresh, _newer_package, _machine, _make, _with_dracut, settled, complaints, shut_down):

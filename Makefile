@@ -27,8 +27,8 @@ test: build ## All tests: on this machine, then in QEMU
 	$(CARGO) test --workspace --locked
 	$(PYTHON) -m pytest -n 2 --ignore-glob='*/test_debian*' tests
 
-test-debian: build debian-root ## The package in real Debian systems (new: not part of `make test` yet)
-	$(PYTHON) -m pytest -n 2 tests/test_debian.py tests/test_debian_shutdown.py
+test-debian: build debian-root debian-root-amd64 ## The package in real Debian systems (new: not part of `make test` yet)
+	$(PYTHON) -m pytest -n 2 tests/test_debian.py tests/test_debian_amd64.py tests/test_debian_shutdown.py
 
 power-cut: build ## Cut the power of a flushing guest at thousands of points (a few minutes)
 	$(PYTHON) tests/power_cut.py
@@ -64,11 +64,11 @@ lint: deps ## Formatting, clippy, shellcheck
 	/usr/bin/cargo-fmt fmt --all --check
 	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
 	cross/clippy i586
-	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,linux-newest,musl,promtool,rsync,sqlite} tests/debian/prepare \
+	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,debian-root-amd64,linux-newest,musl,promtool,rsync,sqlite} tests/debian/prepare \
 		image/rootfs/etc/init.d/* image/rootfs/usr/sbin/flusher image/rootfs/usr/share/udhcpc/default.script \
 		tests/openwrt/root/{sbin/*,etc/rc.common,etc/preinit,lib/functions.sh,lib/functions/*,lib/preinit/*,etc/init.d/*} \
 		package/openwrt/build package/openwrt/files/{cowflush.init,cowflush.preinit,cowflush.upgrade,postinst,prerm} \
-		package/debian/{42_cowflush,grub-default.cfg,build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*} package/cowflush.bash
+		package/debian/{42_cowflush,grub-default.cfg,build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*} package/dracut/*.sh package/cowflush.bash
 
 fmt: deps ## Format the Rust sources
 	/usr/bin/cargo-fmt fmt --all
@@ -121,6 +121,11 @@ debian-root: deps
 	@mkdir -p build
 	@root=$$(cross/debian-root); ln -sfn "$$root" build/debian
 
+# build/debian-amd64: one with 64 bits
+debian-root-amd64: deps
+	@mkdir -p build
+	@root=$$(cross/debian-root-amd64); ln -sfn "$$root" build/debian-amd64
+
 # build/kernel-VERSION/bzImage: VERSION is 6.1, 6.12 or newest
 kernel-%: deps
 	@mkdir -p build
@@ -147,4 +152,4 @@ images: guest kernel-board-alix2 kernel-board-openwrt-geode
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test test-debian power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest guest-x86_64 host deb ipk debian-root promtool rsync deps
+.PHONY: help run shell test test-debian power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest guest-x86_64 host deb ipk debian-root debian-root-amd64 promtool rsync deps

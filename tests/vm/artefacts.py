@@ -80,8 +80,8 @@ def ipk() -> Path:
 
 
 def debian_disk(init: str) -> Path:
-    """A disk with a Debian system that has no cowflush yet; `init` is systemd or sysvinit."""
-    return needed(BUILD / "debian" / f"{init}.img")
+    """A disk with a Debian system that has no cowflush yet; `init` is systemd, sysvinit or amd64 (with systemd)."""
+    return needed(BUILD / ("debian-amd64" if init == "amd64" else "debian") / f"{init}.img")
 
 
 def debian_kernels() -> list[str]:

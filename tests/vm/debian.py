@@ -1,4 +1,8 @@
-"""Debian systems of the router class: they boot by BIOS and GRUB, with Debian's own kernel and initramfs."""
+"""Debian systems of the router class: they boot by BIOS and GRUB, with Debian's own kernel and initramfs.
+
+A system goes by the name of its `init`: systemd and sysvinit are i386; amd64 and dracut are amd64
+with systemd, and dracut has an initramfs by that instead of initramfs-tools.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,8 @@ GEODE = (
     "+sep,+cmov,+mmx,+mmxext,+3dnow,+3dnowext,+pge,+clflush,+pae,+cx8"
 )
 NEWER = "999-1"
+AMD64 = ("amd64", "dracut")
+QEMU = {"i386": launch.QEMU["i586"], "amd64": launch.QEMU["x86_64"]}
 PACKAGES = "/var/local/packages"
 # An initramfs takes a minute to make on an emulated machine, and prints nothing meanwhile.
 SLOW = 400.0
@@ -42,25 +48,34 @@ def boot(lab: Lab, card: Card, **options: Any) -> VM:
     return lab.add(lambda directory: VM(machine, card, directory, total=TOTAL), wait)
 
 
-def _machine(card: Card, throttle: Throttle | None = None, saved: Path | None = None) -> Machine:
+def _machine(card: Card, arch: str = "i386", throttle: Throttle | None = None, saved: Path | None = None) -> Machine:
     drives = (Drive(card.path, throttle=throttle),)
-    return Machine(kernel=None, initramfs=None, append="", drives=drives, cpu=GEODE, saved=saved)
+    cpu, memory = (launch.CPU["x86_64"], 512) if arch == "amd64" else (GEODE, 256)
+    return Machine(None, None, "", drives, qemu=QEMU[arch], cpu=cpu, memory=memory, saved=saved)
+
+
+def arch(init: str) -> str:
+    return "amd64" if init in AMD64 else "i386"
+
+
+def _disk(init: str) -> Path:
+    return artefacts.debian_disk("amd64" if init in AMD64 else init)
 
 
 def fresh(lab: Lab, init: str) -> Card:
     """A system without cowflush; its package lies ready."""
     path = lab.directory / f"{init}.img"
-    sparse.copy(artefacts.debian_disk(init), path)
+    sparse.copy(_disk(init), path)
     card = Card(path)
-    newer = _newer_package(lab.directory)
-    card.edit([f"cd {PACKAGES}", f"write {artefacts.debian_package()} cowflush.deb", f"write {newer} cowflush-newer.deb"])
+    package, newer = artefacts.debian_package(arch(init)), _newer_package(lab.directory, arch(init))
+    card.edit([f"cd {PACKAGES}", f"write {package} cowflush.deb", f"write {newer} cowflush-newer.deb"])
     return card
 
 
-def _newer_package(directory: Path) -> Path:
+def _newer_package(directory: Path, arch: str) -> Path:
     """The package as its next version would be: the program works the same, but is not the same file."""
     tree, package = directory / "newer", directory / "newer.deb"
-    subprocess.run(["dpkg-deb", "--raw-extract", artefacts.debian_package(), tree], check=True)
+    subprocess.run(["dpkg-deb", "--raw-extract", artefacts.debian_package(arch), tree], check=True)
     control = tree / "DEBIAN" / "control"
     control.write_text(re.sub(r"^Version: .*$", f"Version: {NEWER}", control.read_text(), flags=re.MULTILINE))
     program = tree / "usr/sbin/cowflush"
@@ -85,7 +100,7 @@ def running(lab: Lab, init: str, **options: Any) -> VM:
     """The same, booted on the stack and at rest: a machine that was saved then, on a card of its own."""
     template = _template(lab, init)
     card = Card(template / "running.img").copy(lab.directory / f"{init}-running.img")
-    machine = _machine(card, saved=template / "memory", **options)
+    machine = _machine(card, arch(init), saved=template / "memory", **options)
     vm = lab.add(lambda directory: VM(machine, card, directory, total=TOTAL), wait=False)
     vm.go_on()
     return vm
@@ -121,8 +136,10 @@ def _template(lab: Lab, init: str) -> Path:
 
 def _make(lab: Lab, init: str, folder: Path) -> None:
     card = fresh(lab, init)
-    vm = boot(lab, card)
+    vm = boot(lab, card, arch=arch(init))
     settled(vm, init)
+    if init == "dracut":
+        vm = _with_dracut(lab, vm)
     # What the kernel says of its own modules is none of cowflush's.
     vm.run("modprobe -a loop dm-snapshot").ok()
     before = complaints(vm, init)
@@ -135,7 +152,7 @@ def _make(lab: Lab, init: str, folder: Path) -> None:
     shut_down(vm, init)
     shutdown = vm.console[begin:]
     card.copy(folder / "installed.img")
-    vm = boot(lab, card)
+    vm = boot(lab, card, arch=arch(init))
     settled(vm, init)
     vm.save(folder / "memory")
     card.copy(folder / "running.img")
@@ -143,12 +160,23 @@ def _make(lab: Lab, init: str, folder: Path) -> None:
     (folder / "installation.json").write_text(json.dumps(asdict(seen)))
 
 
+def _with_dracut(lab: Lab, vm: VM) -> VM:
+    """Changes over from initramfs-tools, and boots by that."""
+    # Packed quickly: on an emulated machine all else takes minutes.
+    vm.run("mkdir -p /etc/dracut.conf.d && echo 'compress=\"gzip -1\"' >/etc/dracut.conf.d/quick.conf").ok()
+    vm.run("apt-get update && apt-get install --yes dracut && ! command -v update-initramfs", timeout=2 * SLOW).ok()
+    shut_down(vm, "dracut")
+    vm = boot(lab, vm.card, arch="amd64")
+    settled(vm, "dracut")
+    return vm
+
+
 def _key(init: str) -> str:
-    digest = hashlib.sha256(str(artefacts.debian_disk(init).resolve()).encode())
-    digest.update(subprocess.run([launch.BASE[0], "--version"], capture_output=True, check=True).stdout)
-    for source in (artefacts.debian_package(), Path(launch.__file__)):
+    digest = hashlib.sha256(str(_disk(init).resolve()).encode())
+    digest.update(subprocess.run([QEMU[arch(init)], "--version"], capture_output=True, check=True).stdout)
+    for source in (artefacts.debian_package(arch(init)), Path(launch.__file__)):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
-    for function in (fresh, _newer_package, _machine, _make, settled, complaints, shut_down):
+    for function in (fresh, _newer_package, _machine, _make, _with_dracut, settled, complaints, shut_down):
         digest.update(inspect.getsource(function).encode())
     return digest.hexdigest()[:16]
 
@@ -156,7 +184,7 @@ def _key(init: str) -> str:
 def complaints(vm: VM, init: str) -> list[str]:
     """What the kernel, cowflush and the services complained of since this boot; no times, no numbers."""
     said = vm.run("dmesg --level=emerg,alert,crit,err,warn").ok().text.splitlines()
-    if init == "systemd":
+    if init != "sysvinit":
         said += vm.run("journalctl --quiet --boot --priority=warning --output=cat").ok().text.splitlines()
     return sorted({re.sub(r"\d+", "N", re.sub(r"^\[.*?\] ", "", line)) for line in said})
 
@@ -164,13 +192,13 @@ def complaints(vm: VM, init: str) -> list[str]:
 def shut_down(vm: VM, init: str, verb: str = "poweroff") -> None:
     """Shuts the system down in order; the agent must not keep anybody waiting."""
     expected = {"poweroff": "guest-shutdown", "reboot": "guest-reset"}[verb]
-    command = f"systemctl --no-block {verb}" if init == "systemd" else verb
+    command = f"systemctl --no-block {verb}" if init != "sysvinit" else verb
     assert vm.run_last(command, timeout=SLOW) == expected
 
 
 def settled(vm: VM, init: str) -> None:
     """Waits until the boot is over; nothing may have failed in it."""
-    if init == "systemd":
+    if init != "sysvinit":
         state = vm.run("systemctl is-system-running --wait", timeout=SLOW).text.strip()
         assert state == "running", vm.run("systemctl --failed; journalctl -b -p warning").text
 

@@ -143,5 +143,6 @@ CONTENDERS = {
         logged("cowflush-nojournal", "cowflush, flush log, root without a journal", tune=("-O", "^has_journal")),
         logged("cowflush-padded", "cowflush, flush log, segments at 128 KiB", options="--erase-block 128K"),
         logged("cowflush-filled", "cowflush, flush log, merges fill 128 KiB", options="--fill 128K"),
+        logged("cowflush-filled-large", "cowflush, flush log, merges fill 4 MiB", options="--fill 4M"),
     )
 }

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from powercut import run
 from powercut.judge import Judge, Verdict
-from powercut.ways import LOG, NO_LOG, Way
+from powercut.ways import FILLED, LOG, NO_LOG, Way
 from vm import CommandFailed, Lost, artefacts
 from vm.lab import Lab
 
 RESULTS = artefacts.BUILD / "power-cut"
-WAYS = {way.name: way for way in (NO_LOG, LOG)}
+WAYS = {way.name: way for way in (NO_LOG, LOG, FILLED)}
 
 
 def say(text: str) -> None:

@@ -11,7 +11,7 @@ from vm.lab import Lab
 from vm.machine import VM
 
 BOTH = pytest.mark.kernels("6.1", "6.12")
-ALL = pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
+ALL = pytest.mark.kernels(*artefacts.EVERYWHERE)
 
 
 def status(vm: VM) -> dict[str, object]:

@@ -220,7 +220,7 @@ def test_nothing_to_do(boot: Lab) -> None:
     assert vm.run("cowflush stop").ok().text == "stopped already: writes go to the card\n"
 
 
-@pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
+@pytest.mark.kernels(*artefacts.EVERYWHERE)
 def test_a_small_cow_is_filled_slowly(boot: Lab) -> None:
     """The kernel is told so while writes are deferred, and only then."""
 

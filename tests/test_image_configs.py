@@ -182,7 +182,7 @@ def test_what_a_kernel_lacks_is_named(pack: object) -> None:
         assert kernel.missing(image_of(everything.replace(trace, b""), pack)) == [option]
 
 
-@pytest.mark.parametrize("version", (*artefacts.KERNELS, *artefacts.ELSEWHERE))
+@pytest.mark.parametrize("version", artefacts.EVERYWHERE)
 def test_the_kernels_of_the_tests_have_all(version: str) -> None:
     assert kernel.missing(artefacts.kernel(version).read_bytes()) == []
 

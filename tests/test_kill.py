@@ -71,7 +71,7 @@ def stops(append: str) -> list[tuple[str, int]]:
 
 
 @SIZES
-@pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
+@pytest.mark.kernels(*artefacts.EVERYWHERE)
 def test_the_guard_wakes_root(boot: Lab, append: str) -> None:
     """Nobody but the guard can: no other command runs until root has taken a write."""
     vm = prepared(boot, append)

@@ -11,7 +11,7 @@ from vm.card import Card
 from vm.lab import Lab
 from vm.machine import VM
 
-ALL = pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
+ALL = pytest.mark.kernels(*artefacts.EVERYWHERE)
 
 
 def logged(boot: Lab) -> VM:

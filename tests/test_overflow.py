@@ -28,7 +28,7 @@ def kept(vm: VM) -> str:
     return vm.run("sha256sum /root/kept").ok().text.split()[0]
 
 
-@pytest.mark.kernels(*artefacts.KERNELS, *artefacts.ELSEWHERE)
+@pytest.mark.kernels(*artefacts.EVERYWHERE)
 def test_a_full_cow(boot: Lab) -> None:
     vm = boot(append="cowflush.size=8M")
     vm.run(TO_RAM).ok()

@@ -19,6 +19,7 @@ KERNELS = ("6.1", "6.12")
 # What a few tests run on besides: the newest kernel that Debian has, and all of them with 64 bits.
 X86_64 = "-x86_64"
 ELSEWHERE = ("newest", *(f"{version}{X86_64}" for version in (*KERNELS, "newest")))
+EVERYWHERE = (*KERNELS, *ELSEWHERE)
 
 
 class MissingArtefact(Exception):

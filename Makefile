@@ -25,7 +25,7 @@ shell: guest kernel-6.1 ## Boot the same and get a shell in it
 
 test: build ## All tests: on this machine, then in QEMU
 	$(CARGO) test --workspace --locked
-	$(PYTHON) -m pytest -n 2 --ignore=tests/test_debian_amd64.py tests
+	$(PYTHON) -m pytest -n $$(($$(nproc) + 1)) --ignore=tests/test_debian_amd64.py tests
 
 test-amd64: build debian-root-amd64 ## The amd64 package in a real Debian, on initramfs-tools and on dracut (20 minutes)
 	$(PYTHON) -m pytest -n 2 tests/test_debian_amd64.py

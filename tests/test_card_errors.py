@@ -33,7 +33,7 @@ def victim_sectors(card: Card) -> range:
 
 
 def wait_status(vm: VM, pattern: str) -> None:
-    vm.run(f"until cowflush status --json | grep -q '{pattern}'; do usleep 20000; done", timeout=30).ok()
+    vm.until(f"cowflush status --json | grep -q '{pattern}'")
 
 
 def check_lives(vm: VM, writer: workload.Writer) -> None:

@@ -32,7 +32,7 @@ def slow_flush(boot: Lab) -> VM:
 
 
 def wait_merging(vm: VM) -> None:
-    vm.run("until cowflush status --json | grep -q '\"phase\":\"merging\"'; do usleep 20000; done", timeout=30).ok()
+    vm.until("cowflush status --json | grep -q '\"phase\":\"merging\"'")
 
 
 # --- one at a time ---------------------------------------------------------------

@@ -13,7 +13,7 @@ def test_folders_made_later_are_urgent_too(boot: Lab) -> None:
     vm.run("mkdir -p /etc/deep/er; echo one >/etc/deep/er/one; sleep 1").ok()
     vm.run("echo two >/etc/deep/er/two; echo elsewhere >/root/elsewhere").ok()
     wait_for(vm, "(urgent)")
-    vm.run("until [ $(grep -c urgent /run/daemon.log) -ge 2 ]; do usleep 100000; done", timeout=30).ok()
+    wait_for(vm, "(urgent)", times=2)
     vm.kill()
     assert vm.card.read("/etc/deep/er/two") == b"two\n"
 
@@ -25,7 +25,8 @@ def test_an_interval_and_sigusr1(boot: Lab) -> None:
     wait_for(vm, "(interval)")
     vm.run("echo z >/root/z; sync; killall -USR1 cowflush").ok()
     wait_for(vm, "(asked)")
-    vm.run("killall cowflush; sleep 1; ! pidof cowflush").ok()
+    daemon.signal(vm, "TERM")
+    vm.until("! pidof cowflush")
     vm.kill()
     assert vm.card.read("/root/z") == b"z\n"
 
@@ -74,7 +75,7 @@ def test_a_file_of_nothing_but_mistakes(boot: Lab) -> None:
     """Every line is named, the defaults hold, and SIGHUP takes a better one. So does a file that can't be read."""
     vm = boot()
     vm.put("/etc/cowflush.conf", "\n".join(BAD_LINES).encode("latin-1"))
-    vm.run(f"cowflush daemon >>{daemon.SAID} 2>&1 & sleep 1; kill -0 $!").ok()
+    daemon.begin(vm)
     said = daemon.said(vm)
     for number, wanted in enumerate(BAD_LINES.values(), start=1):
         line = next((line for line in said.splitlines() if f"line {number} of /etc/cowflush.conf" in line), "")

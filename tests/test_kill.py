@@ -119,7 +119,7 @@ def test_killed_while_the_card_is_slow(boot: Lab, command: str) -> None:
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; sync").ok()
     vm.throttle(Throttle(bytes_per_second=1_000_000))
     job = vm.start(f"cowflush {command}")
-    vm.run("until cowflush status --json | grep -q '\"phase\":\"merging\"'; do usleep 20000; done", timeout=20).ok()
+    vm.until("cowflush status --json | grep -q '\"phase\":\"merging\"'")
     job.kill("KILL")
     assert job.wait().code == KILLED
     left = status(vm)["sealed"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from vm import artefacts, bases, flushlog, images
+from vm import artefacts, bases, daemon, flushlog, images
 from vm.bases import Laid
 from vm.drive import Drive
 from vm.lab import Lab
@@ -79,9 +79,10 @@ def test_the_service_can_be_stopped_started_and_reloaded(boot: Lab) -> None:
     ready(vm)
     vm.run("/etc/init.d/cowflush stop", timeout=60).ok()
     assert vm.run("cowflush status").ok().text.startswith("mode       write-through")
-    vm.run("! pidof cowflush").ok()
+    vm.until("! pidof cowflush")  # start-stop-daemon does not wait for its end
     vm.run("/etc/init.d/cowflush start").ok()
     assert vm.run("cowflush status").ok().text.startswith("mode       deferring")
+    vm.until(f"[ -e {daemon.NOTE} ]")  # nor for a begin; before it a signal ends the daemon
     vm.run("sed -i \"s/# option interval.*/option interval '9m'/\" /etc/config/cowflush; /etc/init.d/cowflush reload").ok()
     vm.run("pidof cowflush && grep -x 'interval = 9m' /etc/cowflush.conf").ok()
 

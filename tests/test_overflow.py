@@ -120,7 +120,8 @@ def test_a_writer_that_goes_on_through_an_overflow(boot: Lab) -> None:
     # As the daemon does: what can't be written out keeps the page cache full, and writers waiting.
     vm.run("echo 1048576 >/proc/sys/vm/dirty_bytes").ok()
     vm.start("while :; do guest-tools flood /root/flood --places 512 --seconds 60; done 2>/dev/null")
-    vm.run("until cowflush status --json | grep -q overflow; do usleep 100000; done; sleep 1", timeout=60).ok()
+    vm.until("cowflush status --json | grep -q overflow", timeout=60)
+    vm.run("sleep 1").ok()
     said = vm.run("/run/cowflush/cowflush flush", timeout=60).exits(1).text
     assert "The COW had overflowed" in said
     assert status(vm)["phase"] == "idle"

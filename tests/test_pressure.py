@@ -128,7 +128,7 @@ def test_a_spill_area_is_never_made_of_something_else(boot: Lab) -> None:
     daemon.start(vm, QUIET + "spill=/dev/sdb\n")
     assert "/dev/sdb holds ext2" in daemon.wait_for(vm, "spill")
     vm.run("mkswap -L spill /dev/sdb; printf 'spill=LABEL=spill\\n' >/etc/cowflush.conf; killall -HUP cowflush").ok()
-    vm.run("until grep -q sdb /proc/swaps; do usleep 100000; done", timeout=10).ok()
+    vm.until("grep -q sdb /proc/swaps")
     assert vm.run("cat /proc/sys/vm/swappiness").ok().text.strip() == "1"
 
 
@@ -158,9 +158,11 @@ def test_a_watchdog_is_fed_through_a_long_flush_and_bites_when_the_daemon_dies(b
     took = json.loads(vm.run("cowflush status --json").ok().output)["last_flush"]["took_ms"]
     assert took > 12_000, "the flush was too short to tell"
     # Told that it is not wanted any more, it is stopped.
-    vm.run("printf 'watchdog=none\\n' >/etc/cowflush.conf; killall -HUP cowflush; sleep 1; killall -9 cowflush 2>/dev/null; sleep 13").ok()
-    vm.run("printf 'watchdog=/dev/watchdog\\n' >/etc/cowflush.conf; cowflush daemon >/run/daemon.log 2>&1 & sleep 2").ok()
+    daemon.reconfigure(vm, "watchdog=none\n")
+    vm.run("killall -9 cowflush 2>/dev/null; sleep 13").ok()
+    vm.put("/etc/cowflush.conf", b"watchdog=/dev/watchdog\n")
+    daemon.begin(vm)
     daemon.signal(vm, "TERM")
-    assert "is not fed any more: it resets the machine in 10 s" in daemon.wait_for(vm, "watchdog")
+    daemon.wait_for(vm, "is not fed any more: it resets the machine in 10 s")
     vm.run("cowflush daemon >/run/daemon.log 2>&1 & sleep 12; kill -9 $!").ok()
     assert vm.wait_stopped(timeout=30) == "guest-reset"

@@ -101,7 +101,8 @@ class Soak:
         """Everything rests for a moment; then all that was done is durable, and nothing is left over."""
         rss = watch.daemon_rss(vm)
         load.pause()
-        vm.run("killall cowflush; while pidof cowflush; do usleep 50000; done", timeout=60)
+        vm.run("killall cowflush")
+        vm.until("! pidof cowflush", timeout=60)
         done = load.done()
         daemon.flush(vm)
         seen = self.totals.boots[-1]

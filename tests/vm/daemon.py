@@ -9,6 +9,7 @@ from vm.machine import VM
 
 QUIET = "interval=off\nurgent=none\nmerge-on=none\n"
 SAID = "/run/daemon.log"
+NOTE = "/run/cowflush/daemon"
 
 
 def start(vm: VM, config: str, log: bool = False) -> None:
@@ -17,7 +18,13 @@ def start(vm: VM, config: str, log: bool = False) -> None:
         vm.run("cowflush log format /dev/sda2").ok()
     vm.put("/etc/cowflush.conf", config.encode())
     vm.run("cowflush flush", timeout=60).ok()
-    vm.run(f"cowflush daemon >>{SAID} 2>&1 & sleep 1; kill -0 $!").ok()
+    begin(vm)
+
+
+def begin(vm: VM) -> None:
+    """Starts the daemon, and waits until it has its note: then it watches, and listens to signals."""
+    wait = f"until grep -qx pid=$! {NOTE}; do kill -0 $! || exit 1; sleep 0.05; done 2>/dev/null"
+    vm.run(f"cowflush daemon >>{SAID} 2>&1 & {wait}", timeout=30).ok()
 
 
 def reconfigure(vm: VM, config: str) -> None:
@@ -25,13 +32,13 @@ def reconfigure(vm: VM, config: str) -> None:
     before = vm.get(SAID).count(b"read again")
     vm.put("/etc/cowflush.conf", config.encode())
     vm.run("sync; killall -HUP cowflush").ok()
-    vm.run(f"until [ $(grep -c 'read again' {SAID}) -gt {before} ]; do usleep 100000; done", timeout=30).ok()
+    vm.until(f"[ $(grep -c 'read again' {SAID}) -gt {before} ]")
 
 
 def status_text(vm: VM) -> str:
     """/proc/PID/status of the daemon. Its note says which that is: a guard looks like one to pidof."""
-    note = "/proc/$(sed -n s/pid=//p /run/cowflush/daemon)/status"
-    return vm.run(f"until cat {note} 2>/dev/null; do usleep 100000; done", timeout=60).ok().text
+    status = f"/proc/$(sed -n s/pid=//p {NOTE})/status"
+    return vm.run(f"until cat {status} 2>/dev/null; do sleep 0.05; done", timeout=60).ok().text
 
 
 def field(vm: VM, name: str) -> str:
@@ -51,7 +58,7 @@ def flush(vm: VM) -> None:
 
 def wait_for(vm: VM, text: str, times: int = 1, timeout: int = 30) -> str:
     """Waits until so many lines of the daemon have these words; returns all it has said."""
-    vm.run(f"until [ $(grep -c '{text}' {SAID}) -ge {times} ]; do usleep 100000; done", timeout=timeout).ok()
+    vm.until(f"[ $(grep -c '{text}' {SAID}) -ge {times} ]", timeout)
     return said(vm)
 
 

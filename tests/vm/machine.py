@@ -146,6 +146,10 @@ class VM:
         if self._typist:
             self._typist.close()
 
+    def until(self, condition: str, timeout: float = 30) -> None:
+        """Waits until this command of the guest's shell succeeds."""
+        self.run(f"until {condition}; do sleep 0.05; done", timeout=timeout).ok()
+
     def poweroff(self, command: str = "poweroff -f", timeout: float | None = None) -> None:
         """Lets the guest power off, and waits until it did."""
         if self.run_last(command, timeout) != "guest-shutdown":

@@ -40,9 +40,9 @@ def check_settled(vm: VM, mode: str = "deferring", log: Sequence[str] = ()) -> N
 
     `log` is the devices that a flush log has now: none, `LOG`, or `LOGGED`.
     """
+    vm.until("! pidof cowflush cowflush-guard")
     report = status(vm)
     assert (report["mode"], report["phase"], report["sealed"], report["busy_pid"]) == (mode, "idle", None, None)
     assert devices(vm) == sorted([*DEVICES, *log])
     expected = ["cowflush-cow"] if mode == "deferring" else []
     assert sorted(loops(vm)) == expected + (["cowflush-table"] if log == LOGGED else [])
-    assert vm.run("pidof cowflush cowflush-guard").text == ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import shutil
+import signal
+import subprocess
 import time
 
 import pytest
 
-from vm import Card, Drive, Filesystem, ext
+from vm import Card, Drive, Filesystem, artefacts, ext
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import status
@@ -116,6 +120,26 @@ def test_no_init_at_all(boot: Lab) -> None:
     vm = boot(remove(boot.card(), ["/sbin/init", "/bin/sh"], []), append="panic=0", wait=False)
     vm.wait_console(PROMPT, timeout=30)
     assert "cannot find an init on root: there is none of /sbin/init, /etc/init, /bin/init, /bin/sh." in said(vm)
+
+
+def test_a_shell_at_the_prompt(boot: Lab) -> None:
+    """It is a login shell, no signal is held back from it or ignored, and afterwards the prompt is back."""
+    tree = boot.directory / "more"
+    (tree / "bin").mkdir(parents=True)
+    shutil.copy(artefacts.programs("i586") / "busybox", tree / "bin" / "sh")
+    packed = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=tree, input=b"bin\nbin/sh\n", capture_output=True, check=True)
+    initramfs = boot.directory / "with-shell.cpio.gz"
+    initramfs.write_bytes(artefacts.initramfs().read_bytes() + gzip.compress(packed.stdout))
+    card = remove(boot.card(), ["/sbin/init", "/bin/sh"], [])
+    vm = boot(card, append="panic=0", initramfs=initramfs, wait=False)
+    vm.wait_console(PROMPT, timeout=30)
+    vm.type("sh\n")
+    vm.type('while read a b; do case $a in SigBlk: | SigIgn:) echo "$0 has $a $b";; esac; done </proc/self/status\n')
+    seen = vm.wait_console(r"(?s)^-sh has SigBlk:\s+(\w+)\r?\n-sh has SigIgn:\s+(\w+)", timeout=10)
+    # An interactive shell itself ignores SIGQUIT, SIGTERM and what a terminal sends to stop it.
+    assert int(seen[1], 16) == 0 and not int(seen[2], 16) & 1 << signal.SIGPIPE - 1, seen[0]
+    vm.type("exit 3\n")
+    vm.wait_console(rf"(?ms){PROMPT}.*{PROMPT}", timeout=10)
 
 
 def test_no_folder_for_run(boot: Lab) -> None:

@@ -2,14 +2,13 @@
 
 use std::io::{BufRead, Write, stdin, stdout};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::reboot::{RebootMode, reboot};
 
 use super::devices;
+use crate::sys::process::Program;
 
 const HELP: &str = "\
 Type words of the kernel command line to try again with them, for example
@@ -64,9 +63,9 @@ fn shell() {
         say("This initramfs has no /bin/sh.");
         return;
     }
-    let ended = Command::new("/bin/sh").arg0("-sh").status();
-    if let Err(error) = ended {
-        say(&format!("/bin/sh: {error}"));
+    match Program::start(c"/bin/sh", c"-sh") {
+        Ok(shell) => _ = shell.wait(),
+        Err(errno) => say(&format!("/bin/sh: {}", errno.desc())),
     }
 }
 

@@ -2,13 +2,13 @@
 //! /run/cowflush, in RAM like the changes on trial: a reboot ends both.
 
 use std::path::Path;
-use std::process::Command;
 
 use nix::sys::reboot::{RebootMode, reboot};
 
 use super::run_dir;
 use super::status::value;
 use crate::error::{Doing, Result};
+use crate::sys::process::Program;
 use crate::sys::time;
 use crate::units::decimal;
 
@@ -31,7 +31,7 @@ pub fn end() -> bool {
 /// Drops what is held: a reboot with the hold in place, so that nothing is flushed on the way down.
 /// By the system's own command, unless it shall be `at_once` or that fails.
 pub fn discard(at_once: bool) -> Result<()> {
-    if !at_once && Command::new("reboot").status().is_ok_and(|status| status.success()) {
+    if !at_once && Program::start(c"reboot", c"reboot").is_ok_and(Program::wait) {
         return Ok(());
     }
     let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);

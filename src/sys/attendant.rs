@@ -2,17 +2,17 @@
 //! takes tens of milliseconds while memory is short.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
+use nix::unistd::{Pid, getpid, getppid};
 
 use super::guard;
-use crate::error::{Doing, Error, Result};
+use crate::error::Result;
 
 /// What an attendant is told to work by; what the words mean is the [`Work`]'s.
 pub type Order = [u64; 6];
@@ -42,27 +42,9 @@ impl Attendant {
     /// Starts one. It keeps `open`, the descriptor that the work needs, and no other. Returns when its
     /// memory is locked.
     pub fn start(open: RawFd, work: &mut dyn Work) -> Result<Self> {
-        let (wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
         let parent = getpid();
-        // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
-        // by _exit and never returns into the caller.
-        match unsafe { fork() }.doing(|| "start the guard process")? {
-            ForkResult::Child => {
-                let keep = [far_end.as_raw_fd(), open];
-                guard::close_others(&keep);
-                attend(parent, far_end, work);
-                // SAFETY: _exit ends the process at once, without the parent's exit handlers.
-                unsafe { libc::_exit(0) }
-            }
-            ForkResult::Parent { child } => {
-                drop(far_end);
-                let mut attendant = Self { wire, pid: child };
-                if attendant.is_heard() {
-                    return Ok(attendant);
-                }
-                Err(Error::new("start the guard process", "it could not lock its memory"))
-            }
-        }
+        let (wire, pid) = guard::beside(Some(open), |wire| attend(parent, wire, work))?;
+        Ok(Self { wire, pid })
     }
 
     /// Lets it work, by this from now on. When this returns it has had a turn. `false`: it is dead.
@@ -101,14 +83,9 @@ impl Drop for Attendant {
 }
 
 fn attend(parent: Pid, mut wire: UnixStream, work: &mut dyn Work) {
-    guard::stand_apart();
-    if super::mlock::all().is_err() {
-        return;
-    }
     super::priority::realtime(true);
     let mut working = false;
-    let mut answered = wire.write_all(&[HEARD]);
-    while answered.is_ok() {
+    loop {
         let rest = working.then(|| work.turn());
         // The wire does not tell of a parent's death while another child of it has a copy.
         if getppid() != parent {
@@ -131,7 +108,9 @@ fn attend(parent: Pid, mut wire: UnixStream, work: &mut dyn Work) {
             }
             None => break,
         }
-        answered = wire.write_all(&[HEARD]);
+        if wire.write_all(&[HEARD]).is_err() {
+            break;
+        }
     }
     work.end();
 }

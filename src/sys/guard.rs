@@ -2,12 +2,13 @@
 //! root is suspended.
 
 use std::io::{Read, Write};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, setsid};
+use nix::unistd::{Pid, setsid};
 
+use super::process::{child, close_others};
 use crate::error::{Doing, Error, Result};
 
 /// The guard process, waiting.
@@ -31,61 +32,51 @@ pub enum End {
 /// Returns when the guard is in place with its memory locked. It may neither print nor touch a file on
 /// root: it runs while root may be suspended.
 pub fn post(at_end: &mut dyn FnMut(End)) -> Result<Guard> {
-    let (mut wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
-    // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
-    // by _exit and never returns into the caller.
-    match unsafe { fork() }.doing(|| "start the guard process")? {
-        ForkResult::Child => {
-            drop(wire);
-            watch(far_end, at_end);
-            // SAFETY: _exit ends the process at once, without the parent's exit handlers.
-            unsafe { libc::_exit(0) }
+    let (wire, pid) = beside(None, |mut wire| {
+        // One byte is the dismissal; an end without one is the parent's death.
+        at_end(match wire.read(&mut [0]) {
+            Ok(1) => End::Dismissed,
+            _ => End::Orphaned,
+        });
+    })?;
+    Ok(Guard { wire, pid })
+}
+
+/// Starts a process beside this one, which what happens to this one does not happen to, and gives it its
+/// end of a wire; the other end is returned. Its memory is locked by then. With `only` it keeps that
+/// file of this process's, and no other.
+pub(super) fn beside(
+    only: Option<RawFd>,
+    work: impl FnOnce(UnixStream),
+) -> Result<(UnixStream, Pid)> {
+    let (wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
+    let mut ends = Some((wire, far_end));
+    let pid = child(|| {
+        // Both processes have both ends now. Here the parent's is closed, or its death would not be heard.
+        let Some((_, mut wire)) = ends.take() else { return };
+        if let Some(only) = only {
+            close_others(&[wire.as_raw_fd(), only]);
         }
-        ForkResult::Parent { child } => {
-            drop(far_end);
-            match wire.read(&mut [0]) {
-                Ok(1) => Ok(Guard { wire, pid: child }),
-                _ => {
-                    let _ = waitpid(child, None);
-                    Err(Error::new("start the guard process", "it could not lock its memory"))
-                }
-            }
+        // A name of its own, so that `killall -9 cowflush` does not kill both at once.
+        // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
+        unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-guard".as_ptr()) };
+        // The parent's session and its terminal's signals are not the guard's.
+        let _ = setsid();
+        // Locks are not inherited.
+        if super::mlock::all().is_ok() && wire.write_all(b"r").is_ok() {
+            work(wire);
+        }
+    })
+    .doing(|| "start the guard process")?;
+    if let Some((mut wire, far_end)) = ends {
+        drop(far_end);
+        if matches!(wire.read(&mut [0]), Ok(1)) {
+            return Ok((wire, pid));
         }
     }
-}
-
-/// Makes this process, a child, one that what happens to its parent does not happen to.
-pub(super) fn stand_apart() {
-    // A name of its own, so that `killall -9 cowflush` does not kill both at once.
-    // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-guard".as_ptr()) };
-    // The parent's session and its terminal's signals are not the guard's.
-    let _ = setsid();
-}
-
-/// Closes what this process, a child, has of its parent's open files, but for `keep` and the three that
-/// everybody has: one that lives long would keep in use what its parent gave up.
-pub(super) fn close_others(keep: &[RawFd]) {
-    for descriptor in (3..DESCRIPTORS).filter(|number| !keep.contains(number)) {
-        // SAFETY: the child leaves by _exit and never drops, nor uses, what it closes here.
-        unsafe { libc::close(descriptor) };
-    }
-}
-
-/// cowflush has never more open: a pass over the flush log has the most, some twenty.
-const DESCRIPTORS: RawFd = 64;
-
-fn watch(mut wire: UnixStream, at_end: &mut dyn FnMut(End)) {
-    stand_apart();
-    // Locks are not inherited.
-    if super::mlock::all().is_err() || wire.write_all(b"r").is_err() {
-        return;
-    }
-    // One byte is the dismissal; an end without one is the parent's death.
-    at_end(match wire.read(&mut [0]) {
-        Ok(1) => End::Dismissed,
-        _ => End::Orphaned,
-    });
+    let _ = waitpid(pid, None);
+    Err(Error::new("start the guard process", "it could not lock its memory")
+        .advise("Nothing was begun. Free some memory, or raise `ulimit -l`, then try again."))
 }
 
 impl Guard {

@@ -12,6 +12,7 @@ pub mod loopdev;
 pub mod memory;
 pub mod mlock;
 pub mod priority;
+pub mod process;
 pub mod psi;
 pub mod random;
 pub mod signals;

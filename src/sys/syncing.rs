@@ -10,9 +10,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork};
 
-use super::{block, guard, priority};
+use super::process::{child, close_others};
+use super::{block, priority};
 use crate::error::{Doing, Result};
 
 /// A filesystem that is being written out.
@@ -25,24 +25,11 @@ impl Syncing {
     pub fn begin(file: &File) -> Result<Self> {
         let (wire, far_end) =
             UnixStream::pair().doing(|| "make a socket for a process that syncs")?;
-        // SAFETY: cowflush has one thread, so the child may do all that the parent could; it leaves
-        // by _exit and never returns into the caller.
-        match unsafe { fork() }.doing(|| "start a process that syncs")? {
-            ForkResult::Child => {
-                drop(wire);
-                // A child's child: nobody has to wait for one that is given up.
-                // SAFETY: as above.
-                if let Ok(ForkResult::Child) = unsafe { fork() } {
-                    work(file, far_end);
-                }
-                // SAFETY: _exit ends the process at once, without the parent's exit handlers.
-                unsafe { libc::_exit(0) }
-            }
-            ForkResult::Parent { child } => {
-                let _ = waitpid(child, None);
-                Ok(Self { wire })
-            }
-        }
+        // A child's child: nobody has to wait for one that is given up.
+        let between =
+            child(|| _ = child(|| work(file, &far_end))).doing(|| "start a process that syncs")?;
+        let _ = waitpid(between, None);
+        Ok(Self { wire })
     }
 
     /// Waits for the end, but not longer than that. `None`: it is still at work.
@@ -62,13 +49,13 @@ impl Syncing {
     }
 }
 
-fn work(file: &File, mut wire: UnixStream) {
+fn work(file: &File, mut wire: &UnixStream) {
     // A name of its own: this is nothing that `killall cowflush` should end.
     // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-sync".as_ptr()) };
     priority::realtime(false);
     // It may be at work long after its parent: nobody is to wait for it.
-    guard::close_others(&[file.as_raw_fd(), wire.as_raw_fd()]);
+    close_others(&[file.as_raw_fd(), wire.as_raw_fd()]);
     let errno = block::sync_filesystem(file).err().map_or(0, |errno| errno as i32);
     // Linux' numbers end at 133.
     let _ = wire.write_all(&[u8::try_from(errno).unwrap_or(u8::MAX)]);

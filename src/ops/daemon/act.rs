@@ -1,7 +1,5 @@
 //! What the daemon does: flushes, and what becomes of a flush that fails.
 
-use std::process::Command;
-
 use super::Daemon;
 use crate::config::{HoldFull, OnOverflow};
 use crate::daemon::pressure::Level;
@@ -11,6 +9,7 @@ use crate::ops::session::{How, Outcome, Session};
 use crate::ops::{hold, run_dir};
 use crate::report::record::Record;
 use crate::stack::Wish;
+use crate::sys::process::Program;
 use crate::sys::signals::Held;
 use crate::sys::{lock, priority};
 
@@ -86,7 +85,7 @@ impl Daemon<'_> {
             self.voice.tell("the hold has filled the COW: rebooting, what was held is dropped");
             priority::realtime(false);
             // Not waited for: it may wait for root.
-            if Command::new("reboot").spawn().is_ok() {
+            if Program::start(c"reboot", c"reboot").is_ok() {
                 return;
             }
         } else if now.level.percent_of_brim() < BRIM {

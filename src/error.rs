@@ -3,6 +3,8 @@
 use core::fmt;
 use std::borrow::Cow;
 
+use nix::errno::Errno;
+
 /// What the process tells its caller; the numbers are part of the interface (see `--help`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -94,18 +96,35 @@ pub trait Doing<T> {
     fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T>;
 }
 
-impl<T> Doing<T> for core::result::Result<T, nix::errno::Errno> {
+impl<T> Doing<T> for core::result::Result<T, Errno> {
     fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|errno| Error::new(operation(), errno.desc()))
+        self.map_err(|errno| Error::new(operation(), errno.desc()).advise(remedy(errno)))
     }
 }
 
 impl<T> Doing<T> for std::io::Result<T> {
     fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T> {
         self.map_err(|error| match error.raw_os_error() {
-            Some(number) => Error::new(operation(), nix::errno::Errno::from_raw(number).desc()),
+            Some(number) => {
+                let errno = Errno::from_raw(number);
+                Error::new(operation(), errno.desc()).advise(remedy(errno))
+            }
             None => Error::new(operation(), error.to_string()),
         })
+    }
+}
+
+/// What most often helps, where nobody knows better.
+fn remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EACCES | Errno::EPERM => "Run this as root.",
+        Errno::EBUSY => "Is it mounted, or in use by another program? End that, then try again.",
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => {
+            "Is its name right? `cowflush check` shows what this machine lacks."
+        }
+        Errno::ENOMEM => "Free some memory, then try again.",
+        Errno::ENOSPC => "Make room there, then try again.",
+        _ => "The kernel log (dmesg) may have more.",
     }
 }
 
@@ -122,9 +141,10 @@ mod tests {
 
     #[test]
     fn an_errno_keeps_its_meaning() {
-        let failed: core::result::Result<(), _> = Err(nix::errno::Errno::ENOSPC);
+        let failed: core::result::Result<(), _> = Err(Errno::ENOSPC);
         let error = failed.doing(|| "grow the COW").unwrap_err();
-        assert_eq!(error.to_string(), "cannot grow the COW: No space left on device.");
+        let said = "cannot grow the COW: No space left on device. Make room there, then try again.";
+        assert_eq!(error.to_string(), said);
         assert_eq!(error.exit_code(), Exit::Failed);
     }
 }

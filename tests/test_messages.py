@@ -32,8 +32,8 @@ EXEMPT_FILES = {
 }
 # Whole sentences in these files say what to do.
 ADVISERS = {
-    "src/boot/flushlog.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/ops/log/append.rs",
-    "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
+    "src/boot/flushlog.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/commands/recover.rs",
+    "src/error.rs", "src/ops/log/append.rs", "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
 }  # fmt: skip
 EXEMPT = {
     "labels of a line": {
@@ -42,7 +42,7 @@ EXEMPT = {
     "the kernel's words, not ours": {"write back", "write through", "Merge failed"},
     "good news, whose words say all": {
         "ended the hold, flushed", "stopped, flushed", "released: flushes come as before", "started: writes stay in RAM, up to {}",
-        "merged the flush log into {card}: {bytes} in {} ms", "merged {} into {}", "; merged {} into {card}", "the log on {}",
+        "merged the flush log into {card}: {bytes} in {millis} ms", "merged {} into {}", "; merged {} into {card}", "the log on {}",
         "held since {since}: nothing reaches the card. `cowflush flush` keeps what changes, `cowflush discard` drops it, "
         "`cowflush release` ends the hold.",
         "would make a flush log of {path_text} ({size}) for {root_text}", "would write {}",

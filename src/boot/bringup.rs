@@ -224,6 +224,7 @@ fn wanted(options: &Options) -> Result<&Reference> {
 fn not_found(options: &Options, why: &str) -> Error {
     let root = options.root.as_ref().map(|root| format!("={root}")).unwrap_or_default();
     Error::new(format!("find root{root}"), format!("{why}; there are: {}", seen()))
+        .advise("Name one of them.")
 }
 
 fn seen() -> String {

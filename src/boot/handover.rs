@@ -38,7 +38,10 @@ fn try_run(
         let target = root.join(place.trim_start_matches('/'));
         let moved = mount(Some(place), &target, NONE, MsFlags::MS_MOVE, NONE);
         if let Err(errno) = moved {
-            log.error(&format!("cannot move {place} to the new root: {}.", errno.desc()));
+            let why = errno.desc();
+            log.error(&format!(
+                "cannot move {place} to the new root: {why}. Root needs a folder {place}."
+            ));
             let _ = umount2(place, MntFlags::MNT_DETACH);
         }
     }
@@ -51,7 +54,9 @@ fn try_run(
     let words = std::iter::once(OsString::from(&init)).chain(arguments);
     let words: Vec<CString> = words.filter_map(|word| CString::new(word.into_vec()).ok()).collect();
     let path = words.first().cloned().unwrap_or_default();
-    execv(&path, &words).doing(|| format!("start {init}"))
+    execv(&path, &words).doing(|| format!("start {init}")).map_err(|error| {
+        error.advise("Is it a program for this processor, and are its libraries there?")
+    })
 }
 
 fn find_init(root: &Path, wanted: Option<&str>, log: &mut Log) -> Result<String> {

@@ -61,8 +61,10 @@ pub fn root(
         }
     }
     Err(match first {
-        Some((errno, kind)) => Error::new(what(), format!("as {kind}: {}", errno.desc())),
-        None => Error::new(what(), "the kernel has no filesystem type for it"),
+        Some((errno, kind)) => Error::new(what(), format!("as {kind}: {}", errno.desc()))
+            .advise("Let fsck look at it on another machine; is rootflags= right, if it is set?"),
+        None => Error::new(what(), "the kernel has no filesystem type for it")
+            .advise("Build its driver in; is rootfstype= right, if it is set?"),
     })
 }
 

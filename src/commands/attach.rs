@@ -39,5 +39,7 @@ fn device(options: &Options, before: Before, log: &mut Log) -> Result<PathBuf> {
         device = Some(path.to_owned());
         Ok(if options.writable { "rw" } else { "ro" })
     })?;
-    device.ok_or_else(|| Error::new("find root", "there is no device for it"))
+    device.ok_or_else(|| {
+        Error::new("find root", "there is no device for it").advise("The lines above say why.")
+    })
 }

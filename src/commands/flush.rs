@@ -40,17 +40,17 @@ pub fn merge(json: bool) -> Result<Exit> {
     let Settled {
         merged: bytes, merging: time, log_pruned: Pruned { bytes: pruned, refused }, ..
     } = merged.unwrap_or_default();
+    let millis = time.as_millis() as u64;
     let text = if json {
         let object = Object::new()
             .text("card", &card)
             .number("merged", bytes.0)
-            .number("merge_ms", time.as_millis() as u64)
+            .number("merge_ms", millis)
             .number("pruned", pruned.0)
             .text("not_pruned", refused.unwrap_or_default());
         object.end()
     } else if merged.is_some() {
-        let mut text =
-            format!("merged the flush log into {card}: {bytes} in {} ms", time.as_millis());
+        let mut text = format!("merged the flush log into {card}: {bytes} in {millis} ms");
         if pruned.0 > 0 {
             text.push_str(&format!(", {pruned} pruned"));
         }

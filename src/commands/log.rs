@@ -219,7 +219,9 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
     let uuid = devices::identify(&root_path).map_or([0; 16], |found| uuid_bytes(&found.uuid));
     let mut label = [0; 16];
     if wanted.label.len() > label.len() {
-        return Err(Error::new(what(), "a label has at most 16 bytes").exit(Exit::Usage));
+        return Err(Error::new(what(), "a label has at most 16 bytes")
+            .advise("Shorten it.")
+            .exit(Exit::Usage));
     }
     for (to, from) in label.iter_mut().zip(wanted.label.bytes()) {
         *to = from;

@@ -49,9 +49,9 @@ impl Fit {
 /// Looks, and does what was asked for.
 pub fn run(wanted: &cli::Recover) -> Result<Exit> {
     if wanted.merge && wanted.export.is_some() {
-        return Err(
-            Error::new("recover", "--merge and --export exclude each other").exit(Exit::Usage)
-        );
+        return Err(Error::new("recover", "--merge and --export exclude each other")
+            .advise("Take one of them.")
+            .exit(Exit::Usage));
     }
     let write = wanted.merge && !wanted.dry_run;
     let (mut log, mut root) = if write {
@@ -155,19 +155,29 @@ fn act(
             File::create_new(export)
                 .and_then(|file| file.set_len(size))
                 .doing(|| format!("make {name}"))?;
-            let mut copy = Direct::open_writable(export)?;
-            copy_into(&mut root, &mut copy)?;
-            log.apply(live, &mut copy, &mut meter)?;
+            Direct::open_writable(export)
+                .and_then(|mut copy| {
+                    copy_into(&mut root, &mut copy)?;
+                    log.apply(live, &mut copy, &mut meter)
+                })
+                .map_err(|error| {
+                    error.advise(format!("{name} is not complete: delete it, then try again."))
+                })?;
             say(wanted, &format!("wrote {name}: root with {} of the log", bytes(live)));
         }
         None => {
-            log.apply(live, &mut root, &mut meter)?;
-            log.reset(live.len() as u64)?;
+            log.apply(live, &mut root, &mut meter)
+                .and_then(|()| log.reset(live.len() as u64))
+                .map_err(|error| error.advise(HALF_MERGED))?;
             say(wanted, &format!("merged {} into {}", bytes(live), wanted.root.display()));
         }
     }
     Ok(())
 }
+
+/// The log is emptied last: until then the same can be done again.
+const HALF_MERGED: &str = "Root may be half merged, so don't mount it. The log is kept: run the same \
+    again, on copies of both (ddrescue) if the card is dying.";
 
 /// Copies root to an empty file of the same size, and leaves out what is zero.
 fn copy_into(root: &mut Direct, copy: &mut Direct) -> Result<()> {

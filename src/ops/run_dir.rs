@@ -57,8 +57,10 @@ pub fn keep_program() -> io::Result<()> {
     }
     // In one step: the old one stays when there is no memory for another, and it may be running.
     let unfinished = folder.join(".program");
-    std::fs::copy("/proc/self/exe", &unfinished)?;
-    std::fs::rename(unfinished, folder.join(PROGRAM))
+    std::fs::copy("/proc/self/exe", &unfinished)
+        .and_then(|_| std::fs::rename(&unfinished, folder.join(PROGRAM)))
+        // What is left of one would take memory away that is short already.
+        .inspect_err(|_| _ = std::fs::remove_file(&unfinished))
 }
 
 /// Notes that root's COW has overflowed in this boot.

@@ -322,7 +322,10 @@ fn left(stack: &Stack, name: Name) -> Bytes {
 
 fn device(stack: &Stack, name: Name) -> Result<Device> {
     let found = stack.device(name).copied();
-    found.ok_or_else(|| Error::new("go on with the flush", format!("{} is gone", name.text())))
+    found.ok_or_else(|| {
+        Error::new("go on with the flush", format!("{} is gone", name.text()))
+            .advise("Did another tool remove it? Run `cowflush flush` again; all data are in RAM.")
+    })
 }
 
 /// Carries out one step.

@@ -43,7 +43,8 @@ impl Valve {
             self.open();
             self.attendant = Tending::start(&self.control)?;
             if !self.attendant.work(rule.to_words()) {
-                return Err(Error::new("start the guard process", "it was killed"));
+                return Err(Error::new("start the guard process", "it was killed")
+                    .advise("Nothing was begun: try again, and let `cowflush-guard` live."));
             }
         }
         self.rule = Some(rule);

@@ -51,6 +51,7 @@ pub fn size(device: DevNo) -> Result<Sectors> {
     let text = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
     decimal(text.trim()).map(Sectors).ok_or_else(|| {
         Error::new(format!("read {}", path.display()), "the kernel's answer is not a number")
+            .advise("Is it sysfs that is mounted on /sys?")
     })
 }
 

@@ -105,7 +105,8 @@ pub fn attach(file: &File, name: &str, limit: Bytes) -> Result<Loop> {
             Err(errno) => return Err(errno).doing(|| format!("attach {name} to {path}")),
         }
     }
-    Err(Error::new(format!("attach {name} to a loop device"), "others took every free one"))
+    Err(Error::new(format!("attach {name} to a loop device"), "others took every free one")
+        .advise("Free one (`losetup -a` lists them), then try again."))
 }
 
 /// A device that is free now: its path and its open node. `control` is /dev/loop-control.

@@ -37,7 +37,9 @@ impl MemInfo {
 /// Reads /proc/meminfo.
 pub fn info() -> Result<MemInfo> {
     let text = std::fs::read_to_string("/proc/meminfo").doing(|| "read /proc/meminfo")?;
-    parse(&text).ok_or_else(|| Error::new("read /proc/meminfo", "it has no MemTotal"))
+    parse(&text).ok_or_else(|| {
+        Error::new("read /proc/meminfo", "it has no MemTotal").advise("Is it proc that is mounted?")
+    })
 }
 
 fn parse(text: &str) -> Option<MemInfo> {

@@ -7,9 +7,9 @@ use super::{How, Incomplete, Outcome, Session};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::pace;
 use crate::dm::{Line, SnapshotStatus, Target};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{cowfile, seal, settle};
-use crate::stack::{Mode, Name, Wish};
+use crate::stack::{Mode, Name, Trouble, Wish};
 use crate::sys::cow_threshold;
 use crate::units::Bytes;
 
@@ -77,7 +77,7 @@ impl Session<'_> {
         let (Some(origin), Some(length)) =
             (stack.seat(), stack.root.and_then(|root| root.length()))
         else {
-            return Err(Error::new("defer writes", "root's table is none that cowflush makes"));
+            return Err(settle::explain(Trouble::Foreign(Name::Root)));
         };
         let cow = cowfile::create(self.limit, Bytes(0), self.roof)?;
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };

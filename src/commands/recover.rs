@@ -5,7 +5,7 @@ use std::io;
 
 use cowflush::boot::devices;
 use cowflush::boot::superblock::uuid_bytes;
-use cowflush::cow::format::CHUNK_BYTES;
+use cowflush::cow::format::{CHUNK_BYTES, PIECE};
 use cowflush::error::{Doing, Error, Exit, Result};
 use cowflush::log::chain::{End, Live};
 use cowflush::ops::log::Log;
@@ -181,10 +181,9 @@ const HALF_MERGED: &str = "Root may be half merged, so don't mount it. The log i
 
 /// Copies root to an empty file of the same size, and leaves out what is zero.
 fn copy_into(root: &mut Direct, copy: &mut Direct) -> Result<()> {
-    const PIECE: u64 = 64;
-    let mut buffer = vec![0; PIECE as usize * CHUNK_BYTES];
+    let mut buffer = vec![0; PIECE * CHUNK_BYTES];
     let end = root.size().0.div_ceil(CHUNK_BYTES as u64);
-    for chunk in (0..end).step_by(PIECE as usize) {
+    for chunk in (0..end).step_by(PIECE) {
         root.read_at(chunk, &mut buffer)?;
         if buffer.iter().any(|byte| *byte != 0) {
             copy.write_at(chunk, &buffer)?;

@@ -12,6 +12,8 @@
 pub const CHUNK_SECTORS: u32 = 8;
 /// The same in bytes.
 pub const CHUNK_BYTES: usize = 4096;
+/// Chunks that are read or written together: 256 KiB, at which a card works at its full rate.
+pub const PIECE: usize = 64;
 /// Exceptions in one metadata area (`epa`).
 pub const PER_AREA: u64 = (CHUNK_BYTES / EXCEPTION_BYTES) as u64;
 

@@ -9,7 +9,7 @@ pub mod groups;
 pub mod journal;
 pub mod superblock;
 
-use crate::cow::format::{CHUNK_BYTES, Exception};
+use crate::cow::format::{CHUNK_BYTES, Exception, PIECE};
 use crate::log::chain::{Chunks, Unreadable};
 use groups::Groups;
 use journal::Journal;
@@ -23,9 +23,6 @@ impl From<Unreadable> for Why {
         "root's metadata can't be read"
     }
 }
-
-/// Chunks of the layer below that are read together: 256 KiB.
-const PIECE: usize = 64;
 
 /// Takes from `table` (ascending by chunk of root) what needn't reach the card. Returns how many
 /// chunks that were. If nothing may be pruned the table stays as it is.

@@ -13,7 +13,7 @@ use super::format::{
 };
 use super::ring::Ring;
 use super::{crc, crc::crc32c};
-use crate::cow::format::CHUNK_BYTES;
+use crate::cow::format::{CHUNK_BYTES, PIECE};
 
 /// A log's chunks, wherever they are.
 pub trait Chunks {
@@ -199,8 +199,6 @@ pub struct Live {
     pub crc: u32,
 }
 
-/// How many chunks are read at a time: 256 KiB.
-const PIECE: usize = 64;
 /// How often a chunk is read that can't be read.
 const TRIES: u32 = 3;
 

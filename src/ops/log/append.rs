@@ -6,7 +6,7 @@
 
 use super::Log;
 use crate::boot::superblock;
-use crate::cow::format::{CHUNK_BYTES, Exception};
+use crate::cow::format::{CHUNK_BYTES, Exception, PIECE};
 use crate::cow::view;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::behind_crc;
@@ -19,9 +19,6 @@ use crate::units::Bytes;
 
 /// Is told now and then how much is left to be written; an error ends the append.
 pub type Watch<'a> = dyn FnMut(Bytes) -> Result<()> + 'a;
-
-/// Chunks that are read and written together: 256 KiB.
-const PIECE: usize = 64;
 
 /// What to do when the log can't be written to.
 pub const APPEND_AGAIN: &str = "Nothing is lost: all data stay in RAM and can be read, and what \

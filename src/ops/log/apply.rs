@@ -4,7 +4,7 @@
 //! the caller start a new generation in the log. Cut short at any moment it can be begun again.
 
 use super::Log;
-use crate::cow::format::CHUNK_BYTES;
+use crate::cow::format::{CHUNK_BYTES, PIECE};
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::Live;
 use crate::log::crc::crc32c;
@@ -13,9 +13,6 @@ use crate::log::witness;
 use crate::report::progress::Meter;
 use crate::sys::direct::Direct;
 use crate::units::Bytes;
-
-/// Chunks that are written together: 256 KiB.
-const PIECE: usize = 64;
 
 impl Log {
     /// Whether root is still what the segments were written for.

@@ -24,10 +24,10 @@ STATUS = {
 
 
 def slow_flush(boot: Lab) -> VM:
-    """A router whose next merge takes some seconds, until it is unthrottled."""
+    """A router whose next merge takes long, until it is unthrottled."""
     vm = boot(throttle=Throttle())
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; echo kept >/root/kept; cowflush status; sync").ok()
-    vm.throttle(Throttle(bytes_per_second=1_000_000))
+    vm.throttle(Throttle(bytes_per_second=250_000))
     return vm
 
 

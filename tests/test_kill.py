@@ -117,7 +117,7 @@ def test_killed_while_the_card_is_slow(boot: Lab, command: str) -> None:
     writer = workload.Writer(vm)
     before = writer.wait_rounds(5)
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; sync").ok()
-    vm.throttle(Throttle(bytes_per_second=1_000_000))
+    vm.throttle(Throttle(bytes_per_second=400_000))
     job = vm.start(f"cowflush {command}")
     vm.until("cowflush status --json | grep -q '\"phase\":\"merging\"'")
     job.kill("KILL")

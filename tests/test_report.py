@@ -128,6 +128,7 @@ def test_figures_follow_the_flushes(boot: Lab) -> None:
     vm = boot()
     vm.run("cowflush log format /dev/sda2").ok()
     daemon(vm, QUIET + f"metrics={FIGURES}\n")
+    vm.until(f"[ -e {FIGURES} ]")
     before = figures(vm)
     assert before['cowflush_mode{mode="deferring"}'] == 1 and before["cowflush_held"] == 0
     assert before['cowflush_flushes_total{reason="flush"}'] == before["cowflush_log_segments"] == 1

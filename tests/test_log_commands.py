@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -297,5 +298,17 @@ def test_recover_writes_nothing_unless_told(boot: Lab) -> None:
     export.write_bytes(b"mine")
     assert logged.host("recover", root, log, "--export", export).returncode == FAILED
     assert export.read_bytes() == b"mine"
+    assert logged.host("recover", root, log, "--merge").returncode == 0
+    assert root.read_bytes() == flushlog.recovered(card).path.read_bytes()
+
+
+def test_a_recovery_that_fails_halfway_says_what_state_root_is_in(boot: Lab) -> None:
+    """As by a card that takes no more writes, of which a limit on a file's size is the likeness."""
+    card = with_flushes(boot)
+    root, log = logged.images(card)
+    limited = ["env", "--ignore-signal=XFSZ", "prlimit", f"--fsize={1 << 20}", artefacts.host_cowflush()]
+    failed = subprocess.run([*limited, "recover", root, log, "--merge"], capture_output=True, text=True)
+    assert failed.returncode == FAILED and "Root may be half merged, so don't mount it." in failed.stderr, failed
+    # What it says is true: the same again is all it takes.
     assert logged.host("recover", root, log, "--merge").returncode == 0
     assert root.read_bytes() == flushlog.recovered(card).path.read_bytes()

@@ -98,20 +98,21 @@ pub trait Doing<T> {
 
 impl<T> Doing<T> for core::result::Result<T, Errno> {
     fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|errno| Error::new(operation(), errno.desc()).advise(remedy(errno)))
+        self.map_err(|errno| of_errno(operation(), errno))
     }
 }
 
 impl<T> Doing<T> for std::io::Result<T> {
     fn doing<S: Into<Cow<'static, str>>>(self, operation: impl FnOnce() -> S) -> Result<T> {
         self.map_err(|error| match error.raw_os_error() {
-            Some(number) => {
-                let errno = Errno::from_raw(number);
-                Error::new(operation(), errno.desc()).advise(remedy(errno))
-            }
+            Some(number) => of_errno(operation(), Errno::from_raw(number)),
             None => Error::new(operation(), error.to_string()),
         })
     }
+}
+
+fn of_errno(operation: impl Into<Cow<'static, str>>, errno: Errno) -> Error {
+    Error::new(operation, errno.desc()).advise(remedy(errno))
 }
 
 /// What most often helps, where nobody knows better.

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 
-use super::process::{child, close_others};
+use super::process::{child, close_others, rename};
 use crate::error::{Doing, Error, Result};
 
 /// The guard process, waiting.
@@ -57,9 +57,8 @@ pub(super) fn beside(
         if let Some(only) = only {
             close_others(&[wire.as_raw_fd(), only]);
         }
-        // A name of its own, so that `killall -9 cowflush` does not kill both at once.
-        // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
-        unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-guard".as_ptr()) };
+        // So that `killall -9 cowflush` does not kill both at once.
+        rename(c"cowflush-guard");
         // The parent's session and its terminal's signals are not the guard's.
         let _ = setsid();
         // Locks are not inherited.

@@ -23,6 +23,12 @@ pub(super) fn child(work: impl FnOnce()) -> nix::Result<Pid> {
     }
 }
 
+/// Gives this process, a child, a name of its own: what `killall cowflush` ends is another.
+pub(super) fn rename(name: &CStr) {
+    // SAFETY: PR_SET_NAME reads a C string, of which it takes at most 16 bytes.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
 /// Closes what this process, a child, has of its parent's open files, but for `keep` and the three that
 /// everybody has: one that lives long would keep in use what its parent gave up.
 pub(super) fn close_others(keep: &[RawFd]) {

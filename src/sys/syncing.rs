@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::waitpid;
 
-use super::process::{child, close_others};
+use super::process::{child, close_others, rename};
 use super::{block, priority};
 use crate::error::{Doing, Result};
 
@@ -50,9 +50,7 @@ impl Syncing {
 }
 
 fn work(file: &File, mut wire: &UnixStream) {
-    // A name of its own: this is nothing that `killall cowflush` should end.
-    // SAFETY: PR_SET_NAME reads a C string of at most 16 bytes.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"cowflush-sync".as_ptr()) };
+    rename(c"cowflush-sync");
     priority::realtime(false);
     // It may be at work long after its parent: nobody is to wait for it.
     close_others(&[file.as_raw_fd(), wire.as_raw_fd()]);

@@ -1,5 +1,5 @@
 # What the scripts share that make Debian systems for the tests. Source it after lib.sh, and
-# call its functions inside a `cached` build: they use $work.
+# call its functions inside a `cached` build, all but debian_key: they use $work.
 # shellcheck shell=bash disable=SC2154 # $work
 source "$ROOT/cross/apt.sh"
 

@@ -9,7 +9,7 @@ import pytest
 from vm import Card, Filesystem, Throttle, workload
 from vm.lab import Lab
 from vm.machine import VM
-from vm.router import check_settled, status
+from vm.router import MERGING, check_settled, status, wait_status
 
 CARD = 5
 KILLED = 137
@@ -21,8 +21,6 @@ CONTENT = b"old " * 4096
 REWRITTEN = CONTENT.replace(b"o", b"n")
 REWRITE = f"tr o n <{VICTIM} >/run/new; dd if=/run/new of={VICTIM} conv=notrunc 2>&1; sync"
 HOLDS_VICTIM = Filesystem(files=((VICTIM, CONTENT),))
-MERGING = '"phase":"merging"'
-STOPPED = '"mode":"write-through",' + MERGING
 
 
 def victim_sectors(card: Card) -> range:
@@ -30,10 +28,6 @@ def victim_sectors(card: Card) -> range:
     blocks = card.fs().blocks(VICTIM)
     assert blocks == list(range(blocks[0], blocks[0] + len(CONTENT) // 4096))
     return range(blocks[0] * SECTORS_PER_BLOCK, (blocks[-1] + 1) * SECTORS_PER_BLOCK)
-
-
-def wait_status(vm: VM, pattern: str) -> None:
-    vm.until(f"cowflush status --json | grep -q '{pattern}'")
 
 
 def check_lives(vm: VM, writer: workload.Writer) -> None:

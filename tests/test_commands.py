@@ -10,7 +10,7 @@ import pytest
 from vm import Throttle, artefacts
 from vm.lab import Lab
 from vm.machine import VM
-from vm.router import check_settled, loops, memory, status
+from vm.router import MERGING, check_settled, loops, memory, status, wait_status
 
 BUSY, INTERRUPTED, USAGE = 4, 8, 2
 AS_NOBODY = "setuidgid nobody"
@@ -31,17 +31,13 @@ def slow_flush(boot: Lab) -> VM:
     return vm
 
 
-def wait_merging(vm: VM) -> None:
-    vm.until("cowflush status --json | grep -q '\"phase\":\"merging\"'")
-
-
 # --- one at a time ---------------------------------------------------------------
 
 
 def test_a_second_command_is_told_who_is_at_work(boot: Lab) -> None:
     vm = slow_flush(boot)
     first = vm.start("cowflush flush")
-    wait_merging(vm)
+    wait_status(vm, MERGING)
     pid = status(vm)["busy_pid"]
     # The other one looks after the writers.
     assert str(pid) in vm.run("pidof cowflush").ok().text.split()
@@ -61,7 +57,7 @@ def test_a_second_command_is_told_who_is_at_work(boot: Lab) -> None:
 def test_a_signal_ends_a_flush_but_not_its_merge(boot: Lab, signal: str) -> None:
     vm = slow_flush(boot)
     flush = vm.start("exec cowflush flush")
-    wait_merging(vm)
+    wait_status(vm, MERGING)
     flush.kill(signal)
     ended = flush.wait(5).exits(INTERRUPTED)
     assert f"cannot wait for the end of the merge: SIG{signal} came. The kernel goes on merging" in ended.text
@@ -78,7 +74,7 @@ def test_a_shutdown_does_not_end_a_stop(boot: Lab) -> None:
     """It sends SIGTERM to everybody, and SIGHUP."""
     vm = slow_flush(boot)
     stop = vm.start("exec cowflush stop")
-    wait_merging(vm)
+    wait_status(vm, MERGING)
     stop.kill("TERM")
     stop.kill("HUP")
     vm.run("sleep 0.5").ok()

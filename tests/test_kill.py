@@ -7,7 +7,7 @@ import pytest
 from vm import Throttle, artefacts, workload
 from vm.lab import Lab
 from vm.machine import VM
-from vm.router import check_settled, status
+from vm.router import MERGING, check_settled, status, wait_status
 from vm.sweep import KILLED, sweep
 
 # DM_DEV_SUSPEND suspends and resumes; a flush's first three suspend root, hand its changes over
@@ -119,7 +119,7 @@ def test_killed_while_the_card_is_slow(boot: Lab, command: str) -> None:
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; sync").ok()
     vm.throttle(Throttle(bytes_per_second=400_000))
     job = vm.start(f"cowflush {command}")
-    vm.until("cowflush status --json | grep -q '\"phase\":\"merging\"'")
+    wait_status(vm, MERGING)
     job.kill("KILL")
     assert job.wait().code == KILLED
     left = status(vm)["sealed"]

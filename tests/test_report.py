@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vm import Throttle, artefacts
-from vm.daemon import QUIET, field, signal
+from vm.daemon import QUIET, field, signal, wait_for
 from vm.daemon import start as daemon
 from vm.lab import Lab
 from vm.machine import VM
@@ -174,10 +174,10 @@ def test_a_light_shows_pending_flushing_and_trouble(boot: Lab) -> None:
     vm.run("killall -USR1 cowflush").ok()
     shows(vm, "none", "brightness", 9)
     vm.throttle(Throttle())
-    vm.until("grep -q '(asked)' /run/daemon.log")
+    wait_for(vm, "(asked)")
     vm.fail_writes()
     vm.run("echo y >/root/y; sync; killall -USR1 cowflush").ok()
-    vm.until("grep -q failed /run/daemon.log")
+    wait_for(vm, "failed")
     shows(vm, "timer", "delay_off", 100)
     vm.heal()
     shows(vm, "none", "brightness", 0)

@@ -12,11 +12,18 @@ DEVICES = ["cowflush-origin", "cowflush-root"]
 # With a flush log, and with something in it
 LOG = ["cowflush-log"]
 LOGGED = ["cowflush-log", "cowflush-log-view", "cowflush-logged"]
+# In the report, while the kernel merges
+MERGING = '"phase":"merging"'
 
 
 def status(vm: VM) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(vm.run("cowflush status --json").ok().output)
     return report
+
+
+def wait_status(vm: VM, pattern: str) -> None:
+    """Waits until the report has this."""
+    vm.until(f"cowflush status --json | grep -q '{pattern}'")
 
 
 def devices(vm: VM) -> list[str]:

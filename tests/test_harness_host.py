@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vm import Card
+from vm import Card, console
 from vm.ext import ExtImage
 from vm.lab import Lab
 
@@ -97,6 +97,19 @@ def test_qemu_ends_with_its_runner(tmp_path: Path, how: signal.Signals) -> None:
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(pid)
+
+
+def test_the_kernel_breaks_into_no_line() -> None:
+    said = "[    1.100000] one\nalix login: [    1.200000] two\n[    1.300000] three\nroot\n[  OK  ] Star[    2.000000] four\nted it.\n# "
+    assert console.whole_lines(said).splitlines() == [
+        "[    1.100000] one",
+        "[    1.200000] two",
+        "[    1.300000] three",
+        "alix login: root",
+        "[    2.000000] four",
+        "[  OK  ] Started it.",
+        "# ",
+    ]
 
 
 def test_fsck_sees_damage(tmp_path: Path) -> None:

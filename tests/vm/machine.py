@@ -14,6 +14,7 @@ from typing import NoReturn, TypeVar
 
 from vm.agent import PUT_CHUNK, Agent
 from vm.card import Card
+from vm.console import Console
 from vm.disks import Disks, DriveStats
 from vm.drive import Throttle
 from vm.job import Job
@@ -45,7 +46,6 @@ class VM:
         self.card = card
         self.inactivity = inactivity
         self.total = total
-        self._console = ""
         self._typist: socket.socket | None = None
         self._stopped = ""  # why the guest stopped, in QEMU's words
         self._final_stats: list[DriveStats] = []
@@ -57,7 +57,7 @@ class VM:
         self._watchdog = threading.Timer(total, self._time_out)
         self._watchdog.daemon = True
         self._watchdog.start()
-        self._console_file = open(directory / CONSOLE_LOG, "rb")
+        self._console = Console(directory / CONSOLE_LOG)
         try:
             self._agent = Agent(self.process.connect("agent.sock"))
             self._qmp = Qmp(self.process.connect("qmp.sock"))
@@ -115,12 +115,12 @@ class VM:
     def console(self) -> str:
         """All that the guest has printed so far."""
         self._take_in()
-        return self._console
+        return self._console.text
 
     def wait_console(self, pattern: str, timeout: float | None = None) -> re.Match[str]:
         """Waits until the console holds the pattern; looks at what was printed before, too."""
         regex = re.compile(pattern, re.MULTILINE)
-        return self._wait(lambda: regex.search(self._console), f"waiting for {pattern!r} on the console", timeout)
+        return self._wait(lambda: regex.search(self._console.text), f"waiting for {pattern!r} on the console", timeout)
 
     def type(self, text: str) -> None:
         """Types on the console's keyboard."""
@@ -139,12 +139,12 @@ class VM:
         """Cuts the power: writes that were completed stay, all else is gone."""
         self._watchdog.cancel()
         self.process.kill()
-        self._take_in()
+        self._console.close()
         self._agent.close()
         self._qmp.close()
-        self._console_file.close()
         if self._typist:
             self._typist.close()
+            self._typist = None
 
     def until(self, condition: str, timeout: float = 30) -> None:
         """Waits until this command of the guest's shell succeeds."""
@@ -153,7 +153,7 @@ class VM:
     def poweroff(self, command: str = "poweroff -f", timeout: float | None = None) -> None:
         """Lets the guest power off, and waits until it did."""
         if self.run_last(command, timeout) != "guest-shutdown":
-            raise Lost(f"the guest did not power off, QEMU says {self._stopped}: {command}", self._console)
+            raise Lost(f"the guest did not power off, QEMU says {self._stopped}: {command}", self._console.text)
 
     def run_last(self, command: str, timeout: float | None = None) -> str:
         """Runs a command that stops the guest, and returns how it stopped, in QEMU's words.
@@ -273,7 +273,7 @@ class VM:
             select.select([self._agent.fileno(), self._qmp.fileno()], [], [], POLL_SECONDS)
 
     def _why_lost(self, silent: float = 0, taken: float = 0, timeout: float | None = None) -> str:
-        panic = re.search(r"Kernel panic - .*", self._console)
+        panic = re.search(r"Kernel panic - .*", self._console.text)
         # A panic stops the guest once it has said all, except while resets are allowed.
         if panic and (self._stopped or self._resetting):
             return f"the guest panicked ({panic[0].strip()})"
@@ -293,16 +293,13 @@ class VM:
         partial = self._agent.partial().decode(errors="replace")
         self.kill()
         said = f"\n--- the command's output so far ---\n{tail(partial)}" if partial.strip() else ""
-        raise Lost(f"{reason}{said}", self._console)
+        raise Lost(f"{reason}{said}", self._console.text)
 
     def _take_in(self) -> bool:
         """Reads what the guest and QEMU have said; True if the guest said anything."""
-        if self._console_file.closed:
-            return False
-        printed = self._console_file.read()
+        printed = self._console.read()
         if self._typist and select.select([self._typist], [], [], 0)[0]:
             self._typist.recv(65536)  # the log has it, too
-        self._console += printed.decode(errors="replace").replace("\r\n", "\n")
         received = self._agent.receive() if self.process.alive() else 0
         if self.process.alive():
             for event in self._qmp.events():

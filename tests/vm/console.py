@@ -1,0 +1,38 @@
+"""What a guest's serial console has said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# The kernel doesn't wait for a program's line to end: `login: [    1.148800] clocksource: ...`.
+BROKEN = re.compile(r"^(?!\[ *\d+\.\d{6}\] )([^\n]+?)(\[ *\d+\.\d{6}\] [^\n]*\n)", re.MULTILINE)
+
+
+class Console:
+    """The file that QEMU writes it to, read as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")
+        self._raw = b""
+        self.text = ""
+
+    def read(self) -> bool:
+        """Takes in what came since; True if anything did."""
+        printed = b"" if self._file.closed else self._file.read()
+        if printed:
+            self._raw += printed
+            self.text = whole_lines(self._raw.decode(errors="replace").replace("\r\n", "\n"))
+        return bool(printed)
+
+    def close(self) -> None:
+        self.read()
+        self._file.close()
+
+
+def whole_lines(text: str) -> str:
+    """The same text, with a message of the kernel that broke into a line put before that line."""
+    moved = 1
+    while moved:
+        text, moved = BROKEN.subn(r"\2\1", text)
+    return text

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-# The kernel doesn't wait for a program's line to end: `login: [    1.148800] clocksource: ...`.
-BROKEN = re.compile(r"^(?!\[ *\d+\.\d{6}\] )([^\n]+?)(\[ *\d+\.\d{6}\] [^\n]*\n)", re.MULTILINE)
+# The kernel doesn't wait for a program's line to end: `login: [    1.148800] clocksource: ...`. What a boot
+# loader left unfinished nobody goes on with: there the kernel's first message stays, from a time of zero.
+STAMP = r"\[(?! *0\.000000\]) *\d+\.\d{6}\] "
+BROKEN = re.compile(rf"^(?!{STAMP})([^\n]+?)({STAMP}[^\n]*\n)", re.MULTILINE)
 
 
 class Console:

@@ -10,9 +10,10 @@ import json
 
 from vm import artefacts, bases, daemon, flushlog, images
 from vm.bases import Laid
-from vm.drive import Drive
+from vm.drive import Drive, Throttle
 from vm.lab import Lab
 from vm.machine import VM
+from vm.router import status, wait_status, when_free
 
 KERNEL = "openwrt-geode"
 
@@ -46,11 +47,13 @@ def test_an_ext4_root_keeps_what_was_flushed(boot: Lab) -> None:
     assert boot_mode(vm) == "deferring"
     # UCI's settings have reached the daemon, by way of a file in RAM.
     assert vm.get("/etc/cowflush.conf") == b"interval = 7m\nfull-wait = 81%\nurgent = none\n"
-    daemon = json.loads(vm.run("cowflush status --json").ok().output)["daemon"]
-    assert 6 * 60 < daemon["next_flush"]["seconds"] <= 7 * 60, daemon
+    vm.until(f"[ -e {daemon.NOTE} ]")
+    seen = status(vm)["daemon"]
+    assert 6 * 60 < seen["next_flush"]["seconds"] <= 7 * 60, seen
     assert vm.card_stats().wr_operations == 0
 
-    vm.run("echo kept >/etc/kept && cowflush flush").ok()
+    vm.run("echo kept >/etc/kept").ok()
+    daemon.flush(vm)
     vm.run("echo lost >/etc/lost; sync").ok()
     vm.kill()
     root = flushlog.recovered(card)
@@ -74,10 +77,22 @@ def test_a_reboot_in_procd_s_order_leaves_all_on_the_card(boot: Lab) -> None:
     assert "the flush log on sda3 holds 0 flushes" in again.console
 
 
+def slow_flush(vm: VM) -> None:
+    """A flush that goes on until the card is unthrottled, or 16 s."""
+    vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync").ok()
+    vm.throttle(Throttle(bytes_per_second=250_000))
+    vm.start("cowflush flush")
+    wait_status(vm, '"busy_pid":[0-9]')
+
+
 def test_the_service_can_be_stopped_started_and_reloaded(boot: Lab) -> None:
-    vm = images.boot(boot, ext4(boot))
+    vm = images.boot(boot, ext4(boot), throttle=Throttle())
     ready(vm)
-    vm.run("/etc/init.d/cowflush stop", timeout=60).ok()
+    slow_flush(vm)
+    stop = vm.start("/etc/init.d/cowflush stop")
+    stop.wait_output("is at work")
+    vm.throttle(Throttle())
+    stop.wait(60).ok()
     assert vm.run("cowflush status").ok().text.startswith("mode       write-through")
     vm.until("! pidof cowflush")  # start-stop-daemon does not wait for its end
     vm.run("/etc/init.d/cowflush start").ok()
@@ -104,12 +119,13 @@ def test_the_writable_partition_of_a_squashfs_root_is_covered(boot: Lab) -> None
     mounts = vm.get("/proc/mounts").decode()
     assert "overlayfs:/overlay / overlay rw" in mounts and "/dev/mapper/overlay /overlay ext4 rw" in mounts
     assert vm.card_stats().wr_operations == 0
-    vm.run("echo kept >/etc/kept && rm /etc/hosts 2>/dev/null; cowflush flush").ok()
-    vm.run("echo lost >/etc/lost; sync").ok()
+    vm.run("echo kept >/etc/kept").ok()
+    daemon.flush(vm)
+    vm.run("echo lost >/root/lost; sync").ok()
     vm.kill()
     data = flushlog.recovered(card)
     data.fsck()
-    assert data.read("/upper/etc/kept") == b"kept\n" and "/upper/etc/lost" not in data.hashes("/upper/etc")
+    assert data.read("/upper/etc/kept") == b"kept\n" and "/upper/root/lost" not in data.hashes("/upper")
 
     again = images.boot(boot, card)
     ready(again)
@@ -147,8 +163,10 @@ def test_an_upgrade_finds_no_live_stack_and_leaves_the_new_image(boot: Lab) -> N
     card, new = ext4(boot), ext4(boot, "two")
     vm = images.boot(boot, card, drives=(Drive(new.path),))
     ready(vm)
-    vm.run("echo old >/etc/old && cowflush flush; echo later >/etc/later").ok()
-    assert vm.run_last("/sbin/sysupgrade /dev/sdb /dev/sda >/dev/console 2>&1 </dev/null", timeout=60) == "guest-reset"
+    vm.run("echo old >/etc/old").ok()
+    daemon.flush(vm)
+    vm.run("echo later >/etc/later").ok()
+    assert vm.run_last("/sbin/sysupgrade /dev/sdb /dev/sda >/dev/console 2>&1 </dev/null", timeout=120) == "guest-reset"
     assert "cowflush: all goes to the card before the upgrade" in vm.console
     assert "stage2: mode       write-through" in vm.console
     assert card.differing_sectors(new) == []
@@ -163,7 +181,7 @@ def test_an_upgrade_is_given_up_when_the_card_can_t_be_brought_up_to_date(boot: 
     card, new = ext4(boot), ext4(boot, "two")
     vm = images.boot(boot, card, drives=(Drive(new.path),))
     ready(vm)
-    vm.run("cowflush hold").ok()
+    when_free(vm, "hold").ok()
     before = card.copy(boot.directory / "before.img")
     done = vm.run("/sbin/sysupgrade /dev/sdb /dev/sda")
     assert done.code == 1 and "the upgrade is given up" in done.text, done.text

@@ -6,6 +6,7 @@ from vm import flushlog
 from vm.card import Card
 from vm.ext import ExtImage
 from vm.machine import VM
+from vm.router import when_free
 
 QUIET = "interval=off\nurgent=none\nmerge-on=none\n"
 SAID = "/run/daemon.log"
@@ -52,8 +53,8 @@ def signal(vm: VM, name: str) -> None:
 
 
 def flush(vm: VM) -> None:
-    """A flush by hand that waits for the daemon's own: only "busy" is tried again."""
-    vm.run("(while :; do cowflush flush; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done)", timeout=120).ok()
+    """A flush by hand that waits for the daemon's own."""
+    when_free(vm, "flush").ok()
 
 
 def wait_for(vm: VM, text: str, times: int = 1, timeout: int = 30) -> str:

@@ -48,7 +48,7 @@ def refused(*arguments: str | Path) -> str:
 def boot(lab: Lab, card: Card, **options: Any) -> VM:
     """Boots a card as the board would: nothing comes from outside."""
     wait = options.pop("wait", True)
-    drives = (Drive(card.path), *options.pop("drives", ()))
+    drives = (Drive(card.path, throttle=options.pop("throttle", None)), *options.pop("drives", ()))
     machine = Machine(
         kernel=None, initramfs=None, append="", drives=drives, cpu=GEODE, memory=options.pop("memory", MEMORY)
     )

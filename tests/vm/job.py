@@ -35,6 +35,10 @@ class Job:
         """What it has written so far."""
         return self.vm.get(f"{self._base}.out")
 
+    def wait_output(self, text: str) -> None:
+        """Waits until it has written this."""
+        self.vm.until(f"grep -q {shlex.quote(text)} {self._base}.out")
+
     def kill(self, signal: str = "TERM") -> None:
         """Signals it and its children."""
         self.vm.run(f"kill -{signal} -$(cat {self._base}.pid)").ok()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vm.machine import VM
+from vm.outcome import Result
 
 DEVICES = ["cowflush-origin", "cowflush-root"]
 # With a flush log, and with something in it
@@ -24,6 +25,11 @@ def status(vm: VM) -> dict[str, Any]:
 def wait_status(vm: VM, pattern: str) -> None:
     """Waits until the report has this."""
     vm.until(f"cowflush status --json | grep -q '{pattern}'")
+
+
+def when_free(vm: VM, words: str) -> Result:
+    """Runs a command of cowflush's once nobody else is at work, such as the daemon."""
+    return vm.run(f"while :; do cowflush {words}; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done", timeout=120)
 
 
 def devices(vm: VM) -> list[str]:

@@ -134,6 +134,7 @@ def test_a_shell_at_the_prompt(boot: Lab) -> None:
     vm = boot(card, append="panic=0", initramfs=initramfs, wait=False)
     vm.wait_console(PROMPT, timeout=30)
     vm.type("sh\n")
+    vm.wait_console("# $", timeout=10)
     vm.type('while read a b; do case $a in SigBlk: | SigIgn:) echo "$0 has $a $b";; esac; done </proc/self/status\n')
     seen = vm.wait_console(r"(?s)^-sh has SigBlk:\s+(\w+)\r?\n-sh has SigIgn:\s+(\w+)", timeout=10)
     # An interactive shell itself ignores SIGQUIT, SIGTERM and what a terminal sends to stop it.

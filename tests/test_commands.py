@@ -59,7 +59,7 @@ def test_a_signal_ends_a_flush_but_not_its_merge(boot: Lab, signal: str) -> None
     flush = vm.start("exec cowflush flush")
     wait_status(vm, MERGING)
     flush.kill(signal)
-    ended = flush.wait(5).exits(INTERRUPTED)
+    ended = flush.wait(10).exits(INTERRUPTED)
     assert f"cannot wait for the end of the merge: SIG{signal} came. The kernel goes on merging" in ended.text
     assert status(vm)["phase"] == "merging"
     vm.throttle(Throttle())
@@ -170,7 +170,7 @@ def test_a_reader_that_goes_away(boot: Lab, command: str) -> None:
     """The pipe is closed before the first byte; standard error, too."""
     vm = boot()
     vm.run("echo kept >/root/kept; sync").ok()
-    code = vm.run(f"{{ sleep 0.3; cowflush {command} 2>&1; echo $? >/run/code; }} | true; sleep 0.1; cat /run/code", timeout=60)
+    code = vm.run(f"{{ sleep 0.3; cowflush {command} 2>&1; echo $? >/run/code; }} | true; cat /run/code", timeout=60)
     assert code.ok().text == "0\n"
     vm.run("cowflush flush >/dev/full 2>/dev/full; cowflush status >&- 2>&-", timeout=60).ok()
     vm.kill()
@@ -179,8 +179,9 @@ def test_a_reader_that_goes_away(boot: Lab, command: str) -> None:
 
 def test_a_flush_is_logged(boot: Lab) -> None:
     vm = boot()
-    vm.run("syslogd -O /run/log; usleep 200000; echo x >/root/x; cowflush flush >/run/out").ok()
+    vm.run("syslogd -O /run/log; until [ -S /dev/log ]; do sleep 0.05; done; echo x >/root/x; cowflush flush >/run/out").ok()
     said = vm.get("/run/out").decode().strip()
+    vm.until("grep -q cowflush /run/log")
     line = vm.run("grep cowflush /run/log").ok().text
     assert re.search(rf"daemon\.notice cowflush\[\d+\]: {re.escape(said)}$", line.strip()), line
 

@@ -11,6 +11,7 @@ from vm import daemon
 from vm.daemon import QUIET
 from vm.lab import Lab
 from vm.machine import VM
+from vm.router import when_free
 
 BYTES = 150_000
 
@@ -84,13 +85,13 @@ def held_and_released(story: Story) -> None:
     """Urgent as it is, nothing reaches the card while it is held; released, it goes there by itself."""
     vm = story.vm
     before = daemon.wait_for(vm, "flushed").count("flushed (urgent)")
-    vm.run("cowflush hold").ok()
+    when_free(vm, "hold").ok()
     still = vm.card_stats()
     story.write("/etc/trial/released")
     vm.run("sleep 2").ok()
     assert (vm.card_stats() - still).wr_operations == 0
     story.cut(missing="/etc/trial/released")
-    vm.run("cowflush release").ok()
+    when_free(vm, "release").ok()
     daemon.wait_for(vm, "flushed (urgent)", before + 1)
     story.cut()
 
@@ -100,20 +101,20 @@ def held_and_kept(story: Story) -> None:
     before = daemon.wait_for(vm, "flushed").count("flushed (urgent)")
     daemon.reconfigure(vm, QUIET)  # which is itself a change under /etc
     daemon.wait_for(vm, "flushed (urgent)", before + 1)
-    vm.run("cowflush hold").ok()
+    when_free(vm, "hold").ok()
     story.write("/etc/trial/kept")
     vm.run("sleep 1").ok()
     assert "nothing may reach the card" in vm.run("cowflush stop").fails().text
     story.cut(missing="/etc/trial/kept")
     daemon.flush(vm)
-    assert "nothing was held" in vm.run("cowflush release").ok().text
+    assert "nothing was held" in when_free(vm, "release").ok().text
     story.cut()
 
 
 def held_and_discarded(story: Story) -> None:
     """The guest boots again by itself; then the card shows what the trial did not touch."""
     vm = story.vm
-    vm.run("cowflush hold").ok()
+    when_free(vm, "hold").ok()
     vm.run("echo trial >/etc/trial/discarded; rm /etc/trial/kept; echo changed >/root/asked; sync").ok()
     assert vm.run_last("cowflush discard --now", timeout=30) == "guest-reset"
     story.vm = again = story.boot(vm.card)

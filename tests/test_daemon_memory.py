@@ -12,13 +12,14 @@ from vm.machine import VM
 COW_MIB = 16
 # Twice the COW: what is written again and again can't stay in it.
 PLACES = 2 * COW_MIB * 16
+ENOUGH = 2 * PLACES + 1
 
 
 def write(boot: Lab, vm: VM, log: bool, seconds: int, others: tuple[Job, ...] = ()) -> None:
     """Floods root, cuts the power in the middle and at the end, and looks for each block from outside.
 
     What `others` do goes on meanwhile."""
-    job = vm.start(f"guest-tools flood {flood.FILE} --places {PLACES} --seconds {seconds}")
+    job = vm.start(f"guest-tools flood {flood.FILE} --places {PLACES} --seconds {seconds} --at-least {ENOUGH}")
     daemon.wait_for(vm, "flushed (high)", timeout=60)
     durable, flushes = flood.written(vm), daemon.wait_for(vm, "flushed (high)").count("flushed (high)")
     # The first one after may have begun before.
@@ -26,8 +27,7 @@ def write(boot: Lab, vm: VM, log: bool, seconds: int, others: tuple[Job, ...] = 
     if log:
         image = daemon.root_of(vm.cut_copy(boot.directory / "cut.img"), log)
         flood.check(image.read(flood.FILE), PLACES, durable)
-    blocks = int(job.wait(timeout=seconds + 120).ok().text.split()[-1])
-    assert blocks > 2 * PLACES, f"{blocks} blocks in {seconds} s never came near the COW's size"
+    blocks = int(job.wait(timeout=seconds + 180).ok().text.split()[-1])
     for other in others:
         assert other.running(), other.wait().text
         other.kill()

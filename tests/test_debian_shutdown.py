@@ -12,6 +12,7 @@ from vm import Throttle, debian, flushlog
 from vm.debian import SLOW
 from vm.lab import Lab
 from vm.machine import VM
+from vm.router import when_free
 
 SAFE = "cowflush: all data are on the card."
 
@@ -122,7 +123,8 @@ def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab, init: str) -> No
 def test_a_hold_is_dropped(boot: Lab) -> None:
     vm = debian.running(boot, "systemd")
     debian.flush(vm)
-    vm.run("cowflush hold && echo trial >/root/trial && sync").ok()
+    when_free(vm, "hold").ok()
+    vm.run("echo trial >/root/trial && sync").ok()
     debian.shut_down(vm, "systemd")
     assert "what was written since then is dropped now" in vm.console
     root = flushlog.recovered(vm.card)

@@ -14,6 +14,7 @@ from vm import artefacts, bases, ext, flushlog, images, sparse
 from vm.bases import Base, Laid
 from vm.lab import Lab
 from vm.machine import VM
+from vm.router import when_free
 
 LOADERS = {"voyage": bases.voyage, "syslinux": bases.syslinux}
 # The label's name is typed at SYSLINUX's prompt; GRUB has a menu.
@@ -68,7 +69,7 @@ def test_it_boots_with_cowflush_and_keeps_what_was_flushed(boot: Lab, bases_made
     vm = images.boot(boot, card)
     assert mode(vm) == "deferring"
     vm.run("echo kept >/root/kept").ok()
-    assert "flushed to the log" in vm.run("cowflush flush", timeout=60).ok().text
+    assert "flushed to the log" in when_free(vm, "flush").ok().text
     vm.run("echo lost >/root/lost; sync").ok()
     vm.kill()
     root = flushlog.recovered(card)

@@ -9,6 +9,7 @@ from vm import artefacts, flushlog, images
 from vm.card import Card
 from vm.lab import Lab
 from vm.machine import VM
+from vm.router import when_free
 
 BOARD = artefacts.TOP / "board" / "alix2"
 MIB = 2048
@@ -52,7 +53,7 @@ def test_what_was_flushed_survives_a_power_cut(boot: Lab) -> None:
     vm = images.boot(boot, images.with_agent(card(boot)))
     assert mode(vm) == "deferring"
     vm.run("seq 100000 >/root/kept").ok()
-    assert "flushed to the log on sda2" in vm.run("cowflush flush", timeout=60).ok().text
+    assert "flushed to the log on sda2" in when_free(vm, "flush").ok().text
     vm.run("echo later >/root/lost; sync").ok()
     vm.kill()
     root = flushlog.recovered(vm.card)

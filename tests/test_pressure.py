@@ -82,7 +82,7 @@ def test_write_through_is_the_last_resort(boot: Lab) -> None:
 def test_a_hold_that_fills_the_cow_is_dropped_where_that_is_wanted(boot: Lab) -> None:
     vm = boot()
     daemon.start(vm, QUIET + "size=8M\nhold-full=discard\n")
-    vm.run("cowflush hold; echo trial >/root/trial; sync").ok()
+    vm.run("cowflush hold && echo trial >/root/trial; sync").ok()
     # The guest's `reboot` asks an init that it does not have, so the daemon reboots by itself.
     stopped = vm.run_last("while :; do dd if=/dev/urandom of=/root/big bs=64k count=160 2>/dev/null; sync; done", timeout=60)
     assert stopped == "guest-reset"

@@ -23,6 +23,7 @@ from vm.drive import Drive, Throttle
 from vm.lab import Lab
 from vm.launch import Machine
 from vm.machine import VM
+from vm.router import when_free
 
 UUID = "c0f1a5b0-5eed-4c0f-8a5b-00000000deb1"
 # Debian's kernel for i386 needs what a Geode LX has: CMOV, but no SSE. PAE is for its other flavour.
@@ -204,9 +205,9 @@ def settled(vm: VM, init: str) -> None:
 
 
 def flush(vm: VM, merge: bool = False) -> None:
-    """Flushes, and merges the log as well. The daemon may be at work just then (exit 4)."""
+    """Flushes, and merges the log as well."""
     for command in ["flush", "merge"] if merge else ["flush"]:
-        vm.run(f"until cowflush {command}; do code=$?; [ $code = 4 ] || exit $code; sleep 1; done", timeout=90).ok()
+        when_free(vm, command).ok()
 
 
 def root_device(vm: VM) -> str:

@@ -13,7 +13,8 @@ const SECTOR: usize = 512;
 const BLOCK: usize = 64 << 10;
 
 /// Write numbered blocks of 64 KiB round and round in a file, as fast as they go: block N at place
-/// N modulo `--places`. Ends after `--seconds` or when the file STOP appears, and prints `blocks N`.
+/// N modulo `--places`. Ends when both `--seconds` and `--at-least` are over, or when the file STOP
+/// appears, and prints `blocks N`.
 /// After each block its number is in NOTE. tests/vm/flood.py knows the blocks again.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "flood")]
@@ -24,9 +25,12 @@ pub struct Flood {
     /// how many blocks it has
     #[argh(option, default = "512")]
     places: u64,
-    /// when to end
+    /// for how long
     #[argh(option)]
     seconds: u64,
+    /// how many blocks on a machine that is slow
+    #[argh(option, default = "0")]
+    at_least: u64,
     /// where to keep the number of blocks written; not on root
     #[argh(option, default = "String::from(\"/run/flood\")")]
     note: String,
@@ -42,7 +46,9 @@ impl Flood {
         let (begin, end) = (Instant::now(), Duration::from_secs(self.seconds));
         let mut block = vec![0; BLOCK];
         let mut number: u64 = 0;
-        while begin.elapsed() < end && !std::path::Path::new(&self.stop).exists() {
+        while (begin.elapsed() < end || number < self.at_least)
+            && !std::path::Path::new(&self.stop).exists()
+        {
             fill(&mut block, number);
             let at = number % self.places * BLOCK as u64;
             file.write_all_at(&block, at)?;

@@ -89,6 +89,7 @@ def test_init_reaps_what_it_inherits(boot: Lab) -> None:
 
 def test_a_command_that_hangs_is_lost(boot: Lab) -> None:
     vm = boot(direct=True)
+    vm.patience = 1
     with pytest.raises(Lost, match=r"(?s)longer than 4 s, running: echo.*output so far.*begun"):
         vm.run("echo begun; sleep 1000", timeout=4)
     assert not vm.process.alive()

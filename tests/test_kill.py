@@ -17,6 +17,8 @@ WINDOW = range(1, 7)
 # A COW of 8 MiB could be full before the new tables are loaded: root's filesystem is frozen first.
 TIGHT = "cowflush.size=8M"
 FIFREEZE, FITHAW = "C0045877", "C0045878"
+# Seconds in which a write ends if it ends at all
+PATIENCE = 20
 SIZES = pytest.mark.parametrize("append", ["", TIGHT], ids=["roomy", "tight"])
 
 
@@ -77,7 +79,7 @@ def test_the_guard_wakes_root(boot: Lab, append: str) -> None:
     vm = prepared(boot, append)
     for ioctl, stop in stops(append):
         vm.run(f"echo {stop} >>/root/f1; guest-tools killat --ioctl {ioctl} {stop} cowflush flush").exits(KILLED)
-        assert take_write(vm, 5), stop
+        assert take_write(vm, PATIENCE), stop
         vm.run("cowflush flush").ok()
     check_flushed(vm)
 
@@ -89,7 +91,7 @@ def test_without_its_guard_root_stays_frozen_until_the_next_command(boot: Lab) -
         vm.run(f"echo {stop} >>/root/f1; guest-tools killat --family --ioctl {ioctl} {stop} cowflush flush").exits(KILLED)
         assert not take_write(vm, 1), (ioctl, stop)
         vm.run("/run/rescue flush", timeout=30).ok()
-        assert take_write(vm, 5), (ioctl, stop)
+        assert take_write(vm, PATIENCE), (ioctl, stop)
     vm.run("cowflush flush").ok()
     check_flushed(vm)
 
@@ -101,10 +103,10 @@ def test_without_its_guard_root_sleeps_until_the_next_command(boot: Lab) -> None
         vm.run(f"guest-tools killat --family --ioctl {DM_DEV_SUSPEND} {stop} cowflush flush").exits(KILLED)
         asleep = stop not in (WINDOW[0], WINDOW[-1])
         assert (status(vm)["phase"] == "suspended") is asleep, stop
-        assert take_write(vm, 1 if asleep else 5) is not asleep, stop
+        assert take_write(vm, 1 if asleep else PATIENCE) is not asleep, stop
         # A tmpfs is where a person would have to start it from.
         vm.run("/run/rescue flush", timeout=30).ok()
-        assert take_write(vm, 5), stop
+        assert take_write(vm, PATIENCE), stop
     vm.run("cowflush flush").ok()
     check_flushed(vm)
 

@@ -37,7 +37,7 @@ QEMU = {"i386": launch.QEMU["i586"], "amd64": launch.QEMU["x86_64"]}
 PACKAGES = "/var/local/packages"
 # An initramfs takes a minute to make on an emulated machine, and prints nothing meanwhile.
 SLOW = 400.0
-TOTAL = 1200.0
+TOTAL = 4800.0
 STACK = "/dev/mapper/cowflush-root"
 CARD = "/dev/sda1"
 

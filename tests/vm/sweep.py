@@ -20,7 +20,7 @@ root_lives() {{
     tries=0
     until [ -e /run/alive ]; do
         tries=$((tries + 1))
-        [ $tries -lt 250 ] || say 'root takes no write'
+        [ $tries -lt 1000 ] || say 'root takes no write'
         usleep 20000
     done
     rm /run/alive

@@ -26,7 +26,7 @@ FLUSHES = 4
 IN_TABLE = 512 + 5  # a byte in a segment's table
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Card]]:
     """A card with a log, as it was after each of some flushes."""
     lab = Lab(tmp_path_factory.mktemp("damage"))
@@ -37,6 +37,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Card]]:
         vm.pause()
         made.append(vm.card.copy(lab.directory / f"after-{number}.img"))
         vm.cont()
+    vm.kill()
     yield made
     lab.end(keep_images=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -16,15 +17,17 @@ class Console:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb")
-        self._raw = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.text = ""
 
     def read(self) -> bool:
         """Takes in what came since; True if anything did."""
         printed = b"" if self._file.closed else self._file.read()
         if printed:
-            self._raw += printed
-            self.text = whole_lines(self._raw.decode(errors="replace").replace("\r\n", "\n"))
+            # Only the last line may go on, so the others are left as they are.
+            lines, end, last = self.text.rpartition("\n")
+            new = (last + self._decoder.decode(printed)).replace("\r\n", "\n")
+            self.text = lines + end + whole_lines(new)
         return bool(printed)
 
     def close(self) -> None:

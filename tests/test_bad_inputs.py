@@ -13,6 +13,7 @@ import pytest
 
 from vm import Card, Drive, Filesystem, artefacts, ext
 from vm.lab import Lab
+from vm.logged import said
 from vm.machine import VM
 from vm.router import status
 
@@ -22,11 +23,6 @@ PROMPT = r"^cowflush rescue> "
 def has_no(initcall: str) -> str:
     """The kernel argument that leaves a built-in driver out, as if it had not been built."""
     return f"initcall_blacklist={initcall}"
-
-
-def said(vm: VM) -> str:
-    """What cowflush has printed on the console, without the kernel's times."""
-    return "\n".join(re.findall(r"^(?:\[.*?\] )?cowflush: (.*)", vm.console, re.MULTILINE))
 
 
 # --- the card -------------------------------------------------------------------

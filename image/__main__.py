@@ -24,25 +24,56 @@ def size(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python3 -m image", description="Makes images of cards, and flashes them.")
+    top = argparse.ArgumentParser(
+        prog="python3 -m image", description="Makes images of cards, and flashes them."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    one = commands.add_parser("board", help="a board's image, with a small system that runs cowflush")
+    one = commands.add_parser(
+        "board", help="a board's image, with a small system that runs cowflush"
+    )
     one.add_argument("board", metavar="BOARD", help="a folder of board/, such as alix2")
-    one.add_argument("--kernel", type=Path, required=True, metavar="FILE", help="the board's kernel (cross/kernel.sh builds it)")
+    one.add_argument(
+        "--kernel",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the board's kernel (cross/kernel.sh builds it)",
+    )
     one.add_argument("--out", type=Path, required=True, metavar="FILE", help="the image to write")
-    one.add_argument("--size", type=size, default=256 << 20, help="the card's size; 256M fits every card from that on")
+    one.add_argument(
+        "--size",
+        type=size,
+        default=256 << 20,
+        help="the card's size; 256M fits every card from that on",
+    )
 
     other = commands.add_parser("add", help="adds cowflush to an image, in a new file")
-    other.add_argument("base", type=Path, metavar="BASE", help="the image of a card, also packed with gzip; it is never changed")
-    other.add_argument("--out", type=Path, metavar="FILE", help="the image to write; else BASE's name with -cowflush, in build/")
-    other.add_argument("--kernel", type=Path, metavar="FILE", help="boot this kernel instead of the image's own")
-    other.add_argument("--log-size", type=size, default=64 << 20, metavar="SIZE", help="of the flush log, 64M")
+    other.add_argument(
+        "base",
+        type=Path,
+        metavar="BASE",
+        help="the image of a card, also packed with gzip; it is never changed",
+    )
+    other.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the image to write; else BASE's name with -cowflush, in build/",
+    )
+    other.add_argument(
+        "--kernel", type=Path, metavar="FILE", help="boot this kernel instead of the image's own"
+    )
+    other.add_argument(
+        "--log-size", type=size, default=64 << 20, metavar="SIZE", help="of the flush log, 64M"
+    )
     other.add_argument("--dry-run", action="store_true", help="only show what would be changed")
 
     write = commands.add_parser("flash", help="writes an image to a card, and reads it back")
     write.add_argument("image", type=Path, metavar="IMAGE")
-    write.add_argument("device", type=Path, metavar="DEVICE", help="the whole card, such as /dev/sdb, or a file")
+    write.add_argument(
+        "device", type=Path, metavar="DEVICE", help="the whole card, such as /dev/sdb, or a file"
+    )
     write.add_argument("--yes", action="store_true", help="don't ask")
     return top
 

@@ -23,7 +23,9 @@ def run(board: str, kernel: Path, out: Path, size: int) -> str:
     """Makes the image in the file `out`."""
     folder = TOP / "board" / board
     if not (folder / "partitions.sfdisk").exists():
-        known = ", ".join(sorted(path.parent.name for path in (TOP / "board").glob("*/partitions.sfdisk")))
+        known = ", ".join(
+            sorted(path.parent.name for path in (TOP / "board").glob("*/partitions.sfdisk"))
+        )
         raise Refused(f"no board {board!r}: there are {known}")
     if size < SMALLEST or size % SECTOR:
         raise Refused(f"{size >> 20} MiB are too few: an image takes {SMALLEST >> 20} MiB or more")
@@ -51,14 +53,18 @@ def _partitions(image: Path, size: int, script: str) -> Table:
     disk = table.make(image, script)
     for partition in disk.partitions:
         if partition.start % table.ALIGN:
-            raise Refused(f"the board's partition {partition.number} does not begin at a multiple of 4 MiB")
+            raise Refused(
+                f"the board's partition {partition.number} does not begin at a multiple of 4 MiB"
+            )
     return disk
 
 
 def _wanted(disk: Table, cmdline: str) -> tuple[Partition, Partition]:
     root, log = disk.partition(ROOT), disk.partition(LOG)
     if not root or not log or not re.search(rf"\broot=PARTUUID={disk.id}-0{ROOT}\b", cmdline):
-        raise Refused("the board's command line, or its partitions, are not root first and then the flush log")
+        raise Refused(
+            "the board's command line, or its partitions, are not root first and then the flush log"
+        )
     return root, log
 
 
@@ -69,7 +75,21 @@ def _root(image: Path, root: Partition, boot: dict[str, bytes]) -> None:
         tree.fill(folder, TOP / "build" / "i586", boot, TOP / "package" / "cowflush.conf")
         # All of it now: the kernel would else go on making the filesystem after the boot, on the card.
         options = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
-        command = ["fakeroot", "--", "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root", "-U", UUID]
+        command = [
+            "fakeroot",
+            "--",
+            "mke2fs",
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-b",
+            "4096",
+            "-L",
+            "root",
+            "-U",
+            UUID,
+        ]
         tools.ok([*command, "-E", options, "-d", folder, filesystem, f"{root.bytes >> 10}k"])
         regions.copy(filesystem, image, 0, root.offset, root.bytes)
     nodes = b"cd /dev\nmknod console c 5 1\nmknod null c 1 3\n"

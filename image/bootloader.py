@@ -16,7 +16,21 @@ from image.regions import SECTOR
 
 MODULES_AT = Path("/usr/lib/grub/i386-pc")
 # All in core.img: the menu works without a folder of modules.
-MODULES = ("biosdisk", "part_msdos", "ext2", "normal", "linux", "serial", "terminal", "echo", "test", "ls", "cat", "reboot", "halt")
+MODULES = (
+    "biosdisk",
+    "part_msdos",
+    "ext2",
+    "normal",
+    "linux",
+    "serial",
+    "terminal",
+    "echo",
+    "test",
+    "ls",
+    "cat",
+    "reboot",
+    "halt",
+)
 CODE_BYTES = 440
 # Some BIOSes start a card with a wrong drive number. boot.img has a check that jumps over its remedy;
 # grub-bios-setup puts two NOPs there for a hard disk, and so do we.
@@ -32,7 +46,9 @@ def install(image: Path, gap: int, partition: int) -> None:
     code[CHECK_AT : CHECK_AT + 2] = NOPS
     core = _core(partition)
     if len(core) > (gap - 1) * SECTOR:
-        raise Refused(f"GRUB takes {len(core)} bytes, and there are {(gap - 1) * SECTOR} before the first partition")
+        raise Refused(
+            f"GRUB takes {len(core)} bytes, and there are {(gap - 1) * SECTOR} before the first partition"
+        )
     with open(image, "r+b") as file:
         file.write(code)
         file.seek(SECTOR)
@@ -45,7 +61,9 @@ def _core(partition: int) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary, "core.img")
         prefix = f"(hd0,msdos{partition})/boot/grub"
-        tools.ok(["grub-mkimage", "-d", MODULES_AT, "-O", "i386-pc", "-p", prefix, "-o", out, *MODULES])
+        tools.ok(
+            ["grub-mkimage", "-d", MODULES_AT, "-O", "i386-pc", "-p", prefix, "-o", out, *MODULES]
+        )
         return out.read_bytes()
 
 
@@ -53,10 +71,16 @@ def menu(cmdline: str, title: str) -> str:
     """grub.cfg: cowflush, then the same with it switched off. The console is the kernel's, at its rate."""
     console = re.search(r"\bconsole=ttyS(\d),(\d+)", cmdline)
     if not console:
-        raise Refused("the board's command line names no serial console with its rate, as console=ttyS0,38400n8")
+        raise Refused(
+            "the board's command line names no serial console with its rate, as console=ttyS0,38400n8"
+        )
     unit, speed = console[1], console[2]
     # The serial port alone: a BIOS that copies its screen to the port would show all twice.
-    lines = [f"serial --unit={unit} --speed={speed} --word=8 --parity=no --stop=1", "terminal_input serial", "terminal_output serial"]
+    lines = [
+        f"serial --unit={unit} --speed={speed} --word=8 --parity=no --stop=1",
+        "terminal_input serial",
+        "terminal_output serial",
+    ]
     lines += ["set default=0", "set fallback=1", "set timeout=3"]
     for name, words in ((title, ""), (f"{title}, {OFF}: the plain card", f" {OFF}")):
         linux = f"\tlinux /boot/vmlinuz {cmdline}{words}"

@@ -57,13 +57,17 @@ def look(number: str, kernel: Kernel) -> Disk:
         raise Refused(f"the kernel knows no block device {number}")
     if (folder / "partition").exists():
         raise Refused(f"{folder.name} is a partition: name the whole disk, {folder.parent.name}")
-    if (folder / "dm").exists() or (folder / "md").exists() or (folder / "loop" / "backing_file").exists():
+    if (
+        (folder / "dm").exists()
+        or (folder / "md").exists()
+        or (folder / "loop" / "backing_file").exists()
+    ):
         raise Refused(f"{folder.name} is no disk of its own, but made of other devices")
     size = int(_read(folder / "size") or 0) * SECTOR
     if size == 0:
         raise Refused(f"{folder.name} is empty: is there a card in the reader?")
     if _read(folder / "ro") == "1":
-        raise Refused(f"{folder.name} is read-only: is the card's switch on \"lock\"?")
+        raise Refused(f'{folder.name} is read-only: is the card\'s switch on "lock"?')
     return Disk(folder.name, folder, size, _read(folder / "device" / "model"))
 
 
@@ -73,7 +77,9 @@ def check_unused(disk: Disk, kernel: Kernel) -> None:
     names = {part.name for part in disk.parts}
     for line in _read(kernel.proc / "self" / "mountinfo").splitlines():
         number, place, source = _mount(line)
-        name = numbers.get(number) or (Path(source).name if _is_node(source) and Path(source).name in names else "")
+        name = numbers.get(number) or (
+            Path(source).name if _is_node(source) and Path(source).name in names else ""
+        )
         if name:
             runs = place in ("/", "/usr", "/boot")
             why = "the system runs on it" if runs else "unmount it first"
@@ -93,7 +99,10 @@ def _mount(line: str) -> tuple[str, str, str]:
     """Device number, place and source of a line of mountinfo. Spaces in names stand there as \\040."""
     first, _, last = line.partition(" - ")
     fields, source = first.split(), last.split()
-    plain = [re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), word) for word in (fields[4], source[1])]
+    plain = [
+        re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), word)
+        for word in (fields[4], source[1])
+    ]
     return fields[2], plain[0], plain[1]
 
 
@@ -109,6 +118,8 @@ def _mounted_over(holder: Path, kernel: Kernel) -> str:
         for line in _read(kernel.proc / "self" / "mountinfo").splitlines():
             number, place, _ = _mount(line)
             if number == _read(device / "dev"):
-                return f", which is mounted at {place}" + (": the system runs on it" if place == "/" else "")
+                return f", which is mounted at {place}" + (
+                    ": the system runs on it" if place == "/" else ""
+                )
         waiting += [path.resolve() for path in (device / "holders").glob("*")]
     return ""

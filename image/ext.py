@@ -45,7 +45,11 @@ class Ext:
             # `write` takes no path but a name, and has the host's owner
             parent, name = PurePosixPath(path).parent, PurePosixPath(path).name
             script += [f'cd "{parent}"', f'write {file.name} "{name}"', "cd /"]
-            script += [f'sif "{path}" mode 0{REGULAR | mode:o}', f'sif "{path}" uid 0', f'sif "{path}" gid 0']
+            script += [
+                f'sif "{path}" mode 0{REGULAR | mode:o}',
+                f'sif "{path}" uid 0',
+                f'sif "{path}" gid 0',
+            ]
             self._debugfs(script, write=True)
 
     def link(self, path: str, target: str) -> None:
@@ -59,7 +63,11 @@ class Ext:
         self._debugfs([f'mkdir "{folder}"' for folder in [*self._missing(path), path]], write=True)
 
     def _missing(self, path: str) -> list[PurePosixPath]:
-        return [folder for folder in reversed(PurePosixPath(path).parents) if not self.is_directory(str(folder))]
+        return [
+            folder
+            for folder in reversed(PurePosixPath(path).parents)
+            if not self.is_directory(str(folder))
+        ]
 
     def free(self) -> int:
         """Bytes that a file could still take."""
@@ -84,7 +92,10 @@ class Ext:
             )
 
     def _debugfs(self, script: list[str], write: bool) -> bytes:
-        done = tools.run(["debugfs", *(["-w"] if write else []), "-f", "-", self.name], "\n".join(script).encode())
+        done = tools.run(
+            ["debugfs", *(["-w"] if write else []), "-f", "-", self.name],
+            "\n".join(script).encode(),
+        )
         said = done.stderr.decode(errors="replace").splitlines()
         complaints = [line for line in said if line.strip() and not re.match(r"debugfs \d", line)]
         if done.returncode or complaints:

@@ -41,7 +41,9 @@ def run(image: Path, device: Path, yes: bool, kernel: Kernel = Kernel()) -> str:
         _forget(target, size)
     read = _read_back(device, size)
     if read != wrote:
-        raise Refused(f"{device} does not give back what was written to it: the card, or its reader, is broken")
+        raise Refused(
+            f"{device} does not give back what was written to it: the card, or its reader, is broken"
+        )
     _new_partitions(device)
     return f"{device}: {size >> 20} MiB written and verified (SHA-256 {wrote[:16]}…)"
 
@@ -57,7 +59,9 @@ def describe(device: Path, kernel: Kernel) -> tuple[str, int]:
 
 def _agreed(what: str) -> bool:
     if not sys.stdin.isatty():
-        raise Refused(f"all on {what} would be lost, and nobody is there to agree: say --yes (YES=1)")
+        raise Refused(
+            f"all on {what} would be lost, and nobody is there to agree: say --yes (YES=1)"
+        )
     return input(f"All on {what} will be lost. Type yes to go on: ") == "yes"
 
 
@@ -143,4 +147,9 @@ class Progress:
             return
         self.shown = step
         end = "\n" if not terminal or percent == 100 else ""
-        print(f"{chr(13) if terminal else ''}{self.word} {step:3} %", end=end, file=sys.stderr, flush=True)
+        print(
+            f"{chr(13) if terminal else ''}{self.word} {step:3} %",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )

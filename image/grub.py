@@ -84,16 +84,20 @@ def _is(line: str, *commands: str) -> bool:
 def parse(text: str, partition: int) -> Entry:
     """The entry that is started by itself. `partition` is the one that grub.cfg is on."""
     if MARK in text:
-        raise Refused("grub.cfg has cowflush's entries already: begin with the image as it was before")
+        raise Refused(
+            "grub.cfg has cowflush's entries already: begin with the image as it was before"
+        )
     title, body = _body(text)
     kernels = [_words(line) for line in body if _is(line, "linux", "linux16")]
     if not kernels:
-        raise Refused(f"grub.cfg: the entry \"{title}\" has no line `linux`")
+        raise Refused(f'grub.cfg: the entry "{title}" has no line `linux`')
     if any(len(words) < 2 for words in kernels):
-        raise Refused(f"grub.cfg: the entry \"{title}\" has a line `linux` that names no kernel")
+        raise Refused(f'grub.cfg: the entry "{title}" has a line `linux` that names no kernel')
     if len({(words[1], *arguments(tuple(words[2:]), off=False)) for words in kernels}) > 1:
-        raise Refused(f"grub.cfg: the entry \"{title}\" has several lines `linux` that differ")
-    initrds = [word for line in body if _is(line, "initrd", "initrd16") for word in _words(line)[1:]]
+        raise Refused(f'grub.cfg: the entry "{title}" has several lines `linux` that differ')
+    initrds = [
+        word for line in body if _is(line, "initrd", "initrd16") for word in _words(line)[1:]
+    ]
     kernel = _local(kernels[0][1], partition)
     # A variable holds what the processor's maker has for it; a file is an initramfs.
     files = tuple(_local(word, partition) for word in initrds if not word.startswith("$"))
@@ -106,7 +110,9 @@ def _local(path: str, partition: int) -> str:
     if device and device[1] in (None, str(partition)):
         path = path[device.end() :]
     if not path.startswith("/") or "$" in path:
-        raise Refused(f"grub.cfg: {path} is on another device than grub.cfg, or it is not said plainly where")
+        raise Refused(
+            f"grub.cfg: {path} is on another device than grub.cfg, or it is not said plainly where"
+        )
     return path
 
 
@@ -117,7 +123,11 @@ def add(text: str, addition: Addition) -> str:
     old = _default(text, blocks)
     ours = [MARK]
     for suffix, off in (("cowflush", False), ("cowflush=off: the plain card", True)):
-        ours += [f'menuentry "{_quoted(title)}, {suffix}" {{', *_rewritten(body, addition, off), "}"]
+        ours += [
+            f'menuentry "{_quoted(title)}, {suffix}" {{',
+            *_rewritten(body, addition, off),
+            "}",
+        ]
     first = blocks[0][0]
     # The last word counts. An entry that can't be loaded is followed by the one from before.
     ending = [MARK, "set default=0"]
@@ -147,4 +157,6 @@ def _rewritten(body: list[str], addition: Addition, off: bool) -> list[str]:
 
 def _argument(word: str) -> str:
     """As GRUB reads it: variables stay variables, all else is what it was."""
-    return word if re.fullmatch(r"[\w=/.,:+@%${}-]*", word) else "'" + word.replace("'", "'\\''") + "'"
+    return (
+        word if re.fullmatch(r"[\w=/.,:+@%${}-]*", word) else "'" + word.replace("'", "'\\''") + "'"
+    )

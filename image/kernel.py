@@ -58,12 +58,16 @@ def _unpacked(payload: bytes) -> bytes:
                 return _by_program("lz4", payload)
     except (zlib.error, lzma.LZMAError, OSError) as error:
         raise Refused(f"the kernel can't be unpacked: {error}") from error
-    raise Refused("the kernel is packed in a way that is not known, so it can't be seen what it has built in")
+    raise Refused(
+        "the kernel is packed in a way that is not known, so it can't be seen what it has built in"
+    )
 
 
 def _by_program(name: str, payload: bytes) -> bytes:
     # The size that the kernel appends is no part of what was packed: the program complains at the end.
     done = tools.run([name, "-dcq"], payload)
     if not done.stdout:
-        raise Refused(f"{name} can't unpack the kernel: {done.stderr.decode(errors='replace').strip()}")
+        raise Refused(
+            f"{name} can't unpack the kernel: {done.stderr.decode(errors='replace').strip()}"
+        )
     return done.stdout

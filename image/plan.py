@@ -68,10 +68,16 @@ class Plan:
     def describe(self) -> str:
         start, size = self.log.offset >> 20, self.log.bytes >> 20
         grown = self.size - self.image.stat().st_size
-        lines = [f"partition {self.log.number}: the flush log, {size} MiB, {start} MiB from the start of the card"]
+        lines = [
+            f"partition {self.log.number}: the flush log, {size} MiB, {start} MiB from the start of the card"
+        ]
         lines += [f"the image grows by {grown >> 20} MiB to {self.size >> 20} MiB"] if grown else []
         for target, path, content, _ in self.writes:
-            place = "root" if target is not self.loader.files else f"partition {self.loader.partition.number}"
+            place = (
+                "root"
+                if target is not self.loader.files
+                else f"partition {self.loader.partition.number}"
+            )
             verb = "changed" if path == self.loader.path else "written"
             lines.append(f"{path} ({place}): {verb}, {len(content):,} bytes")
         lines += [f"{path} (root): a link to {target}" for path, target in self.links.items()]
@@ -106,13 +112,25 @@ def find_loader(image: Path, disk: Table) -> Loader:
     for partition in disk.partitions:
         opened = files.open_partition(image, partition)
         if opened:
-            paths = [(path, _read_grub) for path in grub.PATHS] + [(path, _read_syslinux) for path in syslinux.PATHS]
-            found += [(read, partition, opened, path) for path, read in paths if opened.read(path) is not None]
+            paths = [(path, _read_grub) for path in grub.PATHS] + [
+                (path, _read_syslinux) for path in syslinux.PATHS
+            ]
+            found += [
+                (read, partition, opened, path)
+                for path, read in paths
+                if opened.read(path) is not None
+            ]
     if not found:
-        raise Refused("no grub.cfg, extlinux.conf or syslinux.cfg is in its ext and FAT partitions: which boot loader is it?")
+        raise Refused(
+            "no grub.cfg, extlinux.conf or syslinux.cfg is in its ext and FAT partitions: which boot loader is it?"
+        )
     if len(found) > 1:
-        places = ", ".join(f"{path} in partition {partition.number}" for _, partition, _, path in found)
-        raise Refused(f"several boot loader configurations are there, and it is not clear which counts: {places}")
+        places = ", ".join(
+            f"{path} in partition {partition.number}" for _, partition, _, path in found
+        )
+        raise Refused(
+            f"several boot loader configurations are there, and it is not clear which counts: {places}"
+        )
     read, partition, opened, path = found[0]
     return read(partition, opened, path)
 
@@ -124,13 +142,23 @@ def _text(opened: Files, path: str) -> str:
 def _read_grub(partition: Partition, opened: Files, path: str) -> Loader:
     text = _text(opened, path)
     entry = grub.parse(text, partition.number)
-    return Loader("GRUB", partition, opened, path, text, entry, lambda addition: grub.add(text, addition))
+    return Loader(
+        "GRUB", partition, opened, path, text, entry, lambda addition: grub.add(text, addition)
+    )
 
 
 def _read_syslinux(partition: Partition, opened: Files, path: str) -> Loader:
     text = _text(opened, path)
     entry = syslinux.parse(text, path.rpartition("/")[0])
-    return Loader("SYSLINUX", partition, opened, path, text, entry, lambda addition: syslinux.add(text, entry, addition))
+    return Loader(
+        "SYSLINUX",
+        partition,
+        opened,
+        path,
+        text,
+        entry,
+        lambda addition: syslinux.add(text, entry, addition),
+    )
 
 
 def _boot(plan: Plan, new: New) -> None:
@@ -140,7 +168,9 @@ def _boot(plan: Plan, new: New) -> None:
         loader.files.check_writable(f"partition {loader.partition.number}")
     own = loader.files.read(entry.kernel)
     if own is None:
-        raise Refused(f"{loader.path} starts {entry.kernel}, which is not in partition {loader.partition.number}")
+        raise Refused(
+            f"{loader.path} starts {entry.kernel}, which is not in partition {loader.partition.number}"
+        )
     if entry.initrds and new.kernel is None:
         raise Refused(
             f"it boots with an initramfs of its own ({entry.initrds[0]}), so the card's driver may be a module, which "
@@ -155,12 +185,18 @@ def _boot(plan: Plan, new: New) -> None:
         )
     name = beside(entry.kernel, KERNEL) if new.kernel is not None else entry.kernel
     # The driver that gave a card this name is gone since Linux 5.14; whatever the kernel, this finds it.
-    portable = f"PARTUUID={plan.disk_id}-{plan.root.number:02x}" if entry.root.startswith("/dev/hd") else ""
+    portable = (
+        f"PARTUUID={plan.disk_id}-{plan.root.number:02x}"
+        if entry.root.startswith("/dev/hd")
+        else ""
+    )
     addition = Addition(name, beside(entry.kernel, INITRAMFS), portable)
     plan.writes.append((loader.files, addition.initramfs, new.initramfs, 0o644))
     if new.kernel is not None:
         plan.writes.append((loader.files, addition.kernel, new.kernel, 0o644))
-        plan.notes.append("the kernel is another one than the image's: modules of its own don't fit")
+        plan.notes.append(
+            "the kernel is another one than the image's: modules of its own don't fit"
+        )
     changed = loader.add(addition).encode(errors="surrogateescape")
     if loader.name == "GRUB":
         tools.ok(["grub-script-check"], changed)
@@ -183,13 +219,17 @@ def _root(plan: Plan, new: New) -> None:
     if root.read(CONFIGURATION) is None:
         plan.writes.append((target, CONFIGURATION, new.configuration, 0o644))
     if root.read("/etc/debian_version") is not None:
-        plan.notes.append("Debian: the next update-grub drops the entries; the package (`make deb`) stays")
+        plan.notes.append(
+            "Debian: the next update-grub drops the entries; the package (`make deb`) stays"
+        )
     else:
-        plan.notes.append("let the system run `cowflush daemon`, and `cowflush stop --shutdown` as its last step")
+        plan.notes.append(
+            "let the system run `cowflush daemon`, and `cowflush stop --shutdown` as its last step"
+        )
 
 
 def _check_room(plan: Plan) -> None:
-    for target in {id(files): files for files, *_ in plan.writes}.values():
+    for target in {id(write[0]): write[0] for write in plan.writes}.values():
         needed = sum(len(content) for files, _, content, _ in plan.writes if files is target)
         if target.free() < needed + ROOM:
             raise Refused(

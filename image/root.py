@@ -23,7 +23,9 @@ def partition_of(image: Path, disk: Table, root: str) -> Partition:
     elif found := re.fullmatch(r"/dev/(?:[hs]d[a-z]|mmcblk\d+p)(\d+)", root):
         number = int(found[1])
     else:
-        raise Refused(f"root={root} is not understood: it must be /dev/sda1, PARTUUID=, UUID= or LABEL=")
+        raise Refused(
+            f"root={root} is not understood: it must be /dev/sda1, PARTUUID=, UUID= or LABEL="
+        )
     partition = disk.partition(number)
     if partition is None:
         raise Refused(f"root={root} names none of the image's partitions")
@@ -32,12 +34,17 @@ def partition_of(image: Path, disk: Table, root: str) -> Partition:
 
 def _by_disk(disk: Table, value: str) -> int:
     name, _, number = value.lower().rpartition("-")
-    return int(number, 16) if name == disk.id.lower() and re.fullmatch(r"[0-9a-f]{2}", number) else 0
+    return (
+        int(number, 16) if name == disk.id.lower() and re.fullmatch(r"[0-9a-f]{2}", number) else 0
+    )
 
 
 def _by_filesystem(image: Path, disk: Table, key: str, value: str) -> int:
     name = {"UUID": "Filesystem UUID", "LABEL": "Filesystem volume name"}[key]
     for partition in disk.partitions:
-        if files.kind(image, partition) == "ext" and Ext(image, partition.offset).superblock().get(name) == value:
+        if (
+            files.kind(image, partition) == "ext"
+            and Ext(image, partition.offset).superblock().get(name) == value
+        ):
             return partition.number
     return 0

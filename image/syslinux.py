@@ -9,7 +9,9 @@ from image.entry import Addition, Entry, arguments
 from image.errors import Refused
 
 FOLDERS = ("/boot/extlinux", "/extlinux", "/boot/syslinux", "/syslinux", "/boot", "")
-PATHS = tuple(f"{folder}/{name}" for folder in FOLDERS for name in ("extlinux.conf", "syslinux.cfg"))
+PATHS = tuple(
+    f"{folder}/{name}" for folder in FOLDERS for name in ("extlinux.conf", "syslinux.cfg")
+)
 MARK = "# cowflush: added by its `make image`"
 LABEL = "cowflush"
 
@@ -41,7 +43,9 @@ def _labels(text: str) -> tuple[dict[str, str], list[_Label]]:
     labels: list[_Label] = []
     for word, value in _directives(text):
         if word in ("INCLUDE", "CONFIG", "MENU INCLUDE"):
-            raise Refused(f"the boot loader's configuration continues in another file ({word} {value})")
+            raise Refused(
+                f"the boot loader's configuration continues in another file ({word} {value})"
+            )
         if word == "LABEL":
             labels.append(_Label(value))
         elif word == "MENU DEFAULT" and labels:
@@ -64,14 +68,18 @@ def _default(common: dict[str, str], labels: list[_Label]) -> _Label:
         return labels[0]
     named = next((label for label in labels if label.name.lower() == name.lower()), None)
     if not named:
-        raise Refused(f"the boot loader's configuration starts {name!r} by itself, and no such label is there")
+        raise Refused(
+            f"the boot loader's configuration starts {name!r} by itself, and no such label is there"
+        )
     return named
 
 
 def parse(text: str, folder: str) -> Entry:
     """The label that is started by itself. `folder` is where the configuration lies."""
     if MARK in text:
-        raise Refused("the boot loader has cowflush's entries already: begin with the image as it was before")
+        raise Refused(
+            "the boot loader has cowflush's entries already: begin with the image as it was before"
+        )
     common, labels = _labels(text)
     label = _default(common, labels)
     kernel = label.values.get("LINUX") or label.values.get("KERNEL", "")
@@ -81,13 +89,19 @@ def parse(text: str, folder: str) -> Entry:
     words = () if words == ("-",) else words
     named = label.values.get("INITRD", common.get("INITRD", ""))
     initrds = [named, *(word[7:] for word in words if word.startswith("initrd="))]
-    files = tuple(_absolute(name, folder) for initrd in initrds for name in initrd.split(",") if name)
-    return Entry(label.values.get("MENU LABEL", label.name), _absolute(kernel, folder), files, words)
+    files = tuple(
+        _absolute(name, folder) for initrd in initrds for name in initrd.split(",") if name
+    )
+    return Entry(
+        label.values.get("MENU LABEL", label.name), _absolute(kernel, folder), files, words
+    )
 
 
 def _absolute(path: str, folder: str) -> str:
     if not re.fullmatch(r"[\w./+-]+", path):
-        raise Refused(f"the boot loader's configuration names a file that is not said plainly: {path}")
+        raise Refused(
+            f"the boot loader's configuration names a file that is not said plainly: {path}"
+        )
     return path if path.startswith("/") else f"{folder}/{path}"
 
 
@@ -104,7 +118,10 @@ def add(text: str, entry: Entry, addition: Addition) -> str:
         lines.append(line)
     top = [] if menu else [f"DEFAULT {LABEL}"]
     ours = [MARK]
-    for name, suffix, off in ((LABEL, "cowflush", False), (f"{LABEL}-off", "cowflush=off: the plain card", True)):
+    for name, suffix, off in (
+        (LABEL, "cowflush", False),
+        (f"{LABEL}-off", "cowflush=off: the plain card", True),
+    ):
         ours += [
             f"LABEL {name}",
             f"  MENU LABEL {entry.title}, {suffix}",

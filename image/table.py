@@ -61,10 +61,11 @@ def read(image: Path) -> Table:
     if found["label"] != "dos":
         raise Refused(
             f"{image} has a {found['label'].upper()} partition table, as images for EFI have. Only those that boot "
-            "by BIOS, with a DOS one, are understood: take the image without \"efi\" in its name"
+            'by BIOS, with a DOS one, are understood: take the image without "efi" in its name'
         )
     partitions = tuple(
-        Partition(_number(entry["node"], image), entry["start"], entry["size"]) for entry in found.get("partitions", [])
+        Partition(_number(entry["node"], image), entry["start"], entry["size"])
+        for entry in found.get("partitions", [])
     )
     if not partitions:
         raise Refused(f"{image} has no partitions")
@@ -78,8 +79,13 @@ def _number(node: str, image: Path) -> int:
 
 def place(table: Table, size: int) -> Partition:
     """Where a partition of `size` sectors goes: behind all others, aligned."""
-    if len(table.partitions) >= PRIMARIES or max(found.number for found in table.partitions) > PRIMARIES:
-        raise Refused("all four primary partitions are in use, so there is no place for the flush log")
+    if (
+        len(table.partitions) >= PRIMARIES
+        or max(found.number for found in table.partitions) > PRIMARIES
+    ):
+        raise Refused(
+            "all four primary partitions are in use, so there is no place for the flush log"
+        )
     taken = {found.number for found in table.partitions}
     number = next(number for number in range(1, PRIMARIES + 1) if number not in taken)
     start = -(-table.end // ALIGN) * ALIGN
@@ -89,7 +95,9 @@ def place(table: Table, size: int) -> Partition:
 def add(image: Path, partition: Partition) -> None:
     """Enters a partition of the flush log's type; the others stay as they are."""
     line = f"{partition.number}: start={partition.start}, size={partition.size}, type={LOG_TYPE}\n"
-    tools.ok(["sfdisk", "--quiet", "--append", "--no-reread", "--no-tell-kernel", image], line.encode())
+    tools.ok(
+        ["sfdisk", "--quiet", "--append", "--no-reread", "--no-tell-kernel", image], line.encode()
+    )
 
 
 def make(image: Path, script: str) -> Table:

@@ -21,10 +21,16 @@ ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/s
 def run(command: Sequence[str | Path], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Runs a program to its end, whatever it returns."""
     try:
-        return subprocess.run([*map(str, command)], input=stdin, capture_output=True, env=ENVIRONMENT)
+        return subprocess.run(
+            [*map(str, command)], input=stdin, capture_output=True, env=ENVIRONMENT
+        )
     except FileNotFoundError as error:
         name = Path(command[0]).name
-        advice = f"install Debian's package {PACKAGES[name]}" if name in PACKAGES else "run `make host` first"
+        advice = (
+            f"install Debian's package {PACKAGES[name]}"
+            if name in PACKAGES
+            else "run `make host` first"
+        )
         raise Refused(f"{name} is missing: {advice}") from error
 
 
@@ -32,6 +38,9 @@ def ok(command: Sequence[str | Path], stdin: bytes = b"") -> bytes:
     """Its output; a failure is an error with its words."""
     done = run(command, stdin)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
+        said = (
+            done.stderr.decode(errors="replace").strip()
+            or done.stdout.decode(errors="replace").strip()
+        )
         raise Refused(f"{Path(command[0]).name} failed ({done.returncode}): {said}")
     return done.stdout

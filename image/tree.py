@@ -8,7 +8,22 @@ from pathlib import Path
 from image import tools
 
 SCRIPTS = Path(__file__).parent / "rootfs"
-FOLDERS = ("bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "etc", "var/log", "root", "home", "boot/grub")
+FOLDERS = (
+    "bin",
+    "sbin",
+    "usr/bin",
+    "usr/sbin",
+    "dev",
+    "proc",
+    "sys",
+    "run",
+    "tmp",
+    "etc",
+    "var/log",
+    "root",
+    "home",
+    "boot/grub",
+)
 OWN = {"usr/sbin/flusher"}
 
 
@@ -38,7 +53,9 @@ def _busybox(tree: Path, program: Path) -> None:
 def _modes(tree: Path) -> None:
     """Whatever umask the person has who builds it."""
     programs = [tree / "bin/busybox", tree / "usr/sbin/cowflush"]
-    programs += [path for folder in ("etc/init.d", "usr/share/udhcpc") for path in (tree / folder).iterdir()]
+    programs += [
+        path for folder in ("etc/init.d", "usr/share/udhcpc") for path in (tree / folder).iterdir()
+    ]
     programs += [tree / name for name in OWN]
     for path in [tree, *tree.rglob("*")]:
         if not path.is_symlink():

@@ -51,7 +51,10 @@ class Bench:
 
     def _flushes_in(self, lab: Lab) -> dict[str, Any]:
         card = cards.prepare(lab)
-        for speed, rounds in ((cards.FAST, self._arguments.rounds), (cards.SLOW, self._arguments.slow_rounds)):
+        for speed, rounds in (
+            (cards.FAST, self._arguments.rounds),
+            (cards.SLOW, self._arguments.slow_rounds),
+        ):
             figures = flushes.measure(lab, card, speed, rounds)
             self._report(f"flushes-{speed.name}", figures, flushes.rows(speed.name, figures))
         return {}
@@ -70,11 +73,17 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all without one")
+    parser.add_argument(
+        "groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all without one"
+    )
     parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
-    parser.add_argument("--seconds", type=int, default=60, help="how long the daemon is watched in each state")
+    parser.add_argument(
+        "--seconds", type=int, default=60, help="how long the daemon is watched in each state"
+    )
     parser.add_argument("--boots", type=int, default=7, help="boots of each kind")
-    parser.add_argument("--rounds", type=int, default=5, help="flushes of each kind on the fast card")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="flushes of each kind on the fast card"
+    )
     parser.add_argument("--slow-rounds", type=int, default=3, help="the same on the slow card")
     arguments = parser.parse_args()
     if unknown := set(arguments.groups) - set(GROUPS):
@@ -84,7 +93,10 @@ def main() -> int:
         for group in arguments.groups or GROUPS:
             bench.measure(group)
     except (CommandFailed, Lost, AssertionError, RuntimeError, artefacts.MissingArtefact) as error:
-        print(f"\nThe bench ended early: {error}\nThe logs are in {RESULTS / 'logs'}.", file=sys.stderr)
+        print(
+            f"\nThe bench ended early: {error}\nThe logs are in {RESULTS / 'logs'}.",
+            file=sys.stderr,
+        )
         return 1
     print(f"\nAll figures, with their units in the keys: {RESULTS}/*.json")
     return 0

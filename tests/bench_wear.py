@@ -50,7 +50,11 @@ class Bench:
             found = list(pool.map(lambda key: self._through(name, plan, key, reference), keys[1:]))
             intervals, first = reference.result()
         result = {
-            "plan": {"seconds": plan.seconds, "interval": plan.interval, "events": len(plan.events)},
+            "plan": {
+                "seconds": plan.seconds,
+                "interval": plan.interval,
+                "events": len(plan.events),
+            },
             "bounds": figures.of_bounds(intervals),
             "contenders": dict(zip(keys, [first, *found], strict=True)),
         }
@@ -70,7 +74,9 @@ class Bench:
         done = run.run(self._lab, self._blank, CONTENDERS[key], plan, f"{name}-{key}")
         return done, time.monotonic() - begin
 
-    def _figures(self, name: str, done: run.Run, seconds: float, intervals: Sequence[Set[int]]) -> dict[str, Any]:
+    def _figures(
+        self, name: str, done: run.Run, seconds: float, intervals: Sequence[Set[int]]
+    ) -> dict[str, Any]:
         one = figures.of_run(done, seconds, intervals)
         self._tell(name, done.contender.key, one)
         self._clean(done)
@@ -78,7 +84,9 @@ class Bench:
 
     @staticmethod
     def _tell(name: str, key: str, one: dict[str, Any]) -> None:
-        erases = "; ".join(f"{kind}: {values['erases']:,.0f}" for kind, values in one["kinds"].items())
+        erases = "; ".join(
+            f"{kind}: {values['erases']:,.0f}" for kind, values in one["kinds"].items()
+        )
         late = f"events late by {one['late_ms'] / 1000:.1f} s on the average"
         print(f"{name}, {key} ({one['host_seconds']:.0f} s): erases {erases}; {late}", flush=True)
 
@@ -102,7 +110,11 @@ def measure(bench: Bench, arguments: argparse.Namespace) -> None:
     definition, seed = day.definition(), arguments.seed
     seconds = SHORT_SECONDS if arguments.short else day.DAY_SECONDS
     if "day" in arguments.parts:
-        result = bench.day("day", Plan(day.events(definition, seed, 0, seconds), seconds, INTERVAL), arguments.contenders)
+        result = bench.day(
+            "day",
+            Plan(day.events(definition, seed, 0, seconds), seconds, INTERVAL),
+            arguments.contenders,
+        )
         report("The day", result)
         print(table.losses(result), flush=True)
         when = result["run"]["started"][:10]
@@ -118,14 +130,33 @@ def measure(bench: Bench, arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("contenders", nargs="*", metavar="CONTENDER", help=f"of {', '.join(CONTENDERS)}; all without one")
-    parser.add_argument("--short", action="store_true", help="two hours instead of a day, and no week")
-    parser.add_argument("--week", nargs="*", default=[REFERENCE], help="who goes through a week, first one with a flush log")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "contenders",
+        nargs="*",
+        metavar="CONTENDER",
+        help=f"of {', '.join(CONTENDERS)}; all without one",
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="two hours instead of a day, and no week"
+    )
+    parser.add_argument(
+        "--week",
+        nargs="*",
+        default=[REFERENCE],
+        help="who goes through a week, first one with a flush log",
+    )
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="guests side by side; they count, so it makes no difference")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="guests side by side; they count, so it makes no difference",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the records, some gigabytes")
     arguments = parser.parse_args()
     if unknown := {*arguments.contenders, *arguments.week} - CONTENDERS.keys():
@@ -137,13 +168,20 @@ def main() -> int:
         (RESULTS / "wear.svg").unlink(missing_ok=True)
     lab = Lab(RESULTS / "logs" / "wear", arguments.kernel)
     try:
-        measure(Bench(lab, output.describe_run(arguments.kernel), arguments.jobs, arguments.keep), arguments)
+        measure(
+            Bench(lab, output.describe_run(arguments.kernel), arguments.jobs, arguments.keep),
+            arguments,
+        )
     except (CommandFailed, Lost, AssertionError, RuntimeError, artefacts.MissingArtefact) as error:
-        print(f"\nThe bench ended early: {error}\nThe logs are in {lab.directory}.", file=sys.stderr)
+        print(
+            f"\nThe bench ended early: {error}\nThe logs are in {lab.directory}.", file=sys.stderr
+        )
         return 1
     finally:
         lab.end(keep_images=arguments.keep)
-    print(f"\nAll figures: {RESULTS}/wear-*.json, {RESULTS}/wear.svg; docs/wear.md says what they mean.")
+    print(
+        f"\nAll figures: {RESULTS}/wear-*.json, {RESULTS}/wear.svg; docs/wear.md says what they mean."
+    )
     return 0
 
 

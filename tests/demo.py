@@ -59,7 +59,9 @@ def boot(lab: Lab, card: Card) -> VM:
 
 def card_writes(vm: VM) -> int:
     stats = vm.card_stats()
-    writes = f"{stats.wr_operations} writes, {stats.wr_bytes} bytes, {stats.flush_operations} FLUSHes"
+    writes = (
+        f"{stats.wr_operations} writes, {stats.wr_bytes} bytes, {stats.flush_operations} FLUSHes"
+    )
     say(f"host: the card has received {writes}")
     return stats.wr_operations
 
@@ -103,7 +105,10 @@ def demo(kernel: str) -> None:
 
         say("\n== The same card boots again")
         vm = boot(lab, card)
-        check(guest_hashes(vm, "/root/file*") == files, "all three files are back, with the same hashes")
+        check(
+            guest_hashes(vm, "/root/file*") == files,
+            "all three files are back, with the same hashes",
+        )
         expected = workload.hashes(before)
         rounds = guest_hashes(vm, " ".join(expected))
         check(rounds == expected, f"so are the {before} rounds that were written before the flush")
@@ -146,8 +151,12 @@ def shell(kernel: str, image: Path | None) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
-    parser.add_argument("--shell", action="store_true", help="boot and connect this terminal to a root shell")
-    parser.add_argument("--card", type=Path, help="with --shell: keep the card in this file, and use it again")
+    parser.add_argument(
+        "--shell", action="store_true", help="boot and connect this terminal to a root shell"
+    )
+    parser.add_argument(
+        "--card", type=Path, help="with --shell: keep the card in this file, and use it again"
+    )
     arguments = parser.parse_args()
     try:
         if arguments.shell:

@@ -35,12 +35,18 @@ def enumerate_cuts(way: Way, lab: Lab, arguments: argparse.Namespace) -> bool:
     say(run.table(verdicts))
     if way is NO_LOG:
         complaint = run.control_complaint(verdicts)
-        say(f"  FAILED: {complaint}" if complaint else "  as it must be without a log: cuts tear the merge, and the check sees it")
+        say(
+            f"  FAILED: {complaint}"
+            if complaint
+            else "  as it must be without a log: cuts tear the merge, and the check sees it"
+        )
         return not complaint
     return all_good(way, lab, judge, verdicts, arguments)
 
 
-def all_good(way: Way, lab: Lab, judge: Judge, verdicts: list[Verdict], arguments: argparse.Namespace) -> bool:
+def all_good(
+    way: Way, lab: Lab, judge: Judge, verdicts: list[Verdict], arguments: argparse.Namespace
+) -> bool:
     good = report(verdicts, way, judge)
     if complaint := run.idle_complaint(judge):
         say(f"  FAILED: {complaint}")
@@ -48,7 +54,10 @@ def all_good(way: Way, lab: Lab, judge: Judge, verdicts: list[Verdict], argument
     for state in run.sample(verdicts, arguments.again, arguments.seed):
         second = run.cut_again(lab, way, judge, state, flushes=2)
         say(f"  booted from {state.name} and cut again: {run.describe(second)}")
-        states = [*second.cuts.boundaries(), *second.cuts.drawn(arguments.states // 10, arguments.seed)]
+        states = [
+            *second.cuts.boundaries(),
+            *second.cuts.drawn(arguments.states // 10, arguments.seed),
+        ]
         again = run.judged(second, states, say)
         say(run.table(again))
         good = report(again, way, second) and good
@@ -63,7 +72,9 @@ def report(verdicts: list[Verdict], way: Way, judge: Judge) -> bool:
     if all(verdict.good for verdict in verdicts):
         return True
     say(f"FAILED:\n{run.failures(verdicts)}")
-    say(f"To see one again: tests/power_cut.py --way {way.name} --folder {judge.recording.directory} --replay NAME")
+    say(
+        f"To see one again: tests/power_cut.py --way {way.name} --folder {judge.recording.directory} --replay NAME"
+    )
     return False
 
 
@@ -75,16 +86,36 @@ def replay(way: Way, directory: Path, name: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--way", choices=WAYS, help="only one; all without")
     parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
     parser.add_argument("--flushes", type=int, default=12)
-    parser.add_argument("--states", type=int, default=2500, help="cuts inside epochs; all boundaries come in addition")
+    parser.add_argument(
+        "--states",
+        type=int,
+        default=2500,
+        help="cuts inside epochs; all boundaries come in addition",
+    )
     parser.add_argument("--boots", type=int, default=20, help="how many of the cards to boot")
-    parser.add_argument("--again", type=int, default=3, help="how many of them to boot, record and cut a second time")
+    parser.add_argument(
+        "--again",
+        type=int,
+        default=3,
+        help="how many of them to boot, record and cut a second time",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--replay", metavar="NAME", help="one cut of the last run with --way, such as 1/42 or 'boundary 3'")
-    parser.add_argument("--folder", type=Path, help="with --replay: another recording, such as one that a failed test has left")
+    parser.add_argument(
+        "--replay",
+        metavar="NAME",
+        help="one cut of the last run with --way, such as 1/42 or 'boundary 3'",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="with --replay: another recording, such as one that a failed test has left",
+    )
     arguments = parser.parse_args()
     ways = [WAYS[arguments.way]] if arguments.way else list(WAYS.values())
     good = True

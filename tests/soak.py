@@ -23,11 +23,15 @@ from vm.lab import Lab
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--flushes", type=int, default=200, help="at least so many")
     parser.add_argument("--minutes", type=float, default=30, help="but not longer")
     parser.add_argument("--kernel", default=artefacts.KERNELS[0], choices=artefacts.KERNELS)
-    parser.add_argument("--seed", type=int, default=1, help="of the order of flushes, kills and cuts")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the order of flushes, kills and cuts"
+    )
     arguments = parser.parse_args()
     begin = time.monotonic()
 
@@ -41,7 +45,9 @@ def main() -> int:
         print(f"{spent():5.1f} min  {text}", flush=True)
 
     results = artefacts.BUILD / f"soak-{arguments.kernel}"
-    print(f"soak: kernel {arguments.kernel}, seed {arguments.seed}, {arguments.flushes} flushes in {arguments.minutes:g} minutes at most")
+    print(
+        f"soak: kernel {arguments.kernel}, seed {arguments.seed}, {arguments.flushes} flushes in {arguments.minutes:g} minutes at most"
+    )
     lab = Lab(results, arguments.kernel)
     soak, reason = Soak(lab, arguments.seed, enough, say), ""
     try:
@@ -52,12 +58,22 @@ def main() -> int:
     if not reason and soak.totals.flushes < arguments.flushes:
         reason = f"only {soak.totals.flushes} flushes in {arguments.minutes:g} minutes: this machine is too slow, or a flush is"
     lab.end(keep_images=bool(reason))
-    figures = {"kernel": arguments.kernel, "seed": arguments.seed, "minutes": spent(), "failed": reason, **soak.totals.report()}
+    figures = {
+        "kernel": arguments.kernel,
+        "seed": arguments.seed,
+        "minutes": spent(),
+        "failed": reason,
+        **soak.totals.report(),
+    }
     (artefacts.BUILD / f"{results.name}.json").write_text(json.dumps(figures, indent=2) + "\n")
     if reason:
-        print(f"FAILED {reason}\nThe logs are in {results}; --seed {arguments.seed} repeats the order of events.")
+        print(
+            f"FAILED {reason}\nThe logs are in {results}; --seed {arguments.seed} repeats the order of events."
+        )
         return 1
-    say(f"good: {soak.totals.flushes} flushes, {soak.totals.kills} kills, {soak.totals.cuts} power cuts")
+    say(
+        f"good: {soak.totals.flushes} flushes, {soak.totals.kills} kills, {soak.totals.cuts} power cuts"
+    )
     return 0
 
 

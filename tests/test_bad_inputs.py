@@ -10,11 +10,9 @@ import subprocess
 import time
 
 import pytest
-
 from vm import Card, Drive, Filesystem, artefacts, ext
 from vm.lab import Lab
 from vm.logged import said
-from vm.machine import VM
 from vm.router import status
 
 PROMPT = r"^cowflush rescue> "
@@ -34,10 +32,15 @@ def test_a_card_that_never_appears(boot: Lab) -> None:
     vm.wait_console(PROMPT, timeout=60)
     assert time.monotonic() - begin > 29
     assert "still waiting for root=UUID=0bad; there are: /dev/sda (256.0 MiB)" in said(vm)
-    assert re.search(r"cannot find root=UUID=0bad: no such device appeared in 30 s; there are: .*/dev/sda1", said(vm))
+    assert re.search(
+        r"cannot find root=UUID=0bad: no such device appeared in 30 s; there are: .*/dev/sda1",
+        said(vm),
+    )
     assert "Is the card in its slot, and its driver in the kernel?" in said(vm)
     vm.type("list\n")
-    listed = vm.wait_console(r"^/dev/sda1 \((.*)\) ext4 UUID=(\S+) LABEL=root PARTUUID=(\S+)$", timeout=10)
+    listed = vm.wait_console(
+        r"^/dev/sda1 \((.*)\) ext4 UUID=(\S+) LABEL=root PARTUUID=(\S+)$", timeout=10
+    )
     assert listed[2] == ext.UUID and listed[3] == f"{vm.card.disk_id}-01"
     vm.type("root=/dev/sda1\n")
     vm.wait_boot()
@@ -69,7 +72,10 @@ def test_a_partition_smaller_than_its_filesystem(boot: Lab) -> None:
     vm = boot(card, append="panic=0", wait=False)
     vm.wait_console(PROMPT, timeout=30)
     whole, short = (f"{size // 2048}.0 MiB" for size in (card.root.size, sectors))
-    assert f"cannot use /dev/sda1: its filesystem says it is {whole}, but the partition is {short}." in said(vm)
+    assert (
+        f"cannot use /dev/sda1: its filesystem says it is {whole}, but the partition is {short}."
+        in said(vm)
+    )
 
 
 def test_two_roots_with_one_uuid(boot: Lab) -> None:
@@ -115,7 +121,10 @@ def test_an_init_that_is_missing(boot: Lab) -> None:
 def test_no_init_at_all(boot: Lab) -> None:
     vm = boot(remove(boot.card(), ["/sbin/init", "/bin/sh"], []), append="panic=0", wait=False)
     vm.wait_console(PROMPT, timeout=30)
-    assert "cannot find an init on root: there is none of /sbin/init, /etc/init, /bin/init, /bin/sh." in said(vm)
+    assert (
+        "cannot find an init on root: there is none of /sbin/init, /etc/init, /bin/init, /bin/sh."
+        in said(vm)
+    )
 
 
 def test_a_shell_at_the_prompt(boot: Lab) -> None:
@@ -123,7 +132,13 @@ def test_a_shell_at_the_prompt(boot: Lab) -> None:
     tree = boot.directory / "more"
     (tree / "bin").mkdir(parents=True)
     shutil.copy(artefacts.programs("i586") / "busybox", tree / "bin" / "sh")
-    packed = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], cwd=tree, input=b"bin\nbin/sh\n", capture_output=True, check=True)
+    packed = subprocess.run(
+        ["cpio", "--quiet", "-o", "-H", "newc"],
+        cwd=tree,
+        input=b"bin\nbin/sh\n",
+        capture_output=True,
+        check=True,
+    )
     initramfs = boot.directory / "with-shell.cpio.gz"
     initramfs.write_bytes(artefacts.initramfs().read_bytes() + gzip.compress(packed.stdout))
     card = remove(boot.card(), ["/sbin/init", "/bin/sh"], [])
@@ -131,7 +146,9 @@ def test_a_shell_at_the_prompt(boot: Lab) -> None:
     vm.wait_console(PROMPT, timeout=30)
     vm.type("sh\n")
     vm.wait_console("# $", timeout=10)
-    vm.type('while read a b; do case $a in SigBlk: | SigIgn:) echo "$0 has $a $b";; esac; done </proc/self/status\n')
+    vm.type(
+        'while read a b; do case $a in SigBlk: | SigIgn:) echo "$0 has $a $b";; esac; done </proc/self/status\n'
+    )
     seen = vm.wait_console(r"(?s)^-sh has SigBlk:\s+(\w+)\r?\n-sh has SigIgn:\s+(\w+)", timeout=10)
     # An interactive shell itself ignores SIGQUIT, SIGTERM and what a terminal sends to stop it.
     assert int(seen[1], 16) == 0 and not int(seen[2], 16) & 1 << signal.SIGPIPE - 1, seen[0]
@@ -160,8 +177,12 @@ def test_no_folder_for_dev(boot: Lab) -> None:
 
 @pytest.mark.kernels("6.1", "6.12")
 @pytest.mark.parametrize(
-    "initcall, missing",
-    [("dm_snapshot_init", ["snapshot", "snapshot-merge"]), ("loop_init", ["loop devices"]), ("dm_init", ["device-mapper"])],
+    ("initcall", "missing"),
+    [
+        ("dm_snapshot_init", ["snapshot", "snapshot-merge"]),
+        ("loop_init", ["loop devices"]),
+        ("dm_init", ["device-mapper"]),
+    ],
 )
 def test_a_kernel_that_lacks_something(boot: Lab, initcall: str, missing: list[str]) -> None:
     vm = boot(append=has_no(initcall))
@@ -184,7 +205,13 @@ def test_a_kernel_that_lacks_something(boot: Lab, initcall: str, missing: list[s
 
 
 def test_a_garbled_command_line(boot: Lab) -> None:
-    words = ["cowflush=perhaps", "cowflush.size=99999999999999999999G", "cowflush.sise=4M", "rootdelay=soon", 'root=nowhere']
+    words = [
+        "cowflush=perhaps",
+        "cowflush.size=99999999999999999999G",
+        "cowflush.sise=4M",
+        "rootdelay=soon",
+        "root=nowhere",
+    ]
     vm = boot(append=" ".join([*words, "root=/dev/sda1", "=", "cowflush.size=", "rootflags=,,,"]))
     for word in words:
         assert f"ignoring `{word}` on the kernel command line: " in said(vm), word

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from vm import artefacts
 
 MOST_BYTES = 420 << 10
@@ -33,9 +32,18 @@ def test_programs_are_static_and_for_an_i586(program: str) -> None:
 @pytest.mark.parametrize("program", ["cowflush", "guest-tools", "busybox"])
 def test_programs_are_static_and_for_64_bits(program: str) -> None:
     path = artefacts.needed(artefacts.programs("x86_64") / program)
-    shown = subprocess.run(["readelf", "--wide", "--file-header", "--segments", path], capture_output=True, text=True, check=True)
-    assert "Advanced Micro Devices X86-64" in shown.stdout and "EXEC (Executable file)" in shown.stdout
-    assert " LOAD " in shown.stdout and "INTERP" not in shown.stdout and "DYNAMIC" not in shown.stdout
+    shown = subprocess.run(
+        ["readelf", "--wide", "--file-header", "--segments", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (
+        "Advanced Micro Devices X86-64" in shown.stdout and "EXEC (Executable file)" in shown.stdout
+    )
+    assert (
+        " LOAD " in shown.stdout and "INTERP" not in shown.stdout and "DYNAMIC" not in shown.stdout
+    )
 
 
 def test_the_binary_is_small() -> None:
@@ -47,14 +55,29 @@ def test_the_initramfs_is_reproducible(tmp_path: Path) -> None:
     built = artefacts.initramfs().read_bytes()
     for name in ("one", "two"):
         out = tmp_path / name / "initramfs.cpio.gz"
-        subprocess.run([artefacts.TOP / "initramfs" / "build", out, artefacts.cowflush()], check=True)
+        subprocess.run(
+            [artefacts.TOP / "initramfs" / "build", out, artefacts.cowflush()], check=True
+        )
         assert out.read_bytes() == built
 
 
 def test_the_initramfs_holds_the_binary_and_nothing_else(tmp_path: Path) -> None:
-    archive = subprocess.run(["gzip", "-dc", artefacts.initramfs()], check=True, capture_output=True).stdout
+    archive = subprocess.run(
+        ["gzip", "-dc", artefacts.initramfs()], check=True, capture_output=True
+    ).stdout
     command = ["cpio", "-i", "--quiet", "--no-absolute-filenames", "init"]
     subprocess.run(command, input=archive, cwd=tmp_path, check=True)
     assert (tmp_path / "init").read_bytes() == artefacts.cowflush().read_bytes()
-    listing = subprocess.run(["cpio", "-t", "--quiet"], input=archive, check=True, capture_output=True).stdout
-    assert sorted(listing.decode().split()) == ["dev", "dev/console", "init", "proc", "root", "run", "sys", "sysroot"]
+    listing = subprocess.run(
+        ["cpio", "-t", "--quiet"], input=archive, check=True, capture_output=True
+    ).stdout
+    assert sorted(listing.decode().split()) == [
+        "dev",
+        "dev/console",
+        "init",
+        "proc",
+        "root",
+        "run",
+        "sys",
+        "sysroot",
+    ]

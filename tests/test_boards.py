@@ -6,12 +6,11 @@ import subprocess
 import sys
 
 import pytest
-
 from vm import artefacts
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import kernel  # noqa: E402
+from image import kernel
 
 # The boards whose kernels are all built: their builds check the same.
 BUILT = ("qemu-i586", "qemu-x86_64")
@@ -56,13 +55,21 @@ def test_a_built_kernel_has_every_option(board: str) -> None:
     folder = artefacts.needed(artefacts.BUILD / f"kernel-{board}" / "bzImage").parent
     version = (artefacts.TOP / "board" / board / "kernel.version").read_text().strip()
     config = set((folder / "config").read_text().splitlines())
-    wanted = options(artefacts.TOP / "board" / board / "kernel.config", artefacts.TOP / "board" / "kernel.config")
+    wanted = options(
+        artefacts.TOP / "board" / board / "kernel.config", artefacts.TOP / "board" / "kernel.config"
+    )
     # Gone, or not there yet, in the one or the other.
     elsewhere = {"CONFIG_BLK_DEV_WRITE_MOUNTED=y"} if version == "6.1" else {"CONFIG_BASE_FULL=y"}
     assert wanted - config <= elsewhere
     assert kernel.missing((folder / "bzImage").read_bytes()) == []
     symbols = {line.split()[2] for line in (folder / "System.map").read_text().splitlines()}
-    assert {"snapshot_ctr", "snapshot_merge_map", "loop_configure", "cs5536_init_one", "rhine_init_one_pci"} <= symbols
+    assert {
+        "snapshot_ctr",
+        "snapshot_merge_map",
+        "loop_configure",
+        "cs5536_init_one",
+        "rhine_init_one_pci",
+    } <= symbols
 
 
 def test_openwrt_s_fragment_has_all_that_cowflush_needs_and_the_built_kernel_has_it() -> None:
@@ -72,7 +79,11 @@ def test_openwrt_s_fragment_has_all_that_cowflush_needs_and_the_built_kernel_has
     assert len(sections) == 2
     needs = set()
     for section in sections:
-        needs |= {line.split("#")[0].strip() for line in section.splitlines() if line.startswith("CONFIG_")}
+        needs |= {
+            line.split("#")[0].strip()
+            for line in section.splitlines()
+            if line.startswith("CONFIG_")
+        }
     given = options(FRAGMENT)
     assert needs <= given
     built = (artefacts.BUILD / "kernel-openwrt-geode" / "config").read_text().splitlines()

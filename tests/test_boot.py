@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from vm import Filesystem, artefacts, workload
 from vm.lab import Lab
 from vm.machine import VM
@@ -38,7 +37,9 @@ def test_the_card_rests_until_a_flush(boot: Lab) -> None:
     card = boot.card()
     before = card.copy(boot.directory / "before.img")
     vm = boot(card)
-    vm.run("head -c 5000000 /dev/urandom >/root/big; sync; rm /root/big; echo 3 >/proc/sys/vm/drop_caches").ok()
+    vm.run(
+        "head -c 5000000 /dev/urandom >/root/big; sync; rm /root/big; echo 3 >/proc/sys/vm/drop_caches"
+    ).ok()
     vm.run("dd if=/dev/zero of=/root/synced bs=4k count=100 conv=fsync 2>&1").ok()
     stats = vm.card_stats()
     assert (stats.wr_operations, stats.flush_operations) == (0, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from vm import Card, Filesystem, Throttle, workload
 from vm.lab import Lab
 from vm.machine import VM
@@ -34,8 +33,12 @@ def check_lives(vm: VM, writer: workload.Writer) -> None:
     """All that was written can be read, and more can be written."""
     rounds = writer.rounds()
     vm.run("echo 3 >/proc/sys/vm/drop_caches").ok()
-    lines = vm.run(f"sha256sum $(seq {rounds} | sed s:^:{workload.FOLDER}/:)").ok().text.splitlines()
-    assert {name: digest for digest, name in (line.split() for line in lines)} == workload.hashes(rounds)
+    lines = (
+        vm.run(f"sha256sum $(seq {rounds} | sed s:^:{workload.FOLDER}/:)").ok().text.splitlines()
+    )
+    assert {name: digest for digest, name in (line.split() for line in lines)} == workload.hashes(
+        rounds
+    )
     writer.wait_rounds(2)
 
 
@@ -48,7 +51,9 @@ def test_a_card_that_takes_no_writes(boot: Lab, command: str) -> None:
     vm.fail_writes(vm.card.root.sectors)
     for _ in range(2):
         said = vm.run(f"cowflush {command}", timeout=60).exits(CARD).text
-        assert re.search(r"cannot merge into sda1: writing sectors \d+ to \d+ of sda1 failed\. .*dmesg", said), said
+        assert re.search(
+            r"cannot merge into sda1: writing sectors \d+ to \d+ of sda1 failed\. .*dmesg", said
+        ), said
         assert status(vm)["mode"] == "deferring" and status(vm)["pending"] > 0
         check_lives(vm, writer)
     vm.heal()
@@ -74,7 +79,9 @@ def test_one_bad_place_is_named(boot: Lab) -> None:
         assert named, said
         assert int(named[1]) <= first <= int(named[2]) and int(named[2]) <= last, said
         assert status(vm)["phase"] == "merge-failed" and status(vm)["sealed"] > 0
-        assert "the card refused a write; all data are in RAM" in vm.run("cowflush status").ok().text
+        assert (
+            "the card refused a write; all data are in RAM" in vm.run("cowflush status").ok().text
+        )
         assert vm.get(VICTIM) == REWRITTEN
     vm.heal()
     vm.run("echo later >/root/later; cowflush flush", timeout=60).ok()
@@ -91,14 +98,18 @@ def fail_the_tail(boot: Lab) -> VM:
     place = victim_sectors(card)
     vm = boot(card, throttle=Throttle())
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=32 2>&1; sync").ok()
-    vm.throttle(Throttle(bytes_per_second=250_000))  # the merge is still going on when all is in place
+    vm.throttle(
+        Throttle(bytes_per_second=250_000)
+    )  # the merge is still going on when all is in place
     stop = vm.start("cowflush stop")
     wait_status(vm, MERGING)
     vm.run(REWRITE).ok()
     vm.fail_writes(range(card.root.start + place.start, card.root.start + place.stop))
     vm.throttle(Throttle())
     assert stop.wait(60).code == CARD
-    assert re.search(r"cannot merge into sda1: a write to sda1 failed\. ", stop.wait().text), stop.wait().text
+    assert re.search(r"cannot merge into sda1: a write to sda1 failed\. ", stop.wait().text), (
+        stop.wait().text
+    )
     assert (status(vm)["mode"], status(vm)["phase"]) == ("write-through", "merge-failed")
     return vm
 
@@ -120,7 +131,9 @@ def test_a_card_that_fails_at_the_tail_of_a_stop(boot: Lab) -> None:
     vm = fail_the_tail(boot)
     for command in ("stop", "flush"):
         assert vm.get(VICTIM) == REWRITTEN
-        vm.run(f"echo {command} >/root/{command}; sync; echo 3 >/proc/sys/vm/drop_caches; cat /root/{command}").ok()
+        vm.run(
+            f"echo {command} >/root/{command}; sync; echo 3 >/proc/sys/vm/drop_caches; cat /root/{command}"
+        ).ok()
         vm.run(f"cowflush {command}", timeout=60).exits(CARD)
     check_tail(vm)
 

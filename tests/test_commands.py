@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-
 from vm import Throttle, artefacts
 from vm.lab import Lab
 from vm.machine import VM
@@ -15,7 +14,20 @@ from vm.router import MERGING, check_settled, loops, memory, status, wait_status
 BUSY, INTERRUPTED, USAGE = 4, 8, 2
 AS_NOBODY = "setuidgid nobody"
 
-RECORD = {"when", "command", "reason", "bytes", "logged", "merged", "took_ms", "log_ms", "merge_ms", "stall_us", "pruned", "not_pruned"}
+RECORD = {
+    "when",
+    "command",
+    "reason",
+    "bytes",
+    "logged",
+    "merged",
+    "took_ms",
+    "log_ms",
+    "merge_ms",
+    "stall_us",
+    "pruned",
+    "not_pruned",
+}
 WRITTEN = {"requests", "bytes"}
 STATUS = {
     "version", "mode", "phase", "card", "cow_used", "cow_size", "pending", "sealed", "spill", "page_cache", "absorbed",
@@ -26,7 +38,9 @@ STATUS = {
 def slow_flush(boot: Lab) -> VM:
     """A router whose next merge takes long, until it is unthrottled."""
     vm = boot(throttle=Throttle())
-    vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; echo kept >/root/kept; cowflush status; sync").ok()
+    vm.run(
+        "dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; echo kept >/root/kept; cowflush status; sync"
+    ).ok()
     vm.throttle(Throttle(bytes_per_second=250_000))
     return vm
 
@@ -43,7 +57,9 @@ def test_a_second_command_is_told_who_is_at_work(boot: Lab) -> None:
     assert str(pid) in vm.run("pidof cowflush").ok().text.split()
     for command in ("flush", "stop", "start"):
         said = vm.run(f"cowflush {command}").exits(BUSY).text
-        assert f"cannot begin: process {pid} (cowflush flush) is at work. Wait for it to end" in said
+        assert (
+            f"cannot begin: process {pid} (cowflush flush) is at work. Wait for it to end" in said
+        )
     assert f"process {pid} is flushing" in vm.run("cowflush status").ok().text
     vm.throttle(Throttle())
     assert first.wait(60).code == 0
@@ -60,7 +76,10 @@ def test_a_signal_ends_a_flush_but_not_its_merge(boot: Lab, signal: str) -> None
     wait_status(vm, MERGING)
     flush.kill(signal)
     ended = flush.wait(10).exits(INTERRUPTED)
-    assert f"cannot wait for the end of the merge: SIG{signal} came. The kernel goes on merging" in ended.text
+    assert (
+        f"cannot wait for the end of the merge: SIG{signal} came. The kernel goes on merging"
+        in ended.text
+    )
     assert status(vm)["phase"] == "merging"
     vm.throttle(Throttle())
     vm.run("cowflush flush", timeout=60).ok()
@@ -113,7 +132,12 @@ def test_a_user_sees_the_mode_and_nothing_else(boot: Lab) -> None:
     assert "how much is used only root can see" in text
     report = json.loads(vm.run(f"{AS_NOBODY} cowflush status --json").ok().output)
     assert set(report) == STATUS
-    assert (report["mode"], report["card"], report["cow_used"], report["pending"]) == ("deferring", "sda1", None, None)
+    assert (report["mode"], report["card"], report["cow_used"], report["pending"]) == (
+        "deferring",
+        "sda1",
+        None,
+        None,
+    )
     nodes = vm.run("ls /dev/loop[0-9]* /dev/dm-* /dev/sda* /dev/mapper/control").ok().text.split()
     assert len(nodes) >= 7
     for node in nodes:
@@ -121,7 +145,9 @@ def test_a_user_sees_the_mode_and_nothing_else(boot: Lab) -> None:
         assert "Permission denied" in refused, node
     assert vm.run("find / -xdev -name 'cowflush-*'; find /run -name 'cowflush-*'").text == ""
     for command in ("flush", "stop", "start", "check"):
-        assert re.search(r"(?i)run .*as root", vm.run(f"{AS_NOBODY} cowflush {command}").exits(1).text), command
+        assert re.search(
+            r"(?i)run .*as root", vm.run(f"{AS_NOBODY} cowflush {command}").exits(1).text
+        ), command
 
 
 # --- what they print --------------------------------------------------------------------
@@ -147,9 +173,18 @@ def test_json_has_the_documented_keys(boot: Lab) -> None:
     check = json.loads(vm.run("cowflush check --json").ok().output)
     assert set(check) == {"complete", "items"} and check["complete"] is True
     assert all(set(item) == {"name", "state", "found", "advice"} for item in check["items"])
-    assert {"device-mapper", "linear", "snapshot", "snapshot-merge", "loop devices", "tmpfs", "memory", "card", "reads", "journal commits"} <= {
-        item["name"] for item in check["items"]
-    }
+    assert {
+        "device-mapper",
+        "linear",
+        "snapshot",
+        "snapshot-merge",
+        "loop devices",
+        "tmpfs",
+        "memory",
+        "card",
+        "reads",
+        "journal commits",
+    } <= {item["name"] for item in check["items"]}
 
 
 def test_help_and_usage(boot: Lab) -> None:
@@ -170,7 +205,10 @@ def test_a_reader_that_goes_away(boot: Lab, command: str) -> None:
     """The pipe is closed before the first byte; standard error, too."""
     vm = boot()
     vm.run("echo kept >/root/kept; sync").ok()
-    code = vm.run(f"{{ sleep 0.3; cowflush {command} 2>&1; echo $? >/run/code; }} | true; cat /run/code", timeout=60)
+    code = vm.run(
+        f"{{ sleep 0.3; cowflush {command} 2>&1; echo $? >/run/code; }} | true; cat /run/code",
+        timeout=60,
+    )
     assert code.ok().text == "0\n"
     vm.run("cowflush flush >/dev/full 2>/dev/full; cowflush status >&- 2>&-", timeout=60).ok()
     vm.kill()
@@ -179,7 +217,9 @@ def test_a_reader_that_goes_away(boot: Lab, command: str) -> None:
 
 def test_a_flush_is_logged(boot: Lab) -> None:
     vm = boot()
-    vm.run("syslogd -O /run/log; until [ -S /dev/log ]; do sleep 0.05; done; echo x >/root/x; cowflush flush >/run/out").ok()
+    vm.run(
+        "syslogd -O /run/log; until [ -S /dev/log ]; do sleep 0.05; done; echo x >/root/x; cowflush flush >/run/out"
+    ).ok()
     said = vm.get("/run/out").decode().strip()
     vm.until("grep -q cowflush /run/log")
     line = vm.run("grep cowflush /run/log").ok().text
@@ -190,17 +230,27 @@ def test_a_flush_is_logged(boot: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing, calls", [("--ioctl 4C0A --errno 22", "LOOP_CONFIGURE, since 5.8"), ("--call 430 --errno 38", "fsopen, since 5.2")]
+    ("missing", "calls"),
+    [
+        ("--ioctl 4C0A --errno 22", "LOOP_CONFIGURE, since 5.8"),
+        ("--call 430 --errno 38", "fsopen, since 5.2"),
+    ],
 )
 def test_a_kernel_without(boot: Lab, missing: str, calls: str) -> None:
     vm = boot()
     before = memory(vm, "Shmem")
     for round_ in range(3):
-        said = vm.run(f"echo {round_} >/root/x; guest-tools deny {missing} cowflush flush", timeout=60).ok().text
+        said = (
+            vm.run(f"echo {round_} >/root/x; guest-tools deny {missing} cowflush flush", timeout=60)
+            .ok()
+            .text
+        )
         denied = re.search(r"^denied (\d+) calls", said, re.MULTILINE)
         assert denied and int(denied[1]) > 0, f"{calls} was never called: {said}"
         check_settled(vm)
-    assert "cowflush" not in vm.run("cat /proc/mounts").ok().text.replace("/dev/mapper/cowflush-root", "")
+    assert "cowflush" not in vm.run("cat /proc/mounts").ok().text.replace(
+        "/dev/mapper/cowflush-root", ""
+    )
     assert memory(vm, "Shmem") - before < 1024
     vm.kill()
     vm.card.fsck()
@@ -222,7 +272,9 @@ def test_a_small_cow_is_filled_slowly(boot: Lab) -> None:
     """The kernel is told so while writes are deferred, and only then."""
 
     def threshold() -> int:
-        return int(vm.run("cat /sys/module/dm_snapshot/parameters/snapshot_cow_threshold").ok().text)
+        return int(
+            vm.run("cat /sys/module/dm_snapshot/parameters/snapshot_cow_threshold").ok().text
+        )
 
     vm = boot(append="cowflush.size=16M")
     assert threshold() == 4

@@ -34,7 +34,9 @@ def test_an_interval_and_sigusr1(boot: Lab) -> None:
 def test_a_hold_that_fills_the_cow_is_ended_and_said(boot: Lab) -> None:
     vm = boot()
     daemon.start(vm, QUIET + "size=8M\nfull-wait=70%\n")
-    vm.run("cowflush hold && dd if=/dev/urandom of=/root/big bs=64k count=160 2>&1; sync", timeout=60).ok()
+    vm.run(
+        "cowflush hold && dd if=/dev/urandom of=/root/big bs=64k count=160 2>&1; sync", timeout=60
+    ).ok()
     wait_for(vm, "the hold was ended")
     daemon.flush(vm)
     vm.kill()
@@ -78,7 +80,10 @@ def test_a_file_of_nothing_but_mistakes(boot: Lab) -> None:
     daemon.begin(vm)
     said = daemon.said(vm)
     for number, wanted in enumerate(BAD_LINES.values(), start=1):
-        line = next((line for line in said.splitlines() if f"line {number} of /etc/cowflush.conf" in line), "")
+        line = next(
+            (line for line in said.splitlines() if f"line {number} of /etc/cowflush.conf" in line),
+            "",
+        )
         assert "ignoring" in line and wanted in line and len(line) < 400, (number, line, said)
     vm.run("rm /etc/cowflush.conf; mkdir /etc/cowflush.conf; killall -HUP cowflush").ok()
     wait_for(vm, "ignoring /etc/cowflush.conf: Is a directory")
@@ -93,7 +98,9 @@ def test_times_of_day_and_clocks_that_leap(boot: Lab) -> None:
     vm = boot()
     vm.run("date -s '2026-01-01 03:20:00'").ok()
     daemon.start(vm, QUIET + "at=03:29,03:31\n")
-    vm.run("dd if=/dev/urandom of=/root/one bs=64k count=2 2>&1; sync; date -s '2026-01-01 03:28:57'").ok()
+    vm.run(
+        "dd if=/dev/urandom of=/root/one bs=64k count=2 2>&1; sync; date -s '2026-01-01 03:28:57'"
+    ).ok()
     wait_for(vm, "(at 03:29)")
     # Set back and forth: nothing is made up for, and the next time of day still comes.
     vm.run("dd if=/dev/urandom of=/root/two bs=64k count=2 2>&1; sync").ok()

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 
 import pytest
-
 from vm import daemon
 from vm.daemon import QUIET
 from vm.lab import Lab
@@ -39,7 +38,11 @@ class Story:
         self.vm.run("echo late >/root/late; sync").ok()
         card = self.vm.cut_copy(self.boot.directory / f"cut-{self._cuts}.img")
         image = daemon.root_of(card, self.log)
-        found = {name: digest for folder in ("/root", "/etc/trial") for name, digest in image.hashes(folder).items()}
+        found = {
+            name: digest
+            for folder in ("/root", "/etc/trial")
+            for name, digest in image.hashes(folder).items()
+        }
         self.vm.run("rm /root/late").ok()
         expected = {name: digest for name, digest in self.flushed.items() if name != missing}
         assert found == expected, self.vm.run(f"cat {daemon.SAID}; cowflush history").text
@@ -115,7 +118,9 @@ def held_and_discarded(story: Story) -> None:
     """The guest boots again by itself; then the card shows what the trial did not touch."""
     vm = story.vm
     when_free(vm, "hold").ok()
-    vm.run("echo trial >/etc/trial/discarded; rm /etc/trial/kept; echo changed >/root/asked; sync").ok()
+    vm.run(
+        "echo trial >/etc/trial/discarded; rm /etc/trial/kept; echo changed >/root/asked; sync"
+    ).ok()
     assert vm.run_last("cowflush discard --now", timeout=30) == "guest-reset"
     story.vm = again = story.boot(vm.card)
     daemon.start(again, QUIET)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-
 from vm import daemon, workload
 from vm.lab import Lab
 from vm.machine import VM
@@ -26,9 +25,13 @@ def test_a_card_that_fails_for_a_minute(boot: Lab, log: bool) -> None:
     vm.fail_writes(vm.card.log.sectors if log else None)
     writes = FAILING_SECONDS // STEP_SECONDS
     for number in range(writes):
-        vm.run(f"dd if=/dev/urandom of=/root/f{number} bs=64k count=4 2>/dev/null; sync; sha256sum /root/f{number} >>/run/sums").ok()
+        vm.run(
+            f"dd if=/dev/urandom of=/root/f{number} bs=64k count=4 2>/dev/null; sync; sha256sum /root/f{number} >>/run/sums"
+        ).ok()
         # Read from the COW, not from the page cache.
-        vm.run(f"echo 3 >/proc/sys/vm/drop_caches; sha256sum -c /run/sums; sleep {STEP_SECONDS - 1}").ok()
+        vm.run(
+            f"echo 3 >/proc/sys/vm/drop_caches; sha256sum -c /run/sums; sleep {STEP_SECONDS - 1}"
+        ).ok()
     said = daemon.wait_for(vm, "failed", times=3)
     assert "FULL" not in said and said.count(") failed:") < writes, said
     vm.heal()
@@ -49,7 +52,10 @@ def test_killed_at_any_moment_it_leaves_root_awake(boot: Lab) -> None:
     for _ in range(KILLS):
         # Enough for a flush, which is then cut short somewhere. What was sealed by the killed one holds
         # memory until the next one appends it.
-        kill(vm, f"dd if=/dev/urandom of=/root/big bs=64k count=90 2>/dev/null; usleep {random.randint(0, 300_000)}")
+        kill(
+            vm,
+            f"dd if=/dev/urandom of=/root/big bs=64k count=90 2>/dev/null; usleep {random.randint(0, 300_000)}",
+        )
         before = writer.wait_rounds(1)
     daemon.flush(vm)
     daemon.flush(vm)
@@ -75,10 +81,20 @@ def test_without_the_process_at_its_valve(boot: Lab) -> None:
     assert daemon.field(vm, "Pid") == pid
     daemon.no_trouble(vm)
     # No folder on root: the kernel looks for files there.
-    assert [vm.run(f"readlink /proc/{process}/cwd").ok().text.strip() for process in (pid, child(vm, pid))] == ["/proc", "/proc"]
+    assert [
+        vm.run(f"readlink /proc/{process}/cwd").ok().text.strip()
+        for process in (pid, child(vm, pid))
+    ] == ["/proc", "/proc"]
     # The last one has none of the daemon's files but the one it needs.
-    links = vm.run(f"cd /proc/{child(vm, pid)}/fd; for fd in *; do [ $fd -le 2 ] || readlink $fd; done").ok().text
-    assert sorted(link.split(":")[0] for link in links.split()) == ["/dev/mapper/control", "socket"], links
+    links = (
+        vm.run(f"cd /proc/{child(vm, pid)}/fd; for fd in *; do [ $fd -le 2 ] || readlink $fd; done")
+        .ok()
+        .text
+    )
+    assert sorted(link.split(":")[0] for link in links.split()) == [
+        "/dev/mapper/control",
+        "socket",
+    ], links
     vm.kill()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from vm import artefacts, daemon, flood, workload
 from vm.job import Job
 from vm.lab import Lab
@@ -19,9 +18,14 @@ def write(boot: Lab, vm: VM, log: bool, seconds: int, others: tuple[Job, ...] = 
     """Floods root, cuts the power in the middle and at the end, and looks for each block from outside.
 
     What `others` do goes on meanwhile."""
-    job = vm.start(f"guest-tools flood {flood.FILE} --places {PLACES} --seconds {seconds} --at-least {ENOUGH}")
+    job = vm.start(
+        f"guest-tools flood {flood.FILE} --places {PLACES} --seconds {seconds} --at-least {ENOUGH}"
+    )
     daemon.wait_for(vm, "flushed (high)", timeout=60)
-    durable, flushes = flood.written(vm), daemon.wait_for(vm, "flushed (high)").count("flushed (high)")
+    durable, flushes = (
+        flood.written(vm),
+        daemon.wait_for(vm, "flushed (high)").count("flushed (high)"),
+    )
     # The first one after may have begun before.
     daemon.wait_for(vm, "flushed (high)", flushes + 2, timeout=120)
     if log:
@@ -71,6 +75,6 @@ LEFT = [(256, 24), (128, 20), (64, 20), (256, 18), (128, 9), (64, 9)]
 @pytest.mark.parametrize(("memory", "left"), LEFT)
 def test_memory_hogs_while_flushing(boot: Lab, memory: int, left: int) -> None:
     vm = start(boot, memory, log=True)
-    writer = workload.Writer(vm)
-    hog = vm.start(f"guest-tools hog --leave {left} --seconds 25")
+    workload.Writer(vm)
+    vm.start(f"guest-tools hog --leave {left} --seconds 25")
     write(boot, vm, log=True, seconds=20)

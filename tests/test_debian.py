@@ -6,22 +6,25 @@ import json
 import re
 
 import pytest
-
 from vm import artefacts, debian, flushlog
 from vm.debian import CARD, PACKAGES, SLOW, STACK
 from vm.lab import Lab
 from vm.machine import VM
 
-INITS = pytest.mark.parametrize("init", ("systemd", "sysvinit"))
+INITS = pytest.mark.parametrize("init", ["systemd", "sysvinit"])
 # What apt, dpkg and the tools they start say when something is wrong, or might be.
-COMPLAINT = re.compile(r"^.*(?:\b[WE]: |\berror\b|\bwarning\b|\bfailed\b|cannot).*$", re.IGNORECASE | re.MULTILINE)
+COMPLAINT = re.compile(
+    r"^.*(?:\b[WE]: |\berror\b|\bwarning\b|\bfailed\b|cannot).*$", re.IGNORECASE | re.MULTILINE
+)
 # Said without cowflush as well
 USUAL = re.compile(
     r"debconf: |can't be accessed by user '_apt'|unsandboxed as root|Possible missing firmware|"
     r"os-prober|not be executed to detect"
 )
 # What either init shows of a service that did not start or stop as it should
-FAILURE = re.compile(r"^.*(?:\[FAILED\]|\[FAIL\]|\[WARN\]|\bfailed!|\bDependency failed\b).*$", re.MULTILINE)
+FAILURE = re.compile(
+    r"^.*(?:\[FAILED\]|\[FAIL\]|\[WARN\]|\bfailed!|\bDependency failed\b).*$", re.MULTILINE
+)
 # What a kernel says now and then that is emulated on a busy host
 CLOCK = re.compile(r"^(?:hrtimer|hpet|clocksource|tsc|APIC calibration)\b")
 # Its clocks run on while it stands still. Then a real-time process, as cowflush is for moments, seems to run for long.
@@ -48,8 +51,15 @@ def on_the_stack(vm: VM) -> None:
     assert debian.root_device(vm) == STACK
     assert mode(vm) == "deferring"
     real = vm.run(f"readlink -f {STACK}").ok().text
-    assert vm.run(f"readlink -f /dev/disk/by-uuid/{debian.UUID} /dev/disk/by-label/debian").ok().text == 2 * real
-    for question in (f"blkid -U {debian.UUID}", f"findfs UUID={debian.UUID}", f"blkid -l -o device -t UUID={debian.UUID}"):
+    assert (
+        vm.run(f"readlink -f /dev/disk/by-uuid/{debian.UUID} /dev/disk/by-label/debian").ok().text
+        == 2 * real
+    )
+    for question in (
+        f"blkid -U {debian.UUID}",
+        f"findfs UUID={debian.UUID}",
+        f"blkid -l -o device -t UUID={debian.UUID}",
+    ):
         assert vm.run(f"readlink -f $({question})").ok().text == real, question
     # A copy in RAM, for when root can't be read
     assert vm.run("/run/cowflush/cowflush version").ok().text.startswith("cowflush ")
@@ -88,11 +98,18 @@ def test_install_use_and_remove(boot: Lab, init: str) -> None:
     vm = debian.running(boot, init)
     quiet(vm, init, seen.before)
     on_the_stack(vm)
-    vm.run("echo '* * * * * root date >>/root/cron' >/etc/cron.d/minute && logger from-rsyslog").ok()
-    said = vm.run("apt-get update && apt-get install --yes hello && hello && apt-get remove --yes hello", timeout=SLOW)
+    vm.run(
+        "echo '* * * * * root date >>/root/cron' >/etc/cron.d/minute && logger from-rsyslog"
+    ).ok()
+    said = vm.run(
+        "apt-get update && apt-get install --yes hello && hello && apt-get remove --yes hello",
+        timeout=SLOW,
+    )
     assert complaints(said.ok().text) == []
     assert "Hello, world!" in said.text
-    vm.run("until [ -s /root/cron ]; do sleep 1; done; echo kept >/root/kept; sync", timeout=90).ok()
+    vm.run(
+        "until [ -s /root/cron ]; do sleep 1; done; echo kept >/root/kept; sync", timeout=90
+    ).ok()
     debian.flush(vm)
     quiet(vm, init, seen.before)
     vm.kill()
@@ -104,7 +121,9 @@ def test_install_use_and_remove(boot: Lab, init: str) -> None:
     vm = debian.boot(boot, vm.card)
     quiet(vm, init, seen.before, after_a_cut=True)
     on_the_stack(vm)
-    vm.run("cat /root/kept /root/cron && grep from-rsyslog /var/log/syslog && dpkg --audit && ! which hello").ok()
+    vm.run(
+        "cat /root/kept /root/cron && grep from-rsyslog /var/log/syslog && dpkg --audit && ! which hello"
+    ).ok()
     remove(vm, init)
     vm.card.fsck()
 
@@ -128,7 +147,11 @@ def remove(vm: VM, init: str) -> None:
     # GRUB's tools need it until root is off the stack. It goes with the next update-grub after that.
     assert left.split() == [GRUB_DEFAULT]
     assert complaints(vm.run("update-grub", timeout=SLOW).ok().text) == []
-    roots = vm.run(r"sed -n 's/^\s*linux\s.* \(root=\S*\) .*/\1/p' /boot/grub/grub.cfg | sort -u").ok().text
+    roots = (
+        vm.run(r"sed -n 's/^\s*linux\s.* \(root=\S*\) .*/\1/p' /boot/grub/grub.cfg | sort -u")
+        .ok()
+        .text
+    )
     assert roots.strip() == f"root=UUID={debian.UUID}"
     vm.run("echo after >/root/after").ok()
     debian.shut_down(vm, init, "reboot")
@@ -154,7 +177,11 @@ def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
     old, new = (package.removeprefix("linux-image-") for package in artefacts.debian_kernels())
     vm = debian.running(boot, "systemd")
     assert vm.run("uname -r").ok().text.strip() == old
-    said = vm.run(f"apt-get update && apt-get install --yes linux-image-{new}", timeout=2 * SLOW).ok().text
+    said = (
+        vm.run(f"apt-get update && apt-get install --yes linux-image-{new}", timeout=2 * SLOW)
+        .ok()
+        .text
+    )
     assert complaints(said) == []
     vm.run(f"lsinitramfs /boot/initrd.img-{new} | grep -x usr/sbin/cowflush").ok()
     vm.run(f"grep 'linux.*/boot/vmlinuz-{new} root=UUID={debian.UUID}' /boot/grub/grub.cfg").ok()
@@ -172,7 +199,9 @@ def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) ->
     seen = debian.installation(boot, init)
     vm = debian.running(boot, init)
     old = daemon_of(vm)
-    vm.run("sed -i 's/^#* *interval.*/interval = 29m/' /etc/cowflush.conf && grep -x 'interval = 29m' /etc/cowflush.conf").ok()
+    vm.run(
+        "sed -i 's/^#* *interval.*/interval = 29m/' /etc/cowflush.conf && grep -x 'interval = 29m' /etc/cowflush.conf"
+    ).ok()
     vm.run("echo before >/root/before").ok()
     said = vm.run(f"apt-get install --yes {PACKAGES}/cowflush-newer.deb", timeout=SLOW).ok().text
     assert complaints(said) == []
@@ -180,7 +209,9 @@ def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) ->
     vm.run("grep -x 'interval = 29m' /etc/cowflush.conf && ! ls /etc/cowflush.conf.*").ok()
     new = daemon_of(vm)
     assert new != old
-    vm.run(f"cmp /proc/{new}/exe /usr/sbin/cowflush && cmp /run/cowflush/cowflush /usr/sbin/cowflush").ok()
+    vm.run(
+        f"cmp /proc/{new}/exe /usr/sbin/cowflush && cmp /run/cowflush/cowflush /usr/sbin/cowflush"
+    ).ok()
     on_the_stack(vm)
     quiet(vm, init, seen.before)
     # The boot loader reads the initramfs from the plain card.
@@ -206,7 +237,11 @@ def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
     """Chosen in the menu. The log is applied first, so root is as it was flushed."""
     seen = debian.installation(boot, init)
     vm = debian.running(boot, init)
-    said = vm.run("sed -i s/TIMEOUT=0/TIMEOUT=20/ /etc/default/grub && update-grub", timeout=SLOW).ok().text
+    said = (
+        vm.run("sed -i s/TIMEOUT=0/TIMEOUT=20/ /etc/default/grub && update-grub", timeout=SLOW)
+        .ok()
+        .text
+    )
     assert complaints(said) == []
     debian.flush(vm, merge=True)
     vm.run("echo kept >/root/kept").ok()
@@ -234,13 +269,23 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(("init", "how"), [("sysvinit", "it dies"), ("systemd", "nothing can be mounted")])
-def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_built(boot: Lab, init: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("init", "how"), [("sysvinit", "it dies"), ("systemd", "nothing can be mounted")]
+)
+def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_built(
+    boot: Lab, init: str, how: str
+) -> None:
     vm = debian.running(boot, init)
-    script = f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN[how]}; fi\nexec cowflush-real "$@"\n'
-    vm.run("mkdir -p /run/broken/usr/sbin && cp /usr/sbin/cowflush /run/broken/usr/sbin/cowflush-real").ok()
+    script = (
+        f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN[how]}; fi\nexec cowflush-real "$@"\n'
+    )
+    vm.run(
+        "mkdir -p /run/broken/usr/sbin && cp /usr/sbin/cowflush /run/broken/usr/sbin/cowflush-real"
+    ).ok()
     vm.put("/run/broken/usr/sbin/cowflush", script.encode(), 0o755)
-    vm.run("cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)").ok()
+    vm.run(
+        "cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)"
+    ).ok()
     debian.flush(vm, merge=True)
     vm.run("echo kept >/root/kept").ok()
     debian.flush(vm)
@@ -250,7 +295,9 @@ def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_buil
     debian.settled(vm, init)
     on_the_plain_card(vm, "plain")
     assert "cowflush: the stack was built but could not be used" in vm.console
-    assert re.search(r"cowflush: root is the plain card sda1 .*writes go to it", vm.run("dmesg").text)
+    assert re.search(
+        r"cowflush: root is the plain card sda1 .*writes go to it", vm.run("dmesg").text
+    )
     assert vm.run("cat /root/kept").ok().text == "kept\n"
     debian.shut_down(vm, init)
     vm.card.fsck()

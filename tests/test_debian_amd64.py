@@ -61,8 +61,15 @@ def test_dracut_boots_on_the_stack(boot: Lab) -> None:
     flush_and_cut(vm)
     vm = recovered(boot, vm, "dracut", seen.before)
     # What was checked and mounted is the stack; nothing of how that was done is left.
-    assert re.search(r"^debian: clean", vm.run("journalctl -b -o cat -t systemd-fsck").ok().text, re.MULTILINE)
-    assert vm.run("systemctl show -p DropInPaths --value sysroot.mount systemd-fsck-root.service").ok().text.split() == []
+    assert re.search(
+        r"^debian: clean", vm.run("journalctl -b -o cat -t systemd-fsck").ok().text, re.MULTILINE
+    )
+    assert (
+        vm.run("systemctl show -p DropInPaths --value sysroot.mount systemd-fsck-root.service")
+        .ok()
+        .text.split()
+        == []
+    )
     debian.shut_down(vm, "dracut")
     assert "cowflush: all data are on the card." in vm.console
     vm.card.fsck()
@@ -78,8 +85,13 @@ def test_dracut_without_systemd_made_for_this_machine_on_the_stack(boot: Lab) ->
     listed = vm.run("lsinitrd", timeout=SLOW).ok().text
     assert HOOK in listed and "lib/systemd/systemd-fsck" not in listed
     # It would wait for the stack before there is one.
-    assert vm.run("lsinitrd -f etc/cmdline.d/95root-dev.conf", timeout=SLOW).ok().text.split()[0] == f"root=UUID={debian.UUID}"
-    vm.run(f"sed -i 's/root=UUID={debian.UUID}/root=PARTUUID=c0f1deb1-01/' /boot/grub/grub.cfg").ok()
+    assert (
+        vm.run("lsinitrd -f etc/cmdline.d/95root-dev.conf", timeout=SLOW).ok().text.split()[0]
+        == f"root=UUID={debian.UUID}"
+    )
+    vm.run(
+        f"sed -i 's/root=UUID={debian.UUID}/root=PARTUUID=c0f1deb1-01/' /boot/grub/grub.cfg"
+    ).ok()
     # GRUB reads the card alone.
     debian.flush(vm, merge=True)
     flush_and_cut(vm)
@@ -89,12 +101,16 @@ def test_dracut_without_systemd_made_for_this_machine_on_the_stack(boot: Lab) ->
 
 def test_dracut_mounts_the_plain_card_when_the_stack_can_not_be_used(boot: Lab) -> None:
     """And with what was flushed before. Without the package, nothing of it is in the initramfs."""
-    seen = debian.installation(boot, "dracut")
+    debian.installation(boot, "dracut")
     vm = debian.running(boot, "dracut")
     script = f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN["nothing can be mounted"]}; fi\nexec cowflush-real "$@"\n'
-    vm.run("mkdir -p /run/broken/usr/sbin && cp /usr/sbin/cowflush /run/broken/usr/sbin/cowflush-real").ok()
+    vm.run(
+        "mkdir -p /run/broken/usr/sbin && cp /usr/sbin/cowflush /run/broken/usr/sbin/cowflush-real"
+    ).ok()
     vm.put("/run/broken/usr/sbin/cowflush", script.encode(), 0o755)
-    vm.run("cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)").ok()
+    vm.run(
+        "cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)"
+    ).ok()
     debian.flush(vm, merge=True)
     flush_and_cut(vm)
     vm = debian.boot(boot, vm.card, arch="amd64")

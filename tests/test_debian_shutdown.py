@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-
 from vm import Throttle, debian, flushlog
 from vm.debian import SLOW
 from vm.lab import Lab
@@ -50,7 +49,9 @@ SYSTEMD = {
     "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
     "root is busy": Case(BUSY, POWEROFF),
     "run is gone": Case("umount -l /run", BY_SIGNAL),
-    "everything is killed": Case("true", command("systemd-run --scope " + KILLED.format("kill -s RTMIN+4 1"))),
+    "everything is killed": Case(
+        "true", command("systemd-run --scope " + KILLED.format("kill -s RTMIN+4 1"))
+    ),
     "the journal goes on": Case(
         "mkdir -p /var/log/journal && systemctl restart systemd-journald && "
         "{ while :; do logger -t late $(date); done </dev/null >/dev/null 2>&1 & }",
@@ -69,7 +70,9 @@ SYSVINIT = {
     "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
     "root is busy": Case(BUSY, POWEROFF),
     # Its pipe to init was there, too; USR1 lets init make it again.
-    "run is gone": Case("umount -l /run/lock; umount -l /run", command("kill -USR1 1; sleep 2; poweroff")),
+    "run is gone": Case(
+        "umount -l /run/lock; umount -l /run", command("kill -USR1 1; sleep 2; poweroff")
+    ),
     "everything is killed": Case("true", command(KILLED.format("poweroff"))),
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
 }
@@ -81,7 +84,9 @@ def test_a_shutdown_ends_with_the_data_on_the_card(boot: Lab, init: str, name: s
     case = (SYSTEMD if init == "systemd" else SYSVINIT)[name]
     vm = debian.running(boot, init)
     assert debian.root_device(vm) == debian.STACK
-    vm.run("head -c 300000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync").ok()
+    vm.run(
+        "head -c 300000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync"
+    ).ok()
     vm.run(case.before).ok()
     case.begin(vm)
     assert vm.wait_stopped(timeout=SLOW) == case.end
@@ -97,7 +102,9 @@ def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
     vm.run("mkdir -p /run/systemd/system/cowflush.service.d && cd /run/systemd/system/cowflush.service.d && "
            "printf '[Service]\\nTimeoutStopSec=2\\n' >impatient.conf && systemctl daemon-reload && "
            "systemctl log-target console").ok()  # fmt: skip
-    vm.run("head -c 12000000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync").ok()
+    vm.run(
+        "head -c 12000000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync"
+    ).ok()
     vm.throttle(Throttle(bytes_per_second=1 << 20))
     vm.send("systemctl --no-block poweroff")
     assert vm.wait_stopped(timeout=SLOW) == "guest-shutdown"
@@ -109,7 +116,7 @@ def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
     assert saved or "NOT ON THE CARD" in vm.console
 
 
-@pytest.mark.parametrize("init", ("systemd", "sysvinit"))
+@pytest.mark.parametrize("init", ["systemd", "sysvinit"])
 def test_a_forced_reboot_is_told_of_at_the_next_boot(boot: Lab, init: str) -> None:
     vm = debian.running(boot, init)
     vm.run("echo kept >/root/kept").ok()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 import test_daemon_memory as flooding
 from vm import daemon
 from vm.lab import Lab
@@ -13,7 +12,11 @@ from vm.lab import Lab
 def test_others_flush_while_a_writer_is_at_full_speed(boot: Lab, memory: int) -> None:
     """By hand, and for changes that are urgent: a flush that writes the page cache out first is not watched by the daemon."""
     vm = boot(memory=memory)
-    daemon.start(vm, "interval=off\nurgent=/etc\nurgent-delay=100ms\nmerge-on=none\nsize=16M\n", log=True)
+    daemon.start(
+        vm, "interval=off\nurgent=/etc\nurgent-delay=100ms\nmerge-on=none\nsize=16M\n", log=True
+    )
     change = vm.start("while :; do date >/etc/changed || exit; usleep 300000; done")
-    by_hand = vm.start("while :; do cowflush flush; code=$?; [ $code = 0 ] || [ $code = 4 ] || exit $code; usleep 100000; done")
+    by_hand = vm.start(
+        "while :; do cowflush flush; code=$?; [ $code = 0 ] || [ $code = 4 ] || exit $code; usleep 100000; done"
+    )
     flooding.write(boot, vm, log=True, seconds=20, others=(change, by_hand))

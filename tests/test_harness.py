@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-
 from vm import CommandFailed, Drive, Filesystem, Lost, Throttle, writelog
 from vm.elf import assemble
 from vm.lab import Lab
@@ -62,7 +61,9 @@ def test_a_megabyte_of_output(boot: Lab) -> None:
     vm.run("head -c 1048576 /dev/urandom >/run/random").ok()
     output = vm.run("cat /run/random").ok().output
     assert len(output) == 1 << 20
-    assert hashlib.sha256(output).hexdigest() == vm.run("sha256sum /run/random").ok().text.split()[0]
+    assert (
+        hashlib.sha256(output).hexdigest() == vm.run("sha256sum /run/random").ok().text.split()[0]
+    )
 
 
 def test_background_jobs(boot: Lab) -> None:
@@ -79,7 +80,9 @@ def test_background_jobs(boot: Lab) -> None:
 
 def test_init_reaps_what_it_inherits(boot: Lab) -> None:
     vm = boot(direct=True)
-    vm.run("for i in 1 2 3; do (sleep 0.2 >/dev/null 2>&1 & echo /proc/$! >>/run/orphans); done").ok()
+    vm.run(
+        "for i in 1 2 3; do (sleep 0.2 >/dev/null 2>&1 & echo /proc/$! >>/run/orphans); done"
+    ).ok()
     # A zombie is there as well.
     vm.until("! ls -d $(cat /run/orphans) 2>/dev/null | grep -q .")
 
@@ -119,13 +122,13 @@ def test_a_guest_that_never_ends_is_lost(boot: Lab) -> None:
 
 def test_a_panic_is_lost_and_named(boot: Lab) -> None:
     vm = boot(direct=True)
-    with pytest.raises(Lost, match="panicked .*sysrq triggered crash"):
+    with pytest.raises(Lost, match=r"panicked .*sysrq triggered crash"):
         vm.run("echo c >/proc/sysrq-trigger")
 
 
 def test_a_reboot_is_lost(boot: Lab) -> None:
     vm = boot(direct=True)
-    with pytest.raises(Lost, match="stopped by itself .guest-reset"):
+    with pytest.raises(Lost, match=r"stopped by itself .guest-reset"):
         vm.run("reboot -f")
 
 
@@ -137,7 +140,7 @@ def test_a_dead_qemu_is_lost(boot: Lab) -> None:
 
 
 def test_a_guest_without_root_is_lost(boot: Lab) -> None:
-    with pytest.raises(Lost, match="panicked .*No working init|panicked .*Requested init"):
+    with pytest.raises(Lost, match=r"panicked .*No working init|panicked .*Requested init"):
         boot(direct=True, append="init=/nowhere")
 
 
@@ -195,7 +198,12 @@ def test_a_whole_partition_fails_and_heals(boot: Lab) -> None:
     vm = boot(direct=True)
     log = vm.card.log.sectors
     vm.fail_writes(log)
-    for sector, works in ((log.start - 1, True), (log.start, False), (log.start + 12345, False), (log.stop - 1, False)):
+    for sector, works in (
+        (log.start - 1, True),
+        (log.start, False),
+        (log.start + 12345, False),
+        (log.stop - 1, False),
+    ):
         assert (vm.run(write_block(sector)).code == 0) is works, sector
     vm.run("dd if=/dev/sda2 of=/dev/null bs=4k count=10 iflag=direct").ok()
     vm.heal()
@@ -273,7 +281,7 @@ _start:
 SIGILL = 128 + 4
 
 
-@pytest.mark.parametrize("cpu, status", [("pentium", SIGILL), ("pentium2", 42)])
+@pytest.mark.parametrize(("cpu", "status"), [("pentium", SIGILL), ("pentium2", 42)])
 def test_cmov_faults_on_a_pentium(boot: Lab, cpu: str, status: int) -> None:
     vm = boot(direct=True, cpu=cpu)
     vm.put("/run/cmov", assemble(CMOV), mode=0o755)

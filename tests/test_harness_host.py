@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from vm import Card, console
 from vm.ext import ExtImage
 from vm.lab import Lab
@@ -49,10 +48,21 @@ ext.make(Path("fs.img"), ext.Filesystem(), Path("d"), 8 << 20)
 """
 
 
-def inner_pytest(directory: Path, test: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def inner_pytest(
+    directory: Path, test: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs pytest on its own, with our plugin, on one file of tests."""
     (directory / "test_inner.py").write_text(test)
-    command = [sys.executable, "-m", "pytest", "-p", "vm.pytest_plugin", "-p", "no:cacheprovider", str(directory)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "vm.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+        str(directory),
+    ]
     variables = {**os.environ, "PYTHONPATH": str(HERE), **environment}
     return subprocess.run(command, cwd=directory, env=variables, capture_output=True, text=True)
 
@@ -77,7 +87,9 @@ def test_lost_is_loud_and_no_pass(tmp_path: Path) -> None:
 
 
 def test_a_missing_artefact_is_an_error(tmp_path: Path) -> None:
-    done = inner_pytest(tmp_path, "def test_it(boot): boot(direct=True)", COWFLUSH_BUILD=str(tmp_path / "nothing"))
+    done = inner_pytest(
+        tmp_path, "def test_it(boot): boot(direct=True)", COWFLUSH_BUILD=str(tmp_path / "nothing")
+    )
     assert done.returncode == 1
     assert "run `make build`" in done.stdout
     assert "1 failed" in done.stdout and "skipped" not in done.stdout
@@ -87,7 +99,9 @@ def test_a_missing_artefact_is_an_error(tmp_path: Path) -> None:
 def test_qemu_ends_with_its_runner(tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-c", BOOT_AND_WAIT, str(tmp_path / "lab")]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
-    runner = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    runner = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert runner.stdout
     pid = int(runner.stdout.readline())
     assert alive(pid)
@@ -117,8 +131,12 @@ def test_fsck_sees_damage(tmp_path: Path) -> None:
     card = Card.create(tmp_path / "card.img")
     card.fsck()
     image = card.fs()
-    subprocess.run(["debugfs", "-w", "-R", "clri /etc/passwd", str(image.path)], check=True, capture_output=True)
-    with pytest.raises(AssertionError, match="e2fsck -fn .* ended with 4"):
+    subprocess.run(
+        ["debugfs", "-w", "-R", "clri /etc/passwd", str(image.path)],
+        check=True,
+        capture_output=True,
+    )
+    with pytest.raises(AssertionError, match=r"e2fsck -fn .* ended with 4"):
         image.fsck()
 
 
@@ -160,7 +178,9 @@ def test_files_belong_to_root_whoever_makes_them() -> None:
         image = Path(temporary) / "fs.img"
         assert image.stat().st_uid == user
         for name in ("/", "/file", "/dev", "/dev/console"):
-            listed = subprocess.run(["debugfs", "-R", f"stat {name}", image], capture_output=True, text=True).stdout
+            listed = subprocess.run(
+                ["debugfs", "-R", f"stat {name}", image], capture_output=True, text=True
+            ).stdout
             assert "User:     0   Group:     0" in listed, listed
         ExtImage(image).fsck()
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from vm import artefacts, bases, ext, flushlog, images, sparse
 from vm.bases import Base, Laid
 from vm.lab import Lab
@@ -18,7 +17,10 @@ from vm.router import when_free
 
 LOADERS = {"voyage": bases.voyage, "syslinux": bases.syslinux}
 # The label's name is typed at SYSLINUX's prompt; GRUB has a menu.
-CHOICES = {"voyage": [images.DOWN + "\r", images.DOWN * 2 + "\r"], "syslinux": ["cowflush-off\r", "old\r"]}
+CHOICES = {
+    "voyage": [images.DOWN + "\r", images.DOWN * 2 + "\r"],
+    "syslinux": ["cowflush-off\r", "old\r"],
+}
 MENUS = {"voyage": "the plain card", "syslinux": "boot: "}
 
 
@@ -34,7 +36,9 @@ class Made:
     def __call__(self, lab: Lab, make: Callable[..., Base], **options: bool) -> Base:
         key = (make, *options.items())
         if key not in self._known:
-            self._known[key] = make(self._factory.mktemp("base"), artefacts.kernel("6.1"), **options)
+            self._known[key] = make(
+                self._factory.mktemp("base"), artefacts.kernel("6.1"), **options
+            )
         known = self._known[key]
         sparse.copy(known.path, lab.directory / known.path.name)
         return Base(lab.directory / known.path.name, known.root)
@@ -57,7 +61,9 @@ def added(lab: Lab, made: Base, *arguments: str) -> Laid:
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_it_boots_with_cowflush_and_keeps_what_was_flushed(boot: Lab, bases_made: Made, loader: str) -> None:
+def test_it_boots_with_cowflush_and_keeps_what_was_flushed(
+    boot: Lab, bases_made: Made, loader: str
+) -> None:
     made = bases_made(boot, LOADERS[loader])
     before = digest(made.path)
     card = added(boot, made)
@@ -83,7 +89,11 @@ def test_it_boots_with_cowflush_and_keeps_what_was_flushed(boot: Lab, bases_made
         vm.wait_console(MENUS[loader])
         vm.type(choice)
         vm.wait_boot()
-        found = mode(vm) if expected == "off" else vm.run("[ -e /run/cowflush ] || echo none").text.strip()
+        found = (
+            mode(vm)
+            if expected == "off"
+            else vm.run("[ -e /run/cowflush ] || echo none").text.strip()
+        )
         assert found == expected
         vm.run("[ $(cat /root/kept) = kept ] && mount -o remount,ro /").ok()
         vm.kill()
@@ -95,7 +105,12 @@ def test_a_dry_run_writes_nothing_and_names_everything(boot: Lab, bases_made: Ma
     out = boot.directory / "out" / "added.img"
     said = images.done("add", made.path, "--out", out, "--dry-run", "--log-size", "32M")
     assert not out.exists() and list(out.parent.iterdir()) == [] and digest(made.path) == before
-    for words in ("partition 2: the flush log, 32 MiB", "/boot/cowflush.gz", "/boot/grub/grub.cfg", "/usr/sbin/cowflush"):
+    for words in (
+        "partition 2: the flush log, 32 MiB",
+        "/boot/cowflush.gz",
+        "/boot/grub/grub.cfg",
+        "/usr/sbin/cowflush",
+    ):
         assert words in said
     assert "grows by 20 MiB to 100 MiB" in said and "update-grub" in said
 
@@ -115,7 +130,9 @@ def test_a_packed_image_gets_the_log_into_its_free_tail(boot: Lab, bases_made: M
     assert b"cowflush.gz" in card.read("/boot/grub/grub.cfg")
 
 
-def test_an_image_with_an_initramfs_needs_a_kernel_that_has_all(boot: Lab, bases_made: Made) -> None:
+def test_an_image_with_an_initramfs_needs_a_kernel_that_has_all(
+    boot: Lab, bases_made: Made
+) -> None:
     made = bases_made(boot, bases.voyage, initrd=True)
     assert "initramfs of its own (/boot/initrd.img)" in refuse(boot, made)
     card = added(boot, made, "--kernel", str(artefacts.kernel("6.12")))
@@ -164,19 +181,43 @@ def four(made: Base) -> None:
 
 MENU = "/boot/grub/grub.cfg"
 BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
-    "two menus": (lambda made: edit(made, "mkdir /boot/extlinux", "cd /boot/extlinux", f"write {__file__} extlinux.conf"), "several boot loader"),
+    "two menus": (
+        lambda made: edit(
+            made, "mkdir /boot/extlinux", "cd /boot/extlinux", f"write {__file__} extlinux.conf"
+        ),
+        "several boot loader",
+    ),
     "no loader": (lambda made: edit(made, f"rm {MENU}"), "which boot loader is it"),
     "no kernel": (lambda made: edit(made, "rm /boot/vmlinuz"), "which is not in partition 1"),
     "twice": (twice, "has cowflush's entries already"),
-    "other root": (lambda made: replace(made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz root=/dev/sda3\n}\n'), "none of the image's partitions"),
-    "odd root": (lambda made: replace(made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz root=/dev/nfs\n}\n'), "is not understood"),
-    "no root": (lambda made: replace(made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz\n}\n'), "has no root="),
+    "other root": (
+        lambda made: replace(
+            made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz root=/dev/sda3\n}\n'
+        ),
+        "none of the image's partitions",
+    ),
+    "odd root": (
+        lambda made: replace(
+            made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz root=/dev/nfs\n}\n'
+        ),
+        "is not understood",
+    ),
+    "no root": (
+        lambda made: replace(made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz\n}\n'),
+        "has no root=",
+    ),
     "no bzImage": (lambda made: replace(made, "/boot/vmlinuz", b"no kernel"), "no bzImage"),
-    "not unmounted": (lambda made: edit(made, "feature has_journal needs_recovery"), "was not unmounted"),
+    "not unmounted": (
+        lambda made: edit(made, "feature has_journal needs_recovery"),
+        "was not unmounted",
+    ),
     "full": (full, "KiB are needed"),
     "four partitions": (four, "all four primary partitions"),
     "no table": (lambda made: made.path.write_bytes(bytes(1 << 20)), "no partition table"),
-    "GPT": (lambda made: bases.tool("sfdisk", "--quiet", made.path, stdin=b"label: gpt\n,20M\n"), "GPT partition table"),
+    "GPT": (
+        lambda made: bases.tool("sfdisk", "--quiet", made.path, stdin=b"label: gpt\n,20M\n"),
+        "GPT partition table",
+    ),
 }
 
 
@@ -204,7 +245,9 @@ def test_the_original_is_never_the_output(boot: Lab, bases_made: Made) -> None:
 
 
 def test_help_and_wrong_words() -> None:
-    assert "add" in images.tool("--help").stdout and "--dry-run" in images.tool("add", "--help").stdout
+    assert (
+        "add" in images.tool("--help").stdout and "--dry-run" in images.tool("add", "--help").stdout
+    )
     for words in ((), ("nonsense",), ("add",), ("add", "x", "--log-size", "much")):
         done = images.tool(*words)
         assert done.returncode == 2 and "usage:" in done.stderr

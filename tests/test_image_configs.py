@@ -9,14 +9,13 @@ import subprocess
 import sys
 
 import pytest
-
 from vm import artefacts
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import grub, kernel, syslinux  # noqa: E402
-from image.entry import Addition  # noqa: E402
-from image.errors import Refused  # noqa: E402
+from image import grub, kernel, syslinux
+from image.entry import Addition
+from image.errors import Refused
 
 ADDITION = Addition("/boot/vmlinuz", "/boot/cowflush.gz")
 # As OpenWrt's images have it since they load microcode.
@@ -60,10 +59,16 @@ def test_openwrt_s_grub_cfg() -> None:
     assert (entry.title, entry.kernel, entry.initrds) == ("OpenWrt", "/boot/vmlinuz", ())
     assert entry.root == "PARTUUID=c0f1a0de-02"
     text = grub.add(OPENWRT, ADDITION)
-    assert text.index('menuentry "OpenWrt, cowflush"') < text.index('menuentry "OpenWrt, cowflush=off: the plain card"')
+    assert text.index('menuentry "OpenWrt, cowflush"') < text.index(
+        'menuentry "OpenWrt, cowflush=off: the plain card"'
+    )
     assert text.index("cowflush=off: the plain card") < text.index('menuentry "OpenWrt" {')
     ours = text[text.index("OpenWrt, cowflush") : text.index('menuentry "OpenWrt" {')]
-    assert ours.count("initrd /boot/cowflush.gz") == 2 and "noinitrd" not in ours and "initrd $ucode" not in ours
+    assert (
+        ours.count("initrd /boot/cowflush.gz") == 2
+        and "noinitrd" not in ours
+        and "initrd $ucode" not in ours
+    )
     assert ours.count("console=ttyS0,38400n8 cowflush=off\n") == 2
     # What was there is there still, and the last word is ours.
     assert all(line in text.splitlines() for line in OPENWRT.splitlines())
@@ -72,10 +77,17 @@ def test_openwrt_s_grub_cfg() -> None:
 
 def test_an_entry_that_is_not_the_first_is_the_one() -> None:
     entry = grub.parse(VOYAGE, 1)
-    assert (entry.title, entry.kernel, entry.initrds) == ("voyage-linux", "/vmlinuz", ("/initrd.img",))
+    assert (entry.title, entry.kernel, entry.initrds) == (
+        "voyage-linux",
+        "/vmlinuz",
+        ("/initrd.img",),
+    )
     text = grub.add(VOYAGE, ADDITION)
     assert text.endswith("set fallback=3\n")
-    assert "linux /boot/vmlinuz root=LABEL=ROOT_FS ro console=ttyS0,38400n8 'quoted=a b' cowflush=off\n" in text
+    assert (
+        "linux /boot/vmlinuz root=LABEL=ROOT_FS ro console=ttyS0,38400n8 'quoted=a b' cowflush=off\n"
+        in text
+    )
 
 
 @pytest.mark.parametrize("text", ["OPENWRT", "VOYAGE", "GENERATED"])
@@ -86,7 +98,7 @@ def test_grub_itself_can_read_the_result(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, why",
+    ("text", "why"),
     [
         ("set timeout=1\n", "no menuentry"),
         ('menuentry "x" {\n', "does not end"),
@@ -96,7 +108,10 @@ def test_grub_itself_can_read_the_result(text: str) -> None:
         ('menuentry "x" {\n  linux (hd1,1)/k root=/dev/sda1\n}\n', "another device"),
         ('menuentry "x" {\n  linux (hd0,2)/k root=/dev/sda1\n}\n', "another device"),
         ('menuentry "x" {\n  linux $kernel root=/dev/sda1\n}\n', "not said plainly"),
-        ('menuentry "x" {\n  linux /k root=/dev/sda1\n  linux /other root=/dev/sda1\n}\n', "differ"),
+        (
+            'menuentry "x" {\n  linux /k root=/dev/sda1\n  linux /other root=/dev/sda1\n}\n',
+            "differ",
+        ),
         ('submenu "more" {\n  menuentry "x" {\n    linux /k root=/dev/sda1\n  }\n}\n', "submenu"),
         (f'{grub.MARK}\nmenuentry "x" {{\n  linux /k root=/dev/sda1\n}}\n', "already"),
     ],
@@ -135,7 +150,10 @@ def test_a_name_of_the_card_that_is_gone_is_replaced() -> None:
     assert grub.add(text, addition).count("  linux /k root=PARTUUID=c0f1a0de-01 ro") == 2
     text = "LABEL x\n  KERNEL old\n  APPEND root=/dev/hda1 ro\n"
     added = syslinux.add(text, syslinux.parse(text, ""), addition)
-    assert added.count("  APPEND root=PARTUUID=c0f1a0de-01 ro") == 2 and added.count("root=/dev/hda1") == 1
+    assert (
+        added.count("  APPEND root=PARTUUID=c0f1a0de-01 ro") == 2
+        and added.count("root=/dev/hda1") == 1
+    )
 
 
 def test_a_menu_of_syslinux_stays_a_menu() -> None:
@@ -148,7 +166,7 @@ def test_a_menu_of_syslinux_stays_a_menu() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, why",
+    ("text", "why"),
     [
         ("PROMPT 1\n", "no LABEL"),
         ("INCLUDE other.cfg\nLABEL a\n KERNEL k\n", "another file"),
@@ -229,11 +247,17 @@ submenu 'Advanced options' $menuentry_id_option 'gnulinux-advanced-1234' {
 
 def test_a_generated_menu() -> None:
     entry = grub.parse(GENERATED, 1)
-    assert (entry.title, entry.kernel, entry.root) == ("Debian GNU/Linux", "/boot/vmlinuz-6.1", "UUID=1234")
+    assert (entry.title, entry.kernel, entry.root) == (
+        "Debian GNU/Linux",
+        "/boot/vmlinuz-6.1",
+        "UUID=1234",
+    )
     assert entry.initrds == ("/boot/initrd.img-6.1",)
     text = grub.add(GENERATED, ADDITION)
     ours = text[text.index(grub.MARK) : text.index("menuentry 'Debian GNU/Linux' --class")]
-    assert ours.count("--set=root --hint-bios=hd0,msdos1  1234") == 2 and "initrd.img-6.1" not in ours
+    assert (
+        ours.count("--set=root --hint-bios=hd0,msdos1  1234") == 2 and "initrd.img-6.1" not in ours
+    )
     assert ours.count("linux /boot/vmlinuz root=UUID=1234 ro quiet") == 2
     assert ours.rstrip().endswith("}") and len(grub._blocks(text)) == 4
     assert text.endswith("set default=0\nset fallback=2\n")

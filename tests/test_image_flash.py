@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from vm import artefacts, images
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import disk, flash  # noqa: E402
-from image.disk import Kernel  # noqa: E402
-from image.errors import Refused  # noqa: E402
+from image import disk, flash
+from image.disk import Kernel
+from image.errors import Refused
 
 CARD = "8:16"
 MIB = 1 << 20
@@ -33,10 +32,14 @@ class Machine:
         self._disk("sda", "8:0", 4096, {"sda1": "8:1", "sda2": "8:2"}, "SYSTEM")
         self._disk("sdb", CARD, 512, {"sdb1": "8:17", "sdb2": "8:18"}, "CF CARD")
         self.mapper("dm-0", "253:0", "vg-root", "sda2")
-        self.mounts("253:0 / / rw - ext4 /dev/mapper/vg-root rw", "8:1 / /boot rw - ext4 /dev/sda1 rw")
+        self.mounts(
+            "253:0 / / rw - ext4 /dev/mapper/vg-root rw", "8:1 / /boot rw - ext4 /dev/sda1 rw"
+        )
         self.swaps()
 
-    def _disk(self, name: str, number: str, megabytes: int, parts: dict[str, str], model: str) -> None:
+    def _disk(
+        self, name: str, number: str, megabytes: int, parts: dict[str, str], model: str
+    ) -> None:
         folder = self.kernel.sys / "devices" / "pci0" / name
         self._device(folder, number, megabytes * 2048)
         for place, (part, part_number) in enumerate(parts.items(), start=1):
@@ -58,7 +61,11 @@ class Machine:
         self._device(folder, number, 2048)
         (folder / "dm").mkdir()
         (folder / "dm" / "name").write_text(f"{label}\n")
-        holder = next(path for path in self.kernel.sys.glob(f"devices/*/*/{below}")) if below[-1].isdigit() else None
+        holder = (
+            next(path for path in self.kernel.sys.glob(f"devices/*/*/{below}"))
+            if below[-1].isdigit()
+            else None
+        )
         holder = holder or self.kernel.sys / "devices" / "pci0" / below
         (holder / "holders" / name).symlink_to(folder)
 
@@ -71,7 +78,10 @@ class Machine:
         (self.kernel.proc / "self" / "mountinfo").write_text(text)
 
     def swaps(self, *names: str) -> None:
-        lines = ["Filename Type Size Used Priority", *(f"{name} partition 1 0 -2" for name in names)]
+        lines = [
+            "Filename Type Size Used Priority",
+            *(f"{name} partition 1 0 -2" for name in names),
+        ]
         (self.kernel.proc / "swaps").write_text("\n".join(lines) + "\n")
 
     def check(self, number: str = CARD) -> disk.Disk:
@@ -91,12 +101,27 @@ def test_a_card_that_nobody_uses_may_be_overwritten(machine: Machine) -> None:
 
 
 USES: dict[str, tuple[Callable[[Machine], None], str]] = {
-    "mounted": (lambda m: m.mounts("8:17 / /media/card rw - vfat /dev/sdb1 rw"), "sdb1 is mounted at /media/card: unmount"),
-    "mounted whole": (lambda m: m.mounts("8:16 / /media/a\\040b rw - vfat /dev/sdb rw"), "sdb is mounted at /media/a b"),
-    "by its name": (lambda m: m.mounts("0:42 / /mnt rw - btrfs /dev/sdb2 rw"), "sdb2 is mounted at /mnt"),
-    "as root": (lambda m: m.mounts("8:17 / / rw - ext4 /dev/root rw"), "sdb1 is mounted at /: the system runs on it"),
+    "mounted": (
+        lambda m: m.mounts("8:17 / /media/card rw - vfat /dev/sdb1 rw"),
+        "sdb1 is mounted at /media/card: unmount",
+    ),
+    "mounted whole": (
+        lambda m: m.mounts("8:16 / /media/a\\040b rw - vfat /dev/sdb rw"),
+        "sdb is mounted at /media/a b",
+    ),
+    "by its name": (
+        lambda m: m.mounts("0:42 / /mnt rw - btrfs /dev/sdb2 rw"),
+        "sdb2 is mounted at /mnt",
+    ),
+    "as root": (
+        lambda m: m.mounts("8:17 / / rw - ext4 /dev/root rw"),
+        "sdb1 is mounted at /: the system runs on it",
+    ),
     "swap": (lambda m: m.swaps("/dev/sdb2"), "sdb2 is swapped to"),
-    "LVM": (lambda m: m.mapper("dm-7", "253:7", "vg2-data", "sdb1"), "sdb1 is in use by the device vg2-data"),
+    "LVM": (
+        lambda m: m.mapper("dm-7", "253:7", "vg2-data", "sdb1"),
+        "sdb1 is in use by the device vg2-data",
+    ),
     "read-only": (lambda m: m.set("sdb", "ro", "1"), "sdb is read-only"),
     "no card": (lambda m: m.set("sdb", "size", "0"), "is there a card in the reader"),
 }
@@ -114,12 +139,19 @@ def test_the_disk_that_the_system_runs_on_is_refused(machine: Machine) -> None:
     with pytest.raises(Refused, match="sda1 is mounted at /boot: the system runs on it"):
         machine.check("8:0")
     machine.mounts("253:0 / / rw - ext4 /dev/mapper/vg-root rw")
-    with pytest.raises(Refused, match="in use by the device vg-root, which is mounted at /: the system runs on it"):
+    with pytest.raises(
+        Refused, match="in use by the device vg-root, which is mounted at /: the system runs on it"
+    ):
         machine.check("8:0")
 
 
 @pytest.mark.parametrize(
-    "number, why", [("8:17", "sdb1 is a partition: name the whole disk, sdb"), ("253:0", "made of other devices"), ("9:9", "knows no")]
+    ("number", "why"),
+    [
+        ("8:17", "sdb1 is a partition: name the whole disk, sdb"),
+        ("253:0", "made of other devices"),
+        ("9:9", "knows no"),
+    ],
 )
 def test_what_is_no_whole_disk_is_refused(machine: Machine, number: str, why: str) -> None:
     with pytest.raises(Refused, match=why):
@@ -155,7 +187,10 @@ def test_it_asks_first(tmp_path: Path) -> None:
     source, target = image(tmp_path), card(tmp_path)
     before = target.read_bytes()
     run = subprocess.run(
-        [sys.executable, "-m", "image", "flash", source, target], cwd=artefacts.TOP, stdin=subprocess.DEVNULL, capture_output=True
+        [sys.executable, "-m", "image", "flash", source, target],
+        cwd=artefacts.TOP,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
     )
     assert run.returncode == 1 and b"nobody is there to agree" in run.stderr
     assert target.read_bytes() == before
@@ -175,7 +210,9 @@ def test_what_can_t_be_is_refused(tmp_path: Path) -> None:
         assert why in images.refused("flash", *arguments, "--yes")
 
 
-def test_a_card_that_gives_back_other_data_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_gives_back_other_data_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = image(tmp_path), card(tmp_path)
 
     def decay(fd: int, size: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from vm import Throttle, artefacts, workload
 from vm.lab import Lab
 from vm.machine import VM
@@ -38,8 +37,12 @@ def test_a_flush_that_freezes_first_killed_here_and_there(boot: Lab) -> None:
 
 
 @pytest.mark.kernels("6.1", "6.12")
-@pytest.mark.parametrize("command, prepare, step", [("stop", "start", 11), ("start", "stop", 4)])
-def test_stop_and_start_killed_here_and_there(boot: Lab, command: str, prepare: str, step: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "prepare", "step"), [("stop", "start", 11), ("start", "stop", 4)]
+)
+def test_stop_and_start_killed_here_and_there(
+    boot: Lab, command: str, prepare: str, step: int
+) -> None:
     assert sweep(boot(), f"cowflush {command}", 3, step, f"cowflush {prepare}") > 20
 
 
@@ -53,13 +56,18 @@ def take_write(vm: VM, seconds: int) -> bool:
 def prepared(boot: Lab, append: str) -> VM:
     """A router with a file to flush, and a copy of the binary that root's suspension can't reach."""
     vm = boot(append=append)
-    vm.run("cp /usr/sbin/cowflush /run/rescue; for i in 1 2 3; do seq $i 3000 >/root/f$i; done; sync").ok()
+    vm.run(
+        "cp /usr/sbin/cowflush /run/rescue; for i in 1 2 3; do seq $i 3000 >/root/f$i; done; sync"
+    ).ok()
     return vm
 
 
 def check_flushed(vm: VM) -> None:
     check_settled(vm)
-    hashes = {name: vm.run(f"sha256sum {name}").ok().text.split()[0] for name in ("/root/f1", "/root/f2", "/root/f3")}
+    hashes = {
+        name: vm.run(f"sha256sum {name}").ok().text.split()[0]
+        for name in ("/root/f1", "/root/f2", "/root/f3")
+    }
     vm.kill()
     vm.card.fsck()
     found = vm.card.hashes("/root")
@@ -78,7 +86,9 @@ def test_the_guard_wakes_root(boot: Lab, append: str) -> None:
     """Nobody but the guard can: no other command runs until root has taken a write."""
     vm = prepared(boot, append)
     for ioctl, stop in stops(append):
-        vm.run(f"echo {stop} >>/root/f1; guest-tools killat --ioctl {ioctl} {stop} cowflush flush").exits(KILLED)
+        vm.run(
+            f"echo {stop} >>/root/f1; guest-tools killat --ioctl {ioctl} {stop} cowflush flush"
+        ).exits(KILLED)
         assert take_write(vm, PATIENCE), stop
         vm.run("cowflush flush").ok()
     check_flushed(vm)
@@ -88,7 +98,9 @@ def test_the_guard_wakes_root(boot: Lab, append: str) -> None:
 def test_without_its_guard_root_stays_frozen_until_the_next_command(boot: Lab) -> None:
     vm = prepared(boot, TIGHT)
     for ioctl, stop in [(FIFREEZE, 2), (FITHAW, 1)]:
-        vm.run(f"echo {stop} >>/root/f1; guest-tools killat --family --ioctl {ioctl} {stop} cowflush flush").exits(KILLED)
+        vm.run(
+            f"echo {stop} >>/root/f1; guest-tools killat --family --ioctl {ioctl} {stop} cowflush flush"
+        ).exits(KILLED)
         assert not take_write(vm, 1), (ioctl, stop)
         vm.run("/run/rescue flush", timeout=30).ok()
         assert take_write(vm, PATIENCE), (ioctl, stop)
@@ -100,7 +112,9 @@ def test_without_its_guard_root_stays_frozen_until_the_next_command(boot: Lab) -
 def test_without_its_guard_root_sleeps_until_the_next_command(boot: Lab) -> None:
     vm = prepared(boot, "")
     for stop in WINDOW:
-        vm.run(f"guest-tools killat --family --ioctl {DM_DEV_SUSPEND} {stop} cowflush flush").exits(KILLED)
+        vm.run(f"guest-tools killat --family --ioctl {DM_DEV_SUSPEND} {stop} cowflush flush").exits(
+            KILLED
+        )
         asleep = stop not in (WINDOW[0], WINDOW[-1])
         assert (status(vm)["phase"] == "suspended") is asleep, stop
         assert take_write(vm, 1 if asleep else PATIENCE) is not asleep, stop

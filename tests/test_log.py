@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from vm import artefacts
-from vm.card import Card
 from vm.lab import Lab
 from vm.machine import VM
 
@@ -49,7 +47,12 @@ def test_a_flush_goes_to_the_log_and_is_there_after_a_power_cut(boot: Lab) -> No
     root = vm.card.root.sectors
     assert not [sector for sector in vm.card.differing_sectors(plain) if sector in root]
     again = boot(vm.card)
-    assert again.run("cat /root/x0 /root/x1 /root/x2 /root/same").ok().text.split() == ["0", "1", "2", "2"]
+    assert again.run("cat /root/x0 /root/x1 /root/x2 /root/same").ok().text.split() == [
+        "0",
+        "1",
+        "2",
+        "2",
+    ]
     again.run("ls /root/later").fails()
     assert len(log(again)["segments"]) == 3
     assert "merged" in again.run("cowflush merge").ok().text

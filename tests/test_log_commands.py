@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from vm import Card, Drive, artefacts, ext, flushlog, logged
 from vm.flushlog import FlushLog
 from vm.lab import Lab
@@ -51,8 +50,16 @@ def check_kept(vm: VM) -> None:
     """The log is not applied, it stays as it is, and everything tells how to decide."""
     why = "sda1 was changed by somebody else since the last flush"
     assert f"cannot use the flush log on /dev/sda2: {why}. The log is kept" in logged.said(vm)
-    for text in (vm.run("cowflush status").ok().text, vm.run("cowflush log").ok().text, logged.said(vm)):
-        assert why in text and "--over cowflush-log" in text and "--merge --force" in " ".join(text.split()), text
+    for text in (
+        vm.run("cowflush status").ok().text,
+        vm.run("cowflush log").ok().text,
+        logged.said(vm),
+    ):
+        assert (
+            why in text
+            and "--over cowflush-log" in text
+            and "--merge --force" in " ".join(text.split())
+        ), text
     found = logged.report(vm)
     assert found["state"] == "kept" and why in found["reason"] and len(found["segments"]) == 2
     assert vm.get("/root/elsewhere") == b"elsewhere\n"
@@ -75,7 +82,11 @@ def test_root_changed_elsewhere_and_kept(boot: Lab) -> None:
     vm.kill()
     root = flushlog.recovered(card)
     root.fsck()
-    assert [root.read(f"/root/{name}") for name in ("elsewhere", "x", "y")] == [b"elsewhere\n", b"x\n", b"y\n"]
+    assert [root.read(f"/root/{name}") for name in ("elsewhere", "x", "y")] == [
+        b"elsewhere\n",
+        b"x\n",
+        b"y\n",
+    ]
 
 
 def test_root_changed_elsewhere_and_the_log_wins(boot: Lab) -> None:
@@ -85,7 +96,9 @@ def test_root_changed_elsewhere_and_the_log_wins(boot: Lab) -> None:
     root, log = logged.images(card)
     refused = logged.host("recover", root, log, "--merge")
     assert refused.returncode == FAILED and "root was changed by somebody else" in refused.stderr
-    assert "Nothing was written" in refused.stderr and card.fs().path.read_bytes() == root.read_bytes()
+    assert (
+        "Nothing was written" in refused.stderr and card.fs().path.read_bytes() == root.read_bytes()
+    )
     assert json.loads(logged.host("recover", root, log, "--json").stdout)["fit"] == "changed"
     expected = flushlog.recovered(card).path.read_bytes()
     assert logged.host("recover", root, log, "--merge", "--force").returncode == 0
@@ -100,7 +113,10 @@ def test_a_log_of_another_root(boot: Lab) -> None:
     other = boot.card(ext_with(uuid="c0f1a5b0-5eed-4c0f-8a5b-000000000002"))
     flushlog.write(other, 0, flushlog.log_image(card, boot.directory / "log.img").read_bytes())
     vm = boot(other, root="/dev/sda1", append="cowflush.log=/dev/sda2")
-    assert "cannot use the flush log on /dev/sda2: it belongs to another root than sda1" in logged.said(vm)
+    assert (
+        "cannot use the flush log on /dev/sda2: it belongs to another root than sda1"
+        in logged.said(vm)
+    )
     assert "it belongs to another root" in vm.run("cowflush status").ok().text
     vm.run(f"[ ! -e {logged.STATE} ] && echo x >/root/x && cowflush flush", timeout=60).ok()
     vm.kill()
@@ -117,7 +133,9 @@ def ext_with(**options: str) -> ext.Filesystem:
 
 
 @BOTH
-@pytest.mark.parametrize("append", ["cowflush=off", "initcall_blacklist=dm_snapshot_init", "initcall_blacklist=dm_init"])
+@pytest.mark.parametrize(
+    "append", ["cowflush=off", "initcall_blacklist=dm_snapshot_init", "initcall_blacklist=dm_init"]
+)
 def test_a_boot_without_a_stack_merges_first(boot: Lab, append: str) -> None:
     card = with_flushes(boot)
     vm = boot(card, append=append)
@@ -149,7 +167,10 @@ def test_the_log_by_any_name(boot: Lab, reference: str) -> None:
 
 def test_a_log_that_is_not_there(boot: Lab) -> None:
     vm = boot(with_flushes(boot), append="cowflush.log=LABEL=elsewhere")
-    assert "cannot use the flush log cowflush.log=LABEL=elsewhere: no such device appeared" in logged.said(vm)
+    assert (
+        "cannot use the flush log cowflush.log=LABEL=elsewhere: no such device appeared"
+        in logged.said(vm)
+    )
     assert "no such device appeared" in vm.run("cowflush status").ok().text
     vm.run(f"[ ! -e {logged.STATE} ] && echo x >/root/x && cowflush flush", timeout=60).ok()
 
@@ -170,9 +191,14 @@ def test_a_log_that_is_not_wanted(boot: Lab) -> None:
 # --- cowflush log format -----------------------------------------------------------------------
 
 
-
-
-@pytest.mark.parametrize("kind, make", [("ext2", "mkfs.ext2 /dev/sda2"), ("swap", "mkswap /dev/sda2"), ("vfat", "mkfs.vfat /dev/sda2")])
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("ext2", "mkfs.ext2 /dev/sda2"),
+        ("swap", "mkswap /dev/sda2"),
+        ("vfat", "mkfs.vfat /dev/sda2"),
+    ],
+)
 def test_format_spares_what_is_there(boot: Lab, kind: str, make: str) -> None:
     vm = boot()
     vm.run(f"{make} 2>&1").ok()
@@ -205,7 +231,11 @@ def test_format_refuses(boot: Lab) -> None:
     }
     for words, (code, why) in refusals.items():
         done = vm.run(f"cowflush log format {words}")
-        assert (done.code, bool(re.search(why, done.text))) == (code, True), (words, done.code, done.text)
+        assert (done.code, bool(re.search(why, done.text))) == (code, True), (
+            words,
+            done.code,
+            done.text,
+        )
         assert done.text.startswith("cowflush: "), done.text
     vm.run("mkfs.ext2 /dev/sda2 >/dev/null && mkdir /run/m && mount /dev/sda2 /run/m").ok()
     assert "mounted" in vm.run("cowflush log format /dev/sda2 --over ext2").exits(FAILED).text
@@ -272,15 +302,28 @@ def test_json_has_the_documented_keys(boot: Lab, tmp_path: Path) -> None:
     vm.pause()
     card, log = vm.card.copy(boot.directory / "then.img"), FlushLog(vm.card)
     vm.cont()
-    assert [(s["sequence"], s["chunks"]) for s in report["segments"]] == [(s.sequence, len(s.olds)) for s in log.segments]
-    assert report["used"] == log.used() * flushlog.CHUNK and report["size"] == log.length * flushlog.CHUNK
+    assert [(s["sequence"], s["chunks"]) for s in report["segments"]] == [
+        (s.sequence, len(s.olds)) for s in log.segments
+    ]
+    assert (
+        report["used"] == log.used() * flushlog.CHUNK
+        and report["size"] == log.length * flushlog.CHUNK
+    )
     done = logged.host("recover", *logged.images(card), "--json")
     found = json.loads(done.stdout)
     assert set(found) == RECOVER and found["to_merge"] == len(log.live()) * flushlog.CHUNK
-    assert (found["version"], found["fit"], found["end"], found["damaged_chunks"]) == (1, "fits", "clean", 0)
+    assert (found["version"], found["fit"], found["end"], found["damaged_chunks"]) == (
+        1,
+        "fits",
+        "clean",
+        0,
+    )
     assert found["segments"] == report["segments"]
     merged = json.loads(vm.run("cowflush merge --json", timeout=60).ok().output)
-    assert set(merged) == {*NOTHING, "card"} and merged["merged"] + merged["pruned"] == found["to_merge"]
+    assert (
+        set(merged) == {*NOTHING, "card"}
+        and merged["merged"] + merged["pruned"] == found["to_merge"]
+    )
     life = logged.report(vm)["life"]
     assert (life["segments"], life["merges"], life["merged"]) == (2, 1, merged["merged"])
 
@@ -306,9 +349,20 @@ def test_a_recovery_that_fails_halfway_says_what_state_root_is_in(boot: Lab) -> 
     """As by a card that takes no more writes, of which a limit on a file's size is the likeness."""
     card = with_flushes(boot)
     root, log = logged.images(card)
-    limited = ["env", "--ignore-signal=XFSZ", "prlimit", f"--fsize={1 << 20}", artefacts.host_cowflush()]
-    failed = subprocess.run([*limited, "recover", root, log, "--merge"], capture_output=True, text=True)
-    assert failed.returncode == FAILED and "Root may be half merged, so don't mount it." in failed.stderr, failed
+    limited = [
+        "env",
+        "--ignore-signal=XFSZ",
+        "prlimit",
+        f"--fsize={1 << 20}",
+        artefacts.host_cowflush(),
+    ]
+    failed = subprocess.run(
+        [*limited, "recover", root, log, "--merge"], capture_output=True, text=True
+    )
+    assert (
+        failed.returncode == FAILED
+        and "Root may be half merged, so don't mount it." in failed.stderr
+    ), failed
     # What it says is true: the same again is all it takes.
     assert logged.host("recover", root, log, "--merge").returncode == 0
     assert root.read_bytes() == flushlog.recovered(card).path.read_bytes()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from vm import Card, flushlog, logged
 from vm.flushlog import CHUNK, FlushLog
 from vm.lab import Lab
@@ -206,7 +205,9 @@ def flip_middle_commit(card: Card, log: FlushLog) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_replaced_data, flip_last_commit, flip_middle_commit])
-def test_damage_that_costs_nothing(boot: Lab, card: Card, damage: Callable[[Card, FlushLog], None]) -> None:
+def test_damage_that_costs_nothing(
+    boot: Lab, card: Card, damage: Callable[[Card, FlushLog], None]
+) -> None:
     damage(card, FlushLog(card))
     uncommitted = damage is flip_last_commit
     assert recover(card, 0, boot.directory)["end"] == ("torn" if uncommitted else "clean")
@@ -215,7 +216,9 @@ def test_damage_that_costs_nothing(boot: Lab, card: Card, damage: Callable[[Card
     news = "in the flush log on sda2 the last flush was cut short after it had written everything: it counts."
     assert (news in logged.said(vm)) is uncommitted
     report = logged.report(vm)
-    complete = [segment["sequence"] for segment in report["segments"] if segment["state"] == "complete"]
+    complete = [
+        segment["sequence"] for segment in report["segments"] if segment["state"] == "complete"
+    ]
     assert complete == {flip_last_commit: [FLUSHES], flip_middle_commit: [2]}.get(damage, [])
     verified = vm.run("cowflush log --verify")
     if damage is flip_replaced_data:
@@ -232,7 +235,10 @@ def test_a_flush_that_was_cut_short(boot: Lab, card: Card) -> None:
     found = recover(card, 0, boot.directory)
     assert (found["end"], len(found["segments"])) == ("torn", FLUSHES - 1)
     vm = boot(card)
-    assert "in the flush log on sda2 the last flush was cut short: what counts is the one before." in logged.said(vm)
+    assert (
+        "in the flush log on sda2 the last flush was cut short: what counts is the one before."
+        in logged.said(vm)
+    )
     assert logged.report(vm)["end"] == "torn"
     check_seen(vm, FlushLog(card))
     go_on(vm, boot, FLUSHES - 1)
@@ -289,7 +295,9 @@ def cut_the_partition(card: Card) -> str:
 
 @pytest.mark.parametrize("damage", [damage_both_headers, make_it_newer, cut_the_partition])
 @pytest.mark.parametrize("append", ["", "cowflush.log=/dev/sda2"], ids=["found", "named"])
-def test_a_log_that_cannot_be_read(boot: Lab, card: Card, damage: Callable[[Card], str], append: str) -> None:
+def test_a_log_that_cannot_be_read(
+    boot: Lab, card: Card, damage: Callable[[Card], str], append: str
+) -> None:
     """It may hold flushes, so it's never passed over in silence."""
     why = damage(card)
     vm = boot(card, append=append)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-
 import re
 
 import pytest
-
 from vm import Card, Filesystem, flushlog, logged, workload
 from vm.flushlog import FlushLog
 from vm.lab import Lab
@@ -206,7 +204,9 @@ def test_writes_that_fail_in_root_during_a_merge(boot: Lab, command: str) -> Non
     vm.fail_writes(bad)
     for _ in range(2):
         said = vm.run(f"cowflush {command}", timeout=60).exits(CARD).text
-        named = re.search(r"cannot merge into sda1: writing sectors (\d+) to (\d+) of sda1 failed\. .*dmesg", said)
+        named = re.search(
+            r"cannot merge into sda1: writing sectors (\d+) to (\d+) of sda1 failed\. .*dmesg", said
+        )
         assert named, said
         first, last = (card.root.start + int(sector) for sector in named.groups())
         assert set(range(first, last + 1)) & set(bad), said
@@ -235,7 +235,9 @@ def test_reads_that_fail_in_the_log_during_a_merge(boot: Lab) -> None:
     place = log.segments[0].places[-1]
     vm.fail_reads(chunk_sectors(vm.card, place))
     said = vm.run("cowflush merge", timeout=60).exits(LOST).text
-    assert f"(a segment's data at chunk {place})" in said and "Nothing was written to the card" in said, said
+    assert (
+        f"(a segment's data at chunk {place})" in said and "Nothing was written to the card" in said
+    ), said
     vm.heal()
     logged.check_state(vm, 1)
     check_cut(boot, vm, 1)
@@ -299,7 +301,9 @@ def test_a_full_log_and_a_merge_that_fails(boot: Lab) -> None:
     vm.run(SMALL.format(count=20)).ok()
     for _ in range(2):
         said = fail_a_flush(vm, 2)
-        assert re.search(r"cannot merge into sda1: writing sectors \d+ to \d+ of sda1 failed", said), said
+        assert re.search(
+            r"cannot merge into sda1: writing sectors \d+ to \d+ of sda1 failed", said
+        ), said
         assert vm.get(VICTIM) == NEW
     check_cut(boot, vm, 1)
     vm.heal()
@@ -330,7 +334,9 @@ def test_the_cow_is_no_larger_than_the_log(boot: Lab) -> None:
 def test_what_was_written_before_the_log_was_made_may_be_larger(boot: Lab) -> None:
     """Then it goes to the card itself, and the next one to the log."""
     vm = boot(shrink_log(boot.card(), 4096))
-    vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync; sha256sum /root/big >/root/sum").ok()
+    vm.run(
+        "dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync; sha256sum /root/big >/root/sum"
+    ).ok()
     vm.run("cowflush log format /dev/sda2").ok()
     first = vm.run("cowflush flush", timeout=60).ok().text
     assert "flushed to sda1" in first, first

@@ -6,7 +6,6 @@ import filecmp
 import os
 
 import pytest
-
 from vm import flushlog, logged, workload
 from vm.card import Card
 from vm.lab import Lab
@@ -25,15 +24,18 @@ def step(usual: int) -> int:
 
 # A flush before each merge makes something to be merged, one after each goes to the log again.
 @pytest.mark.parametrize(
-    "command, prepare, usual", [("flush", "true", 13), ("merge", "cowflush flush", 19), ("stop", "cowflush start", 61)]
+    ("command", "prepare", "usual"),
+    [("flush", "true", 13), ("merge", "cowflush flush", 19), ("stop", "cowflush start", 61)],
 )
 def test_killed_anywhere(boot: Lab, command: str, prepare: str, usual: int) -> None:
-    kills = sweep(logged.start(boot), f"cowflush {command}", 1, step(usual), prepare, log=True, look=in_log)
+    kills = sweep(
+        logged.start(boot), f"cowflush {command}", 1, step(usual), prepare, log=True, look=in_log
+    )
     assert kills > 15
 
 
 @BOTH
-@pytest.mark.parametrize("command, prepare", [("flush", "true"), ("merge", "cowflush flush")])
+@pytest.mark.parametrize(("command", "prepare"), [("flush", "true"), ("merge", "cowflush flush")])
 def test_killed_at_every_table_that_is_loaded(boot: Lab, command: str, prepare: str) -> None:
     """Loading, swapping and clearing tables is what leaves half-made states: each of these calls is a stop here."""
     vm = logged.start(boot)
@@ -42,7 +44,9 @@ def test_killed_at_every_table_that_is_loaded(boot: Lab, command: str, prepare: 
         while code == KILLED:
             stop += 1
             vm.run(f"echo {call} {stop} >/root/x; {prepare}").ok()
-            code = vm.run(f"guest-tools killat --ioctl {call} {stop} cowflush {command}", timeout=60).code
+            code = vm.run(
+                f"guest-tools killat --ioctl {call} {stop} cowflush {command}", timeout=60
+            ).code
             vm.run("cowflush flush").ok()
             check_settled(vm, log=LOGGED)
         assert stop > 4
@@ -73,7 +77,7 @@ def judge(boot: Lab, card: Card, rounds: int, started: bool) -> None:
 # In a later flush the log has a layer of its own, which the new one replaces.
 @BOTH
 @pytest.mark.parametrize(
-    "command, prepare, usual",
+    ("command", "prepare", "usual"),
     [("flush", "true", 83), ("merge", "cowflush flush", 127), ("stop", "cowflush start", 257)],
     ids=["flush", "merge", "stop"],
 )
@@ -84,7 +88,9 @@ def test_power_cut_where_it_is_killed(boot: Lab, command: str, prepare: str, usu
     stop, round_ = 1, 0
     while True:
         round_ += 1
-        vm.run(f"seq {round_} {round_ + workload.LINES} >{workload.FOLDER}/{round_}; {prepare}").ok()
+        vm.run(
+            f"seq {round_} {round_ + workload.LINES} >{workload.FOLDER}/{round_}; {prepare}"
+        ).ok()
         killed = vm.run(f"guest-tools killat {stop} cowflush {command}", timeout=60)
         vm.pause()
         then = vm.card.copy(boot.directory / "then.img")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-
 from vm import Card, writelog
 from vm.lab import Lab
 from vm.machine import VM
@@ -26,7 +25,9 @@ sync
 
 
 def prepare(vm: VM) -> None:
-    vm.run(f"dd if=/dev/urandom of={FILE} bs=64k count=64 2>/dev/null && cowflush flush", timeout=60).ok()
+    vm.run(
+        f"dd if=/dev/urandom of={FILE} bs=64k count=64 2>/dev/null && cowflush flush", timeout=60
+    ).ok()
 
 
 def rewrite(vm: VM, seed: int) -> str:
@@ -61,7 +62,9 @@ def test_a_flush_writes_upwards_once_and_flushes_once(boot: Lab) -> None:
         vm.run("cowflush flush", timeout=60).ok()
         requests = list(writelog.entries(log))[before:]
         assert_ascending(requests)
-        sectors = [entry.sector + n for entry in requests for n in range(0, len(entry.data) // 512, 8)]
+        sectors = [
+            entry.sector + n for entry in requests for n in range(0, len(entry.data) // 512, 8)
+        ]
         assert len(sectors) > 100
         assert len(sectors) == len(set(sectors)), "a chunk was written twice in one flush"
         assert [entry.is_flush for entry in requests].count(True) == 1
@@ -81,10 +84,16 @@ def test_a_flush_writes_upwards_once_and_flushes_once(boot: Lab) -> None:
 def test_another_user_of_the_card_keeps_its_flushes(boot: Lab) -> None:
     vm = boot()
     prepare(vm)
-    vm.run("mkfs.ext2 /dev/sda2 >/dev/null && mkdir -p /run/other && mount /dev/sda2 /run/other").ok()
+    vm.run(
+        "mkfs.ext2 /dev/sda2 >/dev/null && mkdir -p /run/other && mount /dev/sda2 /run/other"
+    ).ok()
     rewrite(vm, 1)
     flush = vm.start("cowflush flush")
-    seen = vm.run("for i in $(seq 200); do cat /sys/block/sda/queue/write_cache; done | sort -u").ok().text
+    seen = (
+        vm.run("for i in $(seq 200); do cat /sys/block/sda/queue/write_cache; done | sort -u")
+        .ok()
+        .text
+    )
     flush.wait().ok()
     assert seen.strip() == "write back"
     before = vm.card_stats()
@@ -134,13 +143,17 @@ def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
     vm.run("cowflush flush", timeout=60).ok()
     before = len(list(writelog.entries(log)))
     vm.run("cowflush merge", timeout=60).ok()
-    requests = [entry for entry in list(writelog.entries(log))[before:] if entry.sector in card.root.sectors]
+    requests = [
+        entry for entry in list(writelog.entries(log))[before:] if entry.sector in card.root.sectors
+    ]
     assert_ascending(requests)
     sectors = [entry.sector + n for entry in requests for n in range(len(entry.data) // 512)]
     blocks = {sector // ERASE_SECTORS for sector in sectors}
     for block in blocks:
         mine = [sector for sector in sectors if sector // ERASE_SECTORS == block]
-        assert mine == list(range(block * ERASE_SECTORS, mine[-1] + 1)), f"erase block {block} has a gap"
+        assert mine == list(range(block * ERASE_SECTORS, mine[-1] + 1)), (
+            f"erase block {block} has a gap"
+        )
     assert len(blocks) > 20
     vm.kill()
     card.fsck()

@@ -103,7 +103,12 @@ def literals(source: str) -> Iterator[tuple[str, bool]]:
         advised.update(range(call.end(), end))
     for start, text in tokens:
         if text is not None:
-            text = re.sub(r"\\\n\s*", "", text).replace('\\"', '"').replace("\\n", "\n").replace("\\r", "")
+            text = (
+                re.sub(r"\\\n\s*", "", text)
+                .replace('\\"', '"')
+                .replace("\\n", "\n")
+                .replace("\\r", "")
+            )
             # What an error says that it can't do.
             yield "cannot " * bool(OPERATION.search(source, 0, start)) + text, start in advised
 
@@ -114,7 +119,7 @@ def from_rust(only_told: bool) -> Iterator[tuple[str, str]]:
         for text, advice in literals(path.read_text()):
             for line in text.split("\n"):
                 sentence = re.match(r"[A-Z`]", line) and line.endswith((".", "?"))
-                if not (only_told and (advice or sentence and place in ADVISERS)):
+                if not (only_told and (advice or (sentence and place in ADVISERS))):
                     yield place, line.strip()
 
 
@@ -130,22 +135,37 @@ def from_python(only_told: bool) -> Iterator[tuple[str, str]]:
         tree = ast.parse(path.read_text())
         comments = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
-            told = isinstance(node, ast.Call) and ast.unparse(node.func) in ("Refused", "argparse.ArgumentTypeError", "print")
-            if told and node.args or not only_told and isinstance(node, ast.JoinedStr | ast.Constant) and node not in comments:
-                yield f"image/{path.name}", template(node.args[0] if isinstance(node, ast.Call) else node)
+            told = isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "Refused",
+                "argparse.ArgumentTypeError",
+                "print",
+            )
+            if (told and node.args) or (
+                not only_told
+                and isinstance(node, ast.JoinedStr | ast.Constant)
+                and node not in comments
+            ):
+                yield (
+                    f"image/{path.name}",
+                    template(node.args[0] if isinstance(node, ast.Call) else node),
+                )
 
 
 def from_scripts() -> Iterator[tuple[str, str]]:
     for name in SCRIPTS:
         text = (TOP / name).read_text()
-        for echo in re.finditer(r'\b(?:echo|log_daemon_msg) "((?:\\.|[^"\\])*)"|\$\(error ([^)]*)\)', text):
+        for echo in re.finditer(
+            r'\b(?:echo|log_daemon_msg) "((?:\\.|[^"\\])*)"|\$\(error ([^)]*)\)', text
+        ):
             said = re.sub(r"\\(.)", r"\1", echo[1] or echo[2])
             yield name, re.sub(r"\$\([^)]*\)|\$+\w+|\$\*", "{}", said)
 
 
 def fixed(text: str) -> list[str]:
     """The fixed parts of a text."""
-    parts = (" ".join(part.split()) for part in HOLE.split(text.replace("{{", "{").replace("}}", "}")))
+    parts = (
+        " ".join(part.split()) for part in HOLE.split(text.replace("{{", "{").replace("}}", "}"))
+    )
     return [part for part in parts if re.search(r"[^\W\d_]", part)]
 
 
@@ -155,14 +175,19 @@ def words(text: str) -> int:
 
 def pattern(text: str) -> re.Pattern[str]:
     """Finds the fixed parts in their order; each is a group."""
-    edges = ((part, r"(?<!\w)" * part[0].isalpha(), r"(?!\w)" * part[-1].isalpha()) for part in fixed(text))
+    edges = (
+        (part, r"(?<!\w)" * part[0].isalpha(), r"(?!\w)" * part[-1].isalpha())
+        for part in fixed(text)
+    )
     parts = [f"{before}({re.escape(part)}){after}" for part, before, after in edges]
     return re.compile(r".*?".join(parts))
 
 
 def quoted() -> list[str]:
     """The messages of the document."""
-    lines = re.finditer(r"^(?:- |  )(?P<mark>`{1,2})(?P<text>.+?) ?(?P=mark)\\$", DOCUMENT.read_text(), re.MULTILINE)
+    lines = re.finditer(
+        r"^(?:- |  )(?P<mark>`{1,2})(?P<text>.+?) ?(?P=mark)\\$", DOCUMENT.read_text(), re.MULTILINE
+    )
     return [" ".join(found["text"].split()) for found in lines]
 
 
@@ -172,25 +197,44 @@ def unexplained(text: str, patterns: dict[str, re.Pattern[str]]) -> str:
     for said, found in patterns.items():
         # A single word says something only where an operation does, or if it is a name.
         alone = words(said) < 2 and not HOLE.search(said) and not re.search(r"[/-]", said)
-        places = found.finditer(text) if not alone else filter(None, (found.match(text, at) for at in (0, len("cannot "))))
+        places = (
+            found.finditer(text)
+            if not alone
+            else filter(None, (found.match(text, at) for at in (0, len("cannot "))))
+        )
         for place in places:
             for group in range(1, found.groups + 1):
-                left[place.start(group) : place.end(group)] = " " * (place.end(group) - place.start(group))
+                left[place.start(group) : place.end(group)] = " " * (
+                    place.end(group) - place.start(group)
+                )
     return " ".join(re.findall(r"[a-z]{2,}", "".join(left)))
 
 
 QUOTED = quoted()
 TOLD = [*from_rust(only_told=True), *from_python(only_told=True), *from_scripts()]
-ALL = {text for _, text in [*from_rust(only_told=False), *from_python(only_told=False), *from_scripts()]} | {*FROM_ARGH}
+ALL = {
+    text
+    for _, text in [*from_rust(only_told=False), *from_python(only_told=False), *from_scripts()]
+} | {*FROM_ARGH}
 LISTED = {text: why for why, texts in EXEMPT.items() for text in texts}
-WANTED = sorted({(place, text) for place, text in TOLD if words(text) > 1 and place not in EXEMPT_FILES and text not in LISTED})
+WANTED = sorted(
+    {
+        (place, text)
+        for place, text in TOLD
+        if words(text) > 1 and place not in EXEMPT_FILES and text not in LISTED
+    }
+)
 
 
 def test_there_are_messages() -> None:
     """The extraction sees one of each kind."""
     assert len(WANTED) > 350 and len(QUOTED) > 300
     texts = {text for _, text in WANTED}
-    assert {"root is not on a cowflush stack", "cannot suspend cowflush-root", "the kernel is no bzImage for x86"} <= texts
+    assert {
+        "root is not on a cowflush stack",
+        "cannot suspend cowflush-root",
+        "the kernel is no bzImage for x86",
+    } <= texts
     assert "Adding an entry without cowflush" in texts
 
 
@@ -203,7 +247,12 @@ fn e() { Error::new(format!("read {it}"), "a \\"cause\\"").advise(h("Do (this.")
 mod tests { "a test's" }
 """
     found = [*literals(source)]
-    assert [text for text, advice in found if not advice] == ["one line", "cannot read {it}", 'a "cause"', "told"]
+    assert [text for text, advice in found if not advice] == [
+        "one line",
+        "cannot read {it}",
+        'a "cause"',
+        "told",
+    ]
     assert [text for text, advice in found if advice] == ["Do (this."]
 
 
@@ -213,16 +262,20 @@ def test_a_message_that_is_nowhere_is_seen() -> None:
     assert unexplained("cannot open FILE: it is not full", patterns) == "it is not full"
 
 
-@pytest.mark.parametrize("place, text", WANTED, ids=lambda value: value[:60])
+@pytest.mark.parametrize(("place", "text"), WANTED, ids=lambda value: value[:60])
 def test_a_message_has_its_entry(place: str, text: str) -> None:
     found = pattern(text)
-    assert any(found.search(message) for message in QUOTED), f"{place}: {text!r} has no entry in docs/messages.md"
+    assert any(found.search(message) for message in QUOTED), (
+        f"{place}: {text!r} has no entry in docs/messages.md"
+    )
 
 
 def test_every_entry_is_a_message() -> None:
     patterns = {text: pattern(text) for text in ALL if fixed(text)}
     gone = {message: left for message in QUOTED if (left := unexplained(message, patterns))}
-    assert not gone, f"docs/messages.md has messages, or these words of them, that are not in the sources: {gone}"
+    assert not gone, (
+        f"docs/messages.md has messages, or these words of them, that are not in the sources: {gone}"
+    )
 
 
 def test_every_exemption_is_needed() -> None:

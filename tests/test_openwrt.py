@@ -40,7 +40,9 @@ def ready(vm: VM) -> None:
 def test_an_ext4_root_keeps_what_was_flushed(boot: Lab) -> None:
     card = ext4(boot)
     config = boot.directory / "config"
-    config.write_text("config cowflush 'daemon'\n\toption interval '7m'\n\toption full_wait '81%'\n\toption urgent 'none'\n")
+    config.write_text(
+        "config cowflush 'daemon'\n\toption interval '7m'\n\toption full_wait '81%'\n\toption urgent 'none'\n"
+    )
     card.edit(["cd /etc/config", "rm cowflush", f"write {config} cowflush"])
     vm = images.boot(boot, card)
     ready(vm)
@@ -98,7 +100,9 @@ def test_the_service_can_be_stopped_started_and_reloaded(boot: Lab) -> None:
     vm.run("/etc/init.d/cowflush start").ok()
     assert vm.run("cowflush status").ok().text.startswith("mode       deferring")
     vm.until(f"[ -e {daemon.NOTE} ]")  # nor for a begin; before it a signal ends the daemon
-    vm.run("sed -i \"s/# option interval.*/option interval '9m'/\" /etc/config/cowflush; /etc/init.d/cowflush reload").ok()
+    vm.run(
+        "sed -i \"s/# option interval.*/option interval '9m'/\" /etc/config/cowflush; /etc/init.d/cowflush reload"
+    ).ok()
     vm.run("pidof cowflush && grep -x 'interval = 9m' /etc/cowflush.conf").ok()
 
 
@@ -117,7 +121,10 @@ def test_the_writable_partition_of_a_squashfs_root_is_covered(boot: Lab) -> None
     ready(vm)
     assert boot_mode(vm) == "deferring"
     mounts = vm.get("/proc/mounts").decode()
-    assert "overlayfs:/overlay / overlay rw" in mounts and "/dev/mapper/overlay /overlay ext4 rw" in mounts
+    assert (
+        "overlayfs:/overlay / overlay rw" in mounts
+        and "/dev/mapper/overlay /overlay ext4 rw" in mounts
+    )
     assert vm.card_stats().wr_operations == 0
     vm.run("echo kept >/etc/kept").ok()
     daemon.flush(vm)
@@ -125,7 +132,9 @@ def test_the_writable_partition_of_a_squashfs_root_is_covered(boot: Lab) -> None
     vm.kill()
     data = flushlog.recovered(card)
     data.fsck()
-    assert data.read("/upper/etc/kept") == b"kept\n" and "/upper/root/lost" not in data.hashes("/upper")
+    assert data.read("/upper/etc/kept") == b"kept\n" and "/upper/root/lost" not in data.hashes(
+        "/upper"
+    )
 
     again = images.boot(boot, card)
     ready(again)
@@ -166,7 +175,10 @@ def test_an_upgrade_finds_no_live_stack_and_leaves_the_new_image(boot: Lab) -> N
     vm.run("echo old >/etc/old").ok()
     daemon.flush(vm)
     vm.run("echo later >/etc/later").ok()
-    assert vm.run_last("/sbin/sysupgrade /dev/sdb /dev/sda >/dev/console 2>&1 </dev/null", timeout=120) == "guest-reset"
+    assert (
+        vm.run_last("/sbin/sysupgrade /dev/sdb /dev/sda >/dev/console 2>&1 </dev/null", timeout=120)
+        == "guest-reset"
+    )
     assert "cowflush: all goes to the card before the upgrade" in vm.console
     assert "stage2: mode       write-through" in vm.console
     assert card.differing_sectors(new) == []

@@ -13,7 +13,7 @@ from vm import artefacts
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import openwrt  # noqa: E402
+from image import openwrt
 
 FOLDER = artefacts.TOP / "package" / "openwrt"
 README = artefacts.TOP / "README.md"
@@ -59,7 +59,10 @@ def tree(archive: bytes) -> dict[str, tuple[int, bytes]]:
         for member in tar:
             assert (member.uid, member.gid, member.mtime) == (0, 0, 0), member.name
             file = tar.extractfile(member) if member.isfile() else None
-            found[member.name.removeprefix(".")] = (member.mode, file.read() if file else member.linkname.encode())
+            found[member.name.removeprefix(".")] = (
+                member.mode,
+                file.read() if file else member.linkname.encode(),
+            )
     return found
 
 
@@ -81,9 +84,13 @@ def test_the_package_holds_what_its_list_says() -> None:
     assert all(mode == 0o755 and content == b"" for mode, content in data.values()), data
 
     control = tree(inside["./control.tar.gz"])
-    version = re.search(r'^version = "(.*)"', (artefacts.TOP / "Cargo.toml").read_text(), re.MULTILINE)
+    version = re.search(
+        r'^version = "(.*)"', (artefacts.TOP / "Cargo.toml").read_text(), re.MULTILINE
+    )
     fields = control["/control"][1].decode()
-    assert version and f"\nVersion: {version[1]}-1\n" in fields and "\nArchitecture: i386_" in fields
+    assert (
+        version and f"\nVersion: {version[1]}-1\n" in fields and "\nArchitecture: i386_" in fields
+    )
     assert control["/conffiles"][1] == b"/etc/config/cowflush\n"
     assert control["/prerm"][0] == control["/postinst"][0] == 0o755
 
@@ -109,17 +116,36 @@ def test_openwrt_s_makefile_installs_the_same_files(tmp_path: Path) -> None:
     wanted.pop("")
     found = {}
     for path in out.rglob("*"):
-        content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        content = (
+            str(path.readlink()).encode()
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else b""
+        )
         found[f"/{path.relative_to(out)}"] = (path.lstat().st_mode & 0o777, content)
     assert found == wanted
 
 
 def test_removing_the_package_stops_cowflush_or_fails(tmp_path: Path) -> None:
     """The script that opkg calls first, with a program that says what it was asked for."""
-    script = (FOLDER / "files" / "prerm").read_text().replace("/usr/sbin/cowflush", str(tmp_path / "cowflush"))
-    makefile = (FOLDER / "Makefile").read_text().split("define Package/cowflush/prerm\n", 1)[1].split("endef", 1)[0]
+    script = (
+        (FOLDER / "files" / "prerm")
+        .read_text()
+        .replace("/usr/sbin/cowflush", str(tmp_path / "cowflush"))
+    )
+    makefile = (
+        (FOLDER / "Makefile")
+        .read_text()
+        .split("define Package/cowflush/prerm\n", 1)[1]
+        .split("endef", 1)[0]
+    )
     body = makefile.replace("$$", "$").replace("/usr/sbin/cowflush", str(tmp_path / "cowflush"))
-    for status, stop, code, asked in ((0, 0, 0, "status stop"), (0, 5, 1, "status stop"), (3, 0, 0, "status")):
+    for status, stop, code, asked in (
+        (0, 0, 0, "status stop"),
+        (0, 5, 1, "status stop"),
+        (3, 0, 0, "status"),
+    ):
         (tmp_path / "cowflush").write_text(
             f'#!/bin/sh\necho "$1" >>{tmp_path}/asked\n[ "$1" = status ] && exit {status}\nexit {stop}\n'
         )
@@ -127,4 +153,7 @@ def test_removing_the_package_stops_cowflush_or_fails(tmp_path: Path) -> None:
         for text in (script, body):
             (tmp_path / "asked").unlink(missing_ok=True)
             done = subprocess.run(["sh", "-c", text])
-            assert (done.returncode, (tmp_path / "asked").read_text().split()) == (code, asked.split())
+            assert (done.returncode, (tmp_path / "asked").read_text().split()) == (
+                code,
+                asked.split(),
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from vm import artefacts
 from vm.lab import Lab
 from vm.machine import VM
@@ -35,11 +34,21 @@ def test_a_full_cow(boot: Lab) -> None:
     digest = kept(vm)
     vm.run(TOO_MUCH)
     report = status(vm)
-    assert (report["phase"], report["cow_used"], report["cow_size"]) == ("overflow", 16 << 20, 16 << 20)
-    assert "the COW is full and writes fail: `/run/cowflush/cowflush flush`, then reboot" in vm.run("cowflush status").ok().text
+    assert (report["phase"], report["cow_used"], report["cow_size"]) == (
+        "overflow",
+        16 << 20,
+        16 << 20,
+    )
+    assert (
+        "the COW is full and writes fail: `/run/cowflush/cowflush flush`, then reboot"
+        in vm.run("cowflush status").ok().text
+    )
     vm.run("dd if=/dev/mapper/cowflush-root of=/dev/null bs=1M 2>&1", timeout=60).ok()
     said = vm.run("/run/cowflush/cowflush flush", timeout=60).exits(1).text
-    assert "The COW had overflowed: the filesystem was refused writes. What it had written before is on the card" in said
+    assert (
+        "The COW had overflowed: the filesystem was refused writes. What it had written before is on the card"
+        in said
+    )
     assert "raise cowflush.size or flush more often" in said
     assert (status(vm)["phase"], status(vm)["sealed"]) == ("idle", None)
     vm.kill()
@@ -100,7 +109,9 @@ def test_memory_that_others_took_since_the_boot(boot: Lab) -> None:
     vm = boot(memory=128, append="cowflush.size=90%")
     digest = kept(vm)
     vm.run(FILL.format(count=1100)).ok()
-    vm.run("mount -t tmpfs -o size=60M others /tmp && dd if=/dev/zero of=/tmp/all bs=64k count=400 2>&1").ok()
+    vm.run(
+        "mount -t tmpfs -o size=60M others /tmp && dd if=/dev/zero of=/tmp/all bs=64k count=400 2>&1"
+    ).ok()
     used = status(vm)["cow_used"]
     vm.run("cowflush flush", timeout=60).ok()
     assert used > 69 << 20
@@ -119,7 +130,9 @@ def test_a_writer_that_goes_on_through_an_overflow(boot: Lab) -> None:
     digest = kept(vm)
     # As the daemon does: what can't be written out keeps the page cache full, and writers waiting.
     vm.run("echo 1048576 >/proc/sys/vm/dirty_bytes").ok()
-    vm.start("while :; do guest-tools flood /root/flood --places 512 --seconds 60; done 2>/dev/null")
+    vm.start(
+        "while :; do guest-tools flood /root/flood --places 512 --seconds 60; done 2>/dev/null"
+    )
     vm.until("cowflush status --json | grep -q overflow", timeout=60)
     vm.run("sleep 1").ok()
     said = vm.run("/run/cowflush/cowflush flush", timeout=60).exits(1).text

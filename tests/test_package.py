@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from vm import artefacts
 
 MANUAL = artefacts.TOP / "package" / "cowflush.8"
@@ -18,13 +17,19 @@ NESTED = {"log": ("format",)}
 
 
 def help_of(*words: str) -> str:
-    return subprocess.run([artefacts.host_cowflush(), *words, "--help"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [artefacts.host_cowflush(), *words, "--help"], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def listed(words: tuple[str, ...], heading: str) -> set[str]:
     """What the help lists under a heading, `--help` itself left out."""
     section = re.search(rf"^{heading}:\n((?:  .*\n)+)", help_of(*words), re.MULTILINE)
-    return set(re.findall(r"^  ((?:--)?[a-z][a-z-]*)\b", section[1], re.MULTILINE)) - {"--help"} if section else set()
+    return (
+        set(re.findall(r"^  ((?:--)?[a-z][a-z-]*)\b", section[1], re.MULTILINE)) - {"--help"}
+        if section
+        else set()
+    )
 
 
 def commands() -> list[tuple[str, ...]]:
@@ -34,7 +39,9 @@ def commands() -> list[tuple[str, ...]]:
 
 
 def test_all_nested_commands_are_known() -> None:
-    found = {(word, nested) for word in listed((), "Commands") for nested in listed((word,), "Commands")}
+    found = {
+        (word, nested) for word in listed((), "Commands") for nested in listed((word,), "Commands")
+    }
     assert found == {(word, nested) for word, all_nested in NESTED.items() for nested in all_nested}
 
 
@@ -79,7 +86,11 @@ def complete(words: list[str], directory: Path) -> set[str]:
         cd "$(mktemp -d -p "{directory}")" && _cowflush && printf '%s\\n' "${{COMPREPLY[@]}}" """
     path = f"{directory}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", script, "-", *words], capture_output=True, text=True, check=True, env={"PATH": path}
+        ["bash", "-c", script, "-", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": path},
     )
     assert done.stderr == ""
     return set(done.stdout.split())
@@ -89,15 +100,25 @@ def complete(words: list[str], directory: Path) -> set[str]:
 def test_lintian_finds_nothing_that_is_not_explained(arch: str) -> None:
     """The overrides, each with its reason, are in package/debian/lintian-overrides."""
     package = artefacts.debian_package(arch)
-    done = subprocess.run(["lintian", "--allow-root", "--tag-display-limit", "0", package], capture_output=True, text=True)
+    done = subprocess.run(
+        ["lintian", "--allow-root", "--tag-display-limit", "0", package],
+        capture_output=True,
+        text=True,
+    )
     assert re.findall(r"^[EW]: .*", done.stdout, re.MULTILINE) == [], done.stdout
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("arch", "target"), [("i386", "i586"), ("amd64", "x86_64")])
-def test_the_package_holds_the_program_that_the_boot_tests_run(arch: str, target: str, tmp_path: Path) -> None:
+def test_the_package_holds_the_program_that_the_boot_tests_run(
+    arch: str, target: str, tmp_path: Path
+) -> None:
     package = artefacts.debian_package(arch)
     subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
-    assert (tmp_path / "usr" / "sbin" / "cowflush").read_bytes() == artefacts.cowflush(target).read_bytes()
-    field = subprocess.run(["dpkg-deb", "--field", package, "Architecture"], capture_output=True, text=True, check=True)
+    assert (tmp_path / "usr" / "sbin" / "cowflush").read_bytes() == artefacts.cowflush(
+        target
+    ).read_bytes()
+    field = subprocess.run(
+        ["dpkg-deb", "--field", package, "Architecture"], capture_output=True, text=True, check=True
+    )
     assert field.stdout == f"{arch}\n"

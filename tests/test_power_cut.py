@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from powercut import run
 from powercut.judge import Outcome
 from powercut.ways import LOG, NO_LOG

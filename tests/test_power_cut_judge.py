@@ -10,13 +10,22 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
 from powercut import run
 from powercut.judge import CHUNK, Judge, Outcome, Traffic, Verdict, outcome, reported, traffic
 from powercut.medium import Medium, rebuild
 from powercut.recording import MARK_SECTOR, STATES_SECTOR, Mark, Recording, make_states, marks
 from powercut.states import Arrived, Cuts, State
-from powercut.ways import LOG_SECTORS, LOG_START, NO_LOG, ROOT_ONLY, ROOT_SECTORS, ROOT_START, Refused, Way, with_the_tool
+from powercut.ways import (
+    LOG_SECTORS,
+    LOG_START,
+    NO_LOG,
+    ROOT_ONLY,
+    ROOT_SECTORS,
+    ROOT_START,
+    Refused,
+    Way,
+    with_the_tool,
+)
 from vm import Card, Filesystem, artefacts, sparse, writelog
 from vm.sparse import SECTOR
 from vm.writelog import ENTRY, FLUSH, MAGIC, SUPERBLOCK, Entry
@@ -50,7 +59,11 @@ def write(sector: int, text: str) -> Entry:
 
 
 def mark(number: int) -> Entry:
-    return Entry(MARK_SECTOR + number, 0, f"flush {number} returned, rounds 0\n".encode().ljust(SECTOR, b"\0"))
+    return Entry(
+        MARK_SECTOR + number,
+        0,
+        f"flush {number} returned, rounds 0\n".encode().ljust(SECTOR, b"\0"),
+    )
 
 
 def save(entries: list[Entry], log: Path) -> None:
@@ -96,7 +109,12 @@ def two_flushes() -> list[Entry]:
 def test_the_boundaries_of_an_honest_record_are_good(make: Make) -> None:
     judge = make(two_flushes())
     verdicts = judged(judge, *judge.cuts.boundaries())
-    assert [verdict.outcome for verdict in verdicts] == [Outcome.REPORTED, Outcome.NEXT, Outcome.NEXT, Outcome.REPORTED]
+    assert [verdict.outcome for verdict in verdicts] == [
+        Outcome.REPORTED,
+        Outcome.NEXT,
+        Outcome.NEXT,
+        Outcome.REPORTED,
+    ]
     assert all(verdict.good for verdict in verdicts)
     assert [verdict.reported for verdict in verdicts] == [0, 0, 1, 2]
 
@@ -104,7 +122,9 @@ def test_the_boundaries_of_an_honest_record_are_good(make: Make) -> None:
 def test_a_torn_flush_is_seen(make: Make) -> None:
     [verdict] = judged(make(two_flushes()), State("x", 1, 3, 6, (Arrived(4),)))
     assert verdict.outcome is Outcome.TORN and not verdict.good
-    assert verdict.complaint == "", "e2fsck can't see this damage, which is why the states are compared"
+    assert verdict.complaint == "", (
+        "e2fsck can't see this damage, which is why the states are compared"
+    )
 
 
 def test_a_torn_sector_is_seen(make: Make) -> None:
@@ -150,7 +170,13 @@ def test_what_tells_what_is_used_must_be_right(make: Make) -> None:
 def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
     judge = make(two_flushes())
     tree = judge._tree(1)
-    content = b"a" * SECTOR + b"b" * SECTOR + b"-" * (6 * SECTOR) + b"c" * SECTOR + b"-" * ((64 << 10) - 9 * SECTOR)
+    content = (
+        b"a" * SECTOR
+        + b"b" * SECTOR
+        + b"-" * (6 * SECTOR)
+        + b"c" * SECTOR
+        + b"-" * ((64 << 10) - 9 * SECTOR)
+    )
     assert tree[FILE] == hashlib.sha256(content).hexdigest()
     tree[FILE] = "another"
     verdicts = judged(judge, *judge.cuts.boundaries())
@@ -165,7 +191,9 @@ def test_a_refused_recovery_is_never_good(make: Make) -> None:
     recording = make(two_flushes()).recording
     judge = Judge(recording, refuse)
     verdicts = judged(judge, *judge.cuts.boundaries())
-    assert {(verdict.outcome, verdict.complaint, verdict.good) for verdict in verdicts} == {(Outcome.REFUSED, "no", False)}
+    assert {(verdict.outcome, verdict.complaint, verdict.good) for verdict in verdicts} == {
+        (Outcome.REFUSED, "no", False)
+    }
 
 
 def test_flushes_that_can_not_be_told_apart_are_an_error(make: Make) -> None:
@@ -174,7 +202,7 @@ def test_flushes_that_can_not_be_told_apart_are_an_error(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "found, number, expected",
+    ("found", "number", "expected"),
     [
         (3, 3, Outcome.REPORTED),
         (4, 3, Outcome.NEXT),
@@ -188,7 +216,7 @@ def test_outcomes(found: int | None, number: int, expected: Outcome) -> None:
     assert outcome(found, number) is expected
 
 
-@pytest.mark.parametrize("seen, expected", [(0, 0), (5, 0), (6, 1), (9, 1), (10, 2)])
+@pytest.mark.parametrize(("seen", "expected"), [(0, 0), (5, 0), (6, 1), (9, 1), (10, 2)])
 def test_a_flush_is_reported_once_its_mark_was_received(seen: int, expected: int) -> None:
     found = [Mark(5, 1, 0), Mark(9, 2, 0)]
     assert reported(found, State("x", 0, 0, seen)) == expected
@@ -231,17 +259,28 @@ def test_a_control_without_damage_is_no_control(make: Make) -> None:
 
 def test_traffic_tells_merges_appends_and_wraps() -> None:
     header, first, late = LOG_START, LOG_START + CHUNK, LOG_START + LOG_SECTORS - 2 * CHUNK
-    entries = [write(sector, "a") for sector in (header, late, BARRIER.sector, ROOT_START, first, first + 1, header)]
+    entries = [
+        write(sector, "a")
+        for sector in (header, late, BARRIER.sector, ROOT_START, first, first + 1, header)
+    ]
     assert traffic(entries) == Traffic(root=1, log=3, wraps=1)
     assert traffic([]) == Traffic(0, 0, 0)
 
 
-def test_the_tool_is_asked_and_its_refusal_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, log, tool = tmp_path / "root.img", tmp_path / "log.img", tmp_path / "host" / "release" / "cowflush"
+def test_the_tool_is_asked_and_its_refusal_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, log, tool = (
+        tmp_path / "root.img",
+        tmp_path / "log.img",
+        tmp_path / "host" / "release" / "cowflush",
+    )
     root.write_text("root")
     log.write_text("log")
     tool.parent.mkdir(parents=True)
-    tool.write_text('#!/bin/sh\n[ "$1 $4" = "recover --export" ] && cat "$2" "$3" >"$5" && ! grep -q bad "$3"\n')
+    tool.write_text(
+        '#!/bin/sh\n[ "$1 $4" = "recover --export" ] && cat "$2" "$3" >"$5" && ! grep -q bad "$3"\n'
+    )
     tool.chmod(0o755)
     monkeypatch.setattr(artefacts, "BUILD", tmp_path)
     assert with_the_tool([root, log]).read_text() == "rootlog"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from powercut.states import SECTOR, Arrived, Cuts, Epoch, State, epochs
 from vm.writelog import DISCARD, FLUSH, FUA, Entry
 
@@ -14,7 +13,16 @@ def write(sector: int, text: str, flags: int = 0) -> Entry:
 
 
 BARRIER = Entry(0, FLUSH, b"")
-ENTRIES = [write(0, "ab"), write(4, "c"), BARRIER, write(1, "de"), write(2, "f"), write(8, "g", FUA), write(0, "h"), BARRIER]
+ENTRIES = [
+    write(0, "ab"),
+    write(4, "c"),
+    BARRIER,
+    write(1, "de"),
+    write(2, "f"),
+    write(8, "g", FUA),
+    write(0, "h"),
+    BARRIER,
+]
 
 
 def contents(state: State, entries: list[Entry], sectors: int = 10) -> str:
@@ -45,7 +53,12 @@ def test_a_flush_with_data_comes_before_its_data() -> None:
 
 def test_boundaries_are_exact() -> None:
     states = Cuts(ENTRIES).boundaries()
-    assert [contents(state, ENTRIES) for state in states] == ["..........", "ab..c.....", "hdf.c...g.", "hdf.c...g."]
+    assert [contents(state, ENTRIES) for state in states] == [
+        "..........",
+        "ab..c.....",
+        "hdf.c...g.",
+        "hdf.c...g.",
+    ]
     assert [state.seen for state in states] == [0, 3, 8, 8]
 
 
@@ -73,7 +86,12 @@ def test_a_completed_fua_write_stays_and_one_in_flight_may_be_lost() -> None:
 
 def test_a_fua_write_covers_no_other() -> None:
     entries = [write(0, "a"), write(1, "b", FUA), write(2, "c")]
-    assert {contents(state, entries, 3) for state in drawn(entries) if state.seen == 3} == {"ab.", "abc", ".b.", ".bc"}
+    assert {contents(state, entries, 3) for state in drawn(entries) if state.seen == 3} == {
+        "ab.",
+        "abc",
+        ".b.",
+        ".bc",
+    }
 
 
 def test_nothing_arrives_that_was_not_received() -> None:
@@ -95,7 +113,11 @@ def test_drawn_states_differ() -> None:
 
 def test_discards_and_unrelated_requests_are_never_chosen() -> None:
     entries = [write(0, "a"), Entry(0, DISCARD, b""), write(1, "b"), write(2, "c")]
-    chosen = {write.entry for state in Cuts(entries, unrelated={2}).drawn(200, seed=1) for write in state.arrived}
+    chosen = {
+        write.entry
+        for state in Cuts(entries, unrelated={2}).drawn(200, seed=1)
+        for write in state.arrived
+    }
     assert chosen == {0, 3}
 
 
@@ -105,7 +127,8 @@ def test_an_unrelated_request_counts_as_received_before_the_next_write() -> None
 
 
 @pytest.mark.parametrize(
-    "arrived, said", [(Arrived(7), "7"), (Arrived(7, (0, 1, 2, 5)), "7[0-2 5]"), (Arrived(7, ()), "7[]")]
+    ("arrived", "said"),
+    [(Arrived(7), "7"), (Arrived(7, (0, 1, 2, 5)), "7[0-2 5]"), (Arrived(7, ()), "7[]")],
 )
 def test_a_state_can_be_read(arrived: Arrived, said: str) -> None:
     assert str(arrived) == said

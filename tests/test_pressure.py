@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from vm import daemon
 from vm.daemon import QUIET
 from vm.drive import Drive, Throttle
@@ -84,7 +83,10 @@ def test_a_hold_that_fills_the_cow_is_dropped_where_that_is_wanted(boot: Lab) ->
     daemon.start(vm, QUIET + "size=8M\nhold-full=discard\n")
     vm.run("cowflush hold && echo trial >/root/trial; sync").ok()
     # The guest's `reboot` asks an init that it does not have, so the daemon reboots by itself.
-    stopped = vm.run_last("while :; do dd if=/dev/urandom of=/root/big bs=64k count=160 2>/dev/null; sync; done", timeout=60)
+    stopped = vm.run_last(
+        "while :; do dd if=/dev/urandom of=/root/big bs=64k count=160 2>/dev/null; sync; done",
+        timeout=60,
+    )
     assert stopped == "guest-reset"
     assert "rebooting, what was held is dropped" in vm.console
     again = boot(vm.card)
@@ -127,7 +129,9 @@ def test_a_spill_area_is_never_made_of_something_else(boot: Lab) -> None:
     vm.run("mkfs.ext2 /dev/sdb").ok()
     daemon.start(vm, QUIET + "spill=/dev/sdb\n")
     assert "/dev/sdb holds ext2" in daemon.wait_for(vm, "spill")
-    vm.run("mkswap -L spill /dev/sdb; printf 'spill=LABEL=spill\\n' >/etc/cowflush.conf; killall -HUP cowflush").ok()
+    vm.run(
+        "mkswap -L spill /dev/sdb; printf 'spill=LABEL=spill\\n' >/etc/cowflush.conf; killall -HUP cowflush"
+    ).ok()
     vm.until("grep -q sdb /proc/swaps")
     assert vm.run("cat /proc/sys/vm/swappiness").ok().text.strip() == "1"
 
@@ -139,7 +143,9 @@ def test_short_memory_is_given_back_but_not_for_a_few_bytes(boot: Lab) -> None:
     assert "/proc/pressure/memory" in vm.run(f"ls -l /proc/{daemon.field(vm, 'Pid')}/fd").ok().text
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=128 2>/dev/null; sync").ok()
     assert "(memory)" not in daemon.said(vm)
-    vm.run("mkdir /run/hog; mount -t tmpfs -o size=100M hog /run/hog; dd if=/dev/zero of=/run/hog/x bs=1M count=70 2>/dev/null").ok()
+    vm.run(
+        "mkdir /run/hog; mount -t tmpfs -o size=100M hog /run/hog; dd if=/dev/zero of=/run/hog/x bs=1M count=70 2>/dev/null"
+    ).ok()
     daemon.wait_for(vm, "(memory)")
     # Memory stays short, and root goes on changing a little: that is no reason to write.
     count = daemon.said(vm).count("(memory)")

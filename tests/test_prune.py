@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-
 from vm import Filesystem, flushlog, logged
 from vm.card import Card
 from vm.ext import ExtImage
@@ -34,7 +33,9 @@ def change(vm: VM, number: int) -> None:
 
 
 def flush(vm: VM) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(vm.run("cowflush flush --json", timeout=120).ok().output)["flush"]
+    record: dict[str, Any] = json.loads(vm.run("cowflush flush --json", timeout=120).ok().output)[
+        "flush"
+    ]
     return record
 
 
@@ -66,7 +67,7 @@ def after_a_cut(boot: Lab, vm: VM) -> tuple[dict[str, str], Card]:
     return tree(flushlog.recovered(vm.card)), vm.card
 
 
-@pytest.mark.parametrize("kind, block", KINDS)
+@pytest.mark.parametrize(("kind", "block"), KINDS)
 def test_with_pruning_and_without_the_files_are_the_same(boot: Lab, kind: str, block: int) -> None:
     made = filesystem(kind, block)
     vm, pruned = three_flushes(boot, made, "")
@@ -74,7 +75,14 @@ def test_with_pruning_and_without_the_files_are_the_same(boot: Lab, kind: str, b
     vm, whole = three_flushes(boot, made, OFF)
     without, _ = after_a_cut(boot, vm)
     assert with_pruning == without
-    print(kind, block, "pruned", [(r["bytes"], r["pruned"]) for r in pruned], "whole", [r["bytes"] for r in whole])
+    print(
+        kind,
+        block,
+        "pruned",
+        [(r["bytes"], r["pruned"]) for r in pruned],
+        "whole",
+        [r["bytes"] for r in whole],
+    )
     for number in range(3):
         # Half a MiB came and went before each flush.
         assert pruned[number]["pruned"] > 100 << 10 and pruned[number]["not_pruned"] == ""
@@ -97,7 +105,9 @@ def test_with_pruning_and_without_the_files_are_the_same(boot: Lab, kind: str, b
     left = card.fs(replay=kind != "ext2")
     found = left.hashes("/root")
     direct = {name for name in found if "/direct-" in name}
-    assert {name: found[name] for name in found if name not in direct} == with_pruning and len(direct) == 20
+    assert {name: found[name] for name in found if name not in direct} == with_pruning and len(
+        direct
+    ) == 20
     if kind != "ext2":
         left.fsck()
 
@@ -107,7 +117,10 @@ def refused(vm: VM) -> str:
     change(vm, 1)
     record = flush(vm)
     assert record["pruned"] == 0 and record["bytes"] > 500 << 10
-    assert f"pruned     nothing at the last flush: {record['not_pruned']}" in vm.run("cowflush status").ok().text
+    assert (
+        f"pruned     nothing at the last flush: {record['not_pruned']}"
+        in vm.run("cowflush status").ok().text
+    )
     assert status(vm)["last_flush"] == record
     why: str = record["not_pruned"]
     return why
@@ -166,4 +179,6 @@ def test_a_flush_of_which_nothing_is_needed(boot: Lab) -> None:
         check_settled(vm, log=log)
     vm.run("cowflush stop", timeout=60).ok()
     vm.kill()
-    assert not [sector for sector in card.differing_sectors(boot.card()) if sector in card.root.sectors]
+    assert not [
+        sector for sector in card.differing_sectors(boot.card()) if sector in card.root.sectors
+    ]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from soaking import judge
 from soaking.load import FILE_LINES, FOLDER, MODES, SLOTS
 from soaking.watch import Figures, check_flat
@@ -43,7 +42,9 @@ def left(tmp_path: Path) -> Path:
         with connected(folder, mode) as db:
             db.execute("create table t(n integer primary key, content text)")
             db.execute("create table busy(place integer primary key, n, filler)")
-            db.executemany("insert into t values(?, ?)", [(n, f"{n:0200d}") for n in range(1, STEPS + 1)])
+            db.executemany(
+                "insert into t values(?, ?)", [(n, f"{n:0200d}") for n in range(1, STEPS + 1)]
+            )
             db.execute("insert into busy values(0, ?, 'x')", (STEPS,))
     return folder
 
@@ -57,7 +58,7 @@ def verdict(folder: Path, **durable: int) -> dict[str, int]:
 
 
 def test_what_is_whole_passes(left: Path) -> None:
-    assert verdict(left, files=STEPS, wal=STEPS) == {kind: STEPS for kind in ("files", "lines", *MODES)}
+    assert verdict(left, files=STEPS, wal=STEPS) == dict.fromkeys(("files", "lines", *MODES), STEPS)
 
 
 def torn_file(folder: Path) -> None:
@@ -94,7 +95,9 @@ def broken_page(folder: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [torn_file, old_file, lost_line, torn_line, lost_row, half_transaction, broken_page])
+@pytest.mark.parametrize(
+    "damage", [torn_file, old_file, lost_line, torn_line, lost_row, half_transaction, broken_page]
+)
 def test_what_is_not_fails(left: Path, damage: Callable[[Path], None]) -> None:
     damage(left)
     with pytest.raises((AssertionError, sqlite3.DatabaseError)):
@@ -120,7 +123,9 @@ def test_memory_that_grows_is_seen() -> None:
 
 def block(number: int) -> bytes:
     sectors = (
-        number.to_bytes(8, "little") + place.to_bytes(8, "little") + bytes([(number * 31 + place * 7 + 1) & 255]) * 496
+        number.to_bytes(8, "little")
+        + place.to_bytes(8, "little")
+        + bytes([(number * 31 + place * 7 + 1) & 255]) * 496
         for place in range(flood.BLOCK // flood.SECTOR)
     )
     return b"".join(sectors)

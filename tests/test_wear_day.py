@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-
 from wear import day
 from wear.contenders import CONTENDERS
 from wear.day import DAY_SECONDS, Event

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from vm import ext
 from vm.card import Card
 from vm.ext import ExtImage, Filesystem
@@ -67,7 +66,11 @@ def test_segments_are_found_between_marks(card: Card) -> None:
 
 
 def test_a_segment_that_is_cut_off_is_an_error(card: Card) -> None:
-    entries = [mark("flush 1"), Entry(card.log.start, 0, segment({5: filled(1)})[:-CHUNK]), mark("day 1")]
+    entries = [
+        mark("flush 1"),
+        Entry(card.log.start, 0, segment({5: filled(1)})[:-CHUNK]),
+        mark("day 1"),
+    ]
     with pytest.raises(ValueError, match="cut off"):
         list(states.segments(card, entries))
 
@@ -105,8 +108,14 @@ def test_a_merge_is_compared_with_what_changed_since_the_last(card: Card) -> Non
 
 
 def test_gaps_are_filled_as_said() -> None:
-    ways = {name: list(whatif.filled(SMALL, [9, 5, 6], fill)) for name, fill in whatif.FILLS.items()}
-    assert ways == {"as_it_is": [5, 6, 9], "prefix": [4, 5, 6, 8, 9], "whole": [4, 5, 6, 7, 8, 9, 10, 11]}
+    ways = {
+        name: list(whatif.filled(SMALL, [9, 5, 6], fill)) for name, fill in whatif.FILLS.items()
+    }
+    assert ways == {
+        "as_it_is": [5, 6, 9],
+        "prefix": [4, 5, 6, 8, 9],
+        "whole": [4, 5, 6, 7, 8, 9, 10, 11],
+    }
     # Each of both blocks is merged in full, or completed by the card, or switched.
     assert whatif.merges(SMALL, [[9, 5, 6]]) == {"as_it_is": 4, "prefix": 2, "whole": 2}
 
@@ -120,16 +129,34 @@ def test_segments_that_are_padded_take_a_block_each() -> None:
 
 def a_day() -> dict[str, Any]:
     def contender(label: str, erases: float) -> dict[str, Any]:
-        kinds = {kind.name: {"erases": erases, "of_packed": erases / 10, "of_in_place": None} for kind in KINDS}
-        return {"label": label, "loses": "little", "kinds": kinds, "writes": 3, "written_bytes": 2 << 20, "flushes": 1}
+        kinds = {
+            kind.name: {"erases": erases, "of_packed": erases / 10, "of_in_place": None}
+            for kind in KINDS
+        }
+        return {
+            "label": label,
+            "loses": "little",
+            "kinds": kinds,
+            "writes": 3,
+            "written_bytes": 2 << 20,
+            "flushes": 1,
+        }
 
     bounds = {kind.name: {"packed": 10.0, "in_place": 0} for kind in KINDS}
-    return {"bounds": bounds, "contenders": {"one": contender("One", 20), "other": contender("Other", 1000)}}
+    return {
+        "bounds": bounds,
+        "contenders": {"one": contender("One", 20), "other": contender("Other", 1000)},
+    }
 
 
 def test_the_table_has_the_most_worn_first() -> None:
     lines = table.main(a_day()).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["*bound: packed*", "*bound: in place*", "Other", "One"]
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+        "*bound: packed*",
+        "*bound: in place*",
+        "Other",
+        "One",
+    ]
     assert "1,000 (100×, -)" in lines[4] and "20 (2×, -)" in lines[5]
     assert len({len(line) for line in lines}) == 1
 

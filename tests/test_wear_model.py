@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 
 import pytest
-
 from vm.writelog import FLUSH, Entry
 from wear.bounds import Bounds, bounds
 from wear.model import KINDS, Kind, LogBlocks, PageMapped, erases

@@ -7,12 +7,13 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from vm.card import Card
+from vm.lab import Lab
+
 from benches import logcards
 from benches.cards import SLOW
 from benches.logcards import LogCard
 from benches.output import Row
-from vm.card import Card
-from vm.lab import Lab
 
 AIM_SECONDS = 0.2
 DIRECT = "direct"
@@ -39,8 +40,11 @@ class Boot:
 
 def measure(lab: Lab, boots: int) -> dict[str, Any]:
     plain, logs = lab.card(), logcards.prepare(lab)
-    booted = {**WAYS, **dict.fromkeys(logs, {})}
-    figures: dict[str, Any] = {"icount": ICOUNT, "logs": {way: _shape(log) for way, log in logs.items()}}
+    booted = {**WAYS, **{log: {} for log in logs}}
+    figures: dict[str, Any] = {
+        "icount": ICOUNT,
+        "logs": {way: _shape(log) for way, log in logs.items()},
+    }
     kinds: dict[str, tuple[int, dict[str, Any]]] = {
         "counted": (COUNTED_BOOTS, {"icount": ICOUNT}),
         "timed": (boots, {}),
@@ -68,7 +72,9 @@ def _boot(lab: Lab, card: Card, **options: Any) -> Boot:
     # A full log on the slow card is read without a word on the console.
     vm = lab(card.copy(lab.directory / "boot.img"), inactivity=BOOT_SECONDS, **options)
     stats = vm.card_stats()
-    found = re.search(r"^\[ *(\d+\.\d+)\] vm: boot complete$", vm.run("dmesg").ok().text, re.MULTILINE)
+    found = re.search(
+        r"^\[ *(\d+\.\d+)\] vm: boot complete$", vm.run("dmesg").ok().text, re.MULTILINE
+    )
     vm.kill()
     if not found:
         raise RuntimeError("the kernel's log does not have the line that ends a boot")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Any
 
@@ -28,7 +29,7 @@ def measure(vm: VM, journal: set[int]) -> dict[str, Any]:
 
 
 def _pieces(table: list[tuple[int, int]], joined: Any) -> int:
-    pairs = zip(table, table[1:], strict=False)
+    pairs = itertools.pairwise(table)
     return bool(table) + sum(not joined(a, b) for a, b in pairs)
 
 
@@ -39,8 +40,12 @@ def _read(vm: VM) -> list[tuple[int, int]]:
     while True:
         at = 1 + len(table) // PER_AREA * (PER_AREA + 1)
         # Past the page cache, which may hold what was there before.
-        area = vm.run(f"dd if=/dev/{cow} bs={CHUNK} skip={at} count=1 iflag=direct 2>/dev/null").ok().output
-        found = [pair for pair in struct.iter_unpack("<QQ", area)]
+        area = (
+            vm.run(f"dd if=/dev/{cow} bs={CHUNK} skip={at} count=1 iflag=direct 2>/dev/null")
+            .ok()
+            .output
+        )
+        found = list(struct.iter_unpack("<QQ", area))
         end = next((n for n, (_, new) in enumerate(found) if not new), PER_AREA)
         table += found[:end]
         if end < PER_AREA:

@@ -6,11 +6,12 @@ import re
 import statistics
 from typing import Any
 
-from benches import cards
-from benches.output import Row
 from vm import daemon
 from vm.lab import Lab
 from vm.machine import VM
+
+from benches import cards
+from benches.output import Row
 
 # The defaults, but for what would come by chance while it is watched.
 CONFIG = "size=32M\ninterval=off\n"
@@ -62,8 +63,14 @@ def _watched(vm: VM, work: str, seconds: int) -> dict[str, Any]:
 
 def _counters(vm: VM) -> dict[str, float]:
     """Since the daemon began, in seconds where they are times. One command, so that little comes between."""
-    text = vm.run("cd /proc/$(sed -n s/pid=//p /run/cowflush/daemon) && cat status stat /proc/uptime").ok().text
-    switches = dict(re.findall(r"^(voluntary|nonvoluntary)_ctxt_switches:\s+(\d+)$", text, re.MULTILINE))
+    text = (
+        vm.run("cd /proc/$(sed -n s/pid=//p /run/cowflush/daemon) && cat status stat /proc/uptime")
+        .ok()
+        .text
+    )
+    switches = dict(
+        re.findall(r"^(voluntary|nonvoluntary)_ctxt_switches:\s+(\d+)$", text, re.MULTILINE)
+    )
     *_, stat, uptime = text.splitlines()
     # utime, stime, and those of children that have ended; the name before may hold anything but a ")".
     ticks = map(int, stat.rpartition(")")[2].split()[11:15])
@@ -77,7 +84,13 @@ def _counters(vm: VM) -> dict[str, float]:
 
 def _memory(vm: VM) -> dict[str, int]:
     text = daemon.status_text(vm)
-    fields = {"rss_kib": "VmRSS", "max_rss_kib": "VmHWM", "anon_kib": "RssAnon", "file_kib": "RssFile", "locked_kib": "VmLck"}
+    fields = {
+        "rss_kib": "VmRSS",
+        "max_rss_kib": "VmHWM",
+        "anon_kib": "RssAnon",
+        "file_kib": "RssFile",
+        "locked_kib": "VmLck",
+    }
     found = {}
     for key, field in fields.items():
         value = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
@@ -111,5 +124,7 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     for speed in ("fast", "slow"):
         times = figures["urgent"][speed]
         worst = f"worst {max(times):.2f} s, of which {delay:g} s are urgent-delay"
-        found.append(Row(f"/etc to durable, {speed} card", f"{statistics.median(times):.2f} s", worst))
+        found.append(
+            Row(f"/etc to durable, {speed} card", f"{statistics.median(times):.2f} s", worst)
+        )
     return found

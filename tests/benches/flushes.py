@@ -7,14 +7,15 @@ import os
 import statistics
 from typing import Any
 
-from benches import cowtable, ways
-from benches.cards import FOLDER, Speed, journal_blocks
-from benches.output import Row
-from benches.ways import CLASSIC, COWFLUSH, LOGGED
 from vm.card import Card
 from vm.drive import Drive
 from vm.lab import Lab
 from vm.machine import VM
+
+from benches import cowtable, ways
+from benches.cards import FOLDER, Speed, journal_blocks
+from benches.output import Row
+from benches.ways import CLASSIC, COWFLUSH, LOGGED
 
 AIM_TIMES_SHORTER = 20
 AIM_OVERHEAD, AIM_FLUSHES, AIM_OF_PLAIN = 0.05, 3, 1.1
@@ -47,7 +48,10 @@ WAYS = (COWFLUSH, CLASSIC, LOGGED)
 
 def measure(lab: Lab, card: Card, speed: Speed, rounds: int) -> dict[str, Any]:
     journal = journal_blocks(card)
-    with_log, without = _guest(lab, card, speed, "with-log"), _guest(lab, card, speed, "without-log")
+    with_log, without = (
+        _guest(lab, card, speed, "with-log"),
+        _guest(lab, card, speed, "without-log"),
+    )
     with_log.run("cowflush log format /dev/sda2").ok()
     guests = {COWFLUSH: without, CLASSIC: without, LOGGED: with_log}
     figures: dict[str, Any] = {
@@ -55,7 +59,9 @@ def measure(lab: Lab, card: Card, speed: Speed, rounds: int) -> dict[str, Any]:
         "bytes_per_second": speed.throttle.bytes_per_second if speed.throttle else None,
         "rounds": rounds,
         "idle": ways.idle(without, IDLE_SECONDS),
-        "loads": {kind: _rounds(guests, kind, size, rounds, journal) for kind, size in LOADS.items()},
+        "loads": {
+            kind: _rounds(guests, kind, size, rounds, journal) for kind, size in LOADS.items()
+        },
     }
     for vm in (with_log, without):
         vm.kill()
@@ -74,7 +80,9 @@ def _guest(lab: Lab, card: Card, speed: Speed, name: str) -> VM:
     return lab(copy, throttle=speed.throttle, drives=drives, append=ARGUMENTS, total=TOTAL_SECONDS)
 
 
-def _rounds(guests: dict[str, VM], kind: str, size: int, rounds: int, journal: set[int]) -> dict[str, Any]:
+def _rounds(
+    guests: dict[str, VM], kind: str, size: int, rounds: int, journal: set[int]
+) -> dict[str, Any]:
     done: list[dict[str, Any]] = []
     for number in range(rounds):
         # In turn, and each in each place, so that what else the host does meets all alike.
@@ -83,10 +91,14 @@ def _rounds(guests: dict[str, VM], kind: str, size: int, rounds: int, journal: s
             vm = guests[way]
             # Each begins with an empty COW, not with what the last writer still wrote.
             vm.run("cowflush flush", timeout=ways.FLUSH_SECONDS).ok()
-            vm.run(f"guest-tools load {kind} {FOLDER} --bytes {size} --seed {number + 1}", timeout=300).ok()
+            vm.run(
+                f"guest-tools load {kind} {FOLDER} --bytes {size} --seed {number + 1}", timeout=300
+            ).ok()
             cow = cowtable.measure(vm, journal)
             plain = _plain_write(vm, cow["chunks"] * cowtable.CHUNK)
-            done.append({"round": number, "cow": cow, "plain_write_seconds": plain, **ways.flush(vm, way)})
+            done.append(
+                {"round": number, "cow": cow, "plain_write_seconds": plain, **ways.flush(vm, way)}
+            )
             done[-1].update(_ratios(done[-1]))
     return {"bytes": size, "rounds": done, **_summary(done), "merge": _merge(guests[LOGGED], done)}
 
@@ -102,7 +114,11 @@ def _plain_write(vm: VM, size: int) -> float:
 
 def _ratios(flush: dict[str, Any]) -> dict[str, float]:
     # The writer adds to what is flushed, so the plain write is scaled to that.
-    plain = flush["plain_write_seconds"] * flush["flushed_bytes"] / (flush["cow"]["chunks"] * cowtable.CHUNK)
+    plain = (
+        flush["plain_write_seconds"]
+        * flush["flushed_bytes"]
+        / (flush["cow"]["chunks"] * cowtable.CHUNK)
+    )
     return {
         "card_wr_overhead": flush["card_wr_bytes"] / flush["flushed_bytes"] - 1,
         "of_plain_write": flush["seconds"] / plain,
@@ -133,7 +149,9 @@ def _summary(done: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for way in WAYS:
         mine = [one for one in done if one["way"] == way]
-        summary[way] = {key: _middle([one[key] for one in mine]) for key in (*SUMMED, *_ratios(mine[0]))}
+        summary[way] = {
+            key: _middle([one[key] for one in mine]) for key in (*SUMMED, *_ratios(mine[0]))
+        }
     summary["cow"] = {key: _middle([one["cow"][key] for one in done]) for key in done[0]["cow"]}
     fsync = {way: summary[way]["longest_fsync_us"] for way in (COWFLUSH, CLASSIC)}
     summary["times_shorter"] = {
@@ -154,7 +172,10 @@ AIMS = f"overhead {AIM_OVERHEAD:.0%}, {AIM_FLUSHES} FLUSHes, by plain write {AIM
 
 def rows(speed: str, figures: dict[str, Any]) -> list[Row]:
     idle = figures["idle"]["longest_fsync_us"]
-    found = [Row(f"{speed} card: longest fsync, no flush", _ms(idle)), Row(f"{speed} card", *HEADER)]
+    found = [
+        Row(f"{speed} card: longest fsync, no flush", _ms(idle)),
+        Row(f"{speed} card", *HEADER),
+    ]
     for kind, load in figures["loads"].items():
         found += [Row(f"  {kind}, {way}", *_cells(load[way])) for way in WAYS]
         times = load["times_shorter"]

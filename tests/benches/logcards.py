@@ -54,7 +54,9 @@ def _full(lab: Lab) -> LogCard:
         # Head, table, journal and metadata come on top.
         if log["size"] - log["used"] < (LARGE_MIB + 1) << 20:
             return _ended(vm, len(log["segments"]))
-        vm.run(f"dd if=/dev/urandom of=/root/large bs=1M count={LARGE_MIB} 2>/dev/null", timeout=120).ok()
+        vm.run(
+            f"dd if=/dev/urandom of=/root/large bs=1M count={LARGE_MIB} 2>/dev/null", timeout=120
+        ).ok()
         vm.run("cowflush flush", timeout=120).ok()
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from benches.output import Row
 from vm.lab import Lab
 from vm.machine import VM
+
+from benches.output import Row
 
 # In an order in which each has something to do.
 COMMANDS = ("status", "check", "flush", "stop", "start")

@@ -31,7 +31,9 @@ class Row:
 
 def describe_run(kernel: str) -> dict[str, Any]:
     """Which run figures come from: the key `run` of every file."""
-    qemu = subprocess.run(["qemu-system-i386", "--version"], capture_output=True, text=True, check=True).stdout
+    qemu = subprocess.run(
+        ["qemu-system-i386", "--version"], capture_output=True, text=True, check=True
+    ).stdout
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     load = float(Path("/proc/loadavg").read_text().split()[0])
     return {"started": started, "kernel": kernel, "qemu": qemu.splitlines()[0], "host_load": load}

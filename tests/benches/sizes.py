@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benches.output import Row
 from vm import artefacts
+
+from benches.output import Row
 
 AIM_BYTES = 300 << 10
 

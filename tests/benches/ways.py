@@ -76,7 +76,11 @@ def _reported(way: str, text: str, seconds: float) -> dict[str, Any]:
         if not found:
             raise RuntimeError(f"the classic recipe said: {text}")
         # It says no more; all of it is durable, and its RAM free, at the end.
-        return {"flushed_bytes": int(found[1]), "stall_us": int(found[2]), "durable_seconds": seconds}
+        return {
+            "flushed_bytes": int(found[1]),
+            "stall_us": int(found[2]),
+            "durable_seconds": seconds,
+        }
     record = json.loads(text)["flush"]
     if way == LOGGED and record["logged"] != record["bytes"]:
         raise RuntimeError(f"the flush did not go to the log as a whole: {text}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from vm import Drive, workload
+from vm.ext import ExtImage
+from vm.lab import Lab
+
 from powercut.judge import Judge, reported
 from powercut.medium import Medium, rebuild
 from powercut.recording import digests, make_states, read_out
 from powercut.states import State
 from powercut.ways import Way
-from vm import Drive, workload
-from vm.ext import ExtImage
-from vm.lab import Lab
 
 AFTER = "/root/after-the-cut"
 
@@ -23,7 +24,9 @@ def check(lab: Lab, way: Way, judge: Judge, state: State) -> None:
     with lab(card, drives=[Drive(seen)], append=way.append) as vm:
         read_out(vm, 0)
         [digest] = digests(seen)
-        assert judge.flush_of.get(digest) in (number, number + 1), f"root is not as flush {number} or the next left it"
+        assert judge.flush_of.get(digest) in (number, number + 1), (
+            f"root is not as flush {number} or the next left it"
+        )
         workload.check_in_guest(vm, judge.marks[number - 1].rounds if number else 0)
         vm.run(f"echo {state.name} >{AFTER} && cowflush flush", timeout=60).ok()
     files = Medium(lab.directory, card, []).files

@@ -11,12 +11,13 @@ from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 
+from vm.ext import ExtImage
+from vm.writelog import Entry
+
 from powercut.medium import Medium
 from powercut.recording import Mark, Recording, marks
 from powercut.states import Cuts, State
 from powercut.ways import LOG_SECTORS, LOG_START, ROOT_START, Recover, Refused
-from vm.ext import ExtImage
-from vm.writelog import Entry
 
 # A chunk, in sectors
 CHUNK = 8
@@ -62,13 +63,17 @@ class Judge:
         self._recover = recover
         # By content: all that e2fsprogs don't call free or the journal's.
         self.flush_of = {digest: number for number, digest in enumerate(recording.digests())}
-        assert len(self.flush_of) == len(self.marks) + 1, "two flushes left the same state: nothing tells them apart"
+        assert len(self.flush_of) == len(self.marks) + 1, (
+            "two flushes left the same state: nothing tells them apart"
+        )
         self._seen: dict[str, tuple[int | None, str]] = {}
         self._trees: dict[int, dict[str, str]] = {}
 
     def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
         # In RAM where that can be had: the tool syncs what it writes, thousands of times.
-        with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None) as work:
+        with tempfile.TemporaryDirectory(
+            dir=SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+        ) as work:
             medium = Medium(Path(work), self.recording.blank, self.entries)
             for state in sorted(states, key=lambda state: state.start):
                 with medium.after(state):
@@ -93,7 +98,9 @@ class Judge:
         try:
             root.fsck()
             if found is not None:
-                assert root.hashes("/") == self._tree(found), f"the files are not those of flush {found}"
+                assert root.hashes("/") == self._tree(found), (
+                    f"the files are not those of flush {found}"
+                )
         except AssertionError as error:
             return found, str(error)
         return found, ""

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from powercut.states import State
 from vm import sparse
 from vm.card import Card
 from vm.sparse import SECTOR
 from vm.writelog import Entry
+
+from powercut.states import State
 
 
 class Medium:
@@ -34,7 +35,9 @@ class Medium:
     def after(self, state: State) -> Iterator[None]:
         """The files hold this state until the end of the block."""
         if state.start < self._applied:
-            raise ValueError(f"{state.name} lies before a state that was rebuilt already: sort them by epoch")
+            raise ValueError(
+                f"{state.name} lies before a state that was rebuilt already: sort them by epoch"
+            )
         for entry in self._entries[self._applied : state.start]:
             self._write(entry.sector, entry.data)
         self._applied = state.start

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from powercut.medium import Medium
-from powercut.ways import ROOT_SECTORS, Way
 from vm import Drive, sparse, workload, writelog
 from vm.card import Card
 from vm.ext import ExtImage
@@ -17,6 +15,9 @@ from vm.lab import Lab
 from vm.machine import VM
 from vm.sparse import SECTOR
 from vm.writelog import Entry
+
+from powercut.medium import Medium
+from powercut.ways import ROOT_SECTORS, Way
 
 # Marks go between the partition table and the first partition.
 MARK_SECTOR = 4096
@@ -59,7 +60,9 @@ class Recording:
 
     @classmethod
     def open(cls, directory: Path) -> Recording:
-        return cls(directory, Card(directory / BLANK), directory / "writes.log", directory / "states.img")
+        return cls(
+            directory, Card(directory / BLANK), directory / "writes.log", directory / "states.img"
+        )
 
     def entries(self) -> list[Entry]:
         return list(writelog.entries(self.log))
@@ -94,22 +97,31 @@ def marks(entries: list[Entry]) -> list[Mark]:
     return found
 
 
-def record(lab: Lab, way: Way, flushes: int, start: Card | None = None, name: str = "recording") -> Recording:
+def record(
+    lab: Lab, way: Way, flushes: int, start: Card | None = None, name: str = "recording"
+) -> Recording:
     """Boots a guest from a fresh card or `start`, lets it write without a pause, and flushes so many times."""
     recording = prepare(lab.directory / name, way, start or fresh(lab, way), flushes)
     card = recording.blank.copy(recording.directory / "card.img")
     vm = lab(card, write_log=recording.log, drives=[Drive(recording.states)], append=way.append)
-    vm.run(f"mkdir -p {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base").ok()
+    vm.run(
+        f"mkdir -p {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base"
+    ).ok()
     writer = workload.Writer(vm)
     appender = vm.start("guest-tools writer /root/appended --seconds 600 --pause 50000")
     for number in range(1, flushes + 1):
-        vm.run(f"guest-tools load scattered {LOAD_FOLDER} --bytes {LOAD_BYTES} --seed {number}", timeout=120).ok()
+        vm.run(
+            f"guest-tools load scattered {LOAD_FOLDER} --bytes {LOAD_BYTES} --seed {number}",
+            timeout=120,
+        ).ok()
         flush(vm, number, writer.rounds())
     assert appender.running(), f"the appending writer ended by itself: {appender.wait().text}"
     writer.stop()
     vm.kill()
     found = marks(recording.entries())
-    assert [mark.number for mark in found] == list(range(1, flushes + 1)), f"the write log's marks are {found}"
+    assert [mark.number for mark in found] == list(range(1, flushes + 1)), (
+        f"the write log's marks are {found}"
+    )
     return recording
 
 

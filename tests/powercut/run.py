@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
+from vm import Lost
+from vm.lab import Lab
+
 from powercut import boots
 from powercut.judge import Judge, Outcome, Verdict, traffic
 from powercut.medium import rebuild
 from powercut.recording import Recording, record
 from powercut.states import State
 from powercut.ways import Way
-from vm import Lost
-from vm.lab import Lab
 
 PROGRESS_SECONDS = 10
 FAILURES_SHOWN = 10
@@ -50,7 +51,11 @@ def describe(judge: Judge) -> str:
 def idle_complaint(judge: Judge) -> str:
     """What a record with a log has not seen, or "": all of it must be cut, not just a part."""
     seen = traffic(judge.entries)
-    missing = [what for what, count in (("merge", seen.root), ("append", seen.log), ("wrap", seen.wraps)) if not count]
+    missing = [
+        what
+        for what, count in (("merge", seen.root), ("append", seen.log), ("wrap", seen.wraps))
+        if not count
+    ]
     return f"the record has no {' and no '.join(missing)} of the log: {seen}" if missing else ""
 
 
@@ -81,7 +86,9 @@ def control_complaint(verdicts: Sequence[Verdict]) -> str:
     return f"with all that it had confirmed the card was not whole: {wrong[0]}" if wrong else ""
 
 
-def booted(lab: Lab, way: Way, judge: Judge, states: Sequence[State], say: Say = print) -> dict[str, str]:
+def booted(
+    lab: Lab, way: Way, judge: Judge, states: Sequence[State], say: Say = print
+) -> dict[str, str]:
     """Boots each state for real; returns what went wrong, by the state's name."""
     failures: dict[str, str] = {}
     said = time.monotonic()
@@ -104,7 +111,9 @@ def sample(verdicts: Sequence[Verdict], count: int, seed: int) -> list[State]:
 def table(verdicts: Sequence[Verdict]) -> str:
     """Counts by outcome, and how many of each e2fsck -fn refused."""
     counts = Counter(verdict.outcome for verdict in verdicts)
-    refused: Counter[Outcome] = Counter(v.outcome for v in verdicts if v.complaint and v.outcome is not Outcome.REFUSED)
+    refused: Counter[Outcome] = Counter(
+        v.outcome for v in verdicts if v.complaint and v.outcome is not Outcome.REFUSED
+    )
     rows = [f"  {'root after the cut is':<26}{'cuts':>8}{'e2fsck refused':>18}"]
     rows += [f"  {kind.value:<26}{counts[kind]:>8}{refused[kind]:>18}" for kind in Outcome]
     return "\n".join([*rows, f"  {'all':<26}{len(verdicts):>8}{refused.total():>18}"])

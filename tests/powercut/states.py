@@ -91,14 +91,23 @@ class Cuts:
 
     def _writes_of(self, epoch: Epoch) -> list[int]:
         found = range(epoch.start, epoch.stop)
-        return [n for n in found if self._entries[n].data and not self._entries[n].flags & DISCARD and n not in self._unrelated]
+        return [
+            n
+            for n in found
+            if self._entries[n].data
+            and not self._entries[n].flags & DISCARD
+            and n not in self._unrelated
+        ]
 
     def boundaries(self) -> list[State]:
         """After each FLUSH, with nothing of what came later; and the end, with everything."""
         found = [self._boundary(index, epoch) for index, epoch in enumerate(self.epochs)]
         last = len(self.epochs) - 1
         everything = tuple(map(Arrived, self._writes[last]))
-        return [*found, State("end", last, self.epochs[last].start, self.epochs[last].stop, everything, True)]
+        return [
+            *found,
+            State("end", last, self.epochs[last].start, self.epochs[last].stop, everything, True),
+        ]
 
     @staticmethod
     def _boundary(index: int, epoch: Epoch) -> State:
@@ -121,7 +130,9 @@ class Cuts:
         if random.random() < 0.5:
             epoch = random.choice(self._busy)
         else:
-            epoch = random.choices(self._busy, [len(self._writes[index]) for index in self._busy])[0]
+            epoch = random.choices(self._busy, [len(self._writes[index]) for index in self._busy])[
+                0
+            ]
         writes = self._writes[epoch]
         count = len(writes) if random.random() < 0.25 else random.randint(1, len(writes))
         # What the recorder did between this write and the next is part of the past as well.
@@ -163,7 +174,11 @@ def _lost(random: Random, count: int) -> Collection[int]:
 def _torn(random: Random, write: Arrived, sectors: int) -> Arrived:
     """Some sectors of a write, at least one less than all."""
     cut = random.randrange(sectors)
-    ways = [range(cut), range(cut + 1, sectors), [n for n in range(sectors) if n != cut and random.random() < 0.5]]
+    ways = [
+        range(cut),
+        range(cut + 1, sectors),
+        [n for n in range(sectors) if n != cut and random.random() < 0.5],
+    ]
     return Arrived(write.entry, tuple(random.choice(ways)))
 
 
@@ -178,4 +193,7 @@ def _runs(sectors: tuple[int, ...] | None, count: int) -> Iterator[tuple[int, in
 
 
 def _ranges(sectors: tuple[int, ...]) -> str:
-    return " ".join(str(first) if count == 1 else f"{first}-{first + count - 1}" for first, count in _runs(sectors, 0))
+    return " ".join(
+        str(first) if count == 1 else f"{first}-{first + count - 1}"
+        for first, count in _runs(sectors, 0)
+    )

@@ -62,4 +62,6 @@ def with_the_tool(partitions: Sequence[Path]) -> Path:
 NO_LOG = Way("no-log", ROOT_ONLY, as_it_is)
 LOG = Way("log", ROOT_AND_LOG, with_the_tool, setup="cowflush log format /dev/sda2")
 # Merges write what root holds already, too, so that each erase block is written from its start.
-FILLED = Way("log-fill", ROOT_AND_LOG, with_the_tool, setup="cowflush log format --fill 128K /dev/sda2")
+FILLED = Way(
+    "log-fill", ROOT_AND_LOG, with_the_tool, setup="cowflush log format --fill 128K /dev/sda2"
+)

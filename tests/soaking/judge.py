@@ -6,8 +6,9 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from soaking.load import FILE_LINES, FOLDER, MODES, SLOTS
 from vm.ext import ExtImage
+
+from soaking.load import FILE_LINES, FOLDER, MODES, SLOTS
 
 
 def judge(image: ExtImage, durable: dict[str, int]) -> dict[str, int]:
@@ -33,7 +34,9 @@ def _files(folder: Path) -> int:
         assert content == expected, f"the file {path.name} is torn: {content[:40]!r}..."
         numbers[int(path.name)] = number
     last = max(numbers.values(), default=0)
-    expected_numbers = {number % SLOTS: number for number in range(max(1, last - SLOTS + 1), last + 1)}
+    expected_numbers = {
+        number % SLOTS: number for number in range(max(1, last - SLOTS + 1), last + 1)
+    }
     assert numbers == expected_numbers, f"not the files after step {last}: {numbers}"
     return last
 
@@ -59,6 +62,10 @@ def _database(path: Path) -> int:
         (touched,) = connection.execute("select coalesce(max(n), 0) from busy").fetchone()
     finally:
         connection.close()
-    assert rows == [(n, f"{n:0200d}") for n in range(1, len(rows) + 1)], f"{path.name} has a hole or a wrong row"
-    assert touched == len(rows), f"{path.name}: a transaction is there in part: {touched} of {len(rows)}"
+    assert rows == [(n, f"{n:0200d}") for n in range(1, len(rows) + 1)], (
+        f"{path.name} has a hole or a wrong row"
+    )
+    assert touched == len(rows), (
+        f"{path.name}: a transaction is there in part: {touched} of {len(rows)}"
+    )
     return len(rows)

@@ -70,7 +70,11 @@ class Load:
         self._vm = vm
         vm.run(f"mkdir -p {NOTES} {FOLDER}/files {FOLDER}/db && touch {FOLDER}/lines").ok()
         vm.run(CHECK, timeout=120).ok()
-        scripts = {"files": FILES, "lines": LINES, **{mode: DATABASE.replace("MODE", mode) for mode in MODES}}
+        scripts = {
+            "files": FILES,
+            "lines": LINES,
+            **{mode: DATABASE.replace("MODE", mode) for mode in MODES},
+        }
         self._jobs: dict[str, Job] = {kind: vm.start(script) for kind, script in scripts.items()}
 
     def done(self) -> dict[str, int]:

@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
 
-from soaking import watch
-from soaking.judge import judge
-from soaking.load import FOLDER, Load
 from vm import artefacts, daemon, sparse
 from vm.ext import ExtImage
 from vm.lab import Lab
 from vm.machine import VM
 from vm.sparse import SECTOR
+
+from soaking import watch
+from soaking.judge import judge
+from soaking.load import FOLDER, Load
 
 CONFIG = "interval=7s\nurgent=/etc\nmerge-on=none\nsize=16M\nmerge=40%\n"
 MEMORY_MIB = 128
@@ -47,7 +48,9 @@ class Totals:
 class Soak:
     """A card, and what a router's life does to it."""
 
-    def __init__(self, lab: Lab, seed: int, enough: Callable[[Totals], bool], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, lab: Lab, seed: int, enough: Callable[[Totals], bool], say: Callable[[str], None]
+    ) -> None:
         self.lab, self.random, self.enough, self.say = lab, Random(seed), enough, say
         self.card = lab.card()
         self.totals = Totals()
@@ -76,11 +79,15 @@ class Soak:
         self.cut(vm)
         found = judge(self.recovered(), durable)
         self.totals.steps = found
-        self.say(f"cut {self.totals.cuts}: {self.totals.flushes} flushes, {self.totals.kills} kills; on the card {found}, flushed {durable}")
+        self.say(
+            f"cut {self.totals.cuts}: {self.totals.flushes} flushes, {self.totals.kills} kills; on the card {found}, flushed {durable}"
+        )
 
     def step(self, vm: VM, load: Load) -> dict[str, int] | None:
         """Some writes, then a flush, a kill, or nothing. Returns what has become durable, if that is known."""
-        vm.run(f"dd if=/dev/urandom of={FOLDER}/bulk bs=64k count={self.random.randint(1, 40)} 2>/dev/null").ok()
+        vm.run(
+            f"dd if=/dev/urandom of={FOLDER}/bulk bs=64k count={self.random.randint(1, 40)} 2>/dev/null"
+        ).ok()
         done, dice = load.done(), self.random.random()
         if dice < 0.65:
             daemon.flush(vm)
@@ -94,7 +101,9 @@ class Soak:
     def kill(self, vm: VM) -> None:
         """Kills daemon and flush at any moment of a flush; another daemon goes on."""
         self.totals.kills += 1
-        vm.run(f"cowflush flush >/dev/null 2>&1 & usleep {self.random.randint(0, 500_000)}; killall -9 cowflush; true").ok()
+        vm.run(
+            f"cowflush flush >/dev/null 2>&1 & usleep {self.random.randint(0, 500_000)}; killall -9 cowflush; true"
+        ).ok()
         start_daemon(vm)
 
     def look(self, vm: VM, load: Load) -> dict[str, int]:
@@ -124,14 +133,18 @@ class Soak:
 
     def recovered(self) -> ExtImage:
         """The root that a boot would find, made by the program for this machine."""
-        root, log, out = (self.lab.directory / name for name in ("root.img", "log.img", "recovered.img"))
+        root, log, out = (
+            self.lab.directory / name for name in ("root.img", "log.img", "recovered.img")
+        )
         for image, part in ((root, self.card.root), (log, self.card.log)):
             image.unlink(missing_ok=True)
             sparse.copy_range(self.card.path, image, part.start * SECTOR, 0, part.size * SECTOR)
         out.unlink(missing_ok=True)
         command = [artefacts.host_cowflush(), "recover", root, log, "--export", out]
         done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, f"recover ended with {done.returncode}: {done.stderr}{done.stdout}"
+        assert done.returncode == 0, (
+            f"recover ended with {done.returncode}: {done.stderr}{done.stdout}"
+        )
         return ExtImage(out)
 
 

@@ -45,7 +45,9 @@ def look_settled(vm: VM, daemon_rss: int) -> Figures:
     mapped = devices(vm)
     check_settled(vm, log=LOGGED if "cowflush-logged" in mapped else LOG)
     text = vm.get("/proc/meminfo").decode()
-    return Figures(daemon_rss, kib(text, "Shmem"), kib(text, "SUnreclaim"), len(loops(vm)), len(mapped))
+    return Figures(
+        daemon_rss, kib(text, "Shmem"), kib(text, "SUnreclaim"), len(loops(vm)), len(mapped)
+    )
 
 
 def daemon_rss(vm: VM) -> int:
@@ -71,4 +73,6 @@ def check_flat(seen: list[Figures]) -> None:
             continue  # look_settled compares them with what must be there
         slack = DAEMON_SLACK_KIB if field.name == "daemon_rss" else SLACK_KIB
         values = [getattr(figures, field.name) for figures in seen]
-        assert max(values) - values[0] <= slack, f"{field.name} grows over the flushes of one boot: {values} KiB"
+        assert max(values) - values[0] <= slack, (
+            f"{field.name} grows over the flushes of one boot: {values} KiB"
+        )

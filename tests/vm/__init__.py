@@ -16,4 +16,4 @@ from vm.ext import Filesystem
 from vm.machine import VM
 from vm.outcome import CommandFailed, Lost, Result
 
-__all__ = ["Card", "CommandFailed", "Drive", "Filesystem", "Lost", "Result", "Throttle", "VM"]
+__all__ = ["VM", "Card", "CommandFailed", "Drive", "Filesystem", "Lost", "Result", "Throttle"]

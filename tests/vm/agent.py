@@ -56,7 +56,9 @@ class Agent:
     def send_run(self, script: str) -> None:
         body = script.encode()
         if len(body) > MAX_SCRIPT:
-            raise ValueError(f"the command has {len(body)} bytes, the agent takes {MAX_SCRIPT}: use put() and run that")
+            raise ValueError(
+                f"the command has {len(body)} bytes, the agent takes {MAX_SCRIPT}: use put() and run that"
+            )
         self._send("run", body)
 
     def send_put(self, path: str, content: bytes) -> None:

@@ -28,7 +28,9 @@ class MissingArtefact(Exception):
 
 def needed(path: Path) -> Path:
     if not path.exists():
-        raise MissingArtefact(f"{path} is missing and the tests can't do without it: run `make build`")
+        raise MissingArtefact(
+            f"{path} is missing and the tests can't do without it: run `make build`"
+        )
     return path
 
 
@@ -47,7 +49,9 @@ def programs(target: str) -> Path:
 
 
 def initramfs(target: str = "i586") -> Path:
-    return needed(BUILD / "initramfs.cpio.gz" if target == "i586" else programs(target) / "initramfs.cpio.gz")
+    return needed(
+        BUILD / "initramfs.cpio.gz" if target == "i586" else programs(target) / "initramfs.cpio.gz"
+    )
 
 
 def busybox(target: str = "i586") -> Path:

@@ -17,9 +17,13 @@ from vm.sparse import SECTOR
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import bootloader, flushlog, openwrt as package  # noqa: E402
-from image import table  # noqa: E402
-from image.ext import Ext  # noqa: E402
+from image import (
+    bootloader,
+    flushlog,
+    table,
+)
+from image import openwrt as package
+from image.ext import Ext
 
 SYSLINUX = Path("/usr/lib/SYSLINUX/mbr.bin")
 SERIAL = "serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1\nterminal_input serial\nterminal_output serial\n"
@@ -109,7 +113,9 @@ menuentry "voyage-linux" {{
 }}
 """
     put_kernel(tree, {"boot/grub/grub.cfg": menu.encode(), "boot/initrd.img": b"its own"}, kernel)
-    card = disk(work / "voyage.img", "label: dos\n1: start=2048, size=131072, type=83, bootable\n", 80)
+    card = disk(
+        work / "voyage.img", "label: dos\n1: start=2048, size=131072, type=83, bootable\n", 80
+    )
     put_ext(card, 1, tree, Filesystem(kind="ext2", label="ROOT_FS"))
     bootloader.install(card.path, card.partitions[0].start, 1)
     return Base(card.path, 1)
@@ -123,7 +129,20 @@ def syslinux(work: Path, kernel: Path) -> Base:
     script = f"label: dos\n1: start=2048, size={BOOT_SECTORS}, type=0c, bootable\n2: start=36864, size=131072, type=83\n"
     card = disk(work / "syslinux.img", script, 100)
     boot = card.partitions[0]
-    tool("mformat", "-i", f"{card.path}@@{boot.start * SECTOR}", "-T", str(boot.size), "-h", "16", "-s", "63", "-H", str(boot.start), "::")
+    tool(
+        "mformat",
+        "-i",
+        f"{card.path}@@{boot.start * SECTOR}",
+        "-T",
+        str(boot.size),
+        "-h",
+        "16",
+        "-s",
+        "63",
+        "-H",
+        str(boot.start),
+        "::",
+    )
     for name, content in (("vmlinuz", kernel.read_bytes()), ("syslinux.cfg", config.encode())):
         tool("mcopy", "-i", f"{card.path}@@{boot.start * SECTOR}", "-", f"::/{name}", stdin=content)
     tool("syslinux", "--install", "--offset", str(boot.start * SECTOR), card.path)
@@ -150,7 +169,12 @@ def openwrt_tree(tree: Path) -> None:
 def openwrt_menu(root: str, *entries: str) -> str:
     """grub.cfg as OpenWrt has it; each entry is what is added to the kernel's line."""
     lines = ["serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1 --rtscts=off"]
-    lines += ["terminal_input serial; terminal_output serial", 'set default="0"', 'set timeout="2"', "set root='(hd0,msdos1)'"]
+    lines += [
+        "terminal_input serial; terminal_output serial",
+        'set default="0"',
+        'set timeout="2"',
+        "set root='(hd0,msdos1)'",
+    ]
     for place, words in enumerate(entries):
         title = "OpenWrt" if place == 0 else f"OpenWrt ({place})"
         lines += [f'menuentry "{title}" {{', f"\tlinux /boot/vmlinuz {root} {CONSOLE} {words}", "}"]
@@ -168,14 +192,20 @@ def _openwrt_disk(work: Path, kernel: Path, menu: str, script: str, megabytes: i
 
 def openwrt(work: Path, kernel: Path, *, name: str = "one") -> Base:
     """OpenWrt's image with an ext4 root. `name` is in /etc/version, to tell images apart."""
-    menu = openwrt_menu(f"root=PARTUUID={OPENWRT_ID}-02 rootfstype=ext4 rootwait", "noinitrd", "failsafe=true noinitrd")
+    menu = openwrt_menu(
+        f"root=PARTUUID={OPENWRT_ID}-02 rootfstype=ext4 rootwait",
+        "noinitrd",
+        "failsafe=true noinitrd",
+    )
     script = "1: start=512, size=32768, type=83, bootable\n2: start=33792, size=98304, type=83\n"
     card = _openwrt_disk(work, kernel, menu, script, 65)
     tree = work / "tree"
     openwrt_tree(tree)
     (tree / "etc/version").write_text(f"{name}\n")
     number = sum(name.encode())
-    put_ext(card, 2, tree, Filesystem(label="rootfs", uuid=f"c0f1a0de-0000-4000-8000-{number:012d}"))
+    put_ext(
+        card, 2, tree, Filesystem(label="rootfs", uuid=f"c0f1a0de-0000-4000-8000-{number:012d}")
+    )
     return Base(card.path, 2)
 
 
@@ -192,7 +222,18 @@ def openwrt_squashfs(work: Path, kernel: Path) -> Laid:
     fstab = "config mount\n\toption target '/overlay'\n\toption device '/dev/mapper/overlay'\n\toption enabled '1'\n"
     (tree / "etc/config/fstab").write_text(fstab)
     squashfs = work / "root.squashfs"
-    tool("mksquashfs", tree, squashfs, "-comp", "xz", "-all-root", "-quiet", "-no-progress", "-p", "dev/console c 600 0 0 5 1")
+    tool(
+        "mksquashfs",
+        tree,
+        squashfs,
+        "-comp",
+        "xz",
+        "-all-root",
+        "-quiet",
+        "-no-progress",
+        "-p",
+        "dev/console c 600 0 0 5 1",
+    )
     place = card.partitions[1]
     assert squashfs.stat().st_size < place.size * SECTOR
     sparse.copy_range(squashfs, card.path, 0, place.start * SECTOR, squashfs.stat().st_size)

@@ -41,7 +41,11 @@ class Card:
 
     @classmethod
     def create(
-        cls, path: Path, filesystem: Filesystem = Filesystem(), partitions: str = "", target: str = "i586"
+        cls,
+        path: Path,
+        filesystem: Filesystem = Filesystem(),
+        partitions: str = "",
+        target: str = "i586",
     ) -> Card:
         """A card that no guest has seen yet. `partitions` is sfdisk's script, else the board's."""
         script = partitions or artefacts.needed(artefacts.PARTITIONS).read_text()
@@ -102,7 +106,9 @@ def _read_back(path: Path) -> tuple[str, list[Partition]]:
 
 def _sfdisk(arguments: list[str], script: bytes = b"") -> bytes:
     environment = {**os.environ, **ext.PATH}
-    done = subprocess.run(["sfdisk", *arguments], input=script, capture_output=True, env=environment)
+    done = subprocess.run(
+        ["sfdisk", *arguments], input=script, capture_output=True, env=environment
+    )
     if done.returncode:
         raise RuntimeError(f"sfdisk {' '.join(arguments)} failed: {done.stderr.decode().strip()}")
     return done.stdout

@@ -44,7 +44,9 @@ def status_text(vm: VM) -> str:
 
 def field(vm: VM, name: str) -> str:
     """A line of /proc/PID/status."""
-    return next(line.split()[1] for line in status_text(vm).splitlines() if line.startswith(f"{name}:"))
+    return next(
+        line.split()[1] for line in status_text(vm).splitlines() if line.startswith(f"{name}:")
+    )
 
 
 def signal(vm: VM, name: str) -> None:
@@ -71,7 +73,9 @@ def said(vm: VM) -> str:
 def no_trouble(vm: VM) -> None:
     """Nothing was killed for want of memory, no flush failed, and the COW never got full."""
     kernel = vm.run("dmesg").ok().text
-    assert not [line for line in kernel.splitlines() if "Out of memory" in line or "oom-kill" in line], kernel
+    assert not [
+        line for line in kernel.splitlines() if "Out of memory" in line or "oom-kill" in line
+    ], kernel
     words = said(vm)
     assert "failed" not in words and "FULL" not in words, words
 

@@ -49,7 +49,9 @@ def boot(lab: Lab, card: Card, **options: Any) -> VM:
     return lab.add(lambda directory: VM(machine, card, directory, total=TOTAL), wait)
 
 
-def _machine(card: Card, arch: str = "i386", throttle: Throttle | None = None, saved: Path | None = None) -> Machine:
+def _machine(
+    card: Card, arch: str = "i386", throttle: Throttle | None = None, saved: Path | None = None
+) -> Machine:
     drives = (Drive(card.path, throttle=throttle),)
     cpu, memory = (launch.CPU["x86_64"], 512) if arch == "amd64" else (GEODE, 256)
     return Machine(None, None, "", drives, qemu=QEMU[arch], cpu=cpu, memory=memory, saved=saved)
@@ -69,7 +71,9 @@ def fresh(lab: Lab, init: str) -> Card:
     sparse.copy(_disk(init), path)
     card = Card(path)
     package, newer = artefacts.debian_package(arch(init)), _newer_package(lab.directory, arch(init))
-    card.edit([f"cd {PACKAGES}", f"write {package} cowflush.deb", f"write {newer} cowflush-newer.deb"])
+    card.edit(
+        [f"cd {PACKAGES}", f"write {package} cowflush.deb", f"write {newer} cowflush-newer.deb"]
+    )
     return card
 
 
@@ -78,17 +82,25 @@ def _newer_package(directory: Path, arch: str) -> Path:
     tree, package = directory / "newer", directory / "newer.deb"
     subprocess.run(["dpkg-deb", "--raw-extract", artefacts.debian_package(arch), tree], check=True)
     control = tree / "DEBIAN" / "control"
-    control.write_text(re.sub(r"^Version: .*$", f"Version: {NEWER}", control.read_text(), flags=re.MULTILINE))
+    control.write_text(
+        re.sub(r"^Version: .*$", f"Version: {NEWER}", control.read_text(), flags=re.MULTILINE)
+    )
     program = tree / "usr/sbin/cowflush"
     program.write_bytes(program.read_bytes() + NEWER.encode())
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", tree, package], check=True, capture_output=True)
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", tree, package],
+        check=True,
+        capture_output=True,
+    )
     shutil.rmtree(tree)
     return package
 
 
 def installed(lab: Lab, init: str) -> Card:
     """A system with the package installed, ready for its first boot on the stack."""
-    return Card(_template(lab, init) / "installed.img").copy(lab.directory / f"{init}-installed.img")
+    return Card(_template(lab, init) / "installed.img").copy(
+        lab.directory / f"{init}-installed.img"
+    )
 
 
 def installation(lab: Lab, init: str) -> Installation:
@@ -164,8 +176,13 @@ def _make(lab: Lab, init: str, folder: Path) -> None:
 def _with_dracut(lab: Lab, vm: VM) -> VM:
     """Changes over from initramfs-tools, and boots by that."""
     # Packed quickly: on an emulated machine all else takes minutes.
-    vm.run("mkdir -p /etc/dracut.conf.d && echo 'compress=\"gzip -1\"' >/etc/dracut.conf.d/quick.conf").ok()
-    vm.run("apt-get update && apt-get install --yes dracut && ! command -v update-initramfs", timeout=2 * SLOW).ok()
+    vm.run(
+        "mkdir -p /etc/dracut.conf.d && echo 'compress=\"gzip -1\"' >/etc/dracut.conf.d/quick.conf"
+    ).ok()
+    vm.run(
+        "apt-get update && apt-get install --yes dracut && ! command -v update-initramfs",
+        timeout=2 * SLOW,
+    ).ok()
     shut_down(vm, "dracut")
     vm = boot(lab, vm.card, arch="amd64")
     settled(vm, "dracut")
@@ -174,10 +191,21 @@ def _with_dracut(lab: Lab, vm: VM) -> VM:
 
 def _key(init: str) -> str:
     digest = hashlib.sha256(str(_disk(init).resolve()).encode())
-    digest.update(subprocess.run([QEMU[arch(init)], "--version"], capture_output=True, check=True).stdout)
+    digest.update(
+        subprocess.run([QEMU[arch(init)], "--version"], capture_output=True, check=True).stdout
+    )
     for source in (artefacts.debian_package(arch(init)), Path(launch.__file__)):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
-    for function in (fresh, _newer_package, _machine, _make, _with_dracut, settled, complaints, shut_down):
+    for function in (
+        fresh,
+        _newer_package,
+        _machine,
+        _make,
+        _with_dracut,
+        settled,
+        complaints,
+        shut_down,
+    ):
         digest.update(inspect.getsource(function).encode())
     return digest.hexdigest()[:16]
 
@@ -186,7 +214,11 @@ def complaints(vm: VM, init: str) -> list[str]:
     """What the kernel, cowflush and the services complained of since this boot; no times, no numbers."""
     said = vm.run("dmesg --level=emerg,alert,crit,err,warn").ok().text.splitlines()
     if init != "sysvinit":
-        said += vm.run("journalctl --quiet --boot --priority=warning --output=cat").ok().text.splitlines()
+        said += (
+            vm.run("journalctl --quiet --boot --priority=warning --output=cat")
+            .ok()
+            .text.splitlines()
+        )
     return sorted({re.sub(r"\d+", "N", re.sub(r"^\[.*?\] ", "", line)) for line in said})
 
 

@@ -69,7 +69,9 @@ def arguments(name: str, drive: Drive, place: int) -> list[str]:
         top = f"{name}-log"
     if drive.throttle:
         args += ["-object", json.dumps(_throttle_group(name, drive.throttle))]
-        nodes.append(_node(f"{name}-throttle", "throttle", file=top, **{"throttle-group": f"{name}-limits"}))
+        nodes.append(
+            _node(f"{name}-throttle", "throttle", file=top, **{"throttle-group": f"{name}-limits"})
+        )
         top = f"{name}-throttle"
     nodes.append(raw_options(name, top))
     for node in nodes:
@@ -78,7 +80,7 @@ def arguments(name: str, drive: Drive, place: int) -> list[str]:
     device = f"ide-hd,id={name}-disk,drive={name},{IDE_PLACES[place]},werror=report,rerror=report"
     if drive.serial:
         device += f",serial={drive.serial}"
-    return args + ["-device", device]
+    return [*args, "-device", device]
 
 
 def raw_options(name: str, below: str) -> dict[str, Any]:
@@ -110,7 +112,9 @@ def fault_options(name: str, below: str, sectors: range | None, iotype: str) -> 
         )
     if step > 1:
         node["align"] = step * 512
-    node["inject-error"] = [_error(sector, iotype) for sector in range(sectors.start, sectors.stop, step)]
+    node["inject-error"] = [
+        _error(sector, iotype) for sector in range(sectors.start, sectors.stop, step)
+    ]
     return node
 
 

@@ -31,11 +31,33 @@ def make(image: Path, filesystem: Filesystem, directory: Path, size: int) -> Non
     """Makes a filesystem of `size` bytes in the file `image`, filled from `directory`."""
     # Not lazily: the kernel would else write to the card long after the boot.
     extended = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
-    command = ["mke2fs", "-q", "-F", "-t", filesystem.kind, "-b", "4096", "-L", filesystem.label, "-U", filesystem.uuid]
-    command += ["-E", extended, *filesystem.options, "-d", str(directory), str(image), f"{size // 1024}k"]
+    command = [
+        "mke2fs",
+        "-q",
+        "-F",
+        "-t",
+        filesystem.kind,
+        "-b",
+        "4096",
+        "-L",
+        filesystem.label,
+        "-U",
+        filesystem.uuid,
+    ]
+    command += [
+        "-E",
+        extended,
+        *filesystem.options,
+        "-d",
+        str(directory),
+        str(image),
+        f"{size // 1024}k",
+    ]
     done = _tool(command)
     if done.returncode:
-        raise RuntimeError(f"mke2fs could not make {image}: {done.stderr.decode().strip()}\n{' '.join(command)}")
+        raise RuntimeError(
+            f"mke2fs could not make {image}: {done.stderr.decode().strip()}\n{' '.join(command)}"
+        )
     _finish(image, directory)
 
 
@@ -75,14 +97,18 @@ class ExtImage:
         """Fails with e2fsck's words if it finds anything to repair."""
         done = _tool(["e2fsck", "-fn", str(self.path)])
         words = (done.stdout + done.stderr).decode(errors="replace")
-        assert done.returncode == 0, f"e2fsck -fn {self.path} ended with {done.returncode}:\n{words}"
+        assert done.returncode == 0, (
+            f"e2fsck -fn {self.path} ended with {done.returncode}:\n{words}"
+        )
         return words
 
     def replay_journal(self) -> None:
         """Does what a mount does first; for images that were cut off while mounted."""
         done = _tool(["e2fsck", "-y", "-E", "journal_only", str(self.path)])
         # 1 is "repaired", which a replay counts as.
-        assert done.returncode in (0, 1), f"e2fsck could not replay {self.path}: {done.stdout.decode()}"
+        assert done.returncode in (0, 1), (
+            f"e2fsck could not replay {self.path}: {done.stdout.decode()}"
+        )
 
     def read(self, name: str) -> bytes:
         done = _tool(["debugfs", "-R", f'cat "{name}"', str(self.path)])
@@ -94,7 +120,11 @@ class ExtImage:
         """Copies all below `directory` into `target`, a folder of this machine."""
         done = _tool(["debugfs", "-R", f'rdump "{directory}" "{target}"', str(self.path)])
         # Only root may give the copies their owners; their content is all that counts.
-        complaints = [line for line in _complaints(done.stderr).splitlines() if "changing ownership" not in line]
+        complaints = [
+            line
+            for line in _complaints(done.stderr).splitlines()
+            if "changing ownership" not in line
+        ]
         assert not complaints, f"can't read {directory} in {self.path}: {complaints}"
         assert any(target.iterdir()), f"{directory} isn't in {self.path}"
 
@@ -107,7 +137,8 @@ class ExtImage:
             files = [path for path in base.rglob("*") if path.is_file() and not path.is_symlink()]
             names = [str(parent / path.relative_to(base)) for path in files]
             return {
-                name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, files, strict=True)
+                name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for name, path in zip(names, files, strict=True)
             }
 
     def blocks(self, name: str) -> list[int]:
@@ -120,8 +151,14 @@ class ExtImage:
     def bitmap(self, group: int) -> int:
         """The block that holds a group's block bitmap."""
         done = _tool(["dumpe2fs", str(self.path)])
-        found = re.search(rf"^Group {group}:.*?Block bitmap at (\d+)", done.stdout.decode(errors="replace"), re.MULTILINE | re.DOTALL)
-        assert found, f"dumpe2fs knows no bitmap of group {group} in {self.path}: {done.stderr.decode()}"
+        found = re.search(
+            rf"^Group {group}:.*?Block bitmap at (\d+)",
+            done.stdout.decode(errors="replace"),
+            re.MULTILINE | re.DOTALL,
+        )
+        assert found, (
+            f"dumpe2fs knows no bitmap of group {group} in {self.path}: {done.stderr.decode()}"
+        )
         return int(found[1])
 
     def unused(self) -> list[range]:
@@ -140,7 +177,9 @@ class ExtImage:
     def _journal(self, inode: int) -> list[str]:
         """Its blocks, but the first."""
         done = _tool(["debugfs", "-R", f"stat <{inode}>", str(self.path)])
-        listed = re.search(r"^(?:BLOCKS|EXTENTS):\n(.+)$", done.stdout.decode(errors="replace"), re.MULTILINE)
+        listed = re.search(
+            r"^(?:BLOCKS|EXTENTS):\n(.+)$", done.stdout.decode(errors="replace"), re.MULTILINE
+        )
         assert listed, f"debugfs finds no journal in {self.path}: {done.stderr.decode()}"
         # What the map itself takes has a name instead of an offset.
         [first, *rest] = re.findall(r"\([\d-]+\):([\d-]+)", listed[1])
@@ -166,7 +205,11 @@ class ExtImage:
         """What `dumpe2fs -h` says, by its own names."""
         done = _tool(["dumpe2fs", "-h", str(self.path)])
         assert done.returncode == 0, f"dumpe2fs can't read {self.path}: {done.stderr.decode()}"
-        pairs = (line.split(":", 1) for line in done.stdout.decode(errors="replace").splitlines() if ":" in line)
+        pairs = (
+            line.split(":", 1)
+            for line in done.stdout.decode(errors="replace").splitlines()
+            if ":" in line
+        )
         return {key.strip(): value.strip() for key, value in pairs}
 
 

@@ -39,5 +39,7 @@ def _number(block: bytes, at: int) -> int:
         sector = block[place * SECTOR : (place + 1) * SECTOR]
         fill = bytes([(number * 31 + place * 7 + 1) & 255])
         expected = number.to_bytes(8, "little") + place.to_bytes(8, "little") + fill * (SECTOR - 16)
-        assert sector == expected, f"sector {place} of the block at {at} is not of block {number}: {sector[:24]!r}"
+        assert sector == expected, (
+            f"sector {place} of the block at {at} is not of block {number}: {sector[:24]!r}"
+        )
     return number

@@ -94,7 +94,9 @@ class FlushLog:
         self.whole = copies[0] == copies[1]
         self.header = max(intact, key=lambda header: header.number)
         self.first = self.header.align
-        self.length = (self.header.chunks - 1 - self.header.align) // self.header.align * self.header.align
+        self.length = (
+            (self.header.chunks - 1 - self.header.align) // self.header.align * self.header.align
+        )
         self.segments = self._follow()
         self.dropped = self._drop_damaged()
 
@@ -114,11 +116,17 @@ class FlushLog:
 
     def live(self) -> dict[int, int]:
         """Chunk of root to the chunk of the log that holds its youngest data."""
-        return {old: place for segment in self.segments for old, place in zip(segment.olds, segment.places)}
+        return {
+            old: place
+            for segment in self.segments
+            for old, place in zip(segment.olds, segment.places, strict=True)
+        }
 
     def used(self) -> int:
         """Chunks in use."""
-        return (self.segments[-1].next_position if self.segments else self.header.position) - self.header.position
+        return (
+            self.segments[-1].next_position if self.segments else self.header.position
+        ) - self.header.position
 
     def chunk(self, number: int) -> bytes:
         return self._data[number * CHUNK : (number + 1) * CHUNK]
@@ -150,7 +158,20 @@ class FlushLog:
         fields = self._record(b"cowflLOG", HEADER, chunk)
         if not fields:
             return None
-        uuid, _label, chunks, align, _, number, root_uuid, root_sectors, id_, sequence, position, *_ = fields
+        (
+            uuid,
+            _label,
+            chunks,
+            align,
+            _,
+            number,
+            root_uuid,
+            root_sectors,
+            id_,
+            sequence,
+            position,
+            *_,
+        ) = fields
         return Header(uuid, chunks, align, number, root_uuid, root_sectors, id_, sequence, position)
 
     def _at(self, position: int) -> int:
@@ -158,7 +179,11 @@ class FlushLog:
 
     def _follow(self) -> list[Segment]:
         segments: list[Segment] = []
-        previous, sequence, position = self.header.generation, self.header.sequence, self.header.position
+        previous, sequence, position = (
+            self.header.generation,
+            self.header.sequence,
+            self.header.position,
+        )
         while segment := self._segment(previous, sequence, position):
             segments.append(segment)
             previous, sequence, position = segment.id, segment.sequence, segment.next_position
@@ -171,7 +196,12 @@ class FlushLog:
         log, generation, id_, before, number, where, count, table_crc, _when = head
         head_chunks = -(-(RECORD + count * ENTRY.size) // CHUNK)
         end = position + head_chunks + count + 1
-        ours = (log, generation, before, where) == (self.header.uuid, self.header.generation, previous, position)
+        ours = (log, generation, before, where) == (
+            self.header.uuid,
+            self.header.generation,
+            previous,
+            position,
+        )
         if not ours or number <= sequence or end - self.header.position > self.length:
             return None
         table = b"".join(self.chunk(self._at(position + n)) for n in range(head_chunks))
@@ -197,10 +227,19 @@ class FlushLog:
 
     def _committed(self, chunk: int, position: int, id_: int) -> bool:
         fields = self._record(b"cowflEND", COMMIT, chunk)
-        return bool(fields) and fields[:4] == (self.header.uuid, self.header.generation, position, id_)
+        return bool(fields) and fields[:4] == (
+            self.header.uuid,
+            self.header.generation,
+            position,
+            id_,
+        )
 
     def _bad(self, segment: Segment) -> set[int]:
-        return {place for place, crc in zip(segment.places, segment.crcs) if crc32c(self.chunk(place)) != crc}
+        return {
+            place
+            for place, crc in zip(segment.places, segment.crcs, strict=True)
+            if crc32c(self.chunk(place)) != crc
+        }
 
     def _drop_damaged(self) -> int:
         """Ends the chain before the first segment whose live data are damaged; returns how many that drops."""

@@ -50,7 +50,12 @@ def boot(lab: Lab, card: Card, **options: Any) -> VM:
     wait = options.pop("wait", True)
     drives = (Drive(card.path, throttle=options.pop("throttle", None)), *options.pop("drives", ()))
     machine = Machine(
-        kernel=None, initramfs=None, append="", drives=drives, cpu=GEODE, memory=options.pop("memory", MEMORY)
+        kernel=None,
+        initramfs=None,
+        append="",
+        drives=drives,
+        cpu=GEODE,
+        memory=options.pop("memory", MEMORY),
     )
     return lab.add(lambda directory: VM(machine, card, directory, **options), wait)
 
@@ -66,7 +71,13 @@ def with_agent(card: Card) -> Card:
     own = card.path.with_suffix(".inittab")
     own.write_text(inittab + "::respawn:/sbin/vm-agent\n")
     card.edit(
-        ["rm /etc/inittab", "cd /etc", f"write {own} inittab", "cd /sbin", f"write {AGENT} vm-agent"]
-        + ["sif vm-agent mode 0100755"]
+        [
+            "rm /etc/inittab",
+            "cd /etc",
+            f"write {own} inittab",
+            "cd /sbin",
+            f"write {AGENT} vm-agent",
+            "sif vm-agent mode 0100755",
+        ]
     )
     return card

@@ -31,7 +31,9 @@ class Lab:
         path = self.directory / f"card-{self._cards}.img"
         return Card.create(path, filesystem, partitions, artefacts.target(self.kernel))
 
-    def __call__(self, card: Card | None = None, *, filesystem: Filesystem = Filesystem(), **options: Any) -> VM:
+    def __call__(
+        self, card: Card | None = None, *, filesystem: Filesystem = Filesystem(), **options: Any
+    ) -> VM:
         """Boots a guest from `card`, or from a fresh one with `filesystem` on it."""
         options = {"kernel": self.kernel, **options}
         wait = options.pop("wait", True)

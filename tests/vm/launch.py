@@ -15,6 +15,7 @@ import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from vm import drive
 from vm.drive import Drive
@@ -30,7 +31,14 @@ CPU = {"i586": "pentium", "x86_64": "qemu64"}
 APPEND = {"i586": "", "x86_64": "no_timer_check"}
 ACTIONS = ["-action", "reboot=shutdown,shutdown=pause"]
 # For a person: console and QEMU's monitor share the terminal, Ctrl-A C changes over.
-TERMINAL = ["-chardev", "stdio,id=console,mux=on,signal=off", "-mon", "chardev=console", "-serial", "chardev:console"]
+TERMINAL = [
+    "-chardev",
+    "stdio,id=console,mux=on,signal=off",
+    "-mon",
+    "chardev=console",
+    "-serial",
+    "chardev:console",
+]
 CONSOLE_LOG = "console.log"
 START_SECONDS = 30
 
@@ -73,15 +81,25 @@ class Machine:
     def _wires() -> list[str]:
         """What a test needs: the console in a file, the agent and the control channel on sockets."""
         listening = "path=console.sock,server=on,wait=off"
-        console = ["-chardev", f"socket,id=console,{listening},logfile={CONSOLE_LOG}", "-serial", "chardev:console"]
-        agent = ["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off", "-serial", "chardev:agent"]
+        console = [
+            "-chardev",
+            f"socket,id=console,{listening},logfile={CONSOLE_LOG}",
+            "-serial",
+            "chardev:console",
+        ]
+        agent = [
+            "-chardev",
+            "socket,id=agent,path=agent.sock,server=on,wait=off",
+            "-serial",
+            "chardev:agent",
+        ]
         return [*ACTIONS, *console, *agent, "-qmp", "unix:qmp.sock,server=on,wait=off"]
 
 
 class Process:
     """A running QEMU."""
 
-    _running: weakref.WeakSet[Process] = weakref.WeakSet()
+    _running: ClassVar[weakref.WeakSet[Process]] = weakref.WeakSet()
 
     def __init__(self, machine: Machine, directory: Path) -> None:
         self.directory = directory
@@ -90,7 +108,9 @@ class Process:
         # The kernel kills QEMU when the thread that started it ends, however that ends.
         guarded = ["setpriv", "--pdeathsig", "KILL", *self.command]
         with open(directory / "qemu.log", "wb") as log:
-            self.popen = subprocess.Popen(guarded, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.popen = subprocess.Popen(
+                guarded, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         Process._running.add(self)
 
     def _prepare(self, machine: Machine) -> None:
@@ -101,7 +121,11 @@ class Process:
         for disk in machine.drives:
             if disk.write_log:
                 disk.write_log.touch()
-        lines = ["#!/bin/sh", "# Repeats this guest. Its console goes to console.log.", 'cd "$(dirname "$0")" || exit']
+        lines = [
+            "#!/bin/sh",
+            "# Repeats this guest. Its console goes to console.log.",
+            'cd "$(dirname "$0")" || exit',
+        ]
         script = self.directory / "qemu.sh"
         script.write_text("\n".join([*lines, f"exec {self.command_line}", ""]))
         script.chmod(0o755)
@@ -131,9 +155,13 @@ class Process:
                 return self._connect_once(name)
             except (FileNotFoundError, ConnectionRefusedError):
                 if not self.alive():
-                    raise RuntimeError(f"QEMU did not start: {self.log}\n{self.command_line}") from None
+                    raise RuntimeError(
+                        f"QEMU did not start: {self.log}\n{self.command_line}"
+                    ) from None
                 if time.monotonic() > deadline:
-                    raise RuntimeError(f"QEMU made no {name} in {START_SECONDS} s\n{self.command_line}") from None
+                    raise RuntimeError(
+                        f"QEMU made no {name} in {START_SECONDS} s\n{self.command_line}"
+                    ) from None
                 time.sleep(0.01)
 
     def _connect_once(self, name: str) -> socket.socket:

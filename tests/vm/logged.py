@@ -59,7 +59,9 @@ def said(vm: VM) -> str:
 
 def host(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs cowflush on this machine, as a person with the card in a reader would."""
-    return subprocess.run([artefacts.host_cowflush(), *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run(
+        [artefacts.host_cowflush(), *map(str, arguments)], capture_output=True, text=True
+    )
 
 
 def images(card: Card) -> tuple[Path, Path]:

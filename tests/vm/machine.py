@@ -123,7 +123,11 @@ class VM:
     def wait_console(self, pattern: str, timeout: float | None = None) -> re.Match[str]:
         """Waits until the console holds the pattern; looks at what was printed before, too."""
         regex = re.compile(pattern, re.MULTILINE)
-        return self._wait(lambda: regex.search(self._console.text), f"waiting for {pattern!r} on the console", timeout)
+        return self._wait(
+            lambda: regex.search(self._console.text),
+            f"waiting for {pattern!r} on the console",
+            timeout,
+        )
 
     def type(self, text: str) -> None:
         """Types on the console's keyboard."""
@@ -156,7 +160,10 @@ class VM:
     def poweroff(self, command: str = "poweroff -f", timeout: float | None = None) -> None:
         """Lets the guest power off, and waits until it did."""
         if self.run_last(command, timeout) != "guest-shutdown":
-            raise Lost(f"the guest did not power off, QEMU says {self._stopped}: {command}", self._console.text)
+            raise Lost(
+                f"the guest did not power off, QEMU says {self._stopped}: {command}",
+                self._console.text,
+            )
 
     def run_last(self, command: str, timeout: float | None = None) -> str:
         """Runs a command that stops the guest, and returns how it stopped, in QEMU's words.
@@ -164,7 +171,9 @@ class VM:
         Only its effect is waited for: such a command may be gone before it can report its end.
         """
         self._control(lambda: self._agent.send_run(command))
-        self._wait(lambda: self._stopped or None, f"waiting for the guest to stop: {command}", timeout)
+        self._wait(
+            lambda: self._stopped or None, f"waiting for the guest to stop: {command}", timeout
+        )
         self._final_stats = self._control(self._disks.stats)
         self.kill()
         return self._stopped
@@ -175,7 +184,9 @@ class VM:
 
     def wait_stopped(self, timeout: float | None = None) -> str:
         """Waits until the guest stops by itself, and returns how, in QEMU's words."""
-        stopped = self._wait(lambda: self._stopped or None, "waiting for the guest to stop", timeout)
+        stopped = self._wait(
+            lambda: self._stopped or None, "waiting for the guest to stop", timeout
+        )
         self.kill()
         return stopped
 
@@ -201,7 +212,9 @@ class VM:
         """Leaves the whole machine but its disks in a file and ends it; its disks stand as they were at that moment."""
         self.pause()
         self._execute("migrate", uri=f"exec:cat >{shlex.quote(str(path))}")
-        while (status := self._control(lambda: self._qmp.execute("query-migrate"))["status"]) != "completed":
+        while (
+            status := self._control(lambda: self._qmp.execute("query-migrate"))["status"]
+        ) != "completed":
             if status in ("failed", "cancelled"):
                 raise RuntimeError(f"QEMU could not save the machine to {path}: {self.process.log}")
             time.sleep(POLL_SECONDS)

@@ -60,5 +60,7 @@ class Result:
 
     def fails(self) -> Result:
         if self.code == 0:
-            raise CommandFailed(f"the guest's command should have failed: {self.command}\n{tail(self.text)}")
+            raise CommandFailed(
+                f"the guest's command should have failed: {self.command}\n{tail(self.text)}"
+            )
         return self

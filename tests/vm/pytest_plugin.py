@@ -18,7 +18,10 @@ FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "kernels(*names): the kernels, and so the word sizes, to run the test on, else 6.1 alone")
+    config.addinivalue_line(
+        "markers",
+        "kernels(*names): the kernels, and so the word sizes, to run the test on, else 6.1 alone",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -70,6 +73,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = terminalreporter.getreports("failed") + terminalreporter.getreports("error")
     lost = [report.nodeid for report in reports if getattr(report, "lost", False)]
     if lost:
-        terminalreporter.section("LOST: the guest did not answer, so these say nothing about their case", red=True)
+        terminalreporter.section(
+            "LOST: the guest did not answer, so these say nothing about their case", red=True
+        )
         for nodeid in lost:
             terminalreporter.line(nodeid)

@@ -10,10 +10,29 @@ from pathlib import Path
 from vm import artefacts
 
 HERE = Path(__file__).parent
-DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "etc", "var", "root", "home")
+DIRECTORIES = (
+    "bin",
+    "sbin",
+    "usr/bin",
+    "usr/sbin",
+    "dev",
+    "proc",
+    "sys",
+    "run",
+    "tmp",
+    "etc",
+    "var",
+    "root",
+    "home",
+)
 PASSWD = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 # Where what the build leaves in build/TARGET goes.
-PROGRAMS = {"cowflush": "usr/sbin", "guest-tools": "usr/bin", "sqlite3": "usr/bin", "rsync": "usr/bin"}
+PROGRAMS = {
+    "cowflush": "usr/sbin",
+    "guest-tools": "usr/bin",
+    "sqlite3": "usr/bin",
+    "rsync": "usr/bin",
+}
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 
@@ -55,9 +74,13 @@ def _built(target: str) -> list[Path]:
 def _applets(busybox: Path) -> list[str]:
     """The paths of busybox's applets, from the program itself: an x86 host can run it."""
     try:
-        listing = subprocess.run([busybox, "--list-full"], capture_output=True, text=True, check=True)
+        listing = subprocess.run(
+            [busybox, "--list-full"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(f"{busybox} --list-full does not run on this host ({error}): use an x86 host") from error
+        raise RuntimeError(
+            f"{busybox} --list-full does not run on this host ({error}): use an x86 host"
+        ) from error
     return listing.stdout.split()
 
 

@@ -29,7 +29,10 @@ def wait_status(vm: VM, pattern: str) -> None:
 
 def when_free(vm: VM, words: str) -> Result:
     """Runs a command of cowflush's once nobody else is at work, such as the daemon."""
-    return vm.run(f"while :; do cowflush {words}; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done", timeout=120)
+    return vm.run(
+        f"while :; do cowflush {words}; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done",
+        timeout=120,
+    )
 
 
 def devices(vm: VM) -> list[str]:
@@ -55,7 +58,12 @@ def check_settled(vm: VM, mode: str = "deferring", log: Sequence[str] = ()) -> N
     """
     vm.until("! pidof cowflush cowflush-guard")
     report = status(vm)
-    assert (report["mode"], report["phase"], report["sealed"], report["busy_pid"]) == (mode, "idle", None, None)
+    assert (report["mode"], report["phase"], report["sealed"], report["busy_pid"]) == (
+        mode,
+        "idle",
+        None,
+        None,
+    )
     assert devices(vm) == sorted([*DEVICES, *log])
     expected = ["cowflush-cow"] if mode == "deferring" else []
     assert sorted(loops(vm)) == expected + (["cowflush-table"] if log == LOGGED else [])

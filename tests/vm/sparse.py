@@ -52,7 +52,10 @@ def differing_sectors(one: Path, other: Path) -> list[int]:
     with open(one, "rb") as left, open(other, "rb") as right:
         a, b = left.fileno(), right.fileno()
         # What is a hole in both is the same in both.
-        for begin, end in [*extents(a, 0, one.stat().st_size), *extents(b, 0, other.stat().st_size)]:
+        for begin, end in [
+            *extents(a, 0, one.stat().st_size),
+            *extents(b, 0, other.stat().st_size),
+        ]:
             for at in range(begin, end, BLOCK):
                 size = min(BLOCK, end - at)
                 found.update(_differing(os.pread(a, size, at), os.pread(b, size, at), at))

@@ -97,7 +97,12 @@ def sweep(
     batch = 15 if log else 50
     while True:
         values = f"log={'yes' if log else ''} step={step} stop={stop} round={round_} last={stop + batch * step - 1}"
-        word, *rest = vm.run(f"command='{command}' prepare='{prepare}' {values} sh /run/sweep", timeout=120).ok().text.splitlines()[-1].split()
+        word, *rest = (
+            vm.run(f"command='{command}' prepare='{prepare}' {values} sh /run/sweep", timeout=120)
+            .ok()
+            .text.splitlines()[-1]
+            .split()
+        )
         # The card as it is now, behind the running guest's back: the flush has made it whole.
         look(vm.card, int(rest[0]) - 1)
         if word == "END":

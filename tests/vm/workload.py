@@ -41,7 +41,9 @@ class Writer:
     def wait_rounds(self, count: int) -> int:
         """Waits until that many more rounds are complete."""
         goal = self.rounds() + count
-        self._vm.run(f"while [ $(cat /run/round 2>/dev/null || echo 0) -lt {goal} ]; do sleep 0.05; done").ok()
+        self._vm.run(
+            f"while [ $(cat /run/round 2>/dev/null || echo 0) -lt {goal} ]; do sleep 0.05; done"
+        ).ok()
         return self.rounds()
 
     def stop(self) -> None:
@@ -63,7 +65,9 @@ def _hash(number: int) -> str:
 def check(card: Card | ExtImage, at_least: int) -> int:
     """Looks at the card from outside: whole rounds from 1 on, `at_least` so many, each with its content."""
     card.fsck()
-    found = {name: digest for name, digest in card.hashes(FOLDER).items() if not name.endswith(".new")}
+    found = {
+        name: digest for name, digest in card.hashes(FOLDER).items() if not name.endswith(".new")
+    }
     assert len(found) >= at_least, f"{at_least} rounds were flushed, the card has {len(found)}"
     assert found == hashes(len(found))
     return len(found)
@@ -71,7 +75,13 @@ def check(card: Card | ExtImage, at_least: int) -> int:
 
 def check_in_guest(vm: VM, at_least: int) -> int:
     """The same by a guest that has booted from the card, without the look at the filesystem."""
-    listing = vm.run(f"mkdir -p {FOLDER} && cd {FOLDER} && ls | grep -v new | xargs -r sha256sum", timeout=60).ok().text
+    listing = (
+        vm.run(
+            f"mkdir -p {FOLDER} && cd {FOLDER} && ls | grep -v new | xargs -r sha256sum", timeout=60
+        )
+        .ok()
+        .text
+    )
     pairs = (line.split() for line in listing.splitlines())
     found = {f"{FOLDER}/{name}": digest for digest, name in pairs}
     assert len(found) >= at_least, f"{at_least} rounds were flushed, the guest has {len(found)}"

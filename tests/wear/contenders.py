@@ -139,10 +139,26 @@ CONTENDERS = {
         logged("cowflush-log", "cowflush, flush log"),
         logged("cowflush-noatime", "cowflush, flush log, root noatime", NOATIME),
         logged("cowflush-commit", "cowflush, flush log, root commit=1800", COMMIT),
-        logged("cowflush-quiet", "cowflush, flush log, root noatime,commit=1800", f"{NOATIME} && {COMMIT}"),
-        logged("cowflush-nojournal", "cowflush, flush log, root without a journal", tune=("-O", "^has_journal")),
-        logged("cowflush-padded", "cowflush, flush log, segments at 128 KiB", options="--erase-block 128K"),
-        logged("cowflush-filled", "cowflush, flush log, merges fill 128 KiB", options="--fill 128K"),
-        logged("cowflush-filled-large", "cowflush, flush log, merges fill 4 MiB", options="--fill 4M"),
+        logged(
+            "cowflush-quiet",
+            "cowflush, flush log, root noatime,commit=1800",
+            f"{NOATIME} && {COMMIT}",
+        ),
+        logged(
+            "cowflush-nojournal",
+            "cowflush, flush log, root without a journal",
+            tune=("-O", "^has_journal"),
+        ),
+        logged(
+            "cowflush-padded",
+            "cowflush, flush log, segments at 128 KiB",
+            options="--erase-block 128K",
+        ),
+        logged(
+            "cowflush-filled", "cowflush, flush log, merges fill 128 KiB", options="--fill 128K"
+        ),
+        logged(
+            "cowflush-filled-large", "cowflush, flush log, merges fill 4 MiB", options="--fill 4M"
+        ),
     )
 }

@@ -36,16 +36,23 @@ def definition(path: Path = DEFINITION) -> dict[str, Any]:
         return tomllib.load(file)
 
 
-def events(day: dict[str, Any], seed: int, number: int = 0, seconds: int = DAY_SECONDS) -> list[Event]:
+def events(
+    day: dict[str, Any], seed: int, number: int = 0, seconds: int = DAY_SECONDS
+) -> list[Event]:
     """Day `number`'s events, as far as its first `seconds`, in order."""
     found: list[Event] = []
     for part, make in PARTS.items():
         if part in day:
             # Each part draws on its own, so that leaving one out changes no other.
             random = Random(f"{seed} {number} {part}")
-            found += [Event(round(at * 1000), tuple(map(str, words))) for at, *words in make(day[part], random)]
+            found += [
+                Event(round(at * 1000), tuple(map(str, words)))
+                for at, *words in make(day[part], random)
+            ]
     start = number * DAY_SECONDS * 1000
-    return sorted(Event(start + event.at, event.words) for event in found if event.at < seconds * 1000)
+    return sorted(
+        Event(start + event.at, event.words) for event in found if event.at < seconds * 1000
+    )
 
 
 def logs_only(day: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +63,9 @@ def logs_only(day: dict[str, Any]) -> dict[str, Any]:
 def prepared(day: dict[str, Any]) -> list[str]:
     """The events that make what is there before the first day: files that are overwritten or replaced."""
     rrd, upgrade, random = day["rrd"], day["upgrade"], Random("before the first day")
-    lines = [f"0 rrd-create {rrd['folder']}/{n}.rrd {_rrd_bytes(rrd)} {n}" for n in range(rrd["files"])]
+    lines = [
+        f"0 rrd-create {rrd['folder']}/{n}.rrd {_rrd_bytes(rrd)} {n}" for n in range(rrd["files"])
+    ]
     for n in range(upgrade["files"]):
         lines.append(f"0 create usr/lib/pkg/{n} {random.randint(*upgrade['file_bytes'])} {n}")
     lines.append(f"0 create {upgrade['status']} {upgrade['status_bytes']} 1")
@@ -112,7 +121,15 @@ def _rrd(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
                     writes.append(offset + int(at) // step % rows * part["row_bytes"])
                 offset += rows * part["row_bytes"]
             places = ",".join(map(str, writes)) or "-"
-            yield at, "rrd", f"{part['folder']}/{n}.rrd", part["head_bytes"], part["row_bytes"], places, random.getrandbits(30)
+            yield (
+                at,
+                "rrd",
+                f"{part['folder']}/{n}.rrd",
+                part["head_bytes"],
+                part["row_bytes"],
+                places,
+                random.getrandbits(30),
+            )
 
 
 def _rrd_bytes(part: dict[str, Any]) -> int:
@@ -157,7 +174,14 @@ def _cron(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
 
 def _config(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
     for at in part["at"]:
-        yield _clock(at), "replace", random.choice(part["files"]), random.randint(*part["bytes"]), 1, random.getrandbits(30)
+        yield (
+            _clock(at),
+            "replace",
+            random.choice(part["files"]),
+            random.randint(*part["bytes"]),
+            1,
+            random.getrandbits(30),
+        )
 
 
 def _upgrade(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
@@ -170,7 +194,11 @@ def _upgrade(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
     for verb in ("unpack", "rename"):
         for n in range(part["files"]):
             at += 0.02
-            words = (random.randint(*part["file_bytes"]), random.getrandbits(30)) if verb == "unpack" else ()
+            words = (
+                (random.randint(*part["file_bytes"]), random.getrandbits(30))
+                if verb == "unpack"
+                else ()
+            )
             yield at, verb, f"usr/lib/pkg/{n}", *words
     # What the old version had and the new one doesn't; the day after it comes back.
     for n in random.sample(range(part["files"]), part["dropped"]):

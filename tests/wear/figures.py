@@ -10,6 +10,7 @@ from typing import Any
 
 from vm import writelog
 from vm.card import CARD_BYTES, Card, Partition
+
 from wear import model, states, whatif
 from wear.bounds import Bounds, bounds
 from wear.model import KINDS, Kind
@@ -73,7 +74,9 @@ def of_run(run: Run, host_seconds: float, intervals: Sequence[Set[int]]) -> Figu
         "written_bytes": sum(part.written_bytes for part in record.parts),
         "flushes": sum(part.flushes for part in record.parts),
         "kinds": _each(lambda kind: _compared(kind, record.pages(), bounds(kind, intervals))),
-        "other_log_blocks": {str(count): _with_log_blocks(record.pages(), count) for count in OTHER_LOG_BLOCKS},
+        "other_log_blocks": {
+            str(count): _with_log_blocks(record.pages(), count) for count in OTHER_LOG_BLOCKS
+        },
     }
     if record.has_log():
         figures["log"] = _of_log(record, intervals)
@@ -113,7 +116,12 @@ def _of_log(record: Record, intervals: Sequence[Set[int]]) -> Figures:
         "other_merges": _each(lambda kind: whatif.merges(kind, _root_writes(record))),
         "other_segments": _each(lambda kind: whatif.segments(kind, _segments(record))),
         "append": _each(lambda kind: _compared(kind, log, bounds(kind, intervals))),
-        "merge": _each(lambda kind: {**_compared(kind, root, bounds(kind, merged)), "in_place": bounds(kind, merged).in_place}),
+        "merge": _each(
+            lambda kind: {
+                **_compared(kind, root, bounds(kind, merged)),
+                "in_place": bounds(kind, merged).in_place,
+            }
+        ),
     }
 
 
@@ -131,10 +139,16 @@ def _merged(record: Record, intervals: Sequence[Set[int]]) -> list[Set[int]]:
 
 def _root_writes(record: Record) -> list[list[int]]:
     """What each merge writes."""
-    return [pages for part in record.parts if (pages := list(_inside(part.pages, record.card.root)))]
+    return [
+        pages for part in record.parts if (pages := list(_inside(part.pages, record.card.root)))
+    ]
 
 
 def _segments(record: Record) -> list[int]:
     """How many pages each flush appends."""
-    lengths = (sum(1 for _ in _inside(part.pages, record.card.log)) for part in record.parts if part.name == "flush")
+    lengths = (
+        sum(1 for _ in _inside(part.pages, record.card.log))
+        for part in record.parts
+        if part.name == "flush"
+    )
     return [length for length in lengths if length]

@@ -21,7 +21,9 @@ def save(day: dict[str, Any], path: Path, caption: str) -> None:
     from matplotlib import pyplot
 
     with matplotlib.rc_context(FIXED):
-        figure, panels = pyplot.subplots(2, 2, figsize=(11, 7), sharey=True, constrained_layout=True)
+        figure, panels = pyplot.subplots(
+            2, 2, figsize=(11, 7), sharey=True, constrained_layout=True
+        )
         for axes, kind in zip(panels.flat, KINDS, strict=True):
             _panel(axes, day, kind.name)
         figure.suptitle("Erase blocks worn in one day (logarithmic; less is better)")
@@ -38,7 +40,13 @@ def _panel(axes: Any, day: dict[str, Any], kind: str) -> None:
     bars = axes.barh(labels, erases, color=[OURS if mine else OTHERS for mine in ours])
     axes.bar_label(bars, [f"{count:,.0f}" for count in erases], padding=3, fontsize=8)
     for bound, style in (("packed", ":"), ("in_place", "--")):
-        axes.axvline(day["bounds"][kind][bound], color="black", linestyle=style, linewidth=1, label=f"bound: {bound.replace('_', ' ')}")
+        axes.axvline(
+            day["bounds"][kind][bound],
+            color="black",
+            linestyle=style,
+            linewidth=1,
+            label=f"bound: {bound.replace('_', ' ')}",
+        )
     axes.set_xscale("log")
     axes.set_xlim(right=max(erases) * 4)
     axes.set_title(kind, fontsize=9)

@@ -17,6 +17,7 @@ from pathlib import Path
 from vm import Card, Drive, ext
 from vm.lab import Lab
 from vm.machine import VM
+
 from wear.contenders import Contender
 from wear.day import Event, prepared
 from wear.day import definition as day_definition
@@ -68,7 +69,10 @@ def blank(lab: Lab) -> Card:
     lines = prepared(day_definition())
     card = lab.card()
     vm = lab(card, direct=True, drives=[_list(lab.directory / "prepared.txt", lines)])
-    vm.run(f"mkdir {FOLDER} && guest-tools day /dev/sdb {FOLDER} --interval 100 --seconds 60 --flush true", 300).ok()
+    vm.run(
+        f"mkdir {FOLDER} && guest-tools day /dev/sdb {FOLDER} --interval 100 --seconds 60 --flush true",
+        300,
+    ).ok()
     vm.run("sync && mount -o remount,ro /").ok()
     vm.poweroff()
     card.fsck()
@@ -106,11 +110,15 @@ def run(lab: Lab, card: Card, contender: Contender, plan: Plan, name: str) -> Ru
 
 def _day(vm: VM, contender: Contender, plan: Plan) -> tuple[str, ...]:
     # In the background, so that the agent's shell isn't in the way, with its output in /run.
-    vm.put("/run/flush", f"#!/bin/sh\n{{ {contender.flush}; }} >/run/flush.out 2>&1\n".encode(), 0o755)
+    vm.put(
+        "/run/flush", f"#!/bin/sh\n{{ {contender.flush}; }} >/run/flush.out 2>&1\n".encode(), 0o755
+    )
     flush = "/run/flush || { cat /run/flush.out >&2; exit 1; }"
     command = f"guest-tools day /dev/sdb {FOLDER} --interval {plan.interval} --seconds {plan.seconds} --flush '{flush}'"
     text = vm.run(command, RUN_SECONDS).ok().text
-    found = re.search(r"^events (\d+) late_ms (\d+) latest_ms (\d+) flushes (\d+)$", text, re.MULTILINE)
+    found = re.search(
+        r"^events (\d+) late_ms (\d+) latest_ms (\d+) flushes (\d+)$", text, re.MULTILINE
+    )
     if not found:
         raise RuntimeError(f"the day of {contender.key} ended with: {text}")
     return found.groups()

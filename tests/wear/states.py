@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Set
-from pathlib import Path
 
 from vm import ext
 from vm.card import Card
@@ -19,6 +18,7 @@ from vm.ext import ExtImage
 from vm.flushlog import CHUNK, ENTRY, HEAD, PREFIX, RECORD
 from vm.sparse import SECTOR
 from vm.writelog import Entry
+
 from wear.trace import mark
 
 SECTORS = CHUNK // SECTOR

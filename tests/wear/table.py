@@ -19,13 +19,19 @@ def main(day: Figures) -> str:
         rows.append([f"*bound: {bound.replace('_', ' ')}*", *cells, "", "", ""])
     for figures in ranked(day):
         cells = [_cell(figures["kinds"][kind]) for kind in kinds]
-        traffic = (f"{figures['writes']:,}", f"{figures['written_bytes'] / MIB:,.0f}", f"{figures['flushes']:,}")
+        traffic = (
+            f"{figures['writes']:,}",
+            f"{figures['written_bytes'] / MIB:,.0f}",
+            f"{figures['flushes']:,}",
+        )
         rows.append([figures["label"], *cells, *traffic])
     return markdown(rows)
 
 
 def ranked(day: Figures) -> list[Figures]:
-    return sorted(day["contenders"].values(), key=lambda figures: -figures["kinds"][KINDS[0].name]["erases"])
+    return sorted(
+        day["contenders"].values(), key=lambda figures: -figures["kinds"][KINDS[0].name]["erases"]
+    )
 
 
 def _cell(figures: Figures) -> str:
@@ -48,19 +54,33 @@ def logs(day: Figures) -> str:
         for kind in KINDS if "log" in figures else ():
             append, merge = figures["log"]["append"][kind.name], figures["log"]["merge"][kind.name]
             count = str(figures["log"]["merges"])
-            rows.append([figures["label"], kind.name, _times(append["of_packed"]), count, _times(merge["of_in_place"])])
+            rows.append(
+                [
+                    figures["label"],
+                    kind.name,
+                    _times(append["of_packed"]),
+                    count,
+                    _times(merge["of_in_place"]),
+                ]
+            )
     return markdown(rows)
 
 
 def fewer(day: Figures, one: str, other: str) -> str:
     """How many times fewer erases `one` has than `other`."""
     mine, theirs = (day["contenders"][key]["kinds"] for key in (one, other))
-    cells = [f"{kind.name}: {theirs[kind.name]['erases'] / mine[kind.name]['erases']:.1f}" for kind in KINDS]
+    cells = [
+        f"{kind.name}: {theirs[kind.name]['erases'] / mine[kind.name]['erases']:.1f}"
+        for kind in KINDS
+    ]
     return f"{other} by {one}: " + "; ".join(cells)
 
 
 def markdown(rows: list[list[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)

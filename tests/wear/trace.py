@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from vm.sparse import SECTOR
 from vm.writelog import Entry
+
 from wear.model import PAGE
 
 # Marks are single sectors between the partition table and the first partition.

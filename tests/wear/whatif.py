@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from vm.card import CARD_BYTES
+
 from wear import model
 from wear.model import Kind
 
@@ -38,7 +39,12 @@ def filled(kind: Kind, pages: Iterable[int], fill: Fill) -> Iterator[int]:
 def merges(kind: Kind, pages: Sequence[Iterable[int]]) -> dict[str, float]:
     """The erases of all merges, for each way to fill gaps. `pages` has what each merge writes."""
     return {
-        name: round(model.erases(kind, CARD_BYTES, (page for one in pages for page in filled(kind, one, fill))), 2)
+        name: round(
+            model.erases(
+                kind, CARD_BYTES, (page for one in pages for page in filled(kind, one, fill))
+            ),
+            2,
+        )
         for name, fill in FILLS.items()
     }
 

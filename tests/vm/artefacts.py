@@ -18,7 +18,8 @@ PARTITIONS = TOP / "board" / "qemu-i586" / "partitions.sfdisk"
 KERNELS = ("6.1", "6.12")
 # What a few tests run on besides: the newest kernel that Debian has, and all of them with 64 bits.
 X86_64 = "-x86_64"
-ELSEWHERE = ("newest", *(f"{version}{X86_64}" for version in (*KERNELS, "newest")))
+NEWEST = "newest"
+ELSEWHERE = (NEWEST, *(f"{version}{X86_64}" for version in (*KERNELS, NEWEST)))
 EVERYWHERE = (*KERNELS, *ELSEWHERE)
 
 

@@ -15,26 +15,56 @@ from vm.outcome import Lost, tail
 
 LAB = pytest.StashKey[Lab]()
 FAILED = pytest.StashKey[bool]()
+# From the inside out: `make test`, what `make test-all` runs besides, what `make test-systems` does.
+TIERS = ("test", "thorough", "systems")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers",
+    for marker in (
         "kernels(*names): the kernels, and so the word sizes, to run the test on, else 6.1 alone",
+        "thorough: not in `make test`, but in `make test-all`",
+        "systems: in `make test-systems` alone",
+    ):
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tier",
+        choices=TIERS,
+        help="run the tests of one tier alone: test, thorough or systems (else all that are named)",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kernel" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("kernels")
-        metafunc.parametrize("kernel", marker.args if marker else artefacts.KERNELS[:1])
+        names = marker.args if marker else artefacts.KERNELS[:1]
+        metafunc.parametrize("kernel", [pytest.param(name, marks=tier_of(name)) for name in names])
 
 
+def tier_of(kernel: str) -> tuple[pytest.MarkDecorator, ...]:
+    """A kernel that `make test` does not build puts a test into the tier that does."""
+    if kernel == artefacts.KERNELS[0]:
+        return ()
+    return (pytest.mark.systems if kernel == artefacts.NEWEST else pytest.mark.thorough,)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mixes them for several workers, always alike: each takes a stretch of the list at a time, and tests
-    that take minutes stand side by side in their files."""
+    """Leaves out other tiers, and mixes the rest for several workers, always alike: each takes a
+    stretch of the list at a time, and tests that take minutes stand side by side in their files."""
+    if wanted := config.getoption("tier"):
+        others = [item for item in items if tier(item) != wanted]
+        items[:] = [item for item in items if tier(item) == wanted]
+        config.hook.pytest_deselected(items=others)
     if hasattr(config, "workerinput"):
         Random(0).shuffle(items)
+
+
+def tier(item: pytest.Item) -> str:
+    """The outermost tier that one of a test's markers names."""
+    return next((name for name in reversed(TIERS) if item.get_closest_marker(name)), TIERS[0])
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 PYTHON := /usr/bin/python3
@@ -17,31 +16,45 @@ export CARGO_TARGET_DIR := $(CURDIR)/build/host
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
-run: guest kernel-6.1 ## Boot a demonstration in QEMU
-	$(PYTHON) tests/demo.py
+run: router kernel-6.1 ## A demonstration: flushes, a power cut in the middle of one, what is there afterwards
+	@$(PYTHON) tests/demo.py
 
-shell: guest kernel-6.1 ## Boot the same and get a shell in it
-	$(PYTHON) tests/demo.py --shell
+shell: router kernel-6.1 ## Boot the same and get a shell in it
+	@$(PYTHON) tests/demo.py --shell
 
-test: build ## All tests: on this machine, then in QEMU
-	$(CARGO) test --workspace --locked
-	$(PYTHON) -m pytest -n $$(($$(nproc) + 1)) --ignore=tests/test_debian_amd64.py tests
+# What is built goes side by side with what can run already. A target that fails ends the run, and
+# is said once: no test runs without what it needs.
+SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2
+PYTEST = $(PYTHON) -m pytest -n $$(($$(nproc) + 1)) --tier
 
-test-amd64: build debian-root-amd64 ## The amd64 package in a real Debian, on initramfs-tools and on dracut (20 minutes)
-	$(PYTHON) -m pytest -n 2 tests/test_debian_amd64.py
+test: deps ## The tests that say most: on this machine, then in QEMU (10 minutes; the first time 20)
+	@$(SIDE_BY_SIDE) $(FOR_TEST) host-tests
+	$(PYTEST) test tests
 
-power-cut: build ## Cut the power of a flushing guest at thousands of points (a few minutes)
-	$(PYTHON) tests/power_cut.py
+test-all: test ## All tests but those of test-systems: what CI runs (an hour)
+	@$(SIDE_BY_SIDE) $(FOR_THOROUGH)
+	$(PYTEST) thorough tests
 
-soak: build ## A router under load for 200 flushes, with kills and power cuts (up to half an hour)
-	$(PYTHON) tests/soak.py
+test-systems: deps ## Real systems step by step, boards, the newest kernel: docs/tested.md (hours)
+	@$(SIDE_BY_SIDE) $(FOR_TEST) $(FOR_THOROUGH) $(FOR_SYSTEMS)
+	$(PYTEST) systems tests
 
-bench: build ## Sizes, memory, boot time, and flushes beside the classic recipe (15 minutes)
-	$(PYTHON) tests/bench.py
+# Rust's tests on this machine
+host-tests: deps
+	MAKEFLAGS= $(CARGO) test --quiet --workspace --locked
 
-bench-wear: build rsync ## Erases of a card beside what people use today, with a plot (about 40 minutes)
+power-cut: $(FOR_TEST) kernel-6.12 ## Cut the power of a flushing guest at thousands of points (a few minutes)
+	$(PYTHON) tests/power_cut.py $(ARGS)
+
+soak: $(FOR_TEST) kernel-6.12 ## A router under load for 200 flushes, with kills and power cuts (up to half an hour)
+	$(PYTHON) tests/soak.py $(ARGS)
+
+bench: $(FOR_TEST) kernel-6.12 ## Sizes, memory, boot time, and flushes beside the classic recipe (15 minutes)
+	$(PYTHON) tests/bench.py $(ARGS)
+
+bench-wear: $(FOR_TEST) rsync ## Erases of a card beside what people use today, with a plot (about 40 minutes)
 	@cross/deps.sh python3-matplotlib
-	$(PYTHON) tests/bench_wear.py
+	$(PYTHON) tests/bench_wear.py $(ARGS)
 
 BOARD := $(if $(BASE),,alix2)
 IMAGE := build/$(BOARD).img
@@ -60,31 +73,36 @@ SECONDS := 60
 fuzz: deps ## Fuzz what reads input: SECONDS=60 for each target
 	fuzz/run $(SECONDS)
 
-lint: deps ## Formatting, clippy, shellcheck
-	/usr/bin/cargo-fmt fmt --all --check
-	/usr/bin/cargo-clippy clippy --workspace --all-targets --locked -- -D warnings
-	cross/clippy i586
-	shellcheck --external-sources .ci/run fuzz/run cross/*.sh cross/{build,busybox,clippy,debian-root,debian-root-amd64,linux-newest,musl,promtool,rsync,sqlite} tests/debian/prepare \
-		image/rootfs/etc/init.d/* image/rootfs/usr/sbin/flusher image/rootfs/usr/share/udhcpc/default.script \
-		tests/openwrt/root/{sbin/*,etc/rc.common,etc/preinit,lib/functions.sh,lib/functions/*,lib/preinit/*,etc/init.d/*} \
-		package/openwrt/build package/openwrt/files/{cowflush.init,cowflush.preinit,cowflush.upgrade,postinst,prerm} \
-		package/debian/{42_cowflush,grub-default.cfg,build,postinst,prerm,postrm,cowflush.init,cowflush.shutdown,initramfs/*} package/dracut/*.sh package/cowflush.bash
+lint: deps ## Rust, Python and shell: formatting and lints
+	@cross/deps.sh lint
+	@cross/lint
 
-fmt: deps ## Format the Rust sources
+fmt: deps ## Format the sources of Rust and Python
+	@cross/deps.sh lint
 	/usr/bin/cargo-fmt fmt --all
+	@tools=$$(cross/python-tools); "$$tools"/bin/ruff format; "$$tools"/bin/ruff check --fix
 
-KERNELS := $(foreach version,6.1 6.12 newest,kernel-$(version) kernel-$(version)-x86_64)
-build: guest guest-x86_64 $(KERNELS) promtool deb-i386 deb-amd64 debian-root ipk images ## Binary, initramfs, the kernels, the packages and what tests need, in build/
+# What each tier needs besides the one before it
+FOR_TEST := guest kernel-6.1
+FOR_THOROUGH := kernel-6.12 $(foreach version,6.1 6.12 newest,kernel-$(version)-x86_64) guest-x86_64 \
+	promtool deb-i386 deb-amd64 ipk debian-systems
+FOR_SYSTEMS := kernel-newest images debian-systems-amd64
+build: deps ## Binary, initramfs and test kernel in build/: what `make test` needs
+	@$(SIDE_BY_SIDE) $(FOR_TEST)
 
 clean: ## Remove build/ (what cross builds stays in the cache)
 	rm -rf build
 
-# build/i586: cowflush, the test helpers, busybox and sqlite3; build/initramfs.cpio.gz
-guest: deps host
-	@cross/build i586
+# build/i586: cowflush, busybox and sqlite3; build/initramfs.cpio.gz
+router: deps
+	@cross/build i586 cowflush
 	@initramfs/build build/initramfs.cpio.gz build/i586/cowflush
 	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
 	@sqlite=$$(cross/sqlite i586); ln -sf "$$sqlite"/sqlite3 build/i586/
+
+# build/i586: the test helpers as well
+guest: router host
+	@cross/build i586 guest-tools
 
 # build/x86_64: the same with 64 bits, but for sqlite3
 guest-x86_64: deps
@@ -94,7 +112,7 @@ guest-x86_64: deps
 
 # build/host/release/cowflush, for this machine: it recovers cards in the tests
 host: deps ## The program for this machine, in build/host/release
-	@$(CARGO) build --quiet --release --locked
+	@MAKEFLAGS= $(CARGO) build --quiet --release --locked
 
 # build/i586/rsync, which only bench-wear puts on its card
 rsync: deps
@@ -105,6 +123,7 @@ ARCH := i386
 deb: deb-$(ARCH) ## Debian's package, in build/: ARCH=i386 or amd64
 
 deb-%: deps
+	@cross/deps.sh debian
 	@package/debian/build $*
 
 OPENWRT_ARCH := i386_pentium-mmx
@@ -118,11 +137,13 @@ promtool: deps
 
 # build/debian: Debian systems to install the package in, for tests
 debian-root: deps
+	@cross/deps.sh debian
 	@mkdir -p build
 	@root=$$(cross/debian-root); ln -sfn "$$root" build/debian
 
 # build/debian-amd64: one with 64 bits
 debian-root-amd64: deps
+	@cross/deps.sh debian
 	@mkdir -p build
 	@root=$$(cross/debian-root-amd64); ln -sfn "$$root" build/debian-amd64
 

@@ -1,9 +1,22 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the build and the tests need and this
-# machine lacks, and those named besides. Says what it installs, and nothing
-# when all are there.
+# Installs the Debian packages that the build and the tests need and this machine lacks, and those
+# named besides: a group of them below, or packages. Says what it installs, and nothing when all
+# are there.
+#
+#   cross/deps.sh [GROUP|PACKAGE...]         e.g. lint, or python3-matplotlib
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
+
+# What the machine must be is said at once, and not after half an hour by a compiler.
+release=$(. /etc/os-release 2>/dev/null && echo "${PRETTY_NAME-}, ${VERSION_CODENAME-}")
+case "$(uname -m) ${release##*, }" in
+"x86_64 bookworm" | "x86_64 trixie") ;;
+*)
+    die "the build is made for Debian 12 or 13 on x86-64, and this is ${release%,*} on $(uname -m). \
+It installs Debian's packages (Rust as rustc-web, gcc with -m32, qemu-system-x86, e2fsprogs, python3-pytest and more, \
+see $0) and takes musl, busybox and the kernels from Debian's archive. A chroot or container with Debian 12 will do."
+    ;;
+esac
 
 packages=(
     # compilers: C for the kernels, busybox and sqlite, Rust with the source of its std
@@ -11,8 +24,6 @@ packages=(
     # sqlite's sources are made with it
     tcl
     rustc-web cargo-web rust-web-src ca-certificates
-    # checks of the sources
-    rustfmt-web rust-web-clippy shellcheck
     # what is built
     linux-source-6.1 linux-source-6.12
     # machines to boot, cards to put into them, tests
@@ -22,12 +33,19 @@ packages=(
     grub-common grub-pc-bin mtools fakeroot
     # boot loaders and root filesystems that tests make images of
     syslinux squashfs-tools
-    # Debian's package, and Debian systems to install it in
-    mmdebstrap apt-utils lintian
 )
-packages+=("$@")
+# checks of the sources
+lint=(rustfmt-web rust-web-clippy shellcheck python3-pip git)
+# Debian's package, and Debian systems to install it in
+debian=(mmdebstrap apt-utils lintian)
 
-[ -f /etc/debian_version ] || die "this is not Debian, and the build needs Debian 12's packages"
+for word in "$@"; do
+    case $word in
+    lint) packages+=("${lint[@]}") ;;
+    debian) packages+=("${debian[@]}") ;;
+    *) packages+=("$word") ;;
+    esac
+done
 
 # Not one dpkg-query for all: it fails as a whole when it doesn't know one.
 missing=()

@@ -10,6 +10,9 @@ shopt -s inherit_errexit
 export LC_ALL=C
 umask 022
 
+# A build that goes on beside others has its own jobs: it isn't a part of the make that called it.
+unset MAKEFLAGS MFLAGS MAKELEVEL
+
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${COWFLUSH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cowflush}
 SELF=$(basename "$0")

@@ -1,4 +1,5 @@
 # Completion of cowflush for bash. It asks the program what it takes.
+# shellcheck shell=bash
 
 # _cowflush_list HEADING WORD...: what `cowflush WORD... --help` lists under a heading.
 _cowflush_list() {

@@ -162,12 +162,14 @@ def main() -> int:
     if unknown := {*arguments.contenders, *arguments.week} - CONTENDERS.keys():
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")
     arguments.contenders = [*dict.fromkeys([REFERENCE, *(arguments.contenders or CONTENDERS)])]
-    for part in arguments.parts:
-        output.forget(f"wear-{part}")
-    if "day" in arguments.parts:
-        (RESULTS / "wear.svg").unlink(missing_ok=True)
     lab = Lab(RESULTS / "logs" / "wear", arguments.kernel)
     try:
+        plot.check()
+        artefacts.needed(artefacts.programs("i586") / "rsync")
+        for part in arguments.parts:
+            output.forget(f"wear-{part}")
+        if "day" in arguments.parts:
+            (RESULTS / "wear.svg").unlink(missing_ok=True)
         measure(
             Bench(lab, output.describe_run(arguments.kernel), arguments.jobs, arguments.keep),
             arguments,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
+
+from vm import artefacts
 
 from wear.model import KINDS
 from wear.table import ranked
@@ -11,6 +15,18 @@ from wear.table import ranked
 OURS, OTHERS = "#1b7f5c", "#9aa5b1"
 # The same figures give the same file.
 FIXED = {"svg.hashsalt": "wear", "svg.fonttype": "none", "font.size": 9}
+
+
+def check() -> None:
+    """Asks for what `save` needs, which is called after hours.
+
+    Raises `MissingArtefact`.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise artefacts.MissingArtefact(
+            f"{sys.executable} has no matplotlib, which draws the plot: `make bench-wear` installs "
+            "Debian's and runs with Debian's Python"
+        )
 
 
 def save(day: dict[str, Any], path: Path, caption: str) -> None:

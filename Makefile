@@ -14,7 +14,7 @@ export RUSTFMT := /usr/bin/rustfmt
 export CARGO_TARGET_DIR := $(CURDIR)/build/host
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: router kernel-6.1 ## A demonstration: flushes, a power cut in the middle of one, what is there afterwards
 	@$(PYTHON) tests/demo.py
@@ -173,4 +173,5 @@ images: guest kernel-board-alix2 kernel-board-openwrt-geode
 deps:
 	@cross/deps.sh
 
-.PHONY: help run shell test test-amd64 power-cut soak bench bench-wear image images flash fuzz lint fmt build clean guest guest-x86_64 host deb ipk debian-root debian-root-amd64 promtool rsync deps
+# Every target without a pattern is a name, not a file.
+.PHONY: $(shell sed -n 's/^\([a-z][a-z0-9-]*\):\( .*\|\)$$/\1/p' $(firstword $(MAKEFILE_LIST)))

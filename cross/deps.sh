@@ -8,7 +8,8 @@
 source "$(dirname "$0")/lib.sh"
 
 # What the machine must be is said at once, and not after half an hour by a compiler.
-release=$(. /etc/os-release 2>/dev/null && echo "${PRETTY_NAME-}, ${VERSION_CODENAME-}")
+# shellcheck source=/dev/null
+release=$(. "${OS_RELEASE:-/etc/os-release}" 2>/dev/null && echo "${PRETTY_NAME-}, ${VERSION_CODENAME-}") || release="an unknown system, "
 case "$(uname -m) ${release##*, }" in
 "x86_64 bookworm" | "x86_64 trixie") ;;
 *)

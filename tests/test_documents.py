@@ -61,13 +61,14 @@ def test_make_has_every_target_that_a_document_names() -> None:
     assert "test" in named
     for target in sorted(named):
         done = subprocess.run(
-            ["make", "--dry-run", "--silent", target, "DEV=/dev/null"],
+            ["make", "--dry-run", target, "DEV=/dev/null"],
             cwd=TOP,
             capture_output=True,
             text=True,
             timeout=60,
         )
         assert done.returncode == 0, f"make {target}: {done.stderr}"
+        assert "Nothing to be done" not in done.stdout, done.stdout
 
 
 def test_a_document_names_one_interpreter() -> None:

@@ -19,7 +19,9 @@ from vm.disks import Disks, DriveStats
 from vm.drive import Throttle
 from vm.job import Job
 from vm.launch import CONSOLE_LOG, Machine, Process
+from vm.local import Record
 from vm.outcome import Lost, Result, tail
+from vm.patience import Patience
 from vm.qmp import Qmp
 
 T = TypeVar("T")
@@ -30,6 +32,8 @@ INACTIVITY_SECONDS = 240.0
 TOTAL_SECONDS = 2400.0
 # The console goes to a plain file, which can't be waited for.
 POLL_SECONDS = 0.02
+# What it was asked, and answered.
+COMMANDS_LOG = "commands.log"
 
 
 class VM:
@@ -61,6 +65,7 @@ class VM:
         self._watchdog.daemon = True
         self._watchdog.start()
         self._console = Console(directory / CONSOLE_LOG)
+        self._record = Record(directory / COMMANDS_LOG)
         try:
             self._agent = Agent(self.process.connect("agent.sock"))
             self._qmp = Qmp(self.process.connect("qmp.sock"))
@@ -90,6 +95,7 @@ class VM:
         """
         self._control(lambda: self._agent.send_run(command))
         code, output = self._wait(self._agent.finished, f"running: {command}", timeout)
+        self._record.add(command, f"it exited {code}", output)
         return Result(command, code, output)
 
     def start(self, command: str) -> Job:
@@ -276,19 +282,18 @@ class VM:
 
     def _wait(self, answer: Callable[[], T | None], what: str, timeout: float | None = None) -> T:
         """Waits for an answer from the guest; every wait ends, and only an answer is one."""
-        begin = last_sign = time.monotonic()
+        patience = Patience(None if timeout is None else timeout * self.patience, self.inactivity)
         while True:
             if self._take_in():
-                last_sign = time.monotonic()
+                patience.heard()
             answered = answer()
             if answered is not None:
                 return answered
-            now = time.monotonic()
-            if reason := self._why_lost(now - last_sign, now - begin, timeout):
+            if reason := self._why_lost() or patience.over():
                 self._lose(f"{reason}, {what}")
             select.select([self._agent.fileno(), self._qmp.fileno()], [], [], POLL_SECONDS)
 
-    def _why_lost(self, silent: float = 0, taken: float = 0, timeout: float | None = None) -> str:
+    def _why_lost(self) -> str:
         panic = re.search(r"Kernel panic - .*", self._console.text)
         # A panic stops the guest once it has said all, except while resets are allowed.
         if panic and (self._stopped or self._resetting):
@@ -299,14 +304,11 @@ class VM:
             return f"the guest ran longer than its total limit of {self.total:g} s"
         if not self.process.alive():
             return f"QEMU died with status {self.process.popen.returncode} ({self.process.log or 'it said nothing'})"
-        if timeout and taken > timeout * self.patience:
-            return f"the guest took longer than {timeout * self.patience:g} s"
-        if not timeout and silent > self.inactivity:
-            return f"the guest was silent for {self.inactivity:g} s"
         return ""
 
     def _lose(self, reason: str) -> NoReturn:
         partial = self._agent.partial().decode(errors="replace")
+        self._record.add("", f"lost: {reason}", partial.encode())
         self.kill()
         said = f"\n--- the command's output so far ---\n{tail(partial)}" if partial.strip() else ""
         raise Lost(f"{reason}{said}", self._console.text)

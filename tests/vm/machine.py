@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import select
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -53,7 +52,6 @@ class VM:
         self.card = card
         self.inactivity = inactivity
         self.total = total
-        self._typist: socket.socket | None = None
         self._stopped = ""  # why the guest stopped, in QEMU's words
         self._final_stats: list[DriveStats] = []
         self._resetting = False
@@ -137,9 +135,7 @@ class VM:
 
     def type(self, text: str) -> None:
         """Types on the console's keyboard."""
-        if not self._typist:
-            self._typist = self.process.connect("console.sock")
-        self._typist.sendall(text.encode())
+        self._control(lambda: self.process.type(text.encode()))
 
     def press(self, *keys: str) -> None:
         """Presses keys together on the machine's own keyboard; their names are QEMU's."""
@@ -155,9 +151,6 @@ class VM:
         self._console.close()
         self._agent.close()
         self._qmp.close()
-        if self._typist:
-            self._typist.close()
-            self._typist = None
 
     def until(self, condition: str, timeout: float = 30) -> None:
         """Waits until this command of the guest's shell succeeds."""
@@ -316,8 +309,6 @@ class VM:
     def _take_in(self) -> bool:
         """Reads what the guest and QEMU have said; True if the guest said anything."""
         printed = self._console.read()
-        if self._typist and select.select([self._typist], [], [], 0)[0]:
-            self._typist.recv(65536)  # the log has it, too
         received = self._agent.receive() if self.process.alive() else 0
         if self.process.alive():
             for event in self._qmp.events():

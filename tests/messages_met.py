@@ -73,6 +73,9 @@ def said(path: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--met", action="store_true", help="list those that were met, and where")
+    parser.add_argument(
+        "--all", action="store_true", help="look through the logs of earlier runs, too"
+    )
     wanted = parser.parse_args()
     began = artefacts.LOGS / RUN_BEGAN
     if not began.exists():
@@ -80,7 +83,7 @@ def main() -> int:
         return 1
     left = {message: pattern(message) for message in dict.fromkeys(quoted())}
     met: dict[str, Path] = {}
-    paths = sorted(logs(began.stat().st_mtime))
+    paths = sorted(logs(0 if wanted.all else began.stat().st_mtime))
     for path in paths:
         text = said(path)
         for message in [message for message, found in left.items() if found.search(text)]:

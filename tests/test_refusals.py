@@ -9,7 +9,8 @@ import re
 import struct
 from pathlib import Path
 
-from vm import daemon, ext, flushlog, logged
+import pytest
+from vm import artefacts, daemon, ext, flushlog, logged
 from vm.lab import Lab
 from vm.logged import said
 from vm.machine import VM
@@ -276,3 +277,71 @@ def test_only_root_may_and_only_where_it_makes_sense(boot: Lab) -> None:
     root = vm.card.fs(replay=True)
     root.fsck()
     assert root.read("/root/x") == b"x\n"
+
+
+NO_MEMORY, IN_USE, NO_FILES, NOT_PERMITTED = (
+    (12, "Out of memory."),
+    (16, "Device or resource busy."),
+    (24, "Too many open files."),
+    (1, "Operation not permitted."),
+)
+# What the kernel refuses (a request of an ioctl, or the number of a system call of the i386), with which errno, to which
+# command; and what that says.
+REFUSED = (
+    ("--ioctl C138FD00", NO_MEMORY, "check", 6, "cannot ask for the version of device-mapper: "),
+    ("--ioctl C138FD0D", NO_MEMORY, "check", 6, "cannot list the targets of device-mapper: "),
+    ("--ioctl C138FD03", NO_MEMORY, "flush", FAILED, "cannot create cowflush-sealed: "),
+    ("--ioctl C138FD04", NO_MEMORY, "flush", FAILED, "cannot remove cowflush-view: "),
+    ("--ioctl C138FD05", NO_MEMORY, "flush", FAILED, "cannot rename cowflush-sealed: "),
+    ("--ioctl C138FD06", NO_MEMORY, "flush", FAILED, "cannot suspend cowflush-root: "),
+    ("--ioctl C138FD09", NO_MEMORY, "flush", FAILED, "cannot load a table into cowflush-sealed: "),
+    ("--ioctl C138FD0C", NO_MEMORY, "flush", FAILED, "cannot ask for the status of cowflush-root: "),
+    ("--ioctl 4C82", IN_USE, "flush", FAILED, "cannot find a free loop device: "),
+    ("--ioctl 4C0A", IN_USE, "flush", FAILED, "cannot attach cowflush-cow to a loop device: others took every free one."),
+    ("--ioctl 4C05", IN_USE, "flush", FAILED, "cannot ask for the size of the COW: "),
+    ("--ioctl 4C04", IN_USE, "flush", FAILED, "cannot change the size of the COW: "),
+    ("--call 152", NO_MEMORY, "flush", FAILED, "cannot lock memory: "),  # mlockall
+    ("--call 2", NO_MEMORY, "flush", FAILED, "cannot start the guard process: "),  # fork
+    ("--call 327", NO_FILES, "flush", FAILED, "cannot watch for signals: "),  # signalfd4
+    ("--call 360", NO_FILES, "flush", FAILED, "cannot make a socket for the guard process: "),  # socketpair
+    ("--call 430", NO_MEMORY, "flush", FAILED, "cannot make a file in RAM for cowflush-cow: "),  # fsopen
+    ("--call 194", NO_MEMORY, "flush", FAILED, "cannot set the size of cowflush-cow: "),  # ftruncate64
+    ("--call 181", NO_MEMORY, "flush", FAILED, "cannot write the view's table: "),  # pwrite64
+    ("--call 118", NO_MEMORY, "flush", 5, "cannot flush the write cache of /dev/sda1: "),  # fsync
+    ("--call 332", NO_FILES, "daemon", FAILED, "cannot watch for changes: "),  # inotify_init1
+    ("--call 88", NOT_PERMITTED, "discard --now", FAILED, "cannot reboot: "),
+)  # fmt: skip
+
+
+def test_the_kernels_words_are_explained() -> None:
+    """Those that the tests here and in test_bad_inputs.py meet."""
+    table = artefacts.TOP / "docs" / "messages.md"
+    explained = table.read_text().split("\n## The kernel's words\n")[1]
+    for words in (
+        *(why.rstrip(".") for _, why in (NO_MEMORY, IN_USE, NO_FILES, NOT_PERMITTED)),
+        *("Exec format error", "Invalid argument", "No such file or directory"),
+        *("Permission denied", "I/O error"),
+    ):
+        assert re.search(rf"^\|.*\b{re.escape(words)}\b.*\|.*\|$", explained, re.MULTILINE), words
+
+
+@pytest.mark.thorough
+def test_what_the_kernel_refuses_is_named_and_the_next_flush_makes_up_for_it(boot: Lab) -> None:
+    vm = boot()
+    for number, (what, (errno, why), command, code, words) in enumerate(REFUSED):
+        write = f"dd if=/dev/urandom of=/root/{number} bs=4k count=20 2>/dev/null && sync"
+        vm.run(write).ok()
+        done = vm.run(f"guest-tools deny {what} --errno {errno} cowflush {command}", timeout=60)
+        text = done.exits(code).text
+        denied = re.search(r"^denied (\d+) calls", text, re.MULTILINE)
+        assert denied and int(denied[1]) > 0, (what, text)
+        expected = words if words.endswith(".") else words + why
+        assert expected in " ".join(text.split()), (expected, text)
+        vm.run("cowflush flush", timeout=60).ok()
+        check_settled(vm)
+    hashes = vm.run("cd /root && sha256sum *").ok().text
+    vm.kill()
+    vm.card.fsck()
+    found = vm.card.hashes("/root")
+    assert len(found) == len(REFUSED)
+    assert {f"/root/{line.split()[1]}": line.split()[0] for line in hashes.splitlines()} == found

@@ -194,7 +194,7 @@ def test_a_value_that_a_key_cannot_have(boot: Lab) -> None:
         assert complaint in said(vm)
     check_settled(vm)
     lines = [*WANTED, "high=90%", "full-wait=70%", "spill=/dev/sda9"]
-    lines += ["watchdog=/dev/nothing", "led=none-such", "metrics=/nowhere/figures"]
+    lines += ["watchdog=/dev/nothing", "led=none-such", "metrics=/proc/nowhere/figures"]
     daemon.start(vm, "\n".join([*lines, ""]))
     for number, (word, needs) in enumerate(WANTED.items(), 1):
         daemon.wait_for(
@@ -204,7 +204,7 @@ def test_a_value_that_a_key_cannot_have(boot: Lab) -> None:
         "high=90% is above full-wait=70%, where writers are held back: flushing from 70% on",
         "cannot open the watchdog /dev/nothing: No such file or directory",
         "the light none-such can.t be used: .* led= must name a folder of /sys/class/leds",
-        "the figures for Prometheus can.t be written to /nowhere/figures: .* metrics= wants a path",
+        "the figures for Prometheus can.t be written to /proc/nowhere/figures: .* metrics= wants a path",
         "cannot use cowflush.spill=/dev/sda9: there is no such device",
     ):
         daemon.wait_for(vm, words)

@@ -249,7 +249,22 @@ def test_only_root_may_and_only_where_it_makes_sense(boot: Lab) -> None:
     says(vm, "cowflush release", 0, "released: flushes come as before")
     # Device-mapper's node is no more than that: who lacks it makes it.
     says(vm, "rm /dev/mapper/control && cowflush flush && ls -l /dev/mapper/control", 0, "flushed")
-    vm.run("echo y >/root/y; sync").ok()
+    says(vm, "mount --bind /dev/null /proc/meminfo && cowflush flush; code=$?; umount /proc/meminfo; exit $code",
+         FAILED, "cannot read /proc/meminfo: it has no MemTotal.")  # fmt: skip
+    vm.run("mount -o remount,ro /run").ok()
+    says(
+        vm,
+        "cowflush hold",
+        FAILED,
+        "cannot note the hold in /run/cowflush: ",
+        "Read-only file system",
+    )
+    vm.run("mount -o remount,rw /run").ok()
+    says(vm, "mount -o remount,strictatime / && cowflush check", 0, "reads are writes, too")
+    vm.run("echo prune=off >/etc/cowflush.conf; echo y >/root/y; sync; cowflush flush").ok()
+    says(vm, "cowflush status", 0, "nothing at the last flush: it is switched off (prune=off)")
+    says(vm, "cowflush check", 0, "note journal commits every 5 s")
+    vm.run("rm /etc/cowflush.conf; sync").ok()
     says(vm, "cowflush stop", 0, "stopped, flushed to sda1")
     says(
         vm,
@@ -265,13 +280,15 @@ def test_only_root_may_and_only_where_it_makes_sense(boot: Lab) -> None:
         "write-through: writes go to sda1",
         "in the page cache, as on any system",
     )
+    vm.run("mount -o remount,ro /run").ok()
     says(
         vm,
-        f"{NOBODY} cowflush status",
+        "cowflush start",
         0,
-        "what programs wrote in the last seconds, as on any system",
+        "cannot renew the program in /run/cowflush: ",
+        "Read-only file system",
     )
-    says(vm, "cowflush start", 0, "started: writes stay in RAM")
+    vm.run("mount -o remount,rw /run").ok()
     check_settled(vm)
     vm.kill()
     root = vm.card.fs(replay=True)

@@ -7,10 +7,10 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from vm import VM, Card, Drive, Filesystem, artefacts, bases, ext, local
+from vm.boot import HURRIED, NO_LONG_JUMP
 from vm.lab import Lab
 from vm.logged import said
 from vm.router import status
@@ -22,12 +22,6 @@ PROMPT = r"^cowflush rescue> "
 def has_no(initcall: str) -> str:
     """The kernel argument that leaves a built-in driver out, as if it had not been built."""
     return f"initcall_blacklist={initcall}"
-
-
-# Half a minute of the guest's clock is a moment of ours: while it has nothing to do, its clock goes to its
-# next timer. With a tick that is one of 4 ms, so that no disk seems to be late.
-HURRIED: dict[str, Any] = {"icount": "shift=3,sleep=off"}
-NO_LONG_JUMP = "nohz=off"
 
 
 # --- the card -------------------------------------------------------------------

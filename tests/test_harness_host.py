@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from vm import Card, console
+from vm import Card, CommandFailed, Filesystem, Result, artefacts, card, console, local
 from vm.ext import ExtImage
 from vm.lab import Lab
+from vm.patience import Patience
 
 HERE = Path(__file__).parent
 
@@ -48,10 +52,8 @@ ext.make(Path("fs.img"), ext.Filesystem(), Path("d"), 8 << 20)
 """
 
 
-def inner_pytest(
-    directory: Path, test: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs pytest on its own, with our plugin, on one file of tests."""
+def inner_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]:
+    """Runs pytest on its own, with our plugin, on one file of tests, and without anything built."""
     (directory / "test_inner.py").write_text(test)
     command = [
         sys.executable,
@@ -63,8 +65,10 @@ def inner_pytest(
         "no:cacheprovider",
         str(directory),
     ]
-    variables = {**os.environ, "PYTHONPATH": str(HERE), **environment}
-    return subprocess.run(command, cwd=directory, env=variables, capture_output=True, text=True)
+    # Its logs are its own.
+    build = str(directory / "nothing")
+    variables = {**os.environ, "PYTHONPATH": str(HERE), "COWFLUSH_BUILD": build}
+    return local.run(command, cwd=directory, env=variables, capture_output=True, text=True)
 
 
 def alive(pid: int) -> bool:
@@ -87,9 +91,7 @@ def test_lost_is_loud_and_no_pass(tmp_path: Path) -> None:
 
 
 def test_a_missing_artefact_is_an_error(tmp_path: Path) -> None:
-    done = inner_pytest(
-        tmp_path, "def test_it(boot): boot(direct=True)", COWFLUSH_BUILD=str(tmp_path / "nothing")
-    )
+    done = inner_pytest(tmp_path, "def test_it(boot): boot(direct=True)")
     assert done.returncode == 1
     assert "run `make build`" in done.stdout
     assert "1 failed" in done.stdout and "skipped" not in done.stdout
@@ -127,11 +129,82 @@ def test_the_kernel_breaks_into_no_line() -> None:
     ]
 
 
+def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    # The inner one holds the output open.
+    hangs = f"sleep 60 & echo $! >{pid}; echo begun; wait"
+    begin = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired) as raised:
+        local.run(["sh", "-c", hangs], capture_output=True, text=True, timeout=2)
+    assert str(raised.value.stdout) == "begun\n"
+    assert time.monotonic() - begin < 50 and not alive(int(pid.read_text()))
+
+
+def test_what_a_program_said_is_kept(tmp_path: Path) -> None:
+    record = local.Record(tmp_path / "record")
+    record.add("one\ntwo", "it exited 3", b"words\n")
+    record.add("long", "it exited 0", b"<" + bytes(1 << 20) + b">")
+    kept = (tmp_path / "record").read_bytes()
+    assert kept.startswith(b"$ one\n$ two\nwords\n[it exited 3]\n$ long\n<")
+    assert kept.endswith(b">\n[it exited 0]\n") and len(kept) < 3 * local.KEPT_BYTES
+
+
+def test_the_harness_starts_no_program_without_a_limit() -> None:
+    alone = {"local.py", "launch.py"}  # the limit itself, and QEMU, which has its own
+    starts = re.compile(r"subprocess\.(run|Popen|call|check_\w+|getoutput)\(|os\.(system|popen)\(")
+    found = {path.name for path in (HERE / "vm").glob("*.py") if starts.search(path.read_text())}
+    assert found == alone
+
+
+def test_only_a_program_that_ran_and_ended_by_itself_has_refused() -> None:
+    for code in (1, 2, 125):
+        assert Result("a command", code, b"").fails().code == code
+    for code, why in (
+        (0, "should have failed: a command"),
+        (126, "could not be run"),
+        (127, "no such program"),
+        (128 + signal.SIGKILL, "a signal ended it"),
+    ):
+        with pytest.raises(CommandFailed, match=why):
+            Result("a command", code, b"").fails()
+
+
+class Clock:
+    """One that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_guest_is_waited_for_while_it_says_something() -> None:
+    clock = Clock()
+    patience = Patience(None, 5, clock)
+    for clock.now in range(0, 60, 4):
+        patience.heard()
+        assert not patience.over()
+    clock.now = 61
+    assert not patience.over()
+    clock.now = 62
+    assert patience.over() == "the guest was silent for 5 s"
+
+
+def test_a_limit_in_all_ends_a_wait_whatever_is_said() -> None:
+    clock = Clock()
+    patience = Patience(20, 5, clock)
+    for clock.now in range(21):
+        assert not patience.over()
+    clock.now = 21
+    patience.heard()
+    assert patience.over() == "the guest took longer than 20 s"
+
+
 def test_fsck_sees_damage(tmp_path: Path) -> None:
     card = Card.create(tmp_path / "card.img")
     card.fsck()
     image = card.fs()
-    subprocess.run(
+    local.run(
         ["debugfs", "-w", "-R", "clri /etc/passwd", str(image.path)],
         check=True,
         capture_output=True,
@@ -159,6 +232,55 @@ def test_differing_sectors_are_found(tmp_path: Path) -> None:
     assert one.differing_sectors(other) == [0, 5000, 400_000]
 
 
+def test_a_template_that_was_cut_short_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
+    Card.create(tmp_path / "one.img")
+    (template,) = artefacts.CACHE.glob("card-*.img")
+    os.truncate(template, 0)
+    Card.create(tmp_path / "other.img").fsck()
+    assert (tmp_path / "other.img").stat().st_size == card.CARD_BYTES == template.stat().st_size
+
+
+def test_a_template_is_made_once_though_many_want_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
+    make, made, begin = card._make, list[str](), threading.Barrier(4)
+
+    def counted(work: Path, table: bytes, filesystem: Filesystem, target: str) -> Path:
+        made.append(filesystem.kind)
+        return make(work, table, filesystem, target)
+
+    monkeypatch.setattr(card, "_make", counted)
+
+    def create(number: int) -> list[int]:
+        begin.wait(30)
+        return Card.create(tmp_path / f"{number}.img", Filesystem("ext2")).differing_sectors(
+            Card.create(tmp_path / f"{number}-again.img", Filesystem("ext2"))
+        )
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(create, range(4))) == [[]] * 4
+    assert made == ["ext2"]
+
+
+def test_old_templates_go_and_those_in_use_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
+    Card.create(tmp_path / "one.img")
+    (used,) = artefacts.CACHE.glob("card-*.img")
+    stale = artefacts.CACHE / "card-stale.img"
+    stale.touch()
+    for template in (used, stale):
+        os.utime(template, (0, 0))
+    Card.create(tmp_path / "two.img")
+    Card.create(tmp_path / "three.img", Filesystem("ext3"))
+    assert used.exists() and not stale.exists()
+
+
 def test_the_card_has_two_aligned_partitions(tmp_path: Path) -> None:
     card = Card.create(tmp_path / "card.img")
     assert len(card.partitions) == 2
@@ -174,11 +296,11 @@ def test_files_belong_to_root_whoever_makes_them() -> None:
         # That user may not see this clone.
         shutil.copytree(HERE / "vm", Path(temporary) / "vm")
         command = [sys.executable, "-c", MAKE_FILESYSTEM]
-        subprocess.run(command, cwd=temporary, user=user, check=True)
+        local.run(command, cwd=temporary, user=user, check=True)
         image = Path(temporary) / "fs.img"
         assert image.stat().st_uid == user
         for name in ("/", "/file", "/dev", "/dev/console"):
-            listed = subprocess.run(
+            listed = local.run(
                 ["debugfs", "-R", f"stat {name}", image], capture_output=True, text=True
             ).stdout
             assert "User:     0   Group:     0" in listed, listed

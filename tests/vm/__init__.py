@@ -5,6 +5,7 @@ drive    describes a disk to QEMU: recording, throttling, failing
 qmp      talks to QEMU
 debian   Debian systems with the package installed
 lab      what one test has: cards and guests that end with it
+local    runs programs of this machine, with a limit
 machine  runs one guest: commands, console, power cuts
 workload a writer whose files prove themselves
 outcome  what a guest's run can end in: pass, fail, lost

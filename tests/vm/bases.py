@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm import artefacts, ext, rootfs, sparse
+from vm import artefacts, ext, local, rootfs, sparse
 from vm.card import Card, Partition
 from vm.ext import Filesystem
 from vm.sparse import SECTOR
@@ -67,7 +66,7 @@ def free(base: Base) -> int:
 
 def tool(*command: str | Path, stdin: bytes = b"") -> None:
     environment = ext.PATH
-    done = subprocess.run([*map(str, command)], input=stdin, capture_output=True, env=environment)
+    done = local.run([*map(str, command)], input=stdin, capture_output=True, env=environment)
     assert done.returncode == 0, f"{command}: {done.stderr.decode()}"
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm import artefacts, ext, rootfs, sparse
+from vm import artefacts, ext, local, rootfs, sparse
 from vm.ext import ExtImage, Filesystem
 from vm.sparse import SECTOR
 
@@ -49,7 +50,8 @@ class Card:
     ) -> Card:
         """A card that no guest has seen yet. `partitions` is sfdisk's script, else the board's."""
         script = partitions or artefacts.needed(artefacts.PARTITIONS).read_text()
-        sparse.copy(_template(filesystem, script, target), path)
+        with _template(filesystem, script, target) as template:
+            sparse.copy(template, path)
         return cls(path)
 
     def copy(self, path: Path) -> Card:
@@ -106,29 +108,46 @@ def _read_back(path: Path) -> tuple[str, list[Partition]]:
 
 def _sfdisk(arguments: list[str], script: bytes = b"") -> bytes:
     environment = {**os.environ, **ext.PATH}
-    done = subprocess.run(
-        ["sfdisk", *arguments], input=script, capture_output=True, env=environment
-    )
+    done = local.run(["sfdisk", *arguments], input=script, capture_output=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"sfdisk {' '.join(arguments)} failed: {done.stderr.decode().strip()}")
     return done.stdout
 
 
-def _template(filesystem: Filesystem, partitions: str, target: str) -> Path:
-    """A card to copy from, made once for each way to make it."""
-    key = _key(filesystem, partitions, target)
-    template = artefacts.CACHE / f"card-{key}.img"
-    if template.exists():
-        template.touch()
-        return template
+@contextmanager
+def _template(filesystem: Filesystem, partitions: str, target: str) -> Iterator[Path]:
+    """A card to copy from, made once for each way to make it, whoever needs it first.
+
+    Other runners use the same ones: whoever copies one shares a lock with the others that do, and
+    whoever makes one or drops old ones has it alone.
+    """
+    template = artefacts.CACHE / f"card-{_key(filesystem, partitions, target)}.img"
     artefacts.CACHE.mkdir(parents=True, exist_ok=True)
-    _drop_stale(artefacts.CACHE.glob("card-*.img"))
+    with open(artefacts.CACHE / "cards.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if not _usable(template):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _usable(template):
+                _drop_stale(artefacts.CACHE.glob("card-*.img"))
+                _put(template, partitions, filesystem, target)
+        yield template
+
+
+def _usable(template: Path) -> bool:
+    """Whether it is there, and whole; then it counts as used now."""
+    try:
+        os.utime(template)
+        return template.stat().st_size == CARD_BYTES
+    except FileNotFoundError:
+        return False
+
+
+def _put(template: Path, partitions: str, filesystem: Filesystem, target: str) -> None:
     with tempfile.TemporaryDirectory(dir=artefacts.CACHE) as temporary:
         card = _make(Path(temporary), partitions.encode(), filesystem, target)
         packed = card.with_suffix(".sparse")
         sparse.copy(card, packed)  # mke2fs writes much that is zero
-        packed.rename(template)  # in one step: another runner may be making the same
-    return template
+        packed.rename(template)  # in one step: this runner may be killed
 
 
 def _make(work: Path, partitions: bytes, filesystem: Filesystem, target: str) -> Path:

@@ -12,12 +12,11 @@ import inspect
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vm import artefacts, launch, sparse
+from vm import artefacts, launch, local, sparse
 from vm.card import Card
 from vm.drive import Drive, Throttle
 from vm.lab import Lab
@@ -80,14 +79,14 @@ def fresh(lab: Lab, init: str) -> Card:
 def _newer_package(directory: Path, arch: str) -> Path:
     """The package as its next version would be: the program works the same, but is not the same file."""
     tree, package = directory / "newer", directory / "newer.deb"
-    subprocess.run(["dpkg-deb", "--raw-extract", artefacts.debian_package(arch), tree], check=True)
+    local.run(["dpkg-deb", "--raw-extract", artefacts.debian_package(arch), tree], check=True)
     control = tree / "DEBIAN" / "control"
     control.write_text(
         re.sub(r"^Version: .*$", f"Version: {NEWER}", control.read_text(), flags=re.MULTILINE)
     )
     program = tree / "usr/sbin/cowflush"
     program.write_bytes(program.read_bytes() + NEWER.encode())
-    subprocess.run(
+    local.run(
         ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", tree, package],
         check=True,
         capture_output=True,
@@ -192,7 +191,7 @@ def _with_dracut(lab: Lab, vm: VM) -> VM:
 def _key(init: str) -> str:
     digest = hashlib.sha256(str(_disk(init).resolve()).encode())
     digest.update(
-        subprocess.run([QEMU[arch(init)], "--version"], capture_output=True, check=True).stdout
+        local.run([QEMU[arch(init)], "--version"], capture_output=True, check=True).stdout
     )
     for source in (artefacts.debian_package(arch(init)), Path(launch.__file__)):
         digest.update(hashlib.sha256(source.read_bytes()).digest())

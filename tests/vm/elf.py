@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from pathlib import Path
+
+from vm import local
 
 
 def assemble(source: str) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
         code, program = Path(temporary) / "code.o", Path(temporary) / "program"
-        subprocess.run(["as", "--32", "-o", code, "-"], input=source.encode(), check=True)
-        subprocess.run(["ld", "-m", "elf_i386", "-o", program, code], check=True)
+        local.run(["as", "--32", "-o", code, "-"], input=source.encode(), check=True)
+        local.run(["ld", "-m", "elf_i386", "-o", program, code], check=True)
         return program.read_bytes()

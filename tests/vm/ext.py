@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vm import local
+
 UUID = "c0f1a5b0-5eed-4c0f-8a5b-000000000001"
 # A user's PATH in Debian has no sbin.
 PATH = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
@@ -226,4 +228,4 @@ def _complaints(stderr: bytes) -> str:
 
 
 def _tool(command: list[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **PATH})
+    return local.run(command, input=stdin, capture_output=True, env={**os.environ, **PATH})

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vm import artefacts, sparse
+from vm import artefacts, local, sparse
 from vm.card import Card
 from vm.drive import Drive
 from vm.lab import Lab
@@ -27,7 +27,7 @@ AGENT = artefacts.TOP / "tests" / "vm" / "agent.sh"
 def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs `python3 -m image` as `make image` does."""
     command = [sys.executable, "-m", "image", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=artefacts.TOP)
+    return local.run(command, capture_output=True, text=True, cwd=artefacts.TOP)
 
 
 def done(*arguments: str | Path) -> str:

@@ -79,14 +79,12 @@ class Machine:
 
     @staticmethod
     def _wires() -> list[str]:
-        """What a test needs: the console in a file, the agent and the control channel on sockets."""
-        listening = "path=console.sock,server=on,wait=off"
-        console = [
-            "-chardev",
-            f"socket,id=console,{listening},logfile={CONSOLE_LOG}",
-            "-serial",
-            "chardev:console",
-        ]
+        """What a test needs: the console in a file, the agent and the control channel on sockets.
+
+        The console is QEMU's standard input and output. On a socket it would need somebody who reads at once:
+        when 300 characters wait there, QEMU's log of it has some of them twice.
+        """
+        console = ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
         agent = [
             "-chardev",
             "socket,id=agent,path=agent.sock,server=on,wait=off",
@@ -107,17 +105,19 @@ class Process:
         self._prepare(machine)
         # The kernel kills QEMU when the thread that started it ends, however that ends.
         guarded = ["setpriv", "--pdeathsig", "KILL", *self.command]
-        with open(directory / "qemu.log", "wb") as log:
+        with (
+            open(directory / CONSOLE_LOG, "wb") as console,
+            open(directory / "qemu.log", "wb") as log,
+        ):
             self.popen = subprocess.Popen(
-                guarded, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                guarded, cwd=directory, stdin=subprocess.PIPE, stdout=console, stderr=log, bufsize=0
             )
         Process._running.add(self)
 
     def _prepare(self, machine: Machine) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        for name in ("agent.sock", "qmp.sock", "console.sock"):
+        for name in ("agent.sock", "qmp.sock"):
             (self.directory / name).unlink(missing_ok=True)
-        (self.directory / CONSOLE_LOG).touch()
         for disk in machine.drives:
             if disk.write_log:
                 disk.write_log.touch()
@@ -127,7 +127,7 @@ class Process:
             'cd "$(dirname "$0")" || exit',
         ]
         script = self.directory / "qemu.sh"
-        script.write_text("\n".join([*lines, f"exec {self.command_line}", ""]))
+        script.write_text("\n".join([*lines, f"exec {self.command_line} >{CONSOLE_LOG}", ""]))
         script.chmod(0o755)
 
     @property
@@ -145,7 +145,14 @@ class Process:
         """SIGKILL: for the guest, its power is cut."""
         self.popen.kill()
         self.popen.wait()
+        if self.popen.stdin:
+            self.popen.stdin.close()
         Process._running.discard(self)
+
+    def type(self, text: bytes) -> None:
+        """Gives the console's keyboard something."""
+        assert self.popen.stdin
+        self.popen.stdin.write(text)
 
     def connect(self, name: str) -> socket.socket:
         """Connects to one of QEMU's sockets, which appear soon after its start."""

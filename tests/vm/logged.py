@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vm import artefacts, flushlog
+from vm import artefacts, flushlog, local
 from vm.card import Card
 from vm.machine import VM
 
@@ -59,7 +59,7 @@ def said(vm: VM) -> str:
 
 def host(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Runs cowflush on this machine, as a person with the card in a reader would."""
-    return subprocess.run(
+    return local.run(
         [artefacts.host_cowflush(), *map(str, arguments)], capture_output=True, text=True
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import select
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,9 @@ from vm.disks import Disks, DriveStats
 from vm.drive import Throttle
 from vm.job import Job
 from vm.launch import CONSOLE_LOG, Machine, Process
+from vm.local import Record
 from vm.outcome import Lost, Result, tail
+from vm.patience import Patience
 from vm.qmp import Qmp
 
 T = TypeVar("T")
@@ -30,6 +31,8 @@ INACTIVITY_SECONDS = 240.0
 TOTAL_SECONDS = 2400.0
 # The console goes to a plain file, which can't be waited for.
 POLL_SECONDS = 0.02
+# What it was asked, and answered.
+COMMANDS_LOG = "commands.log"
 
 
 class VM:
@@ -49,7 +52,6 @@ class VM:
         self.card = card
         self.inactivity = inactivity
         self.total = total
-        self._typist: socket.socket | None = None
         self._stopped = ""  # why the guest stopped, in QEMU's words
         self._final_stats: list[DriveStats] = []
         self._resetting = False
@@ -61,6 +63,7 @@ class VM:
         self._watchdog.daemon = True
         self._watchdog.start()
         self._console = Console(directory / CONSOLE_LOG)
+        self._record = Record(directory / COMMANDS_LOG)
         try:
             self._agent = Agent(self.process.connect("agent.sock"))
             self._qmp = Qmp(self.process.connect("qmp.sock"))
@@ -90,6 +93,7 @@ class VM:
         """
         self._control(lambda: self._agent.send_run(command))
         code, output = self._wait(self._agent.finished, f"running: {command}", timeout)
+        self._record.add(command, f"it exited {code}", output)
         return Result(command, code, output)
 
     def start(self, command: str) -> Job:
@@ -131,9 +135,7 @@ class VM:
 
     def type(self, text: str) -> None:
         """Types on the console's keyboard."""
-        if not self._typist:
-            self._typist = self.process.connect("console.sock")
-        self._typist.sendall(text.encode())
+        self._control(lambda: self.process.type(text.encode()))
 
     def press(self, *keys: str) -> None:
         """Presses keys together on the machine's own keyboard; their names are QEMU's."""
@@ -149,9 +151,6 @@ class VM:
         self._console.close()
         self._agent.close()
         self._qmp.close()
-        if self._typist:
-            self._typist.close()
-            self._typist = None
 
     def until(self, condition: str, timeout: float = 30) -> None:
         """Waits until this command of the guest's shell succeeds."""
@@ -276,19 +275,18 @@ class VM:
 
     def _wait(self, answer: Callable[[], T | None], what: str, timeout: float | None = None) -> T:
         """Waits for an answer from the guest; every wait ends, and only an answer is one."""
-        begin = last_sign = time.monotonic()
+        patience = Patience(None if timeout is None else timeout * self.patience, self.inactivity)
         while True:
             if self._take_in():
-                last_sign = time.monotonic()
+                patience.heard()
             answered = answer()
             if answered is not None:
                 return answered
-            now = time.monotonic()
-            if reason := self._why_lost(now - last_sign, now - begin, timeout):
+            if reason := self._why_lost() or patience.over():
                 self._lose(f"{reason}, {what}")
             select.select([self._agent.fileno(), self._qmp.fileno()], [], [], POLL_SECONDS)
 
-    def _why_lost(self, silent: float = 0, taken: float = 0, timeout: float | None = None) -> str:
+    def _why_lost(self) -> str:
         panic = re.search(r"Kernel panic - .*", self._console.text)
         # A panic stops the guest once it has said all, except while resets are allowed.
         if panic and (self._stopped or self._resetting):
@@ -299,14 +297,11 @@ class VM:
             return f"the guest ran longer than its total limit of {self.total:g} s"
         if not self.process.alive():
             return f"QEMU died with status {self.process.popen.returncode} ({self.process.log or 'it said nothing'})"
-        if timeout and taken > timeout * self.patience:
-            return f"the guest took longer than {timeout * self.patience:g} s"
-        if not timeout and silent > self.inactivity:
-            return f"the guest was silent for {self.inactivity:g} s"
         return ""
 
     def _lose(self, reason: str) -> NoReturn:
         partial = self._agent.partial().decode(errors="replace")
+        self._record.add("", f"lost: {reason}", partial.encode())
         self.kill()
         said = f"\n--- the command's output so far ---\n{tail(partial)}" if partial.strip() else ""
         raise Lost(f"{reason}{said}", self._console.text)
@@ -314,8 +309,6 @@ class VM:
     def _take_in(self) -> bool:
         """Reads what the guest and QEMU have said; True if the guest said anything."""
         printed = self._console.read()
-        if self._typist and select.select([self._typist], [], [], 0)[0]:
-            self._typist.recv(65536)  # the log has it, too
         received = self._agent.receive() if self.process.alive() else 0
         if self.process.alive():
             for event in self._qmp.events():

@@ -17,6 +17,14 @@ TAIL_LINES = 40
 # The BIOS clears the screen; a person's terminal should be left as it is.
 CONTROL = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|.)|[\x00-\x08\x0b-\x1f\x7f]")
 
+# A shell's own words for a command that has refused nothing, since it did not run or did not end.
+SIGNALLED = 128
+NO_REFUSAL = {
+    126: "it could not be run",
+    127: "there is no such program",
+    SIGNALLED: "a signal ended it",
+}
+
 
 def tail(text: str, lines: int = TAIL_LINES) -> str:
     """The last lines, fit to be printed."""
@@ -59,8 +67,14 @@ class Result:
         return self
 
     def fails(self) -> Result:
+        """It ran, and said no. Where the code is known, `exits` says more."""
         if self.code == 0:
             raise CommandFailed(
                 f"the guest's command should have failed: {self.command}\n{tail(self.text)}"
+            )
+        if why := NO_REFUSAL.get(min(self.code, SIGNALLED)):
+            raise CommandFailed(
+                f"the guest's command should have failed by itself, but {why} (its status is "
+                f"{self.code}): {self.command}\n{tail(self.text)}"
             )
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from random import Random
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from vm import artefacts
+from vm import artefacts, local
 from vm.lab import Lab
 from vm.outcome import Lost, tail
 
+# A file that is as old as the last run, beside its logs.
+RUN_BEGAN = "began"
 LAB = pytest.StashKey[Lab]()
 FAILED = pytest.StashKey[bool]()
 # From the inside out: `make test`, what `make test-all` runs besides, what `make test-systems` does.
@@ -26,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "systems: in `make test-systems` alone",
     ):
         config.addinivalue_line("markers", marker)
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker and not config.getoption("collectonly", False):
+        # What is older was left by an earlier run: see tests/messages_met.py.
+        artefacts.LOGS.mkdir(parents=True, exist_ok=True)
+        (artefacts.LOGS / RUN_BEGAN).touch()
+    local.record_to(artefacts.LOGS / "this-machine" / f"{worker or 'main'}.log")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from vm import artefacts
+from vm import artefacts, local
 
 HERE = Path(__file__).parent
 DIRECTORIES = (
@@ -74,9 +74,7 @@ def _built(target: str) -> list[Path]:
 def _applets(busybox: Path) -> list[str]:
     """The paths of busybox's applets, from the program itself: an x86 host can run it."""
     try:
-        listing = subprocess.run(
-            [busybox, "--list-full"], capture_output=True, text=True, check=True
-        )
+        listing = local.run([busybox, "--list-full"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise RuntimeError(
             f"{busybox} --list-full does not run on this host ({error}): use an x86 host"

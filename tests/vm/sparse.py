@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+from vm import local
 
 SECTOR = 512
 BLOCK = 1 << 20
@@ -14,7 +15,7 @@ BLOCK = 1 << 20
 
 def copy(source: Path, target: Path) -> None:
     """A copy that takes no more room than the original."""
-    subprocess.run(["cp", "--reflink=auto", "--sparse=always", source, target], check=True)
+    local.run(["cp", "--reflink=auto", "--sparse=always", source, target], check=True)
 
 
 def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -101,14 +101,8 @@ def test_a_writer_at_full_speed_elsewhere(boot: Lab) -> None:
     flood_alone(boot, 128, log=True, merges=2)
 
 
-@pytest.mark.parametrize(
-    "memory",
-    [
-        pytest.param(256, marks=pytest.mark.systems),
-        pytest.param(128, marks=pytest.mark.systems),
-        pytest.param(64, marks=pytest.mark.thorough),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("memory", [256, 128, 64])
 def test_a_writer_at_full_speed_without_a_log(boot: Lab, memory: int) -> None:
     flood_alone(boot, memory, log=False, merges=2, flushes=4)
 
@@ -116,10 +110,9 @@ def test_a_writer_at_full_speed_without_a_log(boot: Lab, memory: int) -> None:
 # The guest's memory and what hogs leave of it to others, in MiB: enough for the reserve behind a COW, and not.
 LEFT = [
     pytest.param(128, 9),
-    pytest.param(64, 20, marks=pytest.mark.thorough),
     *(
-        pytest.param(memory, left, marks=pytest.mark.systems)
-        for memory, left in [(256, 24), (128, 20), (256, 18), (64, 9)]
+        pytest.param(memory, left, marks=pytest.mark.thorough)
+        for memory, left in [(256, 24), (128, 20), (64, 20), (256, 18), (64, 9)]
     ),
 ]
 

@@ -16,14 +16,8 @@ done
 """
 
 
-@pytest.mark.parametrize(
-    "memory",
-    [
-        pytest.param(256, marks=pytest.mark.thorough),
-        pytest.param(128, marks=pytest.mark.systems),
-        pytest.param(64, marks=pytest.mark.systems),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("memory", [256, 128, 64])
 def test_others_flush_while_a_writer_is_at_full_speed(boot: Lab, memory: int) -> None:
     """By hand, and for changes that are urgent: a flush that writes the page cache out first is not watched by the daemon.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vm import flushlog
 from vm.card import Card
 from vm.ext import ExtImage
@@ -98,7 +100,7 @@ def wait_merges(vm: VM, more: int, timeout: int = 60) -> None:
 
 def wait_for(vm: VM, text: str, times: int = 1, timeout: int = 30) -> str:
     """Waits until so many lines of the daemon have these words; returns all it has said."""
-    vm.until(f"[ $(grep -c '{text}' {SAID}) -ge {times} ]", timeout)
+    vm.until(f"[ $(grep -c {shlex.quote(text)} {SAID}) -ge {times} ]", timeout)
     return said(vm)
 
 

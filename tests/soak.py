@@ -39,7 +39,7 @@ def main() -> int:
         return (time.monotonic() - begin) / 60
 
     def enough(totals: Totals) -> bool:
-        return totals.flushes >= arguments.flushes or spent() >= arguments.minutes
+        return bool(totals.flushes >= arguments.flushes or spent() >= arguments.minutes)
 
     def say(text: str) -> None:
         print(f"{spent():5.1f} min  {text}", flush=True)

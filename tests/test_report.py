@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from vm import Throttle, artefacts
 from vm.daemon import QUIET, field, signal, wait_for
 from vm.daemon import start as daemon
+from vm.flushlog import CHUNK, RECORD, FlushLog, Segment
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import status
 
 FIGURES = "/run/node/cowflush.prom"
 LIGHT = "/sys/class/leds/test:light"
+CARD_FAILS = 5
+MIB = 1 << 20
 
 
 def history(vm: VM) -> list[dict[str, Any]]:
@@ -59,6 +62,7 @@ def test_history_tells_when_why_and_how_much(boot: Lab) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_history_has_a_plot_on_a_terminal(boot: Lab) -> None:
     vm = boot()
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=32 2>&1; cowflush flush; sync").ok()
@@ -74,12 +78,19 @@ def test_history_has_a_plot_on_a_terminal(boot: Lab) -> None:
     assert len(large.rstrip()) <= 109
 
 
+@pytest.mark.thorough
 def test_history_outlives_nothing_and_needs_no_run(boot: Lab) -> None:
     vm = boot()
-    vm.run("echo x >/root/x; umount -l /run; mount -o remount,ro /run 2>/dev/null; true").ok()
-    vm.run("cowflush flush", timeout=60).ok()
+    vm.run("echo x >/root/x; cowflush flush", timeout=60).ok()
+    assert len(history(vm)) == 1
+    # Where nothing can be noted a flush is a flush all the same.
+    vm.run("mount -t tmpfs -o ro none /run; echo y >/root/y").ok()
+    assert "flushed to sda1" in vm.run("cowflush flush", timeout=60).ok().text
+    assert history(vm) == [] and vm.run("cowflush history").ok().text == ""
     vm.kill()
-    assert vm.card.read("/root/x") == b"x\n"
+    assert vm.card.read("/root/y") == b"y\n"
+    again = boot(vm.card)
+    assert history(again) == [] and status(again)["last_flush"] is None
 
 
 # --- status ----------------------------------------------------------------------------
@@ -99,6 +110,11 @@ def test_status_tells_of_the_daemon_and_of_a_hold(boot: Lab) -> None:
     assert re.search(
         r"next flush in (1 h 59|2 h 0) min \(interval\)", vm.run("cowflush status").ok().text
     )
+    # A flush by hand counts: the interval begins anew.
+    vm.until("cowflush status --json | grep -q '\"seconds\":719[0-8],'")
+    vm.run("echo x >/root/x; cowflush flush", timeout=60).ok()
+    vm.until("cowflush status --json | grep -q '\"seconds\":\\(7199\\|7200\\),'")
+    assert vm.get(f"/proc/{report['pid']}/oom_score_adj") == b"-1000\n"
     vm.run("cowflush hold").ok()
     assert status(vm)["held_since"] == int(
         vm.run("sed -n s/since=//p /run/cowflush/hold").ok().text
@@ -111,6 +127,7 @@ def test_status_tells_of_the_daemon_and_of_a_hold(boot: Lab) -> None:
     assert status(vm)["daemon"] is None and status(vm)["held_since"] is None
 
 
+@pytest.mark.thorough
 def test_status_watch(boot: Lab) -> None:
     vm = boot()
     lines = vm.run("cowflush status --watch | head -n 3", timeout=30).ok().text.splitlines()
@@ -130,6 +147,153 @@ def test_status_watch(boot: Lab) -> None:
     vm.run("cowflush stop", timeout=60).ok()
 
 
+# --- what they say beside what QEMU saw -----------------------------------------------------
+
+
+class Bytes(NamedTuple):
+    """What was written since boot: to the card, as QEMU counts it, and by `cowflush status` to root's partition
+    and by root."""
+
+    card: int
+    reached: int
+    absorbed: int
+
+    @classmethod
+    def now(cls, vm: VM) -> Bytes:
+        report = status(vm)
+        return cls(
+            vm.card_stats().wr_bytes, report["reached_card"]["bytes"], report["absorbed"]["bytes"]
+        )
+
+    def until_now(self, vm: VM) -> Bytes:
+        return Bytes(*(now - before for now, before in zip(Bytes.now(vm), self, strict=True)))
+
+
+def second_reader(boot: Lab, vm: VM) -> FlushLog:
+    """What the log holds, by one who knows nothing of the program."""
+    return FlushLog(vm.cut_copy(boot.directory / "cut.img"))
+
+
+def on_card(segment: Segment) -> int:
+    """All that an append writes: head and table, data, commit record."""
+    head = -(-(RECORD + segment.table_bytes) // CHUNK)
+    return (head + len(segment.olds) + 1) * CHUNK
+
+
+def a_flush(vm: VM, name: str) -> dict[str, Any]:
+    """Flushes a file of half a MiB, and drops one of twice that which was never flushed."""
+    vm.run(
+        f"""
+        head -c {MIB} /dev/urandom >/root/dropped && head -c {MIB // 2} /dev/urandom >/root/{name} && sync &&
+        rm /root/dropped && sync"""
+    ).ok()
+    pending = status(vm)["pending"]
+    done: dict[str, Any] = json.loads(vm.run("cowflush flush --json", timeout=60).ok().output)
+    flush: dict[str, Any] = done["flush"]
+    assert MIB // 2 <= flush["bytes"] < MIB and flush["pruned"] >= MIB, flush
+    # A freeze adds little: the filesystem's superblock.
+    assert 0 <= flush["bytes"] + flush["pruned"] - pending <= 8 * CHUNK, (flush, pending)
+    return flush
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_figures_are_what_the_card_got(boot: Lab) -> None:
+    vm = boot()
+    before = Bytes.now(vm)
+    assert before.reached == before.card, "since boot"
+
+    # What root is asked to write is not what the card is.
+    vm.run(f"head -c {2 * MIB} /dev/urandom >/root/first; sync").ok()
+    moved = before.until_now(vm)
+    assert moved.card == moved.reached == 0 and moved.absorbed >= 2 * MIB
+    vm.run("cowflush flush").ok()
+
+    # Without a log a flush merges, and the card gets just that.
+    before = Bytes.now(vm)
+    flushes = [a_flush(vm, "one")]
+    moved = before.until_now(vm)
+    assert flushes[0]["merged"] == flushes[0]["bytes"] and flushes[0]["logged"] == 0
+    assert moved.card == moved.reached == flushes[0]["merged"] < moved.absorbed
+
+    # With one it appends; what frames the data is no data.
+    vm.run("cowflush log format /dev/sda2").ok()
+    for name in ("two", "three"):
+        before = Bytes.now(vm)
+        flushes.append(flush := a_flush(vm, name))
+        moved = before.until_now(vm)
+        last = second_reader(boot, vm).segments[-1]
+        assert flush["merged"] == 0 and flush["logged"] == flush["bytes"] == len(last.olds) * CHUNK
+        assert moved.card == on_card(last) > flush["logged"] and moved.reached == 0
+    assert history(vm)[1:] == flushes and status(vm)["last_flush"] == flushes[-1]
+    log = json.loads(vm.run("cowflush log --json").ok().output)
+    logged = [flush["logged"] for flush in flushes[1:]]
+    assert [segment["bytes"] for segment in log["segments"]] == logged
+    reader = second_reader(boot, vm)
+    assert log["used"] == reader.used() * CHUNK >= sum(map(on_card, reader.segments))
+
+    # A merge writes each chunk once, what two flushes wrote, too, and both copies of the log's header.
+    before = Bytes.now(vm)
+    merge = json.loads(vm.run("cowflush merge --json", timeout=60).ok().output)
+    moved = before.until_now(vm)
+    assert moved.reached == merge["merged"] > 0 and moved.card == moved.reached + 2 * CHUNK
+    assert merge["merged"] + merge["pruned"] == len(reader.live()) * CHUNK < sum(logged)
+
+    # Sums are those of the parts, and a flush that failed is none.
+    daemon(vm, QUIET + f"metrics={FIGURES}\n")
+    vm.until(f"[ -e {FIGURES} ]")
+    every = history(vm)
+    logged += [every[-1]["logged"]]
+    wanted = {
+        "flushed_bytes_total": sum(flush["bytes"] for flush in every),
+        "pruned_bytes_total": sum(flush["pruned"] for flush in every),
+        'flushes_total{reason="flush"}': len(every),
+        "flush_failures_total": 0,
+        "log_segments": 1,
+        "log_flushes_total": len(logged),
+        "log_flushed_bytes_total": sum(logged),
+        "log_merges_total": 1,
+        "log_merged_bytes_total": merge["merged"],
+    }
+    samples = parsed(vm.get(FIGURES).decode())
+    assert {name: samples[f"cowflush_{name}"] for name in wanted} == wanted
+    vm.run("echo x >/root/x; sync").ok()
+    vm.fail_writes()
+    vm.run("cowflush flush", timeout=60).exits(CARD_FAILS)
+    vm.heal()
+    assert history(vm) == every
+    asked_flush(vm, "four")
+    vm.until(f"grep -q asked {FIGURES}")
+    assert parsed(vm.get(FIGURES).decode())["cowflush_flush_failures_total"] == 1
+    signal(vm, "TERM")
+    vm.until("! pidof cowflush")
+
+    # A stop merges everything, and from then on root's writes are the card's.
+    before = Bytes.now(vm)
+    stop = json.loads(vm.run("cowflush stop --json", timeout=60).ok().output)["flush"]
+    moved = before.until_now(vm)
+    assert stop["merged"] > 0 and 0 <= moved.reached - stop["merged"] <= 8 * CHUNK, (moved, stop)
+    before = Bytes.now(vm)
+    vm.run(f"head -c {MIB} /dev/urandom >/root/last; sync").ok()
+    moved = before.until_now(vm)
+    assert moved.card == moved.reached == moved.absorbed >= MIB
+
+
+@pytest.mark.thorough
+@pytest.mark.xfail(
+    strict=True, reason="issue 15, 3: a flush does not tell of what it found sealed and wrote first"
+)
+def test_what_a_flush_failed_to_write_is_counted_when_it_is_written(boot: Lab) -> None:
+    vm = boot()
+    vm.run("cowflush log format /dev/sda2").ok()
+    vm.run(f"head -c {MIB} /dev/urandom >/root/first; sync").ok()
+    vm.fail_writes()
+    vm.run("cowflush flush", timeout=60).exits(CARD_FAILS)
+    vm.heal()
+    vm.run("echo x >/root/x; cowflush flush", timeout=60).ok()
+    wrote = sum(len(segment.olds) * CHUNK for segment in second_reader(boot, vm).segments)
+    assert wrote > MIB and sum(flush["bytes"] for flush in history(vm)) == wrote
+
+
 # --- figures for Prometheus --------------------------------------------------------------
 
 
@@ -139,12 +303,15 @@ def figures(vm: VM) -> dict[str, float]:
     promtool = artefacts.promtool()
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True)
     assert checked.returncode == 0 and not checked.stderr + checked.stdout, checked
-    samples = [
-        line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#")
-    ]
+    return parsed(text.decode())
+
+
+def parsed(text: str) -> dict[str, float]:
+    samples = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in samples}
 
 
+@pytest.mark.thorough
 def test_promtool_would_complain() -> None:
     """The check of the figures can fail."""
     bad = b"# TYPE cowflush_x counter\ncowflush_x 1\n"
@@ -154,7 +321,7 @@ def test_promtool_would_complain() -> None:
     assert checked.returncode != 0 and b"cowflush_x" in checked.stderr
 
 
-@pytest.mark.kernels("6.1", "6.12")
+@pytest.mark.thorough
 def test_figures_follow_the_flushes(boot: Lab) -> None:
     vm = boot()
     vm.run("cowflush log format /dev/sda2").ok()
@@ -198,6 +365,7 @@ def shows(vm: VM, trigger: str, file: str, value: int) -> None:
     vm.until(f"grep -qF '[{trigger}]' {LIGHT}/trigger && [ $(cat {LIGHT}/{file}) = {value} ]")
 
 
+@pytest.mark.thorough
 def test_a_light_shows_pending_flushing_and_trouble(boot: Lab) -> None:
     vm = boot(throttle=Throttle())
     make_light(vm)
@@ -219,17 +387,17 @@ def test_a_light_shows_pending_flushing_and_trouble(boot: Lab) -> None:
     signal(vm, "TERM")
 
 
+@pytest.mark.thorough
 def test_what_is_not_there_is_said_once(boot: Lab) -> None:
     vm = boot()
     daemon(vm, QUIET + "led=nowhere\nmetrics=/proc/nowhere/x.prom\n")
-    vm.run(
-        "cowflush hold && sleep 3; echo x >/root/x; sync; sleep 2; cowflush release; sleep 2"
-    ).ok()
-    lines = vm.run("cat /run/daemon.log").ok().text.splitlines()
-    assert (
-        len([line for line in lines if "the light nowhere can't be used: No such file" in line])
-        == 1
-    ), lines
-    assert (
-        len([line for line in lines if "can't be written to /proc/nowhere/x.prom" in line]) == 1
-    ), lines
+    for flushes in range(1, 4):
+        # Each time the light would change twice, and the figures would be written.
+        vm.run(f"echo {flushes} >/root/x; sync").ok()
+        signal(vm, "USR1")
+        wait_for(vm, "(asked)", flushes)
+    signal(vm, "TERM")
+    vm.until("! pidof cowflush")
+    said = wait_for(vm, "can't be used")
+    assert said.count("the light nowhere can't be used: No such file") == 1, said
+    assert said.count("can't be written to /proc/nowhere/x.prom") == 1, said

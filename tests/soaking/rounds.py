@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -61,21 +61,21 @@ class Soak:
             vm.run("cowflush log format /dev/sda2").ok()
             vm.put("/etc/cowflush.conf", CONFIG.encode())
         load = Load(vm)
-        start_daemon(vm)
+        daemon.begin(vm)
         self.totals.boots.append([])
         durable: dict[str, int] = {}
         before = self.totals.flushes
         for step in range(1, self.random.choice(LENGTHS) + 1):
             durable = self.step(vm, load) or durable
             watch.look_at_work(vm)
-            self.totals.flushes = before + flushes(vm)
+            self.totals.flushes = before + daemon.flushes(vm)
             if step % LOOK_EVERY == 0:
                 durable = self.look(vm, load)
             if self.enough(self.totals):
                 break
         load.check()
         daemon.no_trouble(vm)
-        self.totals.flushes = before + flushes(vm)
+        self.totals.flushes = before + daemon.flushes(vm)
         self.cut(vm)
         found = judge(self.recovered(), durable)
         self.totals.steps = found
@@ -102,15 +102,15 @@ class Soak:
         """Kills daemon and flush at any moment of a flush; another daemon goes on."""
         self.totals.kills += 1
         vm.run(
-            f"cowflush flush >/dev/null 2>&1 & usleep {self.random.randint(0, 500_000)}; killall -9 cowflush; true"
+            f"cowflush flush >/dev/null 2>&1 & usleep {self.random.randint(0, 500_000)}; killall -9 cowflush"
         ).ok()
-        start_daemon(vm)
+        daemon.begin(vm)
 
     def look(self, vm: VM, load: Load) -> dict[str, int]:
         """Everything rests for a moment; then all that was done is durable, and nothing is left over."""
         rss = watch.daemon_rss(vm)
         load.pause()
-        vm.run("killall cowflush")
+        vm.run("killall cowflush").ok()
         vm.until("! pidof cowflush", timeout=60)
         done = load.done()
         daemon.flush(vm)
@@ -118,7 +118,7 @@ class Soak:
         seen.append(watch.look_settled(vm, rss))
         self.say(f"  {self.totals.flushes} flushes, {self.totals.kills} kills; {seen[-1]}")
         watch.check_flat(seen)
-        start_daemon(vm)
+        daemon.begin(vm)
         load.go_on()
         return done
 
@@ -140,18 +140,16 @@ class Soak:
             image.unlink(missing_ok=True)
             sparse.copy_range(self.card.path, image, part.start * SECTOR, 0, part.size * SECTOR)
         out.unlink(missing_ok=True)
-        command = [artefacts.host_cowflush(), "recover", root, log, "--export", out]
+        command: list[str | Path] = [
+            artefacts.host_cowflush(),
+            "recover",
+            root,
+            log,
+            "--export",
+            out,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, (
             f"recover ended with {done.returncode}: {done.stderr}{done.stdout}"
         )
         return ExtImage(out)
-
-
-def start_daemon(vm: VM) -> None:
-    vm.run(f"cowflush daemon >>{daemon.SAID} 2>&1 &").ok()
-
-
-def flushes(vm: VM) -> int:
-    """Since the boot, whoever made them. The history keeps a hundred, more than any round has."""
-    return len(json.loads(vm.run("cowflush history --json").ok().output)["flushes"])

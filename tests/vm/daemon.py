@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vm import flushlog
 from vm.card import Card
 from vm.ext import ExtImage
@@ -11,6 +13,8 @@ from vm.router import when_free
 QUIET = "interval=off\nurgent=none\nmerge-on=none\n"
 SAID = "/run/daemon.log"
 NOTE = "/run/cowflush/daemon"
+# Sums over all flushes since boot, and the last of them
+TOTALS, HISTORY = "/run/cowflush/totals", "/run/cowflush/history"
 
 
 def start(vm: VM, config: str, log: bool = False) -> None:
@@ -22,10 +26,10 @@ def start(vm: VM, config: str, log: bool = False) -> None:
     begin(vm)
 
 
-def begin(vm: VM) -> None:
+def begin(vm: VM, environment: str = "") -> None:
     """Starts the daemon, and waits until it has its note: then it watches, and listens to signals."""
     wait = f"until grep -qx pid=$! {NOTE}; do kill -0 $! || exit 1; sleep 0.05; done 2>/dev/null"
-    vm.run(f"cowflush daemon >>{SAID} 2>&1 & {wait}", timeout=30).ok()
+    vm.run(f"{environment} cowflush daemon >>{SAID} 2>&1 & {wait}", timeout=30).ok()
 
 
 def reconfigure(vm: VM, config: str) -> None:
@@ -59,9 +63,44 @@ def flush(vm: VM) -> None:
     when_free(vm, "flush").ok()
 
 
+def flushes(vm: VM, causes: str = ".*") -> int:
+    """How many there were since boot, whoever made them, or of those with these causes: a regular expression."""
+    return int(vm.run(count_flushes(causes)).ok().text)
+
+
+def count_flushes(causes: str) -> str:
+    # The cause is the daemon's reason, or the command.
+    pattern = f"/^flushes ({causes})=/ {{ n += $2 }} END {{ print n + 0 }}"
+    return f"if [ -e {TOTALS} ]; then awk -F= '{pattern}' {TOTALS}; else echo 0; fi"
+
+
+def wait_flushes(
+    vm: VM, more: int = 2, causes: str = ".*", since: int | None = None, timeout: int = 60
+) -> None:
+    """Waits for so many more flushes, since there were `since`.
+
+    One may be under way, so only the second begins after this call: it has all that was written before."""
+    goal = (flushes(vm, causes) if since is None else since) + more
+    vm.until(f"[ $({count_flushes(causes)}) -ge {goal} ]", timeout)
+
+
+def wait_merges(vm: VM, more: int, timeout: int = 60) -> None:
+    """Waits until that many flushes more have merged something."""
+    # The history has the last hundred flushes; each is told from all others by its times.
+    youngest = f"awk 'BEGIN {{ RS = \"\" }} /\\nmerged=[1-9]/ {{ text = $0 }} END {{ print text }}' {HISTORY}"
+    script = f"""
+        merged=$({youngest}); left={more}
+        while [ $left -gt 0 ]; do
+            sleep 0.05
+            now=$({youngest})
+            [ -z "$now" ] || [ "$now" = "$merged" ] || {{ merged=$now; left=$((left - 1)); }}
+        done"""
+    vm.run(script, timeout=timeout).ok()
+
+
 def wait_for(vm: VM, text: str, times: int = 1, timeout: int = 30) -> str:
     """Waits until so many lines of the daemon have these words; returns all it has said."""
-    vm.until(f"[ $(grep -c '{text}' {SAID}) -ge {times} ]", timeout)
+    vm.until(f"[ $(grep -c {shlex.quote(text)} {SAID}) -ge {times} ]", timeout)
     return said(vm)
 
 

@@ -13,6 +13,8 @@ SECTOR = 512
 BLOCK = 64 << 10
 FILE = "/root/flood"
 NOTE = "/run/flood"
+# Where the writer ends at once when this is there
+STOP = "/run/flood.stop"
 
 
 def written(vm: VM) -> int:

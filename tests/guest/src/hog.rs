@@ -12,11 +12,12 @@ use crate::Failure;
 const STEP: usize = 1 << 20;
 /// A look at the memory and perhaps one step more, in milliseconds.
 const EVERY: u64 = 20;
-/// How long it holds what it took, in milliseconds.
+/// How long it holds what it took once it has all, in milliseconds.
 const HOLD: u64 = 1500;
 
 /// Take memory until only so many MiB are available, hold that for a while, give all back, and
-/// begin anew. Ends after `--seconds` and prints `rounds N most_mib N`.
+/// begin anew. Ends after `--seconds`. Prints a line for each time: `took_mib N least_mib N`, what it took, and
+/// the least that it saw left to others.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "hog")]
 pub struct Hog {
@@ -31,23 +32,25 @@ pub struct Hog {
 impl Hog {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let (begin, end) = (Instant::now(), Duration::from_secs(self.seconds));
-        let (mut rounds, mut most) = (0, 0);
         while begin.elapsed() < end {
             let mut taken = Vec::new();
-            let round = Instant::now();
-            while round.elapsed() < Duration::from_millis(HOLD) && begin.elapsed() < end {
-                if memory::info().map_err(|error| error.to_string())?.available.0 >> 20 > self.leave
-                {
+            let (mut since, mut least) = (None::<Instant>, u64::MAX);
+            while since.is_none_or(|since| since.elapsed() < Duration::from_millis(HOLD))
+                && begin.elapsed() < end
+            {
+                let memory = memory::info().map_err(|error| error.to_string())?;
+                let available = memory.available.0 >> 20;
+                least = least.min(available);
+                if available > self.leave {
                     // Not zeros: every page is really had.
                     taken.push(vec![0x5a_u8; STEP]);
                 } else {
+                    since.get_or_insert_with(Instant::now);
                     sleep(Duration::from_millis(EVERY));
                 }
             }
-            rounds += 1;
-            most = most.max(taken.len());
+            println!("took_mib {} least_mib {least}", taken.len());
         }
-        println!("rounds {rounds} most_mib {most}");
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -419,4 +419,146 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_flush_by_hand_begins_the_interval_anew() {
+        let config = config("interval=10m\nidle=15m");
+        let mut schedule = Schedule::new(&now(0));
+        schedule.log_in_use(true);
+        schedule.urgent(&now(299));
+        schedule.flushed_by_hand(&now(300));
+        assert_eq!(schedule.interval_ends(&config), Some(900_000));
+        assert_eq!(schedule.due(&config, &now(899)), None, "what was urgent is flushed");
+        assert_eq!(schedule.due(&config, &now(900)), Some(Reason::Interval));
+        let nothing = |second| Now { pending: Bytes(0), ..now(second) };
+        assert_eq!(schedule.due(&config, &nothing(1199)), None);
+        assert_eq!(schedule.due(&config, &nothing(1200)), Some(Reason::Idle));
+    }
+
+    #[test]
+    fn what_a_flush_by_hand_does_not_do_stays_due() {
+        let config = config("interval=off\nurgent-delay=2s");
+        let mut schedule = Schedule::new(&now(0));
+        // A boot loader wants a merge, too; SIGUSR1 may have come after that flush had begun.
+        schedule.boot_files(&now(1));
+        schedule.ask();
+        schedule.flushed_by_hand(&now(2));
+        assert_eq!(schedule.due(&config, &now(3)), Some(Reason::Boot));
+        schedule.done(&now(3));
+        assert_eq!(schedule.due(&config, &now(60)), None);
+        schedule.ask();
+        schedule.flushed_by_hand(&now(61));
+        assert_eq!(schedule.due(&config, &now(61)), Some(Reason::Asked));
+    }
+
+    #[test]
+    fn a_time_of_day_that_came_is_made_up_for_when_there_is_something_to_flush() {
+        let config = config("interval=off\nat=00:02");
+        let mut schedule = Schedule::new(&now(0));
+        let little = |second| Now { pending: Bytes(4096), ..now(second) };
+        assert_eq!(schedule.due(&config, &little(60)), None);
+        assert_eq!(schedule.due(&config, &little(120)), None, "not worth a write");
+        assert_eq!(schedule.due(&config, &now(600)), Some(Reason::At(2)));
+        // Unless somebody flushed since.
+        schedule.flushed_by_hand(&now(660));
+        assert_eq!(schedule.due(&config, &now(720)), None);
+    }
+
+    /// Each key that a schedule reads, two values, and a moment at which they differ.
+    #[test]
+    fn every_key_that_says_when_changes_when() {
+        let at = |change: fn(&mut Now)| {
+            let mut now = now(3600);
+            change(&mut now);
+            now
+        };
+        let cases: [(&str, &str, Now, Option<Reason>, Option<Reason>); 7] = [
+            ("interval=1h", "interval=2h", at(|_| ()), Some(Reason::Interval), None),
+            ("at=01:00", "at=01:01", at(|now| now.minute = 60), Some(Reason::At(60)), None),
+            ("high=60%", "high=70%", at(|now| now.level = level(10)), Some(Reason::High), None),
+            (
+                "memory-low=10%",
+                "memory-low=5%",
+                at(|now| (now.available_percent, now.level) = (8, level(3))),
+                Some(Reason::Memory),
+                None,
+            ),
+            (
+                "min-flush=512K\ninterval=1h",
+                "min-flush=1M\ninterval=1h",
+                at(|_| ()),
+                Some(Reason::Interval),
+                None,
+            ),
+            (
+                "full-wait=60%",
+                "full-wait=90%",
+                at(|now| (now.held, now.level) = (true, level(11))),
+                Some(Reason::High),
+                None,
+            ),
+            ("idle=1h", "idle=2h", at(|_| ()), Some(Reason::Idle), None),
+        ];
+        for (one, other, moment, first, second) in cases {
+            let due = |keys: &str| {
+                let config = config(&format!(
+                    "interval=off\nhigh=95%\nmemory-low=off\nmin-flush=8K\n{keys}"
+                ));
+                let mut schedule = Schedule::new(&now(0));
+                schedule.log_in_use(keys.starts_with("idle"));
+                // A look a minute before, so that a time of day is passed by.
+                schedule.look_at_the_wall(&config, &Now { minute: 59, ..moment });
+                schedule.due(&config, &moment)
+            };
+            assert_eq!(due(one), first, "{one}");
+            assert_eq!(due(other), second, "{other}");
+        }
+    }
+
+    #[test]
+    fn each_limit_counts_from_its_very_value_on() {
+        let config = config("interval=off\nhigh=50%\nmemory-low=8%\nmin-flush=8K\nidle=60s");
+        let due = |now: Now| Schedule::new(&super::tests::now(0)).due(&config, &now);
+        let high = |used| Now { level: Level { used: Bytes(used), ..level(0) }, ..now(1) };
+        assert_eq!(due(high(8 << 20)), Some(Reason::High));
+        assert_eq!(due(high((8 << 20) - (1 << 17))), None);
+        // Nothing to flush, however full: dirty data of other filesystems fill no COW.
+        assert_eq!(due(Now { pending: Bytes(0), ..high(8 << 20) }), None);
+        let short = |percent| Now { available_percent: percent, level: level(2), ..now(1) };
+        assert_eq!((due(short(7)), due(short(8))), (Some(Reason::Memory), None));
+        let small = |used| Now { level: Level { used: Bytes(used), ..level(0) }, ..short(7) };
+        assert_eq!((due(small(2 << 20)), due(small((2 << 20) - 1))), (Some(Reason::Memory), None));
+        let mut worthwhile = config.clone();
+        worthwhile.interval = 60;
+        let pending = |bytes| Now { pending: Bytes(bytes), ..now(60) };
+        let due = |now: Now| Schedule::new(&super::tests::now(0)).due(&worthwhile, &now);
+        assert_eq!((due(pending(8193)), due(pending(8192))), (Some(Reason::Interval), None));
+    }
+
+    #[test]
+    fn writers_that_may_be_held_back_make_a_retry_soon() {
+        let config = config("full-wait=80%");
+        let pressing = |percent: u64| Now {
+            level: Level {
+                used: Bytes(percent << 20),
+                size: Bytes(100 << 20),
+                brim: Bytes(100 << 20),
+                dirty: Bytes(0),
+            },
+            ..now(100)
+        };
+        assert!(is_pressing(&config, &pressing(70)) && !is_pressing(&config, &pressing(69)));
+        let mut schedule = Schedule::new(&now(0));
+        schedule.ask();
+        for _ in 0..5 {
+            schedule.failed(&now(100));
+        }
+        let after =
+            |percent, seconds: u64| Now { running: (100 + seconds) * 1000, ..pressing(percent) };
+        assert_eq!(schedule.due(&config, &after(60, 31)), None);
+        assert_eq!(schedule.due(&config, &after(70, 1)), None);
+        assert!(schedule.due(&config, &after(70, 2)).is_some());
+        assert_eq!(schedule.sleep(&config, &after(70, 1), 60_000), 1000);
+        assert_eq!(schedule.sleep(&config, &after(60, 1), 60_000), 31_000);
+    }
 }

@@ -71,6 +71,7 @@ pub const HEAD_BYTES: usize = CHUNK_BYTES;
 mod tests {
     use super::super::format::Head;
     use super::*;
+    use crate::boot::superblock;
 
     fn segment(chunk: u64, before: u32, after: u32) -> Segment {
         let mut head = Head::default();
@@ -101,5 +102,31 @@ mod tests {
         assert_eq!(places(Some("f2fs"), &[]), [Some(0), None, None, None]);
         head[1024 + 20] = 255;
         assert_eq!(places(Some("f2fs"), &head)[2], None);
+    }
+
+    /// Where each filesystem that can be root keeps its superblock, and the magic that tells it, by the kernel's
+    /// headers: EXT4_SUPER_MAGIC at 1080, XFS_SB_MAGIC at 0, F2FS_SUPER_OFFSET 1024, BTRFS_SUPER_INFO_OFFSET
+    /// 64 KiB with the magic 64 bytes further.
+    const SUPERBLOCKS: [(&str, usize, &[u8]); 4] = [
+        ("ext2", 1080, &[0x53, 0xef]),
+        ("xfs", 0, b"XFSB"),
+        ("f2fs", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
+        ("btrfs", 65_600, b"_BHRfS_M"),
+    ];
+
+    #[test]
+    fn the_superblock_of_every_filesystem_is_watched() {
+        for (kind, at, magic) in SUPERBLOCKS {
+            let mut head = vec![0; superblock::HEAD_BYTES];
+            head[at..at + magic.len()].copy_from_slice(magic);
+            let found = superblock::identify(&head).unwrap();
+            assert_eq!(found.kind, kind);
+            let place = Some((at / CHUNK_BYTES) as u64);
+            assert!(places(Some(kind), &head).contains(&place), "{kind}");
+            assert!(
+                kind == "f2fs" || places(None, &head).contains(&place),
+                "{kind} that is not known yet"
+            );
+        }
     }
 }

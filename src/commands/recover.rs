@@ -64,10 +64,12 @@ pub fn run(wanted: &cli::Recover) -> Result<Exit> {
     let live = log.verify();
     let fit = fit(&log, wanted, &mut root)?;
     report(wanted, &log, fit, &live, &bad);
+    // A merge empties the log, which is in order after that; what was lost stays so.
+    let end = log.chain.end;
     if wanted.merge || wanted.export.is_some() {
         act(wanted, &mut log, root, fit, &live)?;
     }
-    Ok(verdict(log.chain.end, fit, wanted.force))
+    Ok(verdict(end, fit, wanted.force))
 }
 
 /// What the caller is told: flushes that are lost stay lost, whatever was asked for.

@@ -153,9 +153,9 @@ mod tests {
             Rule::of(&config, &Stack::default(), Bytes(roof * MIB))
         };
         let limit = |rule: Rule| rule.limit(&memory, Bytes(0)).0 / MIB;
-        assert_eq!(limit(of("", 999)), 79, "40 % of what 200 MiB are in whole percents");
+        assert_eq!(limit(of("", 999)), 80, "40 %");
         assert_eq!(limit(of("size=8M", 999)), 8);
-        assert_eq!(limit(of("size=10%", 999)), 19);
+        assert_eq!(limit(of("size=10%", 999)), 20);
         assert_eq!(limit(of("size=8M\nspill=/dev/sda3", 999)), 40);
         assert_eq!(limit(of("size=32M", 9)), 9, "what the log takes in one flush");
         // What a COW holds is there for COWs.

@@ -92,8 +92,9 @@ impl Session<'_> {
     /// The last resort when the COW fills up and no flush makes room: root's writes go to the card
     /// from now on, past the log. What is in RAM follows.
     pub fn give_up_deferring(&mut self) -> Result<()> {
-        // Root reads through what the log holds until that is merged; if it can't be, this is no way out.
-        self.merge()?;
+        // Root reads through what the log holds until that is merged; if it can't be, this is no way out. A log
+        // that can't be emptied after that is passed by.
+        self.settle(Wish { merge: true, direct: true })?;
         let stack = self.control.stack()?;
         settle::retire_log(&stack)?;
         self.seal(&stack, seal::After::WriteThrough, Wish::default()).map(drop)

@@ -274,45 +274,41 @@ mod tests {
         }
     }
 
-    /// What identifies a format: bytes at places. From the specifications, not from [`FORMATS`].
-    const SIGNATURES: [(&str, &[(usize, &[u8])]); 14] = [
-        // util-linux' libblkid and the kernel's headers name these places.
-        (FLUSH_LOG, &[(0, b"cowflLOG")]),
-        ("xfs", &[(0, b"XFSB")]),
-        ("squashfs", &[(0, &0x7371_7368u32.to_le_bytes())]),
-        ("vfat", &[(0x52, b"FAT32   ")]),
-        ("vfat", &[(0x36, b"FAT16   ")]),
-        ("vfat", &[(0x36, b"FAT12   ")]),
-        ("exfat", &[(3, b"EXFAT   ")]),
-        ("ntfs", &[(3, b"NTFS    ")]),
-        ("swap", &[(4096 - 10, b"SWAPSPACE2")]),
-        ("LVM", &[(512, b"LABELONE")]),
-        ("LUKS", &[(0, &[0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe])]),
-        ("f2fs", &[(1024, &0xf2f5_2010u32.to_le_bytes())]),
-        ("btrfs", &[(0x1_0000 + 0x40, &0x4d5f_5366_5248_425fu64.to_le_bytes())]),
-        ("ext2", &[(1024 + 56, &0xef53u16.to_le_bytes())]),
+    /// What identifies each format: its magic and where that stands, by the formats' specifications and not by
+    /// [`FORMATS`].
+    const SIGNATURES: [(&str, usize, &[u8]); 14] = [
+        (FLUSH_LOG, 0, b"cowflLOG"),
+        ("xfs", 0, b"XFSB"),
+        ("squashfs", 0, &0x7371_7368u32.to_le_bytes()),
+        ("vfat", 0x52, b"FAT32   "),
+        ("vfat", 0x36, b"FAT16   "),
+        ("vfat", 0x36, b"FAT12   "),
+        ("exfat", 3, b"EXFAT   "),
+        ("ntfs", 3, b"NTFS    "),
+        ("swap", 4096 - 10, b"SWAPSPACE2"),
+        ("LVM", 512, b"LABELONE"),
+        ("LUKS", 0, &[0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe]),
+        ("f2fs", 1024, &0xf2f5_2010u32.to_le_bytes()),
+        ("btrfs", 0x1_0000 + 0x40, &0x4d5f_5366_5248_425fu64.to_le_bytes()),
+        ("ext2", 1024 + 56, &0xef53u16.to_le_bytes()),
     ];
 
     #[test]
     fn every_format_is_known_by_its_specified_magic_and_by_nothing_less() {
-        for (kind, places) in SIGNATURES {
+        for (kind, at, magic) in SIGNATURES {
             let mut head = vec![0; HEAD_BYTES];
-            for (at, bytes) in places {
-                head[*at..at + bytes.len()].copy_from_slice(bytes);
-            }
+            head[at..at + magic.len()].copy_from_slice(magic);
             assert_eq!(identify(&head).map(|found| found.kind), Some(kind));
-            for (at, bytes) in places {
-                for byte in *at..at + bytes.len() {
-                    let mut other = head.clone();
-                    other[byte] ^= 0x40;
-                    assert_ne!(identify(&other).map(|found| found.kind), Some(kind), "byte {byte}");
-                    let cut = identify(&head[..byte]).map(|found| found.kind);
-                    assert_ne!(cut, Some(kind), "cut at {byte}");
-                }
+            for byte in at..at + magic.len() {
+                let mut other = head.clone();
+                other[byte] ^= 0x40;
+                assert_ne!(identify(&other).map(|found| found.kind), Some(kind), "byte {byte}");
+                let cut = identify(&head[..byte]).map(|found| found.kind);
+                assert_ne!(cut, Some(kind), "cut at {byte}");
             }
         }
         let known: Vec<&str> = FORMATS.iter().map(|format| format.kind).collect();
-        let tested: Vec<&str> = SIGNATURES.iter().map(|(kind, _)| *kind).collect();
+        let tested: Vec<&str> = SIGNATURES.iter().map(|(kind, ..)| *kind).collect();
         assert_eq!(known, tested[..known.len()], "a new format wants its line");
     }
 

@@ -472,7 +472,8 @@ mod tests {
             change(&mut now);
             now
         };
-        let cases: [(&str, &str, Now, Option<Reason>, Option<Reason>); 7] = [
+        type Case = (&'static str, &'static str, Now, Option<Reason>, Option<Reason>);
+        let cases: [Case; 7] = [
             ("interval=1h", "interval=2h", at(|_| ()), Some(Reason::Interval), None),
             ("at=01:00", "at=01:01", at(|now| now.minute = 60), Some(Reason::At(60)), None),
             ("high=60%", "high=70%", at(|now| now.level = level(10)), Some(Reason::High), None),
@@ -560,5 +561,23 @@ mod tests {
         assert!(schedule.due(&config, &after(70, 2)).is_some());
         assert_eq!(schedule.sleep(&config, &after(70, 1), 60_000), 1000);
         assert_eq!(schedule.sleep(&config, &after(60, 1), 60_000), 31_000);
+    }
+
+    #[test]
+    fn how_soon_what_is_urgent_comes_is_the_owners_choice() {
+        for (delay, millis) in [("500ms", 500), ("5s", 5000)] {
+            let config = config(&format!("urgent-delay={delay}"));
+            let at = |millis| Now { running: millis, ..now(0) };
+            for (change, reason) in [
+                (Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent),
+                (Schedule::boot_files, Reason::Boot),
+            ] {
+                let mut schedule = Schedule::new(&now(0));
+                change(&mut schedule, &at(1000));
+                assert_eq!(schedule.sleep(&config, &at(1000), 60_000), millis, "{delay}");
+                assert_eq!(schedule.due(&config, &at(999 + millis)), None, "{delay}");
+                assert_eq!(schedule.due(&config, &at(1000 + millis)), Some(reason), "{delay}");
+            }
+        }
     }
 }

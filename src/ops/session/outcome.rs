@@ -16,6 +16,17 @@ pub struct How {
     pub hurry: bool,
 }
 
+impl How {
+    /// Whether a flush that left the log so full, in percent, merges it, where the owner wants that from `mark` on.
+    ///
+    /// While the COW fills up quickly there is no time for a merge, after which the writers would be let go
+    /// with little room left. When the log has no room a flush merges by itself, with the sealed COW
+    /// still held.
+    pub(super) fn merges(self, log_used: u64, mark: u64) -> bool {
+        self.merge || (log_used >= mark && !self.hurry)
+    }
+}
+
 /// What a command did.
 #[derive(Debug)]
 pub enum Outcome {
@@ -163,6 +174,17 @@ mod tests {
                 panic!()
             };
             assert_eq!(record.not_pruned, wanted);
+        }
+    }
+
+    #[test]
+    fn the_log_is_merged_from_its_mark_on_but_not_in_a_hurry_unless_that_is_asked_for() {
+        let how = |merge, hurry| How { merge, hurry, ..How::default() };
+        for mark in [50, 75] {
+            assert!(how(false, false).merges(mark, mark) && how(false, false).merges(100, mark));
+            assert!(!how(false, false).merges(mark - 1, mark));
+            assert!(!how(false, true).merges(100, mark), "no time");
+            assert!(how(true, false).merges(0, mark) && how(true, true).merges(0, mark));
         }
     }
 }

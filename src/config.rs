@@ -482,7 +482,7 @@ mod tests {
         }
         let mut config = Config::default();
         // Rounded up: less than a second is not "never".
-        assert_eq!(config.read("interval=1500ms\nidle=2s"), [""; 0]);
+        assert_eq!(config.read("interval=1001ms\nidle=1001ms"), [""; 0]);
         assert_eq!((config.interval, config.idle), (2, 2));
     }
 

@@ -219,7 +219,7 @@ mod tests {
             (Errno::ENOENT, "name"),
             (Errno::ENODEV, "name"),
             (Errno::ENXIO, "name"),
-            (Errno::ENOMEM, "memory"),
+            (Errno::ENOMEM, "Free some"),
             (Errno::ENOSPC, "room"),
             (Errno::EIO, "dmesg"),
         ] {

@@ -256,6 +256,7 @@ mod tests {
             };
         }
         assert_eq!(Utc(86_399).to_string(), "1970-01-01 23:59:59 UTC");
+        assert_eq!(Utc(7_200).to_string(), "1970-01-01 02:00:00 UTC");
         assert_eq!(Utc(3_661).to_string(), "1970-01-01 01:01:01 UTC");
     }
 }

@@ -341,6 +341,8 @@ mod tests {
         // "At once" is a second, garbage is never.
         assert_eq!(Options::parse("panic=-1").panic, 1);
         assert_eq!((Options::parse("panic=x").panic, Options::parse("rw=1").writable), (0, false));
+        assert!(Options::parse("rw ro=1").writable);
+        assert!(Options::parse("\0quiet rw\n\0").writable);
         // What a boot loader cut off after 80 characters is no more of a message.
         let long = Options::parse(format!("root={}", "x".repeat(500)));
         assert!(long.complaints[0].len() < 200, "{}", long.complaints[0]);

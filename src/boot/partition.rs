@@ -146,6 +146,10 @@ mod tests {
         }
         assert_eq!(gpt(&entry).unwrap().label, "n".repeat(36));
         assert_eq!(gpt(&entry[..127]), None);
+        // Without a type it is unused, whatever else it has.
+        entry[15] = 0;
+        entry[16..].fill(7);
+        assert_eq!(gpt(&entry), None);
         assert_eq!(mbr(&[&[0; 510][..], &[0x55, 0xaa]].concat(), 15).unwrap().uuid, "00000000-0f");
     }
 }

@@ -237,7 +237,14 @@ mod tests {
     fn a_uuid_reads_back() {
         let text = "0a1b0203-0405-0607-0809-0a0b0c0d0eff";
         assert_eq!(uuid_text(&uuid_bytes(text)), text);
-        for bad in ["", "0a1b", "xyz", &text[1..], "0a1b0203-0405-0607-0809-0a0b0c0d0effff"] {
+        for bad in [
+            "",
+            "0a1b",
+            "xyz",
+            &text[1..],
+            "0a1b0203-0405-0607-0809-0a0b0c0d0effff",
+            "0a1b0203-0405-0607-0809-0a0b0c0d0efff",
+        ] {
             assert_eq!(uuid_bytes(bad), [0; 16], "{bad}");
         }
         let log = crate::log::format::Header {
@@ -328,6 +335,8 @@ mod tests {
             // Whatever stands elsewhere must not be taken for either.
             let mut head = vec![0xa5; HEAD_BYTES];
             head[1024..2048].fill(0);
+            // What ext has behind its label: where it was mounted last.
+            head[1024 + 0x88] = b'/';
             let mut put =
                 |at: usize, bytes: &[u8]| head[at..at + bytes.len()].copy_from_slice(bytes);
             if let Some((at, length)) = label_at {
@@ -343,6 +352,7 @@ mod tests {
             assert_eq!(found.uuid, uuid, "{kind}");
             let label = label_at.map_or(String::new(), |(_, length)| "L".repeat(length));
             assert_eq!(found.label, label, "{kind}");
+            assert_eq!((found.journal, found.size), (kind != "ext2", None), "{kind}");
         }
     }
 
@@ -352,6 +362,8 @@ mod tests {
         head[EXT_AT + 0x150] = 1;
         let size = |head: &[u8]| identify(head).unwrap().size;
         assert_eq!(size(&head), Some(Bytes(((1 << 32) + 1000) * 4096)));
+        assert_eq!(size(&head[..2048]), size(&head), "no more is needed");
+        assert_eq!(identify(&head[..2047]), None);
         // Without the feature the upper half is something else.
         head[EXT_AT + 0x60] &= !(INCOMPAT_64BIT as u8);
         assert_eq!(size(&head), Some(Bytes(1000 * 4096)));

@@ -580,4 +580,79 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own() {
+        let all = [
+            Reason::Interval,
+            Reason::At(210),
+            Reason::High,
+            Reason::Memory,
+            Reason::Urgent,
+            Reason::Boot,
+            Reason::Asked,
+            Reason::Idle,
+        ];
+        let words = all.map(|reason| reason.to_string());
+        let known =
+            ["interval", "at 03:30", "high", "memory", "urgent", "boot files", "asked", "idle"];
+        assert_eq!(words, known);
+    }
+
+    #[test]
+    fn the_least_that_can_be_asked_for_is_not_never_and_off_is() {
+        let mut schedule = Schedule::new(&now(0));
+        schedule.log_in_use(true);
+        let least = config("interval=1ms\nidle=off");
+        assert_eq!(
+            (schedule.due(&least, &now(0)), schedule.due(&least, &now(1))),
+            (None, Some(Reason::Interval))
+        );
+        assert_eq!(schedule.interval_ends(&least), Some(1000));
+        let idle = config("interval=off\nidle=1ms");
+        assert_eq!(
+            (schedule.due(&idle, &now(0)), schedule.due(&idle, &now(1))),
+            (None, Some(Reason::Idle))
+        );
+        assert_eq!(schedule.interval_ends(&idle), None);
+        let never = config("interval=off\nidle=off");
+        assert_eq!(schedule.due(&never, &now(1_000_000)), None);
+        let full = Now { level: level(8), pending: Bytes(1), ..now(1) };
+        assert_eq!(schedule.due(&never, &full), Some(Reason::High), "any pending byte");
+    }
+
+    #[test]
+    fn a_hold_ends_from_the_very_mark_on() {
+        let config = config("full-wait=75%");
+        let held = |mib| Now { held: true, level: level(mib), ..now(1) };
+        let mut schedule = Schedule::new(&now(0));
+        assert_eq!(schedule.due(&config, &held(11)), None);
+        assert_eq!(schedule.due(&config, &held(12)), Some(Reason::High));
+    }
+
+    #[test]
+    fn the_last_minute_of_a_day_is_not_lost_at_midnight() {
+        let config = config("interval=off\nat=23:59");
+        let at = |day, minute| Now { day, minute, ..now(0) };
+        for (before, after, passed) in
+            [((0, 1438), (1, 1), true), ((0, 1439), (1, 1), false), ((1, 0), (1, 3), false)]
+        {
+            let mut schedule = Schedule::new(&at(before.0, before.1));
+            let due = schedule.due(&config, &at(after.0, after.1));
+            assert_eq!(due, passed.then_some(Reason::At(1439)), "{before:?} to {after:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_not_slept_over_and_one_percent_is_not_never() {
+        let config = config("interval=off\nmemory-low=1%");
+        let mut schedule = Schedule::new(&now(0));
+        assert_eq!(schedule.sleep(&config, &now(0), 1000), 1000);
+        schedule.ask();
+        assert_eq!(schedule.sleep(&config, &now(0), 1000), 0);
+        schedule.done(&now(0));
+        let empty = |percent| Now { available_percent: percent, level: level(3), ..now(1) };
+        assert_eq!(schedule.due(&config, &empty(1)), None);
+        assert_eq!(schedule.due(&config, &empty(0)), Some(Reason::Memory));
+    }
 }

@@ -129,4 +129,31 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn nothing_is_watched_that_others_may_change() {
+        let head = vec![0; HEAD_BYTES];
+        for kind in ["ext2", "ext3", "ext4", "xfs"] {
+            // Any file's data may stand in chunk 16.
+            assert_eq!(places(Some(kind), &head), [Some(0), None, None, None], "{kind}");
+        }
+        // A boot loader may be put before the superblock.
+        assert_eq!(places(Some("btrfs"), &head), [Some(16), None, None, None]);
+        let mut head = head;
+        head[1024 + 20] = 31;
+        assert_eq!(places(Some("f2fs"), &head)[2], Some(1 << 31));
+        head[1024 + 20] = 32;
+        assert_eq!(places(Some("f2fs"), &head)[2], None);
+    }
+
+    #[test]
+    fn every_chunk_that_any_segment_watches_is_looked_at_once() {
+        let segments =
+            [segment(0, 1, 2), segment(16, 3, 4), segment(0, 2, 5), segment(Witness::NONE, 0, 0)];
+        assert_eq!(watched(&segments), [0, 16]);
+        assert!(watched(&[]).is_empty());
+        // What one chunk may be another may not.
+        assert!(recognised(&segments, 16, &[3; 8]) && !recognised(&segments, 16, &[1; 8]));
+        assert!(recognised(&segments, 0, &[5; 8]) && !recognised(&segments, 0, &[4; 8]));
+    }
 }

@@ -879,4 +879,32 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_layer_whose_store_was_lost_is_named_and_never_merged() {
+        let gone = |s: &mut Stack| {
+            s.logged = device(LOGGED, snapshot(ORIGIN, LOG_VIEW), SnapshotStatus::Invalid)
+        };
+        for wish in [
+            Wish::default(),
+            Wish { merge: true, direct: false },
+            Wish { merge: true, direct: true },
+        ] {
+            for base in [logged(), sealed_over_log()] {
+                assert_eq!(next(&edit(base, gone), wish), Err(Trouble::Lost(Name::Logged)));
+            }
+            let sealed = edit(sealed(), |s| {
+                s.sealed = device(SEALED, snapshot(ORIGIN, OLD_COW), SnapshotStatus::Invalid);
+            });
+            assert_eq!(next(&sealed, wish), Err(Trouble::Lost(Name::Sealed)));
+        }
+    }
+
+    #[test]
+    fn a_view_that_was_left_is_never_merged_from() {
+        let wish = Wish { merge: true, ..Wish::default() };
+        let left = Stack { view: view(), ..logged() };
+        assert_eq!(next(&left, wish), Ok(Some(Step::Remove(Name::View))));
+        assert_eq!(next(&logged(), wish), Ok(Some(Step::StartMerge(Name::Logged))));
+    }
 }

@@ -459,20 +459,20 @@ mod tests {
 
     #[test]
     fn what_is_in_ram_is_not_what_is_in_the_log() {
-        let sectors = |stack: &Stack| (stack.pending().0, stack.held_in_ram().0 / 512);
-        assert_eq!(sectors(&whole()), (110, 142));
-        assert_eq!(sectors(&Stack { sealed: None, ..whole() }), (100, 116));
+        let sectors = |stack: &Stack| (stack.pending().0, stack.held_in_ram().0);
+        assert_eq!(sectors(&whole()), (110, 142 * 512));
+        assert_eq!(sectors(&Stack { sealed: None, ..whole() }), (100, 116 * 512));
         // A sealed COW that was appended reads the log; its memory is free.
         for (name, store) in [(Name::View, Store::View), (Name::LogView, Store::LogView)] {
             let sealed = device(Name::Sealed, over(Name::Origin, number(name)), 10);
             let stack = Stack { sealed, ..whole() };
             assert_eq!(stack.store(&sealed.unwrap()), Some(store));
-            assert_eq!((sectors(&stack), stack.sealed_in_ram()), ((100, 116), None));
+            assert_eq!((sectors(&stack), stack.sealed_in_ram()), ((100, 116 * 512), None));
         }
         // One that is merged from a view is in RAM until that is done.
         let sealed = device(Name::Sealed, merging(Name::Origin, number(Name::View)), 10);
         let stack = Stack { sealed, ..whole() };
-        assert_eq!((sectors(&stack), stack.sealed_in_ram()), ((110, 142), sealed));
+        assert_eq!((sectors(&stack), stack.sealed_in_ram()), ((110, 142 * 512), sealed));
         assert_eq!(whole().store(&whole().sealed.unwrap()), Some(Store::Ram));
         assert_eq!(whole().store(&whole().origin.unwrap()), None);
         assert_eq!(sectors(&Stack::default()), (0, 0));
@@ -497,7 +497,12 @@ mod tests {
         let foreign = device(Name::Sealed, Target::Other, 0);
         assert_eq!(under(&Stack { sealed: foreign, ..whole() }), [Name::Sealed]);
         let circle = device(Name::Origin, linear_to(number(Name::Sealed)), 0);
-        assert!(under(&Stack { origin: circle, ..whole() }).contains(&Name::Origin));
+        let found = under(&Stack { origin: circle, ..whole() });
+        assert!(found.contains(&Name::Origin) && !found.contains(&Name::View));
+        assert_eq!(
+            (whole().root.unwrap().length(), whole().view.unwrap().length()),
+            (Some(Sectors(1 << 18)), None)
+        );
     }
 
     #[test]

@@ -1002,7 +1002,8 @@ mod tests {
     #[test]
     fn a_segment_of_another_log_time_or_place_is_not_slipped_in() {
         assert_eq!(forged(&[7, 999], |_| (), |_| ()).segments.len(), 2);
-        let changes: [(&str, fn(&mut Head)); 7] = [
+        type Change = (&'static str, fn(&mut Head));
+        let changes: [Change; 7] = [
             ("log", |head| head.log[15] ^= 1),
             ("generation", |head| head.generation ^= 1),
             ("previous", |head| head.previous ^= 1),
@@ -1029,7 +1030,8 @@ mod tests {
         };
         assert!(committed(|_| ()));
         assert!(committed(|commit| commit.link.behind ^= 1), "what stands behind is no part of it");
-        let changes: [(&str, fn(&mut Commit)); 6] = [
+        type Change = (&'static str, fn(&mut Commit));
+        let changes: [Change; 6] = [
             ("log", |commit| commit.log[15] ^= 1),
             ("generation", |commit| commit.generation ^= 1),
             ("position", |commit| commit.position += 1),

@@ -781,7 +781,7 @@ mod tests {
             }
             layers
         };
-        let sealed = layers(SEALED, &[ORIGIN, LOGGED], &[OLD_COW, NEW_COW, VIEW, LOG_VIEW]);
+        let sealed = layers(SEALED, &[ORIGIN, LOGGED], &[OLD_COW, VIEW, LOG_VIEW]);
         let logged = layers(LOGGED, &[ORIGIN], &[LOG_VIEW, VIEW]);
         let origin = device(ORIGIN, linear(CARD), SnapshotStatus::Unknown);
         let log = device(LOG, linear(LOG_PARTITION), SnapshotStatus::Unknown);
@@ -807,9 +807,11 @@ mod tests {
                             Stack { sealed: disturbed(*sealed, false, true), ..base },
                             Stack { logged: disturbed(*logged, false, true), ..base },
                         ];
+                        // A table that waits under root is cleared before anything else is looked at.
+                        let whole = if bit(1) { &whole[..1] } else { &whole[..] };
                         for stack in whole {
                             for (merge, direct) in [(false, false), (true, false), (false, true)] {
-                                check(&stack, Wish { merge, direct });
+                                check(stack, Wish { merge, direct });
                             }
                         }
                     }

@@ -289,6 +289,7 @@ fn name(text: &str) -> Option<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::cmdline::Options;
     use proptest::prelude::*;
 
     #[test]
@@ -359,18 +360,139 @@ mod tests {
                 _ => "7%",
             };
             assert_eq!(config.set(key, other), Ok(()), "{key}");
-            assert_ne!(config, Config::default(), "{key}");
+            assert_eq!(changed(&config), [key], "{other}");
             assert_eq!(config.set(key, default), Ok(()), "{key}");
             assert_eq!(config, Config::default(), "{key}={default}");
         }
         // The fields as Rust names them are all the keys that there are.
-        let fields = format!("{:#?}", Config::default());
-        let name =
-            |line: &str| Some(line.strip_prefix("    ")?.split_once(':')?.0.replace('_', "-"));
         let fields: Vec<String> =
-            fields.lines().filter_map(name).filter(|name| !name.starts_with(' ')).collect();
+            fields(&Config::default()).into_iter().map(|(key, _)| key).collect();
         let keys: Vec<&str> = documented().iter().map(|(key, _)| *key).collect();
         assert_eq!(keys, fields);
+    }
+
+    /// Each field by the name of its key, and its value as Rust prints it.
+    fn fields(config: &Config) -> Vec<(String, String)> {
+        let mut fields: Vec<(String, String)> = Vec::new();
+        for line in format!("{config:#?}").lines() {
+            let Some(line) = line.strip_prefix("    ") else { continue };
+            match (line.strip_prefix(' '), line.split_once(':')) {
+                (None, Some((name, value))) => {
+                    fields.push((name.replace('_', "-"), value.to_owned()))
+                }
+                _ => fields.last_mut().unwrap().1.push_str(line),
+            }
+        }
+        fields
+    }
+
+    /// The keys whose fields are not as by default.
+    fn changed(config: &Config) -> Vec<String> {
+        let (now, before) = (fields(config), fields(&Config::default()));
+        assert_eq!(now.len(), before.len());
+        now.into_iter()
+            .zip(before)
+            .filter(|(now, before)| now != before)
+            .map(|(now, _)| now.0)
+            .collect()
+    }
+
+    #[test]
+    fn a_key_on_the_kernel_command_line_is_the_same_key_and_wins() {
+        for (key, default) in documented() {
+            let (by_file, by_line) = match key {
+                "size" | "high" | "full-wait" | "memory-low" | "merge" => ("7%", "9%"),
+                "interval" | "idle" | "urgent-delay" => ("7s", "9s"),
+                "at" => ("03:30", "04:30"),
+                "urgent" | "merge-on" | "spill" | "watchdog" | "metrics" => ("/dev/x", "/dev/y"),
+                "prune" => ("on", "off"),
+                "min-flush" => ("1K", "2K"),
+                "on-overflow" => ("write-through", "wait"),
+                "hold-full" => ("flush", "discard"),
+                "led" => ("x", "y"),
+                _ => panic!("{key}={default} wants two values here"),
+            };
+            let file = format!("{key}={by_file}");
+            let read = |line: &str| Options::parse(line).config(&file).0;
+            let mut wanted = Config::default();
+            wanted.set(key, by_line).unwrap();
+            // high=9% alone is above no full-wait of 7%, which is settled afterwards.
+            wanted.reconcile();
+            assert_eq!(read(&format!("root=/dev/sda1 cowflush.{key}={by_line}")), wanted, "{key}");
+            let mut by_file = Config::default();
+            assert_eq!(by_file.read(&file), [""; 0]);
+            by_file.reconcile();
+            assert_eq!(read("root=/dev/sda1"), by_file, "{key}");
+        }
+    }
+
+    #[test]
+    fn each_value_is_taken_up_to_its_limits_and_no_further() {
+        let takes = |key: &str, value: &str| Config::default().set(key, value).is_ok();
+        for key in ["high", "full-wait", "memory-low", "merge"] {
+            assert!(takes(key, "1%") && takes(key, "100%"), "{key}");
+            for bad in ["0%", "101%", "50", "%", "-1%", "1.5%", ""] {
+                assert!(!takes(key, bad), "{key}={bad}");
+            }
+            assert_eq!(takes(key, "off"), key == "memory-low", "{key}");
+        }
+        assert!(takes("size", "1%") && takes("size", "90%") && takes("size", "1"));
+        for key in ["interval", "urgent-delay", "idle"] {
+            for good in ["1ms", "1s", "1m", "1h", "366d", "off"] {
+                assert!(takes(key, good), "{key}={good}");
+            }
+            for bad in ["0s", "367d", "1", "1w", "s", "-1s", "on", ""] {
+                assert!(!takes(key, bad), "{key}={bad}");
+            }
+        }
+        assert!(
+            takes("at", "00:00")
+                && takes("at", "23:59,00:00")
+                && takes("at", &vec!["1:00"; 96].join(","))
+        );
+        assert!(!takes("at", "23:60") && !takes("at", &vec!["1:00"; 97].join(",")));
+        for key in ["urgent", "merge-on"] {
+            assert!(
+                takes(key, "/a, /b")
+                    && takes(key, "none")
+                    && !takes(key, "a")
+                    && !takes(key, "/a,none")
+            );
+        }
+        for key in ["watchdog", "metrics"] {
+            assert!(
+                takes(key, &"/".repeat(4095)) && !takes(key, &"/".repeat(4096)) && !takes(key, "")
+            );
+        }
+        assert!(takes("led", &"x".repeat(255)) && !takes("led", &"x".repeat(256)));
+        for bad in ["", ".", "..", "a/b"] {
+            assert!(!takes("led", bad), "led={bad}");
+        }
+        for (key, good) in [("prune", "on"), ("on-overflow", "wait"), ("hold-full", "flush")] {
+            assert!(takes(key, good) && !takes(key, "yes") && !takes(key, ""));
+        }
+        assert!(takes("min-flush", "off") && takes("min-flush", "1") && !takes("min-flush", "0"));
+    }
+
+    #[test]
+    fn times_are_milliseconds_whatever_their_unit() {
+        let all = [("1ms", 1), ("1s", 1000), ("1m", 60_000), ("1h", 3_600_000), ("1d", 86_400_000)];
+        for (text, expected) in all {
+            assert_eq!(millis(text), Some(expected), "{text}");
+        }
+        let mut config = Config::default();
+        // Rounded up: less than a second is not "never".
+        assert_eq!(config.read("interval=1001ms\nidle=1001ms"), [""; 0]);
+        assert_eq!((config.interval, config.idle), (2, 2));
+    }
+
+    #[test]
+    fn a_complaint_repeats_no_more_than_a_line_of_a_log_takes() {
+        let mut config = Config::default();
+        let complaints =
+            config.read(&format!("{}\n{}é{}", "x".repeat(500), "y".repeat(119), "z".repeat(50)));
+        assert!(complaints[0].contains(&format!("`{}`", "x".repeat(120))), "{}", complaints[0]);
+        assert!(complaints[1].contains(&format!("`{}`", "y".repeat(119))), "{}", complaints[1]);
     }
 
     #[test]

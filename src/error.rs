@@ -29,6 +29,14 @@ pub enum Exit {
     Interrupted = 8,
 }
 
+impl Exit {
+    /// Whether a flush that ended so counts as one that failed; one that was only not begun, or is
+    /// finished by the next command, does not.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Exit::Failed | Exit::Card | Exit::Lost)
+    }
+}
+
 /// An error a user can meet.
 ///
 /// Shown as `cannot OPERATION: CAUSE. ADVICE`. The operation names the device.
@@ -147,5 +155,77 @@ mod tests {
         let said = "cannot grow the COW: No space left on device. Make room there, then try again.";
         assert_eq!(error.to_string(), said);
         assert_eq!(error.exit_code(), Exit::Failed);
+    }
+
+    const ALL: [Exit; 9] = [
+        Exit::Done,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::NotActive,
+        Exit::Busy,
+        Exit::Card,
+        Exit::Missing,
+        Exit::Lost,
+        Exit::Interrupted,
+    ];
+
+    #[test]
+    fn the_exit_codes_are_those_of_the_readme() {
+        let readme = include_str!("../README.md");
+        let table = readme.split("| exit code | meaning |").nth(1).unwrap();
+        let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| "));
+        let codes: Vec<u8> =
+            rows.map(|row| row.split(' ').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(codes, ALL.map(|exit| exit as u8));
+        let meaning = |exit: Exit| {
+            let row = format!("| {} | ", exit as u8);
+            table.lines().find_map(|line| line.strip_prefix(row.as_str())).unwrap()
+        };
+        for (exit, word) in [
+            (Exit::Done, "done"),
+            (Exit::Failed, "failed"),
+            (Exit::Usage, "command line"),
+            (Exit::NotActive, "not on a cowflush stack"),
+            (Exit::Busy, "another cowflush command"),
+            (Exit::Card, "refused a write"),
+            (Exit::Missing, "`check`"),
+            (Exit::Lost, "lost"),
+            (Exit::Interrupted, "signal"),
+        ] {
+            assert!(meaning(exit).contains(word), "{exit:?}: {}", meaning(exit));
+        }
+    }
+
+    #[test]
+    fn a_flush_that_failed_counts_and_one_that_was_not_begun_does_not() {
+        let counted: Vec<Exit> = ALL.into_iter().filter(|exit| exit.is_failure()).collect();
+        assert_eq!(counted, [Exit::Failed, Exit::Card, Exit::Lost]);
+    }
+
+    #[test]
+    fn an_error_keeps_its_exit_code_whatever_is_said_with_it() {
+        for exit in ALL {
+            let error = Error::new("x", "y").exit(exit).advise("z.");
+            assert_eq!(error.exit_code(), exit);
+        }
+    }
+
+    #[test]
+    fn every_error_number_gets_a_remedy_that_fits() {
+        for (errno, word) in [
+            (Errno::EACCES, "as root"),
+            (Errno::EPERM, "as root"),
+            (Errno::EBUSY, "in use"),
+            (Errno::ENOENT, "name"),
+            (Errno::ENODEV, "name"),
+            (Errno::ENXIO, "name"),
+            (Errno::ENOMEM, "Free some"),
+            (Errno::ENOSPC, "room"),
+            (Errno::EIO, "dmesg"),
+        ] {
+            let failed: std::io::Result<()> = Err(std::io::Error::from_raw_os_error(errno as i32));
+            let said = failed.doing(|| "x").unwrap_err().to_string();
+            assert!(said.contains(errno.desc()) && said.contains(word), "{said}");
+        }
     }
 }

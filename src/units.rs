@@ -185,4 +185,78 @@ mod tests {
             let _ = Bytes(size).to_string();
         }
     }
+
+    #[test]
+    fn each_unit_begins_at_its_first_byte() {
+        for (exponent, unit) in [(10, "KiB"), (20, "MiB"), (30, "GiB"), (40, "TiB"), (50, "PiB")] {
+            assert_eq!(Bytes(1 << exponent).to_string(), format!("1.0 {unit}"));
+            assert_eq!(Bytes(3 << (exponent - 1)).to_string(), format!("1.5 {unit}"));
+        }
+        assert_eq!(Bytes((1 << 20) - 1).to_string(), "1023.9 KiB");
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_letters() {
+        for (text, expected) in [
+            ("1", 1),
+            ("65536", 65_536),
+            ("16k", 16 << 10),
+            ("16K", 16 << 10),
+            ("3m", 3 << 20),
+            ("3M", 3 << 20),
+            ("2g", 2 << 30),
+            ("2G", 2 << 30),
+            ("17179869183G", 17_179_869_183 << 30),
+        ] {
+            assert_eq!(bytes(text), Some(Bytes(expected)), "{text}");
+        }
+        for bad in ["", "0", "0K", "K", "1T", "1.5M", "-1", "+1", "17179869184G", "1 K", "1KK"] {
+            assert_eq!(bytes(bad), None, "{bad:?}");
+        }
+        assert_eq!(
+            (decimal::<u64>("007"), decimal::<u8>("256"), decimal::<u64>("+1")),
+            (Some(7), None, None)
+        );
+        assert_eq!((Sectors(3).bytes(), Bytes(1535).sectors()), (Bytes(1536), Sectors(2)));
+        assert_eq!(Sectors(u64::MAX).bytes(), Bytes::MAX);
+    }
+
+    #[test]
+    fn device_numbers_are_decoded_as_the_kernel_encodes_them() {
+        // new_encode_dev: (minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12)
+        for (major, minor) in
+            [(0, 0), (8, 1), (253, 255), (253, 256), (4095, 0xf_ffff), (1, 0x5_5555)]
+        {
+            let encoded = u64::from((minor & 0xff) | (major << 8) | ((minor & !0xff_u32) << 12));
+            assert_eq!(DevNo::from_huge(encoded), DevNo { major, minor });
+            let number = DevNo { major, minor };
+            assert_eq!(DevNo::parse(&number.to_string()), Some(number));
+        }
+    }
+
+    #[test]
+    fn every_day_of_four_centuries_follows_the_one_before() {
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..146_097_i64 {
+            assert_eq!(
+                Utc(days * 86_400).to_string(),
+                format!("{year}-{month:02}-{day:02} 00:00:00 UTC")
+            );
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let last = match month {
+                2 if leap => 29,
+                2 => 28,
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            (year, month, day) = match (month, day) {
+                (12, 31) => (year + 1, 1, 1),
+                (_, day) if day == last => (year, month + 1, 1),
+                _ => (year, month, day + 1),
+            };
+        }
+        assert_eq!(Utc(86_399).to_string(), "1970-01-01 23:59:59 UTC");
+        assert_eq!(Utc(7_200).to_string(), "1970-01-01 02:00:00 UTC");
+        assert_eq!(Utc(3_661).to_string(), "1970-01-01 01:01:01 UTC");
+    }
 }

@@ -223,4 +223,128 @@ mod tests {
             let _ = Options::parse(words.join(" "));
         }
     }
+
+    /// README's table of the kernel command line: what each row calls its key, and its default.
+    fn documented() -> Vec<(&'static str, &'static str)> {
+        let readme = include_str!("../../README.md");
+        let section = readme.split("\n## Kernel command line\n").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let rows = rows.map(|row| {
+            let mut cells = row.split(" | ");
+            (cells.next().unwrap().trim_end_matches('`'), cells.next().unwrap().trim())
+        });
+        rows.collect()
+    }
+
+    /// The fields of [`Options`] that a line leaves other than the empty line does.
+    fn changed(line: &str) -> Vec<&'static str> {
+        let (now, before) = (Options::parse(line), Options::default());
+        assert!(now.complaints.is_empty(), "{line}: {:?}", now.complaints);
+        [
+            ("root", now.root != before.root),
+            ("types", now.types != before.types),
+            ("flags", now.flags != before.flags),
+            ("writable", now.writable != before.writable),
+            ("wait_for_ever", now.wait_for_ever != before.wait_for_ever),
+            ("delay", now.delay != before.delay),
+            ("init", now.init != before.init),
+            ("panic", now.panic != before.panic),
+            ("off", now.off != before.off),
+            ("log", now.log != before.log),
+            ("settings", now.settings != before.settings),
+        ]
+        .into_iter()
+        .filter_map(|(name, changed)| changed.then_some(name))
+        .collect()
+    }
+
+    #[test]
+    fn every_key_of_the_readme_changes_what_it_names_and_has_the_default_that_is_said() {
+        let none = Options::parse("BOOT_IMAGE=/vmlinuz quiet");
+        assert_eq!(none, Options::default());
+        assert_eq!(Options::default().config("").0, Config::default());
+        for (keys, default) in documented() {
+            let (words, back): (&[(&str, &str)], &str) = match keys {
+                "root=" => (&[("root=/dev/sda1", "root")], ""),
+                "rootfstype=`, `rootflags=" => (
+                    &[("rootfstype=ext4", "types"), ("rootflags=noatime", "flags")],
+                    "rootfstype=auto",
+                ),
+                "ro`, `rw" => (&[("rw", "writable")], "rw ro"),
+                "rootwait`, `rootdelay=" => {
+                    (&[("rootwait", "wait_for_ever"), ("rootdelay=3", "delay")], "rootdelay=0")
+                }
+                "init=" => (&[("init=/bin/ash", "init")], "init="),
+                "panic=" => (&[("panic=10", "panic")], "panic=0"),
+                "cowflush=" => (&[("cowflush=off", "off")], "cowflush=off cowflush=on"),
+                "cowflush.log=" => (
+                    &[("cowflush.log=/dev/sda2", "log"), ("cowflush.log=none", "log")],
+                    "cowflush.log=none cowflush.log=auto",
+                ),
+                "cowflush.merge=" => (&[("cowflush.merge=50%", "settings")], ""),
+                "cowflush.size=" => (&[("cowflush.size=8M", "settings")], ""),
+                "cowflush.KEY=" => (&[("cowflush.prune=off", "settings")], ""),
+                _ => panic!("{keys} wants its words here"),
+            };
+            for (word, field) in words {
+                assert_eq!(changed(word), [*field], "{word}");
+            }
+            assert_eq!(changed(back), [""; 0], "{back}");
+            let said = match keys {
+                "root=" | "cowflush.KEY=" | "init=" | "rootfstype=`, `rootflags=" => continue,
+                "ro`, `rw" => {
+                    if none.writable {
+                        "`rw`"
+                    } else {
+                        "`ro`"
+                    }
+                }
+                "rootwait`, `rootdelay=" => "30 s of patience, 0",
+                "panic=" => "0",
+                "cowflush=" => {
+                    if none.off {
+                        "`off`"
+                    } else {
+                        "`on`"
+                    }
+                }
+                "cowflush.log=" => "`auto`",
+                "cowflush.merge=" => "`75%`",
+                "cowflush.size=" => "`40%`",
+                _ => unreachable!(),
+            };
+            assert_eq!(default, said, "{keys}");
+        }
+        assert_eq!((none.delay, none.panic, none.log), (0, 0, LogChoice::Own));
+        let config = Config::default();
+        assert_eq!((config.merge, config.size), (75, Size::Percent(40)));
+        assert_eq!(documented().len(), 11);
+    }
+
+    #[test]
+    fn where_the_log_is_and_whether_the_stack_is_wanted_is_said_in_every_form() {
+        let at = |text: &str| LogChoice::At(Reference::parse(text).unwrap());
+        for text in ["/dev/sda2", "8:2", "UUID=ab", "LABEL=log", "PARTUUID=ab-01", "PARTLABEL=log"]
+        {
+            assert_eq!(Options::parse(format!("cowflush.log={text}")).log, at(text), "{text}");
+        }
+        let bad = Options::parse("cowflush.log=sda2");
+        assert_eq!((bad.log, bad.complaints.len()), (LogChoice::Own, 1));
+        for (text, off) in
+            [("off", true), ("0", true), ("no", true), ("on", false), ("1", false), ("yes", false)]
+        {
+            assert_eq!(Options::parse(format!("cowflush={text}")).off, off, "{text}");
+            let undone = Options::parse(format!("cowflush=off cowflush={text}"));
+            assert_eq!(undone.off, off, "{text}");
+        }
+        // "At once" is a second, garbage is never.
+        assert_eq!(Options::parse("panic=-1").panic, 1);
+        assert_eq!((Options::parse("panic=x").panic, Options::parse("rw=1").writable), (0, false));
+        assert!(Options::parse("rw ro=1").writable);
+        assert!(Options::parse("\0quiet rw\n\0").writable);
+        // What a boot loader cut off after 80 characters is no more of a message.
+        let long = Options::parse(format!("root={}", "x".repeat(500)));
+        assert!(long.complaints[0].len() < 200, "{}", long.complaints[0]);
+    }
 }

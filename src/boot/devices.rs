@@ -162,3 +162,88 @@ pub fn find(reference: &Reference) -> Vec<Candidate> {
     };
     unread_candidates().filter_map(fits).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(name: &str, minor: u32, tag: &str) -> Candidate {
+        let filesystem = Filesystem {
+            kind: "ext4",
+            uuid: format!("uuid-{tag}"),
+            label: format!("label-{tag}"),
+            size: None,
+            journal: true,
+        };
+        Candidate {
+            name: name.to_owned(),
+            number: DevNo { major: 8, minor },
+            size: Sectors(2048),
+            filesystem: Some(filesystem),
+            names: Names { uuid: format!("partuuid-{tag}"), label: format!("partlabel-{tag}") },
+        }
+    }
+
+    fn fits(candidate: &Candidate, reference: &Reference) -> bool {
+        candidate.fits_device(reference).unwrap_or_else(|| candidate.fits_filesystem(reference))
+    }
+
+    #[test]
+    fn every_form_of_a_reference_finds_its_partition_and_no_other() {
+        let (one, other) = (partition("sda1", 1, "one"), partition("mmcblk0p2", 2, "two"));
+        for (text, of_the_device) in [
+            ("/dev/sda1", true),
+            ("8:1", true),
+            ("801", true),
+            ("PARTUUID=partuuid-one", true),
+            ("PARTUUID=PartUUID-ONE", true),
+            ("PARTLABEL=partlabel-one", true),
+            ("UUID=uuid-one", false),
+            ("LABEL=label-one", false),
+        ] {
+            let reference = Reference::parse(text).unwrap();
+            assert!(fits(&one, &reference), "{text}");
+            assert!(!fits(&other, &reference), "{text}");
+            // What can be told without a look at its content is: a slow card is read for the rest alone.
+            assert_eq!(one.fits_device(&reference).is_some(), of_the_device, "{text}");
+        }
+        // A label is no UUID, a partition's name no filesystem's.
+        for text in
+            ["UUID=label-one", "LABEL=uuid-one", "PARTLABEL=label-one", "LABEL=partlabel-one"]
+        {
+            assert!(!fits(&one, &Reference::parse(text).unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_device_without_a_filesystem_or_names_is_found_by_its_own_name_alone() {
+        let bare =
+            Candidate { filesystem: None, names: Names::default(), ..partition("sda", 0, "") };
+        assert!(fits(&bare, &Reference::Path("/dev/sda".to_owned())));
+        for reference in [Reference::Uuid("x".to_owned()), Reference::Label("x".to_owned())] {
+            assert!(!fits(&bare, &reference), "{reference}");
+        }
+        assert!(!fits(&bare, &Reference::PartLabel("x".to_owned())));
+    }
+
+    #[test]
+    fn a_device_in_a_folder_of_dev_is_found_there() {
+        let array = partition("cciss!c0d0p1", 1, "one");
+        assert!(fits(&array, &Reference::Path("/dev/cciss/c0d0p1".to_owned())));
+    }
+
+    #[test]
+    fn people_are_told_everything_that_could_name_a_device() {
+        let text = partition("sda1", 1, "one").describe();
+        for part in [
+            "/dev/sda1",
+            "1.0 MiB",
+            "ext4",
+            "UUID=uuid-one",
+            "LABEL=label-one",
+            "PARTUUID=partuuid-one",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

@@ -120,4 +120,36 @@ mod tests {
             let _ = gpt_entry_at(&header, 4096, number);
         }
     }
+
+    #[test]
+    fn entries_of_any_size_are_found_in_blocks_of_any_size() {
+        let mut header = [0; 512];
+        header[..8].copy_from_slice(b"EFI PART");
+        header[72] = 2;
+        header[80] = 4;
+        header[85] = 1;
+        assert_eq!(gpt_entry_at(&header, 4096, 1), Some(8192), "entries of 256 bytes");
+        assert_eq!(gpt_entry_at(&header, 4096, 4), Some(8192 + 3 * 256));
+        assert_eq!(gpt_entry_at(&header, 4096, 5), None);
+        (header[84], header[85]) = (1, 0);
+        assert_eq!(gpt_entry_at(&header, 512, 2), Some(1024 + 128), "less than the least");
+        header[7] = b't';
+        assert_eq!(gpt_entry_at(&header, 512, 1), None);
+    }
+
+    #[test]
+    fn a_name_of_36_characters_has_no_end() {
+        let mut entry = [0; 128];
+        entry[15] = 1;
+        for unit in entry[56..].chunks_mut(2) {
+            unit[0] = b'n';
+        }
+        assert_eq!(gpt(&entry).unwrap().label, "n".repeat(36));
+        assert_eq!(gpt(&entry[..127]), None);
+        // Without a type it is unused, whatever else it has.
+        entry[15] = 0;
+        entry[16..].fill(7);
+        assert_eq!(gpt(&entry), None);
+        assert_eq!(mbr(&[&[0; 510][..], &[0x55, 0xaa]].concat(), 15).unwrap().uuid, "00000000-0f");
+    }
 }

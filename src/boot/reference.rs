@@ -105,4 +105,32 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_reference_that_is_printed_reads_back() {
+        for text in [
+            "/dev/sda1",
+            "8:1",
+            "UUID=ab-cd",
+            "LABEL=Root",
+            "PARTUUID=c0ffee00-01",
+            "PARTLABEL=My root",
+        ] {
+            assert_eq!(Reference::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_old_hexadecimal_form_has_three_to_eight_digits() {
+        let number = |major, minor| Some(Reference::Number(DevNo { major, minor }));
+        assert_eq!(Reference::parse("fd03"), number(253, 3));
+        assert_eq!(Reference::parse("FD03"), number(253, 3));
+        assert_eq!(Reference::parse("00100801"), number(8, 0x101));
+        for text in ["80", "000000801", "80g"] {
+            assert_eq!(Reference::parse(text), None, "{text}");
+        }
+        for text in ["/dev/cifs", "/dev/ram0", "LABEL=\"\"", "LABEL="] {
+            assert_eq!(Reference::parse(text), None, "{text}");
+        }
+    }
 }

@@ -237,7 +237,14 @@ mod tests {
     fn a_uuid_reads_back() {
         let text = "0a1b0203-0405-0607-0809-0a0b0c0d0eff";
         assert_eq!(uuid_text(&uuid_bytes(text)), text);
-        for bad in ["", "0a1b", "xyz", &text[1..], "0a1b0203-0405-0607-0809-0a0b0c0d0effff"] {
+        for bad in [
+            "",
+            "0a1b",
+            "xyz",
+            &text[1..],
+            "0a1b0203-0405-0607-0809-0a0b0c0d0effff",
+            "0a1b0203-0405-0607-0809-0a0b0c0d0efff",
+        ] {
             assert_eq!(uuid_bytes(bad), [0; 16], "{bad}");
         }
         let log = crate::log::format::Header {
@@ -272,5 +279,97 @@ mod tests {
             head[EXT_AT + 0x39] = 0xef;
             let _ = identify(&head);
         }
+    }
+
+    /// What identifies each format: its magic and where that stands, by the formats' specifications and not by
+    /// [`FORMATS`].
+    const SIGNATURES: [(&str, usize, &[u8]); 14] = [
+        (FLUSH_LOG, 0, b"cowflLOG"),
+        ("xfs", 0, b"XFSB"),
+        ("squashfs", 0, &0x7371_7368u32.to_le_bytes()),
+        ("vfat", 0x52, b"FAT32   "),
+        ("vfat", 0x36, b"FAT16   "),
+        ("vfat", 0x36, b"FAT12   "),
+        ("exfat", 3, b"EXFAT   "),
+        ("ntfs", 3, b"NTFS    "),
+        ("swap", 4096 - 10, b"SWAPSPACE2"),
+        ("LVM", 512, b"LABELONE"),
+        ("LUKS", 0, &[0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe]),
+        ("f2fs", 1024, &0xf2f5_2010u32.to_le_bytes()),
+        ("btrfs", 0x1_0000 + 0x40, &0x4d5f_5366_5248_425fu64.to_le_bytes()),
+        ("ext2", 1024 + 56, &0xef53u16.to_le_bytes()),
+    ];
+
+    #[test]
+    fn every_format_is_known_by_its_specified_magic_and_by_nothing_less() {
+        for (kind, at, magic) in SIGNATURES {
+            let mut head = vec![0; HEAD_BYTES];
+            head[at..at + magic.len()].copy_from_slice(magic);
+            assert_eq!(identify(&head).map(|found| found.kind), Some(kind));
+            for byte in at..at + magic.len() {
+                let mut other = head.clone();
+                other[byte] ^= 0x40;
+                assert_ne!(identify(&other).map(|found| found.kind), Some(kind), "byte {byte}");
+                let cut = identify(&head[..byte]).map(|found| found.kind);
+                assert_ne!(cut, Some(kind), "cut at {byte}");
+            }
+        }
+        let known: Vec<&str> = FORMATS.iter().map(|format| format.kind).collect();
+        let tested: Vec<&str> = SIGNATURES.iter().map(|(kind, ..)| *kind).collect();
+        assert_eq!(known, tested[..known.len()], "a new format wants its line");
+    }
+
+    /// Where UUID and label stand: sb_uuid and sb_fname of XFS, swap_header_v1_2, f2fs_super_block's uuid,
+    /// btrfs_super_block's fsid and label.
+    #[test]
+    fn uuid_and_label_are_read_where_each_format_has_them() {
+        let cases = [
+            ("xfs", 0, &b"XFSB"[..], Some(32), Some((108, 12))),
+            ("swap", 4086, b"SWAPSPACE2", Some(1036), Some((1052, 16))),
+            ("f2fs", 1024, b"\x10\x20\xf5\xf2", Some(1132), None),
+            ("btrfs", 65_600, b"_BHRfS_M", Some(65_568), Some((65_835, 256))),
+            ("squashfs", 0, b"hsqs", None, None),
+            ("ext2", 1080, b"\x53\xef", Some(1128), Some((1144, 16))),
+        ];
+        for (kind, magic_at, magic, uuid_at, label_at) in cases {
+            // Whatever stands elsewhere must not be taken for either.
+            let mut head = vec![0xa5; HEAD_BYTES];
+            head[1024..2048].fill(0);
+            // What ext has behind its label: where it was mounted last.
+            head[1024 + 0x88] = b'/';
+            let mut put =
+                |at: usize, bytes: &[u8]| head[at..at + bytes.len()].copy_from_slice(bytes);
+            if let Some((at, length)) = label_at {
+                put(at, &vec![b'L'; length]);
+            }
+            if let Some(at) = uuid_at {
+                put(at, &[0x0a, 0x1b, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff]);
+            }
+            put(magic_at, magic);
+            let found = identify(&head).unwrap();
+            assert_eq!(found.kind, kind);
+            let uuid = if uuid_at.is_some() { "0a1b0203-0405-0607-0809-0a0b0c0d0eff" } else { "" };
+            assert_eq!(found.uuid, uuid, "{kind}");
+            let label = label_at.map_or(String::new(), |(_, length)| "L".repeat(length));
+            assert_eq!(found.label, label, "{kind}");
+            assert_eq!((found.journal, found.size), (kind != "ext2", None), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_size_of_an_ext_filesystem_is_counted_in_its_own_blocks() {
+        let mut head = ext_head(4, 0x40 | INCOMPAT_64BIT, 0);
+        head[EXT_AT + 0x150] = 1;
+        let size = |head: &[u8]| identify(head).unwrap().size;
+        assert_eq!(size(&head), Some(Bytes(((1 << 32) + 1000) * 4096)));
+        assert_eq!(size(&head[..2048]), size(&head), "no more is needed");
+        assert_eq!(identify(&head[..2047]), None);
+        // Without the feature the upper half is something else.
+        head[EXT_AT + 0x60] &= !(INCOMPAT_64BIT as u8);
+        assert_eq!(size(&head), Some(Bytes(1000 * 4096)));
+        head[EXT_AT + 0x18] = 0;
+        assert_eq!(size(&head), Some(Bytes(1000 * 1024)));
+        head[EXT_AT + 0x18] = 64;
+        assert_eq!(size(&head), None, "a block that no number holds");
     }
 }

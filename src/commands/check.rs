@@ -82,7 +82,7 @@ pub fn run(json: bool) -> Result<Exit> {
     items.extend(card(control.as_ref().ok()));
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     items.extend(advice::items(&mounts, config.prune));
-    let complete = items.iter().all(|item| item.state != State::Missing);
+    let (complete, exit) = verdict(&items);
     if json {
         let object =
             Object::new().flag("complete", complete).list("items", items.iter().map(Item::to_json));
@@ -90,7 +90,13 @@ pub fn run(json: bool) -> Result<Exit> {
     } else {
         put(std::io::stdout(), &to_text(&items, complete));
     }
-    Ok(if complete { Exit::Done } else { Exit::Missing })
+    Ok(exit)
+}
+
+/// Whether cowflush can work here, and what the caller is told.
+fn verdict(items: &[Item]) -> (bool, Exit) {
+    let complete = items.iter().all(|item| item.state != State::Missing);
+    (complete, if complete { Exit::Done } else { Exit::Missing })
 }
 
 fn to_text(items: &[Item], complete: bool) -> String {
@@ -238,5 +244,37 @@ fn write_cache(card: DevNo) -> Item {
         Ok("write back") => Item::found("write cache", "the card has one; it is flushed"),
         Ok(_) => Item::found("write cache", "the card reports none"),
         Err(_) => Item::note("write cache", "this kernel does not tell", ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_that_is_missing_is_enough_and_notes_are_none() {
+        let items = |states: &[State]| -> Vec<Item> {
+            let item = |state: &State| Item { state: *state, ..Item::found("x", "y") };
+            states.iter().map(item).collect()
+        };
+        for states in [&[][..], &[State::Found], &[State::Found, State::Note, State::Note]] {
+            assert_eq!(verdict(&items(states)), (true, Exit::Done));
+        }
+        for place in 0..3 {
+            let mut states = [State::Found, State::Note, State::Found];
+            states[place] = State::Missing;
+            let items = items(&states);
+            assert_eq!(verdict(&items), (false, Exit::Missing));
+            assert!(
+                to_text(&items, false).contains("missing")
+                    && to_text(&items, false).contains("cannot work")
+            );
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_device_mapper_is_not_enough() {
+        let error = || Error::new("open /dev/mapper/control", "No such file or directory");
+        assert_eq!(verdict(&device_mapper(&Err(error()))), (false, Exit::Missing));
     }
 }

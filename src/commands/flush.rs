@@ -99,11 +99,10 @@ pub fn start() -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Counts a flush that failed; one that was only not begun, or is finished by the next command, did
-/// not.
+/// Counts a flush that failed.
 fn counted<T>(result: Result<T>) -> Result<T> {
     result.inspect_err(|error| {
-        if matches!(error.exit_code(), Exit::Failed | Exit::Card | Exit::Lost) {
+        if error.exit_code().is_failure() {
             run_dir::note_failure();
         }
     })
@@ -153,7 +152,7 @@ fn tell(
     } else {
         put(std::io::stdout(), &format!("{text}\n"));
     }
-    Ok(if incomplete.is_none() { Exit::Done } else { Exit::Failed })
+    Ok(outcome.exit())
 }
 
 /// What an incomplete flush means for the owner.

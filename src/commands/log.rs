@@ -47,8 +47,13 @@ pub fn show(verify: bool, json: bool) -> Result<Exit> {
     let bad = if verify { log.verify_all() } else { Vec::new() };
     let text = if json { to_json(&log, kept.as_deref(), &bad) } else { to_text(&log, kept, &bad) };
     put(std::io::stdout(), &text);
-    let damaged = matches!(log.chain.end, End::Damaged(_)) || !bad.is_empty();
-    Ok(if damaged { Exit::Lost } else { Exit::Done })
+    Ok(verdict(log.chain.end, &bad))
+}
+
+/// What the caller is told: where the log ends, and which of its chunks are damaged.
+fn verdict(end: End, bad: &[u64]) -> Exit {
+    let damaged = matches!(end, End::Damaged(_)) || !bad.is_empty();
+    if damaged { Exit::Lost } else { Exit::Done }
 }
 
 /// A log that the boot found and did not use, and why.
@@ -266,4 +271,21 @@ fn attach(control: &Control, path: &Path) -> Result<()> {
 fn this_root() -> Option<PathBuf> {
     let found = devices::find(&options().root?);
     found.first().map(devices::Candidate::path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cowflush::log::chain::{Damage, What};
+
+    #[test]
+    fn damage_is_told_wherever_it_is_and_a_flush_that_was_cut_short_is_none() {
+        let damaged = End::Damaged(Damage { chunk: 9, what: What::Head, youngest: 3 });
+        for end in [End::Clean, End::Torn] {
+            assert_eq!(verdict(end, &[]), Exit::Done);
+            assert_eq!(verdict(end, &[7]), Exit::Lost, "found by --verify");
+        }
+        assert_eq!(verdict(damaged, &[]), Exit::Lost);
+        assert_eq!([End::Clean, End::Torn, damaged].map(end_word), ["clean", "torn", "damaged"]);
+    }
 }

@@ -64,15 +64,22 @@ pub fn run(wanted: &cli::Recover) -> Result<Exit> {
     let live = log.verify();
     let fit = fit(&log, wanted, &mut root)?;
     report(wanted, &log, fit, &live, &bad);
+    // A merge empties the log, which is in order after that; what was lost stays so.
+    let end = log.chain.end;
     if wanted.merge || wanted.export.is_some() {
         act(wanted, &mut log, root, fit, &live)?;
     }
-    Ok(match (log.chain.end, fit) {
+    Ok(verdict(end, fit, wanted.force))
+}
+
+/// What the caller is told: flushes that are lost stay lost, whatever was asked for.
+fn verdict(end: End, fit: Fit, force: bool) -> Exit {
+    match (end, fit) {
         (End::Damaged(_), _) => Exit::Lost,
         (_, Fit::Fits) => Exit::Done,
-        _ if wanted.force => Exit::Done,
+        _ if force => Exit::Done,
         _ => Exit::Failed,
-    })
+    }
 }
 
 fn fit(log: &Log, wanted: &cli::Recover, root: &mut Direct) -> Result<Fit> {
@@ -196,5 +203,28 @@ fn copy_into(root: &mut Direct, copy: &mut Direct) -> Result<()> {
 fn say(wanted: &cli::Recover, text: &str) {
     if !wanted.json {
         put(io::stdout(), &format!("{text}\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cowflush::log::chain::{Damage, What};
+
+    #[test]
+    fn a_damaged_log_and_one_that_does_not_fit_never_end_with_0() {
+        let damaged = End::Damaged(Damage { chunk: 9, what: What::Data, youngest: 3 });
+        for force in [false, true] {
+            for end in [End::Clean, End::Torn] {
+                assert_eq!(verdict(end, Fit::Fits, force), Exit::Done);
+                for fit in [Fit::Foreign, Fit::Changed] {
+                    let wanted = if force { Exit::Done } else { Exit::Failed };
+                    assert_eq!(verdict(end, fit, force), wanted, "{fit:?}");
+                }
+            }
+            for fit in [Fit::Fits, Fit::Foreign, Fit::Changed] {
+                assert_eq!(verdict(damaged, fit, force), Exit::Lost, "{fit:?}");
+            }
+        }
     }
 }

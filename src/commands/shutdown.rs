@@ -83,34 +83,75 @@ fn stop(console: &Console, signals: &mut signals::Held) -> Result<Exit> {
     }
     // One that failed is tried again by the stop, past the log.
     let outcome = session.stop()?;
-    let incomplete =
-        [flushed.as_ref().ok(), Some(&outcome)].into_iter().flatten().find_map(|done| match done {
-            Outcome::Flushed { incomplete, .. } => *incomplete,
-            Outcome::Nothing => None,
-        });
-    Ok(match incomplete {
-        Some(incomplete) => {
-            console.say(&explain(incomplete));
-            Exit::Failed
-        }
-        None => {
-            console.say("all data are on the card.");
-            Exit::Done
-        }
-    })
+    let (text, exit) = verdict(flushed.ok().as_ref(), &outcome);
+    console.say(&text);
+    Ok(exit)
+}
+
+/// What a stop in two parts comes to: a flush, unless that failed, and the stop itself.
+fn verdict(flushed: Option<&Outcome>, stopped: &Outcome) -> (String, Exit) {
+    let incomplete = flushed.and_then(Outcome::incomplete).or(stopped.incomplete());
+    match incomplete {
+        Some(incomplete) => (explain(incomplete), Exit::Failed),
+        None => ("all data are on the card.".to_owned(), Exit::Done),
+    }
 }
 
 /// What a power cut would cost now.
 fn lost() -> String {
-    let stack = Control::open().and_then(|control| control.stack());
-    match stack.map(|stack| (stack.pending().bytes(), stack.logged.is_some())) {
-        Ok((Bytes(0), true)) => {
+    match Control::open().and_then(|control| control.stack()) {
+        Ok(stack) => at_risk(stack.pending().bytes(), stack.logged.is_some()),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The same, where so much is in RAM only and the log holds something or not.
+fn at_risk(pending: Bytes, logged: bool) -> String {
+    match (pending, logged) {
+        (Bytes(0), true) => {
             "all data are safe in the flush log; the next boot goes on with it.".to_owned()
         }
-        Ok((Bytes(0), false)) => "all data are on the card.".to_owned(),
-        Ok((pending, _)) => {
+        (Bytes(0), false) => "all data are on the card.".to_owned(),
+        (pending, _) => {
             format!("NOT ON THE CARD: {pending} that were written since the last flush.")
         }
-        Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cowflush::ops::session::Incomplete;
+    use cowflush::report::record::Record;
+
+    fn done(incomplete: Option<Incomplete>) -> Outcome {
+        Outcome::Flushed { record: Record::default(), incomplete }
+    }
+
+    #[test]
+    fn a_shutdown_says_that_all_is_saved_only_if_both_of_its_parts_saved_all() {
+        let lacking = || done(Some(Incomplete::Unfrozen));
+        // A first part that failed was done again by the second.
+        for first in [None, Some(done(None)), Some(Outcome::Nothing)] {
+            for second in [done(None), Outcome::Nothing] {
+                let (text, exit) = verdict(first.as_ref(), &second);
+                assert!(text.contains("all data are on the card") && exit == Exit::Done, "{text}");
+            }
+            let (text, exit) = verdict(first.as_ref(), &lacking());
+            assert!(!text.contains("all data") && exit == Exit::Failed, "{text}");
+        }
+        for second in [done(None), Outcome::Nothing, lacking()] {
+            let (text, exit) = verdict(Some(&lacking()), &second);
+            assert!(!text.contains("all data") && exit == Exit::Failed, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stop_that_failed_calls_nothing_safe_that_is_in_ram_only() {
+        for logged in [false, true] {
+            assert!(at_risk(Bytes(4096), logged).starts_with("NOT ON THE CARD: 4.0 KiB"));
+            assert!(!at_risk(Bytes(0), logged).contains("NOT"));
+        }
+        assert!(at_risk(Bytes(0), true).contains("in the flush log"), "not on the card yet");
     }
 }

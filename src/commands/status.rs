@@ -333,4 +333,79 @@ mod tests {
         };
         assert!(to_text(&report).contains("can tear the filesystem"));
     }
+
+    /// A report in which every figure is another.
+    fn full() -> Report {
+        let written = |requests, sectors| Some(Written { requests, sectors });
+        Report {
+            mode: Some(Mode::Deferring),
+            phase: Some(Phase::Idle),
+            cow_used: Some(Bytes(1001)),
+            cow_size: Some(Bytes(2002)),
+            pending: Some(Bytes(3003)),
+            sealed: Some(Bytes(4004)),
+            page_cache: Bytes(5005),
+            absorbed: written(6, 7),
+            reached: written(8, 9),
+            spill: Some((Bytes(1010), Bytes(1111))),
+            busy: Some(1212),
+            held_since: Some(1313),
+            log_kept: Some("why it is kept".to_owned()),
+            boot: Some(("a mode".to_owned(), "a reason".to_owned())),
+            last_flush: Some(Record { bytes: Bytes(1414), ..Record::default() }),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn every_figure_stands_under_its_own_key() {
+        let json = to_json(&full()).end();
+        for part in [
+            r#""mode":"deferring","phase":"idle""#,
+            r#""cow_used":1001,"cow_size":2002,"pending":3003,"sealed":4004,"page_cache":5005"#,
+            r#""spill":{"used":1010,"size":1111}"#,
+            r#""absorbed":{"requests":6,"bytes":3584}"#,
+            r#""reached_card":{"requests":8,"bytes":4608}"#,
+            r#""log_kept":"why it is kept","held_since":1313"#,
+            r#""busy_pid":1212"#,
+            r#""boot":{"mode":"a mode","reason":"a reason"}"#,
+        ] {
+            assert!(json.contains(part), "{part} in {json}");
+        }
+        assert!(json.contains(r#""bytes":1414"#), "{json}");
+        let text = to_text(&full());
+        for part in [
+            "1001 B of 1.9 KiB",
+            "3.5 KiB in 6 by root, 4.5 KiB in 8 to the card",
+            "1010 B of 1.0 KiB on the card in use",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(
+            to_line(&full()).contains("RAM 1001 B of 1.9 KiB, pending 2.9 KiB, page cache 4.8 KiB")
+        );
+    }
+
+    #[test]
+    fn every_mode_and_phase_has_a_word_of_its_own() {
+        let modes = [None, Some(Mode::Deferring), Some(Mode::WriteThrough)].map(mode_word);
+        assert_eq!(modes, ["inactive", "deferring", "write-through"]);
+        let phases = [
+            Phase::Idle,
+            Phase::Sealed,
+            Phase::Merging,
+            Phase::MergeFailed,
+            Phase::Overflow,
+            Phase::Lost,
+            Phase::Suspended,
+        ];
+        let documented = include_str!("../../docs/json.md");
+        for (at, phase) in phases.iter().enumerate() {
+            assert!(documented.contains(&format!("`{}`", phase.word())), "{}", phase.word());
+            for other in &phases[..at] {
+                assert_ne!(phase.word(), other.word());
+                assert_ne!(sentence(*phase), sentence(*other));
+            }
+        }
+    }
 }

@@ -190,4 +190,31 @@ mod tests {
             prop_assert!(device(Bytes(limit)).0 <= limit);
         }
     }
+
+    #[test]
+    fn a_device_keeps_its_slack_and_a_small_one_half_of_it() {
+        for (device, wanted) in [(24, 16), (16, 8), (10, 5), (100, 92), (0, 0)] {
+            assert_eq!(usable(Bytes(device * MIB)), Bytes(wanted * MIB), "{device} MiB");
+        }
+    }
+
+    #[test]
+    fn what_a_device_is_rounded_by_is_less_than_two_chunks() {
+        let chunk = CHUNK_BYTES as u64;
+        for chunks in 1..3 * (PER_AREA + 1) {
+            let found = device(Bytes(chunks * chunk + chunk - 1)).0;
+            let last = chunks % (PER_AREA + 1) == 1;
+            assert_eq!(found, (chunks - u64::from(last)) * chunk, "{chunks} chunks");
+        }
+    }
+
+    #[test]
+    fn a_freeze_needs_room_to_the_byte() {
+        let can = |free: u64, dirty: u64| {
+            can_freeze(Bytes(24 * MIB), Bytes(24 * MIB - free), Bytes(dirty))
+        };
+        assert!(can(MIB, 0) && !can(MIB - 1, 0));
+        assert!(can(MIB + 5, 5) && !can(MIB + 4, 5));
+        assert!(can(4 * MIB, u64::MAX) && !can(4 * MIB - 1, u64::MAX), "an eighth of it");
+    }
 }

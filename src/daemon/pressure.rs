@@ -207,4 +207,28 @@ mod tests {
             prop_assert!(!hold || level.percent_of_brim() >= percent.saturating_sub(10));
         }
     }
+
+    #[test]
+    fn each_mark_counts_from_its_very_value_on() {
+        let of = |percent: u64| Level {
+            used: Bytes(percent << 20),
+            brim: Bytes(100 << 20),
+            ..Level::default()
+        };
+        let closed = Gate::Closed(Duration::ZERO);
+        assert!(tend(&of(80), 80, Gate::Open).0 && !tend(&of(79), 80, Gate::Open).0);
+        assert_eq!(let_go(80), 70);
+        assert!(tend(&of(70), 80, closed).0 && !tend(&of(69), 80, closed).0);
+        assert!(
+            tend(&of(40), 50, closed).0 && !tend(&of(49), 50, Gate::Open).0,
+            "the owner's mark"
+        );
+        // 4 times 4 ms at full speed are the least room for a moment.
+        let room = |kib: u64| Level { used: Bytes((95 << 20) - (kib << 10)), ..of(0) };
+        assert!(!tend(&room(4400), 80, Gate::Closed(STEP)).0);
+        assert!(tend(&room(3900), 80, Gate::Closed(STEP)).0);
+        let before = Level { size: Bytes(64 << 10), ..of(1) };
+        let after = |more: u64| before.glanced(Bytes((1 << 20) + more));
+        assert!(after(1024).is_some() && after(1025).is_none());
+    }
 }

@@ -419,4 +419,240 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_flush_by_hand_begins_the_interval_anew() {
+        let config = config("interval=10m\nidle=15m");
+        let mut schedule = Schedule::new(&now(0));
+        schedule.log_in_use(true);
+        schedule.urgent(&now(299));
+        schedule.flushed_by_hand(&now(300));
+        assert_eq!(schedule.interval_ends(&config), Some(900_000));
+        assert_eq!(schedule.due(&config, &now(899)), None, "what was urgent is flushed");
+        assert_eq!(schedule.due(&config, &now(900)), Some(Reason::Interval));
+        let nothing = |second| Now { pending: Bytes(0), ..now(second) };
+        assert_eq!(schedule.due(&config, &nothing(1199)), None);
+        assert_eq!(schedule.due(&config, &nothing(1200)), Some(Reason::Idle));
+    }
+
+    #[test]
+    fn what_a_flush_by_hand_does_not_do_stays_due() {
+        let config = config("interval=off\nurgent-delay=2s");
+        let mut schedule = Schedule::new(&now(0));
+        // A boot loader wants a merge, too; SIGUSR1 may have come after that flush had begun.
+        schedule.boot_files(&now(1));
+        schedule.ask();
+        schedule.flushed_by_hand(&now(2));
+        assert_eq!(schedule.due(&config, &now(3)), Some(Reason::Boot));
+        schedule.done(&now(3));
+        assert_eq!(schedule.due(&config, &now(60)), None);
+        schedule.ask();
+        schedule.flushed_by_hand(&now(61));
+        assert_eq!(schedule.due(&config, &now(61)), Some(Reason::Asked));
+    }
+
+    #[test]
+    fn a_time_of_day_that_came_is_made_up_for_when_there_is_something_to_flush() {
+        let config = config("interval=off\nat=00:02");
+        let mut schedule = Schedule::new(&now(0));
+        let little = |second| Now { pending: Bytes(4096), ..now(second) };
+        assert_eq!(schedule.due(&config, &little(60)), None);
+        assert_eq!(schedule.due(&config, &little(120)), None, "not worth a write");
+        assert_eq!(schedule.due(&config, &now(600)), Some(Reason::At(2)));
+        // Unless somebody flushed since.
+        schedule.flushed_by_hand(&now(660));
+        assert_eq!(schedule.due(&config, &now(720)), None);
+    }
+
+    /// Each key that a schedule reads, two values, and a moment at which they differ.
+    #[test]
+    fn every_key_that_says_when_changes_when() {
+        let at = |change: fn(&mut Now)| {
+            let mut now = now(3600);
+            change(&mut now);
+            now
+        };
+        type Case = (&'static str, &'static str, Now, Option<Reason>, Option<Reason>);
+        let cases: [Case; 7] = [
+            ("interval=1h", "interval=2h", at(|_| ()), Some(Reason::Interval), None),
+            ("at=01:00", "at=01:01", at(|now| now.minute = 60), Some(Reason::At(60)), None),
+            ("high=60%", "high=70%", at(|now| now.level = level(10)), Some(Reason::High), None),
+            (
+                "memory-low=10%",
+                "memory-low=5%",
+                at(|now| (now.available_percent, now.level) = (8, level(3))),
+                Some(Reason::Memory),
+                None,
+            ),
+            (
+                "min-flush=512K\ninterval=1h",
+                "min-flush=1M\ninterval=1h",
+                at(|_| ()),
+                Some(Reason::Interval),
+                None,
+            ),
+            (
+                "full-wait=60%",
+                "full-wait=90%",
+                at(|now| (now.held, now.level) = (true, level(11))),
+                Some(Reason::High),
+                None,
+            ),
+            ("idle=1h", "idle=2h", at(|_| ()), Some(Reason::Idle), None),
+        ];
+        for (one, other, moment, first, second) in cases {
+            let due = |keys: &str| {
+                let config = config(&format!(
+                    "interval=off\nhigh=95%\nmemory-low=off\nmin-flush=8K\n{keys}"
+                ));
+                let mut schedule = Schedule::new(&now(0));
+                schedule.log_in_use(keys.starts_with("idle"));
+                // A look a minute before, so that a time of day is passed by.
+                schedule.look_at_the_wall(&config, &Now { minute: 59, ..moment });
+                schedule.due(&config, &moment)
+            };
+            assert_eq!(due(one), first, "{one}");
+            assert_eq!(due(other), second, "{other}");
+        }
+    }
+
+    #[test]
+    fn each_limit_counts_from_its_very_value_on() {
+        let config = config("interval=off\nhigh=50%\nmemory-low=8%\nmin-flush=8K\nidle=60s");
+        let due = |now: Now| Schedule::new(&super::tests::now(0)).due(&config, &now);
+        let high = |used| Now { level: Level { used: Bytes(used), ..level(0) }, ..now(1) };
+        assert_eq!(due(high(8 << 20)), Some(Reason::High));
+        assert_eq!(due(high((8 << 20) - (1 << 17))), None);
+        // Nothing to flush, however full: dirty data of other filesystems fill no COW.
+        assert_eq!(due(Now { pending: Bytes(0), ..high(8 << 20) }), None);
+        let short = |percent| Now { available_percent: percent, level: level(2), ..now(1) };
+        assert_eq!((due(short(7)), due(short(8))), (Some(Reason::Memory), None));
+        let small = |used| Now { level: Level { used: Bytes(used), ..level(0) }, ..short(7) };
+        assert_eq!((due(small(2 << 20)), due(small((2 << 20) - 1))), (Some(Reason::Memory), None));
+        let mut worthwhile = config.clone();
+        worthwhile.interval = 60;
+        let pending = |bytes| Now { pending: Bytes(bytes), ..now(60) };
+        let due = |now: Now| Schedule::new(&super::tests::now(0)).due(&worthwhile, &now);
+        assert_eq!((due(pending(8193)), due(pending(8192))), (Some(Reason::Interval), None));
+    }
+
+    #[test]
+    fn writers_that_may_be_held_back_make_a_retry_soon() {
+        let config = config("full-wait=80%");
+        let pressing = |percent: u64| Now {
+            level: Level {
+                used: Bytes(percent << 20),
+                size: Bytes(100 << 20),
+                brim: Bytes(100 << 20),
+                dirty: Bytes(0),
+            },
+            ..now(100)
+        };
+        assert!(is_pressing(&config, &pressing(70)) && !is_pressing(&config, &pressing(69)));
+        let mut schedule = Schedule::new(&now(0));
+        schedule.ask();
+        for _ in 0..5 {
+            schedule.failed(&now(100));
+        }
+        let after =
+            |percent, seconds: u64| Now { running: (100 + seconds) * 1000, ..pressing(percent) };
+        assert_eq!(schedule.due(&config, &after(60, 31)), None);
+        assert_eq!(schedule.due(&config, &after(70, 1)), None);
+        assert!(schedule.due(&config, &after(70, 2)).is_some());
+        assert_eq!(schedule.sleep(&config, &after(70, 1), 60_000), 1000);
+        assert_eq!(schedule.sleep(&config, &after(60, 1), 60_000), 31_000);
+    }
+
+    #[test]
+    fn how_soon_what_is_urgent_comes_is_the_owners_choice() {
+        for (delay, millis) in [("500ms", 500), ("5s", 5000)] {
+            let config = config(&format!("urgent-delay={delay}"));
+            let at = |millis| Now { running: millis, ..now(0) };
+            for (change, reason) in [
+                (Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent),
+                (Schedule::boot_files, Reason::Boot),
+            ] {
+                let mut schedule = Schedule::new(&now(0));
+                change(&mut schedule, &at(1000));
+                assert_eq!(schedule.sleep(&config, &at(1000), 60_000), millis, "{delay}");
+                assert_eq!(schedule.due(&config, &at(999 + millis)), None, "{delay}");
+                assert_eq!(schedule.due(&config, &at(1000 + millis)), Some(reason), "{delay}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own() {
+        let all = [
+            Reason::Interval,
+            Reason::At(210),
+            Reason::High,
+            Reason::Memory,
+            Reason::Urgent,
+            Reason::Boot,
+            Reason::Asked,
+            Reason::Idle,
+        ];
+        let words = all.map(|reason| reason.to_string());
+        let known =
+            ["interval", "at 03:30", "high", "memory", "urgent", "boot files", "asked", "idle"];
+        assert_eq!(words, known);
+    }
+
+    #[test]
+    fn the_least_that_can_be_asked_for_is_not_never_and_off_is() {
+        let mut schedule = Schedule::new(&now(0));
+        schedule.log_in_use(true);
+        let least = config("interval=1ms\nidle=off");
+        assert_eq!(
+            (schedule.due(&least, &now(0)), schedule.due(&least, &now(1))),
+            (None, Some(Reason::Interval))
+        );
+        assert_eq!(schedule.interval_ends(&least), Some(1000));
+        let idle = config("interval=off\nidle=1ms");
+        assert_eq!(
+            (schedule.due(&idle, &now(0)), schedule.due(&idle, &now(1))),
+            (None, Some(Reason::Idle))
+        );
+        assert_eq!(schedule.interval_ends(&idle), None);
+        let never = config("interval=off\nidle=off");
+        assert_eq!(schedule.due(&never, &now(1_000_000)), None);
+        let full = Now { level: level(8), pending: Bytes(1), ..now(1) };
+        assert_eq!(schedule.due(&never, &full), Some(Reason::High), "any pending byte");
+    }
+
+    #[test]
+    fn a_hold_ends_from_the_very_mark_on() {
+        let config = config("full-wait=75%");
+        let held = |mib| Now { held: true, level: level(mib), ..now(1) };
+        let mut schedule = Schedule::new(&now(0));
+        assert_eq!(schedule.due(&config, &held(11)), None);
+        assert_eq!(schedule.due(&config, &held(12)), Some(Reason::High));
+    }
+
+    #[test]
+    fn the_last_minute_of_a_day_is_not_lost_at_midnight() {
+        let config = config("interval=off\nat=23:59");
+        let at = |day, minute| Now { day, minute, ..now(0) };
+        for (before, after, passed) in
+            [((0, 1438), (1, 1), true), ((0, 1439), (1, 1), false), ((1, 0), (1, 3), false)]
+        {
+            let mut schedule = Schedule::new(&at(before.0, before.1));
+            let due = schedule.due(&config, &at(after.0, after.1));
+            assert_eq!(due, passed.then_some(Reason::At(1439)), "{before:?} to {after:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_not_slept_over_and_one_percent_is_not_never() {
+        let config = config("interval=off\nmemory-low=1%");
+        let mut schedule = Schedule::new(&now(0));
+        assert_eq!(schedule.sleep(&config, &now(0), 1000), 1000);
+        schedule.ask();
+        assert_eq!(schedule.sleep(&config, &now(0), 1000), 0);
+        schedule.done(&now(0));
+        let empty = |percent| Now { available_percent: percent, level: level(3), ..now(1) };
+        assert_eq!(schedule.due(&config, &empty(1)), None);
+        assert_eq!(schedule.due(&config, &empty(0)), Some(Reason::Memory));
+    }
 }

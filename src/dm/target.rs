@@ -160,4 +160,19 @@ mod tests {
             let _ = Target::parse(&kind, &params);
         }
     }
+
+    #[test]
+    fn what_is_loaded_reads_back_with_and_without_overflow() {
+        let all = [
+            Target::Linear { device: CARD, offset: Sectors(63) },
+            Target::Snapshot { origin: CARD, cow: LOOP, chunk: 8 },
+            Target::SnapshotMerge { origin: CARD, cow: LOOP, chunk: 8 },
+        ];
+        for target in all {
+            assert_eq!(Target::parse(target.kind(), &target.params()), target);
+            let plain = target.params().replace("PO", "P");
+            assert_eq!(Target::parse(target.kind(), &plain), target, "{plain}");
+        }
+        assert_eq!((Target::Other.kind(), Target::Other.params().as_str()), ("", ""));
+    }
 }

@@ -896,4 +896,151 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn of_two_copies_of_the_header_the_younger_counts_and_either_is_enough() {
+        let mut card = Card::new(1);
+        let old = card.header;
+        let new = Header { number: 2, ..old };
+        assert_eq!(header(&mut card, CHUNKS), Ok(Found { header: old, whole: true }));
+        for (first, second) in [(new, old), (old, new)] {
+            card.put(0, &first.encode());
+            card.put(CHUNKS - 1, &second.encode());
+            assert_eq!(header(&mut card, CHUNKS), Ok(Found { header: new, whole: false }));
+        }
+        let (mut damaged, copy) = (new.encode().to_vec(), old.encode());
+        damaged[20] ^= 1;
+        for (place, other) in [(0, CHUNKS - 1), (CHUNKS - 1, 0)] {
+            card.put(place, &damaged);
+            card.put(other, &copy);
+            assert_eq!(header(&mut card, CHUNKS), Ok(Found { header: old, whole: false }));
+            // What was one is never taken for nothing.
+            card.put(other, &[0; CHUNK_BYTES]);
+            assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Damaged(Defect::Checksum)));
+        }
+        card.put(0, &[0; CHUNK_BYTES]);
+        card.put(CHUNKS - 1, &[0; CHUNK_BYTES]);
+        assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Absent));
+    }
+
+    #[test]
+    fn a_log_is_as_large_as_it_says_or_none() {
+        let mut card = Card::new(1);
+        assert_eq!(
+            header(&mut card, CHUNKS - 1),
+            Err(NoLog::Truncated { log: CHUNKS, partition: CHUNKS - 1 })
+        );
+        // The copy at the end of a disk belongs to the log that ends there, not to the disk.
+        card.put(0, &[0; CHUNK_BYTES]);
+        assert_eq!(header(&mut card, CHUNKS).map(|found| found.whole), Ok(false));
+        card.put(CHUNKS - 1, &Header { chunks: CHUNKS - 8, ..card.header }.encode());
+        assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Absent));
+        card.put_header(Header { align: CHUNKS as u32, ..card.header });
+        assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Nonsense));
+    }
+
+    #[test]
+    fn what_fits_is_counted_to_the_chunk() {
+        let mut card = Card::new(1);
+        let most =
+            |fits: &dyn Fn(u32) -> bool| (0..2 * CHUNKS as u32).filter(|count| fits(*count)).max();
+        let empty = card.chain();
+        let (room, length) = (empty.room(), empty.ring.length);
+        assert_eq!((room, empty.used()), (length, 0));
+        let largest = (0..).take_while(|count| segment_chunks(*count) <= length).last();
+        assert_eq!(most(&|count| empty.fits(count)), largest);
+        assert_eq!(most(&|count| empty.could_fit(count)), largest);
+        let head = card.append(&[3, 4, 5], 1);
+        let chain = card.chain();
+        assert_eq!(chain.used(), head.commit() + 1 - head.position);
+        assert_eq!(chain.room(), room - chain.used());
+        let largest_now = (0..).take_while(|count| segment_chunks(*count) <= chain.room()).last();
+        assert!(largest_now < largest);
+        assert_eq!(most(&|count| chain.fits(count)), largest_now);
+        assert_eq!(most(&|count| chain.could_fit(count)), largest);
+    }
+
+    #[test]
+    fn what_was_just_written_is_in_the_chain_as_a_reader_would_find_it() {
+        let mut card = Card::new(4);
+        card.append(&[3, 4, 5], 1);
+        let mut chain = card.chain();
+        for byte in 2..5 {
+            let (head, before) = (card.write(&chain, &[u64::from(byte), 7], byte), chain.clone());
+            let behind =
+                behind_crc(&mut card, &chain.ring, chain.ring.aligned(head.commit() + 1)).unwrap();
+            let commit = segment::commit(&before, &head, behind);
+            card.put(chain.ring.chunk(head.commit()), &commit.encode());
+            let data = crc32c(&[byte; CHUNK_BYTES]);
+            let table = [u64::from(byte), 7].map(|old| Entry { old, crc: data }).to_vec();
+            chain.push(head, table, &commit);
+            let read = card.chain();
+            assert_eq!((&chain.segments, chain.end), (&read.segments, read.end));
+            // What a reader does not need to know of the place behind.
+            let link = |chain: &Chain| Link { behind: 0, ..chain.next };
+            assert_eq!(link(&chain), link(&read));
+        }
+    }
+
+    /// A log with one segment, and behind it one of these chunks whose head and commit record were changed before
+    /// their checksums were made.
+    fn forged(chunks: &[u64], change: fn(&mut Head), commit: fn(&mut Commit)) -> Chain {
+        let mut card = Card::new(1);
+        card.append(&[3], 1);
+        let chain = card.chain();
+        let mut head = card.write(&chain, chunks, 2);
+        let place = chain.ring.chunk(head.commit());
+        let behind = behind_crc(&mut card, &chain.ring, head.commit() + 1).unwrap();
+        let mut record = segment::commit(&chain, &head, behind);
+        change(&mut head);
+        card.put(chain.ring.chunk(chain.next.position), &head.encode());
+        commit(&mut record);
+        card.put(place, &record.encode());
+        card.chain()
+    }
+
+    #[test]
+    fn a_segment_of_another_log_time_or_place_is_not_slipped_in() {
+        assert_eq!(forged(&[7, 999], |_| (), |_| ()).segments.len(), 2);
+        type Change = (&'static str, fn(&mut Head));
+        let changes: [Change; 7] = [
+            ("log", |head| head.log[15] ^= 1),
+            ("generation", |head| head.generation ^= 1),
+            ("previous", |head| head.previous ^= 1),
+            ("the same sequence", |head| head.sequence -= 1),
+            ("position", |head| head.position += CHUNKS),
+            ("more than fits", |head| head.count = u32::MAX),
+            ("table", |head| head.table ^= 1),
+        ];
+        for (what, change) in changes {
+            assert_eq!(forged(&[7, 999], change, |_| ()).segments.len(), 1, "{what}");
+        }
+        // Root has 1000 chunks; a table is ascending.
+        for chunks in [&[7, 1000][..], &[9, 7], &[7, 7]] {
+            assert_eq!(forged(chunks, |_| (), |_| ()).segments.len(), 1, "{chunks:?}");
+        }
+    }
+
+    #[test]
+    fn a_commit_record_of_another_segment_commits_nothing() {
+        let committed = |change| {
+            let chain = forged(&[7], |_| (), change);
+            assert_eq!(chain.segments.len(), 2, "its data are complete");
+            chain.segments[1].committed
+        };
+        assert!(committed(|_| ()));
+        assert!(committed(|commit| commit.link.behind ^= 1), "what stands behind is no part of it");
+        type Change = (&'static str, fn(&mut Commit));
+        let changes: [Change; 6] = [
+            ("log", |commit| commit.log[15] ^= 1),
+            ("generation", |commit| commit.generation ^= 1),
+            ("position", |commit| commit.position += 1),
+            ("id", |commit| commit.link.id ^= 1),
+            ("sequence", |commit| commit.link.sequence += 1),
+            ("next", |commit| commit.link.position += 1),
+        ];
+        for (what, change) in changes {
+            assert!(!committed(change), "{what}");
+        }
+    }
 }

@@ -71,6 +71,7 @@ pub const HEAD_BYTES: usize = CHUNK_BYTES;
 mod tests {
     use super::super::format::Head;
     use super::*;
+    use crate::boot::superblock;
 
     fn segment(chunk: u64, before: u32, after: u32) -> Segment {
         let mut head = Head::default();
@@ -101,5 +102,58 @@ mod tests {
         assert_eq!(places(Some("f2fs"), &[]), [Some(0), None, None, None]);
         head[1024 + 20] = 255;
         assert_eq!(places(Some("f2fs"), &head)[2], None);
+    }
+
+    /// Where each filesystem that can be root keeps its superblock, and the magic that tells it, by the kernel's
+    /// headers: EXT4_SUPER_MAGIC at 1080, XFS_SB_MAGIC at 0, F2FS_SUPER_OFFSET 1024, BTRFS_SUPER_INFO_OFFSET
+    /// 64 KiB with the magic 64 bytes further.
+    const SUPERBLOCKS: [(&str, usize, &[u8]); 4] = [
+        ("ext2", 1080, &[0x53, 0xef]),
+        ("xfs", 0, b"XFSB"),
+        ("f2fs", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
+        ("btrfs", 65_600, b"_BHRfS_M"),
+    ];
+
+    #[test]
+    fn the_superblock_of_every_filesystem_is_watched() {
+        for (kind, at, magic) in SUPERBLOCKS {
+            let mut head = vec![0; superblock::HEAD_BYTES];
+            head[at..at + magic.len()].copy_from_slice(magic);
+            let found = superblock::identify(&head).unwrap();
+            assert_eq!(found.kind, kind);
+            let place = Some((at / CHUNK_BYTES) as u64);
+            assert!(places(Some(kind), &head).contains(&place), "{kind}");
+            assert!(
+                kind == "f2fs" || places(None, &head).contains(&place),
+                "{kind} that is not known yet"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_watched_that_others_may_change() {
+        let head = vec![0; HEAD_BYTES];
+        for kind in ["ext2", "ext3", "ext4", "xfs"] {
+            // Any file's data may stand in chunk 16.
+            assert_eq!(places(Some(kind), &head), [Some(0), None, None, None], "{kind}");
+        }
+        // A boot loader may be put before the superblock.
+        assert_eq!(places(Some("btrfs"), &head), [Some(16), None, None, None]);
+        let mut head = head;
+        head[1024 + 20] = 31;
+        assert_eq!(places(Some("f2fs"), &head)[2], Some(1 << 31));
+        head[1024 + 20] = 32;
+        assert_eq!(places(Some("f2fs"), &head)[2], None);
+    }
+
+    #[test]
+    fn every_chunk_that_any_segment_watches_is_looked_at_once() {
+        let segments =
+            [segment(0, 1, 2), segment(16, 3, 4), segment(0, 2, 5), segment(Witness::NONE, 0, 0)];
+        assert_eq!(watched(&segments), [0, 16]);
+        assert!(watched(&[]).is_empty());
+        // What one chunk may be another may not.
+        assert!(recognised(&segments, 16, &[3; 8]) && !recognised(&segments, 16, &[1; 8]));
+        assert!(recognised(&segments, 0, &[5; 8]) && !recognised(&segments, 0, &[4; 8]));
     }
 }

@@ -137,4 +137,48 @@ mod tests {
         // The same, of which the sealed one holds 4.
         assert_eq!(size(&rule(4, 64), 4, 24), 8);
     }
+
+    #[test]
+    fn every_key_that_says_how_large_is_in_the_rule() {
+        let memory = MemInfo {
+            total: Bytes(200 * MIB),
+            available: Bytes(200 * MIB),
+            swap_total: Bytes(32 * MIB),
+            swap_free: Bytes(32 * MIB),
+            ..MemInfo::default()
+        };
+        let of = |keys: &str, roof: u64| {
+            let mut config = Config::default();
+            assert_eq!(config.read(keys), [""; 0]);
+            Rule::of(&config, &Stack::default(), Bytes(roof * MIB))
+        };
+        let limit = |rule: Rule| rule.limit(&memory, Bytes(0)).0 / MIB;
+        assert_eq!(limit(of("", 999)), 80, "40 %");
+        assert_eq!(limit(of("size=8M", 999)), 8);
+        assert_eq!(limit(of("size=10%", 999)), 20);
+        assert_eq!(limit(of("size=8M\nspill=/dev/sda3", 999)), 40);
+        assert_eq!(limit(of("size=32M", 9)), 9, "what the log takes in one flush");
+        // What a COW holds is there for COWs.
+        assert_eq!(of("size=90%", 999).limit(&memory, Bytes(40 * MIB)).0 / MIB, 168);
+        assert_eq!(limit(of("size=90%", 999)), 138);
+        assert_eq!((of("", 9).full_wait, of("full-wait=55%", 9).full_wait), (80, 55));
+    }
+
+    #[test]
+    fn a_valve_is_as_good_as_another_only_over_what_is_sealed_now() {
+        assert!(rule(3, 5).allows_as_much_as(&rule(3, 9)));
+        assert!(!rule(3, 5).allows_as_much_as(&rule(4, 5)));
+    }
+
+    #[test]
+    fn only_a_root_that_defers_has_a_level_and_one_that_overflowed_is_full() {
+        let level = |status| rule(0, 64).level(status, &MemInfo::default());
+        assert_eq!(level(SnapshotStatus::Overflow).map(|level| level.percent()), Some(100));
+        assert_eq!(level(SnapshotStatus::Overflow).map(|level| level.percent_of_brim()), Some(100));
+        for status in
+            [SnapshotStatus::Invalid, SnapshotStatus::Unknown, SnapshotStatus::MergeFailed]
+        {
+            assert_eq!(level(status), None);
+        }
+    }
 }

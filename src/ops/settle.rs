@@ -217,7 +217,7 @@ fn start_merge(
         (_, Some(Target::Snapshot { origin, cow, .. })) => {
             // Root is about to be written to past the log: nothing in it may count after that, not
             // even a segment that an append left when it failed.
-            retire_log(stack);
+            retire_log(stack)?;
             view::Data::of_cow(origin, cow)?
         }
         _ => return Err(explain(Trouble::Foreign(name))),
@@ -276,16 +276,21 @@ fn fill_gaps(
     Ok(if size > 1 { data.fill(card, size, copies) } else { data })
 }
 
-/// Makes sure that nothing in the log counts, before root is written to past it.
+/// Makes sure that nothing in the log counts, before root is written to past it. Refuses while root reads through
+/// the log: what it holds has to be merged first.
 ///
 /// A log that can't be written to is let be: its segments are told by root's superblock, which is
 /// about to change.
-pub fn retire_log(stack: &Stack) {
+pub fn retire_log(stack: &Stack) -> Result<()> {
+    if stack.is_under_root(Name::Logged) {
+        return Err(explain(Trouble::Foreign(Name::Logged)));
+    }
     if let Ok(Some(mut log)) = Log::of(stack)
         && !log.is_unused()
     {
         let _ = log.reset(0);
     }
+    Ok(())
 }
 
 /// The log that the stack uses.

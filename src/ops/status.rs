@@ -109,11 +109,11 @@ pub fn gather() -> Report {
         Ok(control) => privileged(&control, log_report),
         Err(_) => unprivileged(),
     };
+    report.reached = reached(&report, block::written);
     report.held_since = hold::since();
     report.spill = spill::usage();
     report.daemon = note::running();
     report.page_cache = memory::info().unwrap_or_default().dirty;
-    report.reached = report.card.and_then(block::written);
     report.last_flush = run_dir::last_flush();
     report.boot = run_dir::read(run_dir::BOOT).map(|text| {
         let value = |key| value(&text, key).to_owned();
@@ -123,6 +123,11 @@ pub fn gather() -> Report {
         (value("mode"), value("reason"))
     });
     report
+}
+
+/// What the card was asked to write: its own partition counts, whatever root was asked for.
+fn reached(report: &Report, written: impl FnOnce(DevNo) -> Option<Written>) -> Option<Written> {
+    report.card.and_then(written)
 }
 
 /// The value of a key in a note; empty when it is not there.
@@ -254,4 +259,86 @@ fn slaves(device: DevNo) -> Vec<DevNo> {
         return Vec::new();
     };
     entries.flatten().filter_map(|entry| number(&entry.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dm::status::Usage;
+    use crate::stack::{Device, Live};
+
+    const CARD: DevNo = DevNo { major: 8, minor: 1 };
+
+    fn device(minor: u32, target: Target, status: SnapshotStatus) -> Option<Device> {
+        let live = Some(Live::Single { length: Sectors(1 << 18), target, status });
+        let number = DevNo { major: 253, minor };
+        Some(Device { number, suspended: false, live, inactive: false, mark: None })
+    }
+
+    fn used(data: u64) -> SnapshotStatus {
+        let (total, metadata) = (Sectors(1 << 15), Sectors(16));
+        SnapshotStatus::Used(Usage { allocated: Sectors(16 + data), total, metadata })
+    }
+
+    fn over(minor: u32) -> Target {
+        let (origin, cow) = (DevNo { major: 253, minor }, DevNo { major: 7, minor });
+        Target::Snapshot { origin, cow, chunk: 8 }
+    }
+
+    fn merging(minor: u32) -> Target {
+        let (origin, cow) = (DevNo { major: 253, minor }, DevNo { major: 7, minor });
+        Target::SnapshotMerge { origin, cow, chunk: 8 }
+    }
+
+    fn stack() -> Stack {
+        let card = Target::Linear { device: CARD, offset: Sectors(0) };
+        Stack {
+            root: device(1, over(0), used(80)),
+            origin: device(0, card, SnapshotStatus::Unknown),
+            ..Stack::default()
+        }
+    }
+
+    #[test]
+    fn what_reached_the_card_is_counted_at_the_card_not_at_root() {
+        let counters =
+            |device: DevNo| (device == CARD).then_some(Written { requests: 3, sectors: 24 });
+        let absorbed = Some(Written { requests: 9, sectors: 900 });
+        let report = Report { card: Some(CARD), absorbed, ..Report::default() };
+        assert_eq!(reached(&report, counters), counters(CARD));
+        assert_eq!(reached(&Report { card: None, ..report }, counters), None);
+    }
+
+    #[test]
+    fn the_phase_says_what_is_worst() {
+        let idle = stack();
+        assert_eq!(phase(&idle), Phase::Idle);
+        let sealed = Stack { sealed: device(2, over(0), used(8)), ..idle };
+        assert_eq!(phase(&sealed), Phase::Sealed);
+        let at_work = Stack { sealed: device(2, merging(0), used(8)), ..idle };
+        assert_eq!(phase(&at_work), Phase::Merging);
+        let log = Stack { logged: device(5, merging(0), used(8)), ..idle };
+        assert_eq!(phase(&log), Phase::Merging);
+        let full = Stack { root: device(1, over(0), SnapshotStatus::Overflow), ..idle };
+        assert_eq!(phase(&full), Phase::Overflow);
+        let failed = Stack { sealed: device(2, merging(0), SnapshotStatus::MergeFailed), ..full };
+        assert_eq!(phase(&failed), Phase::MergeFailed);
+        for lost in [
+            Stack { root: device(1, over(0), SnapshotStatus::Invalid), ..failed },
+            Stack { logged: device(5, over(0), SnapshotStatus::Invalid), ..failed },
+            Stack { sealed: device(2, over(0), SnapshotStatus::Invalid), ..idle },
+        ] {
+            assert_eq!(phase(&lost), Phase::Lost);
+            let mut asleep = lost;
+            asleep.root.as_mut().unwrap().suspended = true;
+            assert_eq!(phase(&asleep), Phase::Suspended);
+        }
+    }
+
+    #[test]
+    fn a_note_is_read_by_whole_keys() {
+        let note = "mode=deferring\nlog_kept=why\nlog=sda2\n";
+        assert_eq!((value(note, "log"), value(note, "mode")), ("sda2", "deferring"));
+        assert_eq!((value(note, "mod"), value(note, "reason")), ("", ""));
+    }
 }

@@ -128,6 +128,22 @@ impl Device {
         }
     }
 
+    /// The devices that its live table reads.
+    fn below(&self) -> [Option<DevNo>; 2] {
+        let of = |target: Target| match target {
+            Target::Linear { device, .. } => [Some(device), None],
+            Target::Snapshot { origin, cow, .. } | Target::SnapshotMerge { origin, cow, .. } => {
+                [Some(origin), Some(cow)]
+            }
+            Target::Other => [None; 2],
+        };
+        match self.live {
+            Some(Live::Single { target, .. }) => of(target),
+            Some(Live::Joined(first, second)) => [of(first.target)[0], of(second.target)[0]],
+            Some(Live::Foreign) | None => [None; 2],
+        }
+    }
+
     /// The exception store's usage, where it is known.
     pub fn usage(&self) -> Option<Usage> {
         match self.status() {
@@ -256,6 +272,40 @@ impl Stack {
         })
     }
 
+    /// Whether root reads through the device of that name, by the tables that serve I/O.
+    pub fn is_under_root(&self, name: Name) -> bool {
+        let wanted = self.device(name).map(|device| device.number);
+        // A circle, which the kernel lets nobody make, has an end as well.
+        let deepest = Name::ALL.len();
+        wanted.zip(self.root).is_some_and(|(wanted, root)| self.reads(&root, wanted, deepest))
+    }
+
+    fn reads(&self, device: &Device, wanted: DevNo, deepest: usize) -> bool {
+        let Some(deepest) = deepest.checked_sub(1) else { return false };
+        device.below().into_iter().flatten().any(|number| {
+            let further = self.numbered(number);
+            number == wanted || further.is_some_and(|below| self.reads(below, wanted, deepest))
+        })
+    }
+
+    fn numbered(&self, number: DevNo) -> Option<&Device> {
+        Name::ALL
+            .into_iter()
+            .filter_map(|name| self.device(name))
+            .find(|device| device.number == number)
+    }
+
+    /// Whether a layer stands on the card itself: no other layer is under it, whose data the card does not have.
+    pub fn is_on_card(&self, layer: Name) -> bool {
+        let target = self.device(layer).and_then(Device::target);
+        let Some(Target::Snapshot { origin, .. } | Target::SnapshotMerge { origin, .. }) = target
+        else {
+            return false;
+        };
+        self.numbered(origin)
+            .is_none_or(|below| matches!(below.target(), Some(Target::Linear { .. })))
+    }
+
     /// What is in RAM of a sealed device: nothing once it stands in the flush log.
     pub fn sealed_in_ram(&self) -> Option<Device> {
         let sealed = self.sealed?;
@@ -300,5 +350,172 @@ mod tests {
         for other in ["", "LVM-abc", "cowflush-quieted-", "cowflush-quieted-8"] {
             assert_eq!(Mark::parse(other), None, "{other}");
         }
+    }
+
+    const CARD: DevNo = DevNo { major: 8, minor: 1 };
+    const LOG_PARTITION: DevNo = DevNo { major: 8, minor: 2 };
+    const COW: DevNo = DevNo { major: 7, minor: 0 };
+
+    /// The number of the device of that name: each has its own.
+    fn number(name: Name) -> DevNo {
+        DevNo {
+            major: 253,
+            minor: Name::ALL.iter().position(|other| *other == name).unwrap() as u32,
+        }
+    }
+
+    fn device(name: Name, target: Target, data: u64) -> Option<Device> {
+        let usage =
+            Usage { allocated: Sectors(16 + data), total: Sectors(1 << 15), metadata: Sectors(16) };
+        let status = match target {
+            Target::Linear { .. } | Target::Other => SnapshotStatus::Unknown,
+            _ => SnapshotStatus::Used(usage),
+        };
+        let live = Some(Live::Single { length: Sectors(1 << 18), target, status });
+        Some(Device { number: number(name), suspended: false, live, inactive: false, mark: None })
+    }
+
+    fn linear_to(device: DevNo) -> Target {
+        Target::Linear { device, offset: Sectors(63) }
+    }
+
+    fn over(origin: Name, cow: DevNo) -> Target {
+        Target::Snapshot { origin: number(origin), cow, chunk: 8 }
+    }
+
+    fn merging(origin: Name, cow: DevNo) -> Target {
+        Target::SnapshotMerge { origin: number(origin), cow, chunk: 8 }
+    }
+
+    /// Root over a COW of 100 sectors, over a sealed one of 10, over the log.
+    fn whole() -> Stack {
+        let line = Line::whole(Sectors(8), linear_to(COW));
+        let view = |name| {
+            let live =
+                Some(Live::Joined(line, Line::whole(Sectors(8), linear_to(number(Name::Log)))));
+            Some(Device {
+                number: number(name),
+                suspended: false,
+                live,
+                inactive: false,
+                mark: None,
+            })
+        };
+        Stack {
+            root: device(Name::Root, over(Name::Sealed, COW), 100),
+            sealed: device(Name::Sealed, over(Name::Logged, COW), 10),
+            logged: device(Name::Logged, over(Name::Origin, number(Name::LogView)), 1),
+            origin: device(Name::Origin, linear_to(CARD), 0),
+            log_view: view(Name::LogView),
+            view: view(Name::View),
+            log: device(Name::Log, linear_to(LOG_PARTITION), 0),
+        }
+    }
+
+    #[test]
+    fn each_name_has_its_own_place_and_text() {
+        let mut stack = whole();
+        for name in Name::ALL {
+            assert_eq!(stack.device(name).unwrap().number, number(name));
+            assert_eq!(stack.slot(name).unwrap().number, number(name));
+            assert!(name.text().starts_with("cowflush-"));
+            let same = Name::ALL.iter().filter(|other| other.text() == name.text());
+            assert_eq!(same.count(), 1);
+        }
+    }
+
+    #[test]
+    fn where_writes_go_and_what_is_under_root_is_in_its_table() {
+        let stack = whole();
+        assert_eq!(
+            (stack.mode(), stack.seat()),
+            (Some(Mode::Deferring), Some(number(Name::Sealed)))
+        );
+        let through =
+            Stack { root: device(Name::Root, linear_to(number(Name::Origin)), 0), ..stack };
+        assert_eq!(
+            (through.mode(), through.seat()),
+            (Some(Mode::WriteThrough), Some(number(Name::Origin)))
+        );
+        for target in [merging(Name::Origin, COW), Target::Other] {
+            let foreign = Stack { root: device(Name::Root, target, 0), ..stack };
+            assert_eq!((foreign.mode(), foreign.seat()), (None, None));
+        }
+        assert_eq!((Stack::default().mode(), Stack::default().seat()), (None, None));
+    }
+
+    #[test]
+    fn the_card_is_under_the_lowest_device_that_is_there() {
+        let card = Some((CARD, Sectors(63)));
+        assert_eq!(whole().card(), card);
+        let merged = device(Name::Logged, linear_to(CARD), 0);
+        assert_eq!(Stack { origin: None, logged: merged, ..whole() }.card(), card);
+        let sealed = device(Name::Sealed, linear_to(CARD), 0);
+        assert_eq!(Stack { origin: None, logged: None, sealed, ..whole() }.card(), card);
+        assert_eq!(Stack { origin: None, ..whole() }.card(), None);
+        assert_eq!(whole().log_partition(), Some(LOG_PARTITION));
+        assert_eq!(Stack::default().log_partition(), None);
+    }
+
+    #[test]
+    fn what_is_in_ram_is_not_what_is_in_the_log() {
+        let sectors = |stack: &Stack| (stack.pending().0, stack.held_in_ram().0);
+        assert_eq!(sectors(&whole()), (110, 142 * 512));
+        assert_eq!(sectors(&Stack { sealed: None, ..whole() }), (100, 116 * 512));
+        // A sealed COW that was appended reads the log; its memory is free.
+        for (name, store) in [(Name::View, Store::View), (Name::LogView, Store::LogView)] {
+            let sealed = device(Name::Sealed, over(Name::Origin, number(name)), 10);
+            let stack = Stack { sealed, ..whole() };
+            assert_eq!(stack.store(&sealed.unwrap()), Some(store));
+            assert_eq!((sectors(&stack), stack.sealed_in_ram()), ((100, 116 * 512), None));
+        }
+        // One that is merged from a view is in RAM until that is done.
+        let sealed = device(Name::Sealed, merging(Name::Origin, number(Name::View)), 10);
+        let stack = Stack { sealed, ..whole() };
+        assert_eq!((sectors(&stack), stack.sealed_in_ram()), ((110, 142 * 512), sealed));
+        assert_eq!(whole().store(&whole().sealed.unwrap()), Some(Store::Ram));
+        assert_eq!(whole().store(&whole().origin.unwrap()), None);
+        assert_eq!(sectors(&Stack::default()), (0, 0));
+    }
+
+    #[test]
+    fn what_root_reads_through_is_followed_to_the_card_and_to_the_log() {
+        let under = |stack: &Stack| {
+            Name::ALL.into_iter().filter(|name| stack.is_under_root(*name)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            under(&whole()),
+            [Name::Sealed, Name::Logged, Name::LogView, Name::Origin, Name::Log]
+        );
+        let unused = Stack { root: device(Name::Root, over(Name::Origin, COW), 1), ..whole() };
+        assert_eq!(under(&unused), [Name::Origin]);
+        let asleep =
+            Stack { root: whole().root.map(|root| Device { live: None, ..root }), ..whole() };
+        assert!(under(&asleep).is_empty());
+        assert!(under(&Stack::default()).is_empty());
+        // A table of another tool ends the search; a circle does, too.
+        let foreign = device(Name::Sealed, Target::Other, 0);
+        assert_eq!(under(&Stack { sealed: foreign, ..whole() }), [Name::Sealed]);
+        let circle = device(Name::Origin, linear_to(number(Name::Sealed)), 0);
+        let found = under(&Stack { origin: circle, ..whole() });
+        assert!(found.contains(&Name::Origin) && !found.contains(&Name::View));
+        assert_eq!(
+            (whole().root.unwrap().length(), whole().view.unwrap().length()),
+            (Some(Sectors(1 << 18)), None)
+        );
+    }
+
+    #[test]
+    fn only_a_layer_with_no_other_under_it_stands_on_the_card() {
+        let stack = whole();
+        assert!(!stack.is_on_card(Name::Sealed) && stack.is_on_card(Name::Logged));
+        let merged = Stack { logged: device(Name::Logged, linear_to(CARD), 0), ..stack };
+        assert!(merged.is_on_card(Name::Sealed));
+        let at_work =
+            Stack { logged: device(Name::Logged, merging(Name::Origin, COW), 0), ..stack };
+        assert!(!at_work.is_on_card(Name::Sealed), "not before the end of its merge");
+        assert!(!stack.is_on_card(Name::Origin) && !stack.is_on_card(Name::View));
+        let none = Stack { origin: None, ..stack };
+        assert!(none.is_on_card(Name::Logged), "it stands on what is none of ours");
     }
 }

@@ -66,12 +66,7 @@ impl Daemon<'_> {
         if reason == Reason::Idle {
             return session.merge().map(|_| None);
         }
-        let how = How {
-            merge: reason == Reason::Boot,
-            hurry: matches!(reason, Reason::High | Reason::Memory),
-            ..How::default()
-        };
-        Ok(match session.flush(how)? {
+        Ok(match session.flush(how(reason))? {
             Outcome::Flushed { record, .. } => Some(record),
             Outcome::Nothing => None,
         })
@@ -138,5 +133,39 @@ impl Daemon<'_> {
             ),
             Err(error) => self.voice.tell(&format!("the last resort failed: {error}")),
         }
+    }
+}
+
+/// How to flush for this reason: a boot loader reads the plain card; a COW that fills up, or memory that is short,
+/// leaves no time.
+fn how(reason: Reason) -> How {
+    How {
+        merge: reason == Reason::Boot,
+        hurry: matches!(reason, Reason::High | Reason::Memory),
+        ..How::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_boot_files_are_merged_and_only_want_of_room_is_a_hurry() {
+        let plain = How::default();
+        for (reason, wanted) in [
+            (Reason::Interval, plain),
+            (Reason::At(0), plain),
+            (Reason::Urgent, plain),
+            (Reason::Asked, plain),
+            (Reason::Idle, plain),
+            (Reason::Boot, How { merge: true, ..plain }),
+            (Reason::High, How { hurry: true, ..plain }),
+            (Reason::Memory, How { hurry: true, ..plain }),
+        ] {
+            assert_eq!(how(reason), wanted, "{reason}");
+        }
+        // Never past the log: a power cut could tear root.
+        assert!(!plain.direct);
     }
 }

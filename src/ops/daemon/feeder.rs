@@ -18,7 +18,22 @@ const PATIENCE: u64 = 10 * 60_000;
 #[derive(Default)]
 pub struct Feeder {
     fed: Option<(String, Duration)>,
+    patience: Patience,
+}
+
+/// Since when all writers have been waiting for the card, in milliseconds.
+#[derive(Default)]
+struct Patience {
     waiting_since: Option<u64>,
+}
+
+impl Patience {
+    /// Whether the machine shall go on at `running`, while writers wait or not.
+    fn holds(&mut self, running: u64, waiting: bool) -> bool {
+        let since = self.waiting_since.filter(|_| waiting).unwrap_or(running);
+        self.waiting_since = waiting.then_some(since);
+        running.saturating_sub(since) < PATIENCE
+    }
 }
 
 impl Feeder {
@@ -44,9 +59,7 @@ impl Feeder {
 
     /// The daemon is alive. `waiting`: but all writers wait for the card.
     pub fn feed(&mut self, now: &Now, waiting: bool) {
-        let since = self.waiting_since.filter(|_| waiting).unwrap_or(now.running);
-        self.waiting_since = waiting.then_some(since);
-        if now.running.saturating_sub(since) < PATIENCE {
+        if self.patience.holds(now.running, waiting) {
             watchdog::progress();
         }
     }
@@ -60,5 +73,28 @@ impl Feeder {
              else feeds it",
             timeout.as_secs()
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_stands_still_for_ten_minutes_is_fed_no_more() {
+        let minute = 60_000;
+        let mut patience = Patience::default();
+        assert!((0..100).all(|n| patience.holds(n * minute, false)), "nobody waits");
+        let began = 200 * minute;
+        for n in 0..10 {
+            assert!(patience.holds(began + n * minute, true), "after {n} minutes");
+        }
+        assert!(!patience.holds(began + 10 * minute, true));
+        assert!(!patience.holds(began + 5000 * minute, true));
+        // One moment in which writers got on, and it begins anew.
+        assert!(patience.holds(began + 5001 * minute, false));
+        assert!(patience.holds(began + 5002 * minute, true));
+        assert!(patience.holds(began + 5011 * minute, true));
+        assert!(!patience.holds(began + 5012 * minute, true));
     }
 }

@@ -49,11 +49,7 @@ impl Session<'_> {
         let wish = Wish { direct: how.direct, ..Wish::default() };
         let (sealed, mut settled) =
             self.seal(&stack, seal::After::Defer { limit: self.limit, roof: self.roof }, wish)?;
-        // While the COW fills up quickly there is no time for a merge, after which the writers would
-        // be let go with little room left. When the log has no room a flush merges by itself, with
-        // the sealed COW still held.
-        let nearly_full = settled.log_used >= self.config.merge && !how.hurry;
-        if settled.appended && (how.merge || nearly_full) {
+        if settled.appended && how.merges(settled.log_used, self.config.merge) {
             let merged = self.settle(Wish { merge: true, ..Wish::default() })?;
             settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
             settled.merging += merged.merging;

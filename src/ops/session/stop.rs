@@ -52,7 +52,7 @@ impl Session<'_> {
         if stack.mode() == Some(Mode::Deferring) {
             let begin = Instant::now();
             // From here on root is written to directly, past the log.
-            settle::retire_log(&stack);
+            settle::retire_log(&stack)?;
             let (sealed, settled) =
                 self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
             let record = self.note(begin, sealed.stall, settled);
@@ -92,8 +92,11 @@ impl Session<'_> {
     /// The last resort when the COW fills up and no flush makes room: root's writes go to the card
     /// from now on, past the log. What is in RAM follows.
     pub fn give_up_deferring(&mut self) -> Result<()> {
+        // Root reads through what the log holds until that is merged; if it can't be, this is no way out. A log
+        // that can't be emptied after that is passed by.
+        self.settle(Wish { merge: true, direct: true })?;
         let stack = self.control.stack()?;
-        settle::retire_log(&stack);
+        settle::retire_log(&stack)?;
         self.seal(&stack, seal::After::WriteThrough, Wish::default()).map(drop)
     }
 }

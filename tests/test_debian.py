@@ -88,7 +88,7 @@ def quiet(vm: VM, init: str, before: list[str], after_a_cut: bool = False) -> No
 
 @INITS
 def test_install_use_and_remove(boot: Lab, init: str) -> None:
-    seen = debian.installation(boot, init)
+    seen = debian.installation(init)
     assert complaints(seen.said) == []
     assert "cowflush: reboot to keep root's writes in RAM." in seen.said
     # Nothing changes before the reboot.
@@ -173,7 +173,7 @@ def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -
 
 
 def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
-    seen = debian.installation(boot, "systemd")
+    seen = debian.installation("systemd")
     old, new = (package.removeprefix("linux-image-") for package in artefacts.debian_kernels())
     vm = debian.running(boot, "systemd")
     assert vm.run("uname -r").ok().text.strip() == old
@@ -196,7 +196,7 @@ def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
 @INITS
 def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) -> None:
     """The new program's daemon, copy in RAM and initramfs are in use; the owner's settings and all data stay."""
-    seen = debian.installation(boot, init)
+    seen = debian.installation(init)
     vm = debian.running(boot, init)
     old = daemon_of(vm)
     vm.run(
@@ -235,7 +235,7 @@ def daemon_of(vm: VM) -> str:
 @INITS
 def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
     """Chosen in the menu. The log is applied first, so root is as it was flushed."""
-    seen = debian.installation(boot, init)
+    seen = debian.installation(init)
     vm = debian.running(boot, init)
     said = (
         vm.run("sed -i s/TIMEOUT=0/TIMEOUT=20/ /etc/default/grub && update-grub", timeout=SLOW)

@@ -29,6 +29,7 @@ def test_programs_are_static_and_for_an_i586(program: str) -> None:
     assert "i586 only" in done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("program", ["cowflush", "guest-tools", "busybox"])
 def test_programs_are_static_and_for_64_bits(program: str) -> None:
     path = artefacts.needed(artefacts.programs("x86_64") / program)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from test_debian import BROKEN, complaints, on_the_plain_card, on_the_stack, quiet
 from vm import debian, flushlog
 from vm.debian import CARD, SLOW
 from vm.lab import Lab
 from vm.machine import VM
+
+pytestmark = pytest.mark.systems
 
 DRACUT_SLOW = 2 * SLOW
 HOOK = "lib/dracut/hooks/pre-mount/90-pre-mount.sh"

@@ -5,18 +5,31 @@ from __future__ import annotations
 import io
 import re
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 from vm import artefacts
 
-sys.path.insert(0, str(artefacts.TOP))
-
-from image import openwrt
-
 FOLDER = artefacts.TOP / "package" / "openwrt"
 README = artefacts.TOP / "README.md"
+
+# What a router gets: place, mode, and which of package/openwrt/files it is, or where a link leads to.
+PROGRAM = "the program"
+FILES = {
+    "/usr/sbin/cowflush": (0o755, PROGRAM),
+    "/etc/init.d/cowflush": (0o755, "cowflush.init"),
+    "/etc/config/cowflush": (0o644, "cowflush.config"),
+    # Before 80_mount_root, which uses what it makes.
+    "/lib/preinit/79_cowflush": (0o644, "cowflush.preinit"),
+    "/lib/upgrade/cowflush.sh": (0o644, "cowflush.upgrade"),
+}
+LINKS = {"/etc/cowflush.conf": "/tmp/cowflush.conf"}
+# Notes go to /run, which OpenWrt has not got.
+FOLDERS = {
+    *("/", "/etc", "/etc/config", "/etc/init.d", "/lib", "/lib/preinit", "/lib/upgrade"),
+    *("/run", "/usr", "/usr/sbin"),
+}
+SCRIPTS = ("postinst", "prerm")
 
 # The part of OpenWrt's build system that the Makefile meets, in its own words' meaning.
 RULES = """
@@ -73,26 +86,29 @@ def parts(path: Path) -> dict[str, bytes]:
         return {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
 
 
-def test_the_package_holds_what_its_list_says() -> None:
+def test_the_package_holds_the_program_and_what_runs_it_and_nothing_else() -> None:
     inside = parts(artefacts.ipk())
     assert inside["./debian-binary"] == b"2.0\n"
-    data = tree(inside["./data.tar.gz"])
-    wanted = openwrt.package(artefacts.cowflush().read_bytes())
-    for path, content, mode in wanted.files:
-        assert data.pop(path) == (mode, content)
-    assert data.pop("/etc/cowflush.conf")[1] == wanted.links["/etc/cowflush.conf"].encode()
-    assert all(mode == 0o755 and content == b"" for mode, content in data.values()), data
+    program = artefacts.cowflush().read_bytes()
+    wanted = {
+        path: (mode, program if name == PROGRAM else (FOLDER / "files" / name).read_bytes())
+        for path, (mode, name) in FILES.items()
+    }
+    wanted |= {path: (0o777, target.encode()) for path, target in LINKS.items()}
+    wanted |= {path.rstrip("/"): (0o755, b"") for path in FOLDERS}
+    assert tree(inside["./data.tar.gz"]) == wanted
 
     control = tree(inside["./control.tar.gz"])
     version = re.search(
         r'^version = "(.*)"', (artefacts.TOP / "Cargo.toml").read_text(), re.MULTILINE
     )
-    fields = control["/control"][1].decode()
+    fields = control.pop("/control")[1].decode()
     assert (
         version and f"\nVersion: {version[1]}-1\n" in fields and "\nArchitecture: i386_" in fields
     )
-    assert control["/conffiles"][1] == b"/etc/config/cowflush\n"
-    assert control["/prerm"][0] == control["/postinst"][0] == 0o755
+    scripts = {f"/{name}": (0o755, (FOLDER / "files" / name).read_bytes()) for name in SCRIPTS}
+    settings = {"/conffiles": (0o644, b"/etc/config/cowflush\n")}
+    assert control == {"": (0o755, b""), **settings, **scripts}
 
 
 def test_the_package_is_the_same_each_time(tmp_path: Path) -> None:

@@ -86,9 +86,8 @@ def put_ext(card: Card, number: int, folder: Path, filesystem: Filesystem) -> No
 def put_grub(card: Card, *modules: str) -> None:
     """GRUB's two halves, as its own installer puts them: the first sector but for the table, and the
     gap behind it. What is not in `modules` it takes from the first partition's /boot/grub."""
-    core = card.path.with_suffix(".core")
-    command = ["grub-mkimage", "--directory", GRUB, "--format", "i386-pc", "--output", core]
-    prefix = "(hd0,msdos1)/boot/grub"
+    core, prefix = card.path.with_suffix(".core"), "(hd0,msdos1)/boot/grub"
+    command = ("grub-mkimage", "--directory", GRUB, "--format", "i386-pc", "--output", core)
     tool(*command, "--prefix", prefix, "biosdisk", "part_msdos", "ext2", *modules)
     assert core.stat().st_size <= (card.partitions[0].start - 1) * SECTOR
     with open(card.path, "r+b") as file:

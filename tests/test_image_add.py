@@ -145,9 +145,9 @@ def test_an_image_with_an_initramfs_is_not_changed_without_another_kernel(
     made = bases_made(boot, bases.voyage, initrd=True)
     assert "initramfs of its own (/boot/initrd.img)" in refuse(boot, made)
     card = added(boot, made, "--kernel", str(artefacts.kernel("6.1")))
-    assert card.read("/boot/vmlinuz-cowflush") == artefacts.kernel("6.1").read_bytes()
+    assert card.read("/boot/cowflush.krn") == artefacts.kernel("6.1").read_bytes()
     menu = card.read(MENU).decode()
-    assert menu.count("linux /boot/vmlinuz-cowflush root=PARTUUID=") == 2
+    assert menu.count("linux /boot/cowflush.krn root=PARTUUID=") == 2
 
 
 @pytest.mark.thorough

@@ -27,7 +27,9 @@ FAILURE = re.compile(
     r"^.*(?:\[FAILED\]|\[FAIL\]|\[WARN\]|\bfailed!|\bDependency failed\b).*$", re.MULTILINE
 )
 # What a kernel says now and then that is emulated on a busy host
-CLOCK = re.compile(r"^(?:hrtimer|hpet|clocksource|tsc|APIC calibration)\b")
+CLOCK = re.compile(
+    r"^(?:hrtimer|hpet|clocksource|timekeeping|sched_clock|tsc|APIC calibration)\b", re.IGNORECASE
+)
 # Its clocks run on while it stands still. Then a real-time process, as cowflush is for moments, seems to run for long.
 STOOD_STILL = re.compile(r"^(?:hrtimer: interrupt took|clocksource: Long readout)", re.MULTILINE)
 RAN_LONG = "sched: RT throttling activated"

@@ -73,6 +73,7 @@ def test_dracut_boots_on_the_stack(boot: Lab) -> None:
         .text.split()
         == []
     )
+    assert vm.run("find /etc/systemd /run/systemd -name cowflush.conf").ok().text == ""
     debian.shut_down(vm, "dracut")
     assert "cowflush: all data are on the card." in vm.console
     vm.card.fsck()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_image_configs import image_of, kernels
 from vm import artefacts, bases, ext, flushlog, images, sparse
 from vm.bases import Base, Laid
 from vm.card import Card
@@ -240,6 +241,13 @@ def four(made: Base) -> None:
     bases.tool("sfdisk", "--quiet", "--append", made.path, stdin=b",4M\n,4M\n,4M\n")
 
 
+def without_snapshots() -> bytes:
+    """A kernel that has all built in but these."""
+    needs = {**kernels.NEEDS}
+    del needs["CONFIG_DM_SNAPSHOT"]
+    return image_of(b" ".join(needs.values()), gzip.compress)
+
+
 def no_table(made: Base) -> None:
     made.path.write_bytes(bytes(1 << 20))
 
@@ -290,6 +298,10 @@ BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
     "no root": (
         lambda made: replace(made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz\n}\n'),
         "has no root=",
+    ),
+    "no snapshots": (
+        lambda made: replace(made, "/boot/vmlinuz", without_snapshots()),
+        "the kernel lacks CONFIG_DM_SNAPSHOT (or has it as a module)",
     ),
     "no bzImage": (lambda made: replace(made, "/boot/vmlinuz", b"no kernel"), "no bzImage"),
     "not unmounted": (

@@ -5,17 +5,22 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_image_configs import image_of, kernels
+from test_image_configs import image_of
 from vm import artefacts, bases, ext, flushlog, images, sparse
 from vm.bases import Base, Laid
 from vm.card import Card
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import when_free
+
+sys.path.insert(0, str(artefacts.TOP))
+
+from image import kernel as kernels
 
 LOADERS = {
     "voyage": bases.voyage,

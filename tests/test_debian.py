@@ -180,20 +180,27 @@ def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -
     assert vm.run("cat /root/younger").ok().text == "younger\n"
 
 
-@THOROUGH
-def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
-    seen = debian.installation("systemd")
+def new_kernel(vm: VM) -> str:
+    """Which kernel an upgrade brings; the guest runs the one before, and asks for packages of its own archive."""
     old, new = (package.removeprefix("linux-image-") for package in artefacts.debian_kernels())
-    vm = debian.running(boot, "systemd")
     assert vm.run("uname -r").ok().text.strip() == old
-    said = (
-        vm.run(f"apt-get update && apt-get install --yes linux-image-{new}", timeout=2 * SLOW)
-        .ok()
-        .text
-    )
-    assert complaints(said) == []
+    vm.run("apt-get update").ok()
+    return new
+
+
+def new_kernel_is_ready(vm: VM, new: str) -> None:
     vm.run(f"lsinitramfs /boot/initrd.img-{new} | grep -x usr/sbin/cowflush").ok()
     vm.run(f"grep 'linux.*/boot/vmlinuz-{new} root=UUID={debian.UUID}' /boot/grub/grub.cfg").ok()
+
+
+@SYSTEMS
+def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
+    seen = debian.installation("systemd")
+    vm = debian.running(boot, "systemd")
+    new = new_kernel(vm)
+    said = vm.run(f"apt-get install --yes linux-image-{new}", timeout=2 * SLOW).ok().text
+    assert complaints(said) == []
+    new_kernel_is_ready(vm, new)
     debian.shut_down(vm, "systemd", "reboot")
     vm.card.fsck()
     vm = debian.boot(boot, vm.card)
@@ -202,19 +209,14 @@ def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
     on_the_stack(vm)
 
 
-@pytest.mark.parametrize(
-    "init", [pytest.param("systemd", marks=SYSTEMS), pytest.param("sysvinit", marks=THOROUGH)]
-)
-def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) -> None:
-    """The new program's daemon, copy in RAM and initramfs are in use; the owner's settings and all data stay."""
-    seen = debian.installation(init)
-    vm = debian.running(boot, init)
+def upgrade(vm: VM, *others: str) -> None:
+    """The new program's daemon and copy in RAM are in use, the owner's settings stay."""
     old = daemon_of(vm)
     vm.run(
         "sed -i 's/^#* *interval.*/interval = 29m/' /etc/cowflush.conf && grep -x 'interval = 29m' /etc/cowflush.conf"
     ).ok()
-    vm.run("echo before >/root/before").ok()
-    said = vm.run(f"apt-get install --yes {PACKAGES}/cowflush-newer.deb", timeout=SLOW).ok().text
+    packages = " ".join([f"{PACKAGES}/cowflush-newer.deb", *others])
+    said = vm.run(f"apt-get install --yes {packages}", timeout=2 * SLOW).ok().text
     assert complaints(said) == []
     vm.run(f"dpkg-query -W cowflush | grep -x 'cowflush.*{debian.NEWER}' && dpkg --audit").ok()
     vm.run("grep -x 'interval = 29m' /etc/cowflush.conf && ! ls /etc/cowflush.conf.*").ok()
@@ -224,6 +226,22 @@ def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) ->
         f"cmp /proc/{new}/exe /usr/sbin/cowflush && cmp /run/cowflush/cowflush /usr/sbin/cowflush"
     ).ok()
     on_the_stack(vm)
+
+
+def upgraded(vm: VM) -> None:
+    """After a reboot. That copy in RAM is the initramfs's program."""
+    on_the_stack(vm)
+    vm.run("cmp /run/cowflush/cowflush /usr/sbin/cowflush && [ $(cat /root/before) = before ]").ok()
+
+
+@SYSTEMS
+@INITS
+def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) -> None:
+    """The new program's daemon, copy in RAM and initramfs are in use; the owner's settings and all data stay."""
+    seen = debian.installation(init)
+    vm = debian.running(boot, init)
+    vm.run("echo before >/root/before").ok()
+    upgrade(vm)
     quiet(vm, init, seen.before)
     # The boot loader reads the initramfs from the plain card.
     debian.flush(vm, merge=True)
@@ -231,12 +249,27 @@ def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) ->
 
     vm = debian.boot(boot, vm.card)
     quiet(vm, init, seen.before, after_a_cut=True)
-    on_the_stack(vm)
-    # That copy is the initramfs's program.
-    vm.run("cmp /run/cowflush/cowflush /usr/sbin/cowflush && [ $(cat /root/before) = before ]").ok()
+    upgraded(vm)
     debian.shut_down(vm, init)
     vm.card.fsck()
     assert FAILURE.findall(vm.console) == []
+
+
+@THOROUGH
+def test_an_upgrade_of_the_package_and_of_the_kernel_at_once(boot: Lab) -> None:
+    """As a distribution brings them. Each alone, and on each init, is tried by those above."""
+    seen = debian.installation("systemd")
+    vm = debian.running(boot, "systemd")
+    new = new_kernel(vm)
+    vm.run("echo before >/root/before").ok()
+    upgrade(vm, f"linux-image-{new}")
+    new_kernel_is_ready(vm, new)
+    debian.shut_down(vm, "systemd", "reboot")
+    vm.card.fsck()
+    vm = debian.boot(boot, vm.card)
+    quiet(vm, "systemd", seen.before)
+    assert vm.run("uname -r").ok().text.strip() == new
+    upgraded(vm)
 
 
 def daemon_of(vm: VM) -> str:

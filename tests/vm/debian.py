@@ -139,9 +139,9 @@ def template(init: str) -> Path:
     target = "debian-systems-amd64" if init in AMD64 else "debian-systems"
     try:
         folder = place(init)
-    except artefacts.MissingArtefact as missing:
+    except artefacts.MissingArtefact:
         raise artefacts.MissingArtefact(
-            f"the Debian system {init} is not made, nor what it is made of: run `make {target}` ({missing})"
+            f"the Debian system {init} is not made, nor is all that it is made of: run `make {target}`"
         ) from None
     if folder.is_dir():
         return folder

@@ -22,7 +22,7 @@ include() {
 # default_postinst SCRIPT: enables the package's services, also in the tree of an image builder.
 default_postinst() {
     root=${IPKG_INSTROOT-}
-    for service in $(grep "^/etc/init.d/" "$root/usr/lib/opkg/info/$(basename "${1%.*}").list"); do
+    grep "^/etc/init.d/" "$root/usr/lib/opkg/info/$(basename "${1%.*}").list" | while read -r service; do
         sh "$root/etc/rc.common" "$root$service" enable
         [ -n "$root" ] || "$service" start
     done

@@ -188,6 +188,7 @@ def listed(folder: Path) -> Listed:
     return found
 
 
+@pytest.mark.thorough
 def test_openwrt_s_image_gets_what_its_package_installs(boot: Lab, bases_made: Made) -> None:
     """The package's own script says what is enabled; here it is run as in an image builder."""
     made = bases_made(boot, bases.openwrt)

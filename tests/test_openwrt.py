@@ -173,6 +173,7 @@ def test_the_same_partition_without_cowflush(boot: Lab) -> None:
     assert card.fs(replay=True).read("/upper/etc/direct") == b"direct\n"
 
 
+@pytest.mark.thorough
 def test_a_squashfs_root_can_t_be_added_to(boot: Lab) -> None:
     card = squashfs(boot, OURS)
     said = images.refused("add", card.path, "--out", boot.directory / "out.img")

@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import pytest
 from vm import artefacts
 
 FOLDER = artefacts.TOP / "package" / "openwrt"
@@ -86,6 +87,7 @@ def parts(path: Path) -> dict[str, bytes]:
         return {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
 
 
+@pytest.mark.thorough
 def test_the_package_holds_the_program_and_what_runs_it_and_nothing_else() -> None:
     inside = parts(artefacts.ipk())
     assert inside["./debian-binary"] == b"2.0\n"
@@ -111,6 +113,7 @@ def test_the_package_holds_the_program_and_what_runs_it_and_nothing_else() -> No
     assert control == {"": (0o755, b""), **settings, **scripts}
 
 
+@pytest.mark.thorough
 def test_the_package_is_the_same_each_time(tmp_path: Path) -> None:
     package = artefacts.ipk()
     architecture = package.stem.split("_", 2)[2]
@@ -118,6 +121,7 @@ def test_the_package_is_the_same_each_time(tmp_path: Path) -> None:
     assert (tmp_path / package.name).read_bytes() == package.read_bytes()
 
 
+@pytest.mark.thorough
 def test_openwrt_s_makefile_installs_the_same_files(tmp_path: Path) -> None:
     """Its build system is not at hand: a few lines stand in for it."""
     for name, text in (("rules.mk", RULES), ("package.mk", PACKAGE)):

@@ -102,10 +102,13 @@ def complete(words: list[str], directory: Path) -> set[str]:
 
 # --- what Debian's package holds --------------------------------------------------------------
 
-# amd64's comes of a build that `make test` has no need of.
+# `make test` does without the package.
 BOTH = pytest.mark.parametrize(
     ("arch", "target"),
-    [("i386", "i586"), pytest.param("amd64", "x86_64", marks=pytest.mark.thorough)],
+    [
+        pytest.param("i386", "i586", marks=pytest.mark.thorough),
+        pytest.param("amd64", "x86_64", marks=pytest.mark.thorough),
+    ],
 )
 DRACUT = "/usr/lib/dracut/modules.d/99cowflush"
 # Place, mode, and the file of package/ that it is; a name in capitals is something else.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from vm import artefacts
+from vm import artefacts, local
 
 sys.path.insert(0, str(artefacts.TOP))
 
@@ -46,7 +45,9 @@ RESOLVED = [
 @pytest.mark.parametrize(("version", "board"), RESOLVED)
 def test_a_board_s_configuration_resolves(version: str, board: str) -> None:
     script = artefacts.TOP / "cross" / "kernel.sh"
-    run = subprocess.run([script, "--config-only", version, board], capture_output=True, text=True)
+    run = local.run(
+        [script, "--config-only", version, board], capture_output=True, text=True, timeout=3600
+    )
     assert run.returncode == 0, run.stderr
     config = Path(run.stdout.strip(), "config").read_text()
     assert "CONFIG_DM_SNAPSHOT=y" in config.splitlines()

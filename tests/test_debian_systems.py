@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from vm import artefacts, debian, debian_make
+from vm import artefacts, debian, debian_make, local
 from vm.lab import Lab
 from vm.outcome import Lost
 
@@ -62,7 +61,7 @@ def test_one_that_is_not_made_is_not_made_by_a_test(maker: Maker) -> None:
 
 def test_the_targets_that_are_named_are_there() -> None:
     for target in ("debian-systems", "debian-systems-amd64"):
-        run = subprocess.run(["make", "-n", target], cwd=artefacts.TOP, capture_output=True)
+        run = local.run(["make", "-n", target], cwd=artefacts.TOP, capture_output=True)
         assert run.stdout.count(b"-m vm.debian_make") == 2, run.stderr
 
 
@@ -130,7 +129,7 @@ def test_a_test_s_report_of_it_is_a_line(tmp_path: Path) -> None:
         "from vm import artefacts\ndef test_it():\n    artefacts.needed(artefacts.TOP / 'no-such')\n"
     )
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
-    run = subprocess.run(
+    run = local.run(
         [*command, str(tmp_path)],
         capture_output=True,
         text=True,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from vm import artefacts
+from vm import artefacts, local
 
 sys.path.insert(0, str(artefacts.TOP))
 
@@ -96,7 +95,7 @@ def test_an_entry_that_is_not_the_first_is_the_one() -> None:
 @pytest.mark.parametrize("text", ["OPENWRT", "VOYAGE", "GENERATED"])
 def test_grub_itself_can_read_the_result(text: str) -> None:
     added = grub.add(globals()[text], ADDITION).encode()
-    done = subprocess.run(["grub-script-check"], input=added, capture_output=True)
+    done = local.run(["grub-script-check"], input=added, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
-from vm import artefacts
+from vm import artefacts, local
 
 FOLDER = artefacts.TOP / "package" / "openwrt"
 README = artefacts.TOP / "README.md"
@@ -117,7 +116,7 @@ def test_the_package_holds_the_program_and_what_runs_it_and_nothing_else() -> No
 def test_the_package_is_the_same_each_time(tmp_path: Path) -> None:
     package = artefacts.ipk()
     architecture = package.stem.split("_", 2)[2]
-    subprocess.run([FOLDER / "build", architecture, tmp_path], check=True, capture_output=True)
+    local.run([FOLDER / "build", architecture, tmp_path], check=True, capture_output=True)
     assert (tmp_path / package.name).read_bytes() == package.read_bytes()
 
 
@@ -129,8 +128,8 @@ def test_openwrt_s_makefile_installs_the_same_files(tmp_path: Path) -> None:
     folder = artefacts.needed(artefacts.BUILD / "openwrt" / "cowflush")
     out = tmp_path / "out"
     make = ["make", "--silent", f"TOPDIR={tmp_path}", f"INCLUDE_DIR={tmp_path}", f"DESTDIR={out}"]
-    subprocess.run([*make, "install"], cwd=folder, check=True, capture_output=True)
-    title = subprocess.run([*make, "title"], cwd=folder, check=True, capture_output=True, text=True)
+    local.run([*make, "install"], cwd=folder, check=True, capture_output=True)
+    title = local.run([*make, "title"], cwd=folder, check=True, capture_output=True, text=True)
     assert re.fullmatch(r"cowflush \d+\.\d+\.\d+\n", title.stdout)
     wanted = tree(parts(artefacts.ipk())["./data.tar.gz"])
     wanted.pop("")
@@ -172,7 +171,7 @@ def test_removing_the_package_stops_cowflush_or_fails(tmp_path: Path) -> None:
         (tmp_path / "cowflush").chmod(0o755)
         for text in (script, body):
             (tmp_path / "asked").unlink(missing_ok=True)
-            done = subprocess.run(["sh", "-c", text])
+            done = local.run(["sh", "-c", text])
             assert (done.returncode, (tmp_path / "asked").read_text().split()) == (
                 code,
                 asked.split(),

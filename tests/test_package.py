@@ -6,12 +6,11 @@ import gzip
 import io
 import os
 import re
-import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
-from vm import artefacts
+from vm import artefacts, local
 
 PACKAGE = artefacts.TOP / "package"
 MANUAL = PACKAGE / "cowflush.8"
@@ -21,7 +20,7 @@ NESTED = {"log": ("format",)}
 
 
 def help_of(*words: str) -> str:
-    return subprocess.run(
+    return local.run(
         [artefacts.host_cowflush(), *words, "--help"], capture_output=True, text=True, check=True
     ).stdout
 
@@ -89,7 +88,7 @@ def complete(words: list[str], directory: Path) -> set[str]:
         COMP_WORDS=(cowflush "$@") COMP_CWORD=$#
         cd "$(mktemp -d -p "{directory}")" && _cowflush && printf '%s\\n' "${{COMPREPLY[@]}}" """
     path = f"{directory}:{os.environ['PATH']}"
-    done = subprocess.run(
+    done = local.run(
         ["bash", "-c", script, "-", *words],
         capture_output=True,
         text=True,
@@ -142,7 +141,7 @@ SCRIPTS = {"postinst", "prerm", "postrm"}
 
 def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:
     """Mode and content of each file in the package; all must be root's. `archive` is fsys or ctrl."""
-    packed = subprocess.run(
+    packed = local.run(
         ["dpkg-deb", f"--{archive}-tarfile", package], check=True, capture_output=True
     ).stdout
     found = {}
@@ -198,7 +197,7 @@ def test_debian_s_package_has_its_scripts_its_settings_and_sums(arch: str, targe
 def test_lintian_finds_nothing_that_is_not_explained(arch: str, target: str) -> None:
     """The overrides, each with its reason, are in package/debian/lintian-overrides."""
     package = artefacts.debian_package(arch)
-    done = subprocess.run(
+    done = local.run(
         ["lintian", "--allow-root", "--tag-display-limit", "0", package],
         capture_output=True,
         text=True,

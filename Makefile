@@ -147,6 +147,16 @@ debian-root-amd64: deps
 	@mkdir -p build
 	@root=$$(cross/debian-root-amd64); ln -sfn "$$root" build/debian-amd64
 
+# build/test-cache: those systems with the package in use, for tests. Minutes each, and one processor.
+debian-systems: debian-system-systemd debian-system-sysvinit
+debian-systems-amd64: debian-system-amd64 debian-system-dracut
+
+debian-system-systemd debian-system-sysvinit: debian-system-%: debian-root deb-i386
+	@PYTHONPATH=tests $(PYTHON) -m vm.debian_make $*
+
+debian-system-amd64 debian-system-dracut: debian-system-%: debian-root-amd64 deb-amd64
+	@PYTHONPATH=tests $(PYTHON) -m vm.debian_make $*
+
 # build/kernel-VERSION/bzImage: VERSION is 6.1, 6.12 or newest
 kernel-%: deps
 	@mkdir -p build

@@ -13,6 +13,8 @@ from image.regions import SECTOR
 # Erase blocks of cards are powers of two up to 4 MiB.
 ALIGN = (4 << 20) // SECTOR
 LOG_TYPE = "da"
+# Of the entry that keeps programs that know no GPT off a disk with one.
+PROTECTIVE = "ee"
 PRIMARIES = 4
 
 
@@ -58,9 +60,13 @@ def read(image: Path) -> Table:
     if done.returncode:
         raise Refused(f"{image} has no partition table: is it the image of a whole card?")
     found = json.loads(done.stdout)["partitiontable"]
-    if found["label"] != "dos":
+    label = found["label"]
+    # Where the GPT itself can't be read, or both are used, only its entry in the other one tells.
+    if any(entry.get("type") == PROTECTIVE for entry in found.get("partitions", [])):
+        label = "gpt"
+    if label != "dos":
         raise Refused(
-            f"{image} has a {found['label'].upper()} partition table, as images for EFI have. Only those that boot "
+            f"{image} has a {label.upper()} partition table, as images for EFI have. Only those that boot "
             'by BIOS, with a DOS one, are understood: take the image without "efi" in its name'
         )
     partitions = tuple(

@@ -6,14 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from vm import artefacts
+from vm import artefacts, local
 
 MOST_BYTES = 420 << 10
 
 
 def check_i586(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [str(artefacts.TOP / "cross" / "check-i586"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return local.run(command, capture_output=True, text=True)
 
 
 def test_the_check_sees_what_an_i586_lacks() -> None:
@@ -29,10 +29,11 @@ def test_programs_are_static_and_for_an_i586(program: str) -> None:
     assert "i586 only" in done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("program", ["cowflush", "guest-tools", "busybox"])
 def test_programs_are_static_and_for_64_bits(program: str) -> None:
     path = artefacts.needed(artefacts.programs("x86_64") / program)
-    shown = subprocess.run(
+    shown = local.run(
         ["readelf", "--wide", "--file-header", "--segments", path],
         capture_output=True,
         text=True,
@@ -55,20 +56,18 @@ def test_the_initramfs_is_reproducible(tmp_path: Path) -> None:
     built = artefacts.initramfs().read_bytes()
     for name in ("one", "two"):
         out = tmp_path / name / "initramfs.cpio.gz"
-        subprocess.run(
-            [artefacts.TOP / "initramfs" / "build", out, artefacts.cowflush()], check=True
-        )
+        local.run([artefacts.TOP / "initramfs" / "build", out, artefacts.cowflush()], check=True)
         assert out.read_bytes() == built
 
 
 def test_the_initramfs_holds_the_binary_and_nothing_else(tmp_path: Path) -> None:
-    archive = subprocess.run(
+    archive = local.run(
         ["gzip", "-dc", artefacts.initramfs()], check=True, capture_output=True
     ).stdout
     command = ["cpio", "-i", "--quiet", "--no-absolute-filenames", "init"]
-    subprocess.run(command, input=archive, cwd=tmp_path, check=True)
+    local.run(command, input=archive, cwd=tmp_path, check=True)
     assert (tmp_path / "init").read_bytes() == artefacts.cowflush().read_bytes()
-    listing = subprocess.run(
+    listing = local.run(
         ["cpio", "-t", "--quiet"], input=archive, check=True, capture_output=True
     ).stdout
     assert sorted(listing.decode().split()) == [

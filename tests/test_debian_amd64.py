@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from test_debian import BROKEN, complaints, on_the_plain_card, on_the_stack, quiet
 from vm import debian, flushlog
 from vm.debian import CARD, SLOW
 from vm.lab import Lab
 from vm.machine import VM
+
+pytestmark = pytest.mark.systems
 
 DRACUT_SLOW = 2 * SLOW
 HOOK = "lib/dracut/hooks/pre-mount/90-pre-mount.sh"
@@ -35,7 +38,7 @@ def recovered(lab: Lab, vm: VM, init: str, before: list[str]) -> VM:
 
 
 def test_install_use_and_shut_down_with_64_bits(boot: Lab) -> None:
-    seen = debian.installation(boot, "amd64")
+    seen = debian.installation("amd64")
     assert complaints(seen.said) == []
     assert seen.root == CARD
     vm = debian.running(boot, "amd64")
@@ -52,7 +55,7 @@ def test_install_use_and_shut_down_with_64_bits(boot: Lab) -> None:
 
 
 def test_dracut_boots_on_the_stack(boot: Lab) -> None:
-    seen = debian.installation(boot, "dracut")
+    seen = debian.installation("dracut")
     assert complaints(seen.said) == []
     assert seen.root == CARD
     vm = debian.running(boot, "dracut")
@@ -70,6 +73,7 @@ def test_dracut_boots_on_the_stack(boot: Lab) -> None:
         .text.split()
         == []
     )
+    assert vm.run("find /etc/systemd /run/systemd -name cowflush.conf").ok().text == ""
     debian.shut_down(vm, "dracut")
     assert "cowflush: all data are on the card." in vm.console
     vm.card.fsck()
@@ -77,7 +81,7 @@ def test_dracut_boots_on_the_stack(boot: Lab) -> None:
 
 def test_dracut_without_systemd_made_for_this_machine_on_the_stack(boot: Lab) -> None:
     """Root is named by its partition, which no link of the stack leads to."""
-    seen = debian.installation(boot, "dracut")
+    seen = debian.installation("dracut")
     vm = debian.running(boot, "dracut")
     without = "hostonly=yes\nomit_dracutmodules+=' systemd systemd-initrd dracut-systemd '\n"
     vm.put("/etc/dracut.conf.d/without.conf", without.encode())
@@ -101,7 +105,7 @@ def test_dracut_without_systemd_made_for_this_machine_on_the_stack(boot: Lab) ->
 
 def test_dracut_mounts_the_plain_card_when_the_stack_can_not_be_used(boot: Lab) -> None:
     """And with what was flushed before. Without the package, nothing of it is in the initramfs."""
-    debian.installation(boot, "dracut")
+    debian.installation("dracut")
     vm = debian.running(boot, "dracut")
     script = f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN["nothing can be mounted"]}; fi\nexec cowflush-real "$@"\n'
     vm.run(

@@ -5,23 +5,35 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_image_configs import image_of
 from vm import artefacts, bases, ext, flushlog, images, sparse
 from vm.bases import Base, Laid
+from vm.card import Card
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import when_free
 
-LOADERS = {"voyage": bases.voyage, "syslinux": bases.syslinux}
+sys.path.insert(0, str(artefacts.TOP))
+
+from image import kernel as kernels
+
+LOADERS = {
+    "voyage": bases.voyage,
+    "sector 63": bases.old_voyage,
+    "syslinux": bases.syslinux,
+}
 # The label's name is typed at SYSLINUX's prompt; GRUB has a menu.
 CHOICES = {
     "voyage": [images.DOWN + "\r", images.DOWN * 2 + "\r"],
+    "sector 63": [images.DOWN + "\r", images.DOWN * 2 + "\r"],
     "syslinux": ["cowflush-off\r", "old\r"],
 }
-MENUS = {"voyage": "the plain card", "syslinux": "boot: "}
+MENUS = {"voyage": "the plain card", "sector 63": "the plain card", "syslinux": "boot: "}
 
 
 def digest(path: Path) -> str:
@@ -60,6 +72,7 @@ def added(lab: Lab, made: Base, *arguments: str) -> Laid:
     return Laid(out, made.root, made.root + 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loader", LOADERS)
 def test_it_boots_with_cowflush_and_keeps_what_was_flushed(
     boot: Lab, bases_made: Made, loader: str
@@ -68,6 +81,8 @@ def test_it_boots_with_cowflush_and_keeps_what_was_flushed(
     before = digest(made.path)
     card = added(boot, made)
     assert digest(made.path) == before
+    # Whatever was in the table stays where it was.
+    assert card.partitions[:-1] == made.card().partitions
     assert card.log.start % 8192 == 0 and card.log.size * 512 == 64 << 20
     assert card.path.stat().st_size == (card.log.start + card.log.size) * 512
     card.fsck()
@@ -130,14 +145,67 @@ def test_a_packed_image_gets_the_log_into_its_free_tail(boot: Lab, bases_made: M
     assert b"cowflush.gz" in card.read("/boot/grub/grub.cfg")
 
 
-def test_an_image_with_an_initramfs_needs_a_kernel_that_has_all(
+def test_an_image_with_an_initramfs_is_not_changed_without_another_kernel(
     boot: Lab, bases_made: Made
 ) -> None:
     made = bases_made(boot, bases.voyage, initrd=True)
     assert "initramfs of its own (/boot/initrd.img)" in refuse(boot, made)
+    card = added(boot, made, "--kernel", str(artefacts.kernel("6.1")))
+    assert card.read("/boot/cowflush.krn") == artefacts.kernel("6.1").read_bytes()
+    menu = card.read(MENU).decode()
+    assert menu.count("linux /boot/cowflush.krn root=PARTUUID=") == 2
+
+
+@pytest.mark.thorough
+def test_an_image_with_an_initramfs_boots_with_another_kernel(boot: Lab, bases_made: Made) -> None:
+    made = bases_made(boot, bases.voyage, initrd=True)
     card = added(boot, made, "--kernel", str(artefacts.kernel("6.12")))
     vm = images.boot(boot, card)
     assert mode(vm) == "deferring" and vm.run("uname -r").text.startswith("6.12")
+
+
+Listed = dict[str, tuple[int, bytes]]
+
+
+def root_of(card: Card, folder: Path) -> Listed:
+    folder.mkdir()
+    card.fs().dump("/", folder)
+    return listed(folder)
+
+
+def listed(folder: Path) -> Listed:
+    """Kind and mode of all that is in a folder, and its content, or where a link leads to."""
+    found = {}
+    for path in folder.rglob("*"):
+        content = (
+            str(path.readlink()).encode()
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else b""
+        )
+        found[str(path.relative_to(folder))] = (path.lstat().st_mode, content)
+    return found
+
+
+@pytest.mark.thorough
+def test_openwrt_s_image_gets_what_its_package_installs(boot: Lab, bases_made: Made) -> None:
+    """The package's own script says what is enabled; here it is run as in an image builder."""
+    made = bases_made(boot, bases.openwrt)
+    before = root_of(made.card(), boot.directory / "before")
+    after = root_of(added(boot, made), boot.directory / "after")
+    tree = boot.directory / "installed"
+    bases.openwrt_tree(tree)
+    plain = listed(tree)
+    bases.install_ipk(tree)
+    installed = {
+        name: what
+        for name, what in listed(tree).items()
+        if plain.get(name) != what and not name.startswith("usr/lib")
+    }
+    assert {"etc/rc.d/S13cowflush", "etc/rc.d/K89cowflush", "usr/sbin/cowflush"} <= set(installed)
+    assert {name: what for name, what in after.items() if before.get(name) != what} == installed
+    assert set(before) <= set(after)
 
 
 # --- refusals -----------------------------------------------------------------
@@ -179,6 +247,37 @@ def four(made: Base) -> None:
     bases.tool("sfdisk", "--quiet", "--append", made.path, stdin=b",4M\n,4M\n,4M\n")
 
 
+def without_snapshots() -> bytes:
+    """A kernel that has all built in but these."""
+    needs = {**kernels.NEEDS}
+    del needs["CONFIG_DM_SNAPSHOT"]
+    return image_of(b" ".join(needs.values()), gzip.compress)
+
+
+def no_table(made: Base) -> None:
+    made.path.write_bytes(bytes(1 << 20))
+
+
+def gpt(made: Base) -> None:
+    """The same card with the other kind of table; its partition, and what is in it, stay."""
+    bases.tool("sgdisk", "--mbrtogpt", made.path)
+
+
+def hybrid(made: Base) -> None:
+    """The partition is in both tables: a change of one would not be one of the other."""
+    gpt(made)
+    bases.tool("sgdisk", "--hybrid=1:EE", made.path)
+
+
+def torn_gpt(made: Base) -> None:
+    """Both copies are damaged. What protects it from older programs looks like a DOS table."""
+    hybrid(made)
+    with open(made.path, "r+b") as file:
+        for place in (512, made.path.stat().st_size - 512):
+            file.seek(place)
+            file.write(bytes(8))
+
+
 MENU = "/boot/grub/grub.cfg"
 BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
     "two menus": (
@@ -206,6 +305,10 @@ BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
         lambda made: replace(made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz\n}\n'),
         "has no root=",
     ),
+    "no snapshots": (
+        lambda made: replace(made, "/boot/vmlinuz", without_snapshots()),
+        "the kernel lacks CONFIG_DM_SNAPSHOT (or has it as a module)",
+    ),
     "no bzImage": (lambda made: replace(made, "/boot/vmlinuz", b"no kernel"), "no bzImage"),
     "not unmounted": (
         lambda made: edit(made, "feature has_journal needs_recovery"),
@@ -213,11 +316,10 @@ BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
     ),
     "full": (full, "KiB are needed"),
     "four partitions": (four, "all four primary partitions"),
-    "no table": (lambda made: made.path.write_bytes(bytes(1 << 20)), "no partition table"),
-    "GPT": (
-        lambda made: bases.tool("sfdisk", "--quiet", made.path, stdin=b"label: gpt\n,20M\n"),
-        "GPT partition table",
-    ),
+    "no table": (no_table, "no partition table"),
+    "GPT": (gpt, "GPT partition table"),
+    "GPT and DOS": (hybrid, "GPT partition table"),
+    "torn GPT": (torn_gpt, "GPT partition table"),
 }
 
 

@@ -1,10 +1,16 @@
-"""A board's image: it boots through its own boot loader, keeps what was flushed, and ends in order."""
+"""A board's image: it boots through its own boot loader, keeps what was flushed, and ends in order.
+
+`alix2` is the image with the board's own kernel, which is built for `make test-systems` alone. With the
+tests' kernel in its place the image can be looked at, and booted, without it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
+import pytest
 from vm import artefacts, flushlog, images
 from vm.card import Card
 from vm.lab import Lab
@@ -13,10 +19,24 @@ from vm.router import when_free
 
 BOARD = artefacts.TOP / "board" / "alix2"
 MIB = 2048
+OURS, ALIX2 = "6.1", "alix2"
+REAL = pytest.param(ALIX2, marks=pytest.mark.systems)
 
 
-def card(lab: Lab) -> Card:
-    return images.copy(lab, artefacts.needed(artefacts.BUILD / "alix2.img"))
+@pytest.fixture(scope="session")
+def with_our_kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    image = tmp_path_factory.mktemp("board") / "alix2.img"
+    images.done("board", "alix2", "--kernel", artefacts.kernel(OURS), "--out", image)
+    return image
+
+
+@pytest.fixture
+def image(request: pytest.FixtureRequest) -> Path:
+    """The board's image, with the kernel of this name."""
+    if request.param == ALIX2:
+        return artefacts.needed(artefacts.BUILD / "alix2.img")
+    ours: Path = request.getfixturevalue("with_our_kernel")
+    return ours
 
 
 def mode(vm: VM) -> str:
@@ -24,8 +44,11 @@ def mode(vm: VM) -> str:
     return str(json.loads(vm.run("cowflush status --json").output)["boot"]["mode"])
 
 
-def test_partitions_are_aligned_and_the_console_has_the_board_s_rate(boot: Lab) -> None:
-    fresh = card(boot)
+@pytest.mark.parametrize("image", [OURS, REAL], indirect=True)
+def test_partitions_are_aligned_and_the_console_has_the_board_s_rate(
+    boot: Lab, image: Path
+) -> None:
+    fresh = images.copy(boot, image)
     assert [partition.start % (4 * MIB) for partition in fresh.partitions] == [0, 0]
     menu = fresh.read("/boot/grub/grub.cfg").decode()
     rate = re.search(r"console=ttyS0,(\d+)n8", (BOARD / "cmdline").read_text())
@@ -33,10 +56,17 @@ def test_partitions_are_aligned_and_the_console_has_the_board_s_rate(boot: Lab) 
     assert (BOARD / "cmdline").read_text().strip() in menu
     fresh.fsck()
     assert fresh.read("/usr/sbin/cowflush") == artefacts.cowflush().read_bytes()
+    assert fresh.read("/boot/cowflush.gz") == artefacts.initramfs().read_bytes()
+    # As the second reader sees it: an empty log, made for this root.
+    log = flushlog.FlushLog(fresh)
+    assert log.whole and log.segments == [] and log.header.root_sectors == fresh.root.size
+    uuid = fresh.fs().superblock()["Filesystem UUID"]
+    assert log.header.root_uuid.hex() == uuid.replace("-", "")
 
 
-def test_it_boots_as_it_is_up_to_the_login(boot: Lab) -> None:
-    vm = images.boot(boot, card(boot), wait=False)
+@pytest.mark.parametrize("image", [REAL], indirect=True)
+def test_it_boots_as_it_is_up_to_the_login(boot: Lab, image: Path) -> None:
+    vm = images.boot(boot, images.copy(boot, image), wait=False)
     vm.wait_console("root is cowflush-root over sda1")
     vm.wait_console("login: $")
     vm.type("root\n")
@@ -45,12 +75,14 @@ def test_it_boots_as_it_is_up_to_the_login(boot: Lab) -> None:
     vm.wait_console("^mode +deferring: writes stay in RAM, sda1 is only read")
     vm.kill()
     # Nothing was flushed yet: the card has what was flashed.
-    image = Card(artefacts.BUILD / "alix2.img")
-    assert vm.card.differing_sectors(image) == []
+    assert vm.card.differing_sectors(Card(image)) == []
 
 
-def test_what_was_flushed_survives_a_power_cut(boot: Lab) -> None:
-    vm = images.boot(boot, images.with_agent(card(boot)))
+@pytest.mark.parametrize(
+    "image", [pytest.param(OURS, marks=pytest.mark.thorough), REAL], indirect=True
+)
+def test_what_was_flushed_survives_a_power_cut(boot: Lab, image: Path) -> None:
+    vm = images.boot(boot, images.with_agent(images.copy(boot, image)))
     assert mode(vm) == "deferring"
     vm.run("seq 100000 >/root/kept").ok()
     assert "flushed to the log on sda2" in when_free(vm, "flush").ok().text
@@ -64,8 +96,9 @@ def test_what_was_flushed_survives_a_power_cut(boot: Lab) -> None:
     assert "the flush log on sda2 holds 1 flushes" in again.console
 
 
-def test_a_reboot_leaves_all_on_the_card_with_64_mb(boot: Lab) -> None:
-    vm = images.boot(boot, images.with_agent(card(boot)), memory=64)
+@pytest.mark.parametrize("image", [REAL], indirect=True)
+def test_a_reboot_leaves_all_on_the_card_with_64_mb(boot: Lab, image: Path) -> None:
+    vm = images.boot(boot, images.with_agent(images.copy(boot, image)), memory=64)
     vm.run("echo here >/root/file").ok()
     assert vm.run_last("reboot", timeout=120) == "guest-reset"
     assert "all data are on the card" in vm.console
@@ -74,8 +107,9 @@ def test_a_reboot_leaves_all_on_the_card_with_64_mb(boot: Lab) -> None:
     assert b"syslogd started" in vm.card.read("/var/log/messages")
 
 
-def test_the_fallback_entry_uses_the_plain_card(boot: Lab) -> None:
-    vm = images.boot(boot, images.with_agent(card(boot)), wait=False)
+@pytest.mark.parametrize("image", [REAL], indirect=True)
+def test_the_fallback_entry_uses_the_plain_card(boot: Lab, image: Path) -> None:
+    vm = images.boot(boot, images.with_agent(images.copy(boot, image)), wait=False)
     vm.wait_console("the plain card")
     vm.type(images.DOWN + "\r")
     vm.wait_boot()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import lzma
 import struct
-import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from vm import artefacts
+from vm import artefacts, local
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import grub, kernel, syslinux
+from image import grub, syslinux
+from image import kernel as kernels
 from image.entry import Addition
 from image.errors import Refused
 
@@ -93,7 +95,7 @@ def test_an_entry_that_is_not_the_first_is_the_one() -> None:
 @pytest.mark.parametrize("text", ["OPENWRT", "VOYAGE", "GENERATED"])
 def test_grub_itself_can_read_the_result(text: str) -> None:
     added = grub.add(globals()[text], ADDITION).encode()
-    done = subprocess.run(["grub-script-check"], input=added, capture_output=True)
+    done = local.run(["grub-script-check"], input=added, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -181,34 +183,58 @@ def test_what_syslinux_configuration_is_refused(text: str, why: str) -> None:
         syslinux.parse(text, "")
 
 
-def image_of(content: bytes, pack: object) -> bytes:
+Pack = Callable[[bytes], bytes]
+
+
+def image_of(content: bytes, pack: Pack) -> bytes:
     """A bzImage that holds `content`, as the boot protocol has it."""
-    payload = pack(content)  # type: ignore[operator]
+    payload = pack(content)
     image = bytearray(1024)
-    image[kernel.SECTORS_AT] = 1
-    image[kernel.HEADER_AT : kernel.HEADER_AT + 4] = kernel.HEADER
-    struct.pack_into("<H", image, kernel.VERSION_AT, 0x020F)
-    struct.pack_into("<II", image, kernel.PAYLOAD_AT, 16, len(payload))
+    image[kernels.SECTORS_AT] = 1
+    image[kernels.HEADER_AT : kernels.HEADER_AT + 4] = kernels.HEADER
+    struct.pack_into("<H", image, kernels.VERSION_AT, 0x020F)
+    struct.pack_into("<II", image, kernels.PAYLOAD_AT, 16, len(payload))
     return bytes(image) + bytes(16) + payload
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress], ids=["gzip", "xz"])
-def test_what_a_kernel_lacks_is_named(pack: object) -> None:
-    everything = b" ".join(kernel.NEEDS.values())
-    assert kernel.missing(image_of(everything, pack)) == []
-    for option, trace in kernel.NEEDS.items():
-        assert kernel.missing(image_of(everything.replace(trace, b""), pack)) == [option]
+def test_what_a_kernel_lacks_is_named(pack: Pack) -> None:
+    everything = b" ".join(kernels.NEEDS.values())
+    assert kernels.missing(image_of(everything, pack)) == []
+    for option, trace in kernels.NEEDS.items():
+        assert kernels.missing(image_of(everything.replace(trace, b""), pack)) == [option]
 
 
-@pytest.mark.parametrize("version", artefacts.EVERYWHERE)
-def test_the_kernels_of_the_tests_have_all(version: str) -> None:
-    assert kernel.missing(artefacts.kernel(version).read_bytes()) == []
+OURS = [name for name in artefacts.EVERYWHERE if not name.endswith(artefacts.X86_64)]
+PACKAGED = [name for name in artefacts.EVERYWHERE if name.endswith(artefacts.X86_64)]
+
+
+def lacking(config: Path) -> list[str]:
+    """What a kernel has not built in, by its own configuration."""
+    built_in = {line.removesuffix("=y") for line in config.read_text().splitlines()}
+    return [option for option in kernels.NEEDS if option not in built_in]
+
+
+@pytest.mark.kernels(*OURS)
+def test_a_kernel_that_has_all_built_in_is_taken(kernel: str) -> None:
+    image = artefacts.kernel(kernel)
+    assert lacking(image.with_name("config")) == []
+    assert kernels.missing(image.read_bytes()) == []
+
+
+@pytest.mark.kernels(*PACKAGED)
+def test_a_distribution_s_kernel_lacks_by_name_what_it_has_as_modules(kernel: str) -> None:
+    """Its own configuration is the judge."""
+    image = artefacts.kernel(kernel)
+    modules = lacking(image.with_name("config"))
+    assert "CONFIG_DM_SNAPSHOT" in modules
+    assert kernels.missing(image.read_bytes()) == modules
 
 
 def test_what_is_no_kernel_is_refused() -> None:
     for image in (b"", b"MZ" + bytes(2000), image_of(b"x", lambda content: b"??" + content)):
         with pytest.raises(Refused):
-            kernel.missing(image)
+            kernels.missing(image)
 
 
 # The constructs of a menu that grub-mkconfig has written.

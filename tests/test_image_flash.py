@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from vm import artefacts, images
+from vm import artefacts, images, local
 
 sys.path.insert(0, str(artefacts.TOP))
 
@@ -186,7 +186,7 @@ def test_it_writes_and_verifies(tmp_path: Path) -> None:
 def test_it_asks_first(tmp_path: Path) -> None:
     source, target = image(tmp_path), card(tmp_path)
     before = target.read_bytes()
-    run = subprocess.run(
+    run = local.run(
         [sys.executable, "-m", "image", "flash", source, target],
         cwd=artefacts.TOP,
         stdin=subprocess.DEVNULL,
@@ -225,5 +225,5 @@ def test_a_card_that_gives_back_other_data_is_told(
 
 
 def test_make_flash_needs_a_card() -> None:
-    run = subprocess.run(["make", "flash"], cwd=artefacts.TOP, capture_output=True, text=True)
+    run = local.run(["make", "flash"], cwd=artefacts.TOP, capture_output=True, text=True)
     assert run.returncode != 0 and "name the card: make flash DEV=/dev/sdX" in run.stderr

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import re
-import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
-from vm import artefacts
+from vm import artefacts, local
 
-MANUAL = artefacts.TOP / "package" / "cowflush.8"
+PACKAGE = artefacts.TOP / "package"
+MANUAL = PACKAGE / "cowflush.8"
 README = artefacts.TOP / "README.md"
 # Each is a word and what `cowflush WORD --help` lists besides it.
 NESTED = {"log": ("format",)}
 
 
 def help_of(*words: str) -> str:
-    return subprocess.run(
+    return local.run(
         [artefacts.host_cowflush(), *words, "--help"], capture_output=True, text=True, check=True
     ).stdout
 
@@ -69,7 +72,7 @@ def test_the_configuration_has_each_key_with_its_default() -> None:
     assert len(keys) > 10
     manual = MANUAL.read_text().split(".SH CONFIGURATION", 1)[1].replace("\\-", "-")
     assert re.findall(r'^\.BR "([a-z-]+)" " \(([^)]+)\)"$', manual, re.MULTILINE) == keys
-    conffile = (artefacts.TOP / "package" / "cowflush.conf").read_text()
+    conffile = (PACKAGE / "cowflush.conf").read_text()
     assert re.findall(r"^# ([a-z-]+) = (.*)$", conffile, re.MULTILINE) == keys
 
 
@@ -85,7 +88,7 @@ def complete(words: list[str], directory: Path) -> set[str]:
         COMP_WORDS=(cowflush "$@") COMP_CWORD=$#
         cd "$(mktemp -d -p "{directory}")" && _cowflush && printf '%s\\n' "${{COMPREPLY[@]}}" """
     path = f"{directory}:{os.environ['PATH']}"
-    done = subprocess.run(
+    done = local.run(
         ["bash", "-c", script, "-", *words],
         capture_output=True,
         text=True,
@@ -96,29 +99,108 @@ def complete(words: list[str], directory: Path) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("arch", ["i386", "amd64"])
-def test_lintian_finds_nothing_that_is_not_explained(arch: str) -> None:
+# --- what Debian's package holds --------------------------------------------------------------
+
+# `make test` does without the package.
+BOTH = pytest.mark.parametrize(
+    ("arch", "target"),
+    [
+        pytest.param("i386", "i586", marks=pytest.mark.thorough),
+        pytest.param("amd64", "x86_64", marks=pytest.mark.thorough),
+    ],
+)
+DRACUT = "/usr/lib/dracut/modules.d/99cowflush"
+# Place, mode, and the file of package/ that it is; a name in capitals is something else.
+FILES = {
+    "/usr/sbin/cowflush": (0o755, "PROGRAM"),
+    "/usr/share/initramfs-tools/hooks/cowflush": (0o755, "debian/initramfs/hook"),
+    "/usr/share/initramfs-tools/scripts/local-premount/cowflush": (
+        0o755,
+        "debian/initramfs/local-premount",
+    ),
+    f"{DRACUT}/module-setup.sh": (0o755, "dracut/module-setup.sh"),
+    f"{DRACUT}/pre-mount.sh": (0o755, "dracut/pre-mount.sh"),
+    f"{DRACUT}/pre-mount.conf": (0o644, "dracut/pre-mount.conf"),
+    "/usr/lib/systemd/system/cowflush.service": (0o644, "debian/cowflush.service"),
+    "/usr/lib/systemd/system-shutdown/cowflush": (0o755, "debian/cowflush.shutdown"),
+    "/etc/init.d/cowflush": (0o755, "debian/cowflush.init"),
+    "/etc/grub.d/42_cowflush": (0o755, "debian/42_cowflush"),
+    "/usr/share/cowflush/grub-default.cfg": (0o644, "debian/grub-default.cfg"),
+    "/usr/lib/udev/rules.d/56-cowflush.rules": (0o644, "debian/56-cowflush.rules"),
+    "/etc/cowflush.conf": (0o644, "cowflush.conf"),
+    "/usr/share/bash-completion/completions/cowflush": (0o644, "cowflush.bash"),
+    "/usr/share/man/man8/cowflush.8.gz": (0o644, "cowflush.8"),
+    "/usr/share/doc/cowflush/copyright": (0o644, "debian/copyright"),
+    "/usr/share/doc/cowflush/changelog.gz": (0o644, "CHANGELOG"),
+    "/usr/share/doc/cowflush/changelog.Debian.gz": (0o644, "RELEASES"),
+    "/usr/share/lintian/overrides/cowflush": (0o644, "debian/lintian-overrides"),
+}
+CONFFILES = {"/etc/cowflush.conf", "/etc/grub.d/42_cowflush", "/etc/init.d/cowflush"}
+SCRIPTS = {"postinst", "prerm", "postrm"}
+
+
+def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of each file in the package; all must be root's. `archive` is fsys or ctrl."""
+    packed = local.run(
+        ["dpkg-deb", f"--{archive}-tarfile", package], check=True, capture_output=True
+    ).stdout
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        for member in tar:
+            assert (member.uid, member.gid) == (0, 0), member.name
+            if member.isdir():
+                assert member.mode == 0o755, member.name
+                continue
+            file = tar.extractfile(member)
+            assert file and member.isfile(), member.name
+            content = file.read()
+            if member.name.endswith(".gz"):
+                content = gzip.decompress(content)
+            found[member.name.removeprefix(".")] = (member.mode, content)
+    return found
+
+
+@BOTH
+def test_debian_s_package_holds_these_files_and_no_others(arch: str, target: str) -> None:
+    """And the program is the one that the boot tests run."""
+    inside = members(artefacts.debian_package(arch), "fsys")
+    releases = inside.pop("/usr/share/doc/cowflush/changelog.Debian.gz")
+    assert releases[0] == 0o644 and releases[1].startswith(b"cowflush (")
+    others = {
+        "PROGRAM": artefacts.cowflush(target).read_bytes(),
+        "CHANGELOG": (artefacts.TOP / "CHANGELOG.md").read_bytes(),
+    }
+    assert inside == {
+        path: (mode, others[name] if name in others else (PACKAGE / name).read_bytes())
+        for path, (mode, name) in FILES.items()
+        if name != "RELEASES"
+    }
+
+
+@BOTH
+def test_debian_s_package_has_its_scripts_its_settings_and_sums(arch: str, target: str) -> None:
+    control = members(artefacts.debian_package(arch), "ctrl")
+    fields = control.pop("/control")[1].decode()
+    assert f"\nArchitecture: {arch}\n" in fields and re.search(r"\nVersion: \d+\.\d", fields)
+    assert set(control.pop("/conffiles")[1].decode().split()) == CONFFILES
+    sums = control.pop("/md5sums")[1].decode()
+    listed = {f"/{line.split()[1]}" for line in sums.splitlines()}
+    assert listed == {path for path in FILES if path.startswith("/usr/")}
+    # dpkg calls the scripts; on the trigger each new kernel's initramfs depends.
+    assert control == {
+        f"/{name}": (0o755 if name in SCRIPTS else 0o644, (PACKAGE / "debian" / name).read_bytes())
+        for name in (*SCRIPTS, "triggers")
+    }
+
+
+@BOTH
+def test_lintian_finds_nothing_that_is_not_explained(arch: str, target: str) -> None:
     """The overrides, each with its reason, are in package/debian/lintian-overrides."""
     package = artefacts.debian_package(arch)
-    done = subprocess.run(
+    done = local.run(
         ["lintian", "--allow-root", "--tag-display-limit", "0", package],
         capture_output=True,
         text=True,
     )
     assert re.findall(r"^[EW]: .*", done.stdout, re.MULTILINE) == [], done.stdout
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(("arch", "target"), [("i386", "i586"), ("amd64", "x86_64")])
-def test_the_package_holds_the_program_that_the_boot_tests_run(
-    arch: str, target: str, tmp_path: Path
-) -> None:
-    package = artefacts.debian_package(arch)
-    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
-    assert (tmp_path / "usr" / "sbin" / "cowflush").read_bytes() == artefacts.cowflush(
-        target
-    ).read_bytes()
-    field = subprocess.run(
-        ["dpkg-deb", "--field", package, "Architecture"], capture_output=True, text=True, check=True
-    )
-    assert field.stdout == f"{arch}\n"

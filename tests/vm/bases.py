@@ -1,9 +1,12 @@
-"""Images to add cowflush to, laid out as known systems lay theirs out. The root in them is the tests' own."""
+"""Images to add cowflush to, laid out as known systems lay theirs out. The root in them is the tests' own.
+
+They are made with other people's programs alone: what is wrong in ours would else be in both, and not be seen.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
-import sys
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,16 +17,9 @@ from vm.card import Card, Partition
 from vm.ext import Filesystem
 from vm.sparse import SECTOR
 
-sys.path.insert(0, str(artefacts.TOP))
-
-from image import (
-    bootloader,
-    flushlog,
-    table,
-)
-from image import openwrt as package
-from image.ext import Ext
-
+GRUB = Path("/usr/lib/grub/i386-pc")
+# In core.img, where no folder of modules is to be had.
+MODULES = ("normal", "linux", "serial", "terminal", "test", "ls")
 SYSLINUX = Path("/usr/lib/SYSLINUX/mbr.bin")
 SERIAL = "serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1\nterminal_input serial\nterminal_output serial\n"
 CONSOLE = "console=ttyS0,38400n8 panic=-1"
@@ -61,11 +57,12 @@ class Base:
 
 def free(base: Base) -> int:
     """Bytes that are left in its root."""
-    return Ext(base.path, base.card().root.start * SECTOR).free()
+    superblock = base.card().fs().superblock()
+    return int(superblock["Free blocks"]) * int(superblock["Block size"])
 
 
-def tool(*command: str | Path, stdin: bytes = b"") -> None:
-    environment = ext.PATH
+def tool(*command: str | Path, stdin: bytes = b"", **more: str) -> None:
+    environment = {**os.environ, **ext.PATH, **more}
     done = local.run([*map(str, command)], input=stdin, capture_output=True, env=environment)
     assert done.returncode == 0, f"{command}: {done.stderr.decode()}"
 
@@ -86,6 +83,19 @@ def put_ext(card: Card, number: int, folder: Path, filesystem: Filesystem) -> No
     image.unlink()
 
 
+def put_grub(card: Card, *modules: str) -> None:
+    """GRUB's two halves, as its own installer puts them: the first sector but for the table, and the
+    gap behind it. What is not in `modules` it takes from the first partition's /boot/grub."""
+    core, prefix = card.path.with_suffix(".core"), "(hd0,msdos1)/boot/grub"
+    command = ("grub-mkimage", "--directory", GRUB, "--format", "i386-pc", "--output", core)
+    tool(*command, "--prefix", prefix, "biosdisk", "part_msdos", "ext2", *modules)
+    assert core.stat().st_size <= (card.partitions[0].start - 1) * SECTOR
+    with open(card.path, "r+b") as file:
+        file.write((GRUB / "boot.img").read_bytes()[:440])
+        file.seek(SECTOR)
+        file.write(core.read_bytes())
+
+
 def put_kernel(folder: Path, files: Mapping[str, bytes], kernel: Path) -> Path:
     """A folder with a /boot of its own: a kernel, and `files`."""
     for name in ("boot/grub", "dev"):
@@ -97,7 +107,7 @@ def put_kernel(folder: Path, files: Mapping[str, bytes], kernel: Path) -> Path:
     return folder
 
 
-def voyage(work: Path, kernel: Path, *, initrd: bool = False) -> Base:
+def voyage(work: Path, kernel: Path, *, initrd: bool = False, start: int = 2048) -> Base:
     """One ext2 with all in it, and GRUB: as Voyage Linux installs itself. With an initramfs of
     its own the card has its name of old: only ours must find it."""
     root = "/dev/hda1" if initrd else "/dev/sda1"
@@ -111,13 +121,21 @@ menuentry "voyage-linux" {{
 {"  initrd /boot/initrd.img" if initrd else ""}
 }}
 """
-    put_kernel(tree, {"boot/grub/grub.cfg": menu.encode(), "boot/initrd.img": b"its own"}, kernel)
+    modules = [path for kind in ("*.mod", "*.lst") for path in GRUB.glob(kind)]
+    files = {f"boot/grub/i386-pc/{path.name}": path.read_bytes() for path in modules}
+    files |= {"boot/grub/grub.cfg": menu.encode(), "boot/initrd.img": b"its own"}
+    put_kernel(tree, files, kernel)
     card = disk(
-        work / "voyage.img", "label: dos\n1: start=2048, size=131072, type=83, bootable\n", 80
+        work / "voyage.img", f"label: dos\n1: start={start}, size=131072, type=83, bootable\n", 80
     )
     put_ext(card, 1, tree, Filesystem(kind="ext2", label="ROOT_FS"))
-    bootloader.install(card.path, card.partitions[0].start, 1)
+    put_grub(card)
     return Base(card.path, 1)
+
+
+def old_voyage(work: Path, kernel: Path) -> Base:
+    """The same as fdisk laid cards out for twenty years: the first partition begins at sector 63."""
+    return voyage(work, kernel, start=63)
 
 
 def syslinux(work: Path, kernel: Path) -> Base:
@@ -185,7 +203,7 @@ def _openwrt_disk(work: Path, kernel: Path, menu: str, script: str, megabytes: i
     card = disk(work / "openwrt.img", f"label: dos\nlabel-id: 0x{OPENWRT_ID}\n{script}", megabytes)
     boot = put_kernel(work / "boot", {"boot/grub/grub.cfg": menu.encode()}, kernel)
     put_ext(card, 1, boot, Filesystem(label="kernel", uuid="c0f1a0de-0000-4000-8000-000000000001"))
-    bootloader.install(card.path, card.partitions[0].start, 1)
+    put_grub(card, *MODULES)
     return card
 
 
@@ -238,21 +256,28 @@ def openwrt_squashfs(work: Path, kernel: Path) -> Laid:
     sparse.copy_range(squashfs, card.path, 0, place.start * SECTOR, squashfs.stat().st_size)
     (work / "data/dev").mkdir(parents=True)
     put_ext(card, 3, work / "data", Filesystem(label="rootfs_data"))
-    disk_table = table.read(card.path)
-    root, log = disk_table.partition(3), disk_table.partition(4)
-    assert root and log
-    flushlog.make(card.path, log, root)
-    return Laid(card.path, 3, 4)
+    card = Laid(card.path, 3, 4)
+    # As the README tells the owner to.
+    log_file, root_file = work / "log.img", work / "data.img"
+    for part, file in ((card.log, log_file), (card.root, root_file)):
+        sparse.copy_range(card.path, file, part.start * SECTOR, 0, part.size * SECTOR)
+    tool(artefacts.host_cowflush(), "log", "format", log_file, "--root", root_file)
+    sparse.copy_range(log_file, card.path, 0, card.log.start * SECTOR, card.log.size * SECTOR)
+    return card
 
 
 def install_ipk(tree: Path) -> None:
-    """What opkg does: unpacks the data, and runs the script that enables the service."""
-    with tarfile.open(artefacts.ipk()) as outer:
-        data = outer.extractfile("./data.tar.gz")
-        assert data
-        with tarfile.open(fileobj=data) as inner:
-            inner.extractall(tree)
-    for path, target in package.package(b"").links.items():
-        link = tree / path.lstrip("/")
-        if not link.is_symlink():
-            link.symlink_to(target)
+    """What opkg does, as in an image builder: unpacks the data, and runs the package's script."""
+    info = tree / "usr/lib/opkg/info"
+    info.mkdir(parents=True)
+    with tarfile.open(artefacts.ipk()) as package:
+        for name, folder in (("data", tree), ("control", info / "cowflush")):
+            inner = package.extractfile(f"./{name}.tar.gz")
+            assert inner
+            with tarfile.open(fileobj=inner) as files:
+                files.extractall(folder)
+                if name == "data":
+                    listed = [f"/{Path(file.name)}\n" for file in files if not file.isdir()]
+    (info / "cowflush.list").write_text("".join(listed))
+    script = (info / "cowflush/postinst").rename(info / "cowflush.postinst")
+    tool("sh", script, "configure", IPKG_INSTROOT=str(tree))

@@ -2,21 +2,21 @@
 
 A system goes by the name of its `init`: systemd and sysvinit are i386; amd64 and dracut are amd64
 with systemd, and dracut has an initramfs by that instead of initramfs-tools.
+
+`make debian-systems` installs the package in each and saves the running machine; tests begin with that.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import inspect
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vm import artefacts, launch, local, sparse
+from vm import artefacts, drive, launch, local, sparse
 from vm.card import Card
 from vm.drive import Drive, Throttle
 from vm.lab import Lab
@@ -44,11 +44,11 @@ CARD = "/dev/sda1"
 def boot(lab: Lab, card: Card, **options: Any) -> VM:
     """Boots the card as a machine with nothing but the card would."""
     wait = options.pop("wait", True)
-    machine = _machine(card, **options)
-    return lab.add(lambda directory: VM(machine, card, directory, total=TOTAL), wait)
+    new = machine(card, **options)
+    return lab.add(lambda directory: VM(new, card, directory, total=TOTAL), wait)
 
 
-def _machine(
+def machine(
     card: Card, arch: str = "i386", throttle: Throttle | None = None, saved: Path | None = None
 ) -> Machine:
     drives = (Drive(card.path, throttle=throttle),)
@@ -60,14 +60,14 @@ def arch(init: str) -> str:
     return "amd64" if init in AMD64 else "i386"
 
 
-def _disk(init: str) -> Path:
+def disk(init: str) -> Path:
     return artefacts.debian_disk("amd64" if init in AMD64 else init)
 
 
 def fresh(lab: Lab, init: str) -> Card:
     """A system without cowflush; its package lies ready."""
     path = lab.directory / f"{init}.img"
-    sparse.copy(_disk(init), path)
+    sparse.copy(disk(init), path)
     card = Card(path)
     package, newer = artefacts.debian_package(arch(init)), _newer_package(lab.directory, arch(init))
     card.edit(
@@ -95,29 +95,6 @@ def _newer_package(directory: Path, arch: str) -> Path:
     return package
 
 
-def installed(lab: Lab, init: str) -> Card:
-    """A system with the package installed, ready for its first boot on the stack."""
-    return Card(_template(lab, init) / "installed.img").copy(
-        lab.directory / f"{init}-installed.img"
-    )
-
-
-def installation(lab: Lab, init: str) -> Installation:
-    """What was seen when that system was made."""
-    seen = json.loads((_template(lab, init) / "installation.json").read_text())
-    return Installation(**seen)
-
-
-def running(lab: Lab, init: str, **options: Any) -> VM:
-    """The same, booted on the stack and at rest: a machine that was saved then, on a card of its own."""
-    template = _template(lab, init)
-    card = Card(template / "running.img").copy(lab.directory / f"{init}-running.img")
-    machine = _machine(card, arch(init), saved=template / "memory", **options)
-    vm = lab.add(lambda directory: VM(machine, card, directory, total=TOTAL), wait=False)
-    vm.go_on()
-    return vm
-
-
 @dataclass(frozen=True)
 class Installation:
     """What the plain system complained of by itself, what the installation printed, what root was
@@ -130,83 +107,70 @@ class Installation:
     boot: str
 
 
-def _template(lab: Lab, init: str) -> Path:
-    """A folder with such a system before its first boot on the stack and after it. Made once."""
-    artefacts.CACHE.mkdir(parents=True, exist_ok=True)
-    folder = artefacts.CACHE / f"debian-{init}-{_key(init)}"
-    with open(artefacts.CACHE / f"debian-{init}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            for stale in artefacts.CACHE.glob(f"debian-{init}-*"):
-                shutil.rmtree(stale)
-            new = artefacts.CACHE / f"debian-{init}-new"
-            new.mkdir()
-            _make(lab, init, new)
-            new.rename(folder)
-    return folder
+# What vm.debian_make leaves in a template.
+INSTALLED, RUNNING, MEMORY, SEEN = "installed.img", "running.img", "memory", "installation.json"
 
 
-def _make(lab: Lab, init: str, folder: Path) -> None:
-    card = fresh(lab, init)
-    vm = boot(lab, card, arch=arch(init))
-    settled(vm, init)
-    if init == "dracut":
-        vm = _with_dracut(lab, vm)
-    # What the kernel says of its own modules is none of cowflush's.
-    vm.run("modprobe -a loop dm-snapshot").ok()
-    before = complaints(vm, init)
-    # The image was made without GRUB's own tools.
-    vm.run("update-grub", timeout=SLOW).ok()
-    said = vm.run(f"apt-get install --yes {PACKAGES}/cowflush.deb", timeout=SLOW).ok().text
-    vm.run("cowflush log format /dev/sda2").ok()
-    root = root_device(vm)
-    begin = len(vm.console)
-    shut_down(vm, init)
-    shutdown = vm.console[begin:]
-    card.copy(folder / "installed.img")
-    vm = boot(lab, card, arch=arch(init))
-    settled(vm, init)
-    vm.save(folder / "memory")
-    card.copy(folder / "running.img")
-    seen = Installation(before, said, root, shutdown, vm.console)
-    (folder / "installation.json").write_text(json.dumps(asdict(seen)))
+def installed(lab: Lab, init: str) -> Card:
+    """A system with the package installed, ready for its first boot on the stack."""
+    return Card(template(init) / INSTALLED).copy(lab.directory / f"{init}-installed.img")
 
 
-def _with_dracut(lab: Lab, vm: VM) -> VM:
-    """Changes over from initramfs-tools, and boots by that."""
-    # Packed quickly: on an emulated machine all else takes minutes.
-    vm.run(
-        "mkdir -p /etc/dracut.conf.d && echo 'compress=\"gzip -1\"' >/etc/dracut.conf.d/quick.conf"
-    ).ok()
-    vm.run(
-        "apt-get update && apt-get install --yes dracut && ! command -v update-initramfs",
-        timeout=2 * SLOW,
-    ).ok()
-    shut_down(vm, "dracut")
-    vm = boot(lab, vm.card, arch="amd64")
-    settled(vm, "dracut")
+def installation(init: str) -> Installation:
+    """What was seen when that system was made."""
+    return Installation(**json.loads((template(init) / SEEN).read_text()))
+
+
+def running(lab: Lab, init: str, **options: Any) -> VM:
+    """The same, booted on the stack and at rest: a machine that was saved then, on a card of its own."""
+    made = template(init)
+    card = Card(made / RUNNING).copy(lab.directory / f"{init}-running.img")
+    saved = machine(card, arch(init), saved=made / MEMORY, **options)
+    vm = lab.add(lambda directory: VM(saved, card, directory, total=TOTAL), wait=False)
+    vm.go_on()
     return vm
 
 
-def _key(init: str) -> str:
-    digest = hashlib.sha256(str(_disk(init).resolve()).encode())
+# --- what was made of a system before the tests ------------------------------------------
+
+
+def template(init: str) -> Path:
+    """A folder with such a system before its first boot on the stack and after it. It is only looked for here."""
+    target = "debian-systems-amd64" if init in AMD64 else "debian-systems"
+    try:
+        folder = place(init)
+    except artefacts.MissingArtefact:
+        raise artefacts.MissingArtefact(
+            f"the Debian system {init} is not made, nor is all that it is made of: run `make {target}`"
+        ) from None
+    if folder.is_dir():
+        return folder
+    if (why := broken(folder)).exists():
+        raise artefacts.MissingArtefact(why.read_text().strip())
+    raise artefacts.MissingArtefact(
+        f"the Debian system {init} is not made, or of other parts than now: run `make {target}`"
+    )
+
+
+def place(init: str) -> Path:
+    """Where the template is, or goes. Whatever it is made of and by is in its name."""
+    digest = hashlib.sha256(str(disk(init).resolve()).encode())
     digest.update(
         local.run([QEMU[arch(init)], "--version"], capture_output=True, check=True).stdout
     )
-    for source in (artefacts.debian_package(arch(init)), Path(launch.__file__)):
+    here = Path(__file__)
+    sources = (here, here.with_name("debian_make.py"), Path(launch.__file__), Path(drive.__file__))
+    for source in (artefacts.debian_package(arch(init)), *sources):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
-    for function in (
-        fresh,
-        _newer_package,
-        _machine,
-        _make,
-        _with_dracut,
-        settled,
-        complaints,
-        shut_down,
-    ):
-        digest.update(inspect.getsource(function).encode())
-    return digest.hexdigest()[:16]
+    return artefacts.CACHE / f"debian-{init}-{digest.hexdigest()[:16]}"
+
+
+def broken(folder: Path) -> Path:
+    """Says, where a template could not be made, why."""
+    return folder.with_suffix(".broken")
+
+
+# --- what tests do with a system ---------------------------------------------------------
 
 
 def complaints(vm: VM, init: str) -> list[str]:

@@ -93,6 +93,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report.lost = call.excinfo is not None and call.excinfo.errisinstance(Lost)
     if not report.failed:
         return
+    if call.excinfo is not None and call.excinfo.errisinstance(artefacts.MissingArtefact):
+        # A line says it all. Many tests may say the same.
+        report.longrepr = str(call.excinfo.value)
     item.stash[FAILED] = True
     if lab := item.stash.get(LAB, None):
         for vm in lab.vms:

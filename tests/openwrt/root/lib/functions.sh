@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands in for OpenWrt's shell library: UCI's files, and `include`.
+# Stands in for OpenWrt's shell library: UCI's files, `include`, and what packages' scripts call.
 config_load() { config_file=/etc/config/$1; }
 
 # shellcheck disable=SC2034 # the eval reads it
@@ -16,5 +16,14 @@ include() {
     for included in "$1"/*.sh; do
         # shellcheck disable=SC1090 # whatever is there
         . "$included"
+    done
+}
+
+# default_postinst SCRIPT: enables the package's services, also in the tree of an image builder.
+default_postinst() {
+    root=${IPKG_INSTROOT-}
+    grep "^/etc/init.d/" "$root/usr/lib/opkg/info/$(basename "${1%.*}").list" | while read -r service; do
+        sh "$root/etc/rc.common" "$root$service" enable
+        [ -n "$root" ] || "$service" start
     done
 }

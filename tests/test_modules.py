@@ -260,6 +260,11 @@ def test_a_damaged_module_is_an_error_that_names_it(tmp_path: Path) -> None:
     for cut in (b"", b"\x7fELF", whole[:40], whole[:-1], whole[:100], b"no ELF file" * 20):
         file.write_bytes(cut)
         assert "kernel/a.ko is damaged, or no module" in tree.refusal("a"), cut
+    # The words' section claims to be longer than the file; its header is the second of three.
+    longer = bytearray(whole)
+    struct.pack_into("<Q", longer, len(whole) - 2 * 64 + 32, len(whole))
+    file.write_bytes(longer)
+    assert "kernel/a.ko is damaged, or no module" in tree.refusal("a")
     file.unlink()
     for packed in PACK:
         tree.module(f"a.ko{packed}")
@@ -273,7 +278,7 @@ def test_a_folder_without_modules_is_an_error(tmp_path: Path) -> None:
     assert "holds no modules: name a kernel package's" in Made(tmp_path).refusal("a")
 
 
-def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_tree_gives_the_same_bytes_and_then_writes_nothing(tmp_path: Path) -> None:
     modules = ("a.ko", "b.ko.xz", "sub/c.ko")
     archives = []
     for turn in (modules, modules[::-1]):
@@ -282,6 +287,12 @@ def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
             tree.module(path, "", "alias=x")
         archives.append(tree.build("x").read_bytes())
     assert archives[0] == archives[1]
+    out = tree.build("x")
+    before = out.stat()
+    assert tree.build("x").stat() == before
+    tree.module("a.ko", "", "alias=x", "license=other")
+    tree.build("x")
+    assert out.read_bytes() != archives[0]
 
 
 # --- what init does with them ------------------------------------------------------------

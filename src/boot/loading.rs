@@ -17,6 +17,7 @@ pub fn load(line: &[u8], log: &mut Log) {
     // Without a list there are none: all is built in.
     let Ok(list) = std::fs::read(modules::LIST) else { return };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut idle = Vec::new();
     for path in modules::paths(&list) {
         let name = modules::name(path);
         let opened =
@@ -36,12 +37,13 @@ pub fn load(line: &[u8], log: &mut Log) {
         };
         match refusal(&name, errno, release.trim_end()) {
             Refusal::Loaded => {}
-            Refusal::NoHardware => {
-                log.info(&format!("the module {name} finds nothing here that it is for."))
-            }
+            Refusal::NoHardware => idle.push(name),
             Refusal::Failed(error) => log.error(&error.to_string()),
             Refusal::NoModules(error) => return log.error(&error.to_string()),
         }
+    }
+    if !idle.is_empty() {
+        log.info(&format!("nothing here is for these modules: {}.", idle.join(", ")));
     }
 }
 
@@ -74,7 +76,7 @@ fn refusal(name: &str, errno: Errno, release: &str) -> Refusal {
         Errno::ENOENT => "another module that it needs is not loaded, or is of another kernel",
         Errno::EINVAL => "it was made for another kernel, or does not take its parameters",
         Errno::EPERM | Errno::ENOKEY | Errno::EKEYREJECTED | Errno::EBADMSG => {
-            "this kernel takes only modules that its maker has signed"
+            "its signature is none that this kernel takes"
         }
         other => {
             return Refusal::Failed(

@@ -21,7 +21,7 @@ esac
 
 packages=(
     # compilers: C for the kernels, busybox and sqlite, Rust with the source of its std
-    build-essential bc bison flex cpio xz-utils
+    build-essential bc bison flex cpio xz-utils zstd
     # sqlite's sources are made with it
     tcl
     rustc-web cargo-web rust-web-src ca-certificates

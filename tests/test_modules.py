@@ -122,6 +122,12 @@ def content(archive: Path, name: str) -> bytes:
     return cpio(archive, "-i", "--to-stdout", name)
 
 
+def modules_of(kernel: str) -> Path:
+    """A packaged kernel's lib/modules/VERSION."""
+    (tree,) = (artefacts.kernel(kernel).parent / "modules").iterdir()
+    return tree
+
+
 # --- which modules, in what order -------------------------------------------------------
 
 
@@ -295,6 +301,18 @@ def test_the_same_tree_gives_the_same_bytes_and_then_writes_nothing(tmp_path: Pa
     assert out.read_bytes() != archives[0]
 
 
+@pytest.mark.kernels(*(name for name in artefacts.ELSEWHERE if artefacts.target(name) == "x86_64"))
+def test_the_tests_own_initramfs_is_of_this_program_and_of_its_kernel(kernel: str) -> None:
+    """`make guest-x86_64` alone leaves an old one behind, which would then be tested."""
+    initramfs = artefacts.initramfs(kernel)
+    assert content(initramfs, "init") == artefacts.cowflush("x86_64").read_bytes()
+    version = modules_of(kernel).name.encode()
+    lines = content(initramfs, LIST).decode().splitlines()
+    assert {Path(line).stem.replace("-", "_") for line in lines} >= {*WANTED}
+    for line in lines:
+        assert b"vermagic=" + version + b" " in content(initramfs, line.removeprefix("/"))
+
+
 # --- what init does with them ------------------------------------------------------------
 
 
@@ -341,12 +359,6 @@ def test_a_kernel_that_loads_no_modules_says_so_once_and_boots(boot: Lab) -> Non
     assert text.count("cannot load the module init: this kernel can load no modules.") == 1
     assert mode(vm) == "deferring"
     assert "this kernel can load no modules" in vm.run("cat /run/cowflush/boot").ok().text
-
-
-def modules_of(kernel: str) -> Path:
-    """A packaged kernel's lib/modules/VERSION."""
-    (tree,) = (artefacts.kernel(kernel).parent / "modules").iterdir()
-    return tree
 
 
 def unsigned(module: bytes) -> bytes:

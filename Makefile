@@ -107,7 +107,6 @@ guest: router host
 # build/x86_64: the same with 64 bits, but for sqlite3
 guest-x86_64: deps
 	@cross/build x86_64
-	@initramfs/build build/x86_64/initramfs.cpio.gz build/x86_64/cowflush
 	@busybox=$$(cross/busybox x86_64); ln -sf "$$busybox"/busybox{,.links} build/x86_64/
 
 # build/host/release/cowflush, for this machine: it recovers cards in the tests
@@ -162,13 +161,10 @@ kernel-%: deps
 	@mkdir -p build
 	@kernel=$$(cross/kernel.sh $* qemu-i586); ln -sfn "$$kernel" build/kernel-$*
 
-# build/kernel-VERSION-x86_64/bzImage
-kernel-%-x86_64: deps
-	@mkdir -p build
-	@kernel=$$(cross/kernel.sh $* qemu-x86_64); ln -sfn "$$kernel" build/kernel-$*-x86_64
-
-kernel-board-qemu-x86_64:
-	@echo "no image for $(@:kernel-board-%=%): the programs of an image are for i586" >&2; exit 1
+# build/kernel-VERSION-x86_64/bzImage, Debian's own, and build/initramfs-VERSION-x86_64.cpio.gz with the modules that QEMU's machine needs
+kernel-%-x86_64: guest-x86_64
+	@kernel=$$(cross/debian-kernel $*); ln -sfn "$$kernel" build/kernel-$*-x86_64
+	@initramfs/build build/initramfs-$*-x86_64.cpio.gz build/x86_64/cowflush --modules build/kernel-$*-x86_64/modules/* --with ata_piix,sd_mod,ext4,loop,dm_snapshot
 
 # build/kernel-BOARD/bzImage: a board's kernel, of the version that it is tested with
 kernel-board-%: deps

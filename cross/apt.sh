@@ -5,17 +5,22 @@
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# debian_entries: "URI SUITE" of each entry of the machine's apt sources that is
-# this release of Debian itself. apt has parsed them, whatever their format, and
-# knows the origin from the signed Release files: other vendors' are left out.
+# debian_entries [RELEASE]: "URI SUITE" of each entry of the machine's apt sources
+# that is this release of Debian itself. apt has parsed them, whatever their
+# format, and knows the origin from the signed Release files: other vendors' are
+# left out. With RELEASE (bookworm, sid) they are that one's, from the same
+# archives: its updates and its security updates, too, where it has such.
 debian_entries() {
     local codename
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
     # shellcheck disable=SC2016 # apt's own variables
     apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(CODENAME) $(REPO_URI) $(RELEASE)' \
         'Created-By: Packages' |
-        awk -v codename="$codename" '
-            $1 == "Debian" && $2 == "main" && index($3, codename) == 1 { print $4, $5 }' |
+        awk -v codename="$codename" -v release="${1-}" '
+            $1 != "Debian" || $2 != "main" || index($3, codename) != 1 { next }
+            release == "" { print $4, $5; next }
+            { part = substr($3, length(codename) + 1) }
+            part == "" || release != "sid" && (part == "-updates" || part == "-security") { print $4, release part }' |
         sort -u
 }
 
@@ -27,26 +32,20 @@ candidate() {
     printf '%s\n' "$1-${version:-unknown}"
 }
 
-# private_apt TYPE ARCH [SUITE]: sets up a private apt state in $work/apt for
-# packages of ARCH (TYPE deb) or for source packages (TYPE deb-src). With SUITE
-# they are of that one alone, from the same archives as this release.
+# private_apt TYPE ARCH [RELEASE]: sets up a private apt state in $work/apt for
+# packages of ARCH (TYPE deb) or for source packages (TYPE deb-src). With RELEASE
+# they are of that one, from the same archives as this machine's.
 private_apt() {
-    local type=$1 arch=$2 only=${3-} targets=Packages entries uri suite
+    local type=$1 arch=$2 release=${3-} targets=Packages entries uri suite
     if [ "$type" = deb-src ]; then targets=Sources; fi
-    entries=$(debian_entries)
+    entries=$(debian_entries "$release")
     if [ -z "$entries" ]; then
         echo "apt has no package lists yet: fetching them"
         as_root apt-get update
-        entries=$(debian_entries)
+        entries=$(debian_entries "$release")
     fi
     [ -n "$entries" ] ||
         die "none of this machine's apt sources is Debian's own archive for its release: add one, then run apt-get update"
-
-    if [ -n "$only" ]; then
-        # Security updates are an archive of their own, which has no other suites.
-        entries=$(awk -v suite="$only" '$2 !~ /-security$/ { print $1, suite }' <<<"$entries" | sort -u)
-        [ -n "$entries" ] || die "none of this machine's apt sources has Debian's $only beside this release"
-    fi
 
     mkdir -p "$work"/apt/{lists/partial,cache/archives/partial,parts}
     touch "$work/apt/status"
@@ -85,6 +84,9 @@ fetch_package() {
     private_apt deb "$2"
     download_package "$1" "$3"
 }
+
+# ask_apt COMMAND...: apt-cache, over what private_apt has set up.
+ask_apt() { apt-cache -c "$work/apt/apt.conf" "$@"; }
 
 # download_package PACKAGE FOLDER: the same, from what private_apt has set up.
 download_package() {

@@ -21,12 +21,10 @@ esac
 
 packages=(
     # compilers: C for the kernels, busybox and sqlite, Rust with the source of its std
-    build-essential bc bison flex cpio libelf-dev xz-utils
+    build-essential bc bison flex cpio xz-utils zstd
     # sqlite's sources are made with it
     tcl
     rustc-web cargo-web rust-web-src ca-certificates
-    # what is built
-    linux-source-6.1 linux-source-6.12
     # machines to boot, cards to put into them, tests
     qemu-system-x86 e2fsprogs fdisk gdisk
     python3 python3-pytest python3-pytest-xdist

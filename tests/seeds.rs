@@ -16,6 +16,7 @@ mod targets {
     pub mod cow;
     pub mod ext;
     pub mod log;
+    pub mod modules;
     pub mod record;
     pub mod tables;
 }
@@ -31,6 +32,7 @@ const TARGETS: &[Target] = &[
     ("cow", targets::cow::check),
     ("ext", targets::ext::check),
     ("log", targets::log::check),
+    ("modules", targets::modules::check),
     ("record", targets::record::check),
     ("tables", targets::tables::check),
 ];

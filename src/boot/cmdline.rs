@@ -132,7 +132,7 @@ impl Options {
 }
 
 /// Splits at spaces outside double quotes, and drops the quotes, as the kernel does.
-fn words(line: &str) -> impl Iterator<Item = String> {
+pub fn words(line: &str) -> impl Iterator<Item = String> {
     let mut rest = line.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
     std::iter::from_fn(move || {
         rest = rest.trim_start();

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use crate::report::kmsg;
 
 /// Collects what was said, for the note in /run/cowflush.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Log {
     lines: Vec<String>,
 }

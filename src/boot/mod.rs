@@ -1,6 +1,6 @@
 //! Finding and mounting root, as PID 1 of the initramfs or for a distribution's own.
 //!
-//! Pure: [`cmdline`], [`reference`], [`superblock`], [`partition`]. The others carry it out.
+//! Pure: [`cmdline`], [`modules`], [`reference`], [`superblock`], [`partition`]. The others carry it out.
 
 pub mod bringup;
 pub mod cmdline;
@@ -8,6 +8,8 @@ pub mod console;
 pub mod devices;
 pub mod flushlog;
 pub mod handover;
+pub mod loading;
+pub mod modules;
 pub mod mounting;
 pub mod partition;
 pub mod reference;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cowflush::boot::cmdline::Options;
 use cowflush::boot::console::{self, Log};
-use cowflush::boot::{bringup, handover, mounting, rescue, stacking};
+use cowflush::boot::{bringup, handover, loading, mounting, rescue, stacking};
 use cowflush::error::Error;
 
 /// Where root is mounted before it becomes the root.
@@ -17,9 +17,12 @@ pub fn run(arguments: Vec<OsString>) -> ! {
     mounting::kernel_filesystems();
     console::attach();
     let line = std::fs::read("/proc/cmdline").unwrap_or_default();
+    // Before anything is looked for: the card's driver may be one of them.
+    let mut loaded = Log::default();
+    loading::load(&line, &mut loaded);
     let mut typed: Vec<String> = Vec::new();
     loop {
-        let mut log = Log::default();
+        let mut log = loaded.clone();
         let mut options = Options::parse(&line);
         // What is typed replaces what the boot loader gave.
         typed.iter().for_each(|words| options.add(words));

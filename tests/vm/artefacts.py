@@ -49,10 +49,11 @@ def programs(target: str) -> Path:
     return BUILD / target
 
 
-def initramfs(target: str = "i586") -> Path:
-    return needed(
-        BUILD / "initramfs.cpio.gz" if target == "i586" else programs(target) / "initramfs.cpio.gz"
-    )
+def initramfs(version: str = "6.1") -> Path:
+    """The one for a kernel: with 64 bits it has the modules that the kernel is in pieces for."""
+    if target(version) == "i586":
+        return needed(BUILD / "initramfs.cpio.gz")
+    return needed(BUILD / f"initramfs-{version}.cpio.gz")
 
 
 def busybox(target: str = "i586") -> Path:

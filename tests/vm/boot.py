@@ -40,14 +40,16 @@ def machine(
     """The machine that boots `card`: a Pentium, or one with 64 bits when the kernel is for that.
 
     `direct` leaves the initramfs out, so the kernel mounts the card's root
-    itself. With `rw` false root stays read-only until the guest remounts it,
+    itself: with 64 bits it can't, as its drivers are modules. With `rw` false root stays read-only until the guest remounts it,
     as a distribution's init does; ours doesn't. `append` is more kernel arguments, `extra` more of QEMU's.
     """
     target = artefacts.target(kernel)
+    if direct and target == "x86_64":
+        raise ValueError(f"{kernel} has its drivers in the initramfs, so it can't boot without")
     if direct:
         arguments, ram_root = "root=/dev/sda1 rootwait init=/sbin/init", None
     else:
-        arguments, ram_root = f"root={root}", initramfs or artefacts.initramfs(target)
+        arguments, ram_root = f"root={root}", initramfs or artefacts.initramfs(kernel)
     mode = "rw" if rw else "ro"
     return Machine(
         kernel=artefacts.kernel(kernel),

@@ -34,7 +34,7 @@ _PRUNE = " -o ".join(f"-path .{path}" for path in (*ELSEWHERE, *MOVING))
 LOOK = f"""
 cd / && find . -xdev \\( {_PRUNE} \\) -prune -o -exec stat -c '%f %Y %N' {{}} + &&
 echo contents && find . -xdev \\( {_PRUNE} \\) -prune -o -type f -exec md5sum {{}} + &&
-echo writers && cat /run/round 2>/dev/null; wc -l <{APPENDED} 2>/dev/null; true
+echo writers && (cat /run/round || echo 0) 2>/dev/null && cat {APPENDED} 2>/dev/null | wc -l
 """
 
 
@@ -61,7 +61,7 @@ def in_guest(vm: VM) -> Truth:
     sums, _, writers = rest.partition("writers\n")
     digests = dict(_digest(line) for line in sums.splitlines())
     files = dict(_listed(line, digests) for line in listed.splitlines())
-    rounds, lines = (int(line) for line in [*writers.split(), 0, 0][:2])
+    rounds, lines = map(int, writers.split())
     assert len(files) > 100 and digests.keys() <= files.keys(), f"the guest listed {files}"
     return Truth(files, rounds, lines)
 

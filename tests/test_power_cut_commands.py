@@ -14,6 +14,7 @@ from powercut import order, run, tree
 from powercut.judge import Judge, Outcome, Verdict
 from powercut.medium import Medium, rebuild
 from powercut.recording import (
+    CARD,
     Load,
     Recorder,
     Recording,
@@ -22,8 +23,7 @@ from powercut.recording import (
     recorder,
 )
 from powercut.states import State
-from powercut.tree import Truth
-from powercut.ways import DAMAGED, FILLED, LOG, LOG_START, ROOT_START, Way
+from powercut.ways import DAMAGED, FILLED, LOG, LOG_START, ROOT_START
 from vm import Card, Drive, Filesystem, artefacts, ext, flushlog
 from vm.lab import Lab
 
@@ -235,11 +235,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
 
 
 def used_card(used: Recording, path: Path) -> Card:
-    return Card(used.directory / "card.img").copy(path)
-
-
-def ready(boot: Lab, name: str, way: Way, card: Card, truth: Truth) -> Recording:
-    return prepare(boot.directory / name, way, card, 1, truth)
+    return Card(used.directory / CARD).copy(path)
 
 
 def check_boot(judge: Judge, pattern: str) -> None:
@@ -250,19 +246,13 @@ def check_boot(judge: Judge, pattern: str) -> None:
     check(judged(judge))
 
 
-def only_state_0(recording: Recording) -> Recording:
-    """No command makes a second state."""
-    put_state(recording, 1, recording.states)
-    return recording
-
-
 def test_a_cut_in_a_boot_with_cowflush_off_does_no_harm(boot: Lab, used: Recording) -> None:
     """It copies the log into root without the device mapper, before it mounts it."""
     truth = used.truths()[FLUSHES]
     recording = prepare(
         boot.directory / "off", LOG, used_card(used, boot.directory / "used.img"), 0, truth
     )
-    card = recording.blank.copy(recording.directory / "card.img")
+    card = recording.blank.copy(recording.directory / CARD)
     vm = boot(card, rw=False, append="cowflush=off", write_log=recording.log)
     assert tree.complaint(tree.in_guest(vm), truth) == ""
     vm.kill()
@@ -276,8 +266,9 @@ def test_a_cut_in_a_boot_that_mends_a_damaged_log_does_no_harm(boot: Lab, used: 
     assert len(segments) == FLUSHES
     flushlog.flip(card, next(place for place in segments[2].places if place in set(live(card))))
     recording = prepare(boot.directory / "damaged", DAMAGED, card, 1, used.truths()[2])
-    options = {"write_log": recording.log, "drives": [Drive(recording.states)], "rw": False}
-    made = Recorder(boot(recording.blank.copy(boot.directory / "card.img"), **options), recording)
+    card = recording.blank.copy(recording.directory / CARD)
+    vm = boot(card, write_log=recording.log, drives=[Drive(recording.states)], rw=False)
+    made = Recorder(vm, recording)
     made.vm.run("mount -o remount,rw /").ok()
     made.change()
     made.flush()
@@ -312,7 +303,7 @@ def test_a_cut_in_recover_or_log_format_leaves_one_state_or_the_other(
     put_state(anew, 1, root)
     tree.on_card(ext.ExtImage(root)).save(anew.truth_at(1))
 
-    cards = [made.blank.copy(made.directory / "card.img") for made in (merged, anew)]
+    cards = [made.blank.copy(made.directory / CARD) for made in (merged, anew)]
     logs = (merged.log, anew.log)
     drives = [Drive(card.path, write_log=log) for card, log in zip(cards, logs, strict=True)]
     other = Filesystem(uuid="c0f1a5b0-5eed-4c0f-8a5b-0000000000ff")

@@ -180,7 +180,7 @@ def test_what_tells_what_is_used_must_be_right(make: Make) -> None:
 def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
     """As when a flush left out a chunk, and the product shows root without it from then on: the guest had another."""
     judge = make(two_flushes())
-    files = judge.truths[1].files
+    files = dict(judge.truths[1].files)
     content = (
         b"a" * SECTOR
         + b"b" * SECTOR

@@ -11,9 +11,10 @@ import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 from vm import sparse
-from vm.card import Card
+from vm.card import Card, Partition
 from vm.ext import ExtImage
 from vm.sparse import SECTOR
 
@@ -82,10 +83,20 @@ class Segment:
     next_position: int
 
 
+class HasLog(Protocol):
+    """A card, or a log's partition in a file of its own."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def log(self) -> Partition: ...
+
+
 class FlushLog:
     """What a boot must find in the log of a card that no guest runs on."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: HasLog) -> None:
         self.card = card
         with open(card.path, "rb") as image:
             image.seek(card.log.start * SECTOR)

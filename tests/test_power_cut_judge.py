@@ -194,7 +194,7 @@ def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
         files | {"/root/more": "file"},
         {name: files[name] for name in files if name != FILE},
     ):
-        judge = make(two_flushes())
+        judge = Judge(judge.recording, NO_LOG.recover)
         judge.truths[1] = Truth(wrong)
         verdicts = judged(judge, *judge.cuts.boundaries())
         assert [verdict.good for verdict in verdicts] == [True, False, True, True]
@@ -202,8 +202,9 @@ def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
 
 
 def test_fewer_rounds_or_lines_than_the_guest_had_are_never_good(make: Make) -> None:
+    recording = make(two_flushes()).recording
     for fewer in (Truth({}, rounds=1), Truth({}, lines=1)):
-        judge = make(two_flushes())
+        judge = Judge(recording, NO_LOG.recover)
         judge.truths[1] = Truth(judge.truths[1].files, fewer.rounds, fewer.lines)
         verdicts = judged(judge, *judge.cuts.boundaries())
         assert [verdict.good for verdict in verdicts] == [True, False, True, True]

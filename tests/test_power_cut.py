@@ -30,6 +30,12 @@ def test_no_cut_of_flushes_and_a_merge_does_harm(boot: Lab) -> None:
     for name, wanted in (("cowflush flush", order.APPEND), ("cowflush merge", f"d*{order.MERGE}")):
         assert order.complaint(wanted, order.word(judge.entries, judge.window(name))) == ""
 
+    # Had one of these FLUSHes not been sent, some cut would do harm, and be seen to.
+    for before, after in (("d", "c"), ("r", "H"), ("H", "h")):
+        less, states = judge.without(order.flush_between(judge.entries, before, after))
+        found = run.judged(less, states, print)
+        assert not all(verdict.good for verdict in found), f"the FLUSH between {before} and {after}"
+
 
 @pytest.mark.thorough
 @pytest.mark.kernels("6.1", "6.12")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -23,6 +24,8 @@ from powercut.ways import LOG_SECTORS, LOG_START, ROOT_START, Recover, Refused
 
 # A chunk, in sectors
 CHUNK = 8
+# Writes of an epoch that stand for it
+FEW = 6
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -65,9 +68,7 @@ class Judge:
 
     def __init__(self, recording: Recording, recover: Recover, mounted: bool = False) -> None:
         self.recording = recording
-        self.entries = recording.entries()
-        self.marks = marks(self.entries)
-        self.cuts = Cuts(self.entries, unrelated=[mark.entry for mark in self.marks])
+        self._receive(recording.entries())
         self.truths = recording.truths()
         self._recover = recover
         self._mounted = mounted
@@ -81,6 +82,19 @@ class Judge:
             f"of {len(self.truths)} states it is known what the guest had: {self.marks}"
         )
         self._seen: dict[str, tuple[int | None, str]] = {}
+
+    def _receive(self, entries: list[Entry]) -> None:
+        self.entries = entries
+        self.marks = marks(entries)
+        self.cuts = Cuts(entries, unrelated=[mark.entry for mark in self.marks])
+
+    def without(self, request: int) -> tuple[Judge, list[State]]:
+        """The judge of the same record had this FLUSH not been sent, and states that are possible then alone."""
+        other = copy.copy(self)
+        other._receive([*self.entries[:request], *self.entries[request + 1 :]])
+        log = range(LOG_START, LOG_START + LOG_SECTORS)
+        states = [*other.cuts.directed(FEW), *other.cuts.garbled(log)]
+        return other, [s for s in states if s.start < request < other.cuts.epochs[s.epoch].stop]
 
     def window(self, name: str) -> range:
         """The cuts (by the requests that were received) while a command was at work, whose mark has this name."""
@@ -148,10 +162,10 @@ class Judge:
 
 
 def _copy(root: Path) -> Path:
-    copy = root.with_name("mounted.img")
-    copy.unlink(missing_ok=True)
-    sparse.copy(root, copy)
-    return copy
+    mounted = root.with_name("mounted.img")
+    mounted.unlink(missing_ok=True)
+    sparse.copy(root, mounted)
+    return mounted
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,16 @@ def word(entries: Sequence[Entry], cuts: range) -> str:
     return "".join(_letters(entry) for entry in entries[cuts.start : cuts.stop - 1])
 
 
+def flush_between(entries: Sequence[Entry], before: str, after: str) -> int:
+    """The request that is the first FLUSH between a write of one letter and a write of another."""
+    letters = [_letters(entry) for entry in entries]
+    for index, letter in enumerate(letters):
+        earlier, later = "".join(letters[:index]), "".join(letters[index + 1 :])
+        if letter == "F" and earlier.endswith(before) and later.startswith(after):
+            return index
+    raise AssertionError(f"no FLUSH between {before} and {after}: {''.join(letters)}")
+
+
 def _letters(entry: Entry) -> str:
     flush = "F" if entry.flags & FLUSH else ""
     return flush + (_letter(entry) if entry.data else "")

@@ -22,7 +22,7 @@ from powercut.recording import (
     put_state,
     recorder,
 )
-from powercut.states import State
+from powercut.states import Arrived, State
 from powercut.ways import DAMAGED, FILLED, LOG, LOG_START, ROOT_START
 from vm import Card, Drive, Filesystem, artefacts, ext, flushlog
 from vm.lab import Lab
@@ -33,7 +33,7 @@ FLUSHES = 4
 SOME = 1024
 
 
-def judged(judge: Judge, drawn: int = 120) -> list[Verdict]:
+def judged(judge: Judge, drawn: int = 40) -> list[Verdict]:
     verdicts = run.judged(judge, run.states(judge, drawn, SEED), print)
     print(run.describe(judge), run.table(verdicts), sep="\n")
     return verdicts
@@ -116,51 +116,82 @@ def grown(boot: Lab, judge: Judge) -> None:
     for _ in range(2):
         made.change()
         made.flush()
-    check(judged(Judge(made.end(), LOG.recover), drawn=60))
+    check(judged(Judge(made.end(), LOG.recover)))
 
 
-@pytest.mark.thorough
-def test_a_cut_in_a_stop_of_a_quiet_system_does_no_harm(boot: Lab) -> None:
+STOP = "cowflush stop"
+
+
+def stopped(boot: Lab, busy: bool) -> tuple[Judge, range]:
+    """A recorded stop, and the cuts in its last step; `busy`: two programs go on writing meanwhile."""
     made = recorder(boot, LOG, 2)
-    made.change()
-    made.flush()
-    made.change()
-    made.flush("cowflush stop", read=False)
+    load = Load(made) if busy else None
+    for command in ("cowflush flush", STOP):
+        if load:
+            load.scatter()
+        else:
+            made.change()
+        made.flush(command, read=command != STOP)
+    if load:
+        load.stop()
     judge = Judge(made.end(), LOG.recover, mounted=True)
-    check(judged(judge))
-    check_order(judge, "cowflush stop", f"(?:{order.APPEND})+{order.MERGE}{order.LAST_STEP}")
+    window = judge.window(STOP)
+    # When the log is empty for good, root is written to past it.
+    emptied = max(n for n in window if judge.entries[n - 1].sector == LOG_START)
+    return judge, range(emptied + 1, window.stop)
 
 
-def stopped_under_load(boot: Lab) -> tuple[Judge, list[Verdict], list[Verdict]]:
-    """A stop while two programs write: the verdicts until its last step, and in it."""
-    made = recorder(boot, LOG, 2)
-    load = Load(made)
-    load.scatter()
-    made.flush()
-    load.scatter()
-    made.flush("cowflush stop", read=False)
-    load.stop()
-    judge = Judge(made.end(), LOG.recover, mounted=True)
-    window = judge.window("cowflush stop")
-    # The log is empty for good; from here on root is written to past it.
-    last = max(n for n in window if judge.entries[n - 1].sector == LOG_START)
-    verdicts = judged(judge)
-    return (
-        judge,
-        [verdict for verdict in verdicts if verdict.state.seen <= last],
-        [verdict for verdict in verdicts if last < verdict.state.seen < window.stop],
+def tears_superblock(judge: Judge, state: State) -> bool:
+    """One of the superblock's two sectors has arrived, of a write that holds both."""
+    return any(
+        write.sectors is not None and (2 in write.sectors) != (3 in write.sectors)
+        for write in state.arrived
+        if judge.entries[write.entry].sector == ROOT_START
     )
 
 
 @pytest.mark.thorough
+def test_a_cut_in_a_stop_of_a_quiet_system_does_no_harm(boot: Lab) -> None:
+    judge, last = stopped(boot, busy=False)
+    verdicts = judged(judge)
+    check([v for v in verdicts if v.state.seen not in last or not tears_superblock(judge, v.state)])
+    check_order(judge, STOP, f"(?:{order.APPEND})+{order.MERGE}{order.LAST_STEP}")
+
+
+@pytest.mark.thorough
+@pytest.mark.xfail(
+    strict=True,
+    reason="the last step of a stop writes the superblock past the log; torn between its sectors root can't be mounted",
+)
+def test_a_superblock_that_is_torn_in_the_last_step_of_a_stop_does_no_harm(boot: Lab) -> None:
+    judge, last = stopped(boot, busy=False)
+    epochs = judge.cuts.epochs
+    states = [
+        State(f"torn {n}", index, epoch.start, n + 1, (Arrived(n, (0, 1, 2)),))
+        for index, epoch in enumerate(epochs)
+        for n in range(epoch.start, epoch.stop)
+        if n in last and judge.entries[n].sector == ROOT_START
+    ]
+    assert states, "the last step has not written the superblock"
+    check(run.judged(judge, states, print))
+
+
+def split(judge: Judge, last: range) -> tuple[list[Verdict], list[Verdict]]:
+    """The verdicts until the last step of a stop, and in it."""
+    verdicts = judged(judge)
+    before = [verdict for verdict in verdicts if verdict.state.seen < last.start]
+    return before, [verdict for verdict in verdicts if verdict.state.seen in last]
+
+
+@pytest.mark.thorough
 def test_a_cut_in_a_stop_under_load_does_no_harm_until_its_last_step(boot: Lab) -> None:
-    judge, before, last = stopped_under_load(boot)
-    window = judge.window("cowflush stop")
-    written = sum(len(entry.data) for entry in judge.entries[last[0].state.start : window.stop])
-    bad = [verdict for verdict in last if not verdict.good]
-    print(f"last step: {written >> 10} KiB to the card, {len(bad)} of {len(last)} cuts not whole")
+    judge, last = stopped(boot, busy=True)
+    before, within = split(judge, last)
+    written = sum(len(entry.data) for entry in judge.entries[last.start : last.stop])
+    bad = sum(not verdict.good for verdict in within)
+    print(f"last step: {written >> 10} KiB to the card, {bad} of {len(within)} cuts not whole")
     check(before)
-    assert last
+    assert within
 
 
 @pytest.mark.thorough
@@ -169,8 +200,8 @@ def test_a_cut_in_a_stop_under_load_does_no_harm_until_its_last_step(boot: Lab) 
     reason="issue 14: in the last step of a stop under load more than the last milliseconds can be torn",
 )
 def test_a_cut_in_the_last_step_of_a_stop_under_load_does_no_harm(boot: Lab) -> None:
-    _, _, last = stopped_under_load(boot)
-    check(last)
+    judge, last = stopped(boot, busy=True)
+    check(split(judge, last)[1])
 
 
 @pytest.mark.thorough
@@ -215,7 +246,7 @@ def test_a_merge_that_fills_gaps_writes_nothing_to_the_log_but_its_header(boot: 
     made.flush()
     made.run("cowflush merge")
     judge = Judge(made.end(), FILLED.recover)
-    check(judged(judge, drawn=40))
+    check(judged(judge))
     check_order(judge, "cowflush merge", order.MERGE)
 
 
@@ -283,6 +314,7 @@ def live(card: Card) -> list[int]:
     return list(flushlog.FlushLog(card).live().values())
 
 
+@pytest.mark.thorough
 def test_a_cut_in_recover_or_log_format_leaves_one_state_or_the_other(
     boot: Lab, used: Recording
 ) -> None:

@@ -38,7 +38,6 @@ def test_no_cut_of_flushes_and_a_merge_does_harm(boot: Lab) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.kernels("6.1", "6.12")
 def test_without_a_log_a_cut_tears_the_merge(boot: Lab) -> None:
     """The control: a check that sees no damage here would see none anywhere."""
     judge = run.recorded(boot, NO_LOG, flushes=3)

@@ -30,7 +30,7 @@ def enumerate_cuts(way: Way, lab: Lab, arguments: argparse.Namespace) -> bool:
     say(f"== {way.name}, kernel {lab.kernel}, seed {arguments.seed}")
     judge = run.recorded(lab, way, arguments.flushes)
     say(f"  {run.describe(judge)}")
-    states = [*judge.cuts.boundaries(), *judge.cuts.drawn(arguments.states, arguments.seed)]
+    states = run.states(judge, arguments.states, arguments.seed)
     verdicts = run.judged(judge, states, say)
     say(run.table(verdicts))
     if way is NO_LOG:
@@ -54,10 +54,7 @@ def all_good(
     for state in run.sample(verdicts, arguments.again, arguments.seed):
         second = run.cut_again(lab, way, judge, state, flushes=2)
         say(f"  booted from {state.name} and cut again: {run.describe(second)}")
-        states = [
-            *second.cuts.boundaries(),
-            *second.cuts.drawn(arguments.states // 10, arguments.seed),
-        ]
+        states = run.states(second, arguments.states // 10, arguments.seed)
         again = run.judged(second, states, say)
         say(run.table(again))
         good = report(again, way, second) and good
@@ -96,7 +93,7 @@ def main() -> int:
         "--states",
         type=int,
         default=2500,
-        help="cuts inside epochs; all boundaries come in addition",
+        help="cuts that are drawn; all boundaries come in addition, and cuts at which one write arrives or is lost alone",
     )
     parser.add_argument("--boots", type=int, default=20, help="how many of the cards to boot")
     parser.add_argument(

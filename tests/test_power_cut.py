@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import pytest
-from powercut import run
-from powercut.judge import Outcome
-from powercut.ways import LOG, NO_LOG
+from powercut import order, run
+from powercut.judge import Judge, Outcome
+from powercut.recording import Load, recorder
+from powercut.ways import FILLED, LOG, NO_LOG
 from vm.lab import Lab
 
 SEED = 1
 
 
-@pytest.mark.kernels("6.1", "6.12")
+def test_no_cut_of_flushes_and_a_merge_does_harm(boot: Lab) -> None:
+    """The short one: what is on the card is what the guest's own programs had, and each FLUSH is in its place."""
+    made = recorder(boot, FILLED, 4)
+    load = Load(made)
+    for number in range(4):
+        load.scatter()
+        made.flush()
+        if number == 2:
+            made.run("cowflush merge")
+    load.stop()
+    judge = Judge(made.end(), FILLED.recover)
+    verdicts = run.judged(judge, run.states(judge, drawn=60, seed=SEED, directed=6), print)
+    print(run.describe(judge), run.table(verdicts), sep="\n")
+    assert all(verdict.good for verdict in verdicts), run.failures(verdicts)
+    # See test_a_merge_that_fills_gaps_writes_nothing_to_the_log_but_its_header for what comes first.
+    for name, wanted in (("cowflush flush", order.APPEND), ("cowflush merge", f"d*{order.MERGE}")):
+        assert order.complaint(wanted, order.word(judge.entries, judge.window(name))) == ""
+
+    # Had one of these FLUSHes not been sent, some cut would do harm, and be seen to.
+    for before, after in (("d", "c"), ("r", "H"), ("H", "h")):
+        less, states = judge.without(order.flush_between(judge.entries, before, after))
+        found = run.judged(less, states, print)
+        assert not all(verdict.good for verdict in found), f"the FLUSH between {before} and {after}"
+
+
+@pytest.mark.thorough
 def test_without_a_log_a_cut_tears_the_merge(boot: Lab) -> None:
     """The control: a check that sees no damage here would see none anywhere."""
     judge = run.recorded(boot, NO_LOG, flushes=3)
@@ -32,16 +58,17 @@ def test_without_a_log_a_cut_tears_the_merge(boot: Lab) -> None:
     assert not all(verdict.good for verdict in second)
 
 
+@pytest.mark.thorough
 @pytest.mark.kernels("6.1", "6.12")
 def test_with_the_log_no_cut_does_harm(boot: Lab) -> None:
     judge = run.recorded(boot, LOG, flushes=9)
     assert run.idle_complaint(judge) == ""
-    verdicts = run.judged(judge, [*judge.cuts.boundaries(), *judge.cuts.drawn(250, SEED)], print)
+    verdicts = run.judged(judge, run.states(judge, drawn=250, seed=SEED), print)
     print(run.table(verdicts))
     assert all(verdict.good for verdict in verdicts), run.failures(verdicts)
     [*states, twice] = run.sample(verdicts, 4, SEED)
     assert run.booted(boot, LOG, judge, states) == {}
 
     again = run.cut_again(boot, LOG, judge, twice, flushes=2)
-    second = run.judged(again, [*again.cuts.boundaries(), *again.cuts.drawn(50, SEED)], print)
+    second = run.judged(again, run.states(again, drawn=50, seed=SEED), print)
     assert all(verdict.good for verdict in second), run.failures(second)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
-from powercut import run
+from powercut import order, run, tree
 from powercut.judge import CHUNK, Judge, Outcome, Traffic, Verdict, outcome, reported, traffic
 from powercut.medium import Medium, rebuild
-from powercut.recording import MARK_SECTOR, STATES_SECTOR, Mark, Recording, make_states, marks
+from powercut.recording import MARK_SECTOR, Mark, Recording, make_states, marks, put_state
 from powercut.states import Arrived, Cuts, State
+from powercut.tree import APPENDED, LINE_BYTES, Truth
 from powercut.ways import (
     LOG_SECTORS,
     LOG_START,
@@ -24,9 +26,12 @@ from powercut.ways import (
     ROOT_START,
     Refused,
     Way,
+    by_both,
+    second_reader,
     with_the_tool,
 )
-from vm import Card, Filesystem, artefacts, sparse, writelog
+from vm import Card, Filesystem, artefacts, sparse, workload, writelog
+from vm.ext import ExtImage
 from vm.sparse import SECTOR
 from vm.writelog import ENTRY, FLUSH, MAGIC, SUPERBLOCK, Entry
 
@@ -58,12 +63,9 @@ def write(sector: int, text: str) -> Entry:
     return Entry(sector, 0, b"".join(letter.encode() * SECTOR for letter in text))
 
 
-def mark(number: int) -> Entry:
-    return Entry(
-        MARK_SECTOR + number,
-        0,
-        f"flush {number} returned, rounds 0\n".encode().ljust(SECTOR, b"\0"),
-    )
+def mark(number: int, what: str = "returned", serial: int = 0) -> Entry:
+    text = f"mark {serial} {what} {number} flush\n"
+    return Entry(MARK_SECTOR + serial, 0, text.encode().ljust(SECTOR, b"\0"))
 
 
 def save(entries: list[Entry], log: Path) -> None:
@@ -89,11 +91,19 @@ def make(tmp_path: Path) -> Make:
         for number, count in enumerate(cuts):
             writelog.replay(iter(entries[:count]), then.path)
             root = way.recover(Medium(tmp_path, then, []).files)
-            at = (STATES_SECTOR + number * ROOT_SECTORS) * SECTOR
-            sparse.copy_range(root, recording.states, 0, at, ROOT_SECTORS * SECTOR)
+            put_state(recording, number, root)
+            truth_of(root).save(recording.truth_at(number))
         return Judge(recording, way.recover)
 
     return judge
+
+
+def truth_of(root: Path) -> Truth:
+    """A root that a test destroys has no files."""
+    try:
+        return tree.on_card(ExtImage(root))
+    except AssertionError:
+        return Truth({})
 
 
 def judged(judge: Judge, *states: State) -> list[Verdict]:
@@ -168,8 +178,9 @@ def test_what_tells_what_is_used_must_be_right(make: Make) -> None:
 
 
 def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
+    """As when a flush left out a chunk, and the product shows root without it from then on: the guest had another."""
     judge = make(two_flushes())
-    tree = judge._tree(1)
+    files = dict(judge.truths[1].files)
     content = (
         b"a" * SECTOR
         + b"b" * SECTOR
@@ -177,11 +188,70 @@ def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
         + b"c" * SECTOR
         + b"-" * ((64 << 10) - 9 * SECTOR)
     )
-    assert tree[FILE] == hashlib.sha256(content).hexdigest()
-    tree[FILE] = "another"
-    verdicts = judged(judge, *judge.cuts.boundaries())
-    assert [verdict.good for verdict in verdicts] == [True, False, True, True]
-    assert "the files are not those of flush 1" in verdicts[1].complaint
+    assert files[FILE].endswith(f" {hashlib.md5(content).hexdigest()}")
+    for wrong in (
+        files | {FILE: "another"},
+        files | {"/root/more": "file"},
+        {name: files[name] for name in files if name != FILE},
+    ):
+        judge = Judge(judge.recording, NO_LOG.recover)
+        judge.truths[1] = Truth(wrong)
+        verdicts = judged(judge, *judge.cuts.boundaries())
+        assert [verdict.good for verdict in verdicts] == [True, False, True, True]
+        assert "the files are not those of flush 1" in verdicts[1].complaint
+
+
+def test_fewer_rounds_or_lines_than_the_guest_had_are_never_good(make: Make) -> None:
+    recording = make(two_flushes()).recording
+    for fewer in (Truth({}, rounds=1), Truth({}, lines=1)):
+        judge = Judge(recording, NO_LOG.recover)
+        judge.truths[1] = Truth(judge.truths[1].files, fewer.rounds, fewer.lines)
+        verdicts = judged(judge, *judge.cuts.boundaries())
+        assert [verdict.good for verdict in verdicts] == [True, False, True, True]
+
+
+def test_what_the_writers_wrote_proves_itself(tmp_path: Path) -> None:
+    """Rounds and lines as a guest's programs write them; one byte, one line or one round less is seen."""
+    card = Card.create(tmp_path / "card.img", Filesystem(), ROOT_ONLY)
+    line = "line {} ".format
+    lines = [line(n).ljust(LINE_BYTES - 1, ".") + "\n" for n in (*range(60), 0, 1)]
+    rounds = {n: "".join(f"{m}\n" for m in range(n, n + workload.LINES + 1)) for n in range(1, 4)}
+
+    def found(text: str, numbered: dict[int, str]) -> Truth:
+        copy = card.copy(tmp_path / "copy.img")
+        script = [f"mkdir {workload.FOLDER}"]
+        for name, content in {
+            "appended": text,
+            **{f"rounds/{n}": numbered[n] for n in numbered},
+        }.items():
+            source = tmp_path / name.replace("/", "-")
+            source.write_text(content)
+            script.append(f"write {source} /root/{name}")
+        copy.edit(script)
+        return tree.on_card(copy.fs())
+
+    whole = found("".join(lines), rounds)
+    assert (whole.rounds, whole.lines) == (3, 62)
+    assert APPENDED not in whole.files
+    for broken in (lines[:3] + lines[4:], [*lines[:40], "." * LINE_BYTES, *lines[41:]]):
+        with pytest.raises(AssertionError, match="goes on with"):
+            found("".join(broken), rounds)
+    with pytest.raises(AssertionError, match="not as written"):
+        found("", {**rounds, 2: rounds[3]})
+    with pytest.raises(AssertionError, match="not as written"):
+        found("", {1: rounds[1], 3: rounds[3]})
+
+
+def test_a_journal_is_replayed_where_the_card_was_mounted_and_the_files_alone_count(
+    make: Make,
+) -> None:
+    """What no mount would find after its replay is not asked for, a wrong file is."""
+    judge = make(two_flushes())
+    mounted = Judge(judge.recording, NO_LOG.recover, mounted=True)
+    verdicts = judged(mounted, *mounted.cuts.boundaries(), State("x", 1, 3, 6, (Arrived(4),)))
+    found = {verdict.state.name: verdict for verdict in verdicts}
+    assert found.pop("x").outcome is Outcome.TORN
+    assert all(verdict.good for verdict in found.values()), found
 
 
 def test_a_refused_recovery_is_never_good(make: Make) -> None:
@@ -218,7 +288,8 @@ def test_outcomes(found: int | None, number: int, expected: Outcome) -> None:
 
 @pytest.mark.parametrize(("seen", "expected"), [(0, 0), (5, 0), (6, 1), (9, 1), (10, 2)])
 def test_a_flush_is_reported_once_its_mark_was_received(seen: int, expected: int) -> None:
-    found = [Mark(5, 1, 0), Mark(9, 2, 0)]
+    begun = [Mark(2, 1, "flush", True), Mark(6, 2, "flush", True)]
+    found = [*begun, Mark(5, 1, "flush"), Mark(9, 2, "flush")]
     assert reported(found, State("x", 0, 0, seen)) == expected
 
 
@@ -267,6 +338,41 @@ def test_traffic_tells_merges_appends_and_wraps() -> None:
     assert traffic([]) == Traffic(0, 0, 0)
 
 
+def test_the_order_of_what_was_received_is_told_in_letters() -> None:
+    def at(sector: int, text: bytes = b"") -> Entry:
+        return Entry(sector, 0, text.ljust(SECTOR, b"\0"))
+
+    ring, last = LOG_START + CHUNK, LOG_START + LOG_SECTORS - CHUNK
+    begin, end = mark(1, "begin"), mark(1, serial=1)
+    append = [at(ring, b"cowflSEG"), at(ring + 8), BARRIER, at(ring + 16, b"cowflEND"), BARRIER]
+    merge = [at(ROOT_START), at(ROOT_START + 8), BARRIER, at(last), BARRIER, at(LOG_START), BARRIER]
+    entries = [begin, *append, *merge, end]
+    found = order.word(entries, range(1, len(entries)))
+    assert found == "sdFcFrrFHFhF"
+    assert order.complaint(order.APPEND + order.MERGE, found) == ""
+    assert order.word(entries, range(1, 3)) == "s"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "right"),
+    [
+        (order.APPEND, "sddFcF"),
+        (order.MERGE, "rrFHFhF"),
+        (order.HEADER, "HFhF"),
+        (order.DIRECT, "rrF"),
+        (order.APPEND + order.MERGE + order.LAST_STEP, "sdFcFrFHFhFrF"),
+    ],
+)
+def test_an_order_without_one_of_its_flushes_is_wrong(pattern: str, right: str) -> None:
+    assert (
+        order.complaint(pattern, right) == order.complaint(pattern, right.replace("F", "FF")) == ""
+    )
+    for at in range(len(right)):
+        if right[at] == "F":
+            less = right[:at] + right[at + 1 :]
+            assert order.complaint(pattern, less).startswith(f"the card received {less}, which is")
+
+
 def test_the_tool_is_asked_and_its_refusal_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +393,33 @@ def test_the_tool_is_asked_and_its_refusal_is_one(
     log.write_text("bad")
     with pytest.raises(Refused, match="ended with 1"):
         with_the_tool([root, log])
+    assert with_the_tool([root, log], (0, 1)).read_text() == "rootbad"
+
+
+def test_what_the_second_reader_finds_counts_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real log, made and read by the tool on this machine, and a tool that changes one byte of the export."""
+    root, log = tmp_path / "root.img", tmp_path / "log.img"
+    shutil.copyfile(Card.create(tmp_path / "card.img", FILESYSTEM, ROOT_ONLY).fs().path, root)
+    with open(log, "wb") as file:
+        file.truncate(LOG_SECTORS * SECTOR)
+    tool = artefacts.host_cowflush()
+    subprocess.run([tool, "log", "format", log, "--root", root], check=True, capture_output=True)
+    assert by_both([root, log]).read_bytes() == root.read_bytes()
+
+    liar = tmp_path / "host" / "release" / "cowflush"
+    liar.parent.mkdir(parents=True)
+    liar.write_text(
+        f'#!/bin/sh\n{tool} "$@" && printf x | dd of="$5" bs=1 seek=9000 conv=notrunc\n'
+    )
+    liar.chmod(0o755)
+    monkeypatch.setattr(artefacts, "BUILD", tmp_path)
+    with pytest.raises(Refused, match="another root, in 1 chunks from byte 8192"):
+        by_both([root, log])
+    log.write_bytes(bytes(LOG_SECTORS * SECTOR))
+    with pytest.raises(Refused, match="no intact header"):
+        second_reader([root, log])
 
 
 # The smallest log there is: sector 0 is "v" while sectors 1 and 2 are to be copied to the file's 0 and 8.

@@ -99,6 +99,42 @@ def test_nothing_arrives_that_was_not_received() -> None:
         assert all(state.start <= write.entry < state.seen for write in state.arrived)
 
 
+def test_of_each_epoch_one_write_arrives_alone_and_one_is_lost_alone() -> None:
+    found = {state.name: contents(state, ENTRIES) for state in Cuts(ENTRIES).directed()}
+    assert {name: found[name] for name in ("only 0", "without 0", "only 1", "without 1")} == {
+        "only 0": "ab........",
+        "without 0": "....c.....",
+        "only 1": "....c.....",
+        "without 1": "ab........",
+    }
+    # What a FUA write was told is there stays.
+    assert (found["only 4"], found["without 4"]) == ("abf.c...g.", "hde.c...g.")
+    assert found["without 5"] == "hdf.c...g."
+    assert len(found) == 2 * 6
+
+
+def test_of_a_long_epoch_some_writes_are_taken_and_the_ends_among_them() -> None:
+    cuts = Cuts([write(n, "a") for n in range(100)])
+    chosen = [int(state.name.split()[1]) for state in cuts.directed(4)]
+    assert chosen == [0, 0, 33, 33, 66, 66, 99, 99]
+
+
+def test_writes_that_were_cut_off_are_garbage_in_one_part_of_the_card() -> None:
+    first, second = Cuts(ENTRIES).garbled(range(4, 9))
+    pieces = dict(first.pieces(ENTRIES))
+    assert pieces[0] == b"a" * SECTOR + b"b" * SECTOR
+    assert not set(pieces[4]) & set(b"c.") and len(pieces[4]) == SECTOR
+    assert "1 garbled" in str(first) and (first.seen, second.seen) == (2, 7)
+    assert [write.entry for write in second.arrived if write.garbled] == [5]
+    assert Cuts(ENTRIES).garbled(range(100, 101)) == []
+
+
+def test_every_kind_of_state_is_found_by_its_name() -> None:
+    cuts = Cuts(ENTRIES)
+    known = [*cuts.boundaries(), *cuts.directed(2), *cuts.garbled(range(9)), *cuts.drawn(5, 1)]
+    assert all(cuts.named(state.name, range(9)) == state for state in known)
+
+
 def test_a_name_draws_its_state_again() -> None:
     cuts = Cuts(ENTRIES)
     assert all(cuts.draw(state.name) == state for state in cuts.drawn(20, seed=7))

@@ -6,6 +6,7 @@ from vm import Drive, workload
 from vm.ext import ExtImage
 from vm.lab import Lab
 
+from powercut import tree
 from powercut.judge import Judge, reported
 from powercut.medium import Medium, rebuild
 from powercut.recording import digests, make_states, read_out
@@ -27,7 +28,10 @@ def check(lab: Lab, way: Way, judge: Judge, state: State) -> None:
         assert judge.flush_of.get(digest) in (number, number + 1), (
             f"root is not as flush {number} or the next left it"
         )
-        workload.check_in_guest(vm, judge.marks[number - 1].rounds if number else 0)
+        found = tree.in_guest(vm)
+        differ = tree.complaint(found, judge.truths[judge.flush_of[digest]])
+        assert not differ, f"the guest has other files: {differ}"
+        workload.check_in_guest(vm, judge.truths[number].rounds)
         vm.run(f"echo {state.name} >{AFTER} && cowflush flush", timeout=60).ok()
     files = Medium(lab.directory, card, []).files
     recovered = ExtImage(way.recover(files))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
@@ -11,9 +12,11 @@ from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 
+from vm import sparse
 from vm.ext import ExtImage
 from vm.writelog import Entry
 
+from powercut import tree
 from powercut.medium import Medium
 from powercut.recording import Mark, Recording, marks
 from powercut.states import Cuts, State
@@ -21,6 +24,8 @@ from powercut.ways import LOG_SECTORS, LOG_START, ROOT_START, Recover, Refused
 
 # A chunk, in sectors
 CHUNK = 8
+# Writes of an epoch that stand for it
+FEW = 6
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -53,21 +58,53 @@ class Verdict:
 
 
 class Judge:
-    """Judges the states of one recording. `recover` sees the files of the partitions, root first."""
+    """Judges the states of one recording. `recover` sees the files of the partitions, root first.
 
-    def __init__(self, recording: Recording, recover: Recover) -> None:
+    A root is known again by its content; and then its files must be those that the guest's own programs
+    found before that flush, so that what a flush leaves out, and shows no more, is missed. With
+    `mounted` the guest wrote to the card directly at the end: then a journal is replayed first, as a
+    mount would, and a root is known by its files alone.
+    """
+
+    def __init__(self, recording: Recording, recover: Recover, mounted: bool = False) -> None:
         self.recording = recording
-        self.entries = recording.entries()
-        self.marks = marks(self.entries)
-        self.cuts = Cuts(self.entries, unrelated=[mark.entry for mark in self.marks])
+        self._receive(recording.entries())
+        self.truths = recording.truths()
         self._recover = recover
+        self._mounted = mounted
         # By content: all that e2fsprogs don't call free or the journal's.
-        self.flush_of = {digest: number for number, digest in enumerate(recording.digests())}
-        assert len(self.flush_of) == len(self.marks) + 1, (
+        states = [] if mounted else recording.digests()
+        self.flush_of = {digest: number for number, digest in enumerate(states)}
+        assert len(self.flush_of) == len(states), (
             "two flushes left the same state: nothing tells them apart"
         )
+        assert len(self.truths) == 1 + max((mark.number for mark in self.marks), default=0), (
+            f"of {len(self.truths)} states it is known what the guest had: {self.marks}"
+        )
         self._seen: dict[str, tuple[int | None, str]] = {}
-        self._trees: dict[int, dict[str, str]] = {}
+
+    def _receive(self, entries: list[Entry]) -> None:
+        self.entries = entries
+        self.marks = marks(entries)
+        self.cuts = Cuts(entries, unrelated=[mark.entry for mark in self.marks])
+
+    def without(self, request: int) -> tuple[Judge, list[State]]:
+        """The judge of the same record had this FLUSH not been sent, and states that are possible then alone."""
+        other = copy.copy(self)
+        other._receive([*self.entries[:request], *self.entries[request + 1 :]])
+        log = range(LOG_START, LOG_START + LOG_SECTORS)
+        states = [*other.cuts.directed(FEW), *other.cuts.garbled(log)]
+        return other, [s for s in states if s.start < request < other.cuts.epochs[s.epoch].stop]
+
+    def window(self, name: str) -> range:
+        """The cuts (by the requests that were received) while a command was at work, whose mark has this name."""
+        begin = next(mark.entry for mark in self.marks if mark.begun and mark.name == name)
+        ends = (
+            mark.entry
+            for mark in self.marks
+            if not mark.begun and mark.name == name and mark.entry > begin
+        )
+        return range(begin + 1, next(ends, len(self.entries)) + 1)
 
     def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
         # In RAM where that can be had: the tool syncs what it writes, thousands of times.
@@ -88,29 +125,47 @@ class Judge:
         # Most states are alike, and one look at each is enough.
         digest = hashlib.sha256(root.read_bytes()).hexdigest()
         if digest not in self._seen:
-            self._seen[digest] = self._look(ExtImage(root))
+            look = self._look_mounted if self._mounted else self._look
+            self._seen[digest] = look(root)
         found, complaint = self._seen[digest]
         return Verdict(state, number, outcome(found, number), complaint)
 
-    def _look(self, root: ExtImage) -> tuple[int | None, str]:
+    def _look(self, root: Path) -> tuple[int | None, str]:
         """The flush whose state this is, and what is wrong with it: e2fsck's words, or other files than the guest had."""
-        found = self.flush_of.get(root.content())
+        image = ExtImage(root)
+        found = self.flush_of.get(image.content())
         try:
-            root.fsck()
+            image.fsck()
             if found is not None:
-                assert root.hashes("/") == self._tree(found), (
-                    f"the files are not those of flush {found}"
-                )
+                differ = tree.complaint(tree.on_card(image), self.truths[found])
+                assert not differ, f"the files are not those of flush {found}: {differ}"
         except AssertionError as error:
             return found, str(error)
         return found, ""
 
-    def _tree(self, number: int) -> dict[str, str]:
-        """The files of a flush's state, as the guest's kernel showed it."""
-        if number not in self._trees:
-            with self.recording.state(number) as image:
-                self._trees[number] = image.hashes("/")
-        return self._trees[number]
+    def _look_mounted(self, root: Path) -> tuple[int | None, str]:
+        """The same where the card was mounted: on a copy, since its journal is replayed."""
+        image = ExtImage(_copy(root))
+        try:
+            image.replay_journal()
+            files = tree.on_card(image)
+            differ = {n: tree.complaint(files, truth) for n, truth in enumerate(self.truths)}
+            # The youngest: a flush before which nothing had changed is as good as the one before.
+            found = max((number for number in differ if not differ[number]), default=None)
+        except AssertionError as error:
+            return None, str(error)
+        try:
+            image.fsck()
+        except AssertionError as error:
+            return found, str(error)
+        return found, "" if found is not None else str(differ)
+
+
+def _copy(root: Path) -> Path:
+    mounted = root.with_name("mounted.img")
+    mounted.unlink(missing_ok=True)
+    sparse.copy(root, mounted)
+    return mounted
 
 
 @dataclass(frozen=True)
@@ -133,7 +188,8 @@ def traffic(entries: Sequence[Entry]) -> Traffic:
 
 def reported(marks: Sequence[Mark], state: State) -> int:
     """The number of the last flush that had returned before the cut."""
-    return sum(mark.entry < state.seen for mark in marks)
+    done = (mark.number for mark in marks if not mark.begun and mark.entry < state.seen)
+    return max(done, default=0)
 
 
 def outcome(found: int | None, number: int) -> Outcome:

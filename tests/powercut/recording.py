@@ -1,4 +1,4 @@
-"""Records a busy guest that flushes: all its card receives, and the exact state of each flush."""
+"""Records what a card receives while a guest's commands run, and what root holds after each of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vm import Drive, sparse, workload, writelog
 from vm.card import Card
@@ -16,20 +17,24 @@ from vm.machine import VM
 from vm.sparse import SECTOR
 from vm.writelog import Entry
 
+from powercut import tree
 from powercut.medium import Medium
+from powercut.tree import Truth
 from powercut.ways import ROOT_SECTORS, Way
 
-# Marks go between the partition table and the first partition.
+# Marks go between the partition table and the first partition, each to a sector of its own.
 MARK_SECTOR = 4096
-MARK = re.compile(rb"flush (\d+) returned, rounds (\d+)\n")
+MARK = re.compile(rb"mark (\d+) (begin|returned) (\d+) (.*)\n")
 
 BLANK = "blank.img"
+CARD = "card.img"
 # States begin behind so many sectors: a disk that begins with a copy of root would be root itself,
 # by its UUID.
 STATES_SECTOR = 8192
 LOAD_FOLDER = "/root/load"
 LOAD_MIB = 2
 LOAD_BYTES = 768 << 10
+COUNTER = "/root/counter"
 
 # Kernel names, since nobody but udev makes links in /dev/mapper. Past the page cache, since that of
 # a device does not see what another device above the same card writes.
@@ -41,11 +46,17 @@ for name in cowflush-origin cowflush-logged; do
 done
 guest-tools direct $below /dev/sdb --seek $(({STATES_SECTOR} + number * {ROOT_SECTORS}))
 """
-# Right after the flush's return, so that the write log itself tells when that was.
-FLUSH = f"""
-printf 'flush %s returned, rounds %s\\n' $number $rounds >/run/mark && truncate -s {SECTOR} /run/mark &&
-cowflush flush &&
-guest-tools direct /run/mark /dev/sda --seek $(({MARK_SECTOR} + number))
+# The second mark comes right after the return, so that the write log itself tells when that was.
+MARKED = f"""
+mark() {{
+    echo "mark $1 $2 $number $name" >/run/mark && truncate -s {SECTOR} /run/mark &&
+    guest-tools direct /run/mark $disk --seek $(({MARK_SECTOR} + $1)) || exit 99
+}}
+mark $serial begin
+( eval "$command" )
+code=$?
+[ $code != 0 ] || mark $((serial + 1)) returned
+exit $code
 """
 
 
@@ -77,14 +88,25 @@ class Recording:
         with extracted(self.states, number) as image:
             yield image
 
+    def truth_at(self, number: int) -> Path:
+        return self.directory / f"truth-{number}.json"
+
+    def truths(self) -> list[Truth]:
+        """What the guest had before each flush, by its own programs; the first is what the card had."""
+        found: list[Truth] = []
+        while (path := self.truth_at(len(found))).exists():
+            found.append(Truth.load(path))
+        return found
+
 
 @dataclass(frozen=True)
 class Mark:
-    """The request `entry` was sent when flush `number` had returned; `rounds` were complete when it began."""
+    """The request `entry` was sent when a command began (`begun`) or had returned; from its return on state `number` holds."""
 
     entry: int
     number: int
-    rounds: int
+    name: str
+    begun: bool = False
 
 
 def marks(entries: list[Entry]) -> list[Mark]:
@@ -93,36 +115,117 @@ def marks(entries: list[Entry]) -> list[Mark]:
     for index, entry in enumerate(entries):
         text = MARK.match(entry.data)
         if text and entry.sector == MARK_SECTOR + int(text[1]):
-            found.append(Mark(index, int(text[1]), int(text[2])))
+            found.append(Mark(index, int(text[3]), text[4].decode(), text[2] == b"begin"))
     return found
+
+
+class Recorder:
+    """Runs commands in a guest between marks on the recorded disk."""
+
+    def __init__(self, vm: VM, recording: Recording, disk: str = "/dev/sda") -> None:
+        self.vm = vm
+        self.recording = recording
+        self.number = 0
+        self._disk = disk
+        self._serial = 0
+
+    def flush(self, command: str = "cowflush flush", read: bool = True) -> None:
+        """Makes the next state with this command, and keeps what root holds then.
+
+        What must be there is asked before, of the guest's own programs; the device under root is copied
+        to the second disk afterwards, unless nothing stands still there.
+        """
+        self.look()
+        self.run(command, self.number + 1)
+        self.number += 1
+        if read:
+            read_out(self.vm, self.number)
+
+    def look(self) -> None:
+        """Asks the guest what it has: that must be there in the next state."""
+        tree.in_guest(self.vm).save(self.recording.truth_at(self.number + 1))
+
+    def run(self, command: str, number: int | None = None, code: int = 0) -> str:
+        """Runs a command from whose return on state `number` holds, else the same as before. One that fails has no return."""
+        values = {
+            "number": self.number if number is None else number,
+            "serial": self._serial,
+            "disk": self._disk,
+            "name": f"'{command}'",
+            "command": f"'{command}'",
+        }
+        self._serial += 2
+        script = "".join(f"{key}={value}\n" for key, value in values.items()) + MARKED
+        return self.vm.run(script, timeout=120).exits(code).text
+
+    def change(self) -> None:
+        """Something that tells the next state from this one."""
+        number = self.number + 1
+        self.vm.run(f"seq {number} 9000 >/root/f{number} && echo {number} >{COUNTER}").ok()
+
+    def end(self) -> Recording:
+        """Cuts the guest's power."""
+        self.vm.kill()
+        found = [mark.number for mark in marks(self.recording.entries()) if not mark.begun]
+        assert found == sorted(found) and max(found, default=0) == self.number, (
+            f"the write log's marks are {found}"
+        )
+        return self.recording
+
+
+def recorder(
+    lab: Lab,
+    way: Way,
+    room: int,
+    start: Card | None = None,
+    name: str = "recording",
+    truth: Truth | None = None,
+    **options: Any,
+) -> Recorder:
+    """Boots a guest from a fresh card or `start`; there is room for so many states besides the first."""
+    recording = prepare(lab.directory / name, way, start or fresh(lab, way), room, truth)
+    card = recording.blank.copy(recording.directory / CARD)
+    drives = [Drive(recording.states)]
+    options = {"write_log": recording.log, "drives": drives, "append": way.append, **options}
+    return Recorder(lab(card, **options), recording)
+
+
+class Load:
+    """Two writers beside, which never pause, and blocks of a file that are written before each flush."""
+
+    def __init__(self, made: Recorder) -> None:
+        self._made, vm = made, made.vm
+        vm.run(
+            f"mkdir -p {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base"
+        ).ok()
+        self._writer = workload.Writer(vm)
+        self._appender = vm.start(f"guest-tools writer {tree.APPENDED} --seconds 600 --pause 50000")
+        self._writer.wait_rounds(1)
+        vm.until(f"[ -s {tree.APPENDED} ]")
+
+    def scatter(self) -> None:
+        """Writes here and there, and leaves all but the writers' files as they are then."""
+        words = f"scattered {LOAD_FOLDER} --bytes {LOAD_BYTES} --seed {self._made.number + 1}"
+        self._made.vm.run(f"guest-tools load {words}", timeout=120).ok()
+
+    def stop(self) -> None:
+        assert self._appender.running(), (
+            f"the appending writer ended by itself: {self._appender.wait().text}"
+        )
+        self._writer.stop()
 
 
 def record(
     lab: Lab, way: Way, flushes: int, start: Card | None = None, name: str = "recording"
 ) -> Recording:
     """Boots a guest from a fresh card or `start`, lets it write without a pause, and flushes so many times."""
-    recording = prepare(lab.directory / name, way, start or fresh(lab, way), flushes)
-    card = recording.blank.copy(recording.directory / "card.img")
-    vm = lab(card, write_log=recording.log, drives=[Drive(recording.states)], append=way.append)
-    vm.run(
-        f"mkdir -p {LOAD_FOLDER} && head -c {LOAD_MIB << 20} /dev/urandom >{LOAD_FOLDER}/base"
-    ).ok()
-    writer = workload.Writer(vm)
-    appender = vm.start("guest-tools writer /root/appended --seconds 600 --pause 50000")
-    for number in range(1, flushes + 1):
-        vm.run(
-            f"guest-tools load scattered {LOAD_FOLDER} --bytes {LOAD_BYTES} --seed {number}",
-            timeout=120,
-        ).ok()
-        flush(vm, number, writer.rounds())
-    assert appender.running(), f"the appending writer ended by itself: {appender.wait().text}"
-    writer.stop()
-    vm.kill()
-    found = marks(recording.entries())
-    assert [mark.number for mark in found] == list(range(1, flushes + 1)), (
-        f"the write log's marks are {found}"
-    )
-    return recording
+    made = recorder(lab, way, flushes, start, name)
+    load = Load(made)
+    for _ in range(flushes):
+        load.scatter()
+        made.flush()
+    load.stop()
+    return made.end()
 
 
 def fresh(lab: Lab, way: Way) -> Card:
@@ -134,19 +237,31 @@ def fresh(lab: Lab, way: Way) -> Card:
     return card
 
 
-def prepare(directory: Path, way: Way, card: Card, flushes: int) -> Recording:
-    """The card as it is before the guest boots, and room for so many flushes' states behind state 0."""
+def prepare(
+    directory: Path, way: Way, card: Card, flushes: int, truth: Truth | None = None
+) -> Recording:
+    """The card as it is before the guest boots, and room for so many flushes' states behind state 0.
+
+    `truth` is what root must hold then; where nobody knows, e2fsprogs say what it does.
+    """
     directory.mkdir()
     card.copy(directory / BLANK)
     recording = Recording.open(directory)
     make_states(recording.states, flushes + 1)
-    root = way.recover(Medium(directory, card, []).files)
-    sparse.copy_range(root, recording.states, 0, STATES_SECTOR * SECTOR, ROOT_SECTORS * SECTOR)
+    root = way.recover(Medium(directory, recording.blank, []).files)
+    put_state(recording, 0, root)
+    (truth or tree.on_card(ExtImage(root))).save(recording.truth_at(0))
     return recording
 
 
+def put_state(recording: Recording, number: int, root: Path) -> None:
+    """Root as a file has it is the state of flush `number`."""
+    at = (STATES_SECTOR + number * ROOT_SECTORS) * SECTOR
+    sparse.copy_range(root, recording.states, 0, at, ROOT_SECTORS * SECTOR)
+
+
 def make_states(path: Path, count: int) -> None:
-    """An empty disk with room for so many states."""
+    """An empty second disk."""
     path.unlink(missing_ok=True)
     with open(path, "wb") as file:
         file.truncate((STATES_SECTOR + count * ROOT_SECTORS) * SECTOR)
@@ -171,13 +286,6 @@ def extracted(states: Path, number: int) -> Iterator[ExtImage]:
         yield ExtImage(path)
     finally:
         path.unlink()
-
-
-def flush(vm: VM, number: int, rounds: int) -> None:
-    """Flushes, marks the return in the write log, and copies the device under root to the second disk."""
-    values = f"number={number} rounds={rounds}\n"
-    vm.run(values + FLUSH, timeout=120).ok()
-    read_out(vm, number)
 
 
 def read_out(vm: VM, number: int) -> None:

@@ -17,7 +17,7 @@ from powercut.judge import Judge, Outcome, Verdict, traffic
 from powercut.medium import rebuild
 from powercut.recording import Recording, record
 from powercut.states import State
-from powercut.ways import Way
+from powercut.ways import LOG_SECTORS, LOG_START, Way
 
 PROGRESS_SECONDS = 10
 FAILURES_SHOWN = 10
@@ -45,7 +45,17 @@ def describe(judge: Judge) -> str:
     epochs = judge.cuts.epochs
     writes = sum(bool(entry.data) for entry in judge.entries) - len(judge.marks)
     sizes = sorted(epoch.stop - epoch.start for epoch in epochs)
-    return f"{len(judge.marks)} flushes; the card received {writes} writes in {len(epochs)} epochs, {sizes[-1]} requests the longest"
+    return f"{len(judge.truths) - 1} flushes; the card received {writes} writes in {len(epochs)} epochs, {sizes[-1]} requests the longest"
+
+
+def states(judge: Judge, drawn: int, seed: int, directed: int = 16) -> list[State]:
+    """All kinds of cuts; `directed` is how many writes of each epoch are lost alone, and arrive alone."""
+    return [
+        *judge.cuts.boundaries(),
+        *judge.cuts.directed(directed),
+        *judge.cuts.garbled(range(LOG_START, LOG_START + LOG_SECTORS)),
+        *judge.cuts.drawn(drawn, seed),
+    ]
 
 
 def idle_complaint(judge: Judge) -> str:
@@ -128,8 +138,7 @@ def failures(verdicts: Sequence[Verdict]) -> str:
 
 def replay(judge: Judge, name: str, path: Path) -> tuple[Verdict, Path]:
     """One state again, by its name: its verdict, and its whole card in a file."""
-    known = {state.name: state for state in judge.cuts.boundaries()}
-    state = known.get(name) or judge.cuts.draw(name)
+    state = judge.cuts.named(name, range(LOG_START, LOG_START + LOG_SECTORS))
     [verdict] = judge.verdicts([state])
     rebuild(path, judge.recording.blank, judge.entries, state)
     return verdict, path

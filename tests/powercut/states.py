@@ -20,6 +20,8 @@ from vm.writelog import DISCARD, FLUSH, FUA, Entry
 SECTOR = 512
 # How many draws there are for a state that is wanted: epochs of one write have but a few.
 TRIES = 20
+# What is read where a write was cut off: not even one byte is right.
+GARBLED = bytes(255 - byte for byte in range(256))
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,19 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Arrived:
-    """A write that reached the medium; `sectors` counts within it, None is all of it."""
+    """A write that reached the medium; `sectors` counts within it, None is all of it.
+
+    One that is `garbled` was cut off while the medium took it: these sectors hold neither what was
+    there nor what was written.
+    """
 
     entry: int
     sectors: tuple[int, ...] | None = None
+    garbled: bool = False
 
     def __str__(self) -> str:
-        return str(self.entry) if self.sectors is None else f"{self.entry}[{_ranges(self.sectors)}]"
+        which = "" if self.sectors is None else f"[{_ranges(self.sectors)}]"
+        return f"{self.entry}{which}{' garbled' * self.garbled}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class State:
         for write in self.arrived:
             entry = entries[write.entry]
             for first, count in _runs(write.sectors, len(entry.data) // SECTOR):
-                yield entry.sector + first, entry.data[first * SECTOR : (first + count) * SECTOR]
+                data = entry.data[first * SECTOR : (first + count) * SECTOR]
+                yield entry.sector + first, data.translate(GARBLED) if write.garbled else data
 
 
 def epochs(entries: Sequence[Entry]) -> list[Epoch]:
@@ -113,6 +122,43 @@ class Cuts:
     def _boundary(index: int, epoch: Epoch) -> State:
         return State(f"boundary {index}", index, epoch.start, epoch.start, at_boundary=True)
 
+    def directed(self, most: int = 16) -> list[State]:
+        """Of each epoch: one write has arrived and all others are lost, and the other way round.
+
+        The first shows a FLUSH that is missing before a write which others must precede, the
+        second one that is missing before a command returns. Of a long epoch `most` writes are
+        taken, the first and the last among them.
+        """
+        found = []
+        for index in self._busy:
+            writes = self._writes[index]
+            start, stop = self.epochs[index].start, self.epochs[index].stop
+            for place in _spread(len(writes), most):
+                chosen = writes[place]
+                done = [n for n in writes if self._entries[n].flags & FUA and n < stop - 1]
+                alone = sorted({chosen, *done})
+                without = sorted({*writes} - {chosen} | {*done})
+                for name, arrived in (("only", alone), ("without", without)):
+                    states = tuple(map(Arrived, arrived))
+                    found.append(State(f"{name} {chosen}", index, start, stop, states))
+        return found
+
+    def garbled(self, sectors: range) -> list[State]:
+        """Of each epoch all writes that touch `sectors` were cut off halfway, and all others have arrived."""
+        found = []
+        for index in self._busy:
+            epoch, writes = self.epochs[index], self._writes[index]
+            arrived = tuple(Arrived(n, None, self._entries[n].sector in sectors) for n in writes)
+            if any(write.garbled for write in arrived):
+                # Whatever came later was not received: the power is gone.
+                found.append(State(f"garbled {index}", index, epoch.start, writes[-1] + 1, arrived))
+        return found
+
+    def named(self, name: str, sectors: range) -> State:
+        """One of all these states, by its name."""
+        known = [*self.boundaries(), *self.directed(len(self._entries)), *self.garbled(sectors)]
+        return next((state for state in known if state.name == name), None) or self.draw(name)
+
     def drawn(self, count: int, seed: int) -> list[State]:
         """So many different states inside epochs; fewer only when a small record seems to have no more."""
         found: dict[tuple[int, tuple[Arrived, ...]], State] = {}
@@ -153,6 +199,13 @@ class Cuts:
                     yield torn
             elif place not in lost:
                 yield whole
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """So many places out of `count` at most, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(n * (count - 1) / (most - 1)) for n in range(most)})
 
 
 def _lost(random: Random, count: int) -> Collection[int]:

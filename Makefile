@@ -13,6 +13,12 @@ export RUSTDOC := /usr/bin/rustdoc
 export RUSTFMT := /usr/bin/rustfmt
 export CARGO_TARGET_DIR := $(CURDIR)/build/host
 
+# What each tier needs besides the one before it
+FOR_TEST := guest kernel-6.1
+FOR_THOROUGH := kernel-6.12 $(foreach version,6.1 6.12 newest,kernel-$(version)-x86_64) guest-x86_64 \
+	promtool deb-i386 deb-amd64 ipk debian-systems
+FOR_SYSTEMS := kernel-newest images debian-systems-amd64
+
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
@@ -82,11 +88,6 @@ fmt: deps ## Format the sources of Rust and Python
 	/usr/bin/cargo-fmt fmt --all
 	@tools=$$(cross/python-tools); "$$tools"/bin/ruff format; "$$tools"/bin/ruff check --fix
 
-# What each tier needs besides the one before it
-FOR_TEST := guest kernel-6.1
-FOR_THOROUGH := kernel-6.12 $(foreach version,6.1 6.12 newest,kernel-$(version)-x86_64) guest-x86_64 \
-	promtool deb-i386 deb-amd64 ipk debian-systems
-FOR_SYSTEMS := kernel-newest images debian-systems-amd64
 build: deps ## Binary, initramfs and test kernel in build/: what `make test` needs
 	@$(SIDE_BY_SIDE) $(FOR_TEST)
 

@@ -29,7 +29,7 @@ packages=(
     qemu-system-x86 e2fsprogs fdisk gdisk
     python3 python3-pytest python3-pytest-xdist
     # images of cards
-    grub-common grub-pc-bin mtools fakeroot zstd
+    grub-common grub-pc-bin mtools fakeroot
     # boot loaders and root filesystems that tests make images of
     syslinux squashfs-tools
 )

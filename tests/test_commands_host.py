@@ -140,14 +140,16 @@ def test_what_is_as_documented_passes() -> None:
 def test_what_is_not_as_documented_fails(change: dict[str, Any], complaint: str) -> None:
     """The judge of all JSON can fail."""
     with pytest.raises(jsondoc.NotAsDocumented, match=re.escape(complaint)):
-        jsondoc.check("history", {"version": 1, "flushes": [FLUSH, {**FLUSH, **change}], "life": None})
+        jsondoc.check(
+            "history", {"version": 1, "flushes": [FLUSH, {**FLUSH, **change}], "life": None}
+        )
 
 
 def test_a_key_that_is_missing_or_on_another_line_fails() -> None:
     short = {key: value for key, value in FLUSH.items() if key != "pruned"}
     with pytest.raises(jsondoc.NotAsDocumented, match="a-flush has the keys"):
         jsondoc.check("a-flush", short)
-    with pytest.raises(jsondoc.NotAsDocumented, match="history.flushes is a list"):
+    with pytest.raises(jsondoc.NotAsDocumented, match=r"history\.flushes is a list"):
         jsondoc.check("history", {"version": 1, "flushes": None, "life": None})
     with pytest.raises(jsondoc.NotAsDocumented, match="prints one line"):
         jsondoc.parse("check", '{"complete": true,\n"items": []}\n')

@@ -188,7 +188,9 @@ Place = Callable[[Rig, int], tuple[int, int]]
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("at", [0, 2, 3], ids=["oldest", "middle", "youngest"])
-@pytest.mark.parametrize("place", [in_head, in_table, in_live_data], ids=lambda place: place.__name__)
+@pytest.mark.parametrize(
+    "place", [in_head, in_table, in_live_data], ids=lambda place: place.__name__
+)
 def test_damage_ends_the_log_before_it(tmp_path: Path, place: Place, at: int, seed: int) -> None:
     rig = Rig(tmp_path, seed)
     for _ in range(4):
@@ -272,9 +274,7 @@ def test_recover_merges_and_empties_the_log(rig: Rig) -> None:
     assert rig.root.read_bytes() == rig.states[-1]
     reader = FlushLog(LogImage(rig.log))
     assert reader.segments == [] and reader.whole and reader.header.sequence == 3
-    emptied = jsondoc.parse(
-        "recover", logged.host("recover", rig.root, rig.log, "--json").stdout
-    )
+    emptied = jsondoc.parse("recover", logged.host("recover", rig.root, rig.log, "--json").stdout)
     assert (emptied["segments"], emptied["to_merge"], emptied["end"]) == ([], 0, "clean")
     assert live
     # The same again changes nothing: there is nothing left to do.
@@ -485,7 +485,7 @@ def test_format_makes_what_it_was_asked_for(
 ) -> None:
     log = blank(tmp_path)
     before = logged.digest(root), logged.digest(log)
-    command = ["log", "format", log, "--root", root, *words.split()]
+    command: list[str | Path] = ["log", "format", log, "--root", root, *words.split()]
     dry = logged.host(*command, "--dry-run")
     assert dry.returncode == DONE
     assert dry.stdout == f"would make a flush log of {log} (4.0 MiB) for {root}\n"
@@ -532,7 +532,7 @@ def spared(log: Path, root: Path, kind: str) -> None:
         assert f"cannot make a flush log of {log}: it holds {kind}." in done.stderr, done.stderr
         assert over or f"`--over {kind}`" in done.stderr
         assert logged.digest(log) == before
-    named = ["log", "format", log, "--root", root, "--over", kind]
+    named: list[str | Path] = ["log", "format", log, "--root", root, "--over", kind]
     assert logged.host(*named, "--dry-run").returncode == DONE
     assert logged.digest(log) == before
     assert logged.host(*named).returncode == DONE
@@ -565,7 +565,15 @@ def test_format_spares_a_log_with_flushes_in_it(rig: Rig) -> None:
     done = logged.host("log", "format", rig.log, "--root", rig.root)
     assert done.returncode == USAGE and "it holds cowflush-log" in done.stderr
     rig.check(1, "clean")
-    over = ["log", "format", rig.log, "--root", rig.root, "--over", "cowflush-log"]
+    over: list[str | Path] = [
+        "log",
+        "format",
+        rig.log,
+        "--root",
+        rig.root,
+        "--over",
+        "cowflush-log",
+    ]
     assert logged.host(*over).returncode == DONE
     reader = FlushLog(LogImage(rig.log))
     assert reader.segments == [] and reader.header.uuid != rig.writer.uuid
@@ -579,8 +587,14 @@ def test_format_refuses_what_makes_no_log(tmp_path: Path, root: Path) -> None:
     small.write_bytes(bytes(512 << 10))
     log = blank(tmp_path)
     refusals = {
-        f"{small} --root {root}": (FAILED, "it has 512.0 KiB, and a log with this erase block takes"),
-        f"{log} --root {root} --erase-block 4M": (FAILED, "a log with this erase block takes 5.0 MiB"),
+        f"{small} --root {root}": (
+            FAILED,
+            "it has 512.0 KiB, and a log with this erase block takes",
+        ),
+        f"{log} --root {root} --erase-block 4M": (
+            FAILED,
+            "a log with this erase block takes 5.0 MiB",
+        ),
         f"{log} --root {root} --over ext4": (USAGE, "it does not hold what --over says"),
         f"{log} --root {root} --label 12345678901234567": (USAGE, "a label has at most 16 bytes"),
         f"{log} --root {root} --erase-block 3K": (USAGE, "no multiple of 4K"),

@@ -111,9 +111,9 @@ def _check_value(where: str, value: Value, found: Any) -> None:
     # True is a number to Python.
     if type(found) is not value.plain:
         raise NotAsDocumented(f"{where} is another type by {DOCUMENT}: {found!r}")
-    if value.words and not (found == "" and value.may_be_empty):
-        if not any(_fits(word, found) for word in value.words):
-            raise NotAsDocumented(f"{where} is one of {value.words} by {DOCUMENT}: {found!r}")
+    named = not value.words or (found == "" and value.may_be_empty)
+    if not named and not any(_fits(word, str(found)) for word in value.words):
+        raise NotAsDocumented(f"{where} is one of {value.words} by {DOCUMENT}: {found!r}")
 
 
 def _fits(word: str, found: str) -> bool:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vm.lab import Lab
 
 STATE = "/root/state"
+# What some tests write besides; their content is for those to judge
+WORKLOADS = ("/root/big", "/root/sum", "/root/victim")
 # Where the programs of the tests' root are
 PROGRAMS = ("/bin", "/sbin", "/usr")
 
@@ -104,20 +106,21 @@ def check_state(vm: VM, number: int) -> None:
     vm.run(f"cd /root && for n in $(seq {number}); do seq $n 3000 | cmp - f$n || exit; done").ok()
 
 
-def check_card(card: Card, number: int, besides: Collection[str] = ()) -> None:
+def check_card(card: Card, number: int, besides: Collection[str] | None = None) -> None:
     """The same from outside, with the log applied by the second reader: each file has its content,
-    there is no other one but those `besides`, and the programs are as they were put there."""
+    there is no other one, and the programs are as they were put there. `besides` is what must be there
+    in addition (else some of `WORKLOADS` may be)."""
     check_root(flushlog.recovered(card), number, besides)
 
 
-def check_root(root: ExtImage, number: int, besides: Collection[str] = ()) -> None:
+def check_root(root: ExtImage, number: int, besides: Collection[str] | None = None) -> None:
     """The same of an image of root."""
     root.fsck()
     wanted = {f"/root/f{n}": _content(n) for n in range(1, number + 1)}
     wanted[STATE] = f"{number}\n".encode()
     found = root.hashes("/root")
-    for name in besides:
-        assert found.pop(name, None), f"{name} isn't there"
+    for name in WORKLOADS if besides is None else besides:
+        assert found.pop(name, None) or besides is None, f"{name} isn't there"
     expected = {name: hashlib.sha256(content).hexdigest() for name, content in wanted.items()}
     assert found == expected, sorted(set(found.items()) ^ set(expected.items()))
     check_programs(root)
@@ -127,9 +130,7 @@ def check_programs(root: ExtImage) -> None:
     """What no test changes is as the card was made."""
     found = {name: sha for folder in PROGRAMS for name, sha in root.hashes(folder).items()}
     targets = [
-        target
-        for target in ("i586", "x86_64")
-        if (artefacts.programs(target) / "busybox").exists()
+        target for target in ("i586", "x86_64") if (artefacts.programs(target) / "busybox").exists()
     ]
     assert found in [_programs(target) for target in targets], sorted(found)
 
@@ -196,3 +197,9 @@ def digest(path: Path) -> str:
             file.seek(begin)
             found.update(file.read(end - begin))
     return found.hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of all of a file's bytes, as `sha256sum` says it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -51,7 +51,7 @@ class LogWriter:
         self._random = Random(self.seed)
         self.uuid = self._random.randbytes(16)
         self.length = (self.chunks - 1 - self.align) // self.align * self.align
-        self._number = 0
+        self._number = self._generation = self._previous = 0
         self._witness: tuple[int, ...] = ()
         self._sequence = 0
         self._position = self._first = 0

@@ -55,8 +55,8 @@ def test_a_second_command_is_told_who_is_at_work(boot: Lab) -> None:
     # A shutdown waits for the other one, but not longer than it may.
     seconds = measured(vm, "cowflush stop --shutdown --within 2", BUSY)
     assert 1.5 < seconds < 30
-    assert f"process {pid} (cowflush flush) is at work" in logged.said(vm)
-    assert "NOT ON THE CARD: " in logged.said(vm)
+    assert f"process {pid} (cowflush flush) is at work" in vm.console
+    assert "NOT ON THE CARD: " in vm.console
     assert first.running()
     vm.throttle(Throttle())
     assert first.wait(60).code == DONE
@@ -149,7 +149,7 @@ def test_a_stop_that_has_little_time_comes_back_and_says_what_is_not_on_the_card
     vm = slow_flush(boot)
     seconds = measured(vm, "cowflush stop --shutdown --within 3", INTERRUPTED)
     assert 2.5 < seconds < 30
-    said = logged.said(vm)
+    said = vm.console
     assert re.search(r"are in RAM only and go to the card now: DON'T POWER OFF", said)
     left = re.search(r"NOT ON THE CARD: (\d\.\d) MiB that were written since the last flush", said)
     assert left and float(left[1]) > 3, said
@@ -159,7 +159,7 @@ def test_a_stop_that_has_little_time_comes_back_and_says_what_is_not_on_the_card
     # With time enough it is done, and said only then.
     vm.throttle(Throttle())
     assert measured(vm, "cowflush stop --shutdown --within 600", DONE) < 300
-    assert logged.said(vm).count("all data are on the card.") == 1
+    assert vm.console.count("all data are on the card.") == 1
     check_settled(vm, "write-through")
     vm.kill()
     files = vm.card.fs(replay=True)
@@ -174,7 +174,7 @@ def test_a_stop_that_has_little_time_leaves_the_merge_to_the_next_boot(boot: Lab
     vm.throttle(STANDS_STILL)
     seconds = measured(vm, "cowflush stop --shutdown --within 4", INTERRUPTED)
     assert 3.5 < seconds < 40
-    said = logged.said(vm)
+    said = vm.console
     assert "all data are safe in the flush log; the next boot goes on with it." in said, said
     assert "all data are on the card." not in said
     vm.kill()

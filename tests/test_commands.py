@@ -450,6 +450,7 @@ def status_of_plain(vm: VM) -> dict[str, str]:
     return boot
 
 
+@pytest.mark.thorough
 def test_who_watches_sees_each_change_and_ends_with_the_terminal(boot: Lab) -> None:
     vm = boot()
     watch = vm.start("exec cowflush status --watch --json")
@@ -515,6 +516,7 @@ MISSING = {
 }
 
 
+@pytest.mark.thorough
 def test_a_kernel_without(boot: Lab) -> None:
     vm = boot()
     before = memory(vm, "Shmem")

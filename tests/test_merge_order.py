@@ -158,6 +158,7 @@ def test_the_write_cache_is_put_back_after_a_kill(boot: Lab) -> None:
 ERASE_SECTORS = (128 << 10) // 512
 
 
+@pytest.mark.thorough
 @BOTH
 def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
     log = boot.directory / "writes.log"

@@ -175,14 +175,20 @@ def test_a_stop_that_has_little_time_comes_back_and_says_what_is_not_on_the_card
 
 
 @pytest.mark.thorough
+@pytest.mark.xfail(
+    strict=True,
+    reason="the log's checksums are compared before a merge without a look at the time: with a slow card "
+    "`stop --shutdown --within 20` came back after 143 s",
+)
 def test_a_stop_that_has_little_time_leaves_the_merge_to_the_next_boot(boot: Lab) -> None:
     vm = logged.start(boot, throttle=Throttle())
     fill(vm)
     assert "to the log on sda2" in logged.flush(vm, 1)
     vm.throttle(STANDS_STILL)
     # Enough for what a freeze changes to get into the log, and too little for the merge.
-    seconds = measured(vm, "cowflush stop --shutdown --within 20", INTERRUPTED)
-    assert 19 < seconds < 60
+    limited = "timeout -s KILL 40 cowflush stop --shutdown --within 20"
+    seconds = measured(vm, limited, INTERRUPTED)
+    assert 19 < seconds < 40
     said = vm.console
     assert "all data are safe in the flush log; the next boot goes on with it." in said, said
     assert "all data are on the card." not in said
@@ -453,6 +459,7 @@ def status_of_plain(vm: VM) -> dict[str, str]:
 @pytest.mark.thorough
 def test_who_watches_sees_each_change_and_ends_with_the_terminal(boot: Lab) -> None:
     vm = boot()
+    begin = float(vm.get("/proc/uptime").split()[0])
     watch = vm.start("exec cowflush status --watch --json")
     watch.wait_output('"mode":"deferring"')
     vm.run("echo x >/root/x; cowflush stop", timeout=60).ok()
@@ -467,7 +474,7 @@ def test_who_watches_sees_each_change_and_ends_with_the_terminal(boot: Lab) -> N
     modes = [report["mode"] for report in reports]
     assert modes[0] == modes[-1] == "deferring" and "write-through" in modes
     # One a second, not as many as it can.
-    assert len(set(lines)) <= len(lines) <= 120
+    assert len(lines) <= float(vm.get("/proc/uptime").split()[0]) - begin + 1
     # Whose reader goes away ends by itself.
     vm.run("cowflush status --watch | head -n 1", timeout=30).ok()
     vm.until("! pidof cowflush")

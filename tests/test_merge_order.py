@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from vm import Card, writelog
+from vm import Card, Throttle, writelog
 from vm.lab import Lab
 from vm.machine import VM
+from vm.router import MERGING, status, wait_status
 from vm.writelog import Entry
 
 BOTH = pytest.mark.kernels("6.1", "6.12")
@@ -82,20 +83,29 @@ def test_a_flush_writes_upwards_once_and_flushes_once(boot: Lab) -> None:
 
 
 def test_another_user_of_the_card_keeps_its_flushes(boot: Lab) -> None:
-    vm = boot()
+    vm = boot(throttle=Throttle())
     prepare(vm)
     vm.run(
         "mkfs.ext2 /dev/sda2 >/dev/null && mkdir -p /run/other && mount /dev/sda2 /run/other"
     ).ok()
     rewrite(vm, 1)
+    vm.run("cowflush status").ok()
+    # So slow that the merge lasts for as long as it is looked at.
+    vm.throttle(Throttle(bytes_per_second=30_000))
     flush = vm.start("cowflush flush")
-    seen = (
-        vm.run("for i in $(seq 200); do cat /sys/block/sda/queue/write_cache; done | sort -u")
-        .ok()
-        .text
-    )
-    flush.wait().ok()
-    assert seen.strip() == "write back"
+    wait_status(vm, MERGING)
+    seen = []
+    for _ in range(5):
+        seen += (
+            vm.run("for i in $(seq 40); do cat /sys/block/sda/queue/write_cache; done")
+            .ok()
+            .text.splitlines()
+        )
+        assert status(vm)["phase"] == "merging"
+    assert seen == ["write back"] * 200
+    assert flush.running()
+    vm.throttle(Throttle())
+    flush.wait(60).ok()
     before = vm.card_stats()
     rewrite(vm, 2)
     vm.run("cowflush flush", timeout=60).ok()
@@ -104,13 +114,30 @@ def test_another_user_of_the_card_keeps_its_flushes(boot: Lab) -> None:
     vm.card.fsck()
 
 
+def test_nobody_else_uses_the_card_while_the_kernel_forgets_its_write_cache(boot: Lab) -> None:
+    """The other side of the test above: what it looks for is to be seen."""
+    vm = boot(throttle=Throttle())
+    prepare(vm)
+    rewrite(vm, 1)
+    vm.run("cowflush status").ok()
+    vm.throttle(Throttle(bytes_per_second=30_000))
+    flush = vm.start("cowflush flush")
+    wait_status(vm, MERGING)
+    vm.until("grep -q 'write through' /sys/block/sda/queue/write_cache")
+    assert status(vm)["phase"] == "merging"
+    vm.throttle(Throttle())
+    flush.wait(60).ok()
+    assert write_cache(vm) == "write back"
+
+
+@pytest.mark.thorough
 def test_the_write_cache_is_put_back_after_a_kill(boot: Lab) -> None:
     vm = boot()
     prepare(vm)
     expected = rewrite(vm, 3)
     # Killed while the kernel believes that there is no write cache.
     script = """
-    n=1
+    n=150
     while :; do
         guest-tools killat $n cowflush flush >/run/out 2>&1
         [ "$(cat /sys/block/sda/queue/write_cache)" = "write through" ] && exit 0
@@ -119,7 +146,7 @@ def test_the_write_cache_is_put_back_after_a_kill(boot: Lab) -> None:
     done
     """
     vm.run(f"echo 'echo x >>{FILE}.more' >/run/again")
-    vm.run(script.replace("n=1", "n=150", 1), timeout=300).ok()
+    vm.run(script, timeout=300).ok()
     vm.run("cowflush flush", timeout=60).ok()
     assert write_cache(vm) == "write back"
     vm.kill()
@@ -131,6 +158,7 @@ def test_the_write_cache_is_put_back_after_a_kill(boot: Lab) -> None:
 ERASE_SECTORS = (128 << 10) // 512
 
 
+@pytest.mark.thorough
 @BOTH
 def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
     log = boot.directory / "writes.log"

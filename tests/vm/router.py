@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from vm import jsondoc
 from vm.machine import VM
 from vm.outcome import Result
 
@@ -18,8 +18,8 @@ MERGING = '"phase":"merging"'
 
 
 def status(vm: VM) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(vm.run("cowflush status --json").ok().output)
-    return report
+    """`cowflush status --json`, as docs/json.md describes it."""
+    return jsondoc.parse("status", vm.run("cowflush status --json").ok().output)
 
 
 def wait_status(vm: VM, pattern: str) -> None:

@@ -9,9 +9,11 @@ with systemd, and dracut has an initramfs by that instead of initramfs-tools.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shutil
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,9 +162,26 @@ def place(init: str) -> Path:
     )
     here = Path(__file__)
     sources = (here, here.with_name("debian_make.py"), Path(launch.__file__), Path(drive.__file__))
-    for source in (artefacts.debian_package(arch(init)), *sources):
+    for source in sources:
         digest.update(hashlib.sha256(source.read_bytes()).digest())
+    digest.update(_contents(artefacts.debian_package(arch(init))))
     return artefacts.CACHE / f"debian-{init}-{digest.hexdigest()[:16]}"
+
+
+def _contents(package: Path) -> bytes:
+    """A hash of what the package installs and runs, but for its documents: those have the commit's
+    date, and no system is made anew for that."""
+    digest = hashlib.sha256()
+    for part, but in (("--ctrl-tarfile", "./md5sums"), ("--fsys-tarfile", "./usr/share/doc/")):
+        packed = local.run(["dpkg-deb", part, package], capture_output=True, check=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+            for member in sorted(tar.getmembers(), key=lambda member: member.name):
+                if member.name.startswith(but):
+                    continue
+                digest.update(f"{member.name} {member.mode:o} {member.linkname}\n".encode())
+                if file := tar.extractfile(member) if member.isfile() else None:
+                    digest.update(hashlib.sha256(file.read()).digest())
+    return digest.digest()
 
 
 def broken(folder: Path) -> Path:

@@ -18,7 +18,7 @@ INIT = "init=/usr/bin/guest-tools -- init-memory"
 
 def measure(lab: Lab) -> dict[str, Any]:
     vm = lab(append=INIT)
-    figures = {command: _command(vm, command) for command in COMMANDS}
+    figures: dict[str, Any] = {command: _command(vm, command) for command in COMMANDS}
     figures["init"] = _init(vm)
     return figures
 

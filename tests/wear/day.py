@@ -8,7 +8,7 @@ guest, from the seed that stands with the event.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -133,7 +133,8 @@ def _rrd(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
 
 
 def _rrd_bytes(part: dict[str, Any]) -> int:
-    return part["head_bytes"] + sum(rows for _, rows in part["archives"]) * part["row_bytes"]
+    rows = sum(rows for _, rows in part["archives"])
+    return int(part["head_bytes"] + rows * part["row_bytes"])
 
 
 def _schema(part: dict[str, Any]) -> str:
@@ -185,7 +186,7 @@ def _config(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
 
 
 def _upgrade(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
-    at, archive = _clock(part["at"]), "var/cache/apt/archives/pkg.deb"
+    at, archive = float(_clock(part["at"])), "var/cache/apt/archives/pkg.deb"
     yield at, "create", archive, part["archive_bytes"], random.getrandbits(30)
 
     at += 5.0
@@ -215,7 +216,7 @@ def _reads(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
         yield at, "read", f"{part['folder']}/{random.randrange(260)}"
 
 
-PARTS = {
+PARTS: dict[str, Callable[..., Iterator[tuple[Any, ...]]]] = {
     "syslog": _syslog,
     "append": _append,
     "rotate": _rotate,

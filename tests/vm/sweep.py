@@ -11,29 +11,18 @@ from vm.router import LOGGED, check_settled, memory
 
 KILLED = 137
 
-# Each round changes root, kills the command at one stop, shows that root takes a write, lets the
-# next command put all in order, and looks. It ends after the command came to its own end.
-SWEEP = f"""
-say() {{ echo "stop $stop: $*"; exit 1; }}
-root_lives() {{
-    {{ echo $stop >/root/alive && sync && : >/run/alive; }} &
-    tries=0
-    until [ -e /run/alive ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 1000 ] || say 'root takes no write'
-        usleep 20000
-    done
-    rm /run/alive
-}}
-names() {{
+# Shell: fails, with a word on it through `say`, unless nothing of an earlier command is left. `log` is `yes`
+# when the card has a log in use.
+SETTLED = """
+names() {
     for file in "$@"; do
-        [ -e $file ] && read -r name <$file && echo -n "${{name##*/}} "
+        [ -e $file ] && read -r name <$file && echo -n "${name##*/} "
     done
-}}
-settled() {{
+}
+settled() {
     devices=$(names /sys/block/dm-*/dm/name)
     devices=$(echo $devices | tr ' ' '\\n' | sort | tr '\\n' ' ')
-    through=$(cowflush status --json | grep -c '^{{"version":1,"mode":"write-through"')
+    through=$(cowflush status --json | grep -c '^{"version":1,"mode":"write-through"')
     case $log$through$devices in
     [01]'cowflush-origin cowflush-root ') ;;
     yes0'cowflush-log cowflush-log-view cowflush-logged cowflush-origin cowflush-root ') ;;
@@ -47,9 +36,33 @@ settled() {{
     'yes0cowflush-table (deleted) cowflush-cow (deleted) ') ;;
     *) say "other loop devices: $loops" ;;
     esac
+}
+"""
+
+# What a guest needs when root refuses reads, or is suspended: its programs are in RAM from then on.
+TO_RAM = """
+for folder in bin usr/bin usr/sbin; do
+    mkdir -p /run/ram/$folder && cp -a /$folder/. /run/ram/$folder && mount --bind /run/ram/$folder /$folder || exit
+done
+"""
+
+# Each round runs `before`, changes root, runs `prepare`, kills the command at one stop, shows that root takes
+# a write, lets the next command put all in order, and looks. It ends after the command came to its own end.
+SWEEP = f"""
+say() {{ echo "stop $stop: $*"; exit 1; }}
+root_lives() {{
+    {{ echo $stop >/root/alive && sync && : >/run/alive; }} &
+    tries=0
+    until [ -e /run/alive ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 1000 ] || say 'root takes no write'
+        usleep 20000
+    done
+    rm /run/alive
 }}
-mkdir -p {workload.FOLDER}
+{SETTLED}mkdir -p {workload.FOLDER}
 while [ $stop -le $last ]; do
+    $before >/dev/null || say "$before failed"
     seq $round $((round + {workload.LINES})) >{workload.FOLDER}/$round
     $prepare >/dev/null || say "$prepare failed"
     said=$(guest-tools killat $stop $command 2>&1)
@@ -83,22 +96,27 @@ def sweep(
     first: int,
     step: int,
     prepare: str = "true",
+    before: str = "true",
     log: bool = False,
     look: Callable[[Card, int], None] = on_card,
 ) -> int:
     """Kills the command at its first, first + step, ... stop, until it has fewer. Returns how many kills it was.
 
-    `look` judges the card from outside after some dozen kills: it must hold that many rounds.
+    What a command shall find in RAM is written after `before`, such as a start, and what it shall find in the log
+    is put there by `prepare`. `look` judges the card from outside after some dozen kills: it must hold that many rounds.
     With `log` a flush settles with its data in the flush log.
     """
-    stop, round_, before = first, 1, memory(vm, "Shmem")
+    stop, round_, shmem = first, 1, memory(vm, "Shmem")
     vm.put("/run/sweep", SWEEP.encode())
     # With a log each command reads the whole chain: it's merged now and then, to keep it short.
     batch = 15 if log else 50
     while True:
         values = f"log={'yes' if log else ''} step={step} stop={stop} round={round_} last={stop + batch * step - 1}"
         word, *rest = (
-            vm.run(f"command='{command}' prepare='{prepare}' {values} sh /run/sweep", timeout=120)
+            vm.run(
+                f"command='{command}' prepare='{prepare}' before='{before}' {values} sh /run/sweep",
+                timeout=120,
+            )
             .ok()
             .text.splitlines()[-1]
             .split()
@@ -112,5 +130,5 @@ def sweep(
             vm.run("cowflush merge", timeout=60).ok()
     vm.run("cowflush start && echo >/root/last && cowflush flush").ok()
     check_settled(vm, log=LOGGED if log else ())
-    assert memory(vm, "Shmem") - before < 1024, "the COWs of killed commands keep their memory"
+    assert memory(vm, "Shmem") - shmem < 1024, "the COWs of killed commands keep their memory"
     return int(rest[0]) - 1

@@ -8,6 +8,7 @@ mod dm;
 mod flood;
 mod hog;
 mod initmemory;
+mod inject;
 mod killat;
 mod load;
 mod memory;
@@ -31,6 +32,7 @@ struct Arguments {
 enum Tool {
     KillAt(killat::KillAt),
     Deny(deny::Deny),
+    Inject(inject::Inject),
     Direct(direct::Direct),
     Writer(writer::Writer),
     Classic(classic::Classic),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     let result = match arguments.tool {
         Tool::KillAt(tool) => tool.run(),
         Tool::Deny(tool) => tool.run(),
+        Tool::Inject(tool) => tool.run(),
         Tool::Direct(tool) => tool.run(),
         Tool::Writer(tool) => tool.run(),
         Tool::Classic(tool) => tool.run(),

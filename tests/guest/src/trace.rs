@@ -56,6 +56,11 @@ const ENTRY: u8 = 1;
 const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
 
 impl Traced {
+    /// A process that is traced already, such as another's child.
+    pub fn of(pid: Pid) -> Self {
+        Self { pid }
+    }
+
     /// Starts `words` under trace.
     pub fn start(words: &[String]) -> Result<Self, Failure> {
         let words: Vec<CString> =
@@ -94,7 +99,8 @@ impl Traced {
         }
     }
 
-    fn stop(&self) -> Result<Stop, Failure> {
+    /// What it has stopped at.
+    pub fn stop(&self) -> Result<Stop, Failure> {
         let mut info = Info::default();
         // SAFETY: the kernel writes at most the size it is told into `info`.
         let result = unsafe {

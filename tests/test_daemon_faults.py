@@ -55,7 +55,7 @@ def test_a_card_that_fails_for_a_while(boot: Lab, log: bool) -> None:
 @pytest.mark.thorough
 def test_killed_at_any_moment_it_leaves_root_awake(boot: Lab) -> None:
     vm = boot(memory=128, throttle=SLOW)
-    daemon.start(vm, daemon.QUIET + "size=24M\nhigh=20%\n", log=True)
+    daemon.start(vm, daemon.QUIET + "size=24M\nhigh=20%\nmerge=100%\n", log=True)
     writer = workload.Writer(vm)
     random, before, cut_short = Random(1), 0, 0
     for number in range(KILLS):

@@ -48,7 +48,10 @@ const DM_SUSPEND_FLAG: u32 = 2;
 #[derive(Clone, Copy)]
 enum Call {
     /// A request to device-mapper; one number suspends and resumes, by a flag.
-    Mapper { request: u64, suspends: Option<bool> },
+    Mapper {
+        request: u64,
+        suspends: Option<bool>,
+    },
     Ioctl(u64),
     Any(&'static [libc::c_long]),
 }

@@ -31,11 +31,26 @@ class Maker:
         (folder / debian.SEEN).write_text("{}")
 
 
+def package(folder: Path, program: str, date: str = "a day") -> None:
+    """folder/cowflush.deb, with a program and a document."""
+    tree = folder / "tree"
+    files = {
+        "DEBIAN/control": "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@localhost>\nDescription: x\n",
+        "usr/sbin/cowflush": program,
+        "usr/share/doc/cowflush/changelog": date,
+    }
+    for name, text in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
+    command = ["dpkg-deb", "--root-owner-group", "--build", tree, folder / "cowflush.deb"]
+    local.run(command, capture_output=True, check=True)
+
+
 @pytest.fixture
 def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     """A cache of its own, with nothing in it; the parts of the systems are made up."""
-    for name in ("disk.img", "cowflush.deb"):
-        (tmp_path / name).write_text(name)
+    (tmp_path / "disk.img").touch()
+    package(tmp_path, "the program")
     monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(artefacts, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(artefacts, "debian_disk", lambda init: tmp_path / "disk.img")
@@ -76,7 +91,9 @@ def test_it_is_made_once_and_anew_for_another_package(maker: Maker, tmp_path: Pa
     assert debian_make.main(["systemd"]) == debian_make.main(["systemd"]) == 0
     first = debian.template("systemd")
     assert maker.calls == 1 and (first / debian.SEEN).exists()
-    (tmp_path / "cowflush.deb").write_text("another")
+    package(tmp_path, "the program", date="the next day")
+    assert debian.template("systemd") == first, "its documents are of no account"
+    package(tmp_path, "another program")
     assert "run `make debian-systems`" in missing("systemd")
     assert debian_make.main(["systemd"]) == 0
     assert maker.calls == 2 and debian.template("systemd") != first and not first.exists()

@@ -12,7 +12,8 @@ from vm import artefacts
 
 def shape(text: str) -> str:
     """A line of the demonstration without what differs from run to run: figures, and cells of the map."""
-    return re.sub(r"[·░▒▓█]+", "▒", re.sub(r"[\d.,:-]*\d", "0", text.strip()))
+    text = re.sub(r"[\d.,:-]*\d( [KMG]i?B)?", "0", text.strip())
+    return re.sub(r"[·░▒▓█]+", "▒", text)
 
 
 def transcript() -> list[str]:

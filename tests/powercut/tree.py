@@ -34,7 +34,8 @@ _PRUNE = " -o ".join(f"-path .{path}" for path in (*ELSEWHERE, *MOVING))
 LOOK = f"""
 cd / && find . -xdev \\( {_PRUNE} \\) -prune -o -exec stat -c '%f %Y %N' {{}} + &&
 echo contents && find . -xdev \\( {_PRUNE} \\) -prune -o -type f -exec md5sum {{}} + &&
-echo writers && (cat /run/round || echo 0) 2>/dev/null && cat {APPENDED} 2>/dev/null | wc -l
+echo writers && ls .{workload.FOLDER} 2>/dev/null | grep -vc new
+cat {APPENDED} 2>/dev/null | wc -l
 """
 
 

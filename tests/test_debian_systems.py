@@ -42,7 +42,13 @@ def package(folder: Path, program: str, date: str = "a day") -> None:
     for name, text in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
-    command = ["dpkg-deb", "--root-owner-group", "--build", tree, folder / "cowflush.deb"]
+    command: list[str | Path] = [
+        "dpkg-deb",
+        "--root-owner-group",
+        "--build",
+        tree,
+        folder / "cowflush.deb",
+    ]
     local.run(command, capture_output=True, check=True)
 
 

@@ -33,7 +33,7 @@ shell: router kernel-6.1 ## Boot the same and get a shell in it
 SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2
 PYTEST = $(PYTHON) -m pytest -n $$(($$(nproc) + 1)) --tier
 
-test: deps ## The tests that say most: on this machine, then in QEMU (10 minutes; the first time 20)
+test: deps ## The tests that say most: on this machine, then in QEMU (6 minutes; the first time 17)
 	@$(SIDE_BY_SIDE) $(FOR_TEST) host-tests
 	$(PYTEST) test tests
 

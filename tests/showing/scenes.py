@@ -14,10 +14,10 @@ from vm.router import when_free
 from showing import picture
 from showing.load import SYNCS, Load, judge
 
-INTERVAL = "15s"
+INTERVAL = "8s"
 LOG = "/dev/sda2"
 # Slower than a worn card, so that the cut can be aimed: a flush of this load takes seconds.
-SLOW = Throttle(bytes_per_second=100_000)
+SLOW = Throttle(bytes_per_second=200_000)
 CUT_AFTER_BYTES = 64 << 10
 # Between one scene and the next
 ROUNDS = 15

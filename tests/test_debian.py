@@ -200,6 +200,17 @@ def new_kernel_is_ready(vm: VM, new: str) -> None:
     vm.run(f"grep 'linux.*/boot/vmlinuz-{new} root=UUID={debian.UUID}' /boot/grub/grub.cfg").ok()
 
 
+def rebooted_into(boot: Lab, vm: VM, new: str, before: list[str]) -> VM:
+    """The new kernel's initramfs and menu entry are on the card, and it boots without a complaint."""
+    new_kernel_is_ready(vm, new)
+    debian.shut_down(vm, "systemd", "reboot")
+    vm.card.fsck()
+    vm = debian.boot(boot, vm.card)
+    quiet(vm, "systemd", before)
+    assert vm.run("uname -r").ok().text.strip() == new
+    return vm
+
+
 @SYSTEMS
 def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
     seen = debian.installation("systemd")
@@ -207,12 +218,7 @@ def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
     new = new_kernel(vm)
     said = vm.run(f"apt-get install --yes linux-image-{new}", timeout=2 * SLOW).ok().text
     assert complaints(said) == []
-    new_kernel_is_ready(vm, new)
-    debian.shut_down(vm, "systemd", "reboot")
-    vm.card.fsck()
-    vm = debian.boot(boot, vm.card)
-    quiet(vm, "systemd", seen.before)
-    assert vm.run("uname -r").ok().text.strip() == new
+    vm = rebooted_into(boot, vm, new, seen.before)
     on_the_stack(vm)
 
 
@@ -272,12 +278,7 @@ def test_an_upgrade_of_the_package_and_of_the_kernel_at_once(boot: Lab) -> None:
     new = new_kernel(vm)
     vm.run("echo before >/root/before").ok()
     upgrade(vm, f"linux-image-{new}")
-    new_kernel_is_ready(vm, new)
-    debian.shut_down(vm, "systemd", "reboot")
-    vm.card.fsck()
-    vm = debian.boot(boot, vm.card)
-    quiet(vm, "systemd", seen.before)
-    assert vm.run("uname -r").ok().text.strip() == new
+    vm = rebooted_into(boot, vm, new, seen.before)
     upgraded(vm)
 
 

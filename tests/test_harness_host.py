@@ -232,10 +232,14 @@ def test_differing_sectors_are_found(tmp_path: Path) -> None:
     assert one.differing_sectors(other) == [0, 5000, 400_000]
 
 
-def test_a_template_that_was_cut_short_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The templates of this test alone."""
     monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_template_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
     Card.create(tmp_path / "one.img")
     (template,) = artefacts.CACHE.glob("card-*.img")
     os.truncate(template, 0)
@@ -243,10 +247,10 @@ def test_a_template_that_was_cut_short_is_made_again(
     assert (tmp_path / "other.img").stat().st_size == card.CARD_BYTES == template.stat().st_size
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_template_is_made_once_though_many_want_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
     make, made, begin = card._make, list[str](), threading.Barrier(4)
 
     def counted(work: Path, table: bytes, filesystem: Filesystem, target: str) -> Path:
@@ -266,10 +270,8 @@ def test_a_template_is_made_once_though_many_want_it(
     assert made == ["ext2"]
 
 
-def test_old_templates_go_and_those_in_use_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
+@pytest.mark.usefixtures("own_cache")
+def test_old_templates_go_and_those_in_use_stay(tmp_path: Path) -> None:
     Card.create(tmp_path / "one.img")
     (used,) = artefacts.CACHE.glob("card-*.img")
     stale = artefacts.CACHE / "card-stale.img"

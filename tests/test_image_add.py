@@ -14,6 +14,7 @@ from test_image_configs import image_of
 from vm import artefacts, bases, ext, flushlog, images, sparse
 from vm.bases import Base, Laid
 from vm.card import Card
+from vm.folder import Listed, listed
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import when_free
@@ -164,28 +165,10 @@ def test_an_image_with_an_initramfs_boots_with_another_kernel(boot: Lab, bases_m
     assert mode(vm) == "deferring" and vm.run("uname -r").text.startswith("6.12")
 
 
-Listed = dict[str, tuple[int, bytes]]
-
-
 def root_of(card: Card, folder: Path) -> Listed:
     folder.mkdir()
     card.fs().dump("/", folder)
     return listed(folder)
-
-
-def listed(folder: Path) -> Listed:
-    """Kind and mode of all that is in a folder, and its content, or where a link leads to."""
-    found = {}
-    for path in folder.rglob("*"):
-        content = (
-            str(path.readlink()).encode()
-            if path.is_symlink()
-            else path.read_bytes()
-            if path.is_file()
-            else b""
-        )
-        found[str(path.relative_to(folder))] = (path.lstat().st_mode, content)
-    return found
 
 
 @pytest.mark.thorough

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from vm import artefacts, local
+from vm.folder import listed
 
 FOLDER = artefacts.TOP / "package" / "openwrt"
 README = artefacts.TOP / "README.md"
@@ -133,16 +134,7 @@ def test_openwrt_s_makefile_installs_the_same_files(tmp_path: Path) -> None:
     assert re.fullmatch(r"cowflush \d+\.\d+\.\d+\n", title.stdout)
     wanted = tree(parts(artefacts.ipk())["./data.tar.gz"])
     wanted.pop("")
-    found = {}
-    for path in out.rglob("*"):
-        content = (
-            str(path.readlink()).encode()
-            if path.is_symlink()
-            else path.read_bytes()
-            if path.is_file()
-            else b""
-        )
-        found[f"/{path.relative_to(out)}"] = (path.lstat().st_mode & 0o777, content)
+    found = {f"/{name}": (mode & 0o777, content) for name, (mode, content) in listed(out).items()}
     assert found == wanted
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vm.workload import Writer
 
 if TYPE_CHECKING:
     from vm.ext import ExtImage
@@ -62,28 +63,9 @@ class Files:
         )
 
 
-class Load:
-    """Goes on in a guest until it is stopped or a write fails."""
-
-    def __init__(self, vm: VM) -> None:
-        self._vm = vm
-        self._job = vm.start(SCRIPT)
-
-    def rounds(self) -> int:
-        """How many rounds were complete."""
-        return int(self._vm.run("cat /run/round 2>/dev/null || echo 0").ok().text)
-
-    def wait(self, rounds: int) -> int:
-        """Waits until so many are complete; the load must still go on then."""
-        while (done := self.rounds()) < rounds:
-            assert self._job.running(), f"the load ended by itself: {self._job.wait().text}"
-            time.sleep(0.1)
-        return done
-
-    def stop(self) -> None:
-        """Ends it."""
-        assert self._job.running(), f"the load ended by itself: {self._job.output().decode()}"
-        self._job.kill("KILL")
+def start(vm: VM) -> Writer:
+    """Lets it go on in a guest until it is stopped or a write fails."""
+    return Writer(vm, SCRIPT)
 
 
 def judge(image: ExtImage, folder: Path) -> Files:

@@ -18,6 +18,8 @@ class Job:
         self.vm = vm
         self.command = command
         self._base = base = f"/run/vm-job{number}"
+        # For the guest's shell: true until the command has ended.
+        self.alive = f"[ ! -e {base}.code ]"
         vm.put(f"{base}.sh", command.encode())
         # A session of its own, so that kill() reaches all of it, but not the
         # shell around it, which reports the status.
@@ -29,7 +31,7 @@ class Job:
         vm.run(f"while [ ! -s {base}.pid ]; do sleep 0.02; done").ok()
 
     def running(self) -> bool:
-        return self.vm.run(f"[ ! -e {self._base}.code ]").code == 0
+        return self.vm.run(self.alive).code == 0
 
     def output(self) -> bytes:
         """What it has written so far."""

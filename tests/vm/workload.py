@@ -28,22 +28,25 @@ done
 
 
 class Writer:
-    """Round after round writes one small file, until it is stopped or a write fails."""
+    """Round after round writes one small file, until it is stopped or a write fails.
 
-    def __init__(self, vm: VM) -> None:
+    Another `script` may write something else, and must leave the round in /run/round as this one does.
+    """
+
+    def __init__(self, vm: VM, script: str = SCRIPT) -> None:
         self._vm = vm
-        self._job = vm.start(SCRIPT)
+        self._job = vm.start(script)
 
     def rounds(self) -> int:
         """How many rounds are complete."""
         return int(self._vm.run("cat /run/round 2>/dev/null || echo 0").ok().text)
 
     def wait_rounds(self, count: int) -> int:
-        """Waits until that many more rounds are complete."""
+        """Waits until that many more rounds are complete. A writer that has ended is not waited for."""
         goal = self.rounds() + count
-        self._vm.run(
-            f"while [ $(cat /run/round 2>/dev/null || echo 0) -lt {goal} ]; do sleep 0.05; done"
-        ).ok()
+        reached = f"[ $(cat /run/round 2>/dev/null || echo 0) -ge {goal} ]"
+        waited = self._vm.run(f"until {reached}; do {self._job.alive} || exit; sleep 0.05; done")
+        assert waited.code == 0, f"the writer ended by itself: {self._job.wait().text}"
         return self.rounds()
 
     def stop(self) -> None:

@@ -2,6 +2,10 @@
 # call its functions inside a `cached` build, all but debian_key: they use $work.
 # shellcheck shell=bash disable=SC2154 # $work
 source "$ROOT/cross/apt.sh"
+source "$ROOT/cross/releases.sh"
+
+# The last release with a kernel for i386, whatever release this machine is.
+release=$(release_of 6.1)
 
 files=$ROOT/tests/debian
 packages=(
@@ -34,13 +38,12 @@ guest_files() {
     install -D --target-directory="$work/root/usr/local/sbin" "$ROOT/tests/vm/agent.sh"
 }
 
-# make_system ARCH OUT [OPTION...]: a system of this release with $work/root in it and the kernel
+# make_system ARCH OUT [OPTION...]: a system of $release with $work/root in it and the kernel
 # package $work/old.deb, as $work/systemd.tar, and in OUT what tests/debian/prepare makes of it then.
 make_system() {
-    local arch=$1 out=$2 codename entries
-    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    local arch=$1 out=$2 entries
     # The release as it was made, without what changes from day to day.
-    entries=$(debian_entries | awk -v suite="$codename" '$2 == suite { print "deb", $1, $2, "main" }')
+    entries=$(debian_entries "$release" | awk -v suite="$release" '$2 == suite { print "deb", $1, $2, "main" }')
     # shellcheck disable=SC2016 # the hook's own variable
     mmdebstrap --variant=minbase --architectures="$arch" "${@:3}" \
         --include="$(IFS=, && echo "${packages[*]}")" \
@@ -50,7 +53,7 @@ make_system() {
         --customize-hook="copy-in $work/old.deb /var/tmp" \
         --customize-hook="sync-in $work/root /" \
         --customize-hook="$files/prepare \"\$1\" $work/systemd.tar" \
-        "$codename" "$out" "$entries"
+        "$release" "$out" "$entries"
 }
 
 # disk TAR OUT: a disk with GRUB before its first partition, and a root filesystem of TAR.
@@ -80,6 +83,6 @@ disk() {
 debian_key() {
     local sources
     mapfile -t sources < <(find "$files" -type f | sort)
-    key_of "$@" "$ROOT"/cross/{debian,apt}.sh "$ROOT/tests/vm/agent.sh" "${sources[@]}" \
+    key_of "$@" "$ROOT"/cross/{debian,apt,releases}.sh "$ROOT/tests/vm/agent.sh" "${sources[@]}" \
         "$(candidate linux-image-amd64)" "$(package_version grub-common mmdebstrap)"
 }

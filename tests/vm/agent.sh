@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # Runs the host's commands. They come over the second serial port as a line
 # `run TOKEN SIZE` and SIZE bytes of shell script, or `put TOKEN SIZE PATH` and
 # SIZE bytes to append to a file. TOKEN is random and never shown to the

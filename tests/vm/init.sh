@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # PID 1 of the test root. It runs behind cowflush's init, which moves its
 # mounts over, and also when the kernel starts it directly; so it mounts only
 # what isn't there yet. It never exits, and the shell reaps what it inherits.

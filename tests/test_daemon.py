@@ -7,6 +7,7 @@ import struct
 import pytest
 from vm import daemon
 from vm.daemon import QUIET, wait_for
+from vm.drive import Throttle
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import status
@@ -135,7 +136,6 @@ def test_two_daemons_do_each_others_work(boot: Lab) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.xfail(strict=True, reason="issue 15, 17: it takes the other one's note away")
 def test_of_two_daemons_the_one_that_ends_leaves_the_other_its_note(boot: Lab) -> None:
     vm = boot()
     daemon.start(vm, QUIET)
@@ -148,7 +148,6 @@ def test_of_two_daemons_the_one_that_ends_leaves_the_other_its_note(boot: Lab) -
 
 
 @pytest.mark.thorough
-@pytest.mark.xfail(strict=True, reason="issue 15, 12: vm.dirty_* stay as they are")
 def test_the_kernels_settings_come_back_when_the_daemon_ends(boot: Lab) -> None:
     vm = boot()
     settings = "head /proc/sys/vm/dirty_*bytes /proc/sys/vm/dirty_*ratio"
@@ -158,6 +157,57 @@ def test_the_kernels_settings_come_back_when_the_daemon_ends(boot: Lab) -> None:
     daemon.signal(vm, "TERM")
     vm.until("! pidof cowflush")
     assert vm.run(settings).ok().text == before
+    # One that was killed leaves it to the next one, which must not take its settings for the machine's; or to a stop.
+    for ends in (
+        "kill $(sed -n s/pid=//p /run/cowflush/daemon)",
+        "killall -9 cowflush; cowflush stop",
+    ):
+        daemon.begin(vm)
+        daemon.signal(vm, "KILL")
+        vm.until("! pidof cowflush")
+        assert vm.run(settings).ok().text != before
+        daemon.begin(vm)
+        vm.run(ends, timeout=60).ok()
+        vm.until("! pidof cowflush")
+        assert vm.run(settings).ok().text == before, ends
+
+
+@pytest.mark.thorough
+def test_told_to_end_in_the_middle_of_a_flush_it_ends_and_counts_no_failure(boot: Lab) -> None:
+    """The signal ends the flush first: it must be met as the daemon's end as well."""
+    vm = boot(throttle=Throttle(bytes_per_second=200_000))
+    daemon.start(vm, QUIET + "min-flush=64K\n", log=True)
+    vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync").ok()
+    daemon.signal(vm, "USR1")
+    vm.until("grep -q cowflush-sealed /sys/block/dm-*/dm/name")
+    daemon.signal(vm, "TERM")
+    vm.until("! pidof cowflush", timeout=10)
+    said = daemon.said(vm)
+    assert "failed" not in said and "(asked)" not in said, said
+    vm.run(f"! grep -q '^failures=[^0]' {daemon.TOTALS}").ok()
+    # What it had sealed is flushed by whoever comes next.
+    vm.throttle(Throttle())
+    sums = vm.run("cd /root && sha256sum big").ok().text.split()
+    vm.run("cowflush flush", timeout=60).ok()
+    vm.kill()
+    assert daemon.root_of(vm.card, log=True).hashes("/root")["/root/big"] == sums[0]
+
+
+@pytest.mark.thorough
+def test_boot_files_are_merged_though_another_flush_comes_first(boot: Lab) -> None:
+    vm = boot()
+    daemon.start(vm, QUIET + "min-flush=4K\nurgent-delay=4s\n", log=True)
+    daemon.reconfigure(
+        vm, QUIET.replace("merge-on=none", "merge-on=/root/boot.cfg") + "urgent-delay=4s\n"
+    )
+    for text in ("one", "two"):
+        # As an editor writes it; the second time the file is another one.
+        vm.run(f"echo {text} >/root/new; mv /root/new /root/boot.cfg; sync").ok()
+        daemon.signal(vm, "USR1")
+        daemon.wait_for(vm, "flushed (boot files)", times=1 if text == "one" else 2)
+        assert status(vm)["log"]["segments"] == 0, "it is merged"
+    vm.kill()
+    assert vm.card.read("/root/boot.cfg") == b"two\n"
 
 
 @pytest.mark.thorough

@@ -1,18 +1,19 @@
 //! `cowflush flush`, `stop` and `start`.
 
-use cowflush::error::{Doing, Error, Exit, Result};
+use cowflush::error::{Doing, Exit, Result};
+use cowflush::ops::daemon::note;
 use cowflush::ops::prune::Pruned;
 use cowflush::ops::session::{How, Incomplete, Outcome, Session};
 use cowflush::ops::settle::Settled;
-use cowflush::ops::{hold, run_dir};
+use cowflush::ops::{hold, run_dir, settings, spill};
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
 use cowflush::stack::Wish;
 use cowflush::sys::{block, signals};
-use cowflush::units::Utc;
 use nix::sys::signal::Signal;
 
 use crate::commands::config;
+use crate::commands::hold::refuse_while_held;
 use crate::put;
 
 /// `cowflush flush`.
@@ -33,6 +34,7 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
 pub fn merge(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
+    refuse_while_held("merge")?;
     let mut session = Session::begin("merge", &config, &mut signals)?.settled(Wish::default())?;
     let merged = session.merge()?;
     let card = card(&session)?;
@@ -67,16 +69,15 @@ pub fn merge(json: bool) -> Result<Exit> {
 pub fn stop(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT], &[])?;
     let config = config();
-    if let Some(since) = hold::since() {
-        return Err(Error::new("stop", format!("nothing may reach the card since {}", Utc(since)))
-            .advise(
-                "`cowflush flush` keeps what is on trial; a reboot or `cowflush discard` drops it; \
-                 `cowflush release` ends the hold.",
-            ));
-    }
+    refuse_while_held("stop")?;
     let session = Session::begin("stop", &config, &mut signals);
     let mut session = counted(session.and_then(Session::settled_anyhow))?;
     let outcome = counted(session.stop())?;
+    // Nothing is in RAM that the spill area could take. A daemon puts the rest back itself, unless it was killed.
+    settings::restore(&[settings::SWAPPINESS]);
+    if note::running().is_none() {
+        settings::restore(&settings::dirty());
+    }
     tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
 }
 
@@ -84,8 +85,12 @@ pub fn stop(json: bool) -> Result<Exit> {
 pub fn start() -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
+    refuse_while_held("start")?;
     let mut session = Session::begin("start", &config, &mut signals)?.settled(Wish::default())?;
     let text = if session.start()? {
+        if let Some(error) = config.spill.as_ref().and_then(|spill| spill::begin(spill).err()) {
+            put(std::io::stderr(), &format!("cowflush: {error}\n"));
+        }
         format!("started: writes stay in RAM, up to {}\n", session.limit())
     } else {
         "started already: writes stay in RAM\n".to_owned()

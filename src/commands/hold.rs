@@ -35,6 +35,21 @@ pub fn discard(now: bool) -> Result<Exit> {
     note::discard(now).map(|()| Exit::Done)
 }
 
+/// Refuses what would write to the card during a hold.
+pub fn refuse_while_held(what: &'static str) -> Result<()> {
+    match note::since() {
+        Some(since) => Err(Error::new(
+            what,
+            format!("nothing may reach the card since {}", Utc(since)),
+        )
+        .advise(
+            "`cowflush flush` keeps what is on trial; a reboot or `cowflush discard` drops it; \
+             `cowflush release` ends the hold.",
+        )),
+        None => Ok(()),
+    }
+}
+
 fn root(what: &'static str) -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());

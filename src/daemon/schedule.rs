@@ -68,6 +68,18 @@ pub struct Now {
     pub held: bool,
 }
 
+/// What was done about what was due. Each reason ends only by what satisfies it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Everything that was written is durable.
+    Flush {
+        /// The log holds nothing of it: whoever reads the plain card sees it.
+        on_card: bool,
+    },
+    /// What the log held is on the card. What was written since the last flush is not.
+    Merge,
+}
+
 /// What has happened so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
@@ -187,16 +199,31 @@ impl Schedule {
         self.looked = Some((now.day, now.minute));
     }
 
-    /// A flush ended well.
-    pub fn done(&mut self, now: &Now) {
-        let Self { looked, log_in_use, .. } = *self;
-        *self = Self { flushed: now.running, looked, log_in_use, ..Self::default() };
+    /// What was due was done, and ended well. Changes that are told of from here on may have come after it.
+    pub fn done(&mut self, done: Done, now: &Now) {
+        self.failures = 0;
+        match done {
+            Done::Flush { on_card } => {
+                self.asked = false;
+                self.flushed(on_card, now.running, now);
+            }
+            Done::Merge => self.log_in_use = false,
+        }
     }
 
-    /// Somebody else flushed.
-    pub fn flushed_by_hand(&mut self, now: &Now) {
-        self.flushed = now.running;
-        (self.urgent, self.at) = (None, None);
+    /// Somebody else flushed. What had changed until `since`, a time as `running` of [`Now`], is certainly in that
+    /// flush; what came later may have come when it had begun.
+    pub fn flushed_by_hand(&mut self, on_card: bool, since: u64, now: &Now) {
+        self.flushed(on_card, since, now);
+    }
+
+    fn flushed(&mut self, on_card: bool, until: u64, now: &Now) {
+        (self.flushed, self.at) = (now.running, None);
+        self.urgent = self.urgent.filter(|change| *change > until);
+        if on_card {
+            self.log_in_use = false;
+            self.boot = self.boot.filter(|change| *change > until);
+        }
     }
 
     /// A flush failed: everything is still due, but not at once.
@@ -262,6 +289,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// An ordinary flush, into the log.
+    const FLUSH: Done = Done::Flush { on_card: false };
+
     fn level(mib: u64) -> Level {
         let size = Bytes(16 << 20);
         Level { used: Bytes(mib << 20), size, brim: size, dirty: Bytes(0) }
@@ -295,7 +325,7 @@ mod tests {
             let now = at(second);
             if let Some(reason) = schedule.due(config, &now) {
                 flushes.push((second, reason));
-                schedule.done(&now);
+                schedule.done(FLUSH, &now);
             }
         }
         flushes
@@ -347,7 +377,7 @@ mod tests {
         assert_eq!(schedule.sleep(&config, &at(2500), 60_000), 500);
         assert_eq!(schedule.due(&config, &at(2999)), None);
         assert_eq!(schedule.due(&config, &at(3000)), Some(Reason::Urgent));
-        schedule.done(&at(3000));
+        schedule.done(FLUSH, &at(3000));
         assert_eq!(schedule.due(&config, &at(9000)), None);
         schedule.boot_files(&at(9000));
         assert_eq!(schedule.due(&config, &at(11_000)), Some(Reason::Boot));
@@ -384,7 +414,7 @@ mod tests {
         assert!(schedule.is_failing());
         assert_eq!(schedule.due(&config, &at(10_099)), None);
         assert_eq!(schedule.due(&config, &at(10_100)), Some(Reason::Asked));
-        schedule.done(&at(10_200));
+        schedule.done(FLUSH, &at(10_200));
         assert!(!schedule.is_failing());
     }
 
@@ -425,8 +455,8 @@ mod tests {
         let config = config("interval=10m\nidle=15m");
         let mut schedule = Schedule::new(&now(0));
         schedule.log_in_use(true);
-        schedule.urgent(&now(299));
-        schedule.flushed_by_hand(&now(300));
+        schedule.urgent(&now(298));
+        schedule.flushed_by_hand(false, 298_000, &now(300));
         assert_eq!(schedule.interval_ends(&config), Some(900_000));
         assert_eq!(schedule.due(&config, &now(899)), None, "what was urgent is flushed");
         assert_eq!(schedule.due(&config, &now(900)), Some(Reason::Interval));
@@ -442,13 +472,88 @@ mod tests {
         // A boot loader wants a merge, too; SIGUSR1 may have come after that flush had begun.
         schedule.boot_files(&now(1));
         schedule.ask();
-        schedule.flushed_by_hand(&now(2));
+        schedule.flushed_by_hand(false, 1_500, &now(2));
         assert_eq!(schedule.due(&config, &now(3)), Some(Reason::Boot));
-        schedule.done(&now(3));
+        schedule.done(Done::Flush { on_card: true }, &now(3));
         assert_eq!(schedule.due(&config, &now(60)), None);
         schedule.ask();
-        schedule.flushed_by_hand(&now(61));
+        schedule.flushed_by_hand(true, 60_500, &now(61));
         assert_eq!(schedule.due(&config, &now(61)), Some(Reason::Asked));
+    }
+
+    #[test]
+    fn what_changed_when_a_flush_by_hand_may_have_begun_is_flushed_again() {
+        let config = config("interval=off\nurgent-delay=2s");
+        let at = |millis| Now { running: millis, ..now(0) };
+        for (change, reason) in [
+            (Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent),
+            (Schedule::boot_files, Reason::Boot),
+        ] {
+            for (when, due) in [(5000, None), (5001, Some(reason))] {
+                let mut schedule = Schedule::new(&now(0));
+                change(&mut schedule, &at(when));
+                schedule.flushed_by_hand(true, 5000, &at(6000));
+                assert_eq!(schedule.due(&config, &at(9000)), due, "{reason} at {when}");
+            }
+        }
+    }
+
+    /// What satisfies a reason, and what does not: a flush is no merge, and a merge no flush.
+    #[test]
+    fn each_reason_ends_only_by_what_satisfies_it() {
+        let config = config("interval=10m\nidle=5m\nurgent-delay=2s\nat=00:09\nmin-flush=8K");
+        let merge = Done::Merge;
+        let on_card = Done::Flush { on_card: true };
+        type Wanted = (fn(&mut Schedule), Reason, [bool; 3]);
+        let wanted: [Wanted; 6] = [
+            (|schedule| schedule.boot_files(&now(590)), Reason::Boot, [true, true, false]),
+            (|schedule| schedule.urgent(&now(590)), Reason::Urgent, [true, false, false]),
+            (Schedule::ask, Reason::Asked, [true, false, false]),
+            (|schedule| schedule.at = Some(9), Reason::At(9), [true, false, false]),
+            (|_| (), Reason::Interval, [true, false, false]),
+            (|schedule| schedule.log_in_use(true), Reason::Idle, [false, true, false]),
+        ];
+        for (want, reason, still_due) in wanted {
+            for (done, still) in [merge, FLUSH, on_card].into_iter().zip(still_due) {
+                let mut schedule = Schedule::new(&now(0));
+                // The time of day is passed before.
+                schedule.looked = Some((0, 10));
+                want(&mut schedule);
+                let moment = match reason {
+                    Reason::Idle => Now { pending: Bytes(0), ..now(600) },
+                    _ => now(600),
+                };
+                assert_eq!(schedule.due(&config, &moment), Some(reason));
+                schedule.done(done, &moment);
+                let later = Now { minute: 10, running: moment.running + 301_000, ..moment };
+                let due = schedule.due(&config, &later);
+                assert_eq!(due == Some(reason), still, "{reason} after {done:?}: {due:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flush_for_another_reason_does_not_forget_the_merge_for_the_boot_loader() {
+        let config = config("interval=off\nurgent-delay=2s");
+        let mut schedule = Schedule::new(&now(0));
+        schedule.boot_files(&now(10));
+        // SIGUSR1 within urgent-delay.
+        schedule.ask();
+        assert_eq!(schedule.due(&config, &now(11)), Some(Reason::Asked));
+        schedule.done(FLUSH, &now(11));
+        assert_eq!(schedule.due(&config, &now(12)), Some(Reason::Boot));
+    }
+
+    #[test]
+    fn a_merge_while_idle_is_no_flush() {
+        let config = config("interval=20s\nidle=5s\nurgent-delay=10s\nmin-flush=8K");
+        let mut schedule = Schedule::new(&now(0));
+        schedule.log_in_use(true);
+        schedule.urgent(&now(4));
+        assert_eq!(schedule.due(&config, &now(5)), Some(Reason::Idle));
+        schedule.done(Done::Merge, &now(16));
+        assert_eq!(schedule.due(&config, &now(16)), Some(Reason::Urgent));
+        assert_eq!(schedule.interval_ends(&config), Some(20_000));
     }
 
     #[test]
@@ -460,7 +565,7 @@ mod tests {
         assert_eq!(schedule.due(&config, &little(120)), None, "not worth a write");
         assert_eq!(schedule.due(&config, &now(600)), Some(Reason::At(2)));
         // Unless somebody flushed since.
-        schedule.flushed_by_hand(&now(660));
+        schedule.flushed_by_hand(false, 659_000, &now(660));
         assert_eq!(schedule.due(&config, &now(720)), None);
     }
 
@@ -650,7 +755,7 @@ mod tests {
         assert_eq!(schedule.sleep(&config, &now(0), 1000), 1000);
         schedule.ask();
         assert_eq!(schedule.sleep(&config, &now(0), 1000), 0);
-        schedule.done(&now(0));
+        schedule.done(FLUSH, &now(0));
         let empty = |percent| Now { available_percent: percent, level: level(3), ..now(1) };
         assert_eq!(schedule.due(&config, &empty(1)), None);
         assert_eq!(schedule.due(&config, &empty(0)), Some(Reason::Memory));

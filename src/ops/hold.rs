@@ -17,7 +17,7 @@ const NOTE: &str = "hold";
 /// Begins a hold; one that is there stays.
 pub fn begin() -> Result<()> {
     if since().is_none() {
-        run_dir::write(NOTE, &format!("since={}\n", time::now()))
+        run_dir::write_for_this_boot(NOTE, &format!("since={}\n", time::now()))
             .doing(|| "note the hold in /run/cowflush")?;
     }
     Ok(())
@@ -25,7 +25,8 @@ pub fn begin() -> Result<()> {
 
 /// Ends a hold. Returns whether there was one.
 pub fn end() -> bool {
-    std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE)).is_ok()
+    let held = since().is_some();
+    std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE)).is_ok() && held
 }
 
 /// Drops what is held: a reboot with the hold in place, so that nothing is flushed on the way down.
@@ -40,5 +41,5 @@ pub fn discard(at_once: bool) -> Result<()> {
 
 /// Since when the card is held, in seconds since 1970; `None` when it is not.
 pub fn since() -> Option<i64> {
-    run_dir::read(NOTE).map(|note| decimal(value(&note, "since")).unwrap_or(0))
+    run_dir::read_of_this_boot(NOTE).map(|note| decimal(value(&note, "since")).unwrap_or(0))
 }

@@ -11,6 +11,7 @@ pub mod rule;
 pub mod run_dir;
 pub mod seal;
 pub mod session;
+pub mod settings;
 pub mod settle;
 pub mod spill;
 pub mod status;

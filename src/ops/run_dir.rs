@@ -26,8 +26,7 @@ pub const TOTALS: &str = "totals";
 /// What the boot did.
 pub const BOOT: &str = "boot";
 
-/// There since root's COW overflowed. It holds the boot's id: where /run is not in RAM notes outlive
-/// their boot.
+/// There since root's COW overflowed.
 const OVERFLOWED: &str = "overflowed";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -65,16 +64,32 @@ pub fn keep_program() -> io::Result<()> {
 
 /// Notes that root's COW has overflowed in this boot.
 pub fn note_overflow() {
-    let _ = write(OVERFLOWED, &boot_id());
+    let _ = write_for_this_boot(OVERFLOWED, "");
 }
 
 /// It has.
 pub fn has_overflowed() -> bool {
-    read(OVERFLOWED).is_some_and(|noted| noted == boot_id())
+    read_of_this_boot(OVERFLOWED).is_some()
+}
+
+/// Writes a note that counts until the next boot only, also where /run is not in RAM and it outlives that.
+pub fn write_for_this_boot(name: &str, text: &str) -> io::Result<()> {
+    write(name, &format!("boot={}\n{text}", boot_id()))
+}
+
+/// Reads such a note; `None` when there is none, or it is of an earlier boot.
+pub fn read_of_this_boot(name: &str) -> Option<String> {
+    of_boot(&read(name)?, &boot_id()).map(str::to_owned)
+}
+
+/// What is in a note that was written in this boot.
+fn of_boot<'a>(note: &'a str, boot: &str) -> Option<&'a str> {
+    let (first, rest) = note.split_once('\n')?;
+    (first.strip_prefix("boot=") == Some(boot)).then_some(rest)
 }
 
 fn boot_id() -> String {
-    std::fs::read_to_string(BOOT_ID).unwrap_or_default()
+    std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
 }
 
 /// Writes a note in one step, so that a reader never sees half of it.
@@ -119,4 +134,23 @@ pub fn note_failure() {
 /// The last flush since boot, if there was one and its note is still there.
 pub fn last_flush() -> Option<Record> {
     read(LAST_FLUSH).map(|text| Record::parse(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_of_another_boot_says_nothing() {
+        let note = "boot=one\nsince=7\n";
+        assert_eq!(of_boot(note, "one"), Some("since=7\n"));
+        assert_eq!(of_boot("boot=one\n", "one"), Some(""));
+        for (note, boot) in
+            [(note, "two"), (note, ""), ("since=7\n", ""), ("boot=one", "one"), ("", "")]
+        {
+            assert_eq!(of_boot(note, boot), None, "{note:?} in {boot:?}");
+        }
+        // A machine that does not tell which boot it is has one.
+        assert_eq!(of_boot("boot=\nsince=7\n", ""), Some("since=7\n"));
+    }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::run_dir;
 use super::status::value;
+use super::{run_dir, settings};
 use crate::boot::devices;
 use crate::boot::reference::Reference;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::units::Bytes;
 
 /// How gladly the kernel swaps (vm.swappiness): only when nothing else gives memory. Else it would
 /// wear the card to cache files.
-const SWAPPINESS: &str = "1";
+const SWAPPINESS: u64 = 1;
 
 /// The note that says where it is, for `cowflush status`.
 const NOTE: &str = "spill";
@@ -40,7 +40,7 @@ pub fn begin(reference: &Reference) -> Result<PathBuf> {
     }
     let advice = match swap::on(&path) {
         Ok(()) => {
-            let _ = std::fs::write("/proc/sys/vm/swappiness", SWAPPINESS);
+            settings::set(settings::SWAPPINESS, SWAPPINESS);
             // For people; a /run that is gone is no error.
             let _ = run_dir::write(NOTE, &format!("device={}\n", path.display()));
             return Ok(path);

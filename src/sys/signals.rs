@@ -24,6 +24,8 @@ pub struct Held {
     ending: SigSet,
     /// What came and does not end anything.
     others: Vec<Signal>,
+    /// One that ends waits has come.
+    ended: bool,
 }
 
 /// Holds back everything that asks the process for something, from now on. `ending` ends waits,
@@ -34,7 +36,7 @@ pub fn hold(ending: &[Signal], others: &[Signal]) -> Result<Held> {
     let heeded: SigSet = ending.iter().chain(others).copied().collect();
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let fd = SignalFd::with_flags(&heeded, flags).doing(|| "watch for signals")?;
-    Ok(Held { fd, ending: ending.iter().copied().collect(), others: Vec::new() })
+    Ok(Held { fd, ending: ending.iter().copied().collect(), others: Vec::new(), ended: false })
 }
 
 impl Held {
@@ -42,13 +44,22 @@ impl Held {
     pub fn arrived(&mut self) -> Option<Signal> {
         while let Ok(Some(info)) = self.fd.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
-                Ok(signal) if self.ending.contains(signal) => return Some(signal),
+                Ok(signal) if self.ending.contains(signal) => {
+                    self.ended = true;
+                    return Some(signal);
+                }
                 // However often it came, it asks for one thing.
                 Ok(signal) if !self.others.contains(&signal) => self.others.push(signal),
                 _ => {}
             }
         }
         None
+    }
+
+    /// One that ends a wait has come at any time, now or in a wait that it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.arrived();
+        self.ended
     }
 
     /// A signal that came and does not end a wait, if [`Self::arrived`] has met one.

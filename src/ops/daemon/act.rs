@@ -3,7 +3,7 @@
 use super::Daemon;
 use crate::config::{HoldFull, OnOverflow};
 use crate::daemon::pressure::Level;
-use crate::daemon::schedule::{self, Now, Reason};
+use crate::daemon::schedule::{self, Done, Now, Reason};
 use crate::error::{Exit, Result};
 use crate::ops::session::{How, Outcome, Session};
 use crate::ops::{hold, run_dir};
@@ -29,6 +29,7 @@ impl Daemon<'_> {
         }
         self.reporter.flushing();
         let flushed = self.flush(reason, signals);
+        // One that was ended by a signal leaves as little room as one that failed.
         let failed = flushed.is_err();
         // A flush that failed may have left something sealed, which leaves less room.
         self.refresh()?;
@@ -41,10 +42,16 @@ impl Daemon<'_> {
                 }
                 self.reporter.flushed(true);
                 self.last_note = run_dir::read(run_dir::LAST_FLUSH);
-                self.schedule.done(&now);
+                let done = match reason {
+                    Reason::Idle => Done::Merge,
+                    _ => Done::Flush { on_card: !self.log_in_use },
+                };
+                self.schedule.done(done, &now);
             }
             // Somebody else flushes: what they do not take, the next look finds.
             Err(error) if error.exit_code() == Exit::Busy => self.schedule.busy(&now),
+            // Told to end: nothing has failed, and what is not flushed yet is not given up either.
+            Err(error) if error.exit_code() == Exit::Interrupted => {}
             Err(error) => {
                 self.voice.tell(&format!("flush ({reason}) failed: {error}"));
                 self.reporter.flushed(false);
@@ -66,7 +73,12 @@ impl Daemon<'_> {
         if reason == Reason::Idle {
             return session.merge().map(|_| None);
         }
-        Ok(match session.flush(how(reason))? {
+        let outcome = session.flush(how(reason))?;
+        if reason == Reason::Boot {
+            // Also what an earlier flush left in the log: a flush with nothing to do merges nothing.
+            session.merge()?;
+        }
+        Ok(match outcome {
             Outcome::Flushed { record, .. } => Some(record),
             Outcome::Nothing => None,
         })

@@ -5,9 +5,8 @@ use crate::daemon::schedule::Now;
 use crate::dm::SnapshotStatus;
 use crate::error::Result;
 use crate::ops::rule::{self, Rule};
-use crate::ops::{hold, settle};
+use crate::ops::{hold, settings, settle};
 use crate::stack::Trouble;
-use crate::sys::dirty::DirtyLimits;
 use crate::sys::{memory, time};
 use crate::units::Bytes;
 
@@ -50,7 +49,8 @@ impl Daemon<'_> {
             self.roof = rule::roof(&stack);
         }
         self.rule = Rule::of(&self.config, &stack, self.roof);
-        self.schedule.log_in_use(stack.logged.is_some());
+        self.log_in_use = stack.logged.is_some();
+        self.schedule.log_in_use(self.log_in_use);
         self.limit_dirty();
         Ok(())
     }
@@ -63,10 +63,6 @@ impl Daemon<'_> {
         if level.size == Bytes(0) {
             return;
         }
-        let most = (level.size.0 / 8).max(1 << 20);
-        let limits = DirtyLimits { background: most / 2, most, ratios: (0, 0) };
-        if DirtyLimits::now().is_some_and(|now| (now.background, now.most) != (most / 2, most)) {
-            limits.set();
-        }
+        settings::limit_dirty((level.size.0 / 8).max(1 << 20));
     }
 }

@@ -26,12 +26,11 @@ use self::voice::Voice;
 use self::watch::Watch;
 use super::rule::{self, Rule};
 use super::valve::Valve;
-use super::{run_dir, session, spill};
+use super::{run_dir, session, settings, spill};
 use crate::config::Config;
 use crate::daemon::schedule::Schedule;
 use crate::error::Result;
 use crate::stack::Name;
-use crate::sys::dirty::DirtyLimits;
 use crate::sys::dm::{Control, Message};
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
@@ -49,6 +48,8 @@ struct Daemon<'a> {
     roof: Bytes,
     urgent: Watch,
     boot: Watch,
+    /// The flush log holds something that the card does not, as of the last [`Daemon::refresh`].
+    log_in_use: bool,
     pressure: Option<Pressure>,
     /// The kernel has told of memory pressure since the last look.
     pressed: bool,
@@ -70,8 +71,8 @@ pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&s
     // busy program may come between a writer and a look.
     let config = load();
     session::prepare_process()?;
+    let _settings = Settings;
     let mut daemon = Daemon::begin(config, Voice::new(tell))?;
-    let before = DirtyLimits::now();
     let ended = daemon.work(load, &mut signals);
     // Writers go on before anything is told: whoever listens may be one of them.
     daemon.valve.rest();
@@ -79,10 +80,16 @@ pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&s
         daemon.voice.tell(&note);
     }
     daemon.reporter.end();
-    if let Some(before) = before {
-        before.set();
-    }
     ended
+}
+
+/// However the daemon ends, the page cache's limits are as they were. One that was killed leaves that to the next.
+struct Settings;
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        settings::restore(&settings::dirty());
+    }
 }
 
 impl<'a> Daemon<'a> {
@@ -90,7 +97,7 @@ impl<'a> Daemon<'a> {
         let control = Control::open()?;
         // Its process is started now, while there is memory for that.
         let valve = Valve::ready(&control)?;
-        let (urgent, boot) = (Watch::new(&config.urgent)?, Watch::new(&config.merge_on)?);
+        let (urgent, boot) = (Watch::new(&config.urgent), Watch::new(&config.merge_on));
         let stack = control.stack()?;
         let roof = rule::roof(&stack);
         let mut daemon = Self {
@@ -102,6 +109,7 @@ impl<'a> Daemon<'a> {
             message: Message::about(Name::Root),
             urgent,
             boot,
+            log_in_use: stack.logged.is_some(),
             pressure: Pressure::watch(),
             pressed: false,
             valve,
@@ -115,7 +123,7 @@ impl<'a> Daemon<'a> {
         daemon.refresh()?;
         daemon.take_up();
         daemon.schedule = Schedule::new(&daemon.look());
-        daemon.schedule.log_in_use(stack.logged.is_some());
+        daemon.schedule.log_in_use(daemon.log_in_use);
         Ok(daemon)
     }
 
@@ -131,8 +139,12 @@ impl<'a> Daemon<'a> {
             if !self.valve.works() {
                 self.report(&now);
             }
+            // Before the rest: one that came during a flush ended that.
+            if signals.has_ended() {
+                return Ok(());
+            }
             self.rest(&now, signals);
-            if signals.arrived().is_some() {
+            if signals.has_ended() {
                 return Ok(());
             }
             // The configuration is on root.
@@ -148,8 +160,8 @@ impl<'a> Daemon<'a> {
     }
 
     fn reload(&mut self, config: Config) -> Result<()> {
-        self.urgent = Watch::new(&config.urgent)?;
-        self.boot = Watch::new(&config.merge_on)?;
+        self.urgent = Watch::new(&config.urgent);
+        self.boot = Watch::new(&config.merge_on);
         self.config = config;
         self.voice.tell("the configuration was read again");
         self.take_up();

@@ -35,9 +35,18 @@ impl DaemonNote {
         })
     }
 
-    /// Leaves the note. A /run that is gone is no error.
-    pub fn write(self) {
-        let _ = run_dir::write(NOTE, &self.to_text());
+    /// Leaves the note, unless it is there. A /run that is gone is no error.
+    pub fn leave(self) {
+        if read() != Some(self) {
+            let _ = run_dir::write(NOTE, &self.to_text());
+        }
+    }
+
+    /// Takes the note of this process away. Another daemon's stays.
+    pub fn remove(pid: u32) {
+        if read().is_some_and(|note| note.pid == pid) {
+            let _ = std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE));
+        }
     }
 
     /// Seconds until the next flush that the clock brings, and what brings it.
@@ -65,14 +74,13 @@ pub fn first_after(times: &[u16], minute: u16) -> Option<u16> {
     })
 }
 
-/// Takes the note away.
-pub fn remove() {
-    let _ = std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE));
+fn read() -> Option<DaemonNote> {
+    DaemonNote::parse(&run_dir::read(NOTE)?)
 }
 
 /// The note of a daemon that runs; one that was killed left its note behind.
 pub fn running() -> Option<DaemonNote> {
-    let note = DaemonNote::parse(&run_dir::read(NOTE)?)?;
+    let note = read()?;
     let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     let theirs = name(&note.pid.to_string())?;
     (Some(theirs) == name("self")).then_some(note)

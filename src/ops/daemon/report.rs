@@ -28,7 +28,6 @@ const METRICS_EVERY: u64 = 15_000;
 pub struct Reporter {
     looked: Option<u64>,
     measured: Option<u64>,
-    note: Option<DaemonNote>,
     led: Option<(String, Led)>,
     metrics: Option<String>,
     /// The last flush failed.
@@ -73,18 +72,14 @@ impl Reporter {
 
     /// The daemon ends: nothing is left behind that would no longer be true.
     pub fn end(&mut self) {
-        note::remove();
+        DaemonNote::remove(std::process::id());
         self.show(Light::Rest);
         self.remove_metrics();
     }
 
     fn leave_note(&mut self, config: &Config, now: &Now, interval: Option<u64>) {
         let at = note::first_after(&config.at, now.minute);
-        let note = DaemonNote { pid: std::process::id(), interval, at };
-        if self.note != Some(note) {
-            self.note = Some(note);
-            note.write();
-        }
+        DaemonNote { pid: std::process::id(), interval, at }.leave();
     }
 
     fn light(&mut self, config: &Config, control: &Control, now: &Now) {

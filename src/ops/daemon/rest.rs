@@ -75,6 +75,9 @@ impl Daemon<'_> {
         if self.boot.changed() {
             self.schedule.boot_files(now);
         }
+        for complaint in [self.urgent.complaint(), self.boot.complaint()].into_iter().flatten() {
+            self.voice.tell(&complaint);
+        }
         self.notice_others(now);
     }
 
@@ -105,8 +108,8 @@ impl Daemon<'_> {
         let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
         add(signals.as_fd(), PollFlags::POLLIN);
         if !self.valve.works() {
-            add(self.urgent.as_fd(), PollFlags::POLLIN);
-            add(self.boot.as_fd(), PollFlags::POLLIN);
+            let watches = [self.urgent.events(), self.boot.events()];
+            watches.into_iter().flatten().for_each(|watch| add(watch, PollFlags::POLLIN));
         }
         if let Some(pressure) = &self.pressure {
             add(pressure.as_fd(), Pressure::EVENT);
@@ -125,13 +128,16 @@ impl Daemon<'_> {
         if now.running < self.noticed.saturating_add(NOTICE_EVERY) {
             return;
         }
-        self.noticed = now.running;
+        let before = std::mem::replace(&mut self.noticed, now.running);
         let note = run_dir::read(run_dir::LAST_FLUSH);
         if note != self.last_note {
             self.last_note = note;
             self.reporter.flushed(true);
-            self.schedule.flushed_by_hand(now);
             let _ = self.refresh();
+            // It ended since the last look for one, and began so much earlier.
+            let took = run_dir::last_flush().map_or(0, |record| record.took_ms);
+            let since = before.saturating_sub(took);
+            self.schedule.flushed_by_hand(!self.log_in_use, since, now);
         }
     }
 }

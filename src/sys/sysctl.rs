@@ -1,0 +1,13 @@
+//! The kernel's settings under /proc/sys.
+
+use crate::units::decimal;
+
+/// One that is a number, such as `vm/swappiness`; `None` where this kernel has none of that name.
+pub fn read(name: &str) -> Option<u64> {
+    decimal(std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim())
+}
+
+/// Sets it. What can't be set stays.
+pub fn write(name: &str, value: u64) {
+    let _ = std::fs::write(format!("/proc/sys/{name}"), value.to_string());
+}

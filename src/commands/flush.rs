@@ -1,5 +1,7 @@
 //! `cowflush flush`, `stop` and `start`.
 
+use std::time::{Duration, Instant};
+
 use cowflush::error::{Doing, Exit, Result};
 use cowflush::ops::daemon::note;
 use cowflush::ops::prune::Pruned;
@@ -9,7 +11,9 @@ use cowflush::ops::{hold, run_dir, settings, spill};
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
 use cowflush::stack::Wish;
-use cowflush::sys::{block, signals};
+use cowflush::sys::dm::Control;
+use cowflush::sys::signals::Held;
+use cowflush::sys::{block, lock, signals};
 use nix::sys::signal::Signal;
 
 use crate::commands::config;
@@ -86,6 +90,7 @@ pub fn start() -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
     refuse_while_held("start")?;
+    wait_for_others(&mut signals)?;
     let mut session = Session::begin("start", &config, &mut signals)?.settled(Wish::default())?;
     let text = if session.start()? {
         if let Some(error) = config.spill.as_ref().and_then(|spill| spill::begin(spill).err()) {
@@ -103,6 +108,26 @@ pub fn start() -> Result<Exit> {
     }
     Ok(Exit::Done)
 }
+
+/// Waits while another command is at work. Services begin with a `start`, and one that fails at once and again is given up
+/// by its supervisor; a flush ends by itself.
+fn wait_for_others(signals: &mut Held) -> Result<()> {
+    let control = Control::open()?;
+    let begin = Instant::now();
+    while lock::holder(&control).is_some()
+        && begin.elapsed() < PATIENCE
+        && signals.arrived().is_none()
+    {
+        std::thread::sleep(PAUSE);
+    }
+    // This closes the control node, before the session takes a lock on one of its own.
+    drop(control);
+    Ok(())
+}
+
+/// How long [`wait_for_others`] waits. systemd gives a service's start 90 seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Counts a flush that failed.
 fn counted<T>(result: Result<T>) -> Result<T> {

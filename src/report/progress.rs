@@ -1,16 +1,18 @@
 //! A line of progress on a terminal, lines of it on a machine's console; nothing in a pipe.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 use super::console::Console;
+use crate::sys::terminal::{STANDARD_ERROR, open_unhurried};
 use crate::units::Bytes;
 
 /// Where progress is shown.
 enum Sink {
     Nowhere,
-    Terminal,
+    Terminal(File),
     Console(Console),
 }
 
@@ -43,9 +45,11 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Silent unless standard error is a terminal.
+    /// Silent unless standard error is a terminal. It never waits for that: a flush has the lock, and root may be
+    /// frozen.
     pub fn new() -> Self {
-        let sink = if stderr().is_terminal() { Sink::Terminal } else { Sink::Nowhere };
+        let terminal = stderr().is_terminal().then(|| open_unhurried(STANDARD_ERROR));
+        let sink = terminal.and_then(Result::ok).map_or(Sink::Nowhere, Sink::Terminal);
         Self { sink, work: None, shown: None }
     }
 
@@ -70,23 +74,23 @@ impl Meter {
         let line = || line(work.what, work.total, left, work.since.elapsed());
         match &self.sink {
             Sink::Nowhere => {}
-            Sink::Terminal => put(&format!("\r{}\x1b[K", line())),
+            Sink::Terminal(terminal) => put(terminal, &format!("\r{}\x1b[K", line())),
             Sink::Console(console) => console.say(&format!("{}. Don't power off.", line())),
         }
     }
 
     /// Removes the line.
     pub fn clear(&mut self) {
-        if let (Some(_), Sink::Terminal) = (self.shown.take(), &self.sink) {
-            put("\r\x1b[K");
+        if let (Some(_), Sink::Terminal(terminal)) = (self.shown.take(), &self.sink) {
+            put(terminal, "\r\x1b[K");
         }
         self.work = None;
     }
 }
 
 /// A terminal that went away is no reason to stop a flush.
-fn put(text: &str) {
-    let _ = stderr().write_all(text.as_bytes());
+fn put(mut terminal: &File, text: &str) {
+    let _ = terminal.write_all(text.as_bytes());
 }
 
 /// `merging   3.2 MiB of 8.0 MiB  40 %  5.1 MiB/s  1 s left`.

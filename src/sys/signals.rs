@@ -7,8 +7,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Doing, Result};
 
-/// What asks a process to end, or a daemon to do something.
-const ASKING: [Signal; 7] = [
+/// What asks a process to end or to stop, or a daemon to do something. One that stopped in the middle of a flush
+/// (Ctrl-Z, or a word to a terminal that is another's now) would keep the lock, and root frozen.
+const ASKING: [Signal; 10] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
@@ -16,6 +17,9 @@ const ASKING: [Signal; 7] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
     Signal::SIGALRM,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
 ];
 
 /// Holds back what asks the process to end; [`Held::arrived`] tells whether it came.

@@ -1,6 +1,17 @@
 //! The terminal that a command writes to.
 
-use std::io::{IsTerminal, stdout};
+use std::fs::File;
+use std::io::{self, IsTerminal, stdout};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Where standard error's terminal can be opened again, with flags of our own.
+pub const STANDARD_ERROR: &str = "/proc/self/fd/2";
+
+/// Opens a terminal whose reader may be gone, or have stopped it with Ctrl-S: a write that it does not take is given up.
+/// For all others who have it open nothing changes.
+pub fn open_unhurried(path: &str) -> io::Result<File> {
+    File::options().write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)
+}
 
 /// Columns of the terminal that standard output is; `None` when it is none, or doesn't tell.
 pub fn width() -> Option<usize> {
@@ -12,4 +23,28 @@ pub fn width() -> Option<usize> {
     let told = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ as _, &raw mut size) };
     // A serial line doesn't know and says 0.
     (told == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// A pipe that nobody reads stands for it: it fills up in the same way.
+    #[test]
+    fn a_terminal_that_takes_nothing_holds_nobody_up() {
+        let pipe = std::env::temp_dir().join(format!("cowflush-terminal-{}", std::process::id()));
+        let mode = nix::sys::stat::Mode::S_IRWXU;
+        nix::unistd::mkfifo(&pipe, mode).unwrap();
+        // Linux lets a FIFO be opened for both.
+        let reader = File::options().read(true).write(true).open(&pipe).unwrap();
+        let mut terminal = open_unhurried(pipe.to_str().unwrap()).unwrap();
+        let mut taken = 0_usize;
+        while terminal.write_all(&[b'x'; 4096]).is_ok() {
+            taken += 1;
+            assert!(taken < 10_000, "it takes everything");
+        }
+        drop(reader);
+        std::fs::remove_file(&pipe).unwrap();
+    }
 }

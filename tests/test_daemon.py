@@ -143,6 +143,8 @@ def test_of_two_daemons_the_one_that_ends_leaves_the_other_its_note(boot: Lab) -
     daemon.begin(vm)
     second = daemon.field(vm, "Pid")
     vm.run(f"kill {second}; while [ -e /proc/{second} ]; do sleep 0.05; done").ok()
+    # It looks for its note once a second.
+    vm.until(f"grep -qx pid={first} {daemon.NOTE}")
     report = status(vm)["daemon"]
     assert report and report["pid"] == int(first)
 

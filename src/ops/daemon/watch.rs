@@ -5,7 +5,6 @@
 //! a path's name stands in is watched as well, for that name; where that folder is not there yet, the nearest one above.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ pub struct Watch {
 /// What is watched, and what could not be.
 #[derive(Default)]
 struct Watched {
-    places: BTreeMap<WatchDescriptor, Place>,
+    places: Vec<(WatchDescriptor, Place)>,
     /// How many folders and files of the trees.
     count: usize,
     /// The first path that could not be watched, and why.
@@ -156,7 +155,10 @@ impl Watched {
             return;
         }
         match inotify.add_watch(path, CHANGES) {
-            Ok(place) => drop(self.places.insert(place, Place::Inside)),
+            Ok(inode) => match self.place(inode) {
+                Some(place) => *place = Place::Inside,
+                None => self.places.push((inode, Place::Inside)),
+            },
             // What comes later is seen from above.
             Err(Errno::ENOENT | Errno::ENOTDIR) => return,
             Err(errno) => {
@@ -189,13 +191,13 @@ impl Watched {
         while let (Some(above), Some(name)) = (path.parent(), path.file_name()) {
             // A mask that adds: the folder may be one of a tree itself, which is told by more.
             match inotify.add_watch(above, NAMES.union(ADDED)) {
-                Ok(place) => {
-                    let known =
-                        self.places.entry(place).or_insert_with(|| Place::Above(Vec::new()));
-                    if let Place::Above(names) = known
-                        && !names.iter().any(|known| known == name)
-                    {
-                        names.push(name.to_owned());
+                Ok(inode) => {
+                    match self.place(inode) {
+                        Some(Place::Above(names)) if !names.iter().any(|known| known == name) => {
+                            names.push(name.to_owned());
+                        }
+                        Some(_) => {}
+                        None => self.places.push((inode, Place::Above(vec![name.to_owned()]))),
                     }
                     // What was made a moment before is told of by nobody: go on from there.
                     if path == wanted || path.symlink_metadata().is_err() {
@@ -210,6 +212,11 @@ impl Watched {
                 }
             }
         }
+    }
+
+    /// Why an inode is watched.
+    fn place(&mut self, inode: WatchDescriptor) -> Option<&mut Place> {
+        self.places.iter_mut().find(|(known, _)| *known == inode).map(|(_, place)| place)
     }
 
     fn lack(&mut self, path: &Path, errno: Errno) {
@@ -227,7 +234,7 @@ impl Watched {
         if has(AddWatchFlags::IN_Q_OVERFLOW) {
             return What::Grown;
         }
-        match self.places.get(&event.wd) {
+        match self.places.iter().find(|(inode, _)| *inode == event.wd).map(|(_, place)| place) {
             Some(Place::Inside) if has(AddWatchFlags::IN_ISDIR | AddWatchFlags::IN_IGNORED) => {
                 What::Grown
             }

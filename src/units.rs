@@ -35,10 +35,11 @@ impl Bytes {
         Sectors(self.0 / SECTOR_BYTES)
     }
 
-    /// This many bytes as a share of `whole`, in percent, at most 100; 0 of nothing is 0.
+    /// This many bytes as a share of `whole`, in percent, at most 100. Where nothing fits everything is full:
+    /// any share of nothing is 100, so that no mark stays out of reach for it.
     pub const fn percent_of(self, whole: Bytes) -> u64 {
         if whole.0 == 0 {
-            return 0;
+            return 100;
         }
         let percent = (self.0 as u128 * 100) / whole.0 as u128;
         if percent > 100 { 100 } else { percent as u64 }
@@ -156,7 +157,8 @@ mod tests {
 
     #[test]
     fn percent_never_divides_by_zero_or_passes_100() {
-        assert_eq!(Bytes(5).percent_of(Bytes(0)), 0);
+        assert_eq!(Bytes(5).percent_of(Bytes(0)), 100, "what holds nothing is full");
+        assert_eq!(Bytes(0).percent_of(Bytes(0)), 100);
         assert_eq!(Bytes(5).percent_of(Bytes(10)), 50);
         assert_eq!(Bytes(50).percent_of(Bytes(10)), 100);
     }

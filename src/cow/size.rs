@@ -60,9 +60,9 @@ impl Room {
         most(Bytes(self.available.0.saturating_add(self.spill_free.0)))
     }
 
-    /// What they may hold in RAM alone.
-    pub fn most_in_ram(&self) -> Bytes {
-        most(self.available)
+    /// The same room without a spill area.
+    pub fn in_ram(&self) -> Self {
+        Self { available: self.available, ..Self::default() }
     }
 
     /// The same with `held` bytes more, since a COW holds them now.
@@ -150,7 +150,7 @@ mod tests {
         let room = Room { available: Bytes(40 * MIB), spill_free: spill, spill };
         assert_eq!(Size::Fixed(Bytes(8 * MIB)).limit(ram, &room), Bytes(72 * MIB).min(room.most()));
         assert_eq!(room.most(), Bytes(66 * MIB));
-        assert_eq!(room.most_in_ram(), Bytes(18 * MIB));
+        assert_eq!(room.in_ram().most(), Bytes(18 * MIB));
         // What a COW moved there already is free again once the COW goes: it is counted as held.
         let spilled = Room { spill_free: Bytes(0), ..room };
         assert_eq!(spilled.with(spill).most(), room.most());

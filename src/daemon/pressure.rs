@@ -27,11 +27,12 @@ const SHORTEST: Duration = Duration::from_millis(4);
 const LONGEST: Duration = Duration::from_millis(500);
 
 impl Level {
-    /// A COW that holds `used` and may hold `limit`, while `room` could be had for more.
-    pub fn new(used: Bytes, limit: Bytes, dirty: Bytes, room: Room) -> Self {
-        let room = room.with(used);
-        let in_ram = Bytes(limit.0.saturating_sub(room.spill.0));
-        Self { used, size: in_ram.min(room.most_in_ram()), brim: limit.min(room.most()), dirty }
+    /// A COW that holds `used`, while `room` could be had for more. `limit` says what it may hold where there is so
+    /// much room: asked for the RAM alone, and with the spill area. What one flush takes, or the COW's device, limits both,
+    /// so neither can be computed from the other.
+    pub fn new(used: Bytes, dirty: Bytes, room: Room, limit: impl Fn(&Room) -> Bytes) -> Self {
+        let may_hold = |room: Room| limit(&room).min(room.with(used).most());
+        Self { used, size: may_hold(room.in_ram()), brim: may_hold(room), dirty }
     }
 
     /// A COW that is full, of which the kernel tells no figures.
@@ -140,7 +141,7 @@ mod tests {
         let mib = |n: u64| Bytes(n << 20);
         let of = |available| {
             let room = Room { available: mib(available), ..Room::default() };
-            let level = Level::new(mib(4), mib(16), Bytes(0), room);
+            let level = Level::new(mib(4), Bytes(0), room, |_| mib(16));
             assert_eq!(level.size, level.brim);
             level.size
         };
@@ -154,7 +155,8 @@ mod tests {
     fn a_spill_area_starts_no_flush_later_but_lets_writers_go_on() {
         let mib = |n: u64| Bytes(n << 20);
         let room = Room { available: mib(200), spill_free: mib(64), spill: mib(64) };
-        let level = Level::new(mib(8), mib(80), Bytes(0), room);
+        let limit = |room: &Room| Bytes(mib(16).0 + room.spill.0);
+        let level = Level::new(mib(8), Bytes(0), room, limit);
         assert_eq!((level.percent(), level.percent_of_brim()), (50, 10));
     }
 

@@ -3,7 +3,7 @@
 
 use super::log::Log;
 use crate::config::Config;
-use crate::cow::size::{Size, fresh, usable};
+use crate::cow::size::{Room, Size, fresh, usable};
 use crate::daemon::pressure::Level;
 use crate::dm::SnapshotStatus;
 use crate::stack::Stack;
@@ -56,8 +56,12 @@ impl Rule {
     /// What root's COW may hold when nothing is sealed. `held`: what COWs hold now; that is not
     /// available to others, but it is to COWs.
     pub fn limit(&self, memory: &MemInfo, held: Bytes) -> Bytes {
-        let room = memory.room(self.spill).with(held);
-        self.size.limit(memory.total, &room).min(self.roof)
+        self.limit_in(&memory.room(self.spill), memory, held)
+    }
+
+    /// The same where there is so much room.
+    fn limit_in(&self, room: &Room, memory: &MemInfo, held: Bytes) -> Bytes {
+        self.size.limit(memory.total, &room.with(held)).min(self.roof)
     }
 
     /// Root's COW may hold as much by this as by `other`, as far as the stack is concerned.
@@ -71,8 +75,10 @@ impl Rule {
             SnapshotStatus::Used(usage) => {
                 let (used, device) = (usage.allocated.bytes(), usage.total.bytes());
                 let held = Bytes(used.0.saturating_add(self.sealed.0));
-                let limit = fresh(self.limit(memory, held), self.sealed).min(usable(device));
-                Some(Level::new(used, limit, memory.unwritten(), memory.room(self.spill)))
+                let (dirty, room) = (memory.unwritten(), memory.room(self.spill));
+                Some(Level::new(used, dirty, room, |room| {
+                    fresh(self.limit_in(room, memory, held), self.sealed).min(usable(device))
+                }))
             }
             // The kernel does not count a COW that overflowed.
             SnapshotStatus::Overflow => Some(Level::FULL),
@@ -92,6 +98,8 @@ pub fn roof(stack: &Stack) -> Bytes {
 mod tests {
     use super::*;
     use crate::dm::status::Usage;
+    use crate::units::Sectors;
+    use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
 
@@ -168,6 +176,79 @@ mod tests {
     fn a_valve_is_as_good_as_another_only_over_what_is_sealed_now() {
         assert!(rule(3, 5).allows_as_much_as(&rule(3, 9)));
         assert!(!rule(3, 5).allows_as_much_as(&rule(4, 5)));
+    }
+
+    /// RAM of 64 MiB with a spill area as large, as a small router has it.
+    fn small(used: u64) -> MemInfo {
+        MemInfo {
+            total: Bytes(64 * MIB),
+            available: Bytes((48 - used) * MIB),
+            swap_total: Bytes(64 * MIB),
+            swap_free: Bytes(64 * MIB),
+            ..MemInfo::default()
+        }
+    }
+
+    fn used(mib: u64, device: u64) -> SnapshotStatus {
+        let sectors = |mib: u64| Bytes(mib * MIB).sectors();
+        let (allocated, total) = (sectors(mib), sectors(device));
+        SnapshotStatus::Used(Usage { allocated, total, metadata: sectors(0) })
+    }
+
+    #[test]
+    fn a_spill_area_as_large_as_what_the_log_or_the_device_takes_leaves_every_mark_in_reach() {
+        let with = |roof| Rule { size: Size::default(), spill: true, ..rule(0, roof) };
+        // A log of 24 MiB; and a device that was made before there was a spill area.
+        for (rule, device) in [(with(24), 24), (with(999), 24)] {
+            let percents: Vec<_> = [0, 8, 12, 16, 20, 23]
+                .map(|mib| rule.level(used(mib, device), &small(mib)).unwrap().percent())
+                .into();
+            assert_eq!(percents, [0, 50, 75, 100, 100, 100], "{rule:?}");
+        }
+    }
+
+    proptest! {
+        /// Whatever there is of RAM, log and spill area, and whatever was wished for: a COW that grows gets fuller, and is full
+        /// before its device is.
+        #[test]
+        fn every_cow_is_full_before_its_device_is(
+            size in prop_oneof![(1u64..=90).prop_map(Size::Percent), any::<u32>().prop_map(|b| Size::Fixed(Bytes(b.into())))],
+            spill: bool,
+            (roof, sealed) in (chunks(), chunks()),
+            (total, available, swap_total, swap_free) in (chunks(), chunks(), chunks(), chunks()),
+            (device, fill, dirty) in (1u64..1 << 18, 0u64..=1 << 18, 0u64..1 << 10),
+        ) {
+            let rule = Rule { size, spill, roof, sealed, full_wait: 80 };
+            let chunk = |chunks: u64| Bytes(chunks * CHUNK);
+            let (device, fill) = (chunk(device), chunk(fill.min(device)));
+            let at = |used: Bytes| {
+                // What it takes it takes of the RAM first, then of the spill area.
+                let spilled = used.0.saturating_sub(available.0);
+                let memory = MemInfo {
+                    total: total.max(chunk(1)),
+                    available: Bytes(available.0.saturating_sub(used.0)),
+                    swap_total,
+                    swap_free: Bytes(swap_free.min(swap_total).0.saturating_sub(spilled)),
+                    dirty: chunk(dirty),
+                    ..MemInfo::default()
+                };
+                let usage = Usage { allocated: used.sectors(), total: device.sectors(), metadata: Sectors(0) };
+                rule.level(SnapshotStatus::Used(usage), &memory).unwrap()
+            };
+            let (some, more, full) = (at(fill), at(chunk(fill.0 / CHUNK + 1)), at(device));
+            prop_assert!(some.size.0 > 0 && some.size <= some.brim && some.brim <= usable(device), "{some:?}");
+            prop_assert!(some.percent() >= some.percent_of_brim(), "{some:?}");
+            prop_assert_eq!((full.percent(), full.percent_of_brim()), (100, 100));
+            prop_assert!(some.percent() <= more.percent(), "{some:?} {more:?}");
+            prop_assert!(some.percent_of_brim() <= more.percent_of_brim(), "{some:?} {more:?}");
+        }
+    }
+
+    const CHUNK: u64 = 4096;
+
+    /// Of nothing, of some, and of more than any machine has.
+    fn chunks() -> impl Strategy<Value = Bytes> {
+        prop_oneof![Just(0), 0u64..1 << 18, Just(1 << 40)].prop_map(|chunks| Bytes(chunks * CHUNK))
     }
 
     #[test]

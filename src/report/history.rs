@@ -108,7 +108,8 @@ fn line(text: &mut String, cells: [&str; 6], bars: [String; 3]) {
 
 /// How much of `width` shows `part` of `most`: something for all that is not 0.
 fn share(part: u64, most: u64, width: usize) -> usize {
-    (Bytes(part).percent_of(Bytes(most)) as usize * width).div_ceil(100).max(usize::from(part > 0))
+    let percent = Bytes(part).percent_of(Bytes(most.max(1)));
+    (percent as usize * width).div_ceil(100).max(usize::from(part > 0))
 }
 
 #[cfg(test)]

@@ -49,7 +49,8 @@ fn parse(text: &str) -> Option<MemInfo> {
         Some(Bytes(kib.checked_mul(1024)?))
     };
     Some(MemInfo {
-        total: field("MemTotal")?,
+        // Shares of it are asked for.
+        total: field("MemTotal").filter(|total| total.0 > 0)?,
         // Kernels before 3.14 don't estimate it.
         available: field("MemAvailable").or_else(|| field("MemFree"))?,
         dirty: field("Dirty").unwrap_or_default(),
@@ -78,7 +79,12 @@ mod tests {
         assert_eq!(parse(text), Some(expected));
         let old = "MemTotal: 250 kB\nMemFree: 10 kB\n";
         assert_eq!(parse(old).unwrap().available, Bytes(10_240));
-        for bad in ["", "MemTotal: x kB\nMemFree: 1 kB", "MemTotal: 99999999999999999999 kB"] {
+        for bad in [
+            "",
+            "MemTotal: x kB\nMemFree: 1 kB",
+            "MemTotal: 0 kB\nMemFree: 1 kB",
+            "MemTotal: 99999999999999999999 kB",
+        ] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
     }

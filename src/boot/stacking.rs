@@ -34,7 +34,7 @@ fn put_together(
         let number = partition(control, Name::Log, candidate)?;
         if !log.chain.segments.is_empty() {
             let data = view::Data::of_log(number, &log.chain);
-            let cow = view::build(control, Name::LogView, &data, None, 0)?;
+            let cow = view::build(control, Name::LogView, &data, 0)?;
             seat = snapshot(control, Name::Logged, card.size, seat, cow)?;
         }
     }
@@ -47,7 +47,7 @@ fn put_together(
 
 /// A device that is a whole partition.
 pub fn partition(control: &Control, name: Name, of: &Candidate) -> Result<DevNo> {
-    let number = control.create(name, None)?;
+    let number = control.create(name)?;
     let linear = Target::Linear { device: of.number, offset: Sectors(0) };
     control.replace(name, &[Line::whole(of.size, linear)])?;
     Ok(number)
@@ -60,7 +60,7 @@ fn snapshot(
     origin: DevNo,
     cow: DevNo,
 ) -> Result<DevNo> {
-    let number = control.create(name, None)?;
+    let number = control.create(name)?;
     let target = Target::Snapshot { origin, cow, chunk: CHUNK_SECTORS };
     control.replace(name, &[Line::whole(length, target)])?;
     Ok(number)

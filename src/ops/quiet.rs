@@ -1,41 +1,65 @@
 //! A merge without a FLUSH after each run.
 //!
-//! `snapshot-merge` flushes the card's write cache after every run, so that its table in the COW
-//! never runs ahead of the card. But this COW is in RAM: it is gone after a power cut, whatever
-//! its table says. So those FLUSHes protect nothing; one at the end, before the RAM copy is given
-//! up, does. While the kernel believes that the card has no write cache, it sends none.
+//! `snapshot-merge` flushes the origin's write cache after every run, and the store's with every change of its
+//! table, so that this table never runs ahead of the card. But it is in RAM: gone after a power cut, whatever it
+//! says. So those FLUSHes protect nothing; one of the card itself, before the RAM copy is given up, does.
 //!
-//! Everybody else's FLUSHes would be dropped as well, so this is only done while the card has no
-//! other user.
+//! The kernel sends them to the devices that the layer's table names: cowflush-origin, and by way of the view
+//! cowflush-log. Of a device that it believes to have no write cache it ends a FLUSH at once
+//! (`submit_bio_noacct`). So these two are told to have none, while such a merge is waited for. The disk's own
+//! setting stays as it is, and so does what anybody else writes to it. A device that gets a table, or goes, loses
+//! the setting; one that a killed command left is put back by the next.
+
+use std::io;
+use std::io::ErrorKind;
 
 use crate::error::{Doing, Result};
-use crate::stack::{Mark, Stack};
+use crate::stack::{Mode, Stack};
 use crate::sys::block;
 use crate::units::DevNo;
 
 const FLUSHED: &str = "write back";
 const UNFLUSHED: &str = "write through";
 
-/// Whether the disk of the card may be quieted: it has a write cache that the kernel flushes,
-/// and nobody uses it but cowflush. The flush log on it is only read during a merge.
-pub fn allowed(stack: &Stack) -> Option<Mark> {
-    let (card, _) = stack.card()?;
-    let disk = block::disk_of(card)?;
-    let ours: Vec<DevNo> = [card].into_iter().chain(stack.log_partition()).collect();
-    let flushed = block::write_cache(disk).is_ok_and(|mode| mode == FLUSHED);
-    (flushed && block::only_user(disk, &ours)).then_some(Mark { quieted: disk })
+fn ours(stack: &Stack) -> impl Iterator<Item = DevNo> {
+    [stack.origin, stack.log].into_iter().flatten().map(|device| device.number)
 }
 
-/// Stops the FLUSHes. A kernel that doesn't let itself be told goes on sending them.
-pub fn begin(mark: Mark) {
-    let _ = block::set_write_cache(mark.quieted, UNFLUSHED);
+/// Stops the FLUSHes, and returns whether it may: the FLUSHes of a root that writes through go this way, too.
+/// A kernel that doesn't let itself be told goes on sending them. May be called again.
+pub fn begin(stack: &Stack) -> bool {
+    let allowed = stack.mode() == Some(Mode::Deferring);
+    if allowed {
+        ours(stack).for_each(|device| drop(block::set_write_cache(device, UNFLUSHED)));
+    }
+    allowed
 }
 
-/// Lets FLUSHes reach the disk again. May be called again.
-pub fn end(mark: Mark) -> Result<()> {
-    block::set_write_cache(mark.quieted, FLUSHED)
-        .doing(|| format!("turn the FLUSHes of {} on again", block::name(mark.quieted)))
-        .map_err(|error| {
-            error.advise("The RAM copy is kept. Try `cowflush flush` again; reboot if it persists.")
-        })
+/// Lets FLUSHes reach the card again. May be called again.
+pub fn end(stack: &Stack) -> Result<()> {
+    ours(stack).try_for_each(|device| {
+        put_back(device)
+            .doing(|| format!("turn the FLUSHes of {} on again", block::name(device)))
+            .map_err(|error| {
+                error.advise(
+                    "The RAM copy is kept. Try `cowflush flush` again; reboot if it persists.",
+                )
+            })
+    })
+}
+
+fn put_back(device: DevNo) -> io::Result<()> {
+    match block::write_cache(device) {
+        Ok(mode) if mode != UNFLUSHED => return Ok(()),
+        // A kernel that has no such setting.
+        Err(error) if error.kind() == ErrorKind::NotFound && block::sysfs(device).exists() => {
+            return Ok(());
+        }
+        _ => {}
+    }
+    match block::set_write_cache(device, FLUSHED) {
+        // It never had a write cache, since the card has none.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        done => done,
+    }
 }

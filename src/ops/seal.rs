@@ -61,7 +61,7 @@ pub fn run(
 ) -> Result<(Sealed, Tight)> {
     let root = deferring(stack.root)
         .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
-    let sealed = control.create(Name::Sealed, None)?;
+    let sealed = control.create(Name::Sealed)?;
     let chunk = CHUNK_SECTORS;
     let (origin, cow) = (root.seat, root.cow);
     let (sealed_target, root_target, fresh) = match after {

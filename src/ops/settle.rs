@@ -84,16 +84,24 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
     let mut begun = Vec::new();
     let mut merging_since = Instant::now();
     let mut log_merged = Bytes(0);
+    // An earlier command may have been killed while they were off.
+    let mut quiet = true;
     loop {
         let mut stack = observe(control)?;
         // A valve that is closed suspends root; that is not what the plan is to mend.
         if let (Some(root), true) = (&mut stack.root, hands.valve.works()) {
             root.suspended = false;
         }
-        let Some(step) = stack::next(&stack, wish).map_err(explain)? else { return Ok(settled) };
+        let step = stack::next(&stack, wish).map_err(explain)?;
+        // FLUSHes are off while a merge of a view is begun and waited for, and at no other time.
+        let off = matches!(step, Some(Step::AwaitMerge(_))) && quiet::begin(&stack);
+        if quiet && !off {
+            quiet::end(&stack)?;
+        }
+        quiet = off;
+        let Some(step) = step else { return Ok(settled) };
         match step {
             Step::StartMerge(name) | Step::Unmerge(name) if begun.contains(&name) => {
-                end_quiet(&stack)?;
                 return Err(merge_failed(&stack));
             }
             Step::MergeInPlace | Step::RestartMerge if begun.contains(&Name::Sealed) => {
@@ -106,9 +114,12 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                     log_merged = left(&stack, name);
                     settled.merged.0 += log_merged.0;
                 }
-                if let Some(signal) = await_merge(hands, name, settled.merged)? {
+                let waited = await_merge(hands, name, settled.merged);
+                if !matches!(waited, Ok(None)) {
                     // The kernel goes on alone, so it had better flush by itself.
-                    end_quiet(&stack)?;
+                    quiet::end(&stack)?;
+                }
+                if let Some(signal) = waited? {
                     return Err(interrupted(signal));
                 }
                 settled.merging += merging_since.elapsed();
@@ -123,6 +134,7 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 begun.retain(|begun| *begun != name);
             }
             Step::StartMerge(name) => {
+                quiet = true;
                 log_merged = start_merge(hands, &stack, name, &mut settled)?;
                 settled.merged.0 += log_merged.0;
                 begun.push(name);
@@ -198,7 +210,7 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
     // nobody writes to the sealed device: root can read through it while they are swapped. The view reads all of the log, so it takes the origin
     // for what is under it, and what read the log before is no longer needed.
     let data = view::Data::of_log(device(stack, Name::Log)?.number, &log.chain);
-    let cow = view::build(control, Name::View, &data, None, 0)?;
+    let cow = view::build(control, Name::View, &data, 0)?;
     let origin = device(stack, Name::Origin)?.number;
     replace(control, Name::Sealed, &sealed, |_, _, chunk| Target::Snapshot { origin, cow, chunk })?;
     Ok(Appended::Done)
@@ -231,17 +243,15 @@ fn start_merge(
     }
     let mut copies = view::copy_budget();
     let data = fill_gaps(stack, name, data, &mut copies)?;
-    let mark = quiet::allowed(stack);
-    let view = view::build(control, Name::View, &data, mark, copies)?;
-    // The mark is in the kernel before anything is changed: whoever removes the view undoes it.
-    if let Some(mark) = mark {
-        quiet::begin(mark);
-    }
+    let view = view::build(control, Name::View, &data, copies)?;
+    // Before the first run is merged. The layer's new table has nobody's FLUSHes to pass on.
+    quiet::begin(stack);
     replace(control, name, &layer, |origin, _, chunk| Target::SnapshotMerge {
         origin,
         cow: view,
         chunk,
-    })?;
+    })
+    .inspect_err(|_| drop(quiet::end(stack)))?;
     Ok(data.bytes())
 }
 
@@ -298,14 +308,6 @@ fn log(stack: &Stack) -> Result<Log> {
     Log::of(stack)?.ok_or_else(|| explain(Trouble::Foreign(Name::Log)))
 }
 
-/// Undoes what the view's mark says, so that FLUSHes reach the card again.
-fn end_quiet(stack: &Stack) -> Result<bool> {
-    match stack.view.and_then(|view| view.mark) {
-        Some(mark) => quiet::end(mark).map(|()| true),
-        None => Ok(false),
-    }
-}
-
 /// The stack as it is, with the one thing that the kernel does not tell: how much is left of a
 /// merge whose COW overflowed before it was sealed.
 fn observe(control: &Control) -> Result<Stack> {
@@ -338,12 +340,7 @@ fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
     match step {
         Step::Resume(name) => control.resume(name),
         Step::Clear(name) => control.clear(name),
-        Step::Remove(name) => {
-            if name == Name::View {
-                end_quiet(stack)?;
-            }
-            control.remove(name)
-        }
+        Step::Remove(name) => control.remove(name),
         Step::Append | Step::StartMerge(_) | Step::AwaitMerge(_) | Step::Unlink(_) => Ok(()),
         Step::MergeInPlace => {
             let sealed = device(stack, Name::Sealed)?;
@@ -385,10 +382,9 @@ fn unlink(control: &Control, stack: &Stack, name: Name, direct: bool, merged: By
     let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
         return Err(explain(Trouble::Foreign(Name::Origin)));
     };
-    // Merged without FLUSHes: one now. Otherwise the kernel flushed after each run.
-    let quiet = end_quiet(stack)?;
-    let kept = if quiet { block::flush(card) } else { Ok(()) };
-    let kept = kept.and_then(|()| match name {
+    // It was merged without FLUSHes, or in part: a command that was killed leaves no note of that. So one now, and
+    // of the card itself, not by way of a device that may have been told to have no cache.
+    let kept = block::flush(card).and_then(|()| match name {
         Name::Logged => {
             let mut log = log(stack)?;
             let merged = merged.0 / CHUNK_BYTES as u64;

@@ -272,7 +272,7 @@ mod tests {
     fn device(minor: u32, target: Target, status: SnapshotStatus) -> Option<Device> {
         let live = Some(Live::Single { length: Sectors(1 << 18), target, status });
         let number = DevNo { major: 253, minor };
-        Some(Device { number, suspended: false, live, inactive: false, mark: None })
+        Some(Device { number, suspended: false, live, inactive: false })
     }
 
     fn used(data: u64) -> SnapshotStatus {

@@ -9,7 +9,7 @@ use crate::cow::view::{self, Areas, Budget};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::log::chain::Chain;
-use crate::stack::{Device, Live, Mark, Name};
+use crate::stack::{Device, Live, Name};
 use crate::sys::block;
 use crate::sys::direct::Direct;
 use crate::sys::dm::Control;
@@ -64,15 +64,9 @@ impl Data {
     }
 }
 
-/// Writes a table over `data` in the order of the card and makes the device `name` of it, with
-/// `mark` kept with it. `copies` says how many chunks may be copied to join neighbours.
-pub fn build(
-    control: &Control,
-    name: Name,
-    data: &Data,
-    mark: Option<Mark>,
-    copies: Budget,
-) -> Result<DevNo> {
+/// Writes a table over `data` in the order of the card and makes the device `name` of it.
+/// `copies` says how many chunks may be copied to join neighbours.
+pub fn build(control: &Control, name: Name, data: &Data, copies: Budget) -> Result<DevNo> {
     let areas = Areas::new(&data.table, copies);
     let data_start = areas.layout().data_start();
     let metadata = Sectors(data_start * CHUNK_SECTORS);
@@ -87,7 +81,7 @@ pub fn build(
         Line { start: Sectors(0), length: metadata, target: linear(table) },
         Line { start: metadata, length, target: linear(data.store) },
     ];
-    let number = control.create(name, mark)?;
+    let number = control.create(name)?;
     control.replace(name, &lines)?;
     Ok(number)
 }

@@ -16,4 +16,4 @@ pub mod plan;
 pub mod state;
 
 pub use plan::{Step, Trouble, Wish, next};
-pub use state::{Device, Live, Mark, Mode, Name, Stack, Store};
+pub use state::{Device, Live, Mode, Name, Stack, Store};

@@ -289,13 +289,13 @@ mod tests {
 
     fn device(number: DevNo, target: Target, status: SnapshotStatus) -> Option<Device> {
         let live = Some(Live::Single { length: LENGTH, target, status });
-        Some(Device { number, suspended: false, live, inactive: false, mark: None })
+        Some(Device { number, suspended: false, live, inactive: false })
     }
 
     /// A sealed device that has its table loaded and was never resumed.
     fn loaded() -> Option<Device> {
-        let (number, live, mark) = (SEALED, None, None);
-        Some(Device { number, suspended: true, live, inactive: true, mark })
+        let (number, live) = (SEALED, None);
+        Some(Device { number, suspended: true, live, inactive: true })
     }
 
     fn linear(device: DevNo) -> Target {
@@ -313,7 +313,7 @@ mod tests {
     fn view() -> Option<Device> {
         let line = Line::whole(LENGTH, linear(OLD_COW));
         let live = Some(Live::Joined(line, line));
-        Some(Device { number: VIEW, suspended: false, live, inactive: false, mark: None })
+        Some(Device { number: VIEW, suspended: false, live, inactive: false })
     }
 
     fn plan(stack: &Stack) -> Result<Option<Step>, Trouble> {
@@ -479,13 +479,7 @@ mod tests {
     #[test]
     fn leftovers_are_cleared_one_by_one() {
         let half_view = edit(sealed(), |s| {
-            s.view = Some(Device {
-                number: VIEW,
-                suspended: true,
-                live: None,
-                inactive: false,
-                mark: None,
-            });
+            s.view = Some(Device { number: VIEW, suspended: true, live: None, inactive: false });
         });
         assert_eq!(plan(&half_view), Ok(Some(Step::Remove(Name::View))));
         let stray_view = Stack { view: view(), ..deferring() };

@@ -1,7 +1,5 @@
 //! The stack as the kernel's tables show it.
 
-use core::fmt::Write;
-
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::units::{Bytes, DevNo, Sectors};
@@ -53,31 +51,6 @@ impl Name {
     }
 }
 
-/// A note that the kernel keeps with a device, as its uuid: the disk whose write cache cowflush
-/// told the kernel to forget, and that must be told again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The whole disk.
-    pub quieted: DevNo,
-}
-
-const MARK: &str = "cowflush-quieted-";
-
-impl Mark {
-    /// The uuid's text.
-    pub fn text(&self) -> heapless::String<48> {
-        let mut text = heapless::String::new();
-        // Two numbers of ten digits fit.
-        let _ = write!(text, "{MARK}{}", self.quieted);
-        text
-    }
-
-    /// Reads a uuid; `None` for one that is no mark.
-    pub fn parse(uuid: &str) -> Option<Self> {
-        Some(Self { quieted: DevNo::parse(uuid.strip_prefix(MARK)?)? })
-    }
-}
-
 /// A device's live table, as far as cowflush's own tables go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Live {
@@ -107,8 +80,6 @@ pub struct Device {
     pub live: Option<Live>,
     /// A table is loaded that the next resume would swap in.
     pub inactive: bool,
-    /// The note kept with it.
-    pub mark: Option<Mark>,
 }
 
 impl Device {
@@ -343,15 +314,6 @@ fn linear(target: Target) -> Option<(DevNo, Sectors)> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_mark_reads_back() {
-        let mark = Mark { quieted: DevNo { major: u32::MAX, minor: u32::MAX } };
-        assert_eq!(Mark::parse(&mark.text()), Some(mark));
-        for other in ["", "LVM-abc", "cowflush-quieted-", "cowflush-quieted-8"] {
-            assert_eq!(Mark::parse(other), None, "{other}");
-        }
-    }
-
     const CARD: DevNo = DevNo { major: 8, minor: 1 };
     const LOG_PARTITION: DevNo = DevNo { major: 8, minor: 2 };
     const COW: DevNo = DevNo { major: 7, minor: 0 };
@@ -372,7 +334,7 @@ mod tests {
             _ => SnapshotStatus::Used(usage),
         };
         let live = Some(Live::Single { length: Sectors(1 << 18), target, status });
-        Some(Device { number: number(name), suspended: false, live, inactive: false, mark: None })
+        Some(Device { number: number(name), suspended: false, live, inactive: false })
     }
 
     fn linear_to(device: DevNo) -> Target {
@@ -393,13 +355,7 @@ mod tests {
         let view = |name| {
             let live =
                 Some(Live::Joined(line, Line::whole(Sectors(8), linear_to(number(Name::Log)))));
-            Some(Device {
-                number: number(name),
-                suspended: false,
-                live,
-                inactive: false,
-                mark: None,
-            })
+            Some(Device { number: number(name), suspended: false, live, inactive: false })
         };
         Stack {
             root: device(Name::Root, over(Name::Sealed, COW), 100),

@@ -95,47 +95,15 @@ pub fn disk_of(device: DevNo) -> Option<DevNo> {
     DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
 }
 
-/// How the kernel treats a disk's write cache: `write back` (FLUSHes are sent) or `write through`.
-pub fn write_cache(disk: DevNo) -> std::io::Result<String> {
-    let text = std::fs::read_to_string(sysfs(disk).join("queue/write_cache"))?;
+/// How the kernel treats a device's write cache: `write back` (FLUSHes are sent) or `write through`.
+pub fn write_cache(device: DevNo) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(sysfs(device).join("queue/write_cache"))?;
     Ok(text.trim().to_owned())
 }
 
-/// Tells the kernel how to treat a disk's write cache. The disk itself is not told.
-pub fn set_write_cache(disk: DevNo, mode: &str) -> std::io::Result<()> {
-    std::fs::write(sysfs(disk).join("queue/write_cache"), mode)
-}
-
-/// Whether nothing but the partitions in `ours` of this disk is in use: no other one is
-/// mounted, swapped to, or held by another device. In doubt it is.
-pub fn only_user(disk: DevNo, ours: &[DevNo]) -> bool {
-    others(disk, ours).is_some_and(|others| others.is_empty())
-}
-
-fn others(disk: DevNo, ours: &[DevNo]) -> Option<Vec<DevNo>> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // No file: a kernel without swap.
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let swapped = |device: DevNo| {
-        let path = path(device).to_string_lossy().into_owned();
-        swaps.lines().any(|line| line.split_ascii_whitespace().next() == Some(path.as_str()))
-    };
-    let mounted = |device: DevNo| {
-        let number = device.to_string();
-        mounts.lines().any(|line| line.split_ascii_whitespace().nth(2) == Some(number.as_str()))
-    };
-    let held = |device: DevNo| {
-        std::fs::read_dir(sysfs(device).join("holders")).is_ok_and(|mut held| held.next().is_some())
-    };
-    let in_use = |device: &DevNo| {
-        !ours.contains(device) && (mounted(*device) || swapped(*device) || held(*device))
-    };
-    let folder = std::fs::canonicalize(sysfs(disk)).ok()?;
-    let partitions = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| {
-        let text = std::fs::read_to_string(entry.path().join("dev")).ok()?;
-        entry.path().join("partition").exists().then(|| DevNo::parse(text.trim()))?
-    });
-    Some(partitions.chain([disk]).filter(in_use).collect())
+/// Tells the kernel how to treat a device's write cache. The device itself is not told.
+pub fn set_write_cache(device: DevNo, mode: &str) -> std::io::Result<()> {
+    std::fs::write(sysfs(device).join("queue/write_cache"), mode)
 }
 
 /// Writes out the filesystem that holds `file`, and waits for it.

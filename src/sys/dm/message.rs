@@ -3,7 +3,7 @@
 use std::mem::size_of;
 
 use crate::dm::target::Line;
-use crate::stack::{Mark, Name};
+use crate::stack::Name;
 use crate::units::{DevNo, Sectors};
 
 const VERSION: [u32; 3] = [4, 0, 0];
@@ -202,18 +202,7 @@ impl Message {
         header.event_nr = 0;
         // The kernel refuses a message that names its device twice.
         header.dev = 0;
-        if !matches!(request, Request::Create) {
-            header.uuid = [0; 129];
-        }
-    }
-
-    /// For [`Request::Create`]: keep this with the device.
-    pub(super) fn set_mark(&mut self, mark: Mark) {
-        put_text(&mut self.header.uuid, &mark.text());
-    }
-
-    pub(super) fn mark(&self) -> Option<Mark> {
-        Mark::parse(text(&self.header.uuid))
+        header.uuid = [0; 129];
     }
 
     pub(super) fn interface_version(&self) -> [u32; 3] {

@@ -16,7 +16,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use crate::dm::target::Line;
 use crate::dm::{SnapshotStatus, Target};
 use crate::error::{Doing, Error, Result};
-use crate::stack::{Device, Live, Mark, Name, Stack};
+use crate::stack::{Device, Live, Name, Stack};
 use crate::units::DevNo;
 
 pub use message::{Message, Request};
@@ -102,13 +102,9 @@ impl Control {
         Ok(message.target_types().find(|(name, _)| *name == kind).map(|(_, version)| version))
     }
 
-    /// Makes a device without a table. `mark` is kept with the device, as its uuid.
-    pub fn create(&self, name: Name, mark: Option<Mark>) -> Result<DevNo> {
-        let mut message = Message::about(name);
-        if let Some(mark) = mark {
-            message.set_mark(mark);
-        }
-        Ok(self.ask(Request::Create, message, "create", name.text())?.number())
+    /// Makes a device without a table.
+    pub fn create(&self, name: Name) -> Result<DevNo> {
+        Ok(self.ask(Request::Create, Message::about(name), "create", name.text())?.number())
     }
 
     /// Removes a device, and with it the last use of the loop devices under it. Whoever looks at a
@@ -182,7 +178,6 @@ impl Control {
             suspended: info.is_suspended(),
             inactive: info.has_inactive(),
             live: info.has_live().then(|| live(&info, &table)),
-            mark: info.mark(),
         }))
     }
 

@@ -20,10 +20,13 @@ use argh::FromArgs;
 use cowflush::error::{Error, Exit, Result};
 
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    // As /init of an initramfs the arguments are the real init's.
-    if nix::unistd::getpid().as_raw() == 1 {
-        commands::init::run(arguments)
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let program = arguments.drain(..1.min(arguments.len())).next().unwrap_or_default();
+    // As /init of an initramfs the arguments are the real init's. Process 1 of a container runs what it was told to.
+    if let Some(arguments) = commands::init::asked_for(&program, &arguments)
+        && commands::init::is_the_machines()
+    {
+        commands::init::run(arguments.to_vec())
     }
     let words: Vec<String> =
         arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -64,9 +67,11 @@ fn run(command: cli::Command) -> Result<Exit> {
             Some(cli::LogCommand::Format(options)) => commands::log::format(&options),
         },
         cli::Command::Recover(options) => commands::recover::run(&options),
-        cli::Command::Init(_) => Err(Error::new("run init", "this is not PID 1")
-            .advise("It is for an initramfs, where the kernel starts it as /init.")
-            .exit(Exit::Usage)),
+        cli::Command::Init(_) => {
+            Err(Error::new("run init", "this is not the init of an initramfs")
+                .advise("It is for an initramfs, where the kernel starts it as /init.")
+                .exit(Exit::Usage))
+        }
         cli::Command::Attach(options) => {
             commands::attach::run(options.root.as_deref(), options.plain)
         }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from vm import Card, Throttle, writelog
+from test_pressure import WITH_SWAP
+from vm import Throttle, writelog
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import MERGING, status, wait_status
@@ -39,6 +40,16 @@ def rewrite(vm: VM, seed: int) -> str:
 
 def write_cache(vm: VM) -> str:
     return vm.run("cat /sys/block/sda/queue/write_cache").ok().text.strip()
+
+
+# Of cowflush's own two devices that a merge tells to have none.
+OWN_CACHES = """for dm in /sys/block/dm-*; do
+    case $(cat $dm/dm/name) in cowflush-origin | cowflush-log) cat $dm/queue/write_cache;; esac
+done"""
+
+
+def own_caches(vm: VM) -> list[str]:
+    return vm.run(OWN_CACHES).ok().text.splitlines()
 
 
 def assert_ascending(requests: list[Entry]) -> None:
@@ -82,75 +93,83 @@ def test_a_flush_writes_upwards_once_and_flushes_once(boot: Lab) -> None:
         assert hashlib.sha256(then.read(FILE)).hexdigest() == expected
 
 
-def test_another_user_of_the_card_keeps_its_flushes(boot: Lab) -> None:
-    vm = boot(throttle=Throttle())
+@BOTH
+def test_a_merge_beside_a_swap_area_in_use_flushes_at_its_end_alone(boot: Lab) -> None:
+    vm = boot(boot.card(partitions=WITH_SWAP))
+    vm.run("cowflush log format /dev/sda2 && mkswap /dev/sda3 && swapon /dev/sda3").ok()
     prepare(vm)
-    vm.run(
-        "mkfs.ext2 /dev/sda2 >/dev/null && mkdir -p /run/other && mount /dev/sda2 /run/other"
-    ).ok()
-    rewrite(vm, 1)
-    vm.run("cowflush status").ok()
-    # So slow that the merge lasts for as long as it is looked at.
-    vm.throttle(Throttle(bytes_per_second=30_000))
-    flush = vm.start("cowflush flush")
-    wait_status(vm, MERGING)
-    seen = []
-    for _ in range(5):
-        seen += (
-            vm.run("for i in $(seq 40); do cat /sys/block/sda/queue/write_cache; done")
-            .ok()
-            .text.splitlines()
-        )
-        assert status(vm)["phase"] == "merging"
-    assert seen == ["write back"] * 200
-    assert flush.running()
-    vm.throttle(Throttle())
-    flush.wait(60).ok()
-    before = vm.card_stats()
-    rewrite(vm, 2)
+    vm.run("cowflush merge", timeout=60).ok()
+    expected = rewrite(vm, 1)
     vm.run("cowflush flush", timeout=60).ok()
-    assert (vm.card_stats() - before).flush_operations > 10
+    before = vm.card_stats()
+    vm.run("cowflush merge", timeout=60).ok()
+    got = vm.card_stats() - before
+    assert got.wr_operations > 100
+    # Root, then each copy of the log's header.
+    assert got.flush_operations == 3
+    assert own_caches(vm) == ["write back"] * 2
     vm.kill()
     vm.card.fsck()
+    assert hashlib.sha256(vm.card.read(FILE)).hexdigest() == expected
 
 
-def test_nobody_else_uses_the_card_while_the_kernel_forgets_its_write_cache(boot: Lab) -> None:
-    """The other side of the test above: what it looks for is to be seen."""
-    vm = boot(throttle=Throttle())
+def test_a_neighbours_flushes_reach_the_card_during_a_merge(boot: Lab) -> None:
+    vm = boot(boot.card(partitions=WITH_SWAP), throttle=Throttle())
+    vm.run("cowflush log format /dev/sda2").ok()
     prepare(vm)
-    rewrite(vm, 1)
-    vm.run("cowflush status").ok()
+    vm.run(
+        "mkfs.ext2 /dev/sda3 >/dev/null && mkdir -p /run/other && mount /dev/sda3 /run/other"
+    ).ok()
+    expected = rewrite(vm, 1)
+    vm.run("cowflush flush; cowflush status", timeout=60).ok()
+    # So slow that the merge lasts for as long as it is looked at.
     vm.throttle(Throttle(bytes_per_second=30_000))
-    flush = vm.start("cowflush flush")
+    merge = vm.start("cowflush merge")
     wait_status(vm, MERGING)
-    vm.until("grep -q 'write through' /sys/block/sda/queue/write_cache")
-    assert status(vm)["phase"] == "merging"
-    vm.throttle(Throttle())
-    flush.wait(60).ok()
+    vm.until(f"[ $({OWN_CACHES} | grep -c 'write through') = 2 ]")
     assert write_cache(vm) == "write back"
+    for number in range(5):
+        before = vm.card_stats()
+        vm.run(f"echo {number} | dd of=/run/other/{number} conv=fsync 2>/dev/null", timeout=60).ok()
+        assert (vm.card_stats() - before).flush_operations >= 1, number
+    assert status(vm)["phase"] == "merging" and merge.running()
+    vm.throttle(Throttle())
+    merge.wait(60).ok()
+    assert own_caches(vm) == ["write back"] * 2
+    vm.kill()
+    vm.card.fsck()
+    assert hashlib.sha256(vm.card.read(FILE)).hexdigest() == expected
 
 
 @pytest.mark.thorough
-def test_the_write_cache_is_put_back_after_a_kill(boot: Lab) -> None:
+@pytest.mark.parametrize("after", ["flush", "stop"])
+def test_what_a_killed_command_left_of_the_write_cache_is_put_back(boot: Lab, after: str) -> None:
     vm = boot()
     prepare(vm)
     expected = rewrite(vm, 3)
     # Killed while the kernel believes that there is no write cache.
-    script = """
+    script = f"""
     n=150
     while :; do
         guest-tools killat $n cowflush flush >/run/out 2>&1
-        [ "$(cat /sys/block/sda/queue/write_cache)" = "write through" ] && exit 0
+        [ "$({OWN_CACHES})" = "write through" ] && exit 0
         grep -q finished /run/out && exit 1
         cowflush flush >/dev/null; sh /run/again; n=$((n + 1))
     done
     """
     vm.run(f"echo 'echo x >>{FILE}.more' >/run/again")
     vm.run(script, timeout=300).ok()
-    vm.run("cowflush flush", timeout=60).ok()
-    assert write_cache(vm) == "write back"
+    before = vm.card_stats()
+    vm.run(f"cowflush {after}", timeout=60).ok()
+    assert (vm.card_stats() - before).flush_operations >= 1
+    assert own_caches(vm) == ["write back"]
+    if after == "stop":
+        # Root's own FLUSHes go through the device that had the setting.
+        before = vm.card_stats()
+        vm.run(f"echo x | dd of={FILE}.more conv=fsync 2>/dev/null").ok()
+        assert (vm.card_stats() - before).flush_operations >= 1
     vm.kill()
-    card: Card = vm.card
+    card = vm.card.fs(replay=True) if after == "stop" else vm.card
     card.fsck()
     assert hashlib.sha256(card.read(FILE)).hexdigest() == expected
 

@@ -15,6 +15,7 @@ use super::superblock::Filesystem;
 use crate::error::{Error, Result};
 use crate::ops::{log, run_dir, spill};
 use crate::stack::Name;
+use crate::sys::dm::Control;
 use crate::sys::{block, memory};
 use crate::units::{Bytes, DevNo, Utc};
 
@@ -40,15 +41,15 @@ pub enum Before {
 /// Builds the stack over the card and lets `mount` use it; or, if that can't be, the plain card.
 /// What was done is left as a note in /run/cowflush.
 pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_>) -> Result<()> {
-    if before == Before::Tried {
-        stacking::dismantle();
-    }
+    let control = stacking::begin(before)?;
     let card = if before == Before::Nothing {
         wait_for_card(options, log)?
     } else {
         find_card(options, log)?.ok_or_else(|| not_found(options, "there is no such device"))?
     };
     check_size(&card)?;
+    // Before anything is written to it or to its log: nobody uses it.
+    block::claim(&card.path())?;
     let mut found = flushlog::find(&card, options, |text| log.error(text));
     if let Found::Kept { why, .. } = &found {
         log.error(&why.to_string());
@@ -60,15 +61,22 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         log.error(&format!("{reason}."));
         ("plain", reason.to_owned())
     } else {
-        match stacked(&card, &found, options, log, mount) {
+        let built = match &control {
+            Ok(control) => stacked(control, &card, &found, options, log, mount)
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match built {
             Ok(()) => ("deferring", String::new()),
-            Err(error) => {
-                log.error(&error.to_string());
-                ("plain", error.to_string())
+            Err(why) => {
+                log.error(&why);
+                ("plain", why)
             }
         }
     };
     if mode != "deferring" {
+        // A stack that could not be taken away stands on it still.
+        block::claim(&card.path())?;
         // Root as it is without the log's flushes is old, and torn if a merge was cut short.
         if let Found::Log { log: flush_log, live, .. } = &mut found {
             flushlog::apply(&card, flush_log, live)?;
@@ -100,6 +108,7 @@ fn leave_notes(card: &Candidate, mode: &str, reason: &str, found: Found, log: &m
 }
 
 fn stacked(
+    control: &Control,
     card: &Candidate,
     found: &Found,
     options: &Options,
@@ -122,10 +131,10 @@ fn stacked(
         }
         _ => None,
     };
-    let number = stacking::build(card, flush_log, limit)?;
+    let number = stacking::build(control, card, flush_log, limit)?;
     let device = link_node(number);
     let mounted = mount(&device, card.filesystem.as_ref());
-    let access = mounted.inspect_err(|_| stacking::dismantle())?;
+    let access = mounted.inspect_err(|_| drop(stacking::take_away(control)))?;
     log.info(&boot_line(card, found, access, limit));
     Ok(())
 }

@@ -131,6 +131,8 @@ fn judge(
     news: &mut impl FnMut(&str),
 ) -> Result<(Log, Vec<Live>)> {
     let path = partition.path();
+    // What is mended here must be nobody's.
+    let _claim = block::claim(&path)?;
     let (mut log, root) = (Log::open(&path)?, root_of(card));
     let what = || format!("use the flush log on {}", path.display());
     if !belongs(log.header(), root) {
@@ -185,7 +187,7 @@ pub fn apply(card: &Candidate, log: &mut Log, live: &[Live]) -> Result<()> {
     if live.is_empty() && log.is_unused() {
         return Ok(());
     }
-    let mut root = Direct::open_writable(&card.path())?;
+    let (mut root, _claim) = (Direct::open_exclusive(&card.path())?, block::claim(log.path())?);
     log.apply(live, &mut root, &mut Meter::new())?;
     log.reset(live.len() as u64)
 }

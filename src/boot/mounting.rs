@@ -9,23 +9,28 @@ use super::cmdline::Options;
 use super::superblock::Filesystem;
 use crate::error::{Doing, Error, Result};
 
+const NOSUID: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+
 /// Mounts /proc, /sys, /dev and /run, each unless it is there already.
 pub fn kernel_filesystems() {
-    let nosuid = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    let wanted = [
-        ("proc", "/proc", nosuid | MsFlags::MS_NOEXEC, ""),
-        ("sysfs", "/sys", nosuid | MsFlags::MS_NOEXEC, ""),
-        ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
-        ("tmpfs", "/run", nosuid, "mode=0755,size=10%"),
-    ];
-    for (kind, place, flags, options) in wanted {
-        if is_mounted(place) {
-            continue;
-        }
-        let _ = std::fs::create_dir_all(place);
-        // A kernel without one of them shows it by what fails next, with a better message.
-        let _ = mount(Some(kind), place, Some(kind), flags, Some(options));
+    proc();
+    unless_mounted("sysfs", "/sys", NOSUID | MsFlags::MS_NOEXEC, "");
+    unless_mounted("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755");
+    unless_mounted("tmpfs", "/run", NOSUID, "mode=0755,size=10%");
+}
+
+/// Mounts /proc, unless it is there already. Returns whether it did.
+pub fn proc() -> bool {
+    unless_mounted("proc", "/proc", NOSUID | MsFlags::MS_NOEXEC, "")
+}
+
+fn unless_mounted(kind: &str, place: &str, flags: MsFlags, options: &str) -> bool {
+    if is_mounted(place) {
+        return false;
     }
+    let _ = std::fs::create_dir_all(place);
+    // A kernel without one of them shows it by what fails next, with a better message.
+    mount(Some(kind), place, Some(kind), flags, Some(options)).is_ok()
 }
 
 /// A place is a mount point when it is on another device than its parent.

@@ -1,15 +1,16 @@
 //! Puts the stack over the card.
 
+use super::bringup::Before;
 use super::devices::Candidate;
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::pace;
 use crate::dm::{Line, Target};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::log::Log;
 use crate::ops::{cowfile, view};
 use crate::stack::Name;
-use crate::sys::cow_threshold;
 use crate::sys::dm::Control;
+use crate::sys::{cow_threshold, lock};
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// The flush log to build the stack with: its partition, and what was read of it.
@@ -17,9 +18,13 @@ pub type FlushLog<'a> = (&'a Candidate, &'a Log);
 
 /// Builds the stack over the card, with an empty COW of `limit` bytes, and returns root's number.
 /// What was made before a failure is taken away again.
-pub fn build(card: &Candidate, log: Option<FlushLog<'_>>, limit: Bytes) -> Result<DevNo> {
-    let control = Control::open()?;
-    put_together(&control, card, log, limit).inspect_err(|_| take_away(&control))
+pub fn build(
+    control: &Control,
+    card: &Candidate,
+    log: Option<FlushLog<'_>>,
+    limit: Bytes,
+) -> Result<DevNo> {
+    put_together(control, card, log, limit).inspect_err(|_| drop(take_away(control)))
 }
 
 fn put_together(
@@ -66,16 +71,35 @@ fn snapshot(
     Ok(number)
 }
 
-/// Takes the stack away; the COW's memory goes with its last user.
-pub fn dismantle() {
-    if let Ok(control) = Control::open() {
-        take_away(&control);
+/// The first thing of all that builds a stack: takes the lock, for as long as what is returned is kept, and takes away what was
+/// left of a stack. A whole one is refused, since what it holds is in RAM alone; so is one that is in use. Without
+/// device-mapper, as the inner error has it, there is none.
+pub fn begin(before: Before) -> Result<Result<Control>> {
+    let control = match Control::open() {
+        Ok(control) => control,
+        without => return Ok(without),
+    };
+    lock::take(&control)?;
+    let stack = control.stack()?;
+    if before != Before::Tried && stack.root.is_some_and(|root| root.live.is_some()) {
+        return Err(Error::new("build the stack", "there is one already").advise(
+            "Root is its /dev/mapper/cowflush-root. `cowflush attach --plain` takes it away, unless it is in use.",
+        ));
     }
+    take_away(&control)?;
+    Ok(Ok(control))
 }
 
-fn take_away(control: &Control) {
-    // From the top down. What was never made can't be removed; that is no failure here.
-    for name in Name::ALL {
-        let _ = control.remove(name);
-    }
+/// Takes the stack away; the COW's memory goes with its last user.
+pub fn dismantle() -> Result<()> {
+    Control::open().map_or(Ok(()), |control| take_away(&control))
+}
+
+/// From the top down, as far as nobody uses it: what has a user stays, with all that it stands on.
+pub fn take_away(control: &Control) -> Result<()> {
+    let stack = control.stack()?;
+    Name::ALL
+        .into_iter()
+        .filter(|name| stack.device(*name).is_some())
+        .try_for_each(|name| control.remove(name))
 }

@@ -235,7 +235,7 @@ fn filesystem(card: DevNo) -> Item {
     }
 }
 
-/// A card with a write cache gets a FLUSH for every run of chunks that is merged.
+/// A card with a write cache gets a FLUSH where something must be durable.
 fn write_cache(card: DevNo) -> Item {
     let disk = block::sysfs(card).join("../queue/write_cache");
     let own = block::sysfs(card).join("queue/write_cache");

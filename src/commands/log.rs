@@ -213,13 +213,10 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
         return Err(Error::new(what(), cause).advise(advice).exit(Exit::Usage));
     }
     // Fails for what is mounted, or used by another device, such as a log in use.
-    let size = Direct::open_exclusive(path)
-        .map_err(|error| {
-            error.advise(
-                "Is it mounted, or in use as the flush log? Unmount it, or boot without it.",
-            )
-        })?
-        .size();
+    let claimed = Direct::open_exclusive(path).map_err(|error| {
+        error.advise("Is it mounted, or in use as the flush log? Unmount it, or boot without it.")
+    })?;
+    let size = claimed.size();
     let root = Direct::open(&root_path)?.size();
     let uuid = devices::identify(&root_path).map_or([0; 16], |found| uuid_bytes(&found.uuid));
     let mut label = [0; 16];
@@ -240,6 +237,8 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let log = Log::make(path, &wish)?;
+    // The stack claims it for itself.
+    drop(claimed);
     let uuid = uuid_text(&log.header().uuid);
     let mut text =
         format!("made a flush log of {path_text} ({size}) for {root_text}, UUID={uuid}\n");

@@ -1,9 +1,11 @@
 //! Block devices: numbers, sizes, aligned reads, and what sysfs tells about them.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -13,9 +15,12 @@ use crate::units::{DevNo, Sectors, decimal};
 
 /// The number of an open block device. `path` is for the message.
 pub fn number(node: &File, path: &str) -> Result<DevNo> {
-    let meta = node.metadata().doing(|| format!("look at {path}"))?;
-    let rdev = meta.rdev();
-    Ok(DevNo { major: libc::major(rdev as _) as u32, minor: libc::minor(rdev as _) as u32 })
+    Ok(number_of(&node.metadata().doing(|| format!("look at {path}"))?))
+}
+
+fn number_of(node: &Metadata) -> DevNo {
+    let rdev = node.rdev();
+    DevNo { major: libc::major(rdev as _) as u32, minor: libc::minor(rdev as _) as u32 }
 }
 
 /// The sysfs folder of a block device.
@@ -62,6 +67,39 @@ pub fn start(device: DevNo) -> Option<Sectors> {
         Ok(text) => decimal(text.trim()).map(Sectors),
         Err(_) => (!folder.join("partition").exists()).then_some(Sectors(0)),
     }
+}
+
+/// Claims a card or a log for whoever acts on it by itself, until what is returned is dropped: the one rule that keeps
+/// such a command and whoever uses the device apart, with device-mapper and without. Refused while it is mounted, a part
+/// of it is, or a stack or any other device stands on it; and meanwhile none of these can begin. An image file is
+/// nobody's.
+pub fn claim(path: &Path) -> Result<File> {
+    let claimed = || -> std::io::Result<File> {
+        let node = File::options().read(true).custom_flags(libc::O_EXCL).open(path)?;
+        if is_ours(&node)? { Err(Errno::EBUSY.into()) } else { Ok(node) }
+    };
+    let mut node = claimed();
+    // Who probes a new device, as mdadm does, has it for a moment.
+    for _ in 0..CLAIM_TRIES {
+        match node {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => sleep(CLAIM_PAUSE),
+            _ => break,
+        }
+        node = claimed();
+    }
+    node.doing(|| format!("open {}", path.display()))
+}
+
+const CLAIM_TRIES: u32 = 10;
+const CLAIM_PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether it is one of cowflush's own devices: what stands on top of these may be nothing, as on cowflush-log while the
+/// log is empty.
+fn is_ours(node: &File) -> std::io::Result<bool> {
+    let meta = node.metadata()?;
+    let number = number_of(&meta);
+    let name = std::fs::read_to_string(sysfs(number).join("dm/name")).unwrap_or_default();
+    Ok(meta.file_type().is_block_device() && name.starts_with("cowflush-"))
 }
 
 /// Counters of a block device: what the kernel wrote to it since boot.

@@ -7,7 +7,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::watchdog;
+use super::{block, watchdog};
 use crate::cow::format::{CHUNK_BYTES, Chunk};
 use crate::error::{Doing, Result};
 use crate::log::chain::{Chunks, Unreadable};
@@ -27,38 +27,47 @@ pub struct Direct {
     path: PathBuf,
     size: Bytes,
     buffer: Vec<Aligned>,
+    /// Keeps others away.
+    _claim: Option<File>,
 }
 
 impl Direct {
     /// Opens for reading.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_as(path, false, 0)
+        Self::open_as(path, false)
     }
 
     /// Opens for reading and writing.
     pub fn open_writable(path: &Path) -> Result<Self> {
-        Self::open_as(path, true, 0)
+        Self::open_as(path, true)
     }
 
-    /// The same, but fails while a block device is mounted or used by another device.
+    /// The same for whoever acts on it by itself: see [`block::claim`].
     pub fn open_exclusive(path: &Path) -> Result<Self> {
-        Self::open_as(path, true, libc::O_EXCL)
+        let claim = block::claim(path)?;
+        Ok(Self { _claim: Some(claim), ..Self::open_writable(path)? })
     }
 
-    fn open_as(path: &Path, writable: bool, flags: i32) -> Result<Self> {
+    fn open_as(path: &Path, writable: bool) -> Result<Self> {
         let mut options = File::options();
         options.read(true).write(writable);
-        let direct = options.custom_flags(flags | libc::O_DIRECT).open(path);
+        let direct = options.custom_flags(libc::O_DIRECT).open(path);
         // A file on a tmpfs has no direct I/O, and no cache that could lie.
         let node = match direct {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                options.custom_flags(flags).open(path)
+                options.custom_flags(0).open(path)
             }
             other => other,
         };
         let mut node = node.doing(|| format!("open {}", path.display()))?;
         let size = node.seek(SeekFrom::End(0)).doing(|| format!("measure {}", path.display()))?;
-        Ok(Self { node, path: path.to_owned(), size: Bytes(size), buffer: Vec::new() })
+        Ok(Self {
+            node,
+            path: path.to_owned(),
+            size: Bytes(size),
+            buffer: Vec::new(),
+            _claim: None,
+        })
     }
 
     /// Its size.

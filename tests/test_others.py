@@ -1,0 +1,93 @@
+"""Whoever acts on a card or a log by itself is refused while a stack, or a mounted filesystem, uses it; and nothing is changed."""
+
+from __future__ import annotations
+
+from vm import Throttle, logged
+from vm.lab import Lab
+from vm.machine import VM
+from vm.router import check_settled, wait_status
+
+FAILED, BUSY = 1, 4
+BUSY_PID = '"busy_pid":[0-9]'
+DEVICES = "for dm in /sys/block/dm-*; do cat $dm/dm/name $dm/dm/suspended; done | paste - - | sort"
+# The node of the device of that name; nobody but udev makes links.
+NODE = 'for dm in /sys/block/dm-*; do [ "$(cat $dm/dm/name)" != {name} ] || echo /dev/${{dm##*/}}; done'
+
+
+def node(vm: VM, name: str) -> str:
+    return vm.run(NODE.format(name=name)).ok().text.strip()
+
+
+def refuses(vm: VM, commands: dict[str, str], code: int = FAILED) -> None:
+    """Each of these is refused with such words, and changes neither the card nor the stack."""
+    card, devices = vm.card_stats(), vm.run(DEVICES).output
+    for command, words in commands.items():
+        text = " ".join(vm.run(command, timeout=60).exits(code).text.split())
+        assert words in text, (command, text)
+        assert vm.run(DEVICES).output == devices, command
+    assert (vm.card_stats() - card).wr_operations == 0
+
+
+def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
+    vm = logged.start(boot, throttle=Throttle())
+    there = "cannot build the stack: there is one already."
+    taken = "cannot remove cowflush-root: Device or resource busy."
+    attach = {
+        "cowflush attach": there,
+        "cowflush attach /dev/sda1": there,
+        "cowflush attach --plain": taken,
+        "cowflush attach --plain /dev/sda1": taken,
+    }
+    # The log is empty: nothing stands on cowflush-log, so the kernel alone would let it be written to, or removed.
+    log = node(vm, "cowflush-log")
+
+    def offline() -> dict[str, str]:
+        busy = "cannot open {}: Device or resource busy."
+        return {
+            f"cowflush log format {log} --over cowflush-log": busy.format(log),
+            "cowflush log format /dev/sda2 --over cowflush-log": busy.format("/dev/sda2"),
+            "cowflush log format /dev/sda1 --over ext4": busy.format("/dev/sda1"),
+            f"cowflush recover /dev/sda1 {log} --merge --force": busy.format(log),
+            "cowflush recover /dev/sda1 /dev/sda2 --merge": busy.format("/dev/sda2"),
+        }
+
+    refuses(vm, attach | offline())
+    logged.flush(vm, 1)
+    log = node(vm, "cowflush-log")
+    refuses(vm, attach | offline())
+    # A flush is under way: its lock comes before all else.
+    vm.run(f"echo 2 >{logged.STATE} && seq 2 3000 >/root/f2 && sync").ok()
+    vm.throttle(Throttle(bytes_per_second=5_000))
+    flush = vm.start("cowflush flush")
+    wait_status(vm, BUSY_PID)
+    for command in ("cowflush attach", "cowflush attach --plain"):
+        assert "is at work." in vm.run(command, timeout=60).exits(BUSY).text
+    assert flush.running()
+    vm.throttle(Throttle())
+    flush.wait(60).ok()
+    logged.check_state(vm, 2)
+    vm.run("cowflush stop", timeout=60).ok()
+    # Root writes through, and stands on the card all the same.
+    log = node(vm, "cowflush-log")
+    vm.run("sync").ok()
+    refuses(vm, attach | offline())
+    check_settled(vm)
+    vm.kill()
+    logged.check_card(vm.card, 2)
+
+
+def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
+    """Root on the plain card: there is no stack that could be in use, and without device-mapper nothing tells of one."""
+    vm = boot(append="cowflush=off")
+    busy = "cannot open /dev/sda1: Device or resource busy."
+    commands = {
+        "cowflush attach": busy,
+        "cowflush attach --plain /dev/sda1": busy,
+        "cowflush recover /dev/sda1 /dev/sda2 --merge": "cannot ",
+    }
+    refuses(vm, commands)
+    vm.run(
+        "rm /dev/mapper/control && mkdir /run/none && mount --bind /run/none /sys/class/misc"
+    ).ok()
+    refuses(vm, commands)
+    vm.kill()

@@ -92,14 +92,14 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
         if let (Some(root), true) = (&mut stack.root, hands.valve.works()) {
             root.suspended = false;
         }
-        let step = stack::next(&stack, wish).map_err(explain)?;
+        let step = stack::next(&stack, wish);
         // FLUSHes are off while a merge of a view is begun and waited for, and at no other time.
-        let off = matches!(step, Some(Step::AwaitMerge(_))) && quiet::begin(&stack);
+        let off = matches!(step, Ok(Some(Step::AwaitMerge(_)))) && quiet::begin(&stack);
         if quiet && !off {
             quiet::end(&stack)?;
         }
         quiet = off;
-        let Some(step) = step else { return Ok(settled) };
+        let Some(step) = step.map_err(explain)? else { return Ok(settled) };
         match step {
             Step::StartMerge(name) | Step::Unmerge(name) if begun.contains(&name) => {
                 return Err(merge_failed(&stack));
@@ -382,9 +382,10 @@ fn unlink(control: &Control, stack: &Stack, name: Name, direct: bool, merged: By
     let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
         return Err(explain(Trouble::Foreign(Name::Origin)));
     };
-    // It was merged without FLUSHes, or in part: a command that was killed leaves no note of that. So one now, and
-    // of the card itself, not by way of a device that may have been told to have no cache.
-    let kept = block::flush(card).and_then(|()| match name {
+    // By way of a view it was merged without FLUSHes, all or in part. So one now, and of the card itself, not of a
+    // device that may have been told to have no cache. In place the kernel flushed after each run.
+    let kept = if stack.view.is_some() { block::flush(card) } else { Ok(()) };
+    let kept = kept.and_then(|()| match name {
         Name::Logged => {
             let mut log = log(stack)?;
             let merged = merged.0 / CHUNK_BYTES as u64;

@@ -16,7 +16,7 @@ from vm import artefacts, local
 
 # A container's namespaces, of a user who may do this without being root.
 MOUNTS = "unshare --user --map-root-user --mount"
-PROCESSES = "unshare --pid --fork"
+PROCESSES = "unshare --pid --kill-child"
 
 
 def container(folder: Path, setup: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vm import Throttle, logged
 from vm.lab import Lab
 from vm.machine import VM
-from vm.router import check_settled, wait_status
+from vm.router import LOG, check_settled, wait_status
 
 FAILED, BUSY = 1, 4
 BUSY_PID = '"busy_pid":[0-9]'
@@ -71,7 +71,7 @@ def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
     log = node(vm, "cowflush-log")
     vm.run("sync").ok()
     refuses(vm, attach | offline())
-    check_settled(vm)
+    check_settled(vm, "write-through", LOG)
     vm.kill()
     logged.check_card(vm.card, 2)
 
@@ -79,11 +79,13 @@ def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
 def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
     """Root on the plain card: there is no stack that could be in use, and without device-mapper nothing tells of one."""
     vm = boot(append="cowflush=off")
+    vm.run("cowflush log format /dev/sda2").ok()
     busy = "cannot open /dev/sda1: Device or resource busy."
     commands = {
         "cowflush attach": busy,
         "cowflush attach --plain /dev/sda1": busy,
-        "cowflush recover /dev/sda1 /dev/sda2 --merge": "cannot ",
+        "cowflush recover /dev/sda1 /dev/sda2 --merge": busy,
+        "cowflush log format /dev/sda1 --over ext4": busy,
     }
     refuses(vm, commands)
     vm.run(

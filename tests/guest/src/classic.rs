@@ -48,7 +48,7 @@ impl Classic {
         // Of that size, without slack.
         let size = Bytes(self.size);
         let fresh = cowfile::create(size, Bytes(0), size)?;
-        control.create(Name::Sealed, None)?;
+        control.create(Name::Sealed)?;
         let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
         control.load(Name::Sealed, &[merge])?;
         let next = Target::Snapshot { origin, cow: fresh.number(), chunk: CHUNK_SECTORS };

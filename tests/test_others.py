@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from vm import Throttle, logged
+from vm import Drive, Throttle, logged
+from vm.ext import Filesystem
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import LOG, check_settled, wait_status
 
 FAILED, BUSY = 1, 4
+OTHER = "c0f1a5b0-5eed-4c0f-8a5b-000000000002"
 BUSY_PID = '"busy_pid":[0-9]'
-DEVICES = "for dm in /sys/block/dm-*; do cat $dm/dm/name $dm/dm/suspended; done | paste - - | sort"
+DEVICES = "for dm in /sys/block/dm-*/dm; do [ ! -e $dm ] || cat $dm/name $dm/suspended; done | paste - - | sort"
 # The node of the device of that name; nobody but udev makes links.
 NODE = 'for dm in /sys/block/dm-*; do [ "$(cat $dm/dm/name)" != {name} ] || echo /dev/${{dm##*/}}; done'
 
@@ -18,12 +20,13 @@ def node(vm: VM, name: str) -> str:
     return vm.run(NODE.format(name=name)).ok().text.strip()
 
 
-def refuses(vm: VM, commands: dict[str, str], code: int = FAILED) -> None:
+def refuses(vm: VM, commands: dict[str, str], code: int | None = FAILED) -> None:
     """Each of these is refused with such words, and changes neither the card nor the stack."""
     card, devices = vm.card_stats(), vm.run(DEVICES).output
     for command, words in commands.items():
-        text = " ".join(vm.run(command, timeout=60).exits(code).text.split())
-        assert words in text, (command, text)
+        done = vm.run(command, timeout=60)
+        assert done.code == code if code else done.code > 0, (command, done)
+        assert words in " ".join(done.text.split()), (command, done.text)
         assert vm.run(DEVICES).output == devices, command
     assert (vm.card_stats() - card).wr_operations == 0
 
@@ -77,19 +80,55 @@ def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
 
 
 def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
-    """Root on the plain card: there is no stack that could be in use, and without device-mapper nothing tells of one."""
-    vm = boot(append="cowflush=off")
+    """Root on the plain card: there is no stack that could be in use, and without device-mapper nothing tells of one.
+
+    The second disk's root is used by nobody, so `attach` takes it, once; and `attach --plain` gives it back when nobody uses it.
+    """
+    other = logged.made(boot.card(Filesystem(uuid=OTHER)), 2)
+    vm = boot(append="cowflush=off", drives=[Drive(other.path)])
     vm.run("cowflush log format /dev/sda2").ok()
-    busy = "cannot open /dev/sda1: Device or resource busy."
+    busy = "cannot open {}: Device or resource busy."
     commands = {
-        "cowflush attach": busy,
-        "cowflush attach --plain /dev/sda1": busy,
-        "cowflush recover /dev/sda1 /dev/sda2 --merge": busy,
-        "cowflush log format /dev/sda1 --over ext4": busy,
+        "cowflush attach": busy.format("/dev/sda1"),
+        "cowflush attach --plain /dev/sda1": busy.format("/dev/sda1"),
+        "cowflush recover /dev/sda1 /dev/sda2 --merge": busy.format("/dev/sda1"),
+        "cowflush log format /dev/sda1 --over ext4": busy.format("/dev/sda1"),
     }
     refuses(vm, commands)
+
+    # As if the boot had found no way to build a stack.
+    vm.run(
+        "sed s/cowflush=off// /proc/cmdline >/run/line && mount --bind /run/line /proc/cmdline"
+    ).ok()
+    stack = "/dev/mapper/cowflush-root"
+    attached = vm.run("cowflush attach /dev/sdb1 2>/dev/null", timeout=60).ok().text
+    assert attached.strip() == stack
+    there = "cannot build the stack: there is one already."
+    taken = "cannot remove cowflush-root: Device or resource busy."
+    offline = {
+        "cowflush attach /dev/sdb1": there,
+        "cowflush recover /dev/sdb1 /dev/sdb2 --merge": busy.format("/dev/sdb2"),
+        "cowflush log format /dev/sdb2 --over cowflush-log --root /dev/sdb1": busy.format(
+            "/dev/sdb2"
+        ),
+        "mount /dev/sdb1 /run/m": "busy",
+    }
+    vm.run(
+        f"mkdir /run/m && mount -o ro {stack} /run/m && [ $(cat /run/m{logged.STATE}) = 2 ]"
+    ).ok()
+    refuses(vm, offline | {"cowflush attach --plain /dev/sdb1": taken}, None)
+    assert vm.card_stats(1).wr_operations == 0
+    vm.run("umount /run/m").ok()
+    refuses(vm, offline, None)
+    plain = vm.run("cowflush attach --plain /dev/sdb1 2>/dev/null", timeout=60).ok().text
+    assert plain.strip() == "/dev/sdb1" and vm.run(DEVICES).output == b""
+    vm.run(
+        f"mount -o ro /dev/sdb1 /run/m && [ $(cat /run/m{logged.STATE}) = 2 ] && umount /run/m"
+    ).ok()
+
     vm.run(
         "rm /dev/mapper/control && mkdir /run/none && mount --bind /run/none /sys/class/misc"
     ).ok()
     refuses(vm, commands)
     vm.kill()
+    logged.check_root(other.fs(), 2)

@@ -203,13 +203,14 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     restarted.map_err(explain)
 }
 
-fn explain(failed: Failed) -> Error {
-    let operation = match failed.at {
-        Moment::Suspend => "suspend cowflush-root",
-        Moment::Handover => "hand root's changes over to cowflush-sealed",
-        Moment::Resume => "resume cowflush-root",
+fn explain(Failed { at, errno, asleep }: Failed) -> Error {
+    let why = errno.desc();
+    let error = match at {
+        Moment::Suspend => Error::new("suspend cowflush-root", why),
+        Moment::Handover => Error::new("hand root's changes over to cowflush-sealed", why),
+        Moment::Resume => Error::new("resume cowflush-root", why),
     };
-    Error::new(operation, failed.errno.desc()).advise(match failed.asleep {
+    error.advise(match asleep {
         false => {
             "Nothing was lost and root goes on as before. Try again; the kernel log (dmesg) may \
              have more."

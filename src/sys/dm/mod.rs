@@ -184,23 +184,30 @@ impl Control {
     /// The device as it is now; `None` when there is none of that name.
     pub fn device(&self, name: Name) -> Result<Option<Device>> {
         let (mut info, mut table) = (Message::about(name), Message::about(name));
-        self.look_at(&mut info, &mut table).or_else(|(what, errno)| {
-            Err(errno).doing(|| format!("ask for the {what} of {}", name.text()))
-        })
+        match self.look_at(&mut info, &mut table) {
+            Ok(device) => Ok(device),
+            Err((Request::Table, errno)) => {
+                Err(errno).doing(|| format!("ask for the table of {}", name.text()))
+            }
+            Err((_, errno)) => {
+                Err(errno).doing(|| format!("ask for the status of {}", name.text()))
+            }
+        }
     }
 
     /// The device that both messages are about, as it is now; `None` when there is none. Allocates nothing. An
-    /// error says what could not be had.
+    /// error has the request that was refused.
     pub fn look_at(
         &self,
         info: &mut Message,
         table: &mut Message,
-    ) -> std::result::Result<Option<Device>, (&'static str, Errno)> {
+    ) -> std::result::Result<Option<Device>, (Request, Errno)> {
+        let refused = |request| move |errno| (request, errno);
         match self.run(Request::TargetStatus, info) {
             Err(Errno::ENXIO) => return Ok(None),
-            result => result.map_err(|errno| ("status", errno))?,
+            result => result.map_err(refused(Request::TargetStatus))?,
         }
-        self.run(Request::Table, table).map_err(|errno| ("table", errno))?;
+        self.run(Request::Table, table).map_err(refused(Request::Table))?;
         Ok(Some(Device {
             number: info.number(),
             suspended: info.is_suspended(),

@@ -158,26 +158,57 @@ impl Control {
         self.ask(request, Message::about(name), "resume", name.text()).map(drop)
     }
 
-    /// Loads a table and swaps it in.
+    /// Resumes root with its inactive table, whose content may be another than its filesystem knows, which a
+    /// freeze would only make worse.
+    pub fn swap_root(&self) -> Result<()> {
+        let (name, request) = (Name::Root, Request::Resume { freeze: false });
+        self.ask(request, Message::about(name), "resume", name.text()).map(drop)
+    }
+
+    /// Resumes a device with its inactive table, where the one that it has serves as well. A swap that fails leaves a
+    /// device suspended, and whoever uses it waiting; it goes on with what it has then.
+    pub fn swap(&self, name: Name) -> Result<()> {
+        self.resume(name).inspect_err(|_| _ = self.resume(name))
+    }
+
+    /// Loads a table and swaps it in, as [`Self::swap`] does.
     pub fn replace(&self, name: Name, lines: &[Line]) -> Result<()> {
         self.load(name, lines)?;
-        self.resume(name)
+        self.swap(name)
     }
 
     /// The device as it is now; `None` when there is none of that name.
     pub fn device(&self, name: Name) -> Result<Option<Device>> {
-        let mut info = Message::about(name);
-        match self.run(Request::TargetStatus, &mut info) {
-            Err(Errno::ENXIO) => return Ok(None),
-            result => result.doing(|| format!("ask for the status of {}", name.text()))?,
+        let (mut info, mut table) = (Message::about(name), Message::about(name));
+        match self.look_at(&mut info, &mut table) {
+            Ok(device) => Ok(device),
+            Err((Request::Table, errno)) => {
+                Err(errno).doing(|| format!("ask for the table of {}", name.text()))
+            }
+            Err((_, errno)) => {
+                Err(errno).doing(|| format!("ask for the status of {}", name.text()))
+            }
         }
-        let table = Message::about(name);
-        let table = self.ask(Request::Table, table, "ask for the table of", name.text())?;
+    }
+
+    /// The device that both messages are about, as it is now; `None` when there is none. Allocates nothing. An
+    /// error has the request that was refused.
+    pub fn look_at(
+        &self,
+        info: &mut Message,
+        table: &mut Message,
+    ) -> std::result::Result<Option<Device>, (Request, Errno)> {
+        let refused = |request| move |errno| (request, errno);
+        match self.run(Request::TargetStatus, info) {
+            Err(Errno::ENXIO) => return Ok(None),
+            result => result.map_err(refused(Request::TargetStatus))?,
+        }
+        self.run(Request::Table, table).map_err(refused(Request::Table))?;
         Ok(Some(Device {
             number: info.number(),
             suspended: info.is_suspended(),
             inactive: info.has_inactive(),
-            live: info.has_live().then(|| live(&info, &table)),
+            live: info.has_live().then(|| live(info, table)),
         }))
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::dm::{CONTROL, Control};
@@ -23,7 +24,9 @@ enum Byte {
     Help = 1,
 }
 
-/// How long the helpers of a process that was killed are waited for, and how often they are looked at.
+/// For how long the helpers of a process that was killed may go on to their own end; until when they are waited for
+/// after that; and how often they are looked at.
+const GRACE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
 
@@ -39,7 +42,8 @@ fn record(byte: Byte, kind: libc::c_int) -> libc::flock {
 }
 
 /// Takes the lock until [`release`] or the process's end, or says who has it. Who had it before may have been
-/// killed and have left helpers: when this returns they have ended.
+/// killed and have left helpers: when this returns they have ended. One that does not, such as one that was stopped,
+/// is killed: what it leaves is for the plan to mend, as of any other.
 ///
 /// A record lock goes when *any* descriptor of the file is closed, so a process opens the
 /// control node once.
@@ -49,7 +53,10 @@ pub fn take(control: &Control) -> Result<()> {
     loop {
         let refused = match user(control.file(), Byte::Help) {
             Ok(None) => return Ok(()),
-            Ok(Some(_)) if since.elapsed() < PATIENCE => {
+            Ok(Some(pid)) if since.elapsed() < PATIENCE => {
+                if since.elapsed() > GRACE && pid > 0 {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
                 std::thread::sleep(POLL);
                 continue;
             }

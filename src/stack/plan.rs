@@ -1011,6 +1011,10 @@ mod tests {
                     steps.push(step);
                     assert!(steps.len() < 8, "{steps:?} {start:#?}");
                 }
+                let sane = start.sealed.as_ref().and_then(origin) == start.seat();
+                if sane && handed_over(start, &under_root(start)) {
+                    assert_eq!(wake(&stack, way), Ok(None), "{steps:?} {start:#?}");
+                }
                 if wake(&stack, way).is_ok() {
                     assert!(!root_asleep(&stack), "{steps:?} {start:#?}");
                     assert!(!handed_over(&stack, &under_root(&stack)), "{steps:?} {start:#?}");

@@ -148,6 +148,23 @@ def test_without_its_guard_root_sleeps_until_the_next_command(boot: Lab) -> None
     check_flushed(vm)
 
 
+@pytest.mark.thorough
+def test_what_a_killed_flush_left_at_the_valve_is_waited_for(boot: Lab) -> None:
+    """It may suspend root and wake it up, so nobody may be in a window meanwhile. It ends at once, unless it is stopped."""
+    vm = boot(throttle=Throttle())
+    vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; sync").ok()
+    vm.throttle(SLOW)
+    job = vm.start("cowflush flush")
+    wait_status(vm, MERGING)
+    pid = status(vm)["busy_pid"]
+    helper = vm.run(f"pgrep -P {pid}").ok().text.strip()
+    vm.run(f"kill -STOP {helper} && kill -9 {pid}").ok()
+    assert job.wait().code == KILLED
+    vm.throttle(Throttle())
+    vm.run(f"cowflush flush && ! [ -e /proc/{helper} ]", timeout=60).ok()
+    check_settled(vm)
+
+
 @pytest.mark.kernels("6.1", "6.12")
 def test_killed_while_the_card_is_slow(boot: Lab) -> None:
     """The kernel goes on merging by itself, and the next command waits for it."""

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::cowfile;
 use super::valve::Valve;
-use super::window::{self, Failed, Freeze, Restart, Sealed};
+use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::pace;
 use crate::dm::{Line, Target};
@@ -78,13 +78,15 @@ pub fn run(
             None,
         ),
     };
-    let mut requests = window::Seal::prepare();
-    let mut for_guard = window::Seal::prepare();
+    let (sealed_line, root_line) =
+        (Line::whole(root.length, sealed_target), Line::whole(root.length, root_target));
+    let mut requests = window::Seal::prepare(root_line);
+    let mut for_guard = window::Seal::prepare(root_line);
     let root_folder = File::open("/").doing(|| "open /")?;
-    let guard = guard::post(&mut |end| {
-        if end == End::Orphaned {
-            for_guard.rescue(control);
-            // What this process froze, or nobody; after root is awake, which may have to be read.
+    let guard = guard::post(control, &mut |end| {
+        // What this process froze, or nobody. A root that sleeps all the same has to be read for that, which would
+        // wait for the next command, while that waits for the guard: it thaws by itself.
+        if end == End::Orphaned && for_guard.rescue(control) {
             block::thaw(&root_folder);
         }
     })?;
@@ -99,13 +101,29 @@ pub fn run(
     let freeze = if early && !frozen { Freeze::Within } else { freeze };
     // From here on whatever happens thaws it.
     let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
-    control.load(Name::Sealed, &[Line::whole(root.length, sealed_target)])?;
-    control.load(Name::Root, &[Line::whole(root.length, root_target)])?;
-    // Now the loaded table keeps the fresh COW.
+    control.load(Name::Sealed, &[sealed_line])?;
+    control.load(Name::Root, &[root_line])?;
+    let sealed = signals::undisturbed(|| requests.run(control, freeze));
+    // The loaded table keeps it, but the kernel drops a table that it can't swap in.
     drop(fresh);
-    let sealed = signals::undisturbed(|| requests.run(control, freeze)).map_err(explain)?;
     drop(unpaced);
-    Ok((sealed, tight))
+    match sealed {
+        Ok(sealed) => Ok((sealed, tight)),
+        Err(failed) => {
+            if failed.asleep {
+                tight.leave();
+            }
+            Err(explain(failed))
+        }
+    }
+}
+
+/// Thaws root's filesystem, which a window that failed or was killed may have left frozen. Root must be awake, and
+/// no valve at work: to thaw is to write, and whoever waits at a valve may hold what that needs.
+pub fn thaw_root() {
+    if let Ok(root) = File::open("/") {
+        block::thaw(&root);
+    }
 }
 
 /// To freeze is to write out what the page cache holds while everybody waits, so a small COW may be filled
@@ -146,6 +164,11 @@ impl Tight {
         drop(self);
         since.map(|since| since.elapsed())
     }
+
+    /// Leaves it as it is: root is asleep, and to thaw would wait for that. [`thaw_root`] is for whoever wakes it up.
+    fn leave(mut self) {
+        self.frozen = None;
+    }
 }
 
 impl Drop for Tight {
@@ -170,7 +193,7 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
-    let guard = guard::post(&mut |end| {
+    let guard = guard::post(control, &mut |end| {
         if end == End::Orphaned {
             for_guard.rescue(control);
         }
@@ -181,14 +204,19 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
 }
 
 fn explain(failed: Failed) -> Error {
-    let advice = "Nothing was lost and root goes on as before. Try again; the kernel log (dmesg) \
-                  may have more.";
-    match failed {
-        Failed::Suspend(errno) => Error::new("suspend cowflush-root", errno.desc()),
-        Failed::Handover(errno) => {
-            Error::new("hand root's changes over to cowflush-sealed", errno.desc())
+    let operation = match failed.at {
+        Moment::Suspend => "suspend cowflush-root",
+        Moment::Handover => "hand root's changes over to cowflush-sealed",
+        Moment::Resume => "resume cowflush-root",
+    };
+    Error::new(operation, failed.errno.desc()).advise(match failed.asleep {
+        false => {
+            "Nothing was lost and root goes on as before. Try again; the kernel log (dmesg) may \
+             have more."
         }
-        Failed::Resume(errno) => Error::new("resume cowflush-root", errno.desc()),
-    }
-    .advise(advice)
+        true => {
+            "Nothing was lost, but root may still be suspended: whoever writes to it waits. Try \
+             again, which wakes it up; the kernel log (dmesg) may have more."
+        }
+    })
 }

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::prune::{Policy, Pruned, prune};
+use super::rule::Rule;
 use super::valve::Valve;
-use super::{quiet, seal, view};
+use super::{cowfile, quiet, seal, view};
+use crate::config::Config;
 use crate::cow::format::CHUNK_BYTES;
 use crate::cow::view::Budget;
 use crate::dm::status::Usage;
@@ -59,6 +61,12 @@ pub struct Hands<'a> {
     pub valve: &'a mut Valve,
     /// What may be left out.
     pub policy: Policy,
+    /// What the owner wants.
+    pub config: &'a Config,
+    /// What root's COW may hold, should it need another.
+    pub limit: Bytes,
+    /// What one flush can put into the flush log.
+    pub roof: Bytes,
 }
 
 impl Hands<'_> {
@@ -69,6 +77,13 @@ impl Hands<'_> {
             self.meter.show(left);
         }
         self.signals.arrived()
+    }
+
+    /// Root has woken up. Its filesystem may be frozen still; after that writers may need holding back.
+    fn woken(&mut self) -> Result<()> {
+        seal::thaw_root();
+        let stack = self.control.stack()?;
+        self.valve.hold_back(&stack, Rule::of(self.config, &stack, self.roof))
     }
 }
 
@@ -133,6 +148,14 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 run(control, &stack, step)?;
                 begun.push(Name::Sealed);
                 merging_since = Instant::now();
+            }
+            Step::Reseat => {
+                reseat(hands, &stack)?;
+                hands.woken()?;
+            }
+            Step::Resume(Name::Root) => {
+                run(control, &stack, step)?;
+                hands.woken()?;
             }
             _ => run(control, &stack, step)?,
         }
@@ -344,7 +367,11 @@ fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
             }
             control.remove(name)
         }
-        Step::Append | Step::StartMerge(_) | Step::AwaitMerge(_) | Step::Unlink(_) => Ok(()),
+        Step::Append
+        | Step::StartMerge(_)
+        | Step::AwaitMerge(_)
+        | Step::Unlink(_)
+        | Step::Reseat => Ok(()),
         Step::MergeInPlace => {
             let sealed = device(stack, Name::Sealed)?;
             replace(control, Name::Sealed, &sealed, |origin, cow, chunk| Target::SnapshotMerge {
@@ -357,6 +384,26 @@ fn run(control: &Control, stack: &Stack, step: Step) -> Result<()> {
         Step::RestartMerge => seal::restart(control, &device(stack, Name::Sealed)?),
         Step::Rename(from, to) => control.rename(from, to),
     }
+}
+
+/// Puts root on the sealed device, which has taken over what its COW holds. The fresh COW is kept until root
+/// has it: the kernel drops a table that it can't swap in, and a loop device with its last user.
+fn reseat(hands: &Hands<'_>, stack: &Stack) -> Result<()> {
+    let (root, sealed) = (device(stack, Name::Root)?, device(stack, Name::Sealed)?);
+    let (fresh, target) = match sealed.target() {
+        Some(Target::Snapshot { chunk, .. }) => {
+            let used = sealed.usage().map_or(hands.limit, |usage| usage.allocated.bytes());
+            let fresh = cowfile::create(hands.limit, used, hands.roof)?;
+            let cow = fresh.number();
+            (Some(fresh), Target::Snapshot { origin: sealed.number, cow, chunk })
+        }
+        _ => (None, Target::Linear { device: sealed.number, offset: Sectors(0) }),
+    };
+    let length = root.length().unwrap_or_default();
+    hands.control.load(Name::Root, &[Line::whole(length, target)])?;
+    let awake = hands.control.swap_root();
+    drop(fresh);
+    awake
 }
 
 /// Lets the layer read its own store again.

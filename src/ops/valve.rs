@@ -3,15 +3,15 @@
 //! A second process tends the valve, since the first one is busy with the card and a writer at full
 //! memory speed can't wait for that. It is there before it is needed, and works only during the long
 //! parts of a flush, appending and merging, which need nothing of root; so it never meets the window of a
-//! seal. Should the first process die, it opens the valve and ends.
+//! seal. Should the first process die, it opens the valve and ends; until it has, the lock keeps others from a
+//! window of their own.
 
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::rule::Rule;
 use crate::daemon::pressure::{self, Gate, Level, SLOW};
 use crate::error::{Error, Result};
-use crate::stack::Name;
+use crate::stack::{Mode, Name, Stack};
 use crate::sys::attendant::{Attendant, Order, Work};
 use crate::sys::dm::{Control, Message, Request};
 use crate::sys::memory;
@@ -49,6 +49,23 @@ impl Valve {
         }
         self.rule = Some(rule);
         Ok(())
+    }
+
+    /// Sets it to work by `rule`, the one for `stack`, unless it judges the COW by what is sealed now. Only a root
+    /// that is awake, on a table that serves, and defers can have one; any other is for the plan to mend, or
+    /// needs none.
+    pub fn hold_back(&mut self, stack: &Stack, rule: Rule) -> Result<()> {
+        // A valve that is closed suspends root; nothing else may have.
+        let awake =
+            self.works() || stack.root.is_some_and(|root| !root.suspended && !root.inactive);
+        if !awake || stack.mode() != Some(Mode::Deferring) || stack.has_handed_over() {
+            self.rest();
+            return Ok(());
+        }
+        match &self.rule {
+            Some(now) if now.allows_as_much_as(&rule) => Ok(()),
+            _ => self.work(rule),
+        }
     }
 
     /// Opens it for good.
@@ -97,9 +114,13 @@ struct Tending {
 
 impl Tending {
     fn start(control: &Control) -> Result<Attendant> {
-        let (control, message) = (control.clone(), Message::about(Name::Root));
-        let open = control.file().as_raw_fd();
-        Attendant::start(open, &mut Self { control, message, rule: None, closed: None })
+        let mut tending = Self {
+            control: control.clone(),
+            message: Message::about(Name::Root),
+            rule: None,
+            closed: None,
+        };
+        Attendant::start(control, &mut tending)
     }
 }
 

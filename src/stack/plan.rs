@@ -6,6 +6,7 @@
 
 use super::state::{Device, Mode, Name, Stack, Store};
 use crate::dm::{SnapshotStatus, Target};
+use crate::units::DevNo;
 
 /// One step towards a settled stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,9 @@ pub enum Step {
     Clear(Name),
     /// Remove the device.
     Remove(Name),
+    /// Load the table into root that reads through the sealed device, and let root go on with it: what root's
+    /// COW holds was handed over, and the table that waited for that is gone.
+    Reseat,
     /// Append the sealed COW to the flush log, then let the sealed device read it there.
     Append,
     /// Write a table over the layer's data in the order of the card, make the view from it, and
@@ -74,7 +78,26 @@ pub fn next(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
 /// command and no data. So whatever was decided is looked at once more, and refused.
 fn harmless(stack: &Stack, step: Step) -> Result<Step, Trouble> {
     let wrong = match step {
-        Step::Remove(name) => stack.is_under_root(name).then_some(name),
+        Step::Remove(name) => {
+            let moved = name == Name::Sealed && stack.has_handed_over();
+            (moved || stack.is_under_root(name)).then_some(name)
+        }
+        Step::Clear(name) => {
+            let only = stack.device(name).is_some_and(|device| device.live.is_none());
+            let way = name == Name::Root && stack.has_handed_over();
+            (way || only && stack.is_under_root(name)).then_some(name)
+        }
+        // A table that waits is what lets root go on after a handover, and what must not get in before it.
+        Step::Resume(Name::Root) => {
+            let waits = stack.root.is_some_and(|root| root.inactive);
+            (waits != stack.has_handed_over()).then_some(Name::Root)
+        }
+        Step::Resume(Name::Sealed) => {
+            let waits = stack.root.is_some_and(|root| root.suspended && root.inactive);
+            let serves = stack.is_under_root(Name::Sealed) || stack.has_handed_over();
+            (!serves && !waits).then_some(Name::Sealed)
+        }
+        Step::Reseat => (!stack.has_handed_over()).then_some(Name::Root),
         Step::StartMerge(layer) | Step::AwaitMerge(layer) | Step::Unlink(layer) => {
             (!stack.is_on_card(layer)).then_some(layer)
         }
@@ -82,7 +105,7 @@ fn harmless(stack: &Stack, step: Step) -> Result<Step, Trouble> {
             (!stack.is_on_card(Name::Sealed)).then_some(Name::Sealed)
         }
         Step::Rename(_, to) => stack.device(to).map(|_| to),
-        Step::Resume(_) | Step::Clear(_) | Step::Append | Step::Unmerge(_) => None,
+        Step::Resume(_) | Step::Append | Step::Unmerge(_) => None,
     };
     wrong.map_or(Ok(step), |name| Err(Trouble::Foreign(name)))
 }
@@ -93,10 +116,10 @@ fn decide(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
     if root.live.is_some() && mode.is_none() {
         return Err(Trouble::Foreign(Name::Root));
     }
-    let seated = stack.sealed.filter(|sealed| stack.seat() == Some(sealed.number));
-    if let Some(step) = wake_root(stack, &root, seated.as_ref()) {
+    if let Some(step) = wake_root(stack, &root, Way::Back)? {
         return Ok(Some(step));
     }
+    let seated = seated(stack);
     if root.inactive {
         return Ok(Some(Step::Clear(Name::Root)));
     }
@@ -122,14 +145,22 @@ fn decide(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
     }
 }
 
+/// What a snapshot is a snapshot of.
+fn origin(device: &Device) -> Option<DevNo> {
+    match device.target()? {
+        Target::Snapshot { origin, .. } | Target::SnapshotMerge { origin, .. } => Some(origin),
+        _ => None,
+    }
+}
+
+/// The sealed device, if root sits on it.
+fn seated(stack: &Stack) -> Option<Device> {
+    stack.sealed.filter(|sealed| stack.seat() == Some(sealed.number))
+}
+
 /// The logged device, if root reads through it.
 fn logged_in_use(stack: &Stack, seated: Option<&Device>) -> Option<Device> {
-    let under = match seated.map(Device::target) {
-        Some(Some(Target::Snapshot { origin, .. } | Target::SnapshotMerge { origin, .. })) => {
-            Some(origin)
-        }
-        _ => stack.seat(),
-    };
+    let under = seated.and_then(origin).or_else(|| stack.seat());
     stack.logged.filter(|logged| under == Some(logged.number))
 }
 
@@ -173,32 +204,74 @@ fn leftovers(stack: &Stack) -> Result<Option<Step>, Trouble> {
     Ok(tidy(Name::Origin, &origin))
 }
 
+/// Where to go from a seal that came to no end before the handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Drop both new tables: root wakes up on the one that it had.
+    Back,
+    /// Hand over, as the seal meant to, where all is prepared for that.
+    Forward,
+}
+
+/// What lets root go on with a table that is right, for who looked at root and the sealed device only; `None`: it
+/// does. The one rule for a window of [`crate::ops::window`] in which a call failed, for its guard, and for the
+/// next command.
+pub fn wake(stack: &Stack, way: Way) -> Result<Option<Step>, Trouble> {
+    let root = stack.root.ok_or(Trouble::NotActive)?;
+    match wake_root(stack, &root, way)? {
+        Some(step) => harmless(stack, step).map(Some),
+        None => Ok(None),
+    }
+}
+
 /// Root must not stay suspended; but what it would wake up on has to be right first.
-fn wake_root(stack: &Stack, root: &Device, seated: Option<&Device>) -> Option<Step> {
+fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, Trouble> {
+    let (sealed, seated) = (stack.sealed.as_ref(), seated(stack));
+    if let Some(sealed) = sealed
+        && stack.has_handed_over()
+    {
+        // There is no way back: root's own table is void, also for a root that is awake on it. The kernel hands
+        // over only between tables that have the same origin; what else looks like it is left alone.
+        if stack.seat() != origin(sealed) {
+            return Err(Trouble::Foreign(Name::Sealed));
+        }
+        return Ok(Some(match tidy(Name::Sealed, sealed) {
+            Some(step) => step,
+            None if root.suspended && root.inactive => Step::Resume(Name::Root),
+            None => Step::Reseat,
+        }));
+    }
     if !root.suspended {
-        return None;
+        return Ok(None);
     }
     if let Some(sealed) = seated {
         let plain = matches!(sealed.target(), Some(Target::Snapshot { .. }));
         // Caught in the middle of `RestartMerge`. A store that was merging no longer knows its
-        // free chunks, so a write to it as a plain snapshot would destroy data: merge first.
-        if plain && stack.mode() == Some(Mode::WriteThrough) {
-            return Some(Step::MergeInPlace);
+        // free chunks, so a write to it as a plain snapshot would destroy data: merge first. The kernel
+        // takes no second table that waits for the same store.
+        if plain && !sealed.inactive && stack.mode() == Some(Mode::WriteThrough) {
+            return Ok(Some(Step::MergeInPlace));
         }
-    } else if let Some(sealed) = stack.sealed {
-        // The exceptions were handed over: root's own table is void and the loaded one is right.
-        if sealed.live.is_some() && !sealed.suspended && root.inactive {
-            return Some(Step::Resume(Name::Root));
+        if let Some(step) = tidy(Name::Sealed, &sealed) {
+            return Ok(Some(step));
         }
-        // Not handed over: drop both tables, in this order, since root can't be resumed while
-        // the kernel sees another table waiting for its exceptions.
-        return Some(if root.inactive {
-            Step::Clear(Name::Root)
-        } else {
-            Step::Remove(Name::Sealed)
-        });
     }
-    Some(if root.inactive { Step::Clear(Name::Root) } else { Step::Resume(Name::Root) })
+    if root.inactive {
+        // Not before the other table was given up: root can't be resumed while the kernel sees one that waits
+        // for its exceptions, and must not wake up on a device that has no table.
+        let ready = |sealed: &Device| sealed.inactive || sealed.suspended && sealed.live.is_some();
+        let forward = way == Way::Forward && seated.is_none() && sealed.is_some_and(ready);
+        return Ok(Some(match forward {
+            true => Step::Resume(Name::Sealed),
+            false => Step::Clear(Name::Root),
+        }));
+    }
+    Ok(Some(match sealed {
+        Some(sealed) if seated.is_none() && sealed.inactive => Step::Clear(Name::Sealed),
+        Some(_) if stack.shares_cow() => Step::Remove(Name::Sealed),
+        // One that is empty goes when root is awake: whoever has it open keeps nobody waiting.
+        _ => Step::Resume(Name::Root),
+    }))
 }
 
 /// A device that was left with a loaded table or suspended.
@@ -445,10 +518,10 @@ mod tests {
             s.sealed = loaded();
         });
         assert_eq!(plan(&suspended), Ok(Some(Step::Clear(Name::Root))));
-        let cleared = edit(suspended, |s| root(s).inactive = false);
-        assert_eq!(plan(&cleared), Ok(Some(Step::Remove(Name::Sealed))));
-        let removed = edit(cleared, |s| s.sealed = None);
-        assert_eq!(plan(&removed), Ok(Some(Step::Resume(Name::Root))));
+        // Whoever has the sealed device open, which must not be removed then, does not keep root asleep.
+        let steps =
+            [Step::Clear(Name::Sealed), Step::Resume(Name::Root), Step::Remove(Name::Sealed)];
+        assert_eq!(path(suspended, Wish::default())[1..], steps);
     }
 
     #[test]
@@ -474,6 +547,9 @@ mod tests {
         assert_eq!(plan(&awake), Ok(Some(Step::MergeInPlace)));
         let merging = edit(stopping(used(8)), |s| root(s).suspended = true);
         assert_eq!(plan(&merging), Ok(Some(Step::Resume(Name::Root))));
+        // Two tables that wait for one store are one too many for the kernel.
+        let loaded = edit(between, |s| seal(s).inactive = true);
+        assert_eq!(plan(&loaded), Ok(Some(Step::Clear(Name::Sealed))));
     }
 
     #[test]
@@ -625,6 +701,13 @@ mod tests {
             }
             Step::Clear(name) => stack.slot(name).as_mut().unwrap().inactive = false,
             Step::Remove(name) => *stack.slot(name) = None,
+            Step::Reseat => {
+                let merges = matches!(seal(stack).target(), Some(Target::SnapshotMerge { .. }));
+                stack.root = match merges {
+                    true => device(ROOT, linear(SEALED), SnapshotStatus::Unknown),
+                    false => device(ROOT, snapshot(SEALED, NEW_COW), used(0)),
+                };
+            }
             Step::Append => {
                 stack.view = view();
                 stack.sealed = device(SEALED, snapshot(ORIGIN, VIEW), used(8));
@@ -655,8 +738,6 @@ mod tests {
         }
     }
 
-    const HANDED_OVER: &str = "removes what root was handed over to";
-
     /// What `step` would do to data that root reads or that exist nowhere else; `None`: nothing. An independent
     /// statement of what must never happen, by following the live tables from root down.
     fn harm(stack: &Stack, step: Step) -> Option<&'static str> {
@@ -671,18 +752,35 @@ mod tests {
                 matches!(stack.device(name).unwrap().target(), Some(Target::Linear { .. }))
             }))
         };
-        // The kernel has moved root's exceptions to the sealed device; what root's own table had is there alone.
-        let handed_over = stack.root.zip(stack.sealed).is_some_and(|(root, sealed)| {
-            let cow = |device: &Device| parts(device).map(|(_, cow)| cow);
-            let same = cow(&root).is_some() && cow(&root) == cow(&sealed);
-            same && !sealed.suspended && !under.contains(&sealed.number)
-        });
         let harm = |is: bool, what| is.then_some(what);
+        let waits = stack.root.is_some_and(|root| root.inactive);
+        if handed_over(stack, &under) {
+            let right = match step {
+                Step::Reseat | Step::Resume(Name::Sealed) | Step::Clear(Name::Sealed) => true,
+                Step::Resume(Name::Root) => waits,
+                _ => false,
+            };
+            return harm(!right, "does something else to what root was handed over to");
+        }
         match step {
             Step::Remove(name) if reads(name) => Some("removes what root reads through"),
-            Step::Remove(Name::Sealed) => harm(handed_over, HANDED_OVER),
-            Step::Clear(Name::Root) => {
-                harm(handed_over && root_asleep(stack), "drops the only way to it")
+            Step::Clear(name) => harm(
+                reads(name) && stack.device(name).unwrap().live.is_none(),
+                "drops the only table of what root reads through",
+            ),
+            Step::Reseat => Some("puts root on what was not handed over"),
+            Step::Resume(Name::Root) if waits => {
+                Some("lets a table in before what it reads is there")
+            }
+            Step::Resume(Name::Root) => harm(
+                root_asleep(stack)
+                    && stack.mode() == Some(Mode::WriteThrough)
+                    && reads(Name::Sealed)
+                    && matches!(seal(&mut stack.clone()).target(), Some(Target::Snapshot { .. })),
+                "lets root write to a store that does not know its free chunks",
+            ),
+            Step::Resume(Name::Sealed) => {
+                harm(!reads(Name::Sealed), "hands over when a seal did not ask for it")
             }
             Step::StartMerge(layer) | Step::AwaitMerge(layer) => {
                 harm(card_below(layer) != Some(true), "merges into a layer that holds data")
@@ -702,6 +800,17 @@ mod tests {
             Step::Rename(_, to) => harm(stack.device(to).is_some(), "takes a name that is in use"),
             _ => None,
         }
+    }
+
+    /// The kernel has moved root's exceptions to the sealed device; what root's own table had is there alone. Two
+    /// tables that are awake can't have the same COW otherwise.
+    fn handed_over(stack: &Stack, under: &[DevNo]) -> bool {
+        stack.root.zip(stack.sealed).is_some_and(|(root, sealed)| {
+            let cow = |device: &Device| parts(device).map(|(_, cow)| cow);
+            let same = cow(&root).is_some() && cow(&root) == cow(&sealed);
+            let moved = !sealed.suspended || root.status() == SnapshotStatus::Invalid;
+            same && moved && !under.contains(&sealed.number)
+        })
     }
 
     fn root_asleep(stack: &Stack) -> bool {
@@ -738,7 +847,7 @@ mod tests {
 
     /// Every stack that can be written down with cowflush's names and kinds of tables, whether anything leads to it
     /// or not; `check` gets each with every wish. Disturbed (suspended, with a table that waits) is root in all ways,
-    /// and one layer at a time.
+    /// and one layer at a time; the sealed device, which root shares a COW with during a seal, in all ways.
     fn every_stack(mut check: impl FnMut(&Stack, Wish)) {
         let disturbed = |device: Option<Device>, suspended, inactive| {
             device.map(|device| Device { suspended, inactive, ..device })
@@ -755,6 +864,7 @@ mod tests {
             for cow in [OLD_COW, NEW_COW] {
                 roots.push(device(ROOT, snapshot(seat, cow), used(80)));
             }
+            roots.push(device(ROOT, snapshot(seat, OLD_COW), SnapshotStatus::Invalid));
             roots.push(device(ROOT, linear(seat), SnapshotStatus::Unknown));
         }
         let merges = [
@@ -789,26 +899,30 @@ mod tests {
         for root in roots {
             for sealed in &sealed {
                 for logged in &logged {
-                    for bits in 0..64_u32 {
+                    for bits in 0..256_u32 {
                         let bit = |n: u32| bits & (1 << n) != 0;
                         let with = |there, device: Option<Device>| device.filter(|_| there);
                         let base = Stack {
                             root: disturbed(root, bit(0), bit(1)),
-                            sealed: *sealed,
+                            sealed: disturbed(*sealed, bit(6), bit(7)),
                             logged: *logged,
                             view: with(bit(2), view()),
                             log_view: with(bit(3), log_view),
                             log: with(bit(4), log),
                             origin: with(bit(5), origin),
                         };
-                        let whole = [
-                            base,
-                            Stack { sealed: disturbed(*sealed, true, false), ..base },
-                            Stack { sealed: disturbed(*sealed, false, true), ..base },
-                            Stack { logged: disturbed(*logged, false, true), ..base },
-                        ];
+                        // A device that is not there can't be disturbed; for one that is, what else is there is
+                        // of less interest.
+                        let telling = [0, 0b10_0000, 0b11_1000, 0b11_1100];
+                        if bits >= 64
+                            && (sealed.is_none() || !telling.contains(&(bits & 0b11_1100)))
+                        {
+                            continue;
+                        }
+                        let logged = Stack { logged: disturbed(*logged, false, true), ..base };
                         // A table that waits under root is cleared before anything else is looked at.
-                        let whole = if bit(1) { &whole[..1] } else { &whole[..] };
+                        let whole = [base, logged];
+                        let whole = if bits & 0xc2 != 0 { &whole[..1] } else { &whole[..] };
                         for stack in whole {
                             for (merge, direct) in [(false, false), (true, false), (false, true)] {
                                 check(stack, Wish { merge, direct });
@@ -829,7 +943,6 @@ mod tests {
             looked += 1;
             if let Ok(Some(step)) = next(stack, wish)
                 && let Some(harm) = harm(stack, step)
-                && harm != HANDED_OVER
             {
                 let seen = harms.entry((harm, format!("{step:?}"))).or_insert((0_u64, *stack));
                 seen.0 += 1;
@@ -844,17 +957,96 @@ mod tests {
     }
 
     /// The kernel drops a loaded table when a swap fails. After the handover root's COW is the sealed device's, so that
-    /// one must stay; today it is removed, and root wakes up on a table that the kernel calls Invalid. To
-    /// refuse alone would leave root asleep: it wants a step that loads root's table anew (issue 14, A2).
+    /// one must stay; and to refuse alone would leave root asleep.
     #[test]
-    #[should_panic = "removes what root was handed over to"]
     fn what_was_handed_over_stays_when_roots_loaded_table_is_gone() {
         let handed = edit(deferring(), |s| {
             root(s).suspended = true;
             s.sealed = device(SEALED, snapshot(ORIGIN, OLD_COW), used(80));
         });
-        let step = plan(&handed).unwrap().unwrap();
-        assert_eq!(harm(&handed, step), None);
+        assert_eq!(plan(&handed), Ok(Some(Step::Reseat)));
+        let direct = Wish { direct: true, ..Wish::default() };
+        assert_eq!(path(handed, direct)[..2], [Step::Reseat, Step::StartMerge(Name::Sealed)]);
+        // A stop: the kernel merges meanwhile, and may be done.
+        for status in [used(8), used(0), SnapshotStatus::MergeFailed] {
+            let stopping =
+                Stack { sealed: device(SEALED, merge(ORIGIN, OLD_COW), status), ..handed };
+            let steps = path(stopping, Wish::default());
+            assert_eq!(steps[0], Step::Reseat);
+            assert!(steps.contains(&Step::Unlink(Name::Sealed)), "{steps:?}");
+        }
+        // Root was let go on before it had its table: what it reads is void.
+        let void = edit(handed, |s| {
+            s.root = device(ROOT, snapshot(ORIGIN, OLD_COW), SnapshotStatus::Invalid);
+        });
+        assert_eq!(plan(&void), Ok(Some(Step::Reseat)));
+        // Another tool suspended the sealed device.
+        let held = edit(void, |s| seal(s).suspended = true);
+        assert_eq!(path(held, direct)[..2], [Step::Resume(Name::Sealed), Step::Reseat]);
+    }
+
+    /// What the window of a seal and its guard do, of every stack that has root asleep: it ends, either way, and
+    /// where it ends well root is awake, on no table that is void.
+    #[test]
+    fn either_way_root_wakes_up_and_never_on_a_void_table() {
+        let (mut woken, mut handed) = (0_u64, 0_u64);
+        every_stack(|start, wish| {
+            let others = [start.view, start.log_view, start.log];
+            if wish != Wish::default() || others.iter().any(Option::is_some) {
+                return;
+            }
+            for way in [Way::Back, Way::Forward] {
+                let (mut stack, mut steps) = (*start, Vec::new());
+                while let Ok(Some(step)) = wake(&stack, way) {
+                    if let Some(harm) = harm(&stack, step) {
+                        // The window meant to hand over; the plan does not.
+                        let means = way == Way::Forward && step == Step::Resume(Name::Sealed);
+                        assert!(
+                            means && root_asleep(&stack) && root(&mut stack).inactive,
+                            "{harm}: {step:?}, {stack:#?}"
+                        );
+                        return;
+                    }
+                    apply(&mut stack, step);
+                    steps.push(step);
+                    assert!(steps.len() < 8, "{steps:?} {start:#?}");
+                }
+                let sane = start.sealed.as_ref().and_then(origin) == start.seat();
+                if sane && handed_over(start, &under_root(start)) {
+                    assert_eq!(wake(&stack, way), Ok(None), "{steps:?} {start:#?}");
+                }
+                if wake(&stack, way).is_ok() {
+                    assert!(!root_asleep(&stack), "{steps:?} {start:#?}");
+                    assert!(!handed_over(&stack, &under_root(&stack)), "{steps:?} {start:#?}");
+                    woken += u64::from(root_asleep(start));
+                    handed += u64::from(steps.contains(&Step::Reseat));
+                }
+            }
+        });
+        assert!(woken > 10_000 && handed > 1_000, "{woken} {handed}");
+    }
+
+    #[test]
+    fn where_all_is_prepared_a_handover_is_the_other_way() {
+        let prepared = edit(deferring(), |s| {
+            root(s).suspended = true;
+            root(s).inactive = true;
+            s.sealed = loaded();
+        });
+        assert_eq!(wake(&prepared, Way::Back), Ok(Some(Step::Clear(Name::Root))));
+        assert_eq!(wake(&prepared, Way::Forward), Ok(Some(Step::Resume(Name::Sealed))));
+        // The kernel dropped the sealed device's table: there is no other way.
+        let dropped = edit(prepared, |s| seal(s).inactive = false);
+        assert_eq!(wake(&dropped, Way::Forward), Ok(Some(Step::Clear(Name::Root))));
+        // Without root's table nothing may be handed over.
+        let halfway = edit(prepared, |s| root(s).inactive = false);
+        for way in [Way::Back, Way::Forward] {
+            assert_eq!(wake(&halfway, way), Ok(Some(Step::Clear(Name::Sealed))));
+            assert_eq!(
+                wake(&edit(halfway, |s| seal(s).inactive = false), way),
+                Ok(Some(Step::Resume(Name::Root)))
+            );
+        }
     }
 
     /// What a last resort left that went past a log with flushes in it: root's COW is merged into the layer that reads

@@ -258,10 +258,7 @@ impl Stack {
 
     /// What the store of a snapshot is; `None` for another target.
     pub fn store(&self, device: &Device) -> Option<Store> {
-        let cow = match device.target()? {
-            Target::Snapshot { cow, .. } | Target::SnapshotMerge { cow, .. } => cow,
-            _ => return None,
-        };
+        let (_, cow) = store(device.target()?)?;
         let is = |name: Name| self.device(name).is_some_and(|device| device.number == cow);
         Some(if is(Name::View) {
             Store::View
@@ -295,13 +292,29 @@ impl Stack {
             .find(|device| device.number == number)
     }
 
+    /// Whether root's table and the sealed device's have the same COW.
+    pub fn shares_cow(&self) -> bool {
+        let store = |device: Option<Device>| store(device?.target()?);
+        store(self.root).is_some_and(|(_, cow)| {
+            store(self.sealed).is_some_and(|(_, sealed_cow)| sealed_cow == cow)
+        })
+    }
+
+    /// Whether the kernel has moved what root's COW holds from root's table to the sealed device's, while root has
+    /// not yet got the table that reads through that one. Root's own table is void then: who reads it meets
+    /// errors. The sealed device's is the only one that knows where in the COW which chunk is.
+    ///
+    /// A resume moves it (`__handover_exceptions` in drivers/md/dm-snap.c), so until then the sealed device is
+    /// suspended; after that root's table is Invalid, whatever another tool does to the sealed device.
+    pub fn has_handed_over(&self) -> bool {
+        let void = self.root.is_some_and(|root| root.status() == SnapshotStatus::Invalid);
+        self.shares_cow() && (void || self.sealed.is_some_and(|sealed| !sealed.suspended))
+    }
+
     /// Whether a layer stands on the card itself: no other layer is under it, whose data the card does not have.
     pub fn is_on_card(&self, layer: Name) -> bool {
         let target = self.device(layer).and_then(Device::target);
-        let Some(Target::Snapshot { origin, .. } | Target::SnapshotMerge { origin, .. }) = target
-        else {
-            return false;
-        };
+        let Some((origin, _)) = target.and_then(store) else { return false };
         self.numbered(origin)
             .is_none_or(|below| matches!(below.target(), Some(Target::Linear { .. })))
     }
@@ -329,6 +342,16 @@ impl Stack {
             device.and_then(|d| d.usage()).map_or(0, |usage| usage.allocated.bytes().0)
         };
         Bytes(allocated(self.root).saturating_add(allocated(self.sealed_in_ram())))
+    }
+}
+
+/// Origin and COW of a snapshot, whether it is merged or not.
+fn store(target: Target) -> Option<(DevNo, DevNo)> {
+    match target {
+        Target::Snapshot { origin, cow, .. } | Target::SnapshotMerge { origin, cow, .. } => {
+            Some((origin, cow))
+        }
+        _ => None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! A second process that waits to be given work, and is there at once when it is: to start a process
 //! takes tens of milliseconds while memory is short.
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid, getppid};
 
-use super::guard;
+use super::dm::Control;
+use super::{guard, lock};
 use crate::error::Result;
 
 /// What an attendant is told to work by; what the words mean is the [`Work`]'s.
@@ -39,15 +41,17 @@ const REST: u8 = 2;
 const HEARD: u8 = 3;
 
 impl Attendant {
-    /// Starts one. It keeps `open`, the descriptor that the work needs, and no other. Returns when its
+    /// Starts one. Of this process's files it keeps device-mapper's control device, and no other. Returns when its
     /// memory is locked.
-    pub fn start(open: RawFd, work: &mut dyn Work) -> Result<Self> {
-        let parent = getpid();
-        let (wire, pid) = guard::beside(Some(open), |wire| attend(parent, wire, work))?;
+    pub fn start(control: &Control, work: &mut dyn Work) -> Result<Self> {
+        let (parent, file) = (getpid(), control.file());
+        let attend = |wire| attend(parent, file, wire, work);
+        let (wire, pid) = guard::beside(Some(file.as_raw_fd()), || true, attend)?;
         Ok(Self { wire, pid })
     }
 
-    /// Lets it work, by this from now on. When this returns it has had a turn. `false`: it is dead.
+    /// Lets it work, by this from now on. This process must have the lock, which nobody else gets until the work is
+    /// over. When this returns it has had a turn. `false`: it is dead.
     pub fn work(&mut self, order: Order) -> bool {
         let mut message = [WORK; MESSAGE];
         for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(order) {
@@ -82,7 +86,7 @@ impl Drop for Attendant {
     }
 }
 
-fn attend(parent: Pid, mut wire: UnixStream, work: &mut dyn Work) {
+fn attend(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work) {
     super::priority::realtime(true);
     let mut working = false;
     loop {
@@ -98,12 +102,16 @@ fn attend(parent: Pid, mut wire: UnixStream, work: &mut dyn Work) {
         }
         match listen(&mut wire) {
             Some(Some(order)) => {
+                if !working && !lock::help(control, parent) {
+                    break;
+                }
+                working = true;
                 work.take(order);
                 work.turn();
-                working = true;
             }
             Some(None) => {
                 work.end();
+                lock::end_help(control);
                 working = false;
             }
             None => break,

@@ -6,8 +6,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{Pid, getpid, setsid};
 
+use super::dm::Control;
+use super::lock;
 use super::process::{child, close_others, rename};
 use crate::error::{Doing, Error, Result};
 
@@ -26,27 +28,33 @@ pub enum End {
     Orphaned,
 }
 
-/// Starts a guard that runs `at_end` when this process ends or sends it home with
-/// [`Guard::dismiss`].
+/// Starts a guard that runs `at_end` when this process, which must have the lock, ends or sends it home with
+/// [`Guard::dismiss`]. Until it has run that, nobody else gets the lock.
 ///
 /// Returns when the guard is in place with its memory locked. It may neither print nor touch a file on
 /// root: it runs while root may be suspended.
-pub fn post(at_end: &mut dyn FnMut(End)) -> Result<Guard> {
-    let (wire, pid) = beside(None, |mut wire| {
-        // One byte is the dismissal; an end without one is the parent's death.
-        at_end(match wire.read(&mut [0]) {
-            Ok(1) => End::Dismissed,
-            _ => End::Orphaned,
-        });
-    })?;
+pub fn post(control: &Control, at_end: &mut dyn FnMut(End)) -> Result<Guard> {
+    let parent = getpid();
+    let (wire, pid) = beside(
+        None,
+        || lock::help(control.file(), parent),
+        |mut wire| {
+            // One byte is the dismissal; an end without one is the parent's death.
+            at_end(match wire.read(&mut [0]) {
+                Ok(1) => End::Dismissed,
+                _ => End::Orphaned,
+            });
+        },
+    )?;
     Ok(Guard { wire, pid })
 }
 
 /// Starts a process beside this one, which what happens to this one does not happen to, and gives it its
-/// end of a wire; the other end is returned. Its memory is locked by then. With `only` it keeps that
-/// file of this process's, and no other.
+/// end of a wire; the other end is returned. Its memory is locked by then, and it is `ready`. With `only` it keeps
+/// that file of this process's, and no other.
 pub(super) fn beside(
     only: Option<RawFd>,
+    ready: impl FnOnce() -> bool,
     work: impl FnOnce(UnixStream),
 ) -> Result<(UnixStream, Pid)> {
     let (wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
@@ -62,7 +70,7 @@ pub(super) fn beside(
         // The parent's session and its terminal's signals are not the guard's.
         let _ = setsid();
         // Locks are not inherited.
-        if super::mlock::all().is_ok() && wire.write_all(b"r").is_ok() {
+        if super::mlock::all().is_ok() && ready() && wire.write_all(b"r").is_ok() {
             work(wire);
         }
     })

@@ -3,37 +3,121 @@
 //! That node exists wherever cowflush can work, also when /run is gone; only root can open it;
 //! the kernel drops the lock when its holder dies and tells who holds it.
 
+use std::fs::File;
+use std::time::{Duration, Instant};
+
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::dm::{CONTROL, Control};
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Error, Exit, Result};
 
-fn record(kind: libc::c_int) -> libc::flock {
-    libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 1, l_pid: 0 }
+/// Which byte of the node is locked.
+#[derive(Clone, Copy)]
+enum Byte {
+    /// By the process that is at work.
+    Work = 0,
+    /// By its helpers, each for itself, while they may suspend root or wake it up. They end soon after it, but not
+    /// with it: until then nobody else may begin.
+    Help = 1,
 }
 
-/// Takes the lock until [`release`] or the process's end, or says who has it. A process that has it
-/// gets it again.
+/// For how long the helpers of a process that was killed may go on to their own end; until when they are waited for
+/// after that; and how often they are looked at.
+const GRACE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(2);
+
+fn record(byte: Byte, kind: libc::c_int) -> libc::flock {
+    let start = byte as libc::off_t;
+    libc::flock {
+        l_type: kind as _,
+        l_whence: libc::SEEK_SET as _,
+        l_start: start,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+/// Takes the lock until [`release`] or the process's end, or says who has it. Who had it before may have been
+/// killed and have left helpers: when this returns they have ended. One that does not, such as one that was stopped,
+/// is killed: what it leaves is for the plan to mend, as of any other.
 ///
 /// A record lock goes when *any* descriptor of the file is closed, so a process opens the
 /// control node once.
 pub fn take(control: &Control) -> Result<()> {
-    match fcntl(control.file(), FcntlArg::F_SETLK(&record(libc::F_WRLCK))) {
-        Ok(_) => Ok(()),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(busy(control)),
-        Err(errno) => Err(errno).doing(|| format!("lock {CONTROL}")),
+    keep(control)?;
+    let since = Instant::now();
+    loop {
+        let refused = match user(control.file(), Byte::Help) {
+            Ok(None) => return Ok(()),
+            Ok(Some(pid)) if since.elapsed() < PATIENCE => {
+                if since.elapsed() > GRACE && pid > 0 {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+                std::thread::sleep(POLL);
+                continue;
+            }
+            Ok(Some(pid)) => busy(Some(pid)),
+            Err(errno) => unlocked(errno),
+        };
+        release(control);
+        return Err(refused);
+    }
+}
+
+/// The same for a process that has it already, and helpers at work.
+pub fn keep(control: &Control) -> Result<()> {
+    match set(control.file(), Byte::Work, libc::F_WRLCK) {
+        Ok(()) => Ok(()),
+        Err(Errno::EAGAIN | Errno::EACCES) => Err(busy(holder(control))),
+        Err(errno) => Err(unlocked(errno)),
     }
 }
 
 /// Gives the lock back.
 pub fn release(control: &Control) {
     // Unlocking what this process holds, or does not hold, can't fail.
-    let _ = fcntl(control.file(), FcntlArg::F_SETLK(&record(libc::F_UNLCK)));
+    let _ = set(control.file(), Byte::Work, libc::F_UNLCK);
 }
 
-fn busy(control: &Control) -> Error {
-    let who = match holder(control) {
+/// For a helper of `parent`, before it does anything to root, until [`end_help`] or its own end: whoever takes the
+/// lock waits for that. `false`: the lock is not the parent's any more, and may be somebody else's already.
+///
+/// In this order: whoever takes the lock after this look finds the helper's.
+pub(super) fn help(control: &File, parent: Pid) -> bool {
+    let begun = set(control, Byte::Help, libc::F_RDLCK).is_ok();
+    if begun && user(control, Byte::Work) == Ok(Some(parent.as_raw())) {
+        return true;
+    }
+    end_help(control);
+    false
+}
+
+/// From here on nobody needs to wait for this helper.
+pub(super) fn end_help(control: &File) {
+    let _ = set(control, Byte::Help, libc::F_UNLCK);
+}
+
+fn set(control: &File, byte: Byte, kind: libc::c_int) -> nix::Result<()> {
+    fcntl(control, FcntlArg::F_SETLK(&record(byte, kind))).map(drop)
+}
+
+/// Another process that has locked this byte; 0 or less for one that has no number here.
+fn user(control: &File, byte: Byte) -> nix::Result<Option<i32>> {
+    let mut lock = record(byte, libc::F_WRLCK);
+    fcntl(control, FcntlArg::F_GETLK(&mut lock))?;
+    Ok((i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid))
+}
+
+fn unlocked(errno: Errno) -> Error {
+    Error::new(format!("lock {CONTROL}"), errno.desc())
+}
+
+fn busy(holder: Option<i32>) -> Error {
+    let who = match holder.filter(|pid| *pid > 0) {
         Some(pid) => format!("process {pid} ({}) is at work", command(pid)),
         None => "another process is at work".to_owned(),
     };
@@ -44,9 +128,7 @@ fn busy(control: &Control) -> Error {
 
 /// The process that holds the lock, if any.
 pub fn holder(control: &Control) -> Option<i32> {
-    let mut lock = record(libc::F_WRLCK);
-    fcntl(control.file(), FcntlArg::F_GETLK(&mut lock)).ok()?;
-    (i32::from(lock.l_type) != libc::F_UNLCK && lock.l_pid > 0).then_some(lock.l_pid)
+    user(control.file(), Byte::Work).ok()?.filter(|pid| *pid > 0)
 }
 
 /// The command line of a process, for messages.
@@ -54,4 +136,54 @@ fn command(pid: i32) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<_> = bytes.split(|&b| b == 0).map(String::from_utf8_lossy).collect();
     words.join(" ").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::wait::waitpid;
+    use nix::unistd::getpid;
+
+    use super::*;
+    use crate::sys::process::child;
+
+    /// Runs `help` in another process, lets `see` look when that has answered, and ends it.
+    fn with_helper(file: &File, see: impl FnOnce(bool, Pid)) {
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        let parent = getpid();
+        let helper = child(|| {
+            let _ = there.write_all(&[u8::from(help(file, parent))]);
+            let _ = there.read(&mut [0]);
+        })
+        .unwrap();
+        let mut answer = [0];
+        here.read_exact(&mut answer).unwrap();
+        see(answer == [1], helper);
+        here.write_all(&[0]).unwrap();
+        waitpid(helper, None).unwrap();
+    }
+
+    #[test]
+    fn a_helper_has_its_parents_lock_behind_it_and_is_seen_until_it_ends() {
+        let path = std::env::temp_dir().join(format!("cowflush-lock-{}", getpid()));
+        let file =
+            File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // The parent was killed, and whoever comes next may be at work: nothing is begun.
+        with_helper(&file, |helps, _| {
+            assert!(!helps);
+            assert_eq!(user(&file, Byte::Help), Ok(None));
+        });
+        set(&file, Byte::Work, libc::F_WRLCK).unwrap();
+        with_helper(&file, |helps, helper| {
+            assert!(helps);
+            assert_eq!(user(&file, Byte::Help), Ok(Some(helper.as_raw())));
+            // Also when the parent has gone.
+            set(&file, Byte::Work, libc::F_UNLCK).unwrap();
+            assert_eq!(user(&file, Byte::Help), Ok(Some(helper.as_raw())));
+        });
+        assert_eq!(user(&file, Byte::Help), Ok(None));
+    }
 }

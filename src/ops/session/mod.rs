@@ -11,11 +11,10 @@ mod stop;
 
 pub use self::outcome::{How, Incomplete, Outcome};
 
-use std::fs::File;
-
 use super::cowfile;
 use super::prune::Policy;
 use super::rule::{self, Rule};
+use super::seal;
 use super::settle::{Hands, Settled, settle};
 use super::valve::Valve;
 use crate::config::Config;
@@ -94,9 +93,12 @@ impl<'a> Session<'a> {
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
-        valve: Hand<'a>,
+        mut valve: Hand<'a>,
     ) -> Result<Self> {
-        lock::take(&control)?;
+        match valve.valve().works() {
+            true => lock::keep(&control)?,
+            false => lock::take(&control)?,
+        }
         Ok(Self {
             control,
             valve,
@@ -134,22 +136,17 @@ impl<'a> Session<'a> {
     /// The valve comes before all else: to read the log from a card that is busy may take long.
     fn prepare(&mut self, settle: impl FnOnce(&mut Self) -> Result<Settled>) -> Result<()> {
         // A seal that was killed together with its guard may have left root's filesystem frozen. Where it
-        // left root suspended, too, the plan wakes that up first: to thaw is to write. Never with a valve:
-        // whoever waits at one may hold what a thaw needs, and a seal of this process thaws by itself.
+        // left root suspended, too, who wakes it up thaws: to thaw is to write. Never with a valve: whoever waits
+        // at one may hold what a thaw needs, and a seal of this process thaws by itself.
         let stack = self.stack()?;
         let interrupted = stack.sealed.is_some() && !self.valve.valve().works();
-        let asleep = stack.root.is_some_and(|root| root.suspended);
-        if interrupted && !asleep {
-            thaw_root();
+        if interrupted && stack.root.is_some_and(|root| !root.suspended) {
+            seal::thaw_root();
         }
         self.hold_back()?;
         self.roof = rule::roof(&self.stack()?);
         self.measure()?;
-        let settled = settle(self);
-        if interrupted && asleep && self.stack()?.root.is_some_and(|root| !root.suspended) {
-            thaw_root();
-        }
-        settled.map(drop)
+        settle(self).map(drop)
     }
 
     /// After the card has refused a write to the log: what is sealed goes to root without it. What is
@@ -187,26 +184,11 @@ impl<'a> Session<'a> {
         self.limit
     }
 
-    /// Sets a valve to work, unless one is there that judges the COW by what is sealed now. Only a root
-    /// that is awake and defers can have one; any other is for the plan to mend, or needs none.
+    /// Sets a valve to work, where root can have one.
     fn hold_back(&mut self) -> Result<()> {
         let stack = self.control.stack()?;
         let rule = self.rule(&stack);
-        let valve = self.valve.valve();
-        if valve.rule().is_some_and(|now| now.allows_as_much_as(&rule)) {
-            return Ok(());
-        }
-        // Only then: a valve that is closed suspends root.
-        let awake =
-            valve.works() || stack.root.is_some_and(|root| !root.suspended && !root.inactive);
-        let defers =
-            matches!(stack.root.and_then(|root| root.target()), Some(Target::Snapshot { .. }));
-        if awake && defers {
-            valve.work(rule)
-        } else {
-            valve.rest();
-            Ok(())
-        }
+        self.valve.valve().hold_back(&stack, rule)
     }
 
     /// Brings the stack to rest, while writers may be at work. While a COW is sealed they have less
@@ -215,9 +197,10 @@ impl<'a> Session<'a> {
         self.hold_back()?;
         let policy = self.policy();
         priority::realtime(false);
-        let Self { control, valve, meter, signals, .. } = self;
-        let valve = valve.valve();
-        let settled = settle(&mut Hands { control, meter, signals, valve, policy }, wish);
+        let Self { control, valve, meter, signals, config, limit, roof, .. } = self;
+        let (valve, limit, roof) = (valve.valve(), *limit, *roof);
+        let mut hands = Hands { control, meter, signals, valve, policy, config, limit, roof };
+        let settled = settle(&mut hands, wish);
         // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
         let settled = settled.and_then(|settled| self.grow().map(|()| settled));
         // Writers may not run ahead of whoever looks after the COW from here on.
@@ -277,12 +260,6 @@ pub fn prepare_process() -> Result<()> {
     // Nor may a writer at memory speed be ahead of what follows, until it has a valve.
     priority::realtime(true);
     Ok(())
-}
-
-fn thaw_root() {
-    if let Ok(root) = File::open("/") {
-        block::thaw(&root);
-    }
 }
 
 /// What the COWs hold; the kernel does not count one that overflowed, which is full.

@@ -85,7 +85,7 @@ impl Session<'_> {
         self.control.load(Name::Root, &[Line::whole(length, target)])?;
         drop(cow);
         cow_threshold::set(pace::threshold(self.limit));
-        self.control.resume(Name::Root)?;
+        self.control.swap(Name::Root)?;
         Ok(true)
     }
 

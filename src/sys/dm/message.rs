@@ -177,7 +177,6 @@ impl Message {
                 }
             }
             at += size;
-            message.header.target_count += 1;
         }
         message
     }
@@ -205,6 +204,21 @@ impl Message {
         if !matches!(request, Request::Create) {
             header.uuid = [0; 129];
         }
+        if request == Request::Load {
+            self.header.target_count = self.lines();
+        }
+    }
+
+    /// How many targets were put into a table to load: the kernel's answer has another count.
+    fn lines(&self) -> u32 {
+        let (mut at, mut count) = (0usize, 0);
+        while let Some(size) = self.body.get(at..).and_then(|body| body.get(20..)?.first_chunk())
+            && u32::from_ne_bytes(*size) > 0
+        {
+            at += u32::from_ne_bytes(*size) as usize;
+            count += 1;
+        }
+        count
     }
 
     /// For [`Request::Create`]: keep this with the device.
@@ -322,7 +336,13 @@ mod tests {
             Line { start: Sectors(0), length: Sectors(8), target },
             Line { start: Sectors(8), length: Sectors(16), target },
         ];
-        let message = Message::load(Name::View, &lines);
+        let mut message = Message::load(Name::View, &lines);
+        // Also when it is loaded again: an answer counts the live table's targets.
+        for count in [0, 7] {
+            message.header.target_count = count;
+            message.prepare(Request::Load);
+            assert_eq!(message.header.target_count, 2);
+        }
         assert_eq!(&message.header.name[..14], b"cowflush-view\0");
         assert_eq!(message.header.target_count, 2);
         let (first, second) = message.body.split_at(48);

@@ -162,26 +162,50 @@ impl Control {
         self.ask(request, Message::about(name), "resume", name.text()).map(drop)
     }
 
-    /// Loads a table and swaps it in.
+    /// Resumes root with its inactive table, whose content may be another than its filesystem knows, which a
+    /// freeze would only make worse.
+    pub fn swap_root(&self) -> Result<()> {
+        let (name, request) = (Name::Root, Request::Resume { freeze: false });
+        self.ask(request, Message::about(name), "resume", name.text()).map(drop)
+    }
+
+    /// Resumes a device with its inactive table, where the one that it has serves as well. A swap that fails leaves a
+    /// device suspended, and whoever uses it waiting; it goes on with what it has then.
+    pub fn swap(&self, name: Name) -> Result<()> {
+        self.resume(name).inspect_err(|_| _ = self.resume(name))
+    }
+
+    /// Loads a table and swaps it in, as [`Self::swap`] does.
     pub fn replace(&self, name: Name, lines: &[Line]) -> Result<()> {
         self.load(name, lines)?;
-        self.resume(name)
+        self.swap(name)
     }
 
     /// The device as it is now; `None` when there is none of that name.
     pub fn device(&self, name: Name) -> Result<Option<Device>> {
-        let mut info = Message::about(name);
-        match self.run(Request::TargetStatus, &mut info) {
+        let (mut info, mut table) = (Message::about(name), Message::about(name));
+        self.look_at(&mut info, &mut table).or_else(|(what, errno)| {
+            Err(errno).doing(|| format!("ask for the {what} of {}", name.text()))
+        })
+    }
+
+    /// The device that both messages are about, as it is now; `None` when there is none. Allocates nothing. An
+    /// error says what could not be had.
+    pub fn look_at(
+        &self,
+        info: &mut Message,
+        table: &mut Message,
+    ) -> std::result::Result<Option<Device>, (&'static str, Errno)> {
+        match self.run(Request::TargetStatus, info) {
             Err(Errno::ENXIO) => return Ok(None),
-            result => result.doing(|| format!("ask for the status of {}", name.text()))?,
+            result => result.map_err(|errno| ("status", errno))?,
         }
-        let table = Message::about(name);
-        let table = self.ask(Request::Table, table, "ask for the table of", name.text())?;
+        self.run(Request::Table, table).map_err(|errno| ("table", errno))?;
         Ok(Some(Device {
             number: info.number(),
             suspended: info.is_suspended(),
             inactive: info.has_inactive(),
-            live: info.has_live().then(|| live(&info, &table)),
+            live: info.has_live().then(|| live(info, table)),
             mark: info.mark(),
         }))
     }

@@ -24,6 +24,7 @@ const PARAMETERS: usize = HEADER + 40;
 const TEXT: usize = HEADER + 8;
 const DM_DEV_SUSPEND: u8 = 6;
 const DM_TABLE_LOAD: u8 = 9;
+const DM_TABLE_CLEAR: u8 = 10;
 const DM_TARGET_MSG: u8 = 14;
 
 /// Ask device-mapper about the device NAME: `table NAME SECTORS TYPE PARAMETERS` loads a table of one
@@ -65,13 +66,23 @@ impl Dm {
     }
 
     fn buffer(&self) -> Result<Box<Buffer>, Failure> {
-        let mut buffer = Box::new(Buffer([0; SIZE]));
-        buffer[VERSION] = 4;
-        buffer[DATA_SIZE..DATA_SIZE + 4].copy_from_slice(&u32::try_from(SIZE)?.to_ne_bytes());
-        buffer[DATA_START..DATA_START + 4].copy_from_slice(&u32::try_from(HEADER)?.to_ne_bytes());
-        put(&mut buffer, NAME, &self.name)?;
-        Ok(buffer)
+        about(&self.name)
     }
+}
+
+/// Drops the loaded table of this device.
+pub fn clear(name: &str) -> Result<(), Failure> {
+    ask(DM_TABLE_CLEAR, &mut *about(name)?)
+}
+
+/// A request about this device.
+fn about(name: &str) -> Result<Box<Buffer>, Failure> {
+    let mut buffer = Box::new(Buffer([0; SIZE]));
+    buffer[VERSION] = 4;
+    buffer[DATA_SIZE..DATA_SIZE + 4].copy_from_slice(&u32::try_from(SIZE)?.to_ne_bytes());
+    buffer[DATA_START..DATA_START + 4].copy_from_slice(&u32::try_from(HEADER)?.to_ne_bytes());
+    put(&mut buffer, NAME, name)?;
+    Ok(buffer)
 }
 
 /// As the kernel wants it: numbers stand where they may stand.

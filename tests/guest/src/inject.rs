@@ -11,8 +11,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::Failure;
 use crate::trace::{Stop, Traced};
+use crate::{Failure, dm};
 
 /// Run a program and let some of its system calls fail; its children's count, too. Exits with the
 /// program's code, with 137 when it was killed, and with 125 when a rule was never met.
@@ -20,7 +20,8 @@ use crate::trace::{Stop, Traced};
 /// A rule is CALL[:ABOUT][#N|#N+]=ERRNO, such as load:cowflush-root#2=ENOMEM: the second table that is
 /// loaded into that device. ABOUT is device-mapper's name, or a part of an open file's path. #2+ is
 /// the second and all later ones; without a number it is all. KILL in place of an errno kills
-/// whoever makes the call, before it is made.
+/// whoever makes the call, before it is made; DROP fails a resume as the kernel does that can't swap the loaded
+/// table in: it drops that.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "inject")]
 pub struct Inject {
@@ -83,6 +84,7 @@ const CALLS: [(&str, Call); 19] = [
 #[derive(Clone, Copy)]
 enum Fate {
     Fails(Errno),
+    Drops,
     Killed,
 }
 
@@ -112,7 +114,8 @@ impl FromStr for Rule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (calls, fate) = text.split_once('=').ok_or("a rule ends with =ERRNO or =KILL")?;
+        let (calls, fate) =
+            text.split_once('=').ok_or("a rule ends with =ERRNO, =DROP or =KILL")?;
         let (calls, number) = calls.split_once('#').map_or((calls, None), |(c, n)| (c, Some(n)));
         let (name, about) = calls.split_once(':').map_or((calls, None), |(c, a)| (c, Some(a)));
         let (first, last) = match number {
@@ -124,6 +127,7 @@ impl FromStr for Rule {
         };
         let fate = match fate {
             "KILL" => Fate::Killed,
+            "DROP" => Fate::Drops,
             _ => Fate::Fails(named(&ERRNOS, fate)?),
         };
         let (call, about) = (named(&CALLS, name)?, about.map(str::to_owned));
@@ -284,6 +288,10 @@ fn judge(
         match rule.judge(pid, number, arguments)? {
             Some(Fate::Killed) => nix::sys::signal::kill(pid, Signal::SIGKILL)?,
             Some(Fate::Fails(errno)) => failing = Some(errno),
+            Some(Fate::Drops) => {
+                dm::clear(&text(pid, arguments[2] + DM_NAME, DM_NAME_BYTES)?)?;
+                failing = Some(Errno::EINVAL);
+            }
             None => {}
         }
     }

@@ -260,6 +260,19 @@ fn start_merge(
     if let Some(mark) = mark {
         quiet::begin(mark);
     }
+    // Before a chunk of an origin is written the kernel saves it in every snapshot of that origin that is at
+    // work and has not got it, and a table is at work until the next one is: the log's own table would take what the
+    // merge writes besides, fillers of gaps, and put it behind its last data, wherever in the ring that is.
+    // So first another snapshot takes its place, with the same content and the view for a store, and then hands
+    // the view over to the merge. A sealed COW is merged by no more than its own table has, which is saved nowhere; and
+    // a sealed device that is a snapshot of the view is one that reads the log.
+    if name == Name::Logged {
+        replace(control, name, &layer, |origin, _, chunk| Target::Snapshot {
+            origin,
+            cow: view,
+            chunk,
+        })?;
+    }
     replace(control, name, &layer, |origin, _, chunk| Target::SnapshotMerge {
         origin,
         cow: view,

@@ -141,7 +141,8 @@ def stopped(boot: Lab, busy: bool) -> tuple[Judge, range]:
     return judge, range(emptied + 1, window.stop)
 
 
-STEPS = f"(?:(?:{order.APPEND})+{order.MERGE})+{order.LAST_STEP}"
+# The last FLUSH finds nothing to do where nobody writes any more, and QEMU does not pass such a one on.
+STEPS = f"(?:(?:{order.APPEND})+{order.MERGE})+"
 
 
 @pytest.mark.thorough
@@ -150,7 +151,7 @@ def test_a_cut_in_a_stop_of_a_quiet_system_does_no_harm(boot: Lab) -> None:
     writes is in the log first, and only programs write past it."""
     judge, last = stopped(boot, busy=False)
     check(judged(judge))
-    check_order(judge, STOP, STEPS)
+    check_order(judge, STOP, f"{STEPS}F*")
     past = [n for n in last if judge.entries[n - 1].sector == ROOT_START]
     assert not past, "the superblock was written past the log"
     torn = [
@@ -186,7 +187,7 @@ def test_a_cut_in_a_stop_under_load_does_no_harm(boot: Lab) -> None:
     verdicts = judged(judge)
     check(verdicts)
     assert [verdict for verdict in verdicts if verdict.state.seen in last]
-    check_order(judge, STOP, STEPS)
+    check_order(judge, STOP, f"{STEPS}[rF]*")
 
 
 @pytest.mark.thorough
@@ -238,6 +239,7 @@ def test_a_cut_around_a_last_resort_does_no_harm(boot: Lab) -> None:
     made = recorder(boot, LOG, 2, memory=128)
     vm = made.vm
     vm.put("/etc/cowflush.conf", (daemon.QUIET + "size=4M\n").encode())
+    vm.run(f"mkdir {workload.FOLDER}").ok()
     for _ in range(2):
         made.change()
         made.flush(read=False)

@@ -204,3 +204,39 @@ def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
     vm.kill()
     card.fsck()
     assert hashlib.sha256(card.read(FILE)).hexdigest() == expected
+
+
+@pytest.mark.thorough
+def test_a_gap_that_can_not_be_read_is_left_out_of_a_merge_and_nothing_else_is(boot: Lab) -> None:
+    """A bad sector that nobody asked for: all that the log holds gets into root, and the rest of the gap is filled."""
+    log = boot.directory / "writes.log"
+    card = boot.card()
+    vm = boot(card, write_log=log)
+    vm.run("cowflush log format --fill 128K /dev/sda2").ok()
+    prepare(vm)
+    vm.run("cowflush merge", timeout=60).ok()
+    blocks = vm.cut_copy(boot.directory / "before.img").fs().blocks(FILE)
+    sectors = [card.root.start + 8 * block for block in blocks]
+    # Where an erase block begins within the file: its first and its ninth block are written.
+    first = next(
+        n
+        for n in range(len(sectors) - 8)
+        if sectors[n] % ERASE_SECTORS == 0 and sectors[n + 8] == sectors[n] + 64
+    )
+    write = "dd if=/dev/urandom of={} bs=4k count=1 seek={} conv=notrunc 2>/dev/null"
+    vm.run(";".join(write.format(FILE, n) for n in (first, first + 8)) + ";sync").ok()
+    expected = vm.run(f"sha256sum {FILE}").ok().text.split()[0]
+    vm.run("cowflush flush", timeout=60).ok()
+    before = len(list(writelog.entries(log)))
+    bad = sectors[first + 3]
+    vm.fail_reads(range(bad, bad + 1))
+    vm.run("cowflush merge", timeout=60).ok()
+    vm.heal()
+    received = list(writelog.entries(log))[before:]
+    written = {entry.sector + n for entry in received for n in range(len(entry.data) // 512)}
+    assert [sector in written for sector in sectors[first : first + 9]] == [
+        n != 3 for n in range(9)
+    ]
+    vm.kill()
+    card.fsck()
+    assert hashlib.sha256(card.read(FILE)).hexdigest() == expected

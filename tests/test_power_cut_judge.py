@@ -360,7 +360,7 @@ def test_the_order_of_what_was_received_is_told_in_letters() -> None:
         (order.MERGE, "rrFHFhF"),
         (order.HEADER, "HFhF"),
         (order.DIRECT, "rrF"),
-        (order.APPEND + order.MERGE + order.LAST_STEP, "sdFcFrFHFhFrF"),
+        (order.APPEND + order.MERGE, "sdFcFrFHFhF"),
     ],
 )
 def test_an_order_without_one_of_its_flushes_is_wrong(pattern: str, right: str) -> None:

@@ -6,7 +6,7 @@
 //! what stands between the block's start and the last chunk that is merged is written again, as it
 //! is. It is the same content, so it does not matter how much of it a power cut lets through.
 
-use super::format::Exception;
+use super::format::{CHUNK_BYTES, Exception};
 use super::view::Budget;
 
 /// New chunks from here on are not on the COW: chunk `FROM_CARD + c` is chunk c of the card.
@@ -63,6 +63,21 @@ pub fn fill(sorted: &[Exception], blocks: EraseBlocks, budget: &mut Budget) -> V
     filled
 }
 
+/// The table without the fillers that `unwanted` names by their chunk; what is no filler stays.
+pub fn without(table: &[Exception], unwanted: impl Fn(u64) -> bool) -> Vec<Exception> {
+    table.iter().filter(|entry| !(is_filler(entry) && unwanted(entry.old))).copied().collect()
+}
+
+/// Reads neighbouring chunks of the card from `first` on, together if that can be done; else each alone. Returns
+/// those that can't be read: `read` says by `false` that it could not read so much from that chunk on.
+pub fn read(first: u64, into: &mut [u8], mut read: impl FnMut(u64, &mut [u8]) -> bool) -> Vec<u64> {
+    if read(first, into) {
+        return Vec::new();
+    }
+    let alone = (first..).zip(into.chunks_mut(CHUNK_BYTES));
+    alone.filter_map(|(chunk, into)| (!read(chunk, into)).then_some(chunk)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +109,36 @@ mod tests {
         let mut budget = 1;
         assert_eq!(olds(&fill(&table(&[4, 7]), BLOCKS, &mut budget)), [4, 6, 7]);
         assert_eq!(budget, 0);
+    }
+
+    /// A gap is filled for the card's sake. What can't be read there costs a filler, never the merge.
+    #[test]
+    fn a_filler_that_cannot_be_read_is_left_out_and_nothing_else_is() {
+        let mut budget = 100;
+        let filled = fill(&table(&[1, 4, 6, 9]), BLOCKS, &mut budget);
+        assert_eq!(olds(&without(&filled, |chunk| chunk == 3)), [0, 1, 2, 4, 6, 7, 8, 9]);
+        // A chunk that is merged stays, whatever is said of the card's.
+        assert_eq!(olds(&without(&filled, |_| true)), [1, 4, 6, 9]);
+    }
+
+    #[test]
+    fn neighbours_of_a_bad_chunk_are_read_all_the_same() {
+        let mut tries = Vec::new();
+        let mut card = |bad: &'static [u64], first, count: usize| {
+            let mut bytes = vec![0; count * CHUNK_BYTES];
+            let unreadable = read(first, &mut bytes, |chunk, into| {
+                tries.push((chunk, into.len() / CHUNK_BYTES));
+                let chunks = chunk..chunk + (into.len() / CHUNK_BYTES) as u64;
+                into.fill(chunk as u8);
+                !chunks.into_iter().any(|chunk| bad.contains(&chunk))
+            });
+            (unreadable, bytes.iter().step_by(CHUNK_BYTES).copied().collect::<Vec<_>>())
+        };
+        assert_eq!(card(&[], 7, 3), (vec![], vec![7, 7, 7]));
+        let (bad, bytes) = card(&[8], 7, 3);
+        assert_eq!((bad, bytes[0], bytes[2]), (vec![8], 7, 9));
+        assert_eq!(card(&[7, 8, 9], 7, 3).0, [7, 8, 9]);
+        assert_eq!(tries[..3], [(7, 3), (7, 3), (7, 1)], "one read where that will do");
     }
 
     proptest! {

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::cowfile;
 use super::valve::Valve;
 use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
@@ -13,6 +15,7 @@ use crate::error::{Doing, Error, Result};
 use crate::stack::{Device, Name, Stack};
 use crate::sys::dm::Control;
 use crate::sys::guard::{self, End, Guard};
+use crate::sys::loopdev::Loop;
 use crate::sys::{block, cow_threshold, signals};
 use crate::units::{Bytes, DevNo, Sectors};
 
@@ -123,6 +126,78 @@ pub fn run(
 pub fn thaw_root() {
     if let Ok(root) = File::open("/") {
         block::thaw(&root);
+    }
+}
+
+/// A root that is suspended for a last step: what its COW held shows the sealed device, and nothing new comes.
+///
+/// Dropped, or should this process die, root goes on with the table that waits: at first one with a fresh COW over the
+/// sealed device, as after any seal.
+pub struct Held<'a> {
+    control: &'a Control,
+    requests: window::Seal,
+    /// Dropped when root goes on.
+    _guard: Tight,
+    /// In case root's table has to be loaded again.
+    _fresh: Loop,
+    length: Sectors,
+    origin: DevNo,
+    since: Instant,
+}
+
+/// Seals root's COW as [`run`] does, and leaves root suspended.
+pub fn hold<'a>(
+    control: &'a Control,
+    stack: &Stack,
+    limit: Bytes,
+    roof: Bytes,
+    valve: &mut Valve,
+) -> Result<Held<'a>> {
+    let root = deferring(stack.root)
+        .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
+    let used = stack.root.and_then(|device| device.usage());
+    let fresh = cowfile::create(limit, used.map_or(limit, |usage| usage.allocated.bytes()), roof)?;
+    let sealed = control.create(Name::Sealed)?;
+    let (chunk, origin, length) = (CHUNK_SECTORS, root.seat, root.length);
+    let below = Line::whole(length, Target::Snapshot { origin, cow: root.cow, chunk });
+    let above = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
+    let above = Line::whole(length, above);
+    let mut requests = window::Seal::prepare(above);
+    let mut for_guard = window::Seal::prepare(above);
+    let guard = guard::post(control, &mut |end| {
+        if end == End::Orphaned {
+            for_guard.rescue(control);
+        }
+    })?;
+    let guard = Tight { frozen: None, guard: Some(guard) };
+    valve.rest();
+    control.load(Name::Sealed, &[below])?;
+    control.load(Name::Root, &[above])?;
+    let since = Instant::now();
+    requests.hold(control).map_err(explain)?;
+    Ok(Held { control, requests, _guard: guard, _fresh: fresh, length, origin, since })
+}
+
+impl Held<'_> {
+    /// Lets root go on, straight to the card, which has by now what was sealed. Returns for how long it was suspended.
+    ///
+    /// The sealed device, which nobody reads any more, is for the plan to remove.
+    pub fn write_through(mut self) -> Result<Duration> {
+        let target = Target::Linear { device: self.origin, offset: Sectors(0) };
+        self.control.load(Name::Root, &[Line::whole(self.length, target)])?;
+        // Where the kernel drops that table root goes on over the sealed device.
+        let asleep = !self.requests.rescue(self.control);
+        let root = self.control.device(Name::Root)?.and_then(|root| root.target());
+        match root == Some(target) {
+            true => Ok(self.since.elapsed()),
+            false => Err(explain(Failed { at: Moment::Resume, errno: Errno::EAGAIN, asleep })),
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.requests.rescue(self.control);
     }
 }
 

@@ -72,8 +72,8 @@ pub struct Hands<'a> {
 impl Hands<'_> {
     /// To be called often during what takes long: shows progress. Returns a signal that came.
     fn tend(&mut self, left: Bytes) -> Option<Signal> {
-        // While root is suspended whoever reads the progress may be waiting for it.
-        if !(self.valve.works() && self.valve.is_closed()) {
+        // While root is suspended, by a valve or for a last step, whoever reads the progress may be waiting for it.
+        if !self.valve.is_closed() {
             self.meter.show(left);
         }
         self.signals.arrived()
@@ -140,7 +140,10 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 settled.merging += merging_since.elapsed();
             }
             Step::Append => match append(hands, &stack, &mut settled)? {
-                Appended::Done => wish = wished,
+                Appended::Done(log) => {
+                    read_log(control, &stack, &log)?;
+                    wish = wished;
+                }
                 Appended::NoRoom => wish.merge = true,
                 Appended::TooLarge => wish.direct = true,
             },
@@ -177,20 +180,18 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
 /// What came of an append.
 enum Appended {
     /// It is durable.
-    Done,
+    Done(Box<Log>),
     /// The log must be merged first.
     NoRoom,
     /// It is larger than the whole log.
     TooLarge,
 }
 
-/// Appends the sealed COW to the log and lets the sealed device read it there: its memory is free
-/// then.
+/// Appends the sealed COW to the log, for good.
 ///
 /// Killed after the append, the next command appends once more: the log then holds the same twice,
 /// which changes nothing.
 fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result<Appended> {
-    let control = hands.control;
     let (sealed, begin) = (device(stack, Name::Sealed)?, Instant::now());
     let (Some(Target::Snapshot { origin, cow, .. }), Some(partition), Some((card, _))) =
         (sealed.target(), stack.log_partition(), stack.card())
@@ -228,15 +229,52 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
     settled.logged = data.bytes();
     settled.logging = begin.elapsed();
     settled.log_used = log.used_percent();
+    Ok(Appended::Done(Box::new(log)))
+}
 
+/// Lets the sealed device read the log, which has all of it now: its memory is free then.
+fn read_log(control: &Control, stack: &Stack, log: &Log) -> Result<()> {
+    let sealed = device(stack, Name::Sealed)?;
     // Both tables have the same content but for what was pruned, which root does not read, and
     // nobody writes to the sealed device: root can read through it while they are swapped. The view reads all of the log, so it takes the origin
     // for what is under it, and what read the log before is no longer needed.
     let data = view::Data::of_log(device(stack, Name::Log)?.number, &log.chain);
     let cow = view::build(control, Name::View, &data, 0)?;
     let origin = device(stack, Name::Origin)?.number;
-    replace(control, Name::Sealed, &sealed, |_, _, chunk| Target::Snapshot { origin, cow, chunk })?;
-    Ok(Appended::Done)
+    replace(control, Name::Sealed, &sealed, |_, _, chunk| Target::Snapshot { origin, cow, chunk })
+}
+
+/// Brings what was sealed into the card for a last step, while root is suspended and nothing new comes: first into the
+/// log, which until then is empty. Only when that is durable it is copied, and only when all of it is on the card
+/// the log is emptied; so a power cut at any moment leaves what was sealed, whole. The sealed device shows the same
+/// before and after, from the COW. `None`: the log has no room.
+///
+/// The log must be emptied: after that root is written to past it, and as nothing was frozen its superblock, by which a
+/// boot knows whether a log still fits, need not change for long.
+pub fn into_card(hands: &mut Hands<'_>) -> Result<Option<Settled>> {
+    let (stack, mut settled) = (hands.control.stack()?, Settled::default());
+    let Some((card, _)) = stack.card() else { return Err(explain(Trouble::Foreign(Name::Origin))) };
+    let must = |error: Error| error.advise(APPEND_AGAIN).exit(Exit::Card);
+    if left(&stack, Name::Sealed).0 == 0 {
+        let mut log = log(&stack)?;
+        // An append that was cut short.
+        let emptied = if log.is_unused() { Ok(()) } else { log.reset(0) };
+        return emptied.map_err(must).map(|()| Some(settled));
+    }
+    let Appended::Done(mut log) = append(hands, &stack, &mut settled)? else { return Ok(None) };
+    let begin = Instant::now();
+    let live = log.verify();
+    let bytes = Bytes(live.len() as u64 * CHUNK_BYTES as u64);
+    if bytes != settled.logged {
+        let damage = log.damage().unwrap_or_default();
+        return Err(must(Error::new("merge the flush log", damage)));
+    }
+    let mut root = Direct::open_writable(&block::path(card))?;
+    log.apply(&live, &mut root, &mut Meter::silent())
+        .and_then(|()| log.reset(live.len() as u64))
+        .map_err(must)?;
+    (settled.merged, settled.merging) = (bytes, begin.elapsed());
+    Ok(Some(settled))
 }
 
 /// Builds the view and starts its merge. Returns how much will be merged.
@@ -267,6 +305,19 @@ fn start_merge(
     let mut copies = view::copy_budget();
     let data = fill_gaps(stack, name, data, &mut copies)?;
     let view = view::build(control, Name::View, &data, copies)?;
+    // Before a chunk of an origin is written the kernel saves it in every snapshot of that origin that is at
+    // work and has not got it, and a table is at work until the next one is: the log's own table would take what the
+    // merge writes besides, fillers of gaps, and put it behind its last data, wherever in the ring that is.
+    // So first another snapshot takes its place, with the same content and the view for a store, and then hands
+    // the view over to the merge. A sealed COW is merged by no more than its own table has, which is saved nowhere; and
+    // a sealed device that is a snapshot of the view is one that reads the log.
+    if name == Name::Logged {
+        replace(control, name, &layer, |origin, _, chunk| Target::Snapshot {
+            origin,
+            cow: view,
+            chunk,
+        })?;
+    }
     // Before the first run is merged. The layer's new table has nobody's FLUSHes to pass on.
     quiet::begin(stack);
     replace(control, name, &layer, |origin, _, chunk| Target::SnapshotMerge {

@@ -67,12 +67,7 @@ impl Data {
 /// Writes a table over `data` in the order of the card and makes the device `name` of it.
 /// `copies` says how many chunks may be copied to join neighbours.
 pub fn build(control: &Control, name: Name, data: &Data, copies: Budget) -> Result<DevNo> {
-    let areas = Areas::new(&data.table, copies);
-    let data_start = areas.layout().data_start();
-    let metadata = Sectors(data_start * CHUNK_SECTORS);
-    let file = tmpfs::file(TABLE_NAME, metadata.bytes())?;
-    let card = data.card.map(|card| Direct::open(&block::path(card))).transpose()?;
-    write_areas(&file, areas, Direct::open(&block::path(data.store))?, card)?;
+    let (file, metadata) = write_table(data, copies)?;
     let table_loop = loopdev::attach(&file, TABLE_NAME, metadata.bytes())?;
 
     let linear = |device| Target::Linear { device, offset: Sectors(0) };
@@ -86,6 +81,27 @@ pub fn build(control: &Control, name: Name, data: &Data, copies: Budget) -> Resu
     Ok(number)
 }
 
+/// Writes the table into a file. Fillers that can't be read are left out: they are for the card's sake, and a bad
+/// sector that nobody asked for must not keep a merge from being done. The place of each entry depends on
+/// how many there are, so then everything is written anew; and with no fillers at all, should others be bad the next
+/// time.
+fn write_table(data: &Data, copies: Budget) -> Result<(File, Sectors)> {
+    let mut fewer: Option<Vec<Exception>> = None;
+    loop {
+        let table = fewer.as_deref().unwrap_or(&data.table);
+        let areas = Areas::new(table, copies);
+        let metadata = Sectors(areas.layout().data_start() * CHUNK_SECTORS);
+        let file = tmpfs::file(TABLE_NAME, metadata.bytes())?;
+        let card = data.card.map(|card| Direct::open(&block::path(card))).transpose()?;
+        let bad = write_areas(&file, areas, Direct::open(&block::path(data.store))?, card)?;
+        if bad.is_empty() {
+            return Ok((file, metadata));
+        }
+        let again = fewer.is_some();
+        fewer = Some(fill::without(table, |chunk| again || bad.contains(&chunk)));
+    }
+}
+
 /// Sectors to chunks; a last, partial chunk counts.
 fn chunks(sectors: Sectors) -> u64 {
     sectors.0.div_ceil(CHUNK_SECTORS)
@@ -97,12 +113,14 @@ pub fn copy_budget() -> Budget {
     memory::info().map_or(0, |memory| memory.available.0 / 4 / CHUNK_BYTES as u64)
 }
 
+/// Returns the chunks of the card that can't be read.
 fn write_areas(
     file: &File,
     areas: Areas<'_>,
     mut store: Direct,
     mut card: Option<Direct>,
-) -> Result<()> {
+) -> Result<Vec<u64>> {
+    let mut bad = Vec::new();
     let put = |bytes: &[u8], chunk: u64| {
         file.write_all_at(bytes, chunk * CHUNK_BYTES as u64).doing(|| "write the view's table")
     };
@@ -115,14 +133,18 @@ fn write_areas(
             let Some(&(from, to)) = run.first() else { continue };
             let mut bytes = vec![0; run.len() * CHUNK_BYTES];
             match (from.checked_sub(FROM_CARD), &mut card) {
-                (Some(from), Some(card)) => card.read_at(from, &mut bytes)?,
+                (Some(from), Some(card)) => {
+                    bad.extend(fill::read(from, &mut bytes, |from, into| {
+                        card.read_at(from, into).is_ok()
+                    }))
+                }
                 _ => store.read_at(from, &mut bytes)?,
             }
             put(&bytes, to)?;
         }
         put(&area.bytes[..], area.chunk)?;
     }
-    Ok(())
+    Ok(bad)
 }
 
 /// The sealed COW's table, sorted by old chunk and checked.

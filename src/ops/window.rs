@@ -161,6 +161,13 @@ impl Seal {
         Ok(Sealed { stall: begin.elapsed(), frozen })
     }
 
+    /// The first half of [`Self::run`]: root stays suspended, until [`Self::rescue`]. As nothing is frozen the sealed
+    /// device is as after a power cut: a freeze would change the superblock again when it ends, and that
+    /// change would come after what is sealed.
+    pub fn hold(&mut self, control: &Control) -> Result<(), Failed> {
+        hold(&mut (control, &mut self.0))
+    }
+
     /// What the guard does: wakes root up on the right table. Whether it is awake then.
     pub fn rescue(&mut self, control: &Control) -> bool {
         mend(&mut (control, &mut self.0)).is_some()
@@ -214,6 +221,14 @@ fn seal(kernel: &mut impl Kernel, freeze: Freeze) -> Result<bool, Failed> {
         Some(stack) if stack.is_under_root(Name::Sealed) => Ok(frozen),
         stack => Err(Failed { asleep: stack.is_none(), ..failed }),
     }
+}
+
+fn hold(kernel: &mut impl Kernel) -> Result<(), Failed> {
+    suspend(kernel)?;
+    kernel.call(Call::Resume(Name::Sealed)).map_err(|errno| {
+        let asleep = mend(kernel).is_none();
+        Failed { at: Moment::Handover, errno, asleep }
+    })
 }
 
 fn restart(kernel: &mut impl Kernel) -> Result<(), Failed> {

@@ -53,6 +53,11 @@ impl Meter {
         Self { sink, work: None, shown: None }
     }
 
+    /// Silent.
+    pub fn silent() -> Self {
+        Self { sink: Sink::Nowhere, work: None, shown: None }
+    }
+
     /// Shows it on the machine's console, where somebody waits for its end.
     pub fn on_console() -> Self {
         Self { sink: Sink::Console(Console::open()), work: None, shown: None }

@@ -175,6 +175,10 @@ fn logged_layer(
         return Ok(Some(step));
     }
     match logged.target() {
+        // On its way into a merge, which had not begun: it reads the view, and its own table is untouched.
+        Some(Target::Snapshot { .. }) if stack.store(logged) == Some(Store::View) => {
+            Ok(Some(Step::Unmerge(Name::Logged)))
+        }
         Some(Target::Snapshot { .. }) if logged.status() == SnapshotStatus::Invalid => {
             Err(Trouble::Lost(Name::Logged))
         }
@@ -620,6 +624,27 @@ mod tests {
         assert_eq!(steps[..2], [Step::Clear(Name::Sealed), Step::Remove(Name::View)]);
     }
 
+    /// The view takes the place of the log's own table before the merge begins; killed in between, the log's own
+    /// table has to come back before the view goes.
+    #[test]
+    fn a_merge_of_the_log_that_had_not_begun_is_taken_back() {
+        let between = Stack {
+            logged: device(LOGGED, snapshot(ORIGIN, VIEW), used(40)),
+            view: view(),
+            ..logged()
+        };
+        let back = [Step::Unmerge(Name::Logged), Step::Remove(Name::View)];
+        assert_eq!(path(between, Wish::default()), back);
+        let wish = Wish { merge: true, ..Wish::default() };
+        let steps = path(between, wish);
+        assert_eq!((&steps[..2], steps[2]), (&back[..], Step::StartMerge(Name::Logged)));
+        // Whatever became of the view: what the log holds is in the log.
+        let lost = edit(between, |s| {
+            s.logged = device(LOGGED, snapshot(ORIGIN, VIEW), SnapshotStatus::Invalid);
+        });
+        assert_eq!(path(lost, Wish::default()), back);
+    }
+
     #[test]
     fn a_failed_merge_of_the_log_reads_the_log_again() {
         let failed = merging_log(SnapshotStatus::MergeFailed);
@@ -655,6 +680,11 @@ mod tests {
             merging_log(SnapshotStatus::MergeFailed),
             Stack { sealed: sealed_over_log().sealed, root: sealed().root, ..merging_log(used(0)) },
             Stack { view: view(), ..sealed_over_log() },
+            Stack {
+                logged: device(LOGGED, snapshot(ORIGIN, VIEW), used(40)),
+                view: view(),
+                ..sealed_over_log()
+            },
             Stack { log_view: logged().log_view, ..with_log(deferring()) },
             Stack {
                 sealed: device(SEALED, snapshot(ORIGIN, VIEW), used(8)),

@@ -148,7 +148,7 @@ class Judge:
         image = ExtImage(_copy(root))
         try:
             image.replay_journal()
-            files = tree.on_card(image)
+            files = tree.on_card(image, direct=True)
             differ = {n: tree.complaint(files, truth) for n, truth in enumerate(self.truths)}
             # The youngest: a flush before which nothing had changed is as good as the one before.
             found = max((number for number in differ if not differ[number]), default=None)

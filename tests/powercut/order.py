@@ -26,8 +26,6 @@ HEADER = "HF+hF+"
 MERGE = f"(?:r+F+)+{HEADER}"
 # A layer is merged without the log: what root holds is durable before the RAM copy is given up.
 DIRECT = "(?:r+F+)+"
-# What a stop merges at last, and what is written through meanwhile.
-LAST_STEP = "(?:r*F+)+"
 
 
 def word(entries: Sequence[Entry], cuts: range) -> str:

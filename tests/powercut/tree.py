@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from vm import workload
@@ -94,8 +95,12 @@ def entry(mode: int, changed: int, digest: str, target: str) -> str:
     return f"folder {access} {changed}"
 
 
-def on_card(image: ExtImage) -> Truth:
-    """The same, as debugfs finds it in an image. The writers' files must be whole."""
+def on_card(image: ExtImage, direct: bool = False) -> Truth:
+    """The same, as debugfs finds it in an image. The writers' files must be whole.
+
+    With `direct` root was written to directly at the end: what the writers had not synced by then may be there by its name
+    alone, and only what comes before it counts.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
         image.dump("/", base)
@@ -104,8 +109,8 @@ def on_card(image: ExtImage) -> Truth:
             name = f"/{path.relative_to(base)}"
             if not any(name == left or name.startswith(f"{left}/") for left in ELSEWHERE + MOVING):
                 files[name] = _dumped(path)
-        rounds = _rounds(base / workload.FOLDER.lstrip("/"))
-        return Truth(files, rounds, _lines(base / APPENDED.lstrip("/")))
+        rounds = _rounds(base / workload.FOLDER.lstrip("/"), direct)
+        return Truth(files, rounds, _lines(base / APPENDED.lstrip("/"), direct))
 
 
 def _dumped(path: Path) -> str:
@@ -117,7 +122,7 @@ def _dumped(path: Path) -> str:
     return entry(about.st_mode, int(about.st_mtime), digest, target)
 
 
-def _rounds(folder: Path) -> int:
+def _rounds(folder: Path, direct: bool) -> int:
     """How many there are, from 1 on; the last may still have its other name."""
     found = {
         f"{workload.FOLDER}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
@@ -125,17 +130,21 @@ def _rounds(folder: Path) -> int:
         if not path.name.endswith(".new")
     }
     expected = workload.hashes(len(found))
+    if direct:
+        return len(list(takewhile(lambda name: found.get(name) == expected[name], expected)))
     wrong = sorted(name for name in found if found[name] != expected.get(name))
     assert not wrong, f"{len(found)} rounds are on the card, and these are not as written: {wrong}"
     return len(found)
 
 
-def _lines(path: Path) -> int:
+def _lines(path: Path, direct: bool) -> int:
     """How many there are. Each boot's writer counts from 0 again."""
     text = path.read_bytes() if path.exists() else b""
     number, lines = -1, text.splitlines(keepends=True)
-    for line in lines:
+    for place, line in enumerate(lines):
         number = 0 if line == _line(0) else number + 1
+        if direct and line != _line(number):
+            return place
         assert line == _line(number), f"{path.name} goes on with {line!r} where line {number} was"
     return len(lines)
 

@@ -1,25 +1,32 @@
 //! Stop: root's writes go straight through to the card. Start: they are deferred again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::flush::{flush_card, remember, sync_root};
 use super::{How, Incomplete, Outcome, Session};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::pace;
 use crate::dm::{Line, SnapshotStatus, Target};
-use crate::error::Result;
+use crate::error::{Exit, Result};
+use crate::ops::prune::{Policy, Pruned};
+use crate::ops::settle::{Hands, Settled};
 use crate::ops::{cowfile, seal, settle};
 use crate::stack::{Mode, Name, Trouble, Wish};
-use crate::sys::cow_threshold;
+use crate::sys::{cow_threshold, signals};
 use crate::units::Bytes;
 
-/// How much a stop accepts to be merged in the COW's own order. More is worth another flush.
+/// How much a stop accepts for its last step. More is worth another flush: everybody waits for that step. Without a
+/// log it is merged in the COW's own order, and a power cut meanwhile can tear what is in it.
 const TAIL: Bytes = Bytes(256 << 10);
-/// The same with a flush log: a freeze alone changes one chunk, the superblock's. A power cut
-/// during that last merge can tear what is in it.
-const TAIL_WITH_LOG: Bytes = Bytes(4 << 10);
 /// How often a stop flushes to get below [`TAIL`] while writers are at work.
 const TAIL_TRIES: u32 = 4;
+
+/// A last step that was done.
+struct Last {
+    stall: Duration,
+    settled: Settled,
+    incomplete: Option<Incomplete>,
+}
 
 impl Session<'_> {
     /// A flush on the way down: a log that can't be written is no reason to lose what is in RAM.
@@ -30,33 +37,35 @@ impl Session<'_> {
         })
     }
 
+    /// Merges the log; what that took is the flush's before it.
+    fn merge_after(&mut self, flushed: &mut Outcome) -> Result<()> {
+        let merged = self.merge()?;
+        if let (Some(merged), Outcome::Flushed { record, .. }) = (merged, flushed) {
+            record.merged.0 = record.merged.0.saturating_add(merged.merged.0);
+            record.merge_ms = record.merge_ms.saturating_add(merged.merging.as_millis() as u64);
+        }
+        Ok(())
+    }
+
     /// Flushes and lets root write straight through to the card.
     pub fn stop(&mut self) -> Result<Outcome> {
         let mut outcome = self.last_flush()?;
+        self.merge_after(&mut outcome)?;
         for _ in 0..TAIL_TRIES {
             let stack = self.control.stack()?;
             let overflowed =
                 stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow);
-            let tail = if stack.log.is_some() { TAIL_WITH_LOG } else { TAIL };
-            if !overflowed && stack.pending().bytes() <= tail {
+            if !overflowed && stack.pending().bytes() <= TAIL {
                 break;
             }
             outcome = outcome.and(self.last_flush()?);
-        }
-        let merged = self.merge()?;
-        if let (Some(merged), Outcome::Flushed { record, .. }) = (merged, &mut outcome) {
-            record.merged.0 = record.merged.0.saturating_add(merged.merged.0);
-            record.merge_ms = record.merge_ms.saturating_add(merged.merging.as_millis() as u64);
+            self.merge_after(&mut outcome)?;
         }
         let stack = self.control.stack()?;
         if stack.mode() == Some(Mode::Deferring) {
             let begin = Instant::now();
-            // From here on root is written to directly, past the log.
-            settle::retire_log(&stack)?;
-            let (sealed, settled) =
-                self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
-            let record = self.note(begin, sealed.stall, settled);
-            let incomplete = (!sealed.frozen).then_some(Incomplete::Unfrozen);
+            let Last { stall, settled, incomplete } = self.last_step()?;
+            let record = self.note(begin, stall, settled);
             outcome = outcome.and(Outcome::Flushed { record, incomplete });
             if let Outcome::Flushed { record, .. } = &outcome {
                 remember(record);
@@ -64,6 +73,64 @@ impl Session<'_> {
         }
         flush_card(&self.control.stack()?)?;
         Ok(outcome)
+    }
+
+    /// What is left in RAM goes to the card, and root's writes from then on: by way of the log if there is one that can be
+    /// written, so that a power cut does no harm.
+    fn last_step(&mut self) -> Result<Last> {
+        match self.last_step_by_log() {
+            Ok(Some(last)) => return Ok(last),
+            Ok(None) => {}
+            Err(error) => drop(self.pass_by_log(error)?),
+        }
+        self.last_step_past_log()
+    }
+
+    /// Root is suspended meanwhile. `None`: there is no log, or root's COW overflowed, which may be large.
+    fn last_step_by_log(&mut self) -> Result<Option<Last>> {
+        let stack = self.control.stack()?;
+        let sound = matches!(stack.root.map(|root| root.status()), Some(SnapshotStatus::Used(_)));
+        if stack.log.is_none() || stack.logged.is_some() || !sound {
+            return Ok(None);
+        }
+        let policy = Policy { on: false, frozen: false };
+        let Self { control, valve, meter, signals, config, limit, roof, .. } = self;
+        let (valve, limit, roof) = (valve.valve(), *limit, *roof);
+        // Nor may a terminal's Ctrl-Z stop this process now.
+        let done: Result<_> = signals::undisturbed(|| {
+            let held = seal::hold(control, &stack, limit, roof, valve)?;
+            let mut hands = Hands { control, meter, signals, valve, policy, config, limit, roof };
+            let Some(settled) = settle::into_card(&mut hands)? else { return Ok(None) };
+            Ok(Some((held.write_through()?, settled)))
+        });
+        let Some((stall, settled)) = done.or_else(|error| {
+            // Root goes on over what is sealed, as after any seal; where it could not wake up the plan knows how. A
+            // card that fails is the caller's, and who interrupts does not want to wait.
+            match error.exit_code() {
+                Exit::Card | Exit::Interrupted => Err(error),
+                _ => self.settle(Wish::default()).and(Err(error)),
+            }
+        })?
+        else {
+            self.settle(Wish { direct: true, ..Wish::default() })?;
+            return Ok(None);
+        };
+        cow_threshold::set(pace::FREE);
+        self.settle(Wish::default())?;
+        // Nothing was left out, and nobody has asked for that.
+        let settled = Settled { pruned: Pruned::default(), ..settled };
+        Ok(Some(Last { stall, settled, incomplete: None }))
+    }
+
+    /// The same without the log: the kernel merges the rest in the COW's own order, and a power cut meanwhile can tear what
+    /// is in it.
+    fn last_step_past_log(&mut self) -> Result<Last> {
+        let stack = self.control.stack()?;
+        // From here on root is written to directly, past the log.
+        settle::retire_log(&stack)?;
+        let (sealed, settled) = self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
+        let incomplete = (!sealed.frozen).then_some(Incomplete::Unfrozen);
+        Ok(Last { stall: sealed.stall, settled, incomplete })
     }
 
     /// Defers root's writes again. Returns whether there was anything to do.
@@ -90,13 +157,25 @@ impl Session<'_> {
     }
 
     /// The last resort when the COW fills up and no flush makes room: root's writes go to the card
-    /// from now on, past the log. What is in RAM follows.
+    /// from now on. What is in RAM goes first, by way of the log if that can be written by now, else past it.
     pub fn give_up_deferring(&mut self) -> Result<()> {
         // Root reads through what the log holds until that is merged; if it can't be, this is no way out. A log
         // that can't be emptied after that is passed by.
         self.settle(Wish { merge: true, direct: true })?;
-        let stack = self.control.stack()?;
-        settle::retire_log(&stack)?;
-        self.seal(&stack, seal::After::WriteThrough, Wish::default()).map(drop)
+        let last = match self.control.stack()?.log.map(|_| self.flush_in_a_hurry()) {
+            Some(Ok(())) => self.last_step(),
+            Some(Err(error)) if error.exit_code() == Exit::Interrupted => return Err(error),
+            Some(Err(_)) => {
+                self.settle(Wish { merge: true, direct: true })?;
+                self.last_step_past_log()
+            }
+            None => self.last_step_past_log(),
+        };
+        last.map(drop)
+    }
+
+    fn flush_in_a_hurry(&mut self) -> Result<()> {
+        self.flush(How { hurry: true, ..How::default() })?;
+        self.merge().map(drop)
     }
 }

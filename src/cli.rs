@@ -13,7 +13,10 @@ use cowflush::units::{Bytes, bytes};
     error_code(2, "the command line was not understood"),
     error_code(3, "root is not on a cowflush stack"),
     error_code(4, "another cowflush command is at work"),
-    error_code(5, "the card refused a write; the data stay in RAM or in the log, and readable"),
+    error_code(
+        5,
+        "the card refused a write, or can't be read; the data stay in RAM or in the log"
+    ),
     error_code(6, "check found something missing"),
     error_code(7, "something was lost: the COW, or a part of the flush log"),
     error_code(8, "stopped by a signal; the next command finishes")

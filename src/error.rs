@@ -19,7 +19,7 @@ pub enum Exit {
     NotActive = 3,
     /// Another cowflush command is at work.
     Busy = 4,
-    /// The card refused a write; the data stay in RAM and readable.
+    /// The card refused a write, or can't be read; the data stay in RAM or in the log.
     Card = 5,
     /// `check` found something missing.
     Missing = 6,

@@ -73,7 +73,7 @@ def test_writes_that_fail_in_the_log(boot: Lab) -> None:
     bad = chunk_sectors(vm.card, begin + 1 + chunks)
     vm.fail_writes(bad)
     check_named(fail_a_flush(vm, 2), vm.card, bad)
-    # A segment that lacks nothing but its commit record counts; the next try goes behind it.
+    # A segment that lacks nothing but its commit record counts; that can't be written, so the next try goes behind it.
     check_cut(boot, vm, 2)
     assert "to the log on sda2" in logged.flush(vm, 3)
     check_settled(vm, log=LOGGED)
@@ -240,11 +240,20 @@ def test_reads_that_fail_in_the_log_during_a_merge(boot: Lab) -> None:
     vm.cont()
     place = log.segments[0].places[-1]
     vm.fail_reads(chunk_sectors(vm.card, place))
+    said = vm.run("cowflush merge", timeout=60).exits(CARD).text
+    assert f"its chunk {place} can't be read" in said and "nothing was written" in said, said
+    vm.heal()
+    # A bit that rots is another thing.
+    vm.pause()
+    flushlog.flip(vm.card, place, 9)
+    vm.cont()
     said = vm.run("cowflush merge", timeout=60).exits(LOST).text
     assert (
         f"(a segment's data at chunk {place})" in said and "Nothing was written to the card" in said
     ), said
-    vm.heal()
+    vm.pause()
+    flushlog.flip(vm.card, place, 9)
+    vm.cont()
     logged.check_state(vm, 1)
     check_cut(boot, vm, 1)
     logged.flush(vm, 2)

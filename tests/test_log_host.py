@@ -369,7 +369,8 @@ def test_what_is_no_log_or_not_there_is_named(rig: Rig) -> None:
     blank = rig.directory / "blank.img"
     blank.write_bytes(bytes(CHUNK * 300))
     done = logged.host("recover", rig.root, blank)
-    assert done.returncode != DONE and f"cannot use {blank} as the flush log" in done.stderr
+    # Nothing is lost by it.
+    assert done.returncode == FAILED and f"cannot use {blank} as the flush log" in done.stderr
     assert "it holds no flush log" in done.stderr
     for missing in ((rig.directory / "no", rig.log), (rig.root, rig.directory / "no")):
         done = logged.host("recover", *missing)

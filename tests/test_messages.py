@@ -31,7 +31,7 @@ EXEMPT_FILES = {
 # Whole sentences in these files say what to do.
 ADVISERS = {
     "src/boot/flushlog.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/commands/recover.rs",
-    "src/error.rs", "src/ops/log/append.rs", "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
+    "src/error.rs", "src/ops/log/append.rs", "src/ops/log/guard.rs", "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
 }  # fmt: skip
 EXEMPT = {
     "labels of a line": {
@@ -57,7 +57,7 @@ EXEMPT = {
     "figures, with their names beside them": {
         "chunk {position}, round {} through the ring", "{} flushes of {}, {} merges of {} since {}",
         "{} {} {}: RAM {} of {}, pending {}, page cache {}", "{used} of {size} on the card in use",
-        "{} by root, {} to {card} since boot", "{name}: {segments} flushes, {percent} % full", "the data at chunk {place}",
+        "{} by root, {} to {card} since boot", "{name}: {segments} flushes, {percent} % full{trouble}", "the data at chunk {}",
         "next flush in {} ({reason})", "flushes come when something asks for them",
     },
     "what to do at the prompt, below its first line": {

@@ -79,7 +79,7 @@ def test_recover_refuses_what_it_is_not_given(tmp_path: Path) -> None:
         ([root, log, "--merge", "--export", export], USAGE, "cannot recover: --merge and --export exclude each other."),
         ([root, nothing], FAILED, f"cannot open {nothing}: No such file or directory."),
         ([nothing, log], FAILED, f"cannot open {nothing}: No such file or directory."),
-        ([root, root], LOST, f"cannot use {root} as the flush log: it holds no flush log."),
+        ([root, root], FAILED, f"cannot use {root} as the flush log: it holds no flush log."),
         ([root, small], LOST, f"cannot use {small} as the flush log: the log has 512 chunks of 4096 bytes, but the partition has only 256."),
         ([other, log], FAILED, ""),
         ([other, log, "--merge"], FAILED, f"cannot apply {log} to {other}: the log belongs to another root."),
@@ -154,8 +154,8 @@ def test_recover_says_what_is_wrong_with_a_log(tmp_path: Path) -> None:
         assert logged.host("recover", root, log).returncode == 0
     log.write_bytes(b"x" + intact[1:last] + b"x" + intact[last + 1 :])
     done = logged.host("recover", root, log)
-    assert done.returncode == LOST
-    assert f"cannot use {log} as the flush log: " in done.stderr, done
+    assert done.returncode == FAILED
+    assert f"cannot use {log} as the flush log: it holds no flush log." in done.stderr, done
 
 
 # --- in a guest -----------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_only_root_may_and_only_where_it_makes_sense(boot: Lab) -> None:
     says(
         vm,
         "cowflush recover /dev/sda1 /dev/sda2",
-        LOST,
+        FAILED,
         "cannot use /dev/sda2 as the flush log: it holds no flush log.",
     )
     says(vm, "cowflush hold", 0, "held since")

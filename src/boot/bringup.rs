@@ -51,7 +51,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     // Before anything is written to it or to its log: nobody uses it.
     block::claim(&card.path())?;
     let mut found = flushlog::find(&card, options, |text| log.error(text));
-    if let Found::Kept { why, .. } = &found {
+    if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
     let (mode, reason) = if options.off {
@@ -93,7 +93,9 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
 fn leave_notes(card: &Candidate, mode: &str, reason: &str, found: Found, log: &mut Log) {
     let (log_name, kept) = match found {
         Found::None => (String::new(), String::new()),
-        Found::Log { partition, .. } => (partition.name, String::new()),
+        Found::Log { partition, .. } | Found::Unread { partition, .. } => {
+            (partition.name, String::new())
+        }
         Found::Kept { name, why } => (name, why.to_string()),
     };
     let note = format!(
@@ -127,8 +129,9 @@ fn stacked(
         Found::Log { partition, log, .. } => {
             // What a flush seals must fit into the log.
             limit = limit.min(log.capacity());
-            Some((partition, &**log))
+            Some((partition, Some(&**log)))
         }
+        Found::Unread { partition, .. } => Some((partition, None)),
         _ => None,
     };
     let number = stacking::build(control, card, flush_log, limit)?;
@@ -142,6 +145,12 @@ fn stacked(
 /// The line at boot: what mode it is in and what a power cut would cost.
 fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> String {
     let what = match found {
+        Found::Log { partition, log, .. } if log.hidden().is_some() => {
+            format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
+        }
+        Found::Unread { partition, .. } => {
+            format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
+        }
         Found::Log { partition, log, .. } => format!(
             "A power cut loses what was not flushed and nothing else: the flush log on {} holds {} \
              flushes and is {} % full.{}",

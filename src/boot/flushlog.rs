@@ -1,5 +1,6 @@
 //! Finds the flush log that belongs to root, and decides whether it counts.
 
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ use crate::sys::direct::Direct;
 /// How long a log may take to appear that the command line names. It is usually on the card.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long what can't be read is tried again.
+const CONTACT: Duration = Duration::from_secs(5);
+
 /// What there is.
 pub enum Found {
     /// No log.
@@ -30,6 +34,13 @@ pub enum Found {
         log: Box<Log>,
         /// What it holds for root.
         live: Vec<Live>,
+    },
+    /// One that can't be read now. It is the stack's log all the same, so that nothing is written past it.
+    Unread {
+        /// Its partition.
+        partition: Candidate,
+        /// Why, and what to do.
+        why: Error,
     },
     /// One that must not be used. It stays as it is.
     Kept {
@@ -78,6 +89,7 @@ pub fn find(card: &Candidate, options: &Options, mut news: impl FnMut(&str)) -> 
     };
     match judge(card, &partition, named, &mut news) {
         Ok((log, live)) => Found::Log { partition, log: Box::new(log), live },
+        Err(why) if why.exit_code() == Exit::Card => Found::Unread { partition, why },
         Err(why) => Found::Kept { name: partition.name, why },
     }
 }
@@ -124,6 +136,29 @@ fn belongs(header: &Header, root: Root) -> bool {
     header.root_uuid == root.uuid && header.root_sectors == root.size.0
 }
 
+/// Reads a log and its data. What can't be read is tried for a while: it may be a contact.
+fn read(path: &Path) -> Result<(Log, Vec<Live>)> {
+    let begin = Instant::now();
+    loop {
+        // A card that takes no writes can be read.
+        let log = Log::open(path).or_else(|_| Log::look(path));
+        let read = log.map(|mut log| {
+            let live = log.verify();
+            (log, live)
+        });
+        let unreadable = match &read {
+            Ok((log, _)) => log.hidden().is_some(),
+            Err(error) => error.exit_code() == Exit::Card,
+        };
+        if !unreadable || begin.elapsed() > CONTACT {
+            return read;
+        }
+        sleep(Duration::from_millis(500));
+    }
+}
+
+/// Whether the log at a partition counts for this root. What is damaged in it is cut off, and what can't be read
+/// is left as it is. Fails with [`Exit::Card`] when that can't be told for want of reading.
 fn judge(
     card: &Candidate,
     partition: &Candidate,
@@ -133,7 +168,7 @@ fn judge(
     let path = partition.path();
     // What is mended here must be nobody's.
     let _claim = block::claim(&path)?;
-    let (mut log, root) = (Log::open(&path)?, root_of(card));
+    let ((mut log, live), root) = (read(&path)?, root_of(card));
     let what = || format!("use the flush log on {}", path.display());
     if !belongs(log.header(), root) {
         if !log.is_unused() || !named {
@@ -147,8 +182,8 @@ fn judge(
         log.rebind(root)?;
         news(&format!("the empty flush log on {} now belongs to {}.", partition.name, card.name));
     }
-    let live = log.verify();
-    if !log.chain.segments.is_empty() && !log.fits(&mut Direct::open(&card.path())?)? {
+    let fits = |log: &Log| log.fits(&mut Direct::open(&card.path())?);
+    if !log.chain.segments.is_empty() && !fits(&log).map_err(|error| error.exit(Exit::Card))? {
         return Err(Error::new(
             what(),
             format!("{} was changed by somebody else since the last flush", card.name),
@@ -160,8 +195,23 @@ fn judge(
         (Some(damage), _) => {
             news(&format!("{damage}."));
             // What was cut off must not count again when the log is read the next time.
-            let (mut nothing, mut root) = (Direct::open(&path)?, Direct::open(&card.path())?);
-            log.append(&[], &mut nothing, &mut root, &mut |_| Ok(()))?;
+            let cut = || -> Result<()> {
+                let (mut nothing, mut root) = (Direct::open(&path)?, Direct::open(&card.path())?);
+                log.append(&[], &mut nothing, &mut root, &mut |_| Ok(()))
+            };
+            if let Err(error) = { cut }().map_err(|error| error.advise("")) {
+                // On a card that takes no writes nothing can be put over it either. What is intact counts.
+                news(&format!(
+                    "what is lost could not be cut off: {error} The flushes before that are used."
+                ));
+            }
+        }
+        (None, End::Unreadable { .. }) => {
+            news(&format!(
+                "{}. FLUSHES ARE REFUSED until it can.",
+                log.hidden().unwrap_or_default()
+            ));
+            news(HIDDEN);
         }
         (None, End::Torn) => {
             news(&format!("in the flush log on {} {}.", partition.name, log.torn()))
@@ -170,12 +220,16 @@ fn judge(
     }
     if !log.whole {
         news(&format!(
-            "one copy of the header of the log on {} is damaged; the next merge mends it.",
+            "one copy of the header of the log on {} is damaged or can't be read; the next merge mends it.",
             partition.name
         ));
     }
     Ok((log, live))
 }
+
+const HIDDEN: &str = "Writes stay in RAM, and nothing is written over what can't be read. Look for the card's errors in the \
+                      kernel log (dmesg), and whether it sits well in its slot, then reboot. To go on without those \
+                      flushes, for good: `cowflush flush --direct`.";
 
 const KEPT: &str = "The log is kept as it is and not used. To keep root as it is now, and drop \
                     the log: `cowflush log format DEVICE --over cowflush-log`. To have the log's \
@@ -189,5 +243,6 @@ pub fn apply(card: &Candidate, log: &mut Log, live: &[Live]) -> Result<()> {
     }
     let (mut root, _claim) = (Direct::open_exclusive(&card.path())?, block::claim(log.path())?);
     log.apply(live, &mut root, &mut Meter::new())?;
-    log.reset(live.len() as u64)
+    // What can't be read now is not dropped; with root written to it has to be decided about, at a later boot.
+    if log.hidden().is_some() { Ok(()) } else { log.reset(live.len() as u64) }
 }

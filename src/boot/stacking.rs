@@ -13,8 +13,8 @@ use crate::sys::dm::Control;
 use crate::sys::{cow_threshold, lock};
 use crate::units::{Bytes, DevNo, Sectors};
 
-/// The flush log to build the stack with: its partition, and what was read of it.
-pub type FlushLog<'a> = (&'a Candidate, &'a Log);
+/// The flush log to build the stack with: its partition, and what was read of it, if anything could be.
+pub type FlushLog<'a> = (&'a Candidate, Option<&'a Log>);
 
 /// Builds the stack over the card, with an empty COW of `limit` bytes, and returns root's number.
 /// What was made before a failure is taken away again.
@@ -34,10 +34,10 @@ fn put_together(
     limit: Bytes,
 ) -> Result<DevNo> {
     let mut seat = partition(control, Name::Origin, card)?;
-    let roof = log.map_or(Bytes::MAX, |(_, log)| log.capacity());
+    let roof = log.and_then(|(_, log)| log).map_or(Bytes::MAX, Log::capacity);
     if let Some((candidate, log)) = log {
         let number = partition(control, Name::Log, candidate)?;
-        if !log.chain.segments.is_empty() {
+        if let Some(log) = log.filter(|log| !log.chain.segments.is_empty()) {
             let data = view::Data::of_log(number, &log.chain);
             let cow = view::build(control, Name::LogView, &data, 0)?;
             seat = snapshot(control, Name::Logged, card.size, seat, cow)?;

@@ -26,7 +26,8 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let config = config();
     let wish = Wish { direct, ..Wish::default() };
     let session = Session::begin("flush", &config, &mut signals);
-    let mut session = counted(session.and_then(|session| session.settled(wish)))?;
+    let mut session =
+        counted(session.and_then(|session| session.forgetting(direct).settled(wish)))?;
     let outcome = counted(session.flush(How { direct, ..How::default() }))?;
     // Asked for by hand: what was on trial is kept.
     let kept = hold::end();
@@ -39,8 +40,7 @@ pub fn merge(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
     refuse_while_held("merge")?;
-    let mut session = Session::begin("merge", &config, &mut signals)?.settled(Wish::default())?;
-    let merged = session.merge()?;
+    let (session, merged) = Session::begin("merge", &config, &mut signals)?.merged()?;
     let card = card(&session)?;
     drop(session);
     let Settled {

@@ -8,7 +8,7 @@ use cowflush::boot::superblock::{FLUSH_LOG, uuid_bytes, uuid_text};
 use cowflush::boot::{devices, stacking};
 use cowflush::cow::format::CHUNK_BYTES;
 use cowflush::error::{Doing, Error, Exit, Result};
-use cowflush::log::chain::{End, Segment};
+use cowflush::log::chain::{Bad, End, Segment};
 use cowflush::log::format::Life;
 use cowflush::ops::log::Log;
 use cowflush::ops::log::make::{Root, Wish};
@@ -20,6 +20,7 @@ use cowflush::sys::dm::Control;
 use cowflush::sys::{block, lock};
 use cowflush::units::{Bytes, Utc};
 
+use super::status::log_trouble;
 use crate::commands::options;
 use crate::{cli, put};
 
@@ -41,19 +42,45 @@ pub fn show(verify: bool, json: bool) -> Result<Exit> {
             // The boot's reason says more about a log that is kept.
             let why = kept.unwrap_or_else(|| error.to_string());
             put(std::io::stderr(), &format!("cowflush: {why}\n"));
-            return Ok(Exit::Lost);
+            // What was a log once and is none any more has lost what was in it.
+            let unreadable = error.exit_code() == Exit::Card;
+            return Ok(if unreadable { Exit::Card } else { Exit::Lost });
         }
     };
+    let mut state = if kept.is_some() { "" } else { status::log_state(&log) };
+    if state == "ahead" {
+        // Root does not have all of it, perhaps since its data can't be read.
+        log.verify();
+        state = status::log_state(&log);
+    }
     let bad = if verify { log.verify_all() } else { Vec::new() };
-    let text = if json { to_json(&log, kept.as_deref(), &bad) } else { to_text(&log, kept, &bad) };
+    let mut text =
+        if json { to_json(&log, kept.as_deref(), &bad) } else { to_text(&log, kept, &bad) };
+    let differs = matches!(state, "ahead" | "behind");
+    if differs && !json {
+        text.push_str(&format!("\n{}{}\n", log.path().display(), log_trouble(state)));
+    }
     put(std::io::stdout(), &text);
-    Ok(verdict(log.chain.end, &bad))
+    let verdict = verdict(log.chain.end, &bad);
+    Ok(if differs && verdict == Exit::Done { Exit::Card } else { verdict })
 }
 
-/// What the caller is told: where the log ends, and which of its chunks are damaged.
-fn verdict(end: End, bad: &[u64]) -> Exit {
-    let damaged = matches!(end, End::Damaged(_)) || !bad.is_empty();
-    if damaged { Exit::Lost } else { Exit::Done }
+/// What the caller is told: where the log ends, and which of its chunks are damaged or can't be read.
+pub fn verdict(end: End, bad: &[Bad]) -> Exit {
+    let hidden = |bad: &Bad| bad.unreadable;
+    if matches!(end, End::Damaged(_)) || !bad.iter().all(hidden) {
+        Exit::Lost
+    } else if matches!(end, End::Unreadable { .. }) || bad.iter().any(hidden) {
+        Exit::Card
+    } else {
+        Exit::Done
+    }
+}
+
+/// How many chunks are damaged, and how many can't be read.
+pub fn count(bad: &[Bad]) -> (u64, u64) {
+    let unreadable = bad.iter().filter(|bad| bad.unreadable).count();
+    (bad.len().saturating_sub(unreadable) as u64, unreadable as u64)
 }
 
 /// A log that the boot found and did not use, and why.
@@ -79,15 +106,6 @@ fn bytes(chunks: u64) -> Bytes {
     Bytes(chunks.saturating_mul(CHUNK_BYTES as u64))
 }
 
-/// The words for a chain's end and for a segment, in JSON and for people.
-pub fn end_word(end: End) -> &'static str {
-    match end {
-        End::Clean => "clean",
-        End::Torn => "torn",
-        End::Damaged(_) => "damaged",
-    }
-}
-
 fn segment_word(segment: &Segment) -> &'static str {
     if segment.committed { "committed" } else { "complete" }
 }
@@ -103,7 +121,8 @@ pub fn segment_json(segment: &Segment) -> Object {
         .text("state", segment_word(segment))
 }
 
-fn to_json(log: &Log, kept: Option<&str>, bad: &[u64]) -> String {
+fn to_json(log: &Log, kept: Option<&str>, bad: &[Bad]) -> String {
+    let (damaged, unreadable) = count(bad);
     let (header, chain) = (log.header(), &log.chain);
     let object = Object::new()
         .number("version", VERSION)
@@ -117,8 +136,9 @@ fn to_json(log: &Log, kept: Option<&str>, bad: &[u64]) -> String {
         .number("wear_position", bytes(chain.ring.chunk(chain.next.position)).0)
         .number("wear_rounds", chain.next.position / chain.ring.length.max(1))
         .flag("header_whole", log.whole)
-        .text("end", end_word(chain.end))
-        .number("damaged_chunks", bad.len() as u64)
+        .text("end", chain.end.word())
+        .number("damaged_chunks", damaged)
+        .number("unreadable_chunks", unreadable)
         .list("segments", chain.segments.iter().map(segment_json))
         .object("life", Some(life_json(&log.life())));
     format!("{}\n", object.end())
@@ -134,7 +154,7 @@ pub fn life_json(life: &Life) -> Object {
         .number("merged", bytes(life.merged).0)
 }
 
-fn to_text(log: &Log, kept: Option<String>, bad: &[u64]) -> String {
+fn to_text(log: &Log, kept: Option<String>, bad: &[Bad]) -> String {
     let chain = &log.chain;
     let ring = chain.ring;
     let mut text = String::new();
@@ -152,12 +172,14 @@ fn to_text(log: &Log, kept: Option<String>, bad: &[u64]) -> String {
         End::Clean => {}
         End::Torn => line("end", log.torn().to_owned()),
         End::Damaged(_) => line("DAMAGED", log.damage().unwrap_or_default()),
+        End::Unreadable { .. } => line("UNREADABLE", log.hidden().unwrap_or_default()),
     }
     if !log.whole {
         line("DAMAGED", "one of the two copies of the header; the next merge mends it".to_owned());
     }
-    for place in bad {
-        line("DAMAGED", format!("the data at chunk {place}"));
+    for bad in bad {
+        let word = if bad.unreadable { "UNREADABLE" } else { "DAMAGED" };
+        line(word, format!("the data at chunk {}", bad.place));
     }
     if !chain.segments.is_empty() {
         let _ = writeln!(
@@ -277,14 +299,24 @@ mod tests {
     use super::*;
     use cowflush::log::chain::{Damage, What};
 
+    const WRONG: Bad = Bad { place: 7, unreadable: false };
+    const HIDDEN: Bad = Bad { place: 8, unreadable: true };
+
     #[test]
     fn damage_is_told_wherever_it_is_and_a_flush_that_was_cut_short_is_none() {
         let damaged = End::Damaged(Damage { chunk: 9, what: What::Head, youngest: 3 });
         for end in [End::Clean, End::Torn] {
             assert_eq!(verdict(end, &[]), Exit::Done);
-            assert_eq!(verdict(end, &[7]), Exit::Lost, "found by --verify");
+            assert_eq!(verdict(end, &[WRONG]), Exit::Lost, "found by --verify");
+            assert_eq!(verdict(end, &[HIDDEN]), Exit::Card, "found by --verify");
+            assert_eq!(verdict(end, &[HIDDEN, WRONG]), Exit::Lost);
         }
-        assert_eq!(verdict(damaged, &[]), Exit::Lost);
-        assert_eq!([End::Clean, End::Torn, damaged].map(end_word), ["clean", "torn", "damaged"]);
+        let unreadable = End::Unreadable { chunk: 9, youngest: None };
+        assert_eq!(verdict(damaged, &[HIDDEN]), Exit::Lost);
+        assert_eq!(verdict(unreadable, &[]), Exit::Card);
+        assert_eq!(verdict(unreadable, &[WRONG]), Exit::Lost);
+        assert_eq!(count(&[HIDDEN, WRONG, HIDDEN]), (1, 2));
+        let words = [End::Clean, End::Torn, damaged, unreadable].map(End::word);
+        assert_eq!(words, ["clean", "torn", "damaged", "unreadable"]);
     }
 }

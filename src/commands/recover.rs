@@ -7,14 +7,14 @@ use cowflush::boot::devices;
 use cowflush::boot::superblock::uuid_bytes;
 use cowflush::cow::format::{CHUNK_BYTES, PIECE};
 use cowflush::error::{Doing, Error, Exit, Result};
-use cowflush::log::chain::{End, Live};
-use cowflush::ops::log::Log;
+use cowflush::log::chain::{Bad, End, Live};
+use cowflush::ops::log::{Log, READ_AGAIN};
 use cowflush::report::json::Object;
 use cowflush::report::progress::Meter;
 use cowflush::sys::direct::Direct;
 use cowflush::units::{Bytes, Utc};
 
-use super::log::{end_word, segment_json};
+use super::log::{count, segment_json};
 use crate::{cli, put};
 
 /// Whether a log may be applied to a root.
@@ -76,6 +76,7 @@ pub fn run(wanted: &cli::Recover) -> Result<Exit> {
 fn verdict(end: End, fit: Fit, force: bool) -> Exit {
     match (end, fit) {
         (End::Damaged(_), _) => Exit::Lost,
+        (End::Unreadable { .. }, _) => Exit::Card,
         (_, Fit::Fits) => Exit::Done,
         _ if force => Exit::Done,
         _ => Exit::Failed,
@@ -100,14 +101,16 @@ fn bytes(live: &[Live]) -> Bytes {
     Bytes((live.len() * CHUNK_BYTES) as u64)
 }
 
-fn report(wanted: &cli::Recover, log: &Log, fit: Fit, live: &[Live], bad: &[u64]) {
+fn report(wanted: &cli::Recover, log: &Log, fit: Fit, live: &[Live], bad: &[Bad]) {
+    let (damaged, unreadable) = count(bad);
     let chain = &log.chain;
     let text = if wanted.json {
         Object::new()
             .number("version", 1)
             .text("fit", fit.word())
-            .text("end", end_word(chain.end))
-            .number("damaged_chunks", bad.len() as u64)
+            .text("end", chain.end.word())
+            .number("damaged_chunks", damaged)
+            .number("unreadable_chunks", unreadable)
             .number("to_merge", bytes(live).0)
             .list("segments", chain.segments.iter().map(segment_json))
             .end()
@@ -125,9 +128,13 @@ fn report(wanted: &cli::Recover, log: &Log, fit: Fit, live: &[Live], bad: &[u64]
             End::Damaged(_) => {
                 text.push_str(&format!("\nLOST: {}", log.damage().unwrap_or_default()));
             }
+            End::Unreadable { .. } => {
+                text.push_str(&format!("\nUNREADABLE: {}", log.hidden().unwrap_or_default()));
+            }
         }
-        for chunk in bad {
-            text.push_str(&format!("\ndamaged: chunk {chunk} of the log"));
+        for bad in bad {
+            let word = if bad.unreadable { "unreadable" } else { "damaged" };
+            text.push_str(&format!("\n{word}: chunk {} of the log", bad.place));
         }
         text
     };
@@ -149,6 +156,14 @@ fn act(
         .advise(
             "Nothing was written. If the log's flushes shall replace what is there, --force.",
         ));
+    }
+    // A merge empties the log, and flushes that can be read tomorrow would be gone.
+    if let (true, false, Some(hidden)) = (wanted.merge, wanted.force, log.hidden()) {
+        return Err(Error::new(format!("apply {}", wanted.log.display()), hidden)
+            .advise(format!(
+                "{READ_AGAIN} --export copies root with what can be read; --force merges that, and drops the rest."
+            ))
+            .exit(Exit::Card));
     }
     if wanted.dry_run {
         say(wanted, &format!("would write {}", bytes(live)));
@@ -214,6 +229,7 @@ mod tests {
     #[test]
     fn a_damaged_log_and_one_that_does_not_fit_never_end_with_0() {
         let damaged = End::Damaged(Damage { chunk: 9, what: What::Data, youngest: 3 });
+        let unreadable = End::Unreadable { chunk: 9, youngest: None };
         for force in [false, true] {
             for end in [End::Clean, End::Torn] {
                 assert_eq!(verdict(end, Fit::Fits, force), Exit::Done);
@@ -224,6 +240,7 @@ mod tests {
             }
             for fit in [Fit::Fits, Fit::Foreign, Fit::Changed] {
                 assert_eq!(verdict(damaged, fit, force), Exit::Lost, "{fit:?}");
+                assert_eq!(verdict(unreadable, fit, force), Exit::Card, "{fit:?}");
             }
         }
     }

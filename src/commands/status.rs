@@ -101,6 +101,7 @@ fn to_json(report: &Report) -> Object {
                     .text("partition", &block::name(log.partition))
                     .maybe("segments", log.segments)
                     .maybe("used_percent", log.used_percent)
+                    .text("state", log.state.unwrap_or_default())
             }),
         )
         .text("log_kept", report.log_kept.as_deref().unwrap_or_default())
@@ -211,14 +212,30 @@ fn time_left(seconds: u64) -> String {
     }
 }
 
+/// What a state of the flush log means, if it is no good one.
+pub fn log_trouble(state: &str) -> &'static str {
+    match state {
+        "unreadable" => {
+            ". IT CAN'T BE READ TO ITS END, and flushes are refused until it can: `cowflush log` \
+                     says more"
+        }
+        "damaged" => ". IT IS DAMAGED: `cowflush log` says more",
+        "ahead" => ". IT HOLDS MORE THAN ROOT READS: `cowflush flush` says what to do",
+        "behind" => ". IT LACKS WHAT ROOT READS: `cowflush flush` says what to do",
+        _ => "",
+    }
+}
+
 fn flush_log(report: &Report) -> String {
     match (&report.log, &report.log_kept) {
-        (Some(LogReport { partition, segments, used_percent, .. }), _) => {
+        (Some(LogReport { partition, segments, used_percent, state, .. }), _) => {
             let name = block::name(*partition);
+            let trouble = log_trouble(state.unwrap_or_default());
             match (segments, used_percent) {
                 (Some(segments), Some(percent)) => {
-                    format!("{name}: {segments} flushes, {percent} % full")
+                    format!("{name}: {segments} flushes, {percent} % full{trouble}")
                 }
+                _ if !trouble.is_empty() => format!("{name}{trouble}"),
                 _ => format!("{name} (`cowflush log`, as root, shows what it holds)"),
             }
         }

@@ -6,10 +6,34 @@
 //! the usual end is known by reading eight chunks. Anything else there is either a segment that
 //! the power cut short, or one that was damaged after it had been committed: then a younger
 //! commit record is still to be found further on in the ring, and the difference is told.
+//!
+//! # What can't be read
+//!
+//! There are three answers: *intact*, *damaged* (read, and wrong), and *unreadable*, which may be
+//! either and is tried a few times. A card with a bad contact reads well a second later, so what can't be read is never
+//! taken for wrong, nor for nothing. The other way round, a power cut leaves unreadable sectors
+//! where it was writing, behind the chain's end; that must not hold up all later flushes. So where the chain
+//! ends it is asked: could a segment that was committed be here?
+//!
+//! | head at the end | commit record of a segment there | answer |
+//! | --- | --- | --- |
+//! | something else | | what a search finds |
+//! | unreadable | any place behind it | what a search finds; [`End::Unreadable`] if that can't read another chunk either |
+//! | damaged, but ours | any place behind it | the same if a search can't read a chunk |
+//! | ours | intact, or damaged, but ours | it was committed: [`End::Damaged`] if something in it is wrong, else [`End::Unreadable`] |
+//! | ours | unreadable | [`End::Unreadable`] unless all data are right |
+//! | ours | something else | it was cut short; what a search finds |
+//!
+//! What a search finds: a younger commit record somewhere in the ring means that flushes were lost
+//! ([`End::Damaged`]), or can't be reached now ([`End::Unreadable`] if what is in the way can't be read). None means
+//! [`End::Torn`]: a committed segment has its head and its commit record in two chunks, so one unreadable chunk can't hide it. The
+//! checksum of what stands behind a segment counts a chunk that can't be read as [`NOTHING`], in writing and in
+//! comparing: it can't fail.
+
+use core::ops::Range;
 
 use super::format::{
-    BEHIND, Commit, Defect, Entry, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES, head_chunks,
-    segment_chunks,
+    BEHIND, Commit, Defect, Entry, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES, segment_chunks,
 };
 use super::ring::Ring;
 use super::{crc, crc::crc32c};
@@ -25,11 +49,22 @@ pub trait Chunks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unreadable;
 
+/// What was asked for is there, or something else is, or it can't be read (that chunk), which may be either.
+enum Answer<T> {
+    Intact(T),
+    /// It was there: all but a part of it is.
+    Damaged,
+    Other,
+    Unreadable(u64),
+}
+
 /// Why there is no log to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoLog {
     /// Neither copy of the header is one.
     Absent,
+    /// The header can't be read, so it may be intact: at this chunk.
+    Unreadable(u64),
     /// A header is there, but neither copy is intact.
     Damaged(Defect),
     /// The header makes no sense.
@@ -47,6 +82,7 @@ impl core::fmt::Display for NoLog {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             NoLog::Absent => f.write_str("it holds no flush log"),
+            NoLog::Unreadable(chunk) => write!(f, "its chunk {chunk} can't be read"),
             NoLog::Damaged(Defect::Version(found)) => {
                 write!(f, "its log has version {found}, this program knows only 1")
             }
@@ -67,40 +103,48 @@ pub struct Found {
     pub header: Header,
     /// Both copies were intact and equal.
     pub whole: bool,
+    /// Where a copy stands that can't be read.
+    pub hidden: Option<u64>,
 }
 
 /// Reads the header of a log on a partition of `chunks`.
 pub fn header(from: &mut impl Chunks, chunks: u64) -> Result<Found, NoLog> {
+    // The inner answer is that of a copy that could be read.
     let mut record = |chunk: u64| {
         let mut bytes = vec![0; CHUNK_BYTES];
-        from.read(chunk, &mut bytes).map_err(|Unreadable| Defect::Checksum)?;
-        Header::decode(&bytes).map_err(|defect| match defect {
+        fetch(from, chunk, &mut bytes).map_err(|Unreadable| chunk)?;
+        Ok(Header::decode(&bytes).map_err(|defect| match defect {
             Defect::Magic if !bytes.starts_with(HEADER_MAGIC) => Defect::Magic,
             other => other,
-        })
+        }))
     };
     let first = record(0);
-    let last_chunk = first.as_ref().map_or(chunks, |header| header.chunks).checked_sub(1);
-    let second = last_chunk.filter(|chunk| *chunk < chunks).map_or(Err(Defect::Magic), record);
+    let end = first.as_ref().ok().and_then(|read| read.as_ref().ok());
+    let last_chunk = end.map_or(chunks, |header| header.chunks).checked_sub(1);
+    let second =
+        last_chunk.filter(|chunk| *chunk < chunks).map_or(Ok(Err(Defect::Magic)), &mut record);
     // A disk whose last partition is a log, up to the disk's end, ends with that log's copy.
     let second = match second {
-        Ok(header) if first.is_err() && header.chunks != chunks => Err(Defect::Magic),
+        Ok(Ok(header)) if !matches!(first, Ok(Ok(_))) && header.chunks != chunks => {
+            Ok(Err(Defect::Magic))
+        }
         other => other,
     };
     let header = match (first, second) {
-        (Ok(a), Ok(b)) => {
+        (Ok(Ok(a)), Ok(Ok(b))) => {
             if b.number > a.number {
                 b
             } else {
                 a
             }
         }
-        (Ok(one), Err(_)) | (Err(_), Ok(one)) => one,
-        (Err(Defect::Magic), Err(Defect::Magic)) => return Err(NoLog::Absent),
-        (Err(Defect::Version(version)), _) | (_, Err(Defect::Version(version))) => {
+        (Ok(Ok(one)), _) | (_, Ok(Ok(one))) => one,
+        (Ok(Err(Defect::Version(version))), _) | (_, Ok(Err(Defect::Version(version)))) => {
             return Err(NoLog::Damaged(Defect::Version(version)));
         }
-        (Err(_), Err(_)) => return Err(NoLog::Damaged(Defect::Checksum)),
+        (Err(chunk), _) | (_, Err(chunk)) => return Err(NoLog::Unreadable(chunk)),
+        (Ok(Err(Defect::Magic)), Ok(Err(Defect::Magic))) => return Err(NoLog::Absent),
+        _ => return Err(NoLog::Damaged(Defect::Checksum)),
     };
     if header.chunks > chunks {
         return Err(NoLog::Truncated { log: header.chunks, partition: chunks });
@@ -108,7 +152,20 @@ pub fn header(from: &mut impl Chunks, chunks: u64) -> Result<Found, NoLog> {
     if Ring::new(header.chunks, header.align).is_none() {
         return Err(NoLog::Nonsense);
     }
-    Ok(Found { header, whole: first == second })
+    let hidden = first.err().or(second.err());
+    Ok(Found { header, whole: hidden.is_none() && first == second, hidden })
+}
+
+/// Reads a log on a partition of `chunks`, and says whether both copies of its header are intact. `in_use`: as
+/// [`Chain::read_in_use`].
+pub fn open(from: &mut impl Chunks, chunks: u64, in_use: bool) -> Result<(Chain, bool), NoLog> {
+    let Found { header, whole, hidden } = header(from, chunks)?;
+    let mut chain = Chain::read_as(from, header, in_use)?;
+    // The copy that can't be read may be the younger one, and what seems lost its generation's.
+    if let (Some(chunk), End::Damaged(damage)) = (hidden, chain.end) {
+        chain.end = End::Unreadable { chunk, youngest: Some(damage.youngest) };
+    }
+    Ok((chain, whole))
 }
 
 /// A segment of the chain.
@@ -140,6 +197,25 @@ pub enum End {
     Torn,
     /// With something that had been complete.
     Damaged(Damage),
+    /// With something that can't be read, and may be intact.
+    Unreadable {
+        /// The chunk of the log that can't be read.
+        chunk: u64,
+        /// The largest sequence number that is known to be behind it; `None`: perhaps there is nothing.
+        youngest: Option<u64>,
+    },
+}
+
+impl End {
+    /// The word for programs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            End::Clean => "clean",
+            End::Torn => "torn",
+            End::Damaged(_) => "damaged",
+            End::Unreadable { .. } => "unreadable",
+        }
+    }
 }
 
 /// What was lost.
@@ -199,46 +275,81 @@ pub struct Live {
     pub crc: u32,
 }
 
+/// A chunk of data that is not as its segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bad {
+    /// Chunk number in the log's partition.
+    pub place: u64,
+    /// It can't be read; else its checksum is wrong.
+    pub unreadable: bool,
+}
+
 /// How often a chunk is read that can't be read.
 const TRIES: u32 = 3;
+
+/// What a chunk counts as, byte by byte, in the checksum of what stands behind a segment, if it can't be read.
+pub const NOTHING: u8 = 0xb5;
 
 /// What is behind a chain's last complete segment.
 enum Tail {
     /// What was there when that was written, or nothing fits there.
     AsLeft,
-    /// A segment with a good head, but not all of its data: its number, where its commit record belongs, and
-    /// where the next segment does; both in chunks of the ring.
-    CutShort { sequence: u64, commit: u64, next: u64 },
+    /// A segment with a good head, but not all of its data, and no commit record.
+    CutShort(Stop, Head),
     /// Something else.
-    Unknown,
+    Unknown(Stop),
+}
+
+/// What is known of the place where a chain ends.
+struct Stop {
+    /// What is in the way can't be read, at this chunk.
+    hidden: Option<u64>,
+    /// A segment was committed here, of that number.
+    committed: u64,
+    /// One may have been, if the ring has so many chunks that can't be read.
+    doubt: usize,
+}
+
+impl Stop {
+    /// No segment that had been committed is here.
+    const NONE: Self = Self { hidden: None, committed: 0, doubt: usize::MAX };
+}
+
+/// What a search of the ring found.
+#[derive(Default)]
+struct Searched {
+    /// The largest sequence number of any commit record.
+    youngest: u64,
+    /// The first chunk that can't be read.
+    hidden: Option<u64>,
+    /// How many can't.
+    unreadable: usize,
 }
 
 impl Chain {
     /// Follows the chain from the header on. Heads, tables and commit records are read, data only
     /// of a last segment without a commit record; [`Self::verify`] reads the rest.
     pub fn read(from: &mut impl Chunks, header: Header) -> Result<Self, NoLog> {
-        let (mut chain, tail) = Self::follow(from, header)?;
-        if !matches!(tail, Tail::AsLeft) {
-            chain.end = chain.search(from);
-        }
-        Ok(chain)
+        Self::read_as(from, header, false)
     }
 
     /// The same for a log that a stack is using, where a flush may have been killed: at shutdown, most
     /// likely, and then there is no time to search the ring of a slow card. A segment that only
     /// lacks its end is passed by, if none follows it; anything else is searched for.
     pub fn read_in_use(from: &mut impl Chunks, header: Header) -> Result<Self, NoLog> {
+        Self::read_as(from, header, true)
+    }
+
+    fn read_as(from: &mut impl Chunks, header: Header, in_use: bool) -> Result<Self, NoLog> {
         let (mut chain, tail) = Self::follow(from, header)?;
         match tail {
             Tail::AsLeft => {}
-            Tail::CutShort { sequence, commit, next }
-                if chain.is_last(from, sequence, commit, next) =>
-            {
+            Tail::CutShort(_, head) if in_use && chain.is_last(from, &head) => {
                 chain.end = End::Torn;
                 // As a search would: no number is used again that may stand in a commit record.
-                chain.next.sequence = sequence;
+                chain.next.sequence = head.sequence;
             }
-            Tail::CutShort { .. } | Tail::Unknown => chain.end = chain.search(from),
+            Tail::CutShort(stop, _) | Tail::Unknown(stop) => chain.end_at(from, &stop),
         }
         Ok(chain)
     }
@@ -254,19 +365,54 @@ impl Chain {
                 return Ok((chain, Tail::AsLeft));
             }
             // First the head: a boot reads them all, and each read of a card takes its time.
-            let Some(segment) = chain.segment(from) else {
-                let as_left = chain.is_as_left(from, behind);
-                return Ok((chain, if as_left { Tail::AsLeft } else { Tail::Unknown }));
+            let (head, first) = match chain.head(from) {
+                Answer::Intact(found) => found,
+                other => {
+                    let as_left = chain.is_as_left(from, behind);
+                    let tail = match other {
+                        _ if as_left => Tail::AsLeft,
+                        Answer::Unreadable(chunk) => {
+                            Tail::Unknown(Stop { hidden: Some(chunk), doubt: 2, ..Stop::NONE })
+                        }
+                        Answer::Damaged => Tail::Unknown(Stop { doubt: 1, ..Stop::NONE }),
+                        _ => Tail::Unknown(Stop::NONE),
+                    };
+                    return Ok((chain, tail));
+                }
             };
-            let commit = chain.commit(from, &segment.head);
-            let complete = commit.is_some() || chain.bad_data(from, &segment).is_none();
-            if !complete {
-                let (sequence, commit) = (segment.head.sequence, segment.head.commit());
-                let next = chain.link_after(&segment.head).position;
-                return Ok((chain, Tail::CutShort { sequence, commit, next }));
-            }
+            let table = chain.table(from, &head, first);
+            let commit = chain.commit(from, &head);
+            let (segment, bad) = match table {
+                Answer::Intact(table) => {
+                    let segment = Segment { head, table, committed: false };
+                    let committed = matches!(commit, Answer::Intact(_));
+                    let bad = if committed { None } else { chain.bad_data(from, &segment) };
+                    (Some(segment), bad)
+                }
+                Answer::Unreadable(place) => (None, Some(Bad { place, unreadable: true })),
+                _ => (None, None),
+            };
+            let (Some(segment), None) = (segment, bad) else {
+                let hidden = bad.filter(|bad| bad.unreadable).map(|bad| bad.place);
+                let stop = Stop { hidden, ..Stop::NONE };
+                let tail = match commit {
+                    Answer::Intact(_) | Answer::Damaged => {
+                        Tail::Unknown(Stop { committed: head.sequence, ..stop })
+                    }
+                    Answer::Unreadable(chunk) => {
+                        Tail::Unknown(Stop { hidden: hidden.or(Some(chunk)), doubt: 0, ..stop })
+                    }
+                    Answer::Other if bad.is_some() => Tail::CutShort(stop, head),
+                    Answer::Other => Tail::Unknown(stop),
+                };
+                return Ok((chain, tail));
+            };
+            let commit = match commit {
+                Answer::Intact(commit) => Some(commit),
+                _ => None,
+            };
             behind = commit.map(|commit| commit.link.behind);
-            chain.next = chain.link_after(&segment.head);
+            chain.next = chain.link_after(&head);
             chain.segments.push(Segment { committed: commit.is_some(), ..segment });
         }
     }
@@ -305,105 +451,155 @@ impl Chain {
     }
 
     fn is_as_left(&self, from: &mut impl Chunks, behind: Option<u32>) -> bool {
-        behind.is_some() && behind_crc(from, &self.ring, self.next.position).ok() == behind
+        behind.is_some_and(|crc| behind_crc(from, &self.ring, self.next.position) == crc)
     }
 
-    /// The segment at the chain's end, if its head and table are right.
-    fn segment(&self, from: &mut impl Chunks) -> Option<Segment> {
+    /// The head of the segment at the chain's end, and the chunk that it is in.
+    fn head(&self, from: &mut impl Chunks) -> Answer<(Head, Vec<u8>)> {
         let at = self.next.position;
-        let mut first = vec![0; CHUNK_BYTES];
-        from.read(self.ring.chunk(at), &mut first).ok()?;
-        let head = Head::decode(&first).ok()?;
-        let ours = head.log == self.header.uuid
-            && head.generation == self.header.start.id
-            && head.previous == self.next.id
-            && head.sequence > self.next.sequence
-            && head.position == at
-            && self.fits(head.count);
-        if !ours {
-            return None;
+        let ours = Head {
+            log: self.header.uuid,
+            generation: self.header.start.id,
+            previous: self.next.id,
+            position: at,
+            ..Head::default()
+        };
+        let place = self.ring.chunk(at);
+        let mut chunk = vec![0; CHUNK_BYTES];
+        if fetch(from, place, &mut chunk).is_err() {
+            return Answer::Unreadable(place);
         }
+        match Head::decode(&chunk) {
+            Ok(head)
+                if (head.log, head.generation, head.previous, head.position)
+                    == (ours.log, ours.generation, ours.previous, ours.position)
+                    && head.sequence > self.next.sequence
+                    && self.fits(head.count) =>
+            {
+                Answer::Intact((head, chunk))
+            }
+            Err(_) if resembles(&chunk, &ours.encode(), &HEAD_MARKS) => Answer::Damaged,
+            _ => Answer::Other,
+        }
+    }
+
+    /// The table of the segment at the chain's end; `first` is the chunk that begins with its head.
+    fn table(&self, from: &mut impl Chunks, head: &Head, mut first: Vec<u8>) -> Answer<Vec<Entry>> {
         let bytes = u64::from(head.count) * super::format::ENTRY_BYTES as u64;
         // `fits` bounds it by the ring's size.
         let mut table = Vec::with_capacity(bytes as usize + CHUNK_BYTES);
-        table.extend_from_slice(first.get(RECORD_BYTES..)?);
-        for chunk in 1..head_chunks(head.count) {
-            from.read(self.ring.chunk(at.saturating_add(chunk)), &mut first).ok()?;
+        table.extend_from_slice(first.get(RECORD_BYTES..).unwrap_or_default());
+        for chunk in 1..head.head_chunks() {
+            let place = self.ring.chunk(head.position.saturating_add(chunk));
+            if fetch(from, place, &mut first).is_err() {
+                return Answer::Unreadable(place);
+            }
             table.extend_from_slice(&first);
         }
-        let table = table.get(..bytes as usize)?;
+        let table = table.get(..bytes as usize).unwrap_or_default();
         if crc32c(table) != head.table {
-            return None;
+            return Answer::Other;
         }
         let table: Vec<_> = Entry::decode_all(table).collect();
         let ascending = table.windows(2).all(|pair| matches!(pair, [a, b] if a.old < b.old));
         let root_chunks = self.header.root_sectors.div_ceil(8);
         let inside = table.last().is_none_or(|last| last.old < root_chunks);
-        (ascending && inside).then_some(Segment { head, table, committed: false })
+        if ascending && inside { Answer::Intact(table) } else { Answer::Other }
     }
 
     /// The commit record of a segment.
-    fn commit(&self, from: &mut impl Chunks, head: &Head) -> Option<Commit> {
+    fn commit(&self, from: &mut impl Chunks, head: &Head) -> Answer<Commit> {
+        let place = self.ring.chunk(head.commit());
         let mut chunk = vec![0; CHUNK_BYTES];
-        from.read(self.ring.chunk(head.commit()), &mut chunk).ok()?;
-        let commit = Commit::decode(&chunk).ok()?;
-        let link = self.link_after(head);
-        let right = commit.log == head.log
-            && commit.generation == head.generation
-            && commit.position == head.position
-            && Link { behind: 0, ..commit.link } == link;
-        right.then_some(commit)
+        if fetch(from, place, &mut chunk).is_err() {
+            return Answer::Unreadable(place);
+        }
+        let ours = Commit {
+            log: head.log,
+            generation: head.generation,
+            position: head.position,
+            link: self.link_after(head),
+        };
+        match Commit::decode(&chunk) {
+            Ok(commit)
+                if (Commit { link: Link { behind: 0, ..commit.link }, ..commit }) == ours =>
+            {
+                Answer::Intact(commit)
+            }
+            Err(_) if resembles(&chunk, &ours.encode(), &COMMIT_MARKS) => Answer::Damaged,
+            _ => Answer::Other,
+        }
     }
 
-    /// The first chunk of a segment's data that is not as its table says.
-    fn bad_data(&self, from: &mut impl Chunks, segment: &Segment) -> Option<u64> {
-        let wanted: Vec<_> =
-            segment.data(&self.ring).map(|(place, entry)| (place, entry.crc)).collect();
-        bad_chunks(from, &wanted).into_iter().next()
+    /// The first chunk of a segment's data that is not as its table says; one that is wrong, if there is one.
+    fn bad_data(&self, from: &mut impl Chunks, segment: &Segment) -> Option<Bad> {
+        bad_chunks(from, wanted(&self.ring, segment)).into_iter().min_by_key(|bad| bad.unreadable)
     }
 
     /// Whether the incomplete segment at the chain's end is the youngest: had it been complete once, and
     /// is damaged now, the next one's head would stand right behind it. What can't be read may be
     /// anything.
-    fn is_last(&self, from: &mut impl Chunks, sequence: u64, commit: u64, next: u64) -> bool {
+    fn is_last(&self, from: &mut impl Chunks, head: &Head) -> bool {
         let mut chunk = vec![0; CHUNK_BYTES];
-        if from.read(self.ring.chunk(commit), &mut chunk).is_err()
-            || from.read(self.ring.chunk(next), &mut chunk).is_err()
-        {
-            return false;
-        }
-        !Head::decode(&chunk)
-            .is_ok_and(|behind| behind.log == self.header.uuid && behind.sequence > sequence)
+        let next = self.ring.chunk(self.link_after(head).position);
+        fetch(from, next, &mut chunk).is_ok()
+            && !Head::decode(&chunk).is_ok_and(|behind| {
+                behind.log == self.header.uuid && behind.sequence > head.sequence
+            })
     }
 
-    /// Looks through the rest of the ring for anything younger than the chain's end.
-    fn search(&mut self, from: &mut impl Chunks) -> End {
-        let start = self.next.position;
-        let mut youngest = self.next.sequence;
-        let mut at = start;
-        let end = start.saturating_add(self.room());
+    /// Looks through the rest of the ring for anything younger than the chain's end, which was found to be this.
+    fn end_at(&mut self, from: &mut impl Chunks, stop: &Stop) {
+        let found = self.search(from);
+        let youngest = found.youngest.max(stop.committed);
+        let start = self.ring.chunk(self.next.position);
+        self.end = if youngest > self.next.sequence {
+            match stop.hidden {
+                Some(chunk) => End::Unreadable { chunk, youngest: Some(youngest) },
+                None => End::Damaged(Damage { chunk: start, what: What::Head, youngest }),
+            }
+        } else if found.unreadable >= stop.doubt {
+            let chunk = stop.hidden.or(found.hidden).unwrap_or(start);
+            End::Unreadable { chunk, youngest: None }
+        } else {
+            End::Torn
+        };
+        self.next.sequence = self.next.sequence.max(youngest);
+    }
+
+    /// Looks through the rest of the ring.
+    fn search(&self, from: &mut impl Chunks) -> Searched {
+        let mut found = Searched::default();
+        let mut at = self.next.position;
+        let end = at.saturating_add(self.room());
         while at < end {
             let count = (PIECE as u64).min(end - at).min(self.ring.contiguous(at));
-            each(from, self.ring.chunk(at), count as usize, |chunk| {
-                if let Some(Ok(commit)) = chunk.map(Commit::decode)
-                    && commit.log == self.header.uuid
-                {
-                    youngest = youngest.max(commit.link.sequence);
+            each(from, self.ring.chunk(at), count as usize, &mut |place, chunk| match chunk
+                .map(Commit::decode)
+            {
+                Some(Ok(commit)) if commit.log == self.header.uuid => {
+                    found.youngest = found.youngest.max(commit.link.sequence);
+                }
+                Some(_) => {}
+                None => {
+                    found.hidden = found.hidden.or(Some(place));
+                    found.unreadable += 1;
                 }
             });
             at = at.saturating_add(count);
         }
-        if youngest == self.next.sequence {
-            return End::Torn;
-        }
-        self.next.sequence = youngest;
-        End::Damaged(Damage { chunk: self.ring.chunk(start), what: What::Head, youngest })
+        found
     }
 
     /// The youngest data of each chunk of root, ascending.
     pub fn live(&self) -> Vec<Live> {
+        self.live_until(self.segments.len())
+    }
+
+    /// The same, of the first `count` segments only.
+    pub fn live_until(&self, count: usize) -> Vec<Live> {
         let mut live = Vec::new();
-        for (index, segment) in self.segments.iter().enumerate() {
+        for (index, segment) in self.segments.iter().take(count).enumerate() {
             live.extend(segment.data(&self.ring).map(|(place, entry)| Live {
                 old: entry.old,
                 place,
@@ -419,103 +615,143 @@ impl Chain {
         live
     }
 
-    /// Reads the data that would be applied and cuts the chain where they are damaged. Returns
+    /// Reads the data that would be applied and cuts the chain where they are damaged or can't be read. Returns
     /// what is left, as [`Self::live`].
     ///
-    /// Data that a younger segment replaces are not read, unless the younger one is cut off.
+    /// Data that a younger segment replaces are not read, unless the younger one is cut off. If that was because it
+    /// can't be read, what turns out to be wrong then is not lost yet: the younger one may be read again.
     pub fn verify(&mut self, from: &mut impl Chunks) -> Vec<Live> {
         loop {
             let live = self.live();
-            let mut wanted: Vec<_> = live.iter().map(|live| (live.place, live.crc)).collect();
-            wanted.sort_unstable();
-            let bad = bad_chunks(from, &wanted);
-            let cut = bad
-                .iter()
-                .filter_map(|place| live.iter().find(|live| live.place == *place))
-                .min_by_key(|live| live.segment);
-            match cut {
-                Some(cut) => self.cut(cut.segment, cut.place),
+            let wanted = live.iter().map(|live| (live.place, Some(live.crc))).collect();
+            let bad = bad_chunks(from, wanted);
+            let segment = |bad: &Bad| {
+                live.iter().find(|live| live.place == bad.place).map(|live| live.segment)
+            };
+            // Of a segment's chunks one that is wrong says most: the segment is lost then.
+            let first =
+                bad.iter().filter_map(|bad| Some((segment(bad)?, bad.unreadable, *bad))).min();
+            match first {
+                Some((segment, _, bad)) => self.cut(segment, bad),
                 None => return live,
             }
         }
     }
 
     /// Reads everything: all data, also those that were replaced, and the rest of the ring. Returns
-    /// the places that are damaged.
+    /// the places that are bad.
     ///
     /// A card that lied about a FLUSH may have lost the start of a segment and kept its commit
     /// record; then the chain seems to end as it was left, and only a look at the whole ring tells.
-    pub fn verify_all(&mut self, from: &mut impl Chunks) -> Vec<u64> {
-        if self.end == End::Clean
-            && let End::Damaged(damage) = self.search(from)
-        {
-            self.end = End::Damaged(damage);
+    pub fn verify_all(&mut self, from: &mut impl Chunks) -> Vec<Bad> {
+        if self.end == End::Clean {
+            self.end_at(from, &Stop::NONE);
+            if self.end == End::Torn {
+                self.end = End::Clean;
+            }
         }
-        let mut bad = Vec::new();
-        for segment in &self.segments {
-            let wanted: Vec<_> =
-                segment.data(&self.ring).map(|(place, entry)| (place, entry.crc)).collect();
-            bad.extend(bad_chunks(from, &wanted));
-        }
-        bad
+        self.segments
+            .iter()
+            .flat_map(|segment| bad_chunks(from, wanted(&self.ring, segment)))
+            .collect()
     }
 
-    /// Ends the chain before segment number `index`, whose data at `chunk` are damaged.
-    fn cut(&mut self, index: usize, chunk: u64) {
+    /// Ends the chain before segment number `index`, of whose data this is bad.
+    pub fn cut(&mut self, index: usize, bad: Bad) {
+        let hidden = bad.unreadable || matches!(self.end, End::Unreadable { .. });
         let youngest = self.next.sequence;
         self.segments.truncate(index);
         let last = self.segments.last().map(|segment| segment.head);
         let link = last.map_or(self.header.start, |head| self.link_after(&head));
         // Younger than anything that was ever there: what was cut off must not fit again.
         self.next = Link { sequence: youngest, ..link };
-        self.end = End::Damaged(Damage { chunk, what: What::Data, youngest });
+        self.end = if hidden {
+            End::Unreadable { chunk: bad.place, youngest: Some(youngest) }
+        } else {
+            End::Damaged(Damage { chunk: bad.place, what: What::Data, youngest })
+        };
+    }
+
+    /// Numbers what comes next so that it is younger than anything that can't be seen: the ring has no room for
+    /// more segments than this.
+    pub fn skip_unseen(&mut self) {
+        self.next.sequence = self.next.sequence.saturating_add(self.ring.length);
     }
 }
 
-/// Checksum of the [`BEHIND`] chunks from a position on.
-pub fn behind_crc(from: &mut impl Chunks, ring: &Ring, position: u64) -> Result<u32, Unreadable> {
-    let mut buffer = vec![0; BEHIND as usize * CHUNK_BYTES];
+/// Checksum of the [`BEHIND`] chunks from a position on. One that can't be read counts as [`NOTHING`].
+pub fn behind_crc(from: &mut impl Chunks, ring: &Ring, position: u64) -> u32 {
     let (mut at, end) = (position, position.saturating_add(BEHIND));
     let mut state = !0;
     while at < end {
         let count = ring.contiguous(at).clamp(1, end - at);
-        let row = buffer.get_mut(..count as usize * CHUNK_BYTES).unwrap_or_default();
-        from.read(ring.chunk(at), row)?;
-        state = crc::update(state, row);
+        each(from, ring.chunk(at), count as usize, &mut |_, chunk| {
+            state = crc::update(state, chunk.unwrap_or(&[NOTHING; CHUNK_BYTES]));
+        });
         at += count;
     }
-    Ok(!state)
+    !state
 }
 
-/// Which of these places do not hold what has the checksum. Ascending places are read together.
-fn bad_chunks(from: &mut impl Chunks, wanted: &[(u64, u32)]) -> Vec<u64> {
+/// Where a segment's data stand, and their checksums.
+fn wanted(ring: &Ring, segment: &Segment) -> Vec<(u64, Option<u32>)> {
+    segment.data(ring).map(|(place, entry)| (place, Some(entry.crc))).collect()
+}
+
+/// Which of these places can't be read, or do not hold what has the checksum, where one is known. They are
+/// read in their order, neighbours together.
+pub fn bad_chunks(from: &mut impl Chunks, mut wanted: Vec<(u64, Option<u32>)>) -> Vec<Bad> {
+    wanted.sort_unstable();
     let mut bad = Vec::new();
-    let mut rest = wanted;
+    let mut rest = wanted.as_slice();
     while let Some((start, _)) = rest.first() {
         let row = (*start..).zip(rest).take(PIECE).take_while(|(at, (place, _))| at == place);
         let (row, next) = rest.split_at(row.count());
         rest = next;
         let mut expected = row.iter();
-        each(from, *start, row.len(), |chunk| {
-            if let Some((place, crc)) = expected.next()
-                && chunk.is_none_or(|chunk| crc32c(chunk) != *crc)
-            {
-                bad.push(*place);
+        each(from, *start, row.len(), &mut |place, chunk| {
+            let crc = expected.next().and_then(|(_, crc)| *crc);
+            match chunk {
+                None => bad.push(Bad { place, unreadable: true }),
+                Some(chunk) if crc.is_some_and(|crc| crc32c(chunk) != crc) => {
+                    bad.push(Bad { place, unreadable: false });
+                }
+                Some(_) => {}
             }
         });
     }
     bad
 }
 
-/// Shows a row of chunks; `None` for one that can't be read.
-fn each(from: &mut impl Chunks, start: u64, count: usize, mut look: impl FnMut(Option<&[u8]>)) {
+/// Reads a chunk, which may fail once and work when it is tried again.
+fn fetch(from: &mut impl Chunks, chunk: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+    (0..TRIES).find_map(|_| from.read(chunk, into).ok()).ok_or(Unreadable)
+}
+
+/// Shows a row of chunks, each with its number; `None` for one that can't be read.
+fn each(
+    from: &mut impl Chunks,
+    start: u64,
+    count: usize,
+    look: &mut dyn FnMut(u64, Option<&[u8]>),
+) {
     let mut buffer = vec![0; count * CHUNK_BYTES];
     let together = from.read(start, &mut buffer).is_ok();
     for (at, chunk) in (start..).zip(buffer.chunks_exact_mut(CHUNK_BYTES)) {
-        // A read may fail once and work when it is tried again.
-        let readable = together || (0..TRIES).any(|_| from.read(at, chunk).is_ok());
-        look(readable.then_some(&*chunk));
+        let readable = together || fetch(from, at, chunk).is_ok();
+        look(at, readable.then_some(&*chunk));
     }
+}
+
+/// Where a record says whose it is: its magic, the log's UUID, the generation, its place, and what it is chained to.
+const HEAD_MARKS: [Range<usize>; 5] = [0..8, 16..32, 32..40, 64..72, 48..56];
+const COMMIT_MARKS: [Range<usize>; 5] = [0..8, 16..32, 32..40, 40..48, 48..56];
+
+/// Whether a record that is not intact was this one: all but one of its marks are there.
+fn resembles(found: &[u8], wanted: &[u8], marks: &[Range<usize>; 5]) -> bool {
+    let differ =
+        marks.iter().filter(|mark| found.get((*mark).clone()) != wanted.get((*mark).clone()));
+    differ.count() <= 1
 }
 
 #[cfg(test)]
@@ -534,6 +770,8 @@ mod tests {
         bytes: Vec<u8>,
         /// How often it was read.
         reads: u64,
+        /// Chunks that can't be read, and how often not: from then on they can.
+        faults: BTreeMap<u64, u32>,
         header: Header,
         /// The chain as a reader would find it after each flush.
         root: BTreeMap<u64, u8>,
@@ -542,6 +780,12 @@ mod tests {
     impl Chunks for Card {
         fn read(&mut self, chunk: u64, into: &mut [u8]) -> Result<(), Unreadable> {
             self.reads += 1;
+            let end = chunk + (into.len() / CHUNK_BYTES) as u64;
+            if let Some((_, left)) = self.faults.range_mut(chunk..end).find(|(_, left)| **left > 0)
+            {
+                *left -= u32::from(*left < u32::MAX);
+                return Err(Unreadable);
+            }
             let at = chunk as usize * CHUNK_BYTES;
             into.copy_from_slice(self.bytes.get(at..at + into.len()).ok_or(Unreadable)?);
             Ok(())
@@ -564,8 +808,9 @@ mod tests {
                 ..Header::default()
             };
             let ring = Ring::new(CHUNKS, align).unwrap();
-            let mut card = Self { bytes, reads: 0, header, root: BTreeMap::new() };
-            let behind = behind_crc(&mut card, &ring, 0).unwrap();
+            let (faults, root) = (BTreeMap::new(), BTreeMap::new());
+            let mut card = Self { bytes, reads: 0, faults, header, root };
+            let behind = behind_crc(&mut card, &ring, 0);
             header.start = Link { id: 77, sequence: 0, position: 0, behind };
             card.put_header(header);
             card
@@ -574,6 +819,8 @@ mod tests {
         fn put(&mut self, chunk: u64, data: &[u8]) {
             let at = chunk as usize * CHUNK_BYTES;
             self.bytes[at..at + data.len()].copy_from_slice(data);
+            // What is written can be read.
+            self.faults.remove(&chunk);
         }
 
         fn put_header(&mut self, header: Header) {
@@ -591,8 +838,7 @@ mod tests {
         fn append(&mut self, chunks: &[u64], byte: u8) -> Head {
             let chain = self.chain();
             let head = self.write(&chain, chunks, byte);
-            let behind =
-                behind_crc(self, &chain.ring, chain.ring.aligned(head.commit() + 1)).unwrap();
+            let behind = behind_crc(self, &chain.ring, chain.ring.aligned(head.commit() + 1));
             let commit = segment::commit(&chain, &head, behind);
             self.put(chain.ring.chunk(head.commit()), &commit.encode());
             self.root.extend(chunks.iter().map(|chunk| (*chunk, byte)));
@@ -616,9 +862,25 @@ mod tests {
             laid.head
         }
 
+        /// One more segment, cut short after so many chunks. Returns whether it is complete but for its commit record.
+        fn tear(&mut self, chunks: &[u64], byte: u8, count: u64) -> bool {
+            let (chain, before) = (self.chain(), self.bytes.clone());
+            let head = self.write(&chain, chunks, byte);
+            for position in (head.position + count).min(head.commit())..head.commit() {
+                let at = chain.ring.chunk(position) as usize * CHUNK_BYTES;
+                self.bytes[at..at + CHUNK_BYTES].copy_from_slice(&before[at..at + CHUNK_BYTES]);
+            }
+            head.position + count >= head.commit()
+        }
+
+        /// From now on these can't be read.
+        fn fail(&mut self, chunks: impl IntoIterator<Item = u64>) {
+            self.faults = chunks.into_iter().map(|chunk| (chunk, u32::MAX)).collect();
+        }
+
         fn merge(&mut self) {
             let chain = self.chain();
-            let behind = behind_crc(self, &chain.ring, chain.next.position).unwrap();
+            let behind = behind_crc(self, &chain.ring, chain.next.position);
             let start = Link { id: 78 + chain.next.sequence, behind, ..chain.next };
             self.put_header(Header { start, number: self.header.number + 1, ..self.header });
             self.root.clear();
@@ -760,7 +1022,8 @@ mod tests {
         card.put(ring.chunk(second.data() + 1), b"x");
         let mut chain = card.chain();
         assert_eq!((chain.verify(&mut card.clone()).len(), chain.end), (4, End::Clean));
-        assert_eq!(chain.verify_all(&mut card), [ring.chunk(second.data() + 1)]);
+        let wrong = Bad { place: ring.chunk(second.data() + 1), unreadable: false };
+        assert_eq!(chain.verify_all(&mut card), [wrong]);
         // With the third gone it counts again, and ends the chain earlier.
         let mut broken = card.clone();
         let third = chain.segments[2].head;
@@ -799,7 +1062,7 @@ mod tests {
         let good = card.header;
         card.put(0, b"gone");
         let found = header(&mut card, CHUNKS).unwrap();
-        assert_eq!((found.header, found.whole), (good, false));
+        assert_eq!((found.header, found.whole, found.hidden), (good, false, None));
         card.put(0, &good.encode());
         card.put(CHUNKS - 1, b"gone");
         assert_eq!(header(&mut card, CHUNKS).unwrap().header, good);
@@ -813,7 +1076,10 @@ mod tests {
         // Half of an update: the younger copy holds.
         let newer = Header { number: good.number + 1, ..good };
         card.put(CHUNKS - 1, &newer.encode());
-        assert_eq!(header(&mut card, CHUNKS).unwrap(), Found { header: newer, whole: false });
+        assert_eq!(
+            header(&mut card, CHUNKS).unwrap(),
+            Found { header: newer, whole: false, hidden: None }
+        );
     }
 
     #[test]
@@ -848,7 +1114,245 @@ mod tests {
         assert!(chain.verify_all(&mut card).is_empty());
     }
 
+    /// A log with three flushes, and the heads of these.
+    fn three() -> (Card, [Head; 3], Ring) {
+        let mut card = Card::new(1);
+        let heads = [(&[1, 2, 3][..], 10), (&[2, 3, 4], 11), (&[3, 5], 12)];
+        let heads = heads.map(|(chunks, byte)| card.append(chunks, byte));
+        let ring = card.chain().ring;
+        (card, heads, ring)
+    }
+
+    #[test]
+    fn what_can_be_read_at_the_third_try_is_read() {
+        let (card, heads, ring) = three();
+        let parts = heads.iter().flat_map(|head| head.position..=head.commit());
+        let behind = heads[2].commit() + 1..heads[2].commit() + 1 + BEHIND;
+        let all = parts.chain(behind).map(|at| ring.chunk(at)).chain([0, CHUNKS - 1]);
+        for chunk in all {
+            let mut shaky = card.clone();
+            shaky.faults = BTreeMap::from([(chunk, TRIES - 1)]);
+            let (mut chain, whole) = open(&mut shaky, CHUNKS, false).unwrap();
+            assert!(whole);
+            assert_eq!((chain.segments.len(), chain.end), (3, End::Clean), "{chunk}");
+            assert_eq!(chain.verify(&mut shaky).len(), 5);
+            assert_eq!(chain.end, End::Clean, "{chunk}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_and_can_not_be_read_is_not_damaged() {
+        let (card, heads, ring) = three();
+        let second = heads[1];
+        // Which chunk can't be read, how many flushes are found, and where it is noticed.
+        let head = ring.chunk(second.position);
+        let data = ring.chunk(second.data());
+        for (chunk, counts, youngest) in
+            [(head, 1, 3), (data, 1, 3), (ring.chunk(heads[2].data()), 2, 3)]
+        {
+            let mut worse = card.clone();
+            worse.fail([chunk]);
+            let mut chain = worse.chain();
+            let live = chain.verify(&mut worse);
+            assert_eq!(chain.segments.len(), counts, "{chunk}");
+            assert!(!live.is_empty());
+            // What the second replaced of the first counts again.
+            let youngest = Some(youngest);
+            assert_eq!(chain.end, End::Unreadable { chunk, youngest });
+            worse.fail([]);
+            assert_eq!(worse.applied(), card.root);
+        }
+        // Data that were replaced are not missed, and only a look at everything finds them.
+        let mut worse = card.clone();
+        let replaced = ring.chunk(second.data() + 1);
+        worse.fail([replaced]);
+        let mut chain = worse.chain();
+        assert_eq!((chain.verify(&mut worse).len(), chain.end), (5, End::Clean));
+        assert_eq!(chain.verify_all(&mut worse), [Bad { place: replaced, unreadable: true }]);
+    }
+
+    #[test]
+    fn what_turns_out_wrong_behind_something_unreadable_is_not_lost_yet() {
+        let (mut card, heads, ring) = three();
+        // The third replaces it, and can't be read now.
+        card.put(ring.chunk(heads[1].data() + 1), b"wrong");
+        let third = ring.chunk(heads[2].data());
+        card.fail([third]);
+        let mut chain = card.chain();
+        chain.verify(&mut card);
+        assert_eq!(chain.segments.len(), 1);
+        assert!(matches!(chain.end, End::Unreadable { youngest: Some(3), .. }), "{:?}", chain.end);
+        card.fail([]);
+        assert_eq!(card.applied(), card.root);
+        // Of a segment that has both, all is lost.
+        card.put(ring.chunk(heads[2].data()), b"wrong");
+        card.fail([ring.chunk(heads[2].data() + 1)]);
+        let mut chain = card.chain();
+        chain.verify(&mut card);
+        assert!(matches!(chain.end, End::Damaged(Damage { youngest: 3, .. })), "{:?}", chain.end);
+    }
+
+    #[test]
+    fn one_chunk_that_can_not_be_read_in_free_space_holds_up_nothing() {
+        let (card, heads, ring) = three();
+        let end = heads[2].commit() + 1;
+        for at in end..end + 20 {
+            // It was unreadable before the last flush: that reckons with it.
+            let mut before = card.clone();
+            before.fail([ring.chunk(at + 4)]);
+            before.append(&[7], 13);
+            assert_eq!(
+                (before.chain().segments.len(), before.chain().end),
+                (4, End::Clean),
+                "{at}"
+            );
+            // Or became so after it, as a power cut leaves it, with the start of a segment or without.
+            for torn in [None, Some(0), Some(1), Some(3)] {
+                let mut after = card.clone();
+                if let Some(count) = torn {
+                    after.tear(&[7, 8, 9, 10], 13, count);
+                }
+                after.fail([ring.chunk(at)]);
+                let commit = torn.is_some_and(|count| count > 0) && at == end + 5;
+                for in_use in [false, true] {
+                    let (chain, _) = open(&mut after, CHUNKS, in_use).unwrap();
+                    assert_eq!(chain.segments.len(), 3);
+                    let hidden = matches!(chain.end, End::Unreadable { .. });
+                    // Where its commit record would be nobody can tell.
+                    assert_eq!(hidden, commit, "{at} {torn:?} {in_use} {:?}", chain.end);
+                }
+                if !commit {
+                    // What is written over it heals it.
+                    after.append(&[7, 8, 9, 10, 11, 12], 14);
+                    assert_eq!((after.chain().segments.len(), after.chain().end), (4, End::Clean));
+                    assert_eq!(after.applied(), after.root);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_flush_of_which_nothing_can_be_read_is_not_passed_over() {
+        let (card, heads, ring) = three();
+        let third = heads[2];
+        let mut worse = card.clone();
+        worse.fail((third.position..=third.commit()).map(|at| ring.chunk(at)));
+        let chain = worse.chain();
+        let chunk = ring.chunk(third.position);
+        assert_eq!(chain.segments.len(), 2);
+        assert_eq!(chain.end, End::Unreadable { chunk, youngest: None });
+        // What is begun anew then is younger than what was not seen.
+        let mut anew = chain.clone();
+        anew.skip_unseen();
+        assert!(anew.next.sequence > third.sequence);
+    }
+
+    #[test]
+    fn a_header_that_can_not_be_read_is_not_absent() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let good = card.header;
+        let unreadable = |chunk| Err(NoLog::Unreadable(chunk));
+        for (hidden, other) in [(0, CHUNKS - 1), (CHUNKS - 1, 0)] {
+            card.fail([hidden]);
+            let found = Found { header: good, whole: false, hidden: Some(hidden) };
+            assert_eq!(header(&mut card, CHUNKS), Ok(found), "one intact copy is enough");
+            card.put(other, b"something else");
+            assert_eq!(header(&mut card, CHUNKS), unreadable(hidden));
+            card.put(other, b"cowflLOG and rubbish");
+            assert_eq!(header(&mut card, CHUNKS), unreadable(hidden));
+            card.put(other, &good.encode());
+        }
+        card.fail([0, CHUNKS - 1]);
+        assert_eq!(header(&mut card, CHUNKS), unreadable(0));
+        // On a partition that is larger than the log the copy at the end is not found.
+        card.bytes.extend([0; CHUNK_BYTES]);
+        card.fail([0]);
+        assert_eq!(header(&mut card, CHUNKS + 1), unreadable(0));
+    }
+
+    #[test]
+    fn flushes_of_a_generation_whose_header_can_not_be_read_are_not_lost() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let old = card.header;
+        card.merge();
+        card.append(&[1], 11);
+        // The first copy could not be written when the log was merged; now the second can't be read.
+        card.put(0, &old.encode());
+        card.fail([CHUNKS - 1]);
+        let (chain, whole) = open(&mut card, CHUNKS, false).unwrap();
+        assert!(!whole);
+        assert_eq!(chain.end, End::Unreadable { chunk: CHUNKS - 1, youngest: Some(2) });
+        card.fail([]);
+        assert_eq!(open(&mut card, CHUNKS, false).unwrap().0.end, End::Clean);
+    }
+
     proptest! {
+        #[test]
+        fn what_can_not_be_read_is_never_called_lost_nor_passed_over(
+            flushes in prop::collection::vec(
+                (prop::collection::btree_set(0u64..1000, 0..20), any::<u8>()), 0..5),
+            torn in prop::option::of(
+                (prop::collection::btree_set(0u64..1000, 0..20), any::<u8>(), 0u64..25)),
+            unreadable in prop::collection::btree_set(
+                prop_oneof![4 => 0u64..100, 1 => Just(CHUNKS - 1)], 0..6),
+            flip in prop::option::of((0..100 * CHUNK_BYTES, 0u8..8)),
+            in_use: bool,
+        ) {
+            let mut card = Card::new(1);
+            let mut states = vec![BTreeMap::new()];
+            for (chunks, value) in &flushes {
+                card.append(&chunks.iter().copied().collect::<Vec<_>>(), *value);
+                states.push(card.root.clone());
+            }
+            let good = card.clone();
+            let mut place = None;
+            if let Some((chunks, value, count)) = &torn {
+                let chain = card.chain();
+                let list: Vec<_> = chunks.iter().copied().collect();
+                place = Some(chain.ring.chunk(chain.next.position + segment_chunks(list.len() as u32) - 1));
+                if card.tear(&list, *value, *count) {
+                    let mut root = good.root.clone();
+                    root.extend(list.iter().map(|chunk| (*chunk, *value)));
+                    states.push(root);
+                }
+            }
+            if let Some((byte, bit)) = flip {
+                card.bytes[byte] ^= 1 << bit;
+            }
+            card.fail(unreadable.iter().copied());
+            let read = |card: &mut Card| {
+                let (mut chain, _) = open(card, CHUNKS, in_use)?;
+                let live = chain.verify(card);
+                let root: BTreeMap<_, _> =
+                    live.iter().map(|live| (live.old, card.bytes[live.place as usize * 4096])).collect();
+                Ok::<_, NoLog>((chain, root))
+            };
+            match read(&mut card) {
+                Err(error) => prop_assert!(matches!(error, NoLog::Unreadable(_)), "{error:?}"),
+                Ok((chain, root)) => {
+                    prop_assert!(states.contains(&root));
+                    let hidden = matches!(chain.end, End::Unreadable { .. });
+                    let damaged = matches!(chain.end, End::Damaged(_));
+                    prop_assert!(flip.is_some() || !damaged, "{:?}", chain.end);
+                    if chain.segments.len() < flushes.len() {
+                        prop_assert!(hidden || damaged, "{:?}", chain.end);
+                    } else if flip.is_none() && unreadable.len() <= 1 {
+                        // One such chunk holds up nothing.
+                        let told = unreadable.first().is_none_or(|chunk| Some(*chunk) != place);
+                        prop_assert!(!(hidden && told), "{:?}", chain.end);
+                    }
+                }
+            }
+            if flip.is_none() {
+                card.fail([]);
+                let (chain, root) = read(&mut card).unwrap();
+                prop_assert!(chain.segments.len() >= flushes.len());
+                prop_assert_eq!(&root, &states[chain.segments.len()]);
+            }
+        }
+
         #[test]
         fn a_flipped_bit_never_yields_a_state_that_never_was(
             flushes in prop::collection::vec(
@@ -902,18 +1406,24 @@ mod tests {
         let mut card = Card::new(1);
         let old = card.header;
         let new = Header { number: 2, ..old };
-        assert_eq!(header(&mut card, CHUNKS), Ok(Found { header: old, whole: true }));
+        assert_eq!(header(&mut card, CHUNKS), Ok(Found { header: old, whole: true, hidden: None }));
         for (first, second) in [(new, old), (old, new)] {
             card.put(0, &first.encode());
             card.put(CHUNKS - 1, &second.encode());
-            assert_eq!(header(&mut card, CHUNKS), Ok(Found { header: new, whole: false }));
+            assert_eq!(
+                header(&mut card, CHUNKS),
+                Ok(Found { header: new, whole: false, hidden: None })
+            );
         }
         let (mut damaged, copy) = (new.encode().to_vec(), old.encode());
         damaged[20] ^= 1;
         for (place, other) in [(0, CHUNKS - 1), (CHUNKS - 1, 0)] {
             card.put(place, &damaged);
             card.put(other, &copy);
-            assert_eq!(header(&mut card, CHUNKS), Ok(Found { header: old, whole: false }));
+            assert_eq!(
+                header(&mut card, CHUNKS),
+                Ok(Found { header: old, whole: false, hidden: None })
+            );
             // What was one is never taken for nothing.
             card.put(other, &[0; CHUNK_BYTES]);
             assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Damaged(Defect::Checksum)));
@@ -967,8 +1477,7 @@ mod tests {
         let mut chain = card.chain();
         for byte in 2..5 {
             let (head, before) = (card.write(&chain, &[u64::from(byte), 7], byte), chain.clone());
-            let behind =
-                behind_crc(&mut card, &chain.ring, chain.ring.aligned(head.commit() + 1)).unwrap();
+            let behind = behind_crc(&mut card, &chain.ring, chain.ring.aligned(head.commit() + 1));
             let commit = segment::commit(&before, &head, behind);
             card.put(chain.ring.chunk(head.commit()), &commit.encode());
             let data = crc32c(&[byte; CHUNK_BYTES]);
@@ -990,7 +1499,7 @@ mod tests {
         let chain = card.chain();
         let mut head = card.write(&chain, chunks, 2);
         let place = chain.ring.chunk(head.commit());
-        let behind = behind_crc(&mut card, &chain.ring, head.commit() + 1).unwrap();
+        let behind = behind_crc(&mut card, &chain.ring, head.commit() + 1);
         let mut record = segment::commit(&chain, &head, behind);
         change(&mut head);
         card.put(chain.ring.chunk(chain.next.position), &head.encode());

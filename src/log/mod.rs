@@ -1,9 +1,10 @@
 //! The flush log: a partition of the card to which each flush appends what changed, in order.
 //!
 //! Pure: the records byte by byte ([`format`]), where they stand ([`ring`]), which of them count
-//! ([`chain`]), how a new one is laid out ([`segment`]), and whether they still fit the card
+//! ([`chain`]), whether they are what root reads ([`agree`]), how a new one is laid out ([`segment`]), and whether they still fit the card
 //! ([`witness`]). Who reads and writes the partition is in [`crate::ops`].
 
+pub mod agree;
 pub mod chain;
 pub mod crc;
 pub mod format;

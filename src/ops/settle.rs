@@ -14,8 +14,11 @@ use crate::cow::view::Budget;
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
 use crate::error::{Error, Exit, Result};
-use crate::ops::log::Log;
+use crate::log::agree::{Act, Go};
+use crate::log::chain::bad_chunks;
 use crate::ops::log::append::APPEND_AGAIN;
+use crate::ops::log::guard::{self, Guarded};
+use crate::ops::log::{Log, READ_AGAIN};
 use crate::report::progress::Meter;
 use crate::stack::{self, Device, Live, Name, Stack, Step, Trouble, Wish};
 use crate::sys::direct::Direct;
@@ -47,6 +50,15 @@ pub struct Settled {
     pub pruned: Pruned,
     /// What of the flush log needn't reach root.
     pub log_pruned: Pruned,
+    /// Root has all of the flush log, which could not be emptied.
+    pub let_be: bool,
+}
+
+impl Settled {
+    /// It, if something of the flush log was merged.
+    pub fn of_log(self) -> Option<Self> {
+        (self.merged.0 > 0 || self.log_pruned.bytes.0 > 0).then_some(self)
+    }
 }
 
 /// A command's hands: the kernel's device-mapper, the progress line, the signals that may come.
@@ -67,6 +79,8 @@ pub struct Hands<'a> {
     pub limit: Bytes,
     /// What one flush can put into the flush log.
     pub roof: Bytes,
+    /// The owner has said that flushes may be dropped that the log holds and root does not have.
+    pub forget: bool,
 }
 
 impl Hands<'_> {
@@ -148,7 +162,7 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 Appended::TooLarge => wish.direct = true,
             },
             Step::Unlink(name) => {
-                unlink(control, &stack, name, wish.direct, log_merged)?;
+                settled.let_be |= unlink(hands, &stack, name, wish.direct, log_merged)?;
                 begun.retain(|begun| *begun != name);
             }
             Step::StartMerge(name) => {
@@ -189,39 +203,45 @@ enum Appended {
 
 /// Appends the sealed COW to the log, for good.
 ///
-/// Killed after the append, the next command appends once more: the log then holds the same twice,
-/// which changes nothing.
+/// Killed after the append, or when the view could not be made, the next command finds it in the log. (Should
+/// another share of it be pruned then, it appends once more, which changes nothing.)
 fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result<Appended> {
     let (sealed, begin) = (device(stack, Name::Sealed)?, Instant::now());
-    let (Some(Target::Snapshot { origin, cow, .. }), Some(partition), Some((card, _))) =
-        (sealed.target(), stack.log_partition(), stack.card())
+    let (Some(Target::Snapshot { origin, cow, .. }), Some((card, _))) =
+        (sealed.target(), stack.card())
     else {
         return Err(explain(Trouble::Foreign(Name::Sealed)));
     };
     let mut data = view::Data::of_cow(origin, cow)?;
     let pruned = prune(hands.policy, &sealed, &mut data);
-    let mut log = Log::open_in_use(&block::path(partition))?;
-    // Without a layer that reads the log nothing in it counts any more: an append that was killed
-    // left what is sealed now, or a log that could not be written to what is in root since. A
-    // segment behind such ones would bring them back to life.
-    if stack.logged.is_none() && !log.chain.segments.is_empty() {
+    let mut store = Direct::open(&block::path(cow))?;
+    let sealed_data = Some((data.table.as_slice(), &mut store));
+    let Guarded { log: Some(mut log), go } = guard::check(stack, Act::Append, false, sealed_data)?
+    else {
+        return Err(explain(Trouble::Foreign(Name::Log)));
+    };
+    if go == Go::Anew {
+        // Root was written to past them. A segment behind such ones would bring them back to life.
         log.reset(0).map_err(|error| error.advise(APPEND_AGAIN).exit(Exit::Card))?;
     }
     let count = u32::try_from(data.table.len()).unwrap_or(u32::MAX);
-    if !log.chain.fits(count) {
+    // It was appended, and what came after that failed: its view could not be made, or the command was killed. Where its
+    // commit record can't be written, another segment goes behind it.
+    let again = go == Go::Again && log.commit_again().is_ok();
+    if !again && !log.chain.fits(count) {
         if !log.chain.could_fit(count) {
             return Ok(Appended::TooLarge);
         }
         return Ok(Appended::NoRoom);
     }
-    let mut store = Direct::open(&block::path(cow))?;
     hands.meter.begin("logging", data.bytes());
     let mut watch = |left| match hands.tend(left) {
         Some(signal) => Err(interrupted_append(signal)),
         None => Ok(()),
     };
     let mut card = Direct::open(&block::path(card))?;
-    let appended = log.append(&data.table, &mut store, &mut card, &mut watch);
+    let appended =
+        if again { Ok(()) } else { log.append(&data.table, &mut store, &mut card, &mut watch) };
     hands.meter.clear();
     appended?;
     settled.appended = true;
@@ -256,18 +276,18 @@ pub fn into_card(hands: &mut Hands<'_>) -> Result<Option<Settled>> {
     let Some((card, _)) = stack.card() else { return Err(explain(Trouble::Foreign(Name::Origin))) };
     let must = |error: Error| error.advise(APPEND_AGAIN).exit(Exit::Card);
     if left(&stack, Name::Sealed).0 == 0 {
-        let mut log = log(&stack)?;
+        let checked = guard::check(&stack, Act::Retire, hands.forget, None)?;
         // An append that was cut short.
-        let emptied = if log.is_unused() { Ok(()) } else { log.reset(0) };
-        return emptied.map_err(must).map(|()| Some(settled));
+        let left = checked.log.filter(|log| !log.is_unused());
+        return left.map_or(Ok(()), |mut log| log.reset(0)).map_err(must).map(|()| Some(settled));
     }
     let Appended::Done(mut log) = append(hands, &stack, &mut settled)? else { return Ok(None) };
     let begin = Instant::now();
     let live = log.verify();
     let bytes = Bytes(live.len() as u64 * CHUNK_BYTES as u64);
     if bytes != settled.logged {
-        let damage = log.damage().unwrap_or_default();
-        return Err(must(Error::new("merge the flush log", damage)));
+        let why = log.damage().or_else(|| log.hidden()).unwrap_or_default();
+        return Err(must(Error::new("merge the flush log", why)));
     }
     let mut root = Direct::open_writable(&block::path(card))?;
     log.apply(&live, &mut root, &mut Meter::silent())
@@ -286,11 +306,11 @@ fn start_merge(
 ) -> Result<Bytes> {
     let (control, layer) = (hands.control, device(stack, name)?);
     let mut data = match (name, layer.target()) {
-        (Name::Logged, _) => logged_data(stack)?,
+        (Name::Logged, _) => logged_data(stack, hands.forget)?,
         (_, Some(Target::Snapshot { origin, cow, .. })) => {
             // Root is about to be written to past the log: nothing in it may count after that, not
             // even a segment that an append left when it failed.
-            retire_log(stack)?;
+            retire(stack, hands.forget, settled.let_be)?;
             view::Data::of_cow(origin, cow)?
         }
         _ => return Err(explain(Trouble::Foreign(name))),
@@ -329,19 +349,47 @@ fn start_merge(
     Ok(data.bytes())
 }
 
-/// What the log holds, its checksums compared: what was damaged must not get into root.
-fn logged_data(stack: &Stack) -> Result<view::Data> {
-    let mut log = log(stack)?;
-    log.verify();
-    if let Some(damage) = log.damage() {
-        return Err(Error::new("merge the flush log", damage)
-            .advise(
-                "Nothing was written to the card. Copy what you need to another machine, then \
-                 reboot: the boot goes on from the last flush that is intact.",
-            )
-            .exit(Exit::Lost));
+/// What root reads through the log, by the kernel's own table, read once before anything is written: the
+/// log on the card may be damaged or not readable since, and what is not right must not get into root. Checksums are
+/// compared where the log still has them.
+fn logged_data(stack: &Stack, forget: bool) -> Result<view::Data> {
+    let seen = view::seen(stack)?;
+    let Guarded { mut log, .. } = guard::check(stack, Act::Merge, forget, None)?;
+    let store = device(stack, Name::Log)?.number;
+    let known = log.as_ref().map_or_else(Vec::new, |log| log.chain.live());
+    let wanted = seen
+        .iter()
+        .map(|seen| {
+            let at = known.binary_search_by_key(&seen.old, |live| live.old).ok();
+            let live = at.and_then(|at| known.get(at)).filter(|live| live.place == seen.new);
+            (seen.new, live.map(|live| live.crc))
+        })
+        .collect();
+    let bad = bad_chunks(&mut Direct::open(&block::path(store))?, wanted);
+    // One that is wrong says most.
+    let Some(bad) = bad.into_iter().min_by_key(|bad| bad.unreadable) else {
+        return Ok(view::Data::of_seen(store, seen));
+    };
+    if bad.unreadable {
+        return Err(Error::new(
+            "merge the flush log",
+            format!("its chunk {} can't be read", bad.place),
+        )
+        .advise(READ_AGAIN)
+        .exit(Exit::Card));
     }
-    Ok(view::Data::of_log(device(stack, Name::Log)?.number, &log.chain))
+    // Of the segment that it belongs to.
+    let index = known.iter().find(|live| live.place == bad.place).map_or(0, |live| live.segment);
+    let damage = log.as_mut().and_then(|log| {
+        log.chain.cut(index, bad);
+        log.damage()
+    });
+    Err(Error::new("merge the flush log", damage.unwrap_or_default())
+        .advise(
+            "Nothing was written to the card. Copy what you need to another machine, then \
+             reboot: the boot goes on from the last flush that is intact.",
+        )
+        .exit(Exit::Lost))
 }
 
 /// Fills gaps when the log was told to. Only for the lowest layer: what stands
@@ -356,30 +404,31 @@ fn fill_gaps(
     else {
         return Ok(data);
     };
-    let size = u64::from(Log::header_at(&block::path(log))?.fill);
+    // One that can't be read now asks for nothing.
+    let size = Log::header_at(&block::path(log)).map_or(0, |header| u64::from(header.fill));
     Ok(if size > 1 { data.fill(card, size, copies) } else { data })
 }
 
 /// Makes sure that nothing in the log counts, before root is written to past it. Refuses while root reads through
-/// the log: what it holds has to be merged first.
+/// the log, or while the log may hold flushes that root does not have. `let_be`: root has all of it, and it could not be
+/// emptied.
 ///
 /// A log that can't be written to is let be: its segments are told by root's superblock, which is
 /// about to change.
-pub fn retire_log(stack: &Stack) -> Result<()> {
+pub fn retire_log(stack: &Stack, let_be: bool) -> Result<()> {
+    retire(stack, false, let_be)
+}
+
+fn retire(stack: &Stack, forget: bool, let_be: bool) -> Result<()> {
     if stack.is_under_root(Name::Logged) {
         return Err(explain(Trouble::Foreign(Name::Logged)));
     }
-    if let Ok(Some(mut log)) = Log::of(stack)
-        && !log.is_unused()
-    {
+    // Whoever has just seen that it holds nothing more needs no second look.
+    let checked = guard::check(stack, Act::Retire, forget || let_be, None)?;
+    if let Some(mut log) = checked.log.filter(|log| !log.is_unused()) {
         let _ = log.reset(0);
     }
     Ok(())
-}
-
-/// The log that the stack uses.
-fn log(stack: &Stack) -> Result<Log> {
-    Log::of(stack)?.ok_or_else(|| explain(Trouble::Foreign(Name::Log)))
 }
 
 /// The stack as it is, with the one thing that the kernel does not tell: how much is left of a
@@ -474,35 +523,47 @@ fn unmerge(control: &Control, stack: &Stack, name: Name) -> Result<()> {
 /// what a boot after a power cut would need; and from the swap on root may be written to.
 ///
 /// A log that can't be written to is no reason to fail when root shall be written past it
-/// (`direct`), for the reason that [`retire_log`] has. `merged` is for the log's figures.
-fn unlink(control: &Control, stack: &Stack, name: Name, direct: bool, merged: Bytes) -> Result<()> {
+/// (`direct`), for the reason that [`retire_log`] has. `merged` is for the log's figures. Returns whether that was so.
+fn unlink(
+    hands: &Hands<'_>,
+    stack: &Stack,
+    name: Name,
+    direct: bool,
+    merged: Bytes,
+) -> Result<bool> {
+    let control = hands.control;
     let layer = device(stack, name)?;
     let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
         return Err(explain(Trouble::Foreign(Name::Origin)));
     };
-    // By way of a view it was merged without FLUSHes, all or in part. So one now, and of the card itself, not of a
-    // device that may have been told to have no cache. In place the kernel flushed after each run.
-    let kept = if stack.view.is_some() { block::flush(card) } else { Ok(()) };
-    let kept = kept.and_then(|()| match name {
-        Name::Logged => {
-            let mut log = log(stack)?;
-            let merged = merged.0 / CHUNK_BYTES as u64;
-            log.reset(merged).or_else(|error| if direct { Ok(()) } else { Err(error) })
-        }
-        _ => Ok(()),
-    });
-    if let Err(error) = kept {
-        if stack.view.is_some() {
-            unmerge(control, stack, name)?;
-        }
-        return Err(error
+    let refused = |error: Error| {
+        error
             .advise(
                 "Nothing is lost: all data are still where they were and can be read. Look for \
                  the card's errors in the kernel log (dmesg), then run the command again.",
             )
-            .exit(Exit::Card));
+            .exit(Exit::Card)
+    };
+    // By way of a view it was merged without FLUSHes, all or in part. So one now, and of the card itself, not of a
+    // device that may have been told to have no cache. In place the kernel flushed after each run.
+    let kept = if stack.view.is_some() { block::flush(card).map_err(refused) } else { Ok(()) };
+    let kept = kept.and_then(|()| match name {
+        Name::Logged => match guard::check(stack, Act::Merge, hands.forget, None)?.log {
+            Some(mut log) => match log.reset(merged.0 / CHUNK_BYTES as u64) {
+                Err(error) if !direct => Err(refused(error)),
+                emptied => Ok(emptied.is_err()),
+            },
+            // Nothing in it can count any more.
+            None => Ok(true),
+        },
+        _ => Ok(false),
+    });
+    if kept.is_err() && stack.view.is_some() {
+        unmerge(control, stack, name)?;
     }
-    control.replace(name, &[Line::whole(length, Target::Linear { device: card, offset })])
+    let let_be = kept?;
+    control.replace(name, &[Line::whole(length, Target::Linear { device: card, offset })])?;
+    Ok(let_be)
 }
 
 /// Gives a layer another table made from the parts of its present one.

@@ -7,6 +7,8 @@ use super::log::Log;
 use super::{hold, run_dir, spill, view};
 use crate::dm::SnapshotStatus;
 use crate::dm::Target;
+use crate::error::Exit;
+use crate::log::agree::{self, Agreement};
 use crate::log::format::Life;
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack};
@@ -99,6 +101,8 @@ pub struct LogReport {
     pub segments: Option<u64>,
     /// How much of it is in use, in percent.
     pub used_percent: Option<u64>,
+    /// How it is: the word for its end, `ahead` or `behind` of what root reads; `None` for other users.
+    pub state: Option<&'static str>,
     /// Figures since it was made.
     pub life: Option<Life>,
 }
@@ -137,12 +141,33 @@ pub fn value<'a>(note: &'a str, key: &str) -> &'a str {
 
 /// What the flush log holds, read from it.
 pub fn log_report(partition: DevNo) -> LogReport {
-    let log = Log::look(&block::path(partition)).ok();
+    let log = Log::look(&block::path(partition));
+    let state = match &log {
+        Ok(log) => log_state(log),
+        Err(error) if error.exit_code() == Exit::Card => "unreadable",
+        Err(_) => "damaged",
+    };
+    let log = log.ok();
     LogReport {
         partition,
         segments: log.as_ref().map(|log| log.chain.segments.len() as u64),
         used_percent: log.as_ref().map(Log::used_percent),
         life: log.as_ref().map(Log::life),
+        state: Some(state),
+    }
+}
+
+/// The word for how the log is, in itself and beside what root reads through it: that is the same, while
+/// nobody is at work.
+pub fn log_state(log: &Log) -> &'static str {
+    let seen = Control::open().and_then(|control| {
+        let idle = lock::holder(&control).is_none();
+        Ok(if idle { Some(view::seen(&control.stack()?)?) } else { None })
+    });
+    match seen.ok().flatten().map(|seen| agree::compare(&log.chain, &seen)) {
+        Some(Agreement::More(_)) => "ahead",
+        Some(Agreement::Less) => "behind",
+        _ => log.chain.end.word(),
     }
 }
 
@@ -237,6 +262,7 @@ fn unprivileged() -> Report {
             segments: None,
             used_percent: None,
             life: None,
+            state: None,
         }),
         ..Report::default()
     }

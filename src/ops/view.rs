@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use super::settle::explain;
 use crate::cow::fill::{self, EraseBlocks, FROM_CARD};
 use crate::cow::format::{self, CHUNK_BYTES, Chunk, Defect, Exception, PER_AREA};
 use crate::cow::view::{self, Areas, Budget};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::log::chain::Chain;
-use crate::stack::{Device, Live, Name};
+use crate::stack::{Device, Live, Name, Stack, Trouble};
 use crate::sys::block;
 use crate::sys::direct::Direct;
 use crate::sys::dm::Control;
@@ -48,6 +49,11 @@ impl Data {
         let live = chain.live();
         let table = live.iter().map(|live| Exception { old: live.old, new: live.place }).collect();
         Self { store: log, table, card: None }
+    }
+
+    /// What root reads of the flush log, as [`seen`] found it.
+    pub fn of_seen(log: DevNo, seen: Vec<Exception>) -> Self {
+        Self { store: log, table: seen, card: None }
     }
 
     /// Fills the gaps in the card's erase blocks with what the card holds there. Nobody may write to
@@ -177,6 +183,30 @@ fn each_area(store: DevNo, mut look: impl FnMut(&Chunk)) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What root reads through the flush log, by the kernel's own table: chunk of root and its place in the log,
+/// ascending. Empty when nothing in the log counts for root, or it is merged already.
+pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
+    let logged = stack.logged.filter(|_| stack.is_under_root(Name::Logged));
+    if !matches!(
+        logged.and_then(|logged| logged.target()),
+        Some(Target::Snapshot { .. } | Target::SnapshotMerge { .. })
+    ) {
+        return Ok(Vec::new());
+    }
+    let Some(Live::Joined(Line { target: Target::Linear { device: table, .. }, .. }, data)) =
+        stack.log_view.and_then(|view| view.live)
+    else {
+        return Err(explain(Trouble::Foreign(Name::LogView)));
+    };
+    let mut seen = Vec::new();
+    each_area(table, |area| {
+        let place = |new: u64| new.checked_sub(data.start.0 / CHUNK_SECTORS).unwrap_or(u64::MAX);
+        seen.extend(format::exceptions(area).map(|e| Exception { new: place(e.new), ..e }));
+    })?;
+    seen.sort_unstable();
+    Ok(seen)
 }
 
 /// The device that holds a view's table.

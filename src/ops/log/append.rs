@@ -8,10 +8,10 @@ use super::Log;
 use crate::boot::superblock;
 use crate::cow::format::{CHUNK_BYTES, Exception, PIECE};
 use crate::cow::view;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::log::chain::behind_crc;
 use crate::log::crc::crc32c;
-use crate::log::format::{Entry, WITNESSES, Witness, sector_crcs};
+use crate::log::format::{Commit, Entry, Head, WITNESSES, Witness, sector_crcs};
 use crate::log::{segment, witness};
 use crate::sys::direct::Direct;
 use crate::sys::{random, time};
@@ -81,18 +81,33 @@ impl Log {
         out.end()?;
         self.disk.sync()?;
 
-        let behind = segment::commit(&self.chain, &laid.head, 0).link.position;
-        let behind = behind_crc(&mut self.disk, &self.chain.ring, behind)
-            .map_err(|_| Error::new("read the flush log", "a chunk behind the segment is bad"))?;
-        let commit = segment::commit(&self.chain, &laid.head, behind);
+        let commit = self.commit(&laid.head)?;
+        self.chain.push(laid.head, entries, &commit);
+        Ok(())
+    }
+
+    /// Makes sure once more that the last segment is durable, all of which is there.
+    pub fn commit_again(&mut self) -> Result<()> {
+        let Some(mut last) = self.chain.segments.pop() else { return Ok(()) };
+        let commit = self.disk.sync().and_then(|()| self.commit(&last.head));
+        last.committed |= commit.is_ok();
+        self.chain.segments.push(last);
+        self.chain.next = commit?.link;
+        Ok(())
+    }
+
+    /// Writes the commit record of a segment that is durable.
+    fn commit(&mut self, head: &Head) -> Result<Commit> {
+        let behind = segment::commit(&self.chain, head, 0).link.position;
+        let behind = behind_crc(&mut self.disk, &self.chain.ring, behind);
+        let commit = segment::commit(&self.chain, head, behind);
         let mut record = [0; CHUNK_BYTES];
         for (to, from) in record.iter_mut().zip(commit.encode()) {
             *to = from;
         }
-        self.disk.write_at(self.chain.ring.chunk(laid.head.commit()), &record)?;
+        self.disk.write_at(self.chain.ring.chunk(head.commit()), &record)?;
         self.disk.sync()?;
-        self.chain.push(laid.head, entries, &commit);
-        Ok(())
+        Ok(commit)
     }
 
     /// What root's telling places hold now, on the card and with the log applied.
@@ -108,6 +123,18 @@ impl Log {
         }
         Ok(witnesses)
     }
+}
+
+/// What a segment of this would have as its table.
+pub fn entries(table: &[Exception], cow: &mut Direct) -> Result<Vec<Entry>> {
+    let mut entries = Vec::with_capacity(table.len());
+    each_run(table, cow, |run, data| {
+        let of = run.iter().zip(data.chunks_exact(CHUNK_BYTES));
+        entries
+            .extend(of.map(|(exception, chunk)| Entry { old: exception.old, crc: crc32c(chunk) }));
+        Ok(())
+    })?;
+    Ok(entries)
 }
 
 /// Reads a COW's chunks in the order of `table`, neighbours together.

@@ -50,7 +50,7 @@ impl Log {
             )
             .advise("Choose a larger partition; 64 MiB suit a router.")
         })?;
-        let behind = behind(&mut disk, &ring, 0)?;
+        let behind = behind_crc(&mut disk, &ring, 0);
         let (high, low) = (random::random()?.to_le_bytes(), random::random()?.to_le_bytes());
         let mut uuid = [0; 16];
         for (to, from) in uuid.iter_mut().zip(high.into_iter().chain(low)) {
@@ -104,8 +104,12 @@ impl Log {
     }
 
     fn renew(&mut self, header: Header) -> Result<()> {
+        if matches!(self.chain.end, End::Unreadable { .. }) {
+            // What was not seen must not pass for younger than what comes next, should it be read again.
+            self.chain.skip_unseen();
+        }
         let (ring, next) = (self.chain.ring, self.chain.next);
-        let behind = behind(&mut self.disk, &ring, next.position)?;
+        let behind = behind_crc(&mut self.disk, &ring, next.position);
         let id = segment::unique(random::random()?, next.sequence);
         let start = Link { id, behind, ..next };
         let header = Header { start, number: header.number.saturating_add(1), ..header };
@@ -131,14 +135,4 @@ impl Log {
             _ => Ok(()),
         }
     }
-}
-
-fn behind(disk: &mut Direct, ring: &Ring, position: u64) -> Result<u32> {
-    behind_crc(disk, ring, position).map_err(|_| {
-        Error::new(
-            format!("read {}", disk.path().display()),
-            format!("a chunk from {} on is bad", ring.chunk(position)),
-        )
-        .advise("Is the card dying? Look at the kernel log (dmesg).")
-    })
 }

@@ -3,17 +3,16 @@
 
 pub mod append;
 pub mod apply;
+pub mod guard;
 pub mod make;
 
 use std::path::Path;
 
 use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
-use crate::log::chain::{self, Chain, End, NoLog};
+use crate::log::chain::{self, Bad, Chain, End, NoLog};
 use crate::log::format::{Defect, Header, Life};
 use crate::log::ring::Ring;
-use crate::stack::Stack;
-use crate::sys::block;
 use crate::sys::direct::Direct;
 use crate::units::Bytes;
 
@@ -29,37 +28,28 @@ pub struct Log {
 impl Log {
     /// Reads a log's chain; its data are not verified.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(Direct::open_writable(path)?)
+        Self::read(Direct::open_writable(path)?, false)
     }
 
     /// The same, but fails while the partition is used by another device.
     pub fn open_exclusive(path: &Path) -> Result<Self> {
-        Self::read(Direct::open_exclusive(path)?)
+        Self::read(Direct::open_exclusive(path)?, false)
     }
 
     /// The same, for looking only.
     pub fn look(path: &Path) -> Result<Self> {
-        Self::read(Direct::open(path)?)
+        Self::read(Direct::open(path)?, false)
     }
 
     /// The same for a log that the stack uses: without the long search behind a flush that was cut
     /// short.
     pub fn open_in_use(path: &Path) -> Result<Self> {
-        Self::read_by(Direct::open_writable(path)?, Chain::read_in_use)
+        Self::read(Direct::open_writable(path)?, true)
     }
 
-    fn read(disk: Direct) -> Result<Self> {
-        Self::read_by(disk, Chain::read)
-    }
-
-    fn read_by(
-        mut disk: Direct,
-        read: fn(&mut Direct, Header) -> std::result::Result<Chain, NoLog>,
-    ) -> Result<Self> {
+    fn read(mut disk: Direct, in_use: bool) -> Result<Self> {
         let chunks = disk.chunks();
-        let read = chain::header(&mut disk, chunks)
-            .and_then(|found| Ok((read(&mut disk, found.header)?, found.whole)));
-        match read {
+        match chain::open(&mut disk, chunks, in_use) {
             Ok((chain, whole)) => Ok(Self { disk, chain, whole }),
             Err(why) => Err(explain(disk.path(), why)),
         }
@@ -77,14 +67,6 @@ impl Log {
     pub fn capacity_at(path: &Path) -> Result<Bytes> {
         let header = Self::header_at(path)?;
         Ok(capacity(Ring::new(header.chunks, header.align)))
-    }
-
-    /// The log that the stack uses.
-    pub fn of(stack: &Stack) -> Result<Option<Self>> {
-        stack
-            .log_partition()
-            .map(|partition| Self::open_in_use(&block::path(partition)))
-            .transpose()
     }
 
     /// The header.
@@ -118,13 +100,13 @@ impl Log {
         Bytes(self.chain.used()).percent_of(Bytes(self.chain.ring.length))
     }
 
-    /// Reads everything that would be applied, and ends the chain before what is damaged.
+    /// Reads everything that would be applied, and ends the chain before what is damaged or can't be read.
     pub fn verify(&mut self) -> Vec<chain::Live> {
         self.chain.verify(&mut self.disk)
     }
 
-    /// Reads all data. Returns the damaged chunks of the log.
-    pub fn verify_all(&mut self) -> Vec<u64> {
+    /// Reads all data. Returns the chunks of the log that are damaged or can't be read.
+    pub fn verify_all(&mut self) -> Vec<Bad> {
         self.chain.verify_all(&mut self.disk)
     }
 
@@ -147,18 +129,36 @@ impl Log {
     /// What was lost, as a sentence; `None` when nothing was.
     pub fn damage(&self) -> Option<String> {
         let End::Damaged(damage) = self.chain.end else { return None };
-        let last = match self.chain.segments.last() {
-            Some(last) => format!("flush {}", last.head.sequence),
-            None => "the last merge".to_owned(),
-        };
         Some(format!(
             "the flush log on {} is damaged ({} at chunk {}): flushes up to {} are lost, and what \
-             counts is {last}",
+             counts is {}",
             self.path().display(),
             damage.what,
             damage.chunk,
             damage.youngest,
+            self.last(),
         ))
+    }
+
+    /// What can't be read, as a sentence; `None` when everything could.
+    pub fn hidden(&self) -> Option<String> {
+        let End::Unreadable { chunk, youngest } = self.chain.end else { return None };
+        let what = match youngest {
+            Some(youngest) => format!("flushes up to {youngest} are there and can't be read now"),
+            None => "there may be flushes that can't be read now".to_owned(),
+        };
+        Some(format!(
+            "chunk {chunk} of the flush log on {} can't be read: {what}, and what root has is {}",
+            self.path().display(),
+            self.last(),
+        ))
+    }
+
+    fn last(&self) -> String {
+        match self.chain.segments.last() {
+            Some(last) => format!("flush {}", last.head.sequence),
+            None => "the last merge".to_owned(),
+        }
     }
 }
 
@@ -168,22 +168,30 @@ fn capacity(ring: Option<Ring>) -> Bytes {
     Bytes((chunks - chunks / 300).saturating_mul(CHUNK_BYTES as u64))
 }
 
+/// What to do about a card that can't be read.
+pub const READ_AGAIN: &str = "Nothing is known to be lost, and nothing was written. Look for the card's errors in \
+    the kernel log (dmesg), and whether it sits well in its slot; then try again. Don't format anything.";
+
 fn explain(path: &Path, why: NoLog) -> Error {
-    let advice = match why {
-        NoLog::Absent => "`cowflush log format` makes a log of a partition.",
-        NoLog::Truncated { .. } => {
-            "Make the partition as large as it was; `cowflush recover` can then apply the log."
-        }
-        NoLog::Damaged(Defect::Version(_)) => {
+    let (advice, exit) = match why {
+        NoLog::Unreadable(_) => (READ_AGAIN, Exit::Card),
+        NoLog::Absent => ("`cowflush log format` makes a log of a partition.", Exit::Failed),
+        NoLog::Truncated { .. } => (
+            "Make the partition as large as it was; `cowflush recover` can then apply the log.",
+            Exit::Lost,
+        ),
+        NoLog::Damaged(Defect::Version(_)) => (
             "Its flushes are not applied. The cowflush that made it can: boot that, or run its \
-             `cowflush recover`. To drop them: `cowflush log format DEVICE --over cowflush-log`."
-        }
-        NoLog::Damaged(_) | NoLog::Nonsense => {
+             `cowflush recover`. To drop them: `cowflush log format DEVICE --over cowflush-log`.",
+            Exit::Lost,
+        ),
+        NoLog::Damaged(_) | NoLog::Nonsense => (
             "Flushes that were only in the log are lost, and the card holds the last merge. \
-             `cowflush log format DEVICE --over cowflush-log` makes the log anew."
-        }
+             `cowflush log format DEVICE --over cowflush-log` makes the log anew.",
+            Exit::Lost,
+        ),
     };
     Error::new(format!("use {} as the flush log", path.display()), why.to_string())
         .advise(advice)
-        .exit(Exit::Lost)
+        .exit(exit)
 }

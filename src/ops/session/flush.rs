@@ -71,8 +71,7 @@ impl Session<'_> {
     /// took, `None` when the log is empty or there is none.
     pub fn merge(&mut self) -> Result<Option<Settled>> {
         let settled = self.settle(Wish { merge: true, ..Wish::default() })?;
-        let any = settled.merged.0 > 0 || settled.log_pruned.bytes.0 > 0;
-        Ok(any.then_some(settled))
+        Ok(settled.of_log())
     }
 
     /// Seals and brings the stack to rest again, also when the seal failed halfway.

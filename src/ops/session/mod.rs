@@ -44,6 +44,8 @@ pub struct Session<'a> {
     reason: String,
     /// What is sealed was frozen, as far as this process knows.
     frozen: bool,
+    /// The owner has said that flushes may be dropped that the log holds and root does not have.
+    forget: bool,
 }
 
 /// Whose valve a session works with.
@@ -110,6 +112,7 @@ impl<'a> Session<'a> {
             command,
             reason: String::new(),
             frozen: false,
+            forget: false,
         })
     }
 
@@ -123,6 +126,18 @@ impl<'a> Session<'a> {
     pub fn settled(mut self, wish: Wish) -> Result<Self> {
         self.prepare(|session| session.settle(wish))?;
         self.ready()
+    }
+
+    /// The same, and merges what is in the flush log: first of all, since that is the way out when nothing
+    /// can be appended behind what is in it. Returns what was merged, as [`Self::merge`] does.
+    pub fn merged(mut self) -> Result<(Self, Option<Settled>)> {
+        let mut merged = None;
+        self.prepare(|session| {
+            let settled = session.settle(Wish { merge: true, ..Wish::default() })?;
+            merged = settled.of_log();
+            Ok(settled)
+        })?;
+        Ok((self.ready()?, merged))
     }
 
     /// The same on the way down: a log that can't be written is passed by.
@@ -173,6 +188,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Flushes that the log holds and root does not have, since they could not be read, may be dropped.
+    pub fn forgetting(mut self, forget: bool) -> Self {
+        self.forget = forget;
+        self
+    }
+
     /// Says why, for the record.
     pub fn because(mut self, reason: impl std::fmt::Display) -> Self {
         self.reason = reason.to_string();
@@ -197,9 +218,10 @@ impl<'a> Session<'a> {
         self.hold_back()?;
         let policy = self.policy();
         priority::realtime(false);
-        let Self { control, valve, meter, signals, config, limit, roof, .. } = self;
-        let (valve, limit, roof) = (valve.valve(), *limit, *roof);
-        let mut hands = Hands { control, meter, signals, valve, policy, config, limit, roof };
+        let Self { control, valve, meter, signals, config, limit, roof, forget, .. } = self;
+        let (valve, limit, roof, forget) = (valve.valve(), *limit, *roof, *forget);
+        let mut hands =
+            Hands { control, meter, signals, valve, policy, config, limit, roof, forget };
         let settled = settle(&mut hands, wish);
         // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
         let settled = settled.and_then(|settled| self.grow().map(|()| settled));

@@ -78,12 +78,12 @@ impl Session<'_> {
     /// What is left in RAM goes to the card, and root's writes from then on: by way of the log if there is one that can be
     /// written, so that a power cut does no harm.
     fn last_step(&mut self) -> Result<Last> {
-        match self.last_step_by_log() {
+        let let_be = match self.last_step_by_log() {
             Ok(Some(last)) => return Ok(last),
-            Ok(None) => {}
-            Err(error) => drop(self.pass_by_log(error)?),
-        }
-        self.last_step_past_log()
+            Ok(None) => false,
+            Err(error) => self.pass_by_log(error)?.let_be,
+        };
+        self.last_step_past_log(let_be)
     }
 
     /// Root is suspended meanwhile. `None`: there is no log, or root's COW overflowed, which may be large.
@@ -94,12 +94,13 @@ impl Session<'_> {
             return Ok(None);
         }
         let policy = Policy { on: false, frozen: false };
-        let Self { control, valve, meter, signals, config, limit, roof, .. } = self;
-        let (valve, limit, roof) = (valve.valve(), *limit, *roof);
+        let Self { control, valve, meter, signals, config, limit, roof, forget, .. } = self;
+        let (valve, limit, roof, forget) = (valve.valve(), *limit, *roof, *forget);
         // Nor may a terminal's Ctrl-Z stop this process now.
         let done: Result<_> = signals::undisturbed(|| {
             let held = seal::hold(control, &stack, limit, roof, valve)?;
-            let mut hands = Hands { control, meter, signals, valve, policy, config, limit, roof };
+            let mut hands =
+                Hands { control, meter, signals, valve, policy, config, limit, roof, forget };
             let Some(settled) = settle::into_card(&mut hands)? else { return Ok(None) };
             Ok(Some((held.write_through()?, settled)))
         });
@@ -123,11 +124,11 @@ impl Session<'_> {
     }
 
     /// The same without the log: the kernel merges the rest in the COW's own order, and a power cut meanwhile can tear what
-    /// is in it.
-    fn last_step_past_log(&mut self) -> Result<Last> {
+    /// is in it. `let_be`: root has all that the log holds, and that could not be emptied.
+    fn last_step_past_log(&mut self, let_be: bool) -> Result<Last> {
         let stack = self.control.stack()?;
         // From here on root is written to directly, past the log.
-        settle::retire_log(&stack)?;
+        settle::retire_log(&stack, let_be)?;
         let (sealed, settled) = self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
         let incomplete = (!sealed.frozen).then_some(Incomplete::Unfrozen);
         Ok(Last { stall: sealed.stall, settled, incomplete })
@@ -161,15 +162,15 @@ impl Session<'_> {
     pub fn give_up_deferring(&mut self) -> Result<()> {
         // Root reads through what the log holds until that is merged; if it can't be, this is no way out. A log
         // that can't be emptied after that is passed by.
-        self.settle(Wish { merge: true, direct: true })?;
+        let settled = self.settle(Wish { merge: true, direct: true })?;
         let last = match self.control.stack()?.log.map(|_| self.flush_in_a_hurry()) {
             Some(Ok(())) => self.last_step(),
             Some(Err(error)) if error.exit_code() == Exit::Interrupted => return Err(error),
             Some(Err(_)) => {
-                self.settle(Wish { merge: true, direct: true })?;
-                self.last_step_past_log()
+                let again = self.settle(Wish { merge: true, direct: true })?;
+                self.last_step_past_log(settled.let_be || again.let_be)
             }
-            None => self.last_step_past_log(),
+            None => self.last_step_past_log(false),
         };
         last.map(drop)
     }

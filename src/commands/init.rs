@@ -8,6 +8,8 @@ use cowflush::boot::console::{self, Log};
 use cowflush::boot::{bringup, handover, loading, mounting, rescue, stacking};
 use cowflush::error::Error;
 
+use crate::commands::boot_options;
+
 /// Where root is mounted before it becomes the root.
 const ROOT: &str = "/sysroot";
 
@@ -23,7 +25,7 @@ pub fn run(arguments: Vec<OsString>) -> ! {
     let mut typed: Vec<String> = Vec::new();
     loop {
         let mut log = loaded.clone();
-        let mut options = Options::parse(&line);
+        let mut options = boot_options();
         // What is typed replaces what the boot loader gave.
         typed.iter().for_each(|words| options.add(words));
         for complaint in &options.complaints {

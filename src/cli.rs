@@ -157,6 +157,9 @@ pub struct Log {
     /// read all of its data and compare their checksums
     #[argh(switch)]
     pub verify: bool,
+    /// print the kernel command line's word for it, if it is on another disk than root: what is put into an initramfs
+    #[argh(switch)]
+    pub word: bool,
     /// print as JSON
     #[argh(switch)]
     pub json: bool,

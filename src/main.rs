@@ -63,6 +63,7 @@ fn run(command: cli::Command) -> Result<Exit> {
         cli::Command::Release(_) => commands::hold::release(),
         cli::Command::Discard(options) => commands::hold::discard(options.now),
         cli::Command::Log(options) => match options.command {
+            None if options.word => commands::log::word(),
             None => commands::log::show(options.verify, options.json),
             Some(cli::LogCommand::Format(options)) => commands::log::format(&options),
         },

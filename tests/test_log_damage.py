@@ -338,8 +338,11 @@ def test_a_log_that_cannot_be_read(
     assert why in vm.run("cowflush log").exits(LOST).text
     # Root is the plain card, as the last merge left it, and works.
     vm.run(f"[ ! -e {logged.STATE} ]").ok()
-    vm.run("echo x >/root/x; cowflush flush", timeout=60).ok()
+    # A flush would make the log's flushes useless, if there are any.
+    waits = vm.run("echo x >/root/x; cowflush flush", timeout=60).exits(1).text
+    assert "the owner's word about the flush log is waited for" in waits
     # What the messages advise.
+    vm.run("cowflush release; cowflush flush", timeout=60).ok()
     refused = vm.run("cowflush log format /dev/sda2").exits(2).text
     assert "--over cowflush-log" in refused, refused
     vm.run("cowflush log format /dev/sda2 --over cowflush-log").ok()

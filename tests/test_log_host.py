@@ -311,6 +311,36 @@ def test_a_recovery_that_fails_halfway_says_what_state_root_is_in(rig: Rig) -> N
     assert rig.root.read_bytes() == rig.states[1]
 
 
+def test_recover_knows_a_root_that_has_grown_or_has_another_uuid(
+    tmp_path: Path, root: Path
+) -> None:
+    first = root.read_bytes()[:CHUNK]
+    # The UUID stands 104 bytes into the superblock.
+    renamed = first[: 1024 + 104] + uuid.uuid4().bytes + first[1024 + 120 :]
+    log = tmp_path / "log.img"
+    log.write_bytes(bytes(4 << 20))
+    writer = LogWriter(log, 1024, (8 << 20) // SECTOR, root_uuid=uuid.UUID(ext.UUID).bytes)
+    writer.append({0: renamed, 9: bytes(CHUNK)}, card=first)
+
+    def fit() -> str:
+        looked = logged.host("recover", root, log, "--json")
+        return str(jsondoc.parse("recover", looked.stdout)["fit"])
+
+    assert fit() == "fits"
+    # Half merged
+    with open(root, "r+b") as file:
+        file.write(renamed)
+    assert fit() == "fits"
+    with open(root, "r+b") as file:
+        file.write(first)
+        file.truncate(9 << 20)
+    assert fit() == "fits"
+    # Too small for what the log has
+    with open(root, "r+b") as file:
+        file.truncate(9 * CHUNK)
+    assert fit() == "changed"
+
+
 def written_elsewhere(rig: Rig) -> str:
     """By somebody who mounted root: the superblock's chunk tells."""
     with open(rig.root, "r+b") as root:
@@ -545,6 +575,60 @@ def test_format_spares_a_filesystem_that_was_made_by_its_own_tool(
     log = tmp_path / "log.img"
     ext.make(log, ext.Filesystem(kind=kind), folder, 8 << 20)
     spared(log, root, kind)
+
+
+# What it must not take for nothing, though no format's name stands at its start: where, and what
+STRANGE = {
+    "MBR": (
+        446,
+        b"\x80\0\0\0\x83\0\0\0\0\x08\0\0\0\x10\0\0\x55\xaa".replace(
+            b"\x55\xaa", bytes(48) + b"\x55\xaa"
+        ),
+    ),
+    "GPT": (512, b"EFI PART"),
+    "GPT of 4K": (4096, b"EFI PART"),
+    "backup GPT": (-512, b"EFI PART"),
+    "MBR without partitions": (510, b"\x55\xaa"),
+    "md": (4096, (0xA92B4EFC).to_bytes(4, "little")),
+    "something at the end": (-4096, b"x"),
+    "text": (0, b"my notes"),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_format_spares_what_it_does_not_know(tmp_path: Path, root: Path, what: str) -> None:
+    log = blank(tmp_path)
+    at, content = STRANGE[what]
+    with open(log, "r+b") as file:
+        file.seek(at, 0 if at >= 0 else 2)
+        file.write(content)
+    before = logged.digest(log)
+    table = "PT" in what or what == "MBR"
+    why = "it begins or ends with a partition table." if table else "it is not known what."
+    for over in ([], ["--over", "ext4"], ["--over", "cowflush-log"]):
+        done = logged.host("log", "format", log, "--root", root, *over)
+        assert done.returncode == USAGE and why in done.stderr, (what, over, done)
+        assert f"`dd if=/dev/zero of={log} bs=1M`" in done.stderr
+        assert logged.digest(log) == before
+    # What it advises.
+    log.write_bytes(bytes(log.stat().st_size))
+    assert logged.host("log", "format", log, "--root", root).returncode == DONE
+
+
+def test_format_takes_erased_flash_for_blank(tmp_path: Path, root: Path) -> None:
+    log = tmp_path / "log.img"
+    log.write_bytes(b"\xff" * (4 << 20))
+    assert logged.host("log", "format", log, "--root", root).returncode == DONE
+
+
+def test_format_spares_a_log_whose_first_header_is_gone(rig: Rig) -> None:
+    """The second is enough for a boot, so its flushes are there."""
+    rig.flush(9)
+    flushlog.write(LogImage(rig.log), 0, bytes(CHUNK))
+    rig.check(1, "clean")
+    done = logged.host("log", "format", rig.log, "--root", rig.root)
+    assert done.returncode == USAGE and "it holds cowflush-log" in done.stderr
+    rig.check(1, "clean")
 
 
 def test_format_spares_a_log_with_flushes_in_it(rig: Rig) -> None:

@@ -75,7 +75,8 @@ fn write(command: &Command) -> Vec<String> {
         Command::Discard(o) => line.say("discard").switch("--now", o.now),
         Command::Check(o) => line.say("check").switch("--json", o.json),
         Command::Log(o) => {
-            line.say("log").switch("--verify", o.verify).switch("--json", o.json);
+            line.say("log").switch("--verify", o.verify).switch("--word", o.word);
+            line.switch("--json", o.json);
             if let Some(LogCommand::Format(o)) = &o.command {
                 let label = Some(&o.label).filter(|label| !label.is_empty());
                 line.say("format").switch("--dry-run", o.dry_run);

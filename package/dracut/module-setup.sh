@@ -26,6 +26,9 @@ install() {
         inst_multiple systemctl systemd-escape
         inst_simple "$moddir/pre-mount.conf" "$systemdsystemunitdir/dracut-pre-mount.service.d/cowflush.conf"
     fi
+    # A boot must know of a flush log on another disk: that may come later than root.
+    mkdir -p "$initdir/etc"
+    cowflush log --word >"$initdir/etc/cowflush.words" 2>/dev/null
     name_the_card
 }
 

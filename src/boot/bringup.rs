@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::cmdline::Options;
+use super::cmdline::{LogChoice, Options};
 use super::console::Log;
 use super::devices::{self, Candidate};
 use super::flushlog::{self, Found};
@@ -13,7 +13,7 @@ use super::reference::Reference;
 use super::stacking;
 use super::superblock::Filesystem;
 use crate::error::{Error, Result};
-use crate::ops::{log, run_dir, spill};
+use crate::ops::{hold, log, run_dir, spill};
 use crate::stack::Name;
 use crate::sys::dm::Control;
 use crate::sys::{block, memory};
@@ -22,6 +22,7 @@ use crate::units::{Bytes, DevNo, Utc};
 /// How long a card may take to appear, unless `rootwait` or `rootdelay` say otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
 const NEWS_EVERY: Duration = Duration::from_secs(10);
+const SEEK_EVERY: Duration = Duration::from_secs(1);
 
 /// Uses a device as root; it gets the device and what is on it. `init` mounts it; an initramfs of a
 /// distribution is told of it and mounts it by itself. Returns `ro` or `rw`.
@@ -42,15 +43,16 @@ pub enum Before {
 /// What was done is left as a note in /run/cowflush.
 pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_>) -> Result<()> {
     let control = stacking::begin(before)?;
-    let card = if before == Before::Nothing {
+    let mut card = if before == Before::Nothing {
         wait_for_card(options, log)?
     } else {
-        find_card(options, log)?.ok_or_else(|| not_found(options, "there is no such device"))?
+        find_card(options, true, log)?
+            .ok_or_else(|| not_found(options, "there is no such device"))?
     };
-    check_size(&card)?;
     // Before anything is written to it or to its log: nobody uses it.
     block::claim(&card.path())?;
-    let mut found = flushlog::find(&card, options, |text| log.error(text));
+    let mut found = flushlog::find(&mut card, options, |text| log.error(text));
+    check_size(&card)?;
     if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
@@ -85,27 +87,54 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         let why = if options.off { "as cowflush=off says" } else { "since it has no stack" };
         let name = &card.name;
         log.info(&format!("root is the plain card {name} ({access}), {why}: writes go to it."));
+        if matches!(found, Found::Kept { open: true, .. }) {
+            log.error("what is written now makes the flush log's flushes useless.");
+        }
     }
-    leave_notes(&card, mode, &reason, found, log);
+    leave_notes(&card, mode, &reason, found, options, log);
     Ok(())
 }
 
-fn leave_notes(card: &Candidate, mode: &str, reason: &str, found: Found, log: &mut Log) {
-    let (log_name, kept) = match found {
-        Found::None => (String::new(), String::new()),
+fn leave_notes(
+    card: &Candidate,
+    mode: &str,
+    reason: &str,
+    found: Found,
+    options: &Options,
+    log: &mut Log,
+) {
+    let (log_name, kept, open) = match found {
+        Found::None => (String::new(), String::new(), false),
         Found::Log { partition, .. } | Found::Unread { partition, .. } => {
-            (partition.name, String::new())
+            (partition.name, String::new(), false)
         }
-        Found::Kept { name, why } => (name, why.to_string()),
+        Found::Kept { name, why, open } => (name, why.to_string(), open),
+    };
+    let named = match &options.log {
+        LogChoice::At(reference) => reference.to_string(),
+        _ => String::new(),
+    };
+    // First what keeps the log from becoming useless: nothing is flushed while this note is there.
+    let held = if open && mode == "deferring" {
+        hold::begin_for_log()
+    } else {
+        // Left by a stack that could not be used.
+        if hold::is_for_log() {
+            hold::end();
+        }
+        Ok(())
     };
     let note = format!(
-        "mode={mode}\ncard={}\nreason={reason}\nlog={log_name}\nlog_kept={kept}\n{}",
+        "mode={mode}\ncard={}\nreason={reason}\nlog={log_name}\nlog_kept={kept}\nlog_named={named}\n{}",
         card.name,
         log.text()
     );
     let left = run_dir::write(run_dir::BOOT, &note).and_then(|()| run_dir::keep_program());
     if let Err(error) = left {
         log.error(&format!("cannot write to {}: {error}.", run_dir::PATH));
+    }
+    if let Err(error) = held {
+        log.error(&error.to_string());
     }
 }
 
@@ -192,12 +221,17 @@ fn link_node(root: DevNo) -> PathBuf {
 /// Waits until the card is there.
 fn wait_for_card(options: &Options, log: &mut Log) -> Result<Candidate> {
     sleep(Duration::from_secs(options.delay.min(3600)));
-    let (begin, mut news) = (Instant::now(), NEWS_EVERY);
+    let (begin, mut news, mut seek) = (Instant::now(), NEWS_EVERY, Duration::ZERO);
     loop {
-        if let Some(card) = find_card(options, log)? {
+        let waited = begin.elapsed();
+        // To read a log takes longer than a look for the card.
+        let in_logs = waited >= seek;
+        if in_logs {
+            seek = waited + SEEK_EVERY;
+        }
+        if let Some(card) = find_card(options, in_logs, log)? {
             return Ok(card);
         }
-        let waited = begin.elapsed();
         if waited >= PATIENCE && !options.wait_for_ever {
             let why = format!("no such device appeared in {} s", waited.as_secs());
             return Err(not_found(options, &why)
@@ -215,10 +249,19 @@ fn wait_for_card(options: &Options, log: &mut Log) -> Result<Candidate> {
     }
 }
 
-/// Looks for the card.
-fn find_card(options: &Options, log: &mut Log) -> Result<Option<Candidate>> {
+/// Looks for the card; also in the logs, where it has to be known by what is on it and that is torn.
+fn find_card(options: &Options, in_logs: bool, log: &mut Log) -> Result<Option<Candidate>> {
     let reference = wanted(options)?;
-    let found = devices::find(reference);
+    let mut found = devices::find(reference);
+    if found.is_empty() && in_logs && reference.is_of_filesystem() {
+        found = flushlog::find_root(reference);
+        if let Some(card) = found.first() {
+            let name = &card.name;
+            log.error(&format!(
+                "root={reference} is {name} as its flush log has it: what {name} itself begins with is older, or torn."
+            ));
+        }
+    }
     if found.len() > 1 {
         let names: Vec<_> = found.iter().map(|card| card.name.as_str()).collect();
         log.error(&format!(

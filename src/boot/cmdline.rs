@@ -47,7 +47,18 @@ pub enum LogChoice {
     None,
 }
 
+/// A file of the initramfs with words that are taken before those of the kernel command line: what a distribution's
+/// hook knows of the machine, as that its flush log is on another disk.
+pub const NOTED: &str = "/etc/cowflush.words";
+
 impl Options {
+    /// What a boot is asked for: the words that its initramfs has noted, and the command line, which wins.
+    pub fn of_boot(noted: impl AsRef<[u8]>, line: impl AsRef<[u8]>) -> Self {
+        let mut options = Self::parse(noted);
+        options.add(&String::from_utf8_lossy(line.as_ref()));
+        options
+    }
+
     /// The configuration: the settings of this line over those of `file`. Complaints about the
     /// file come first.
     pub fn config(&self, file: &str) -> (Config, Vec<String>) {
@@ -187,6 +198,17 @@ mod tests {
         let options = Options::parse(b"root=/dev/sda1 name=caf\xe9 rw init=/sbin/\xff");
         assert_eq!(options.root, Some(Reference::Path("/dev/sda1".to_owned())));
         assert!(options.writable);
+    }
+
+    #[test]
+    fn the_command_line_wins_over_what_the_initramfs_has_noted() {
+        let log = |noted: &str, line: &str| Options::of_boot(noted, line).log;
+        let at = LogChoice::At(Reference::Uuid("ab".to_owned()));
+        assert_eq!(log("cowflush.log=UUID=ab\n", "root=/dev/sda1 rw"), at);
+        assert_eq!(log("", "cowflush.log=UUID=ab"), at);
+        assert_eq!(log("cowflush.log=UUID=ab\n", "cowflush.log=none"), LogChoice::None);
+        assert_eq!(log("cowflush.log=UUID=ab\n", "cowflush.log=auto"), LogChoice::Own);
+        assert_eq!(log("cowflush.log=UUID=xy -- \"", "cowflush.log=UUID=ab"), at);
     }
 
     #[test]

@@ -51,7 +51,8 @@ impl Candidate {
         }
     }
 
-    fn fits_filesystem(&self, reference: &Reference) -> bool {
+    /// What it says of the filesystem that was found.
+    pub fn fits_filesystem(&self, reference: &Reference) -> bool {
         match (reference, &self.filesystem) {
             (Reference::Uuid(value), Some(found)) => found.uuid == *value,
             (Reference::Label(value), Some(found)) => found.label == *value,

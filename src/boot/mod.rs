@@ -1,6 +1,7 @@
 //! Finding and mounting root, as PID 1 of the initramfs or for a distribution's own.
 //!
-//! Pure: [`cmdline`], [`modules`], [`reference`], [`superblock`], [`partition`]. The others carry it out.
+//! Pure: [`cmdline`], [`modules`], [`reference`], [`superblock`], [`partition`], [`whose`]. The others
+//! carry it out.
 
 pub mod bringup;
 pub mod cmdline;
@@ -16,3 +17,4 @@ pub mod reference;
 pub mod rescue;
 pub mod stacking;
 pub mod superblock;
+pub mod whose;

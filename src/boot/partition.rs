@@ -25,7 +25,7 @@ pub fn mbr(sector: &[u8], number: u32) -> Option<Names> {
 /// Where entry `number` (from 1) of a GPT stands on the disk, in bytes; from the header, which
 /// is the disk's second logical block of `block_bytes`.
 pub fn gpt_entry_at(header: &[u8], block_bytes: u64, number: u32) -> Option<u64> {
-    if header.get(..8)? != b"EFI PART" {
+    if header.get(..8)? != GPT_MAGIC {
         return None;
     }
     let table = u64::from_le_bytes(*header.get(72..)?.first_chunk()?);
@@ -52,6 +52,22 @@ pub fn gpt(entry: &[u8]) -> Option<Names> {
         .collect();
     Some(Names { uuid: guid_text(guid), label })
 }
+
+/// Whether a disk that begins and ends with these bytes is divided: an MBR with a partition in it, or a GPT, whose
+/// second copy at the end is enough.
+pub fn has_table(head: &[u8], tail: &[u8]) -> bool {
+    let gpt = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| bytes.starts_with(GPT_MAGIC));
+    let last = |block: usize| tail.len().checked_sub(block).and_then(|at| tail.get(at..));
+    let entries = head.get(446..510).unwrap_or_default().as_chunks::<16>().0;
+    let used = |entry: &[u8; 16]| entry[4] != 0 && entry[12..] != [0; 4];
+    // A filesystem's boot sector ends like an MBR, with code where the entries would be.
+    let mbr = head.get(510..512) == Some(&[0x55, 0xaa])
+        && entries.iter().all(|entry| matches!(entry[0], 0 | 0x80))
+        && entries.iter().any(used);
+    mbr || [512, 4096].iter().any(|block| gpt(head.get(*block..)) || gpt(last(*block)))
+}
+
+const GPT_MAGIC: &[u8] = b"EFI PART";
 
 /// A GUID's first three fields are little-endian.
 fn guid_text(guid: &[u8; 16]) -> String {
@@ -107,6 +123,34 @@ mod tests {
         assert_eq!(names.label, "r\u{fffd}");
     }
 
+    #[test]
+    fn a_disk_that_is_divided_is_known_by_its_start_or_its_end() {
+        let blank = vec![0; 8192];
+        assert!(!has_table(&blank, &blank) && !has_table(&[], &[]));
+        let mut mbr = blank.clone();
+        mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
+        assert!(!has_table(&mbr, &blank), "an MBR without partitions");
+        for entry in 0..4 {
+            let mut used = mbr.clone();
+            (used[446 + 16 * entry + 4], used[446 + 16 * entry + 13]) = (0x83, 8);
+            assert!(has_table(&used, &blank), "{entry}");
+            used[446 + 16 * entry] = 0x80;
+            assert!(has_table(&used, &blank), "{entry}");
+            // A boot sector's code.
+            used[446 + 16 * (3 - entry)] = 0x33;
+            assert!(!has_table(&used, &blank), "{entry}");
+        }
+        for block in [512, 4096] {
+            let mut gpt = blank.clone();
+            gpt[block..block + 8].copy_from_slice(b"EFI PART");
+            assert!(has_table(&gpt, &blank), "{block}");
+            let mut backup = blank.clone();
+            let at = backup.len() - block;
+            backup[at..at + 8].copy_from_slice(b"EFI PART");
+            assert!(has_table(&blank, &backup), "{block}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_table_is_read(
@@ -115,6 +159,7 @@ mod tests {
         ) {
             let _ = mbr(&bytes, number);
             let _ = gpt(&bytes);
+            let _ = has_table(&bytes, &bytes);
             let mut header = b"EFI PART".to_vec();
             header.extend(&bytes);
             let _ = gpt_entry_at(&header, 4096, number);

@@ -22,6 +22,11 @@ pub enum Reference {
 }
 
 impl Reference {
+    /// It names what is on a device, not the device.
+    pub fn is_of_filesystem(&self) -> bool {
+        matches!(self, Self::Uuid(_) | Self::Label(_))
+    }
+
     /// Reads a reference; `None` when it is none. What is not local (`/dev/nfs`, `ubi0:root`) is
     /// none either.
     pub fn parse(text: &str) -> Option<Self> {

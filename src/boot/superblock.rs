@@ -5,6 +5,7 @@
 //! include/uapi/linux/btrfs_tree.h); squashfs: fs/squashfs/squashfs_fs.h; swap:
 //! include/linux/swap.h; FAT, exFAT, NTFS, LVM and LUKS: their published specifications.
 
+use super::partition;
 use crate::units::Bytes;
 
 /// How much of a partition [`identify`] wants to see.
@@ -102,6 +103,38 @@ const FORMATS: [Format; 13] = [
 pub fn identify(head: &[u8]) -> Option<Filesystem> {
     ext(head).or_else(|| FORMATS.iter().find_map(|format| other(head, format)))
 }
+
+/// What stands where something else shall be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing: as a card comes from the factory, or was wiped.
+    Blank,
+    /// Something of this type.
+    Known(&'static str),
+    /// A disk with partitions.
+    Table,
+    /// Something else.
+    Unknown,
+}
+
+/// Judges by the first [`HEAD_BYTES`] and the last [`TAIL_BYTES`], where some formats have a copy.
+pub fn content(head: &[u8], tail: &[u8]) -> Content {
+    let blank = |bytes: &[u8]| {
+        bytes.iter().all(|byte| *byte == 0) || bytes.iter().all(|byte| *byte == 0xff)
+    };
+    if partition::has_table(head, tail) {
+        Content::Table
+    } else if let Some(found) = identify(head) {
+        Content::Known(found.kind)
+    } else if blank(head) && blank(tail) {
+        Content::Blank
+    } else {
+        Content::Unknown
+    }
+}
+
+/// How much of a partition's end [`content`] wants to see.
+pub const TAIL_BYTES: usize = 64 << 10;
 
 fn other(head: &[u8], format: &Format) -> Option<Filesystem> {
     let magic = head.get(format.magic_at..)?.get(..format.magic.len())?;
@@ -278,6 +311,35 @@ mod tests {
             head[EXT_AT + 0x38] = 0x53;
             head[EXT_AT + 0x39] = 0xef;
             let _ = identify(&head);
+        }
+    }
+
+    #[test]
+    fn only_what_is_blank_from_end_to_end_counts_as_nothing() {
+        let (zeros, ones) = (vec![0; HEAD_BYTES], vec![0xff; TAIL_BYTES]);
+        for (head, tail) in [(&zeros, &ones), (&ones, &zeros), (&zeros, &zeros), (&ones, &ones)] {
+            assert_eq!(content(head, tail), Content::Blank);
+        }
+        for at in [0, 511, 4096, HEAD_BYTES - 1] {
+            let mut head = zeros.clone();
+            head[at] = 1;
+            assert_eq!(content(&head, &ones), Content::Unknown, "{at}");
+        }
+        for at in [0, TAIL_BYTES - 1] {
+            let mut tail = ones.clone();
+            tail[at] = 0;
+            assert_eq!(content(&zeros, &tail), Content::Unknown, "{at} from the end");
+        }
+        for (kind, at, magic) in SIGNATURES {
+            let mut head = zeros.clone();
+            head[at..at + magic.len()].copy_from_slice(magic);
+            assert_eq!(content(&head, &zeros), Content::Known(kind));
+            // With a boot sector's end, as FAT and NTFS have.
+            head[510..512].copy_from_slice(&[0x55, 0xaa]);
+            assert_eq!(content(&head, &zeros), Content::Known(kind));
+            // What is left of a filesystem that a disk had before it was divided.
+            (head[450], head[458]) = (0x83, 8);
+            assert_eq!(content(&head, &zeros), Content::Table, "{kind}");
         }
     }
 

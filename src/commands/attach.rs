@@ -8,14 +8,14 @@ use cowflush::boot::console::Log;
 use cowflush::boot::reference::Reference;
 use cowflush::error::{Error, Exit, Result};
 
-use crate::commands::options;
+use crate::commands::boot_options;
 use crate::put;
 
 /// Does all that `init` does before it mounts root, and prints what to mount instead. `root` is what
 /// the initramfs has made of `root=`, a device that is there. `plain` is for when the initramfs can't
 /// use what it was told of before: the stack is taken away, and the card gets what is in the flush log.
 pub fn run(root: Option<&str>, plain: bool) -> Result<Exit> {
-    let (mut options, mut log) = (options(), Log::default());
+    let (mut options, mut log) = (boot_options(), Log::default());
     for complaint in &options.complaints {
         log.error(&format!("{complaint}."));
     }

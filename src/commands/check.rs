@@ -4,12 +4,13 @@ use cowflush::boot::devices;
 use cowflush::config::Config;
 use cowflush::cow::size;
 use cowflush::error::{Error, Exit, Result};
+use cowflush::ops::{hold, run_dir, status};
 use cowflush::report::json::Object;
 use cowflush::sys::dm::Control;
 use cowflush::sys::{block, loopdev, memory};
 use cowflush::units::DevNo;
 
-use crate::commands::{advice, config, options};
+use crate::commands::{advice, config, log, options};
 use crate::put;
 
 /// How one requirement is met.
@@ -190,8 +191,20 @@ fn card(control: Option<&Control>) -> Vec<Item> {
         )];
     };
     let mut items = vec![filesystem(number), write_cache(number)];
+    let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
+    let (kept, named) = (status::value(&note, "log_kept"), status::value(&note, "log_named"));
     items.push(match (stack.log_partition(), stack.root) {
+        (Some(log), _) if log::is_far(&stack, log) && named.is_empty() => Item::note(
+            "flush log",
+            format!("{}, in use, on another disk than root; no boot waits for it", block::name(log)),
+            "Put what `cowflush log --word` prints on the kernel command line, or make the initramfs anew.",
+        ),
         (Some(log), _) => Item::found("flush log", format!("{}, in use", block::name(log))),
+        (None, Some(_)) if !kept.is_empty() => Item::note(
+            "flush log",
+            kept.to_owned(),
+            if hold::is_for_log() { "Nothing is flushed until you decide." } else { "" },
+        ),
         (None, Some(_)) => Item::note(
             "flush log",
             "none: a power cut during a flush can tear the filesystem",

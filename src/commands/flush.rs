@@ -17,13 +17,14 @@ use cowflush::sys::{block, lock, signals};
 use nix::sys::signal::Signal;
 
 use crate::commands::config;
-use crate::commands::hold::refuse_while_held;
+use crate::commands::hold::{refuse_in_doubt, refuse_while_held};
 use crate::put;
 
 /// `cowflush flush`.
 pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
+    refuse_in_doubt("flush")?;
     let wish = Wish { direct, ..Wish::default() };
     let session = Session::begin("flush", &config, &mut signals);
     let mut session =

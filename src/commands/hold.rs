@@ -37,6 +37,7 @@ pub fn discard(now: bool) -> Result<Exit> {
 
 /// Refuses what would write to the card during a hold.
 pub fn refuse_while_held(what: &'static str) -> Result<()> {
+    refuse_in_doubt(what)?;
     match note::since() {
         Some(since) => Err(Error::new(
             what,
@@ -48,6 +49,17 @@ pub fn refuse_while_held(what: &'static str) -> Result<()> {
         )),
         None => Ok(()),
     }
+}
+
+/// Refuses a flush while the boot's own hold lasts: it could not tell what is in the flush log, and whoever calls this may
+/// not know of it.
+pub fn refuse_in_doubt(what: &'static str) -> Result<()> {
+    let Some(since) = note::since().filter(|_| note::is_for_log()) else { return Ok(()) };
+    let cause = format!("since {} the owner's word about the flush log is waited for", Utc(since));
+    Err(Error::new(what, cause).advise(
+        "`cowflush status` says why. To have the flushes that may be in it, bring the log back and reboot; what was \
+         written since is lost then. `cowflush release` goes on without them, and after that they can't be had any more.",
+    ))
 }
 
 fn root(what: &'static str) -> Result<()> {

@@ -11,6 +11,8 @@ use cowflush::error::Error;
 use nix::sys::statfs::statfs;
 use nix::unistd::getpid;
 
+use crate::commands::boot_options;
+
 /// Where root is mounted before it becomes the root.
 const ROOT: &str = "/sysroot";
 
@@ -71,7 +73,7 @@ pub fn run(arguments: Vec<OsString>) -> ! {
     let mut typed: Vec<String> = Vec::new();
     loop {
         let mut log = loaded.clone();
-        let mut options = Options::parse(&line);
+        let mut options = boot_options();
         // What is typed replaces what the boot loader gave.
         typed.iter().for_each(|words| options.add(words));
         for complaint in &options.complaints {

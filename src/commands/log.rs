@@ -4,21 +4,24 @@ use std::fmt::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use cowflush::boot::superblock::{FLUSH_LOG, uuid_bytes, uuid_text};
-use cowflush::boot::{devices, stacking};
+use cowflush::boot::superblock::{
+    self, Content, FLUSH_LOG, HEAD_BYTES, TAIL_BYTES, uuid_bytes, uuid_text,
+};
+use cowflush::boot::whose::Place;
+use cowflush::boot::{devices, flushlog, stacking};
 use cowflush::cow::format::CHUNK_BYTES;
 use cowflush::error::{Doing, Error, Exit, Result};
 use cowflush::log::chain::{Bad, End, Segment};
 use cowflush::log::format::Life;
-use cowflush::ops::log::Log;
-use cowflush::ops::log::make::{Root, Wish};
-use cowflush::ops::{run_dir, status};
+use cowflush::ops::log::make::Wish;
+use cowflush::ops::log::{Log, Sought};
+use cowflush::ops::{hold, run_dir, status};
 use cowflush::report::json::Object;
-use cowflush::stack::Name;
+use cowflush::stack::{Name, Stack};
 use cowflush::sys::direct::Direct;
 use cowflush::sys::dm::Control;
 use cowflush::sys::{block, lock};
-use cowflush::units::{Bytes, Utc};
+use cowflush::units::{Bytes, DevNo, Utc};
 
 use super::status::log_trouble;
 use crate::commands::options;
@@ -63,6 +66,34 @@ pub fn show(verify: bool, json: bool) -> Result<Exit> {
     put(std::io::stdout(), &text);
     let verdict = verdict(log.chain.end, &bad);
     Ok(if differs && verdict == Exit::Done { Exit::Card } else { verdict })
+}
+
+/// `cowflush log --word`: what a boot has to be told so that it waits for the log in use; nothing for one on root's disk, which is
+/// there as soon as root is. Where the boot waited for one in vain it is told the same again.
+pub fn word() -> Result<Exit> {
+    let stack = Control::open()?.stack()?;
+    let word = match stack.log_partition() {
+        Some(log) if is_far(&stack, log) => {
+            let header = Log::header_at(&block::path(log))?;
+            format!("UUID={}", uuid_text(&header.uuid))
+        }
+        Some(_) => String::new(),
+        None => {
+            let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
+            let missed = !status::value(&note, "log_kept").is_empty();
+            status::value(&note, "log_named").repeat(usize::from(missed))
+        }
+    };
+    if !word.is_empty() {
+        put(std::io::stdout(), &format!("cowflush.log={word}\n"));
+    }
+    Ok(Exit::Done)
+}
+
+/// It is on another disk than root.
+pub fn is_far(stack: &Stack, log: DevNo) -> bool {
+    let disks = (block::disk_of(log), stack.card().and_then(|(card, _)| block::disk_of(card)));
+    matches!(disks, (Some(log), Some(card)) if log != card)
 }
 
 /// What the caller is told: where the log ends, and which of its chunks are damaged or can't be read.
@@ -221,26 +252,19 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
                 .exit(Exit::Usage)
         })?,
     };
-    let held = devices::identify(path).map(|found| found.kind);
-    if held != wanted.over.as_deref() {
-        let cause = match (held, &wanted.over) {
-            (Some(held), _) => format!("it holds {held}"),
-            (None, _) => "it does not hold what --over says".to_owned(),
-        };
-        let held = held.unwrap_or(FLUSH_LOG);
-        let advice = match &wanted.over {
-            Some(_) => "Is it the right partition? Look at it with blkid.".to_owned(),
-            None => format!("If {held} may be destroyed, say so with `--over {held}`."),
-        };
-        return Err(Error::new(what(), cause).advise(advice).exit(Exit::Usage));
-    }
+    let number = device_number(path)?;
+    may_go(path, wanted.over.as_deref())?;
     // Fails for what is mounted, or used by another device, such as a log in use.
     let claimed = Direct::open_exclusive(path).map_err(|error| {
         error.advise("Is it mounted, or in use as the flush log? Unmount it, or boot without it.")
     })?;
     let size = claimed.size();
-    let root = Direct::open(&root_path)?.size();
-    let uuid = devices::identify(&root_path).map_or([0; 16], |found| uuid_bytes(&found.uuid));
+    if let Some(cause) = number.and_then(block::in_the_way) {
+        return Err(Error::new(what(), cause).advise("Name a partition that is free."));
+    }
+    let root = root_place(&root_path)?;
+    let log_disk = number.and_then(block::disk_of);
+    alone(&stack, number, &root_path)?;
     let mut label = [0; 16];
     if wanted.label.len() > label.len() {
         return Err(Error::new(what(), "a label has at most 16 bytes")
@@ -250,7 +274,8 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
     for (to, from) in label.iter_mut().zip(wanted.label.bytes()) {
         *to = from;
     }
-    let root = Root { uuid, size: root.sectors() };
+    let far = log_disk.is_some() && root.disk.is_some() && log_disk != root.disk;
+    let root = root.as_owner_of(log_disk, [0; 16]);
     let wish = Wish { root, erase_block: wanted.erase_block, fill: wanted.fill, label };
     let (path_text, root_text) = (path.display(), root_path.display());
     if wanted.dry_run {
@@ -265,14 +290,114 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
     let mut text =
         format!("made a flush log of {path_text} ({size}) for {root_text}, UUID={uuid}\n");
     // A running stack takes it into use at once.
-    let is_device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
     let own_root = stack.card().is_some_and(|(card, _)| block::path(card) == root_path);
-    if let (Some(control), true, true, None) = (&control, is_device, own_root, stack.log) {
+    if let (Some(control), Some(_), true, None) = (&control, number, own_root, stack.log) {
         attach(control, path)?;
         text.push_str("flushes go there from now on, also after a reboot\n");
+        // What the boot could not decide is decided.
+        if hold::is_for_log() {
+            hold::end();
+        }
+    }
+    if far {
+        text.push_str(&format!(
+            "it is on another disk than root, which a boot must be told to wait for: put \
+             cowflush.log=UUID={uuid} on the kernel command line; update-initramfs -u or dracut -f do it for you\n"
+        ));
     }
     put(std::io::stdout(), &text);
     Ok(Exit::Done)
+}
+
+/// The number of a block device; `None` for a file.
+fn device_number(path: &Path) -> Result<Option<DevNo>> {
+    let node = std::fs::File::open(path).doing(|| format!("open {}", path.display()))?;
+    let meta = node.metadata().doing(|| format!("look at {}", path.display()))?;
+    let is_device = meta.file_type().is_block_device();
+    is_device.then(|| block::number(&node, &path.display().to_string())).transpose()
+}
+
+/// Refuses to destroy what is there: only what is blank may go, or what is known and was named.
+fn may_go(path: &Path, over: Option<&str>) -> Result<()> {
+    let refuse = |cause: String, advice: String| {
+        let what = format!("make a flush log of {}", path.display());
+        Err(Error::new(what, cause).advise(advice).exit(Exit::Usage))
+    };
+    let mut disk = Direct::open(path)?;
+    let chunks = disk.chunks();
+    let tail_chunks = chunks.min((TAIL_BYTES / CHUNK_BYTES) as u64);
+    let (mut head, mut tail) = (vec![0; HEAD_BYTES], vec![0; tail_chunks as usize * CHUNK_BYTES]);
+    disk.read_at(0, &mut head)?;
+    disk.read_at(chunks - tail_chunks, &mut tail)?;
+    let holds = match (superblock::content(&head, &tail), Log::seek(path)) {
+        // Its second header is enough for a boot.
+        (Content::Blank | Content::Unknown, Sought::Log(_)) => Content::Known(FLUSH_LOG),
+        (content, _) => content,
+    };
+    let wipe = format!(
+        "Is it the right one? Look at it with blkid. If all of it may be destroyed: \
+         `dd if=/dev/zero of={} bs=1M`, then try again.",
+        path.display()
+    );
+    match (holds, over) {
+        (Content::Blank, None) => Ok(()),
+        (Content::Known(held), Some(over)) if held == over => Ok(()),
+        (Content::Known(held), None) => refuse(
+            format!("it holds {held}"),
+            format!("If {held} may be destroyed, say so with `--over {held}`."),
+        ),
+        (Content::Known(held), Some(_)) => refuse(
+            format!("it holds {held}"),
+            "Is it the right partition? Look at it with blkid.".to_owned(),
+        ),
+        (Content::Table, _) => refuse("it begins or ends with a partition table".to_owned(), wipe),
+        (Content::Unknown, _) => {
+            refuse("it holds something, and it is not known what".to_owned(), wipe)
+        }
+        (Content::Blank, Some(_)) => refuse(
+            "it does not hold what --over says".to_owned(),
+            "Is it the right partition? Look at it with blkid.".to_owned(),
+        ),
+    }
+}
+
+/// Root's partition, or an image of it, as a log's header knows it.
+fn root_place(path: &Path) -> Result<Place> {
+    let size = Direct::open(path)?.size().sectors();
+    let number = device_number(path)?;
+    Ok(Place {
+        disk: number.and_then(block::disk_of),
+        start: number.and_then(block::start).unwrap_or_default(),
+        size,
+        uuid: devices::identify(path).map_or([0; 16], |found| uuid_bytes(&found.uuid)),
+    })
+}
+
+/// Refuses a second log: a boot could not tell for certain which one counts.
+fn alone(stack: &Stack, number: Option<DevNo>, root_path: &Path) -> Result<()> {
+    let Some(root) = device_number(root_path)? else { return Ok(()) };
+    let in_use = stack
+        .log_partition()
+        .filter(|log| Some(*log) != number && stack.card().is_some_and(|(card, _)| card == root));
+    let (name, advice) = match (in_use, flushlog::log_of(root, number)) {
+        (Some(log), _) => (
+            format!("{}, in use", block::name(log)),
+            "To move the log: `cowflush stop`, then reboot with cowflush.log=none, wipe the old one \
+             (`dd if=/dev/zero of=DEVICE bs=1M`), and make the new one.",
+        ),
+        (None, Some((name, true))) => (
+            format!("{name}, which has flushes in it or can't be read"),
+            "Boot with it, or decide what becomes of its flushes with `cowflush recover`. Then wipe it with \
+             `dd if=/dev/zero of=DEVICE bs=1M`.",
+        ),
+        (None, Some((name, false))) => (
+            format!("{name}, which is empty"),
+            "Use that one, or wipe it with `dd if=/dev/zero of=DEVICE bs=1M`.",
+        ),
+        (None, None) => return Ok(()),
+    };
+    let what = format!("make another flush log for {}", root_path.display());
+    Err(Error::new(what, format!("it has one: {name}")).advise(advice).exit(Exit::Usage))
 }
 
 fn attach(control: &Control, path: &Path) -> Result<()> {

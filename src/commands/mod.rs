@@ -15,7 +15,7 @@ pub mod status;
 
 use std::io::ErrorKind;
 
-use cowflush::boot::cmdline::Options;
+use cowflush::boot::cmdline::{NOTED, Options};
 use cowflush::config::{self, Config};
 
 use crate::put;
@@ -23,6 +23,12 @@ use crate::put;
 /// What this boot was asked for.
 fn options() -> Options {
     Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default())
+}
+
+/// The same in an initramfs, which may have noted something of its own.
+fn boot_options() -> Options {
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    Options::of_boot(read(NOTED), read("/proc/cmdline"))
 }
 
 /// The configuration: /etc/cowflush.conf, and this boot's command line over it. What was not

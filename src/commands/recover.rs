@@ -8,6 +8,7 @@ use cowflush::boot::superblock::uuid_bytes;
 use cowflush::cow::format::{CHUNK_BYTES, PIECE};
 use cowflush::error::{Doing, Error, Exit, Result};
 use cowflush::log::chain::{Bad, End, Live};
+use cowflush::log::witness;
 use cowflush::ops::log::{Log, READ_AGAIN};
 use cowflush::report::json::Object;
 use cowflush::report::progress::Meter;
@@ -85,15 +86,16 @@ fn verdict(end: End, fit: Fit, force: bool) -> Exit {
 
 fn fit(log: &Log, wanted: &cli::Recover, root: &mut Direct) -> Result<Fit> {
     let uuid = devices::identify(&wanted.root).map_or([0; 16], |found| uuid_bytes(&found.uuid));
-    let header = log.header();
-    // A merge that was cut short may have torn the superblock, so that no UUID is to be read.
-    let same = header.root_uuid == uuid || uuid == [0; 16];
-    Ok(if !same || header.root_sectors != root.size().sectors().0 {
-        Fit::Foreign
-    } else if log.fits(root)? {
-        Fit::Fits
-    } else {
-        Fit::Changed
+    let (owner, size) = (log.owner(), root.size().sectors());
+    // A UUID tells, however large the partition is by now. A merge that was cut short may have torn the superblock, so that
+    // none is to be read. And it may be another one by now, which root's own sectors then tell.
+    let same = if uuid == [0; 16] { owner.size == size } else { owner.uuid == uuid };
+    let fits = log.fits(root)?;
+    let proven = fits && owner.size == size && !witness::watched(&log.chain.segments).is_empty();
+    Ok(match (same || proven, fits) {
+        (false, _) => Fit::Foreign,
+        (true, true) => Fit::Fits,
+        (true, false) => Fit::Changed,
     })
 }
 

@@ -168,7 +168,12 @@ fn to_text(report: &Report) -> String {
     }
     line("flush log", &flush_log(report));
     if let Some(since) = report.held_since {
-        line("held", &format!("since {}: nothing reaches the card", Utc(since)));
+        let why = if report.held_for_log {
+            " until you decide what becomes of the flush log"
+        } else {
+            ""
+        };
+        line("held", &format!("since {}: nothing reaches the card{why}", Utc(since)));
     }
     line("daemon", &daemon(report));
     line(

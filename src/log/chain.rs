@@ -295,7 +295,7 @@ enum Tail {
     /// What was there when that was written, or nothing fits there.
     AsLeft,
     /// A segment with a good head, but not all of its data, and no commit record.
-    CutShort(Stop, Head),
+    CutShort(Stop, Box<Head>),
     /// Something else.
     Unknown(Stop),
 }
@@ -402,7 +402,7 @@ impl Chain {
                     Answer::Unreadable(chunk) => {
                         Tail::Unknown(Stop { hidden: hidden.or(Some(chunk)), doubt: 0, ..stop })
                     }
-                    Answer::Other if bad.is_some() => Tail::CutShort(stop, head),
+                    Answer::Other if bad.is_some() => Tail::CutShort(stop, Box::new(head)),
                     Answer::Other => Tail::Unknown(stop),
                 };
                 return Ok((chain, tail));

@@ -64,6 +64,9 @@ pub struct Header {
     pub start: Link,
     /// Figures over the log's life.
     pub life: Life,
+    /// Where root's partition begins, in sectors, if it is on the log's own disk; 0: it is not, or nobody knows, as
+    /// in a log that was made before this was kept, or in an image.
+    pub root_start: u64,
 }
 
 /// What a segment is chained to: the generation, or the segment before it.
@@ -186,6 +189,7 @@ impl Header {
         fields.u64(self.number).put(&self.root_uuid).u64(self.root_sectors).link(&self.start);
         let Life { made, segments, chunks, merges, merged } = self.life;
         fields.i64(made).u64(segments).u64(chunks).u64(merges).u64(merged);
+        fields.u64(self.root_start);
         fields.sealed()
     }
 
@@ -211,6 +215,7 @@ impl Header {
                 merges: fields.u64(),
                 merged: fields.u64(),
             },
+            root_start: fields.u64(),
         })
     }
 }
@@ -473,6 +478,7 @@ mod tests {
             root_sectors: 1 << 40,
             start: link(),
             life: Life { made: 4_102_444_800, segments: 1, chunks: 2, merges: 3, merged: 4 },
+            root_start: 8192,
         };
         assert_eq!(Header::decode(&header.encode()), Ok(header));
         assert_eq!(Head::decode(&head().encode()), Ok(head()));

@@ -23,6 +23,18 @@ pub fn begin() -> Result<()> {
     Ok(())
 }
 
+/// Begins the boot's own: it could not tell whether a flush log has flushes of root, and root must not be written to
+/// before the owner has decided what becomes of them.
+pub fn begin_for_log() -> Result<()> {
+    run_dir::write_for_this_boot(NOTE, &format!("since={}\nlog=1\n", time::now()))
+        .doing(|| "note in /run/cowflush that nothing may be flushed")
+}
+
+/// It is the boot's own.
+pub fn is_for_log() -> bool {
+    run_dir::read_of_this_boot(NOTE).is_some_and(|note| value(&note, "log") == "1")
+}
+
 /// Ends a hold. Returns whether there was one.
 pub fn end() -> bool {
     let held = since().is_some();

@@ -86,6 +86,8 @@ pub struct Report {
     pub log_kept: Option<String>,
     /// Since when nothing may reach the card, in seconds since 1970.
     pub held_since: Option<i64>,
+    /// That is because the boot could not tell what is in the flush log.
+    pub held_for_log: bool,
     /// The daemon that runs.
     pub daemon: Option<DaemonNote>,
     /// What the boot did: mode and reason.
@@ -115,6 +117,7 @@ pub fn gather() -> Report {
     };
     report.reached = reached(&report, block::written);
     report.held_since = hold::since();
+    report.held_for_log = hold::is_for_log();
     report.spill = spill::usage();
     report.daemon = note::running();
     report.page_cache = memory::info().unwrap_or_default().dirty;

@@ -133,6 +133,22 @@ pub fn disk_of(device: DevNo) -> Option<DevNo> {
     DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
 }
 
+/// Why nothing new may be made of a block device that nobody has open: it is divided, or another device stands
+/// on it. What the kernel does not tell is a reason, too.
+pub fn in_the_way(device: DevNo) -> Option<&'static str> {
+    let folder = sysfs(device);
+    let (Ok(inside), Ok(mut holders)) =
+        (std::fs::read_dir(&folder), std::fs::read_dir(folder.join("holders")))
+    else {
+        return Some("the kernel does not tell whether it is in use");
+    };
+    if holders.next().is_some() {
+        return Some("another device stands on it");
+    }
+    let divided = inside.flatten().any(|entry| entry.path().join("partition").exists());
+    divided.then_some("it is a disk with partitions")
+}
+
 /// How the kernel treats a device's write cache: `write back` (FLUSHes are sent) or `write through`.
 pub fn write_cache(device: DevNo) -> std::io::Result<String> {
     let text = std::fs::read_to_string(sysfs(device).join("queue/write_cache"))?;

@@ -24,8 +24,8 @@ ENTRY = struct.Struct("<QI")
 PREFIX = struct.Struct("<8sII")  # magic, version, checksum
 CRC_AT = 12
 # UUID, label, chunks, align, fill, number, root's UUID, root's sectors, start (id, sequence,
-# position, behind, -), life (made, segments, chunks, merges, merged)
-HEADER = struct.Struct("<16s16sQIIQ16sQQQQIIqQQQQ")
+# position, behind, -), life (made, segments, chunks, merges, merged), where root begins
+HEADER = struct.Struct("<16s16sQIIQ16sQQQQIIqQQQQQ")
 # log's UUID, generation, id, previous, sequence, position, count, table's checksum, when
 HEAD = struct.Struct("<16sQQQQQIIq")
 # log's UUID, generation, position, link (id, sequence, position, behind, -)
@@ -92,6 +92,7 @@ class Header:
     generation: int
     sequence: int
     position: int
+    root_start: int
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ class FlushLog:
             sequence,
             position,
             *_,
+            root_start,
         ) = fields
         return Header(
             uuid=uuid,
@@ -214,6 +216,7 @@ class FlushLog:
             generation=id_,
             sequence=sequence,
             position=position,
+            root_start=root_start,
         )
 
     def _at(self, position: int) -> int:

@@ -9,12 +9,12 @@ import re
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vm import artefacts, ext, flushlog, jsondoc, local, rootfs, sparse
-from vm.card import Card
+from vm.card import Card, Partition
 from vm.ext import ExtImage
 from vm.flushlog import CHUNK
 from vm.logwriter import LogWriter
@@ -52,16 +52,25 @@ def flush(vm: VM, number: int) -> str:
     return vm.run("cowflush flush", timeout=60).ok().text
 
 
-def made(card: Card, count: int, label: bytes = b"") -> Card:
+def made(
+    card: Card,
+    count: int,
+    label: bytes = b"",
+    log: Partition | None = None,
+    last: Callable[[Path], object] = lambda _image: None,
+) -> Card:
     """Gives a fresh card so many such flushes that are only in its log. No guest boots for them, and
-    the program never saw them: the second writer appends what debugfs changes."""
-    root = card.fs()
-    log = LogWriter(
+    the program never saw them: the second writer appends what debugfs changes. `last` changes root in the
+    last flush, too. `log` is where the log is, if it isn't the card's usual one."""
+    root, where = card.fs(), log or card.log
+    writer = LogWriter(
         card.path,
-        start=card.log.start * SECTOR,
-        chunks=card.log.size * SECTOR // CHUNK,
+        start=where.start * SECTOR,
+        chunks=where.size * SECTOR // CHUNK,
+        seed=where.start,
         root_sectors=card.root.size,
         root_uuid=uuid.UUID(root.superblock()["Filesystem UUID"]).bytes,
+        root_start=card.root.start,
         label=label,
     )
     first = _chunks(root.path, [0])[0]
@@ -72,8 +81,10 @@ def made(card: Card, count: int, label: bytes = b"") -> Card:
             now.replace(before)
             sparse.copy(before, now)
             _put_state(now, number)
+            if number == count:
+                last(now)
             changed = {at * SECTOR // CHUNK for at in sparse.differing_sectors(before, now)}
-            log.append(_chunks(now, sorted(changed)), card=first)
+            writer.append(_chunks(now, sorted(changed)), card=first)
     return card
 
 

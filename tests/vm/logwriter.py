@@ -44,6 +44,7 @@ class LogWriter:
     start: int = 0
     align: int = 1
     label: bytes = b""
+    root_start: int = 0
     seed: int = 0
     segments: list[Written] = field(default_factory=list)
 
@@ -124,7 +125,7 @@ class LogWriter:
         header = HEADER.pack(
             self.uuid, self.label, self.chunks, self.align, 0, self._number, self.root_uuid,
             self.root_sectors, self._generation, self._sequence, self._position,
-            self._behind(self._position), 0, 1_600_000_000, *self._life,
+            self._behind(self._position), 0, 1_600_000_000, *self._life, self.root_start,
         )  # fmt: skip
         for chunk in (self.chunks - 1, 0):
             self._put(chunk, _record(b"cowflLOG", header))

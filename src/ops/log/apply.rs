@@ -4,6 +4,7 @@
 //! the caller start a new generation in the log. Cut short at any moment it can be begun again.
 
 use super::Log;
+use crate::boot::whose::Fit;
 use crate::cow::format::{CHUNK_BYTES, PIECE};
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::Live;
@@ -17,15 +18,53 @@ use crate::units::Bytes;
 impl Log {
     /// Whether root is still what the segments were written for.
     pub fn fits(&self, root: &mut Direct) -> Result<bool> {
+        self.fit(root, false).map(|fit| fit == Fit::Fits)
+    }
+
+    /// The same, in more words. Where root is `torn`, so that there is no filesystem to be seen, a telling chunk that the
+    /// log has may hold anything: a card that loses its power while it writes that chunk leaves rubbish there, and a
+    /// filesystem that somebody else mounted would be one.
+    pub fn fit(&self, root: &mut Direct, torn: bool) -> Result<Fit> {
         let segments = &self.chain.segments;
+        let last = segments.iter().filter_map(|segment| segment.table.last()).map(|last| last.old);
+        if last.max().is_some_and(|last| last >= root.size().0.div_ceil(CHUNK_BYTES as u64)) {
+            return Ok(Fit::Changed);
+        }
         for chunk in witness::watched(segments) {
-            if chunk >= root.chunks()
-                || !witness::recognised(segments, chunk, &sector_crcs(&root.chunk(chunk)?))
-            {
-                return Ok(false);
+            let replaced = torn && self.place_of(chunk).is_some();
+            match root.chunk(chunk).map(|now| sector_crcs(&now)) {
+                Ok(now) if witness::recognised(segments, chunk, &now) => {}
+                _ if replaced => {}
+                Ok(_) => return Ok(Fit::Changed),
+                Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Fit::Fits)
+    }
+
+    /// Where the youngest data of a chunk of root stand in the log, and their checksum.
+    fn place_of(&self, chunk: u64) -> Option<(u64, u32)> {
+        self.chain.segments.iter().rev().find_map(|segment| {
+            let index = segment.table.binary_search_by_key(&chunk, |entry| entry.old).ok()?;
+            let position = segment.head.data().saturating_add(index as u64);
+            let entry = segment.table.get(index)?;
+            Some((self.chain.ring.chunk(position), entry.crc))
+        })
+    }
+
+    /// Root's first `bytes` (whole chunks) as it is read through the log. A chunk that can't be read is zero.
+    pub fn head_of(&mut self, root: &mut Direct, bytes: usize) -> Vec<u8> {
+        let mut head = vec![0; bytes];
+        for (chunk, into) in (0..).zip(head.chunks_exact_mut(CHUNK_BYTES)) {
+            let read = match self.place_of(chunk) {
+                Some((place, crc)) => self.disk.read_at(place, into).is_ok() && crc32c(into) == crc,
+                None => root.read_at(chunk, into).is_ok(),
+            };
+            if !read {
+                into.fill(0);
+            }
+        }
+        head
     }
 
     /// Copies `live`, what [`Self::verify`] returned, into root and makes it durable.

@@ -3,31 +3,23 @@
 use std::path::Path;
 
 use super::Log;
+use crate::boot::whose::Owner;
 use crate::error::{Error, Result};
 use crate::log::chain::{Chain, End, behind_crc};
-use crate::log::format::{Header, Life, Link, Uuid};
+use crate::log::format::{Header, Life, Link};
 use crate::log::ring::{Ring, SMALLEST};
 use crate::log::segment;
 use crate::sys::direct::Direct;
 use crate::sys::{random, time};
-use crate::units::{Bytes, Sectors};
+use crate::units::Bytes;
 
 use crate::cow::format::CHUNK_BYTES;
-
-/// The root that a log belongs to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Root {
-    /// UUID of its filesystem; zeros when it has none.
-    pub uuid: Uuid,
-    /// Size of its partition.
-    pub size: Sectors,
-}
 
 /// What a new log is asked to be.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
     /// The root that it will belong to.
-    pub root: Root,
+    pub root: Owner,
     /// Segments begin at a multiple of this many bytes; 0 for none.
     pub erase_block: Bytes,
     /// Merges fill the gaps in erase blocks of this size; 0: they don't.
@@ -73,6 +65,7 @@ impl Log {
             root_sectors: wish.root.size.0,
             start: Link { id: random::random()?, sequence: 0, position: 0, behind },
             life: Life { made: time::now(), ..Life::default() },
+            root_start: wish.root.start.0,
         };
         let segments = Vec::new();
         let next = header.start;
@@ -97,10 +90,20 @@ impl Log {
         self.renew(Header { life, ..self.chain.header })
     }
 
-    /// Gives an empty log another root.
-    pub fn rebind(&mut self, root: Root) -> Result<()> {
+    /// Notes what root is now. What is in the log stays in it: both headers lead to the same segments, so
+    /// a power cut between them changes nothing. Root must not be smaller than what the segments hold.
+    pub fn rebind(&mut self, root: Owner) -> Result<()> {
         let header = self.chain.header;
-        self.renew(Header { root_uuid: root.uuid, root_sectors: root.size.0, ..header })
+        let header = Header {
+            root_uuid: root.uuid,
+            root_sectors: root.size.0,
+            root_start: root.start.0,
+            number: header.number.saturating_add(1),
+            ..header
+        };
+        self.write_header(header)?;
+        self.chain.header = header;
+        Ok(())
     }
 
     fn renew(&mut self, header: Header) -> Result<()> {

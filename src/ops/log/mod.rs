@@ -8,13 +8,24 @@ pub mod make;
 
 use std::path::Path;
 
+use crate::boot::whose::Owner;
 use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{self, Bad, Chain, End, NoLog};
 use crate::log::format::{Defect, Header, Life};
 use crate::log::ring::Ring;
 use crate::sys::direct::Direct;
-use crate::units::Bytes;
+use crate::units::{Bytes, Sectors};
+
+/// What was found where a log could be.
+pub enum Sought {
+    /// No log.
+    Nothing,
+    /// A log.
+    Log(Box<Log>),
+    /// One that can't be read, or something that can't be read and may be one.
+    Unclear(Error),
+}
 
 /// A log that was opened and read.
 pub struct Log {
@@ -39,6 +50,30 @@ impl Log {
     /// The same, for looking only.
     pub fn look(path: &Path) -> Result<Self> {
         Self::read(Direct::open(path)?, false)
+    }
+
+    /// Looks whether there is a log.
+    pub fn seek(path: &Path) -> Sought {
+        let mut disk = match Direct::open(path) {
+            Ok(disk) => disk,
+            Err(error) => return Sought::Unclear(error),
+        };
+        // Too small for one, like the entry of an extended partition.
+        if Ring::new(disk.chunks(), 1).is_none() {
+            return Sought::Nothing;
+        }
+        let chunks = disk.chunks();
+        match chain::open(&mut disk, chunks, false) {
+            Ok((chain, whole)) => Sought::Log(Box::new(Self { disk, chain, whole })),
+            Err(NoLog::Absent) => Sought::Nothing,
+            Err(why) => Sought::Unclear(explain(path, why)),
+        }
+    }
+
+    /// From here on it can be written to, too.
+    pub fn make_writable(&mut self) -> Result<()> {
+        self.disk = Direct::open_writable(self.disk.path())?;
+        Ok(())
     }
 
     /// The same for a log that the stack uses: without the long search behind a flush that was cut
@@ -72,6 +107,18 @@ impl Log {
     /// The header.
     pub fn header(&self) -> &Header {
         &self.chain.header
+    }
+
+    /// The root that it belongs to, by its header.
+    pub fn owner(&self) -> Owner {
+        let header = self.header();
+        let (start, size) = (Sectors(header.root_start), Sectors(header.root_sectors));
+        Owner { uuid: header.root_uuid, start, size }
+    }
+
+    /// Something in it counts, or did.
+    pub fn has_flushes(&self) -> bool {
+        !self.chain.segments.is_empty() || !matches!(self.chain.end, End::Clean | End::Torn)
     }
 
     /// Figures since it was made, with the segments that are in it now.

@@ -68,7 +68,7 @@ pub fn run(
         After::Defer { limit, roof } => {
             let used = stack.root.and_then(|device| device.usage());
             let used = used.map_or(limit, |usage| usage.allocated.bytes());
-            let fresh = cowfile::create(limit, used, roof)?;
+            let fresh = cowfile::create(control, limit, used, roof)?;
             let root_target = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
             (Target::Snapshot { origin, cow, chunk }, root_target, Some(fresh))
         }

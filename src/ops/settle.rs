@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::prune::{Policy, Pruned, prune};
 use super::valve::Valve;
-use super::{quiet, seal, view};
+use super::{cowfile, quiet, seal, view};
 use crate::cow::format::CHUNK_BYTES;
 use crate::cow::view::Budget;
 use crate::dm::status::Usage;
@@ -19,7 +19,7 @@ use crate::stack::{self, Device, Live, Name, Stack, Step, Trouble, Wish};
 use crate::sys::direct::Direct;
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
-use crate::sys::{block, loopdev, watchdog};
+use crate::sys::{block, watchdog};
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// How often the merge is looked at: soon at first, since most are short.
@@ -75,7 +75,7 @@ impl Hands<'_> {
 /// Brings the stack to rest: finishes a flush or a merge, or cleans up after a command that was
 /// killed; and does what is wished for beyond that.
 pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
-    loopdev::release_strays();
+    cowfile::release_strays(hands.control);
     // What a flush needs for itself is added until it is done.
     let mut wish = wished;
     let control = hands.control;

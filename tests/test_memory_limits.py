@@ -8,7 +8,8 @@ whole COW would be lost (Invalid).
 from __future__ import annotations
 
 import pytest
-from vm import artefacts
+from vm import artefacts, local
+from vm.drive import Drive
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import STORE, check_settled, devices, status
@@ -17,6 +18,8 @@ from vm.router import STORE, check_settled, devices, status
 LIMITED = tuple(name for name in artefacts.EVERYWHERE if name.endswith(artefacts.X86_64))
 LIMIT = 24
 WRITTEN = 40
+# The COW's, and what its device has more.
+SIZE, SLACK = 100, 8
 # As a container has them: the limit is an outer group's, the writer is in an inner one.
 NESTED = "/sys/fs/cgroup/docker/one/inner"
 GROUPS = f"""
@@ -64,7 +67,7 @@ def counted(vm: VM) -> int:
 @pytest.mark.kernels(*LIMITED)
 def test_a_container_s_limit_is_none_of_the_cow_s(boot: Lab) -> None:
     """More is written than the limit allows, and more than that by one that can't be killed."""
-    vm = boot(memory=512, append="cowflush.size=60%")
+    vm = boot(memory=512, append=f"cowflush.size={SIZE}M")
     vm.run(GROUPS).ok()
     write(vm, "killable", 0)
     assert counted(vm) < 64 << 10
@@ -72,6 +75,8 @@ def test_a_container_s_limit_is_none_of_the_cow_s(boot: Lab) -> None:
     assert (report["phase"], report["cow_used"] > WRITTEN << 20) == ("idle", True)
     vm.run("cowflush flush", timeout=120).ok()
     check_settled(vm)
+    # It had to share the memory with what was sealed, and has grown in use.
+    assert status(vm)["cow_size"] == report["cow_size"] == SIZE + SLACK << 20
     write(vm, "unkillable", UNKILLABLE)
     check(vm, "killable", "unkillable")
     vm.run("rm /root/killable; cowflush flush", timeout=120).ok()
@@ -92,6 +97,28 @@ def test_a_container_s_limit_is_none_of_the_cow_s(boot: Lab) -> None:
     vm.poweroff()
     vm.card.fsck()
     assert vm.card.hashes("/root") == wanted
+
+
+@pytest.mark.kernels(LIMITED[0])
+def test_what_comes_back_from_the_spill_area_counts_against_nobody_either(boot: Lab) -> None:
+    swap = boot.directory / "swap.img"
+    local.run(["truncate", "-s", "160M", swap], check=True)
+    vm = boot(drives=[Drive(swap)], append=f"cowflush.size={SIZE}M")
+    vm.run(GROUPS).ok()
+    vm.run("mkswap /dev/sdb && swapon /dev/sdb").ok()
+    write(vm, "spilled", UNKILLABLE)
+    check(vm, "spilled")
+    vm.run("mount -t tmpfs -o size=200M others /tmp").ok()
+    vm.run("dd if=/dev/zero of=/tmp/all bs=64k count=3000 2>/dev/null", timeout=120).ok()
+    used = vm.run("awk '/sdb/ { print $4 }' /proc/swaps").ok().text
+    assert int(used) > WRITTEN << 9, "half of the COW, or as much of others, in KiB"
+    # The writer reads it, and writes it once more.
+    script = JOIN.format(score=UNKILLABLE) + "md5sum </root/spilled | cmp - /run/spilled.md5"
+    vm.run(f"sh -c '{script}' 2>&1", timeout=120).ok()
+    write(vm, "spilled", UNKILLABLE)
+    assert counted(vm) < 64 << 10
+    check(vm, "spilled")
+    assert status(vm)["phase"] == "idle"
 
 
 @pytest.mark.kernels(LIMITED[0])

@@ -43,7 +43,7 @@ fn put_together(
             seat = snapshot(control, Name::Logged, card.size, seat, cow)?;
         }
     }
-    let cow = cowfile::create(limit, Bytes(0), roof)?;
+    let cow = cowfile::create(control, limit, Bytes(0), roof)?;
     let root = snapshot(control, Name::Root, card.size, seat, cow.number())?;
     // Not before: to load the table may have loaded the kernel module.
     cow_threshold::set(pace::threshold(limit));

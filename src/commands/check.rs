@@ -3,11 +3,12 @@
 use cowflush::boot::devices;
 use cowflush::config::Config;
 use cowflush::cow::size;
+use cowflush::dm::Target;
 use cowflush::error::{Error, Exit, Result};
-use cowflush::ops::{hold, run_dir, status};
+use cowflush::ops::{cowfile, hold, run_dir, status};
 use cowflush::report::json::Object;
 use cowflush::sys::dm::Control;
-use cowflush::sys::{block, loopdev, memory};
+use cowflush::sys::{block, cgroups, loopdev, memory};
 use cowflush::units::DevNo;
 
 use crate::commands::{advice, config, log, options};
@@ -80,6 +81,7 @@ pub fn run(json: bool) -> Result<Exit> {
     items.push(tmpfs());
     let config = config();
     items.push(ram(&config));
+    items.push(memory_limits(control.as_ref().ok()));
     items.extend(card(control.as_ref().ok()));
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     items.extend(advice::items(&mounts, config.prune));
@@ -173,6 +175,26 @@ fn ram(config: &Config) -> Item {
         Item::note("memory", found, "That fills up fast. Free memory, or flush often.")
     } else {
         Item::found("memory", found)
+    }
+}
+
+/// Those of cgroups: containers, services.
+fn memory_limits(control: Option<&Control>) -> Item {
+    const NAME: &str = "memory limits";
+    let root = control.and_then(|control| control.stack().ok()).and_then(|stack| stack.root);
+    let cow = match root.and_then(|root| root.target()) {
+        Some(Target::Snapshot { cow, .. }) => Some(cow),
+        _ => None,
+    };
+    if cgroups::count_loop_pages() && cow.is_some_and(|cow| !cowfile::is_nobodys(cow)) {
+        Item::note(
+            NAME,
+            "the COW counts against those of whoever writes to root",
+            "A flush makes a COW that does not; if this stays, the kernel log (dmesg) has the reason, and \
+             cgroup_disable=memory on the kernel command line switches all of them off.",
+        )
+    } else {
+        Item::found(NAME, "the COW counts against nobody's")
     }
 }
 

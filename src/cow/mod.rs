@@ -6,4 +6,5 @@ pub mod fill;
 pub mod format;
 pub mod pace;
 pub mod size;
+pub mod store;
 pub mod view;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::cowfile;
+use super::cowfile::{self, Cow};
 use super::valve::Valve;
 use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
@@ -15,7 +15,6 @@ use crate::error::{Doing, Error, Result};
 use crate::stack::{Device, Name, Stack};
 use crate::sys::dm::Control;
 use crate::sys::guard::{self, End, Guard};
-use crate::sys::loopdev::Loop;
 use crate::sys::{block, cow_threshold, signals};
 use crate::units::{Bytes, DevNo, Sectors};
 
@@ -71,7 +70,7 @@ pub fn run(
         After::Defer { limit, roof } => {
             let used = stack.root.and_then(|device| device.usage());
             let used = used.map_or(limit, |usage| usage.allocated.bytes());
-            let fresh = cowfile::create(limit, used, roof)?;
+            let fresh = cowfile::create(control, limit, used, roof)?;
             let root_target = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
             (Target::Snapshot { origin, cow, chunk }, root_target, Some(fresh))
         }
@@ -139,7 +138,7 @@ pub struct Held<'a> {
     /// Dropped when root goes on.
     _guard: Tight,
     /// In case root's table has to be loaded again.
-    _fresh: Loop,
+    _fresh: Cow,
     length: Sectors,
     origin: DevNo,
     since: Instant,
@@ -156,7 +155,8 @@ pub fn hold<'a>(
     let root = deferring(stack.root)
         .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
     let used = stack.root.and_then(|device| device.usage());
-    let fresh = cowfile::create(limit, used.map_or(limit, |usage| usage.allocated.bytes()), roof)?;
+    let fresh =
+        cowfile::create(control, limit, used.map_or(limit, |usage| usage.allocated.bytes()), roof)?;
     let sealed = control.create(Name::Sealed)?;
     let (chunk, origin, length) = (CHUNK_SECTORS, root.seat, root.length);
     let below = Line::whole(length, Target::Snapshot { origin, cow: root.cow, chunk });

@@ -24,7 +24,7 @@ use crate::stack::{self, Device, Live, Name, Stack, Step, Trouble, Wish};
 use crate::sys::direct::Direct;
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
-use crate::sys::{block, loopdev, watchdog};
+use crate::sys::{block, watchdog};
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// How often the merge is looked at: soon at first, since most are short.
@@ -104,7 +104,7 @@ impl Hands<'_> {
 /// Brings the stack to rest: finishes a flush or a merge, or cleans up after a command that was
 /// killed; and does what is wished for beyond that.
 pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
-    loopdev::release_strays();
+    cowfile::release_strays(hands.control);
     // What a flush needs for itself is added until it is done.
     let mut wish = wished;
     let control = hands.control;
@@ -490,7 +490,7 @@ fn reseat(hands: &Hands<'_>, stack: &Stack) -> Result<()> {
     let (fresh, target) = match sealed.target() {
         Some(Target::Snapshot { chunk, .. }) => {
             let used = sealed.usage().map_or(hands.limit, |usage| usage.allocated.bytes());
-            let fresh = cowfile::create(hands.limit, used, hands.roof)?;
+            let fresh = cowfile::create(hands.control, hands.limit, used, hands.roof)?;
             let cow = fresh.number();
             (Some(fresh), Target::Snapshot { origin: sealed.number, cow, chunk })
         }

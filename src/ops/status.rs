@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::daemon::note::{self, DaemonNote};
 use super::log::Log;
-use super::{hold, run_dir, spill, view};
+use super::{cowfile, hold, run_dir, spill, view};
 use crate::dm::SnapshotStatus;
 use crate::dm::Target;
 use crate::error::Exit;
@@ -248,7 +248,9 @@ fn phase(stack: &Stack) -> Phase {
 fn unprivileged() -> Report {
     let Some(root) = device_named(Name::Root) else { return Report::default() };
     let under = slaves(root);
-    let cow = under.iter().copied().find(|device| block::name(*device).starts_with("loop"));
+    let is_cow =
+        |device: &DevNo| block::name(*device).starts_with("loop") || cowfile::is_nobodys(*device);
+    let cow = under.iter().copied().find(is_cow);
     let sealed = device_named(Name::Sealed);
     let lowest = device_named(Name::Origin).or(sealed);
     let card = lowest.and_then(|device| slaves(device).first().copied());

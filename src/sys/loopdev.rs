@@ -82,7 +82,7 @@ impl Info {
 /// An attached loop device. Keep it until a table uses the device; dropping it earlier
 /// detaches it.
 pub struct Loop {
-    _node: File,
+    node: File,
     number: DevNo,
 }
 
@@ -100,7 +100,7 @@ pub fn attach(file: &File, name: &str, limit: Bytes) -> Result<Loop> {
     for _ in 0..16 {
         let (path, node) = open_free(&control)?;
         match configure(&node, file, &info) {
-            Ok(()) => return Ok(Loop { number: block::number(&node, &path)?, _node: node }),
+            Ok(()) => return Ok(Loop { number: block::number(&node, &path)?, node }),
             Err(Errno::EBUSY) => continue,
             Err(errno) => return Err(errno).doing(|| format!("attach {name} to {path}")),
         }
@@ -167,6 +167,11 @@ impl Loop {
     /// Its device number.
     pub fn number(&self) -> DevNo {
         self.number
+    }
+
+    /// What keeps it, without what it was.
+    pub fn into_node(self) -> File {
+        self.node
     }
 }
 

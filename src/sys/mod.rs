@@ -2,6 +2,7 @@
 
 pub mod attendant;
 pub mod block;
+pub mod cgroups;
 pub mod cow_threshold;
 pub mod direct;
 pub mod dm;

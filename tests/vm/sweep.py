@@ -7,7 +7,7 @@ from collections.abc import Callable
 from vm import flushlog, workload
 from vm.card import Card
 from vm.machine import VM
-from vm.router import LOGGED, check_settled, memory
+from vm.router import LIMITS, LOGGED, check_settled, memory
 
 KILLED = 137
 
@@ -21,7 +21,8 @@ names() {
 }
 settled() {
     devices=$(names /sys/block/dm-*/dm/name)
-    devices=$(echo $devices | tr ' ' '\\n' | sort | tr '\\n' ' ')
+    stores=$(echo $devices | tr ' ' '\\n' | grep -c '^cowflush-cow-')
+    devices=$(echo $devices | tr ' ' '\\n' | grep -v '^cowflush-cow-' | sort | tr '\\n' ' ')
     through=$(cowflush status --json | grep -c '^{"version":1,"mode":"write-through"')
     case $log$through$devices in
     [01]'cowflush-origin cowflush-root ') ;;
@@ -30,6 +31,11 @@ settled() {
     *) say "other devices: $devices" ;;
     esac
     loops=$(names /sys/block/loop*/loop/backing_file)
+    blanks=$(echo $loops | grep -o cowflush-blank | grep -c .)
+    wanted=0
+    [ $through = 1 ] || ! LIMITS || wanted=1
+    [ $stores$blanks = $wanted$wanted ] || say "$stores devices that COWs stand on, $blanks blank"
+    loops=$(echo "$loops" | sed 's/cowflush-blank (deleted) //')
     case $log$through$loops in
     '0cowflush-cow (deleted) ' | '1' | 'yes1') ;;
     'yes0cowflush-cow (deleted) cowflush-table (deleted) ') ;;
@@ -37,7 +43,7 @@ settled() {
     *) say "other loop devices: $loops" ;;
     esac
 }
-"""
+""".replace("LIMITS", LIMITS)
 
 # What a guest needs when root refuses reads, or is suspended: its programs are in RAM from then on.
 TO_RAM = """

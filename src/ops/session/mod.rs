@@ -247,7 +247,11 @@ impl<'a> Session<'a> {
     /// the lock goes from one process to the next nobody looks after it for a moment.
     fn grow(&self) -> Result<()> {
         match self.control.stack()?.root.and_then(|root| root.target()) {
-            Some(Target::Snapshot { cow, .. }) => cowfile::grow(cow, self.limit, self.roof),
+            Some(Target::Snapshot { cow, .. }) => {
+                // What was sealed goes first: what it held is room.
+                cowfile::release_strays(&self.control);
+                cowfile::grow(&self.control, cow, self.limit, self.roof)
+            }
             _ => Ok(()),
         }
     }

@@ -147,7 +147,7 @@ impl Session<'_> {
         else {
             return Err(settle::explain(Trouble::Foreign(Name::Root)));
         };
-        let cow = cowfile::create(self.limit, Bytes(0), self.roof)?;
+        let cow = cowfile::create(&self.control, self.limit, Bytes(0), self.roof)?;
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         // One request suspends root, swaps the table and resumes it: nothing can die between.
         self.control.load(Name::Root, &[Line::whole(length, target)])?;

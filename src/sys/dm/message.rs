@@ -17,6 +17,7 @@ const INACTIVE_PRESENT: u32 = 1 << 6; // out: has a loaded table
 const BUFFER_FULL: u32 = 1 << 8; // out: the answer did not fit
 const SKIP_LOCKFS: u32 = 1 << 10; // in: suspend without freezing the filesystem
 const NOFLUSH: u32 = 1 << 11; // in: suspend or ask without waiting for queued I/O
+const DEFERRED_REMOVE: u32 = 1 << 17; // in: remove it when its last user is gone
 
 /// `struct dm_ioctl`.
 #[repr(C)]
@@ -70,6 +71,8 @@ pub enum Request {
     Create,
     /// DM_DEV_REMOVE.
     Remove,
+    /// The same, as soon as nobody has the device open (since 3.13).
+    RemoveLater,
     /// DM_DEV_RENAME.
     Rename,
     /// DM_DEV_SUSPEND: hold back I/O.
@@ -103,7 +106,7 @@ impl Request {
         let number = match self {
             Request::Version => 0,
             Request::Create => 3,
-            Request::Remove => 4,
+            Request::Remove | Request::RemoveLater => 4,
             Request::Rename => 5,
             Request::Suspend { .. } | Request::Resume { .. } => 6,
             Request::Status => 7,
@@ -122,6 +125,7 @@ impl Request {
             Request::Resume { freeze: false } => SKIP_LOCKFS,
             Request::TargetStatus => NOFLUSH,
             Request::Table => NOFLUSH | STATUS_TABLE,
+            Request::RemoveLater => DEFERRED_REMOVE,
             _ => 0,
         }
     }
@@ -157,28 +161,48 @@ impl Message {
         let mut message = Self::about(name);
         let mut at = 0;
         for line in lines {
-            let params = line.target.params();
-            let size = (SPEC + params.len() + 1).next_multiple_of(8);
-            let Some(slot) = message.body.get_mut(at..at + size) else { break };
-            let mut kind = [0; 16];
-            put_text(&mut kind, line.target.kind());
-            let fields: [&[u8]; 6] = [
-                &line.start.0.to_ne_bytes(),
-                &line.length.0.to_ne_bytes(),
-                &0i32.to_ne_bytes(),
-                &(size as u32).to_ne_bytes(),
-                &kind,
-                params.as_bytes(),
-            ];
-            let mut bytes = slot.iter_mut();
-            for value in fields.into_iter().flatten() {
-                if let Some(byte) = bytes.next() {
-                    *byte = *value;
-                }
-            }
-            at += size;
+            let (kind, params) = (line.target.kind(), line.target.params());
+            let Some(end) = message.put(at, line.start, line.length, kind, &params) else { break };
+            at = end;
         }
         message
+    }
+
+    /// Load a table of one target into the device of that name, which is none of the stack's.
+    pub(super) fn load_one(name: &str, length: Sectors, kind: &str, params: &str) -> Box<Self> {
+        let mut message = Self::named(name);
+        message.put(0, Sectors(0), length, kind, params);
+        message
+    }
+
+    /// Puts one target at that place of the body; returns where the next one goes. `None`: no room.
+    fn put(
+        &mut self,
+        at: usize,
+        start: Sectors,
+        length: Sectors,
+        kind: &str,
+        params: &str,
+    ) -> Option<usize> {
+        let size = (SPEC + params.len() + 1).next_multiple_of(8);
+        let slot = self.body.get_mut(at..at + size)?;
+        let mut kind_field = [0; 16];
+        put_text(&mut kind_field, kind);
+        let fields: [&[u8]; 6] = [
+            &start.0.to_ne_bytes(),
+            &length.0.to_ne_bytes(),
+            &0i32.to_ne_bytes(),
+            &(size as u32).to_ne_bytes(),
+            &kind_field,
+            params.as_bytes(),
+        ];
+        let mut bytes = slot.iter_mut();
+        for value in fields.into_iter().flatten() {
+            if let Some(byte) = bytes.next() {
+                *byte = *value;
+            }
+        }
+        Some(at + size)
     }
 
     pub(super) fn rename(from: Name, to: Name) -> Box<Self> {
@@ -303,6 +327,7 @@ mod tests {
             (Request::Version, 0xC138_FD00),
             (Request::Create, 0xC138_FD03),
             (Request::Remove, 0xC138_FD04),
+            (Request::RemoveLater, 0xC138_FD04),
             (Request::Rename, 0xC138_FD05),
             (Request::Suspend { freeze: true }, 0xC138_FD06),
             (Request::Resume { freeze: false }, 0xC138_FD06),
@@ -315,6 +340,24 @@ mod tests {
         for (request, code) in codes {
             assert_eq!(request.code(), code, "{request:?}");
         }
+    }
+
+    #[test]
+    fn only_one_request_removes_what_is_in_use() {
+        // DM_DEFERRED_REMOVE of include/uapi/linux/dm-ioctl.h.
+        assert_eq!((Request::Remove.flags(), Request::RemoveLater.flags()), (0, 0x2_0000));
+    }
+
+    #[test]
+    fn a_table_of_one_target_is_the_same_by_any_way() {
+        let card = DevNo { major: 8, minor: 1 };
+        let target = Target::Linear { device: card, offset: Sectors(63) };
+        let lines = [Line::whole(Sectors(8), target)];
+        let (kind, params) = (target.kind(), target.params());
+        let one = Message::load_one(Name::View.text(), Sectors(8), kind, &params);
+        let same = Message::load(Name::View, &lines);
+        assert_eq!((one.header.target_count, one.header.name), (1, same.header.name));
+        assert_eq!(one.body, same.body);
     }
 
     #[test]

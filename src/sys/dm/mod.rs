@@ -3,6 +3,7 @@
 //! Source: include/uapi/linux/dm-ioctl.h and drivers/md/dm-ioctl.c.
 
 mod message;
+mod store;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

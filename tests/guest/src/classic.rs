@@ -47,7 +47,7 @@ impl Classic {
         let merged = root.usage().map_or(Bytes(0), |usage| usage.data().bytes());
         // Of that size, without slack.
         let size = Bytes(self.size);
-        let fresh = cowfile::create(size, Bytes(0), size)?;
+        let fresh = cowfile::create(&control, size, Bytes(0), size)?;
         control.create(Name::Sealed)?;
         let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
         control.load(Name::Sealed, &[merge])?;

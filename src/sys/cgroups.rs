@@ -1,0 +1,60 @@
+//! Control groups: whether what a request to a loop device needs can count against a memory limit.
+//!
+//! The kernel does so where it knows both of whom a request is (blkio) and whose a page is (memory):
+//! `loop_queue_rq` in drivers/block/loop.c.
+
+/// Whether this kernel can. Whether somebody has such a limit can change at any time.
+pub fn count_loop_pages() -> bool {
+    let listed = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let delegated = std::fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_default();
+    counts(&listed, &delegated)
+}
+
+/// `listed` is a line a controller: name, hierarchy, groups, whether it is enabled. Newer kernels leave out
+/// what can't be had in the old way, as memory often; `delegated` has a line for each file that somebody may
+/// be given, and there memory has one.
+fn counts(listed: &str, delegated: &str) -> bool {
+    let enabled = |name: &str| {
+        let line =
+            listed.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
+        Some(line.split_ascii_whitespace().nth(3) == Some("1"))
+    };
+    let memory = || delegated.lines().any(|file| file.starts_with("memory."));
+    enabled("blkio").unwrap_or(false) && enabled("memory").unwrap_or_else(memory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n";
+    const DELEGATED: &str = "cgroup.procs\nmemory.oom.group\n";
+
+    #[test]
+    fn both_controllers_are_needed() {
+        let listed = |lines: &str| format!("{HEAD}{lines}");
+        let both = listed("cpu\t0\t70\t1\nblkio\t0\t70\t1\nmemory\t0\t70\t1\n");
+        assert!(counts(&both, "") && counts(&both, DELEGATED));
+        for lines in [
+            "",
+            "cpu 0 70 1\n",
+            "blkio 0 70 1\n",
+            "memory 0 70 1\n",
+            "blkio 0 70 1\nmemory 0 70 0\n",
+            "blkio 0 70 0\nmemory 0 70 1\n",
+        ] {
+            assert!(!counts(&listed(lines), ""), "{lines}");
+        }
+        assert!(!counts("", ""), "a kernel without cgroups");
+    }
+
+    #[test]
+    fn memory_that_is_not_listed_is_seen_by_its_files() {
+        let listed = format!("{HEAD}blkio\t0\t70\t1\n");
+        assert!(counts(&listed, DELEGATED));
+        assert!(!counts(&listed, "cgroup.procs\n"));
+        // Switched off on the kernel's command line, it still has files.
+        let off = format!("{listed}memory\t0\t70\t0\n");
+        assert!(!counts(&off, DELEGATED));
+    }
+}

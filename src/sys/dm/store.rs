@@ -1,0 +1,58 @@
+//! Devices beside the stack's own: those that COWs may stand on ([`crate::cow::store`]).
+
+use nix::errno::Errno;
+
+use super::{Control, Message, Request};
+use crate::cow::store::{self, Store};
+use crate::units::{DevNo, Sectors};
+
+impl Control {
+    /// Makes such a device, without a table. Returns its number, by which it is called.
+    pub fn create_store(&self) -> Result<u32, Errno> {
+        for number in 0..store::MOST {
+            match self.tell(Request::Create, number) {
+                // One of that name is there.
+                Err(Errno::EBUSY) => continue,
+                result => return result.map(|_| number),
+            }
+        }
+        Err(Errno::EBUSY)
+    }
+
+    /// Lets it stand on `on`, with that length from now on; whoever uses it goes on using it.
+    ///
+    /// The kernel hands the exceptions from one table to the next, since both have the same devices. It waits
+    /// for what is on its way, and lets what comes meanwhile wait.
+    pub fn put_store(&self, number: u32, on: &Store, length: Sectors) -> Result<DevNo, Errno> {
+        let mut message =
+            Message::load_one(&store::name(number), length, store::KIND, &on.params());
+        self.run(Request::Load, &mut message)?;
+        let resume = Request::Resume { freeze: false };
+        // Once more: a failure behind the swap would leave it suspended, and root with it.
+        match self.tell(resume, number).or_else(|_| self.tell(resume, number)) {
+            Ok(message) => Ok(message.number()),
+            Err(errno) => {
+                let _ = self.tell(Request::Clear, number);
+                Err(errno)
+            }
+        }
+    }
+
+    /// What it stands on, and its length; `None` for a table that cowflush never makes there.
+    pub fn store(&self, number: u32) -> Result<Option<(Store, Sectors)>, Errno> {
+        let message = self.tell(Request::Table, number)?;
+        let line = message.targets().next();
+        Ok(line.and_then(|(_, length, kind, params)| Some((Store::parse(kind, params)?, length))))
+    }
+
+    /// Lets the kernel remove it as soon as nobody has it open; at once, if nobody has.
+    pub fn release_store(&self, number: u32) -> Result<(), Errno> {
+        self.tell(Request::RemoveLater, number).map(drop)
+    }
+
+    fn tell(&self, request: Request, number: u32) -> Result<Box<Message>, Errno> {
+        let mut message = Message::named(&store::name(number));
+        self.run(request, &mut message)?;
+        Ok(message)
+    }
+}

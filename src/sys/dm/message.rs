@@ -356,7 +356,7 @@ mod tests {
         let (kind, params) = (target.kind(), target.params());
         let one = Message::load_one(Name::View.text(), Sectors(8), kind, &params);
         let same = Message::load(Name::View, &lines);
-        assert_eq!((one.header.target_count, one.header.name), (1, same.header.name));
+        assert_eq!((one.lines(), one.header.name), (same.lines(), same.header.name));
         assert_eq!(one.body, same.body);
     }
 

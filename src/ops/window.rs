@@ -663,6 +663,20 @@ mod tests {
         (Model { calls: 0, said: Vec::new(), ..model }, restart)
     }
 
+    /// Held, and let go without anything that a last step does in between.
+    fn holding() -> Window {
+        let (model, _) = deferring();
+        (model, |model| {
+            hold(model)?;
+            match mend(model) {
+                Some(stack) if stack.is_under_root(Name::Sealed) => Ok(()),
+                stack => {
+                    Err(Failed { at: Moment::Resume, errno: Errno::EIO, asleep: stack.is_none() })
+                }
+            }
+        })
+    }
+
     /// A process in the window, its guard should it be killed, and then commands until one comes to its end. Returns
     /// how many calls there were.
     fn live_through((start, window): &Window, faults: &[(usize, Fate)]) -> usize {
@@ -716,9 +730,12 @@ mod tests {
     /// process is killed, up to three times in a run.
     #[test]
     fn whatever_fails_in_a_window_nothing_is_lost_and_root_wakes_up_on_what_it_wrote() {
-        for (window, least) in
-            [(deferring(), 5_000), (writing_through(), 5_000), (restarting(), 5_000)]
-        {
+        for (window, least) in [
+            (deferring(), 5_000),
+            (writing_through(), 5_000),
+            (restarting(), 5_000),
+            (holding(), 5_000),
+        ] {
             let runs = every_fault(&window, &mut Vec::new(), 3);
             assert!(runs > least, "{runs}");
         }

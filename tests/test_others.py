@@ -20,15 +20,15 @@ def node(vm: VM, name: str) -> str:
     return vm.run(NODE.format(name=name)).ok().text.strip()
 
 
-def refuses(vm: VM, commands: dict[str, str], code: int | None = FAILED) -> None:
-    """Each of these is refused with such words, and changes neither the card nor the stack."""
-    card, devices = vm.card_stats(), vm.run(DEVICES).output
+def refuses(vm: VM, commands: dict[str, str], code: int | None = FAILED, disk: int = 0) -> None:
+    """Each of these is refused with such words, and changes neither the card on this disk nor the stack."""
+    card, devices = vm.card_stats(disk), vm.run(DEVICES).output
     for command, words in commands.items():
         done = vm.run(command, timeout=60)
         assert done.code == code if code else done.code > 0, (command, done)
         assert words in " ".join(done.text.split()), (command, done.text)
         assert vm.run(DEVICES).output == devices, command
-    assert (vm.card_stats() - card).wr_operations == 0
+    assert (vm.card_stats(disk) - card).wr_operations == 0
 
 
 def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
@@ -116,10 +116,9 @@ def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
     vm.run(
         f"mkdir /run/m && mount -o ro {stack} /run/m && [ $(cat /run/m{logged.STATE}) = 2 ]"
     ).ok()
-    refuses(vm, offline | {"cowflush attach --plain /dev/sdb1": taken}, None)
-    assert vm.card_stats(1).wr_operations == 0
+    refuses(vm, offline | {"cowflush attach --plain /dev/sdb1": taken}, None, disk=1)
     vm.run("umount /run/m").ok()
-    refuses(vm, offline, None)
+    refuses(vm, offline, None, disk=1)
     plain = vm.run("cowflush attach --plain /dev/sdb1 2>/dev/null", timeout=60).ok().text
     assert plain.strip() == "/dev/sdb1" and vm.run(DEVICES).output == b""
     vm.run(

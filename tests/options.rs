@@ -251,6 +251,17 @@ fn a_log_that_does_not_fit_root_is_applied_only_by_force() {
 }
 
 #[test]
+fn a_root_that_has_grown_since_gets_its_flushes() {
+    let images = Images::new("grown");
+    images.format();
+    images.append(5, 0xaa);
+    images.write("root.img", &[root(0x0a), vec![0; MIB]].concat());
+    let (code, _, said) = images.run(&["recover", "root.img", "log.img", "--merge"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(images.read("root.img")[5 * CHUNK_BYTES..6 * CHUNK_BYTES], [0xaa; CHUNK_BYTES]);
+}
+
+#[test]
 fn a_root_that_was_changed_since_is_told_apart() {
     let images = Images::new("changed");
     images.format();

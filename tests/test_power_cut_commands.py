@@ -24,7 +24,7 @@ from powercut.recording import (
 )
 from powercut.states import Arrived, State
 from powercut.ways import DAMAGED, FILLED, LOG, LOG_START, NO_LOG, ROOT_START
-from vm import Card, Drive, Filesystem, artefacts, daemon, ext, flushlog, workload
+from vm import Card, Drive, Filesystem, artefacts, ext, flushlog
 from vm.lab import Lab
 
 SEED = 1
@@ -230,30 +230,6 @@ def test_a_merge_that_fills_gaps_writes_nothing_to_the_log_but_its_header(boot: 
     judge = Judge(made.end(), FILLED.recover)
     check(judged(judge))
     check_order(judge, "cowflush merge", order.MERGE)
-
-
-@pytest.mark.thorough
-def test_a_cut_around_a_last_resort_does_no_harm(boot: Lab) -> None:
-    """The whole card refuses writes until the last resort has failed once; there are two flushes in the log, and a
-    writer goes on all the time."""
-    made = recorder(boot, LOG, 2, memory=128)
-    vm = made.vm
-    vm.put("/etc/cowflush.conf", (daemon.QUIET + "size=4M\n").encode())
-    vm.run(f"mkdir {workload.FOLDER}").ok()
-    for _ in range(2):
-        made.change()
-        made.flush(read=False)
-    daemon.begin(vm)
-    vm.fail_writes()
-    writer = workload.Writer(vm)
-    vm.wait_console(r"the last resort failed(?s:.*?)flush \(high\) failed", timeout=180)
-    vm.heal()
-    daemon.wait_for(vm, "straight to the card", timeout=180)
-    writer.wait_rounds(1)
-    judge = Judge(made.end(), LOG.recover, mounted=True)
-    received = range(max(mark.entry for mark in judge.marks), len(judge.entries))
-    assert "c" in order.word(judge.entries, received), "the log was not written to"
-    check(judged(judge))
 
 
 # --- what works on a log without a stack ---------------------------------------

@@ -175,6 +175,20 @@ def test_the_kernels_settings_come_back_when_the_daemon_ends(boot: Lab) -> None:
 
 
 @pytest.mark.thorough
+def test_a_machine_with_no_watch_left_is_told_and_still_flushed_by_the_clock(boot: Lab) -> None:
+    vm = boot()
+    # inotify_init1: too many open files.
+    vm.put("/etc/cowflush.conf", b"interval=2s\nmin-flush=4K\nurgent=/etc\n")
+    vm.run("cowflush flush", timeout=60).ok()
+    daemon.begin(vm, "guest-tools deny --call 332 --errno 24")
+    said = wait_for(vm, "changes under /etc are not watched: Too many open files")
+    assert "max_user_instances" in said
+    vm.run("echo x >/etc/x; sync").ok()
+    wait_for(vm, "flushed (interval)")
+    assert daemon.said(vm).count("are not watched") == 2, "once for each kind of path"
+
+
+@pytest.mark.thorough
 def test_told_to_end_in_the_middle_of_a_flush_it_ends_and_counts_no_failure(boot: Lab) -> None:
     """The signal ends the flush first: it must be met as the daemon's end as well."""
     vm = boot(throttle=Throttle(bytes_per_second=200_000))

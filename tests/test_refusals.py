@@ -325,7 +325,6 @@ REFUSED = (
     ("--call 194", NO_MEMORY, "flush", FAILED, "cannot set the size of cowflush-cow: "),  # ftruncate64
     ("--call 181", NO_MEMORY, "flush", FAILED, "cannot write the view's table: "),  # pwrite64
     ("--call 118", NO_MEMORY, "flush", 5, "cannot flush the write cache of /dev/sda1: "),  # fsync
-    ("--call 332", NO_FILES, "daemon", FAILED, "cannot watch for changes: "),  # inotify_init1
     ("--call 88", NOT_PERMITTED, "discard --now", FAILED, "cannot reboot: "),
 )  # fmt: skip
 

@@ -294,7 +294,8 @@ def test_what_the_log_prints_is_documented_and_true(boot: Lab) -> None:
     assert life == {"segments": 2, "bytes": sum(flushed), "merges": 0, "merged": 0}
     verified = vm.run("cowflush log --verify --json").ok().output
     assert jsondoc.parse("log", verified)["segments"] == report["segments"]
-    short = {"partition": "sda2", "segments": 2, "used_percent": 100 * log.used() // log.length}
+    used = 100 * log.used() // log.length
+    short = {"partition": "sda2", "state": "clean", "segments": 2, "used_percent": used}
     assert status(vm)["log"] == short
     # Nothing has reached root's own partition yet.
     assert status(vm)["reached_card"] == {"requests": 0, "bytes": 0}

@@ -46,7 +46,7 @@ def test_words_that_are_not_understood() -> None:
             "log format x --fill 128M",
             "Error parsing option '--fill' with value '128M': `128M` is no multiple of 4K up to 64M",
         ),
-        ("init", "cannot run init: this is not PID 1."),
+        ("init", "cannot run init: this is not the init of an initramfs."),
     ):
         done = logged.host(*words.split())
         assert (done.returncode, done.stdout) == (USAGE, ""), (words, done)

@@ -224,10 +224,9 @@ fn every_option_of_recover_does_what_it_says_and_without_one_it_only_looks() {
 
 #[test]
 fn a_log_that_does_not_fit_root_is_applied_only_by_force() {
-    for (name, stranger) in [
-        ("another root", root(0x0b)),
-        ("a larger one", [root(0x0b), vec![0; MIB]].concat()),
-    ] {
+    for (name, stranger) in
+        [("another root", root(0x0b)), ("a larger one", [root(0x0b), vec![0; MIB]].concat())]
+    {
         let images = Images::new("force");
         images.format();
         images.append(5, 0xaa);

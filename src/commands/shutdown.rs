@@ -72,6 +72,12 @@ fn stop(console: &Console, signals: &mut signals::Held) -> Result<Exit> {
     }
     // First into the flush log, if there is one: that is quick, and from then on nothing can be lost.
     let flushed = session.flush(How::default());
+    // The time is over: there is none for another try either.
+    if let Err(error) = flushed.as_ref()
+        && error.exit_code() == Exit::Interrupted
+    {
+        return flushed.map(|_| Exit::Interrupted);
+    }
     let stack = session.stack()?;
     if let (Ok(Outcome::Flushed { record, .. }), Some(log)) = (&flushed, stack.log_partition())
         && record.logged > Bytes(0)

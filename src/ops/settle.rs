@@ -9,7 +9,7 @@ use super::rule::Rule;
 use super::valve::Valve;
 use super::{cowfile, quiet, seal, view};
 use crate::config::Config;
-use crate::cow::format::CHUNK_BYTES;
+use crate::cow::format::{CHUNK_BYTES, PIECE};
 use crate::cow::view::Budget;
 use crate::dm::status::Usage;
 use crate::dm::{Line, SnapshotStatus, Target};
@@ -299,14 +299,14 @@ pub fn into_card(hands: &mut Hands<'_>) -> Result<Option<Settled>> {
 
 /// Builds the view and starts its merge. Returns how much will be merged.
 fn start_merge(
-    hands: &Hands<'_>,
+    hands: &mut Hands<'_>,
     stack: &Stack,
     name: Name,
     settled: &mut Settled,
 ) -> Result<Bytes> {
     let (control, layer) = (hands.control, device(stack, name)?);
     let mut data = match (name, layer.target()) {
-        (Name::Logged, _) => logged_data(stack, hands.forget)?,
+        (Name::Logged, _) => logged_data(hands, stack)?,
         (_, Some(Target::Snapshot { origin, cow, .. })) => {
             // Root is about to be written to past the log: nothing in it may count after that, not
             // even a segment that an append left when it failed.
@@ -352,12 +352,12 @@ fn start_merge(
 /// What root reads through the log, by the kernel's own table, read once before anything is written: the
 /// log on the card may be damaged or not readable since, and what is not right must not get into root. Checksums are
 /// compared where the log still has them.
-fn logged_data(stack: &Stack, forget: bool) -> Result<view::Data> {
+fn logged_data(hands: &mut Hands<'_>, stack: &Stack) -> Result<view::Data> {
     let seen = view::seen(stack)?;
-    let Guarded { mut log, .. } = guard::check(stack, Act::Merge, forget, None)?;
+    let Guarded { mut log, .. } = guard::check(stack, Act::Merge, hands.forget, None)?;
     let store = device(stack, Name::Log)?.number;
     let known = log.as_ref().map_or_else(Vec::new, |log| log.chain.live());
-    let wanted = seen
+    let mut wanted: Vec<_> = seen
         .iter()
         .map(|seen| {
             let at = known.binary_search_by_key(&seen.old, |live| live.old).ok();
@@ -365,7 +365,21 @@ fn logged_data(stack: &Stack, forget: bool) -> Result<view::Data> {
             (seen.new, live.map(|live| live.crc))
         })
         .collect();
-    let bad = bad_chunks(&mut Direct::open(&block::path(store))?, wanted);
+    wanted.sort_unstable();
+    let mut disk = Direct::open(&block::path(store))?;
+    let bytes = |count: usize| Bytes(count as u64 * CHUNK_BYTES as u64);
+    // A slow card takes minutes for a full log, and a shutdown may not have them.
+    hands.meter.begin("checking", bytes(wanted.len()));
+    let (mut bad, mut left) = (Vec::new(), wanted.len());
+    for piece in wanted.chunks(PIECE) {
+        if let Some(signal) = hands.tend(bytes(left)) {
+            hands.meter.clear();
+            return Err(interrupted_check(signal));
+        }
+        bad.extend(bad_chunks(&mut disk, piece.to_vec()));
+        left = left.saturating_sub(piece.len());
+    }
+    hands.meter.clear();
     // One that is wrong says most.
     let Some(bad) = bad.into_iter().min_by_key(|bad| bad.unreadable) else {
         return Ok(view::Data::of_seen(store, seen));
@@ -612,6 +626,12 @@ fn await_merge(hands: &mut Hands<'_>, name: Name, total: Bytes) -> Result<Option
 fn interrupted_append(signal: Signal) -> Error {
     Error::new("append to the flush log", format!("{signal} came"))
         .advise("Nothing is lost: what was sealed stays in RAM, and the next flush appends it.")
+        .exit(Exit::Interrupted)
+}
+
+fn interrupted_check(signal: Signal) -> Error {
+    Error::new("compare the flush log's checksums", format!("{signal} came"))
+        .advise("Nothing is lost, and nothing was written: the next merge begins again.")
         .exit(Exit::Interrupted)
 }
 

@@ -62,7 +62,8 @@ def test_an_ext4_root_keeps_what_was_flushed(boot: Lab, board: str) -> None:
     vm.until(f"[ -e {daemon.NOTE} ]")
     seen = status(vm)["daemon"]
     assert 6 * 60 < seen["next_flush"]["seconds"] <= 7 * 60, seen
-    assert vm.card_stats().wr_operations == 0
+    # A log that was made of an image learns at its first boot where root is: both copies of its header.
+    assert vm.card_stats().wr_bytes <= 2 * 4096
 
     vm.run("echo kept >/etc/kept").ok()
     daemon.flush(vm)

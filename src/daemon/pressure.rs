@@ -40,12 +40,17 @@ impl Level {
 
     /// Used and on its way, as a share of what the RAM can hold, in percent.
     pub fn percent(&self) -> u64 {
-        self.taken().percent_of(self.size)
+        self.share(self.size)
     }
 
     /// The same as a share of what RAM and spill area can hold.
     pub fn percent_of_brim(&self) -> u64 {
-        self.taken().percent_of(self.brim)
+        self.share(self.brim)
+    }
+
+    /// Where root defers nothing there is no COW, and none that could be full: a COW may hold something.
+    fn share(&self, whole: Bytes) -> u64 {
+        if self.size == Bytes(0) { 0 } else { self.taken().percent_of(whole) }
     }
 
     fn taken(&self) -> Bytes {
@@ -185,6 +190,13 @@ mod tests {
         assert!(level(8, 0).lasts(Duration::from_millis(31)));
         assert!(!level(8, 1).lasts(Duration::from_millis(31)));
         assert!(!Level::FULL.lasts(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn no_cow_is_not_full() {
+        let none = Level { dirty: Bytes(1 << 20), ..Level::default() };
+        assert_eq!((none.percent(), none.percent_of_brim()), (0, 0));
+        assert_eq!((Level::FULL.percent(), Level::FULL.percent_of_brim()), (100, 100));
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Level {
 
     /// Where root defers nothing there is no COW, and none that could be full: a COW may hold something.
     fn share(&self, whole: Bytes) -> u64 {
-        if self.size == Bytes(0) { 0 } else { self.taken().percent_of(whole) }
+        if self.size.max(self.brim) == Bytes(0) { 0 } else { self.taken().percent_of(whole) }
     }
 
     fn taken(&self) -> Bytes {

@@ -45,7 +45,7 @@ pub fn is_the_machines() -> bool {
 /// RAMFS_MAGIC and TMPFS_MAGIC of include/uapi/linux/magic.h: what the kernel's rootfs is.
 fn is_in_ram() -> bool {
     statfs("/")
-        .is_ok_and(|root| [0x8584_58f6, 0x0102_1994].contains(&(root.filesystem_type().0 as u32)))
+        .is_ok_and(|root| [0x8584_58f6_u32, 0x0102_1994].contains(&(root.filesystem_type().0 as _)))
 }
 
 /// PROC_PID_INIT_INO of include/linux/proc_ns.h (PID_NS_INIT_INO of include/uapi/linux/nsfs.h since 6.18): the

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from test_pressure import WITH_SWAP
-from vm import Throttle, writelog
+from vm import Card, Throttle, writelog
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import MERGING, status, wait_status
@@ -176,15 +177,21 @@ def test_what_a_killed_command_left_of_the_write_cache_is_put_back(boot: Lab, af
 ERASE_SECTORS = (128 << 10) // 512
 
 
+def filling(boot: Lab, card: Card, log: Path) -> VM:
+    """A router whose merges fill erase blocks, with the file on its card."""
+    vm = boot(card, write_log=log)
+    vm.run("cowflush log format --fill 128K /dev/sda2").ok()
+    prepare(vm)
+    vm.run("cowflush merge", timeout=60).ok()
+    return vm
+
+
 @pytest.mark.thorough
 @BOTH
 def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
     log = boot.directory / "writes.log"
     card = boot.card()
-    vm = boot(card, write_log=log)
-    vm.run("cowflush log format --fill 128K /dev/sda2").ok()
-    prepare(vm)
-    vm.run("cowflush merge", timeout=60).ok()
+    vm = filling(boot, card, log)
     expected = rewrite(vm, 1)
     vm.run("cowflush flush", timeout=60).ok()
     before = len(list(writelog.entries(log)))
@@ -211,10 +218,7 @@ def test_a_gap_that_can_not_be_read_is_left_out_of_a_merge_and_nothing_else_is(b
     """A bad sector that nobody asked for: all that the log holds gets into root, and the rest of the gap is filled."""
     log = boot.directory / "writes.log"
     card = boot.card()
-    vm = boot(card, write_log=log)
-    vm.run("cowflush log format --fill 128K /dev/sda2").ok()
-    prepare(vm)
-    vm.run("cowflush merge", timeout=60).ok()
+    vm = filling(boot, card, log)
     blocks = vm.cut_copy(boot.directory / "before.img").fs().blocks(FILE)
     sectors = [card.root.start + 8 * block for block in blocks]
     # Where an erase block begins within the file: its first and its ninth block are written.

@@ -173,13 +173,12 @@ fn stacked(
 
 /// The line at boot: what mode it is in and what a power cut would cost.
 fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> String {
+    let refused = |partition: &Candidate| {
+        format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
+    };
     let what = match found {
-        Found::Log { partition, log, .. } if log.hidden().is_some() => {
-            format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
-        }
-        Found::Unread { partition, .. } => {
-            format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
-        }
+        Found::Unread { partition, .. } => refused(partition),
+        Found::Log { partition, log, .. } if log.hidden().is_some() => refused(partition),
         Found::Log { partition, log, .. } => format!(
             "A power cut loses what was not flushed and nothing else: the flush log on {} holds {} \
              flushes and is {} % full.{}",

@@ -135,26 +135,24 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
             .advise(DECIDE);
             Found::Kept { name, why, open: true }
         }
-        Choice::Unclear(all) if let Some(index) = the_unread(&seen, all) => {
-            let Seen { partition, found: Sought::Unclear(why), .. } = seen.swap_remove(index)
-            else {
-                return Found::None;
-            };
-            Found::Unread { partition, why }
-        }
         Choice::Unclear(all) => {
-            let name = name_of(&seen, all.first());
-            let at = all.first().copied().unwrap_or(0);
-            let why = match (all.len(), seen.get_mut(at).map(|seen| &mut seen.found)) {
-                (1, Some(found @ Sought::Unclear(_))) => {
-                    match core::mem::replace(found, Sought::Nothing) {
-                        Sought::Unclear(why) => why,
-                        _ => return Found::None,
+            let (name, all_names) = (name_of(&seen, all.first()), names(&seen, all));
+            let one = match all.as_slice() {
+                &[index] => Some(seen.swap_remove(index)),
+                _ => None,
+            };
+            let why = match one {
+                Some(Seen { partition, what, found: Sought::Unclear(why), .. }) => {
+                    // Certainly root's log, by its name or its sign, that can't be read now.
+                    let known = what.named || what.holds == (Holds::Unclear { marked: true });
+                    if known && why.exit_code() == Exit::Card {
+                        return Found::Unread { partition, why };
                     }
+                    why
                 }
                 _ => Error::new(
                     format!("tell whether there is a flush log of {}", card.name),
-                    format!("this can't be read, or not compared with root: {}", names(&seen, all)),
+                    format!("this can't be read, or not compared with root: {all_names}"),
                 ),
             };
             Found::Kept { name, why: why.advise(DECIDE), open: true }
@@ -172,15 +170,6 @@ impl Seen {
                 Sought::Nothing => false,
             }
     }
-}
-
-/// The one that is certainly root's log, by its name or its sign, and can't be read now.
-fn the_unread(seen: &[Seen], unclear: &[usize]) -> Option<usize> {
-    let &[index] = unclear else { return None };
-    let one = seen.get(index)?;
-    let known = one.what.named || one.what.holds == (Holds::Unclear { marked: true });
-    let unread = matches!(&one.found, Sought::Unclear(why) if why.exit_code() == Exit::Card);
-    (known && unread).then_some(index)
 }
 
 /// The devices that a name means, as soon as there is one.

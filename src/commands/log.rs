@@ -31,7 +31,8 @@ const VERSION: u64 = 1;
 
 /// `cowflush log`.
 pub fn show(verify: bool, json: bool) -> Result<Exit> {
-    let stack = Control::open()?.stack()?;
+    let control = Control::open()?;
+    let stack = control.stack()?;
     let (path, kept) = match stack.log_partition() {
         Some(partition) => (block::path(partition), None),
         None => match kept_log() {
@@ -50,11 +51,11 @@ pub fn show(verify: bool, json: bool) -> Result<Exit> {
             return Ok(if unreadable { Exit::Card } else { Exit::Lost });
         }
     };
-    let mut state = if kept.is_some() { "" } else { status::log_state(&log) };
+    let mut state = if kept.is_some() { "" } else { status::log_state(&control, &log) };
     if state == "ahead" {
         // Root does not have all of it, perhaps since its data can't be read.
         log.verify();
-        state = status::log_state(&log);
+        state = status::log_state(&control, &log);
     }
     let bad = if verify { log.verify_all() } else { Vec::new() };
     let mut text =

@@ -37,12 +37,37 @@ struct Deferring {
     length: Sectors,
     seat: DevNo,
     cow: DevNo,
+    /// What its COW holds, where the kernel counts that.
+    used: Option<Bytes>,
 }
 
-fn deferring(root: Option<Device>) -> Option<Deferring> {
-    let root = root?;
-    let Target::Snapshot { origin, cow, .. } = root.target()? else { return None };
-    Some(Deferring { length: root.length()?, seat: origin, cow })
+fn deferring(stack: &Stack) -> Result<Deferring> {
+    let parts = |root: Device| {
+        let Target::Snapshot { origin, cow, .. } = root.target()? else { return None };
+        let used = root.usage().map(|usage| usage.allocated.bytes());
+        Some(Deferring { length: root.length()?, seat: origin, cow, used })
+    };
+    stack
+        .root
+        .and_then(parts)
+        .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))
+}
+
+impl Deferring {
+    /// The tables of the sealed device and of root, by which root goes on deferring; and the fresh COW of the latter.
+    fn defer(
+        &self,
+        control: &Control,
+        sealed: DevNo,
+        limit: Bytes,
+        roof: Bytes,
+    ) -> Result<(Target, Target, Cow)> {
+        let chunk = CHUNK_SECTORS;
+        let fresh = cowfile::create(control, limit, self.used.unwrap_or(limit), roof)?;
+        let below = Target::Snapshot { origin: self.seat, cow: self.cow, chunk };
+        let above = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
+        Ok((below, above, fresh))
+    }
 }
 
 /// Seals root's COW. The stack must be settled and deferring.
@@ -61,21 +86,15 @@ pub fn run(
     valve: &mut Valve,
     freeze: Freeze,
 ) -> Result<(Sealed, Tight)> {
-    let root = deferring(stack.root)
-        .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
+    let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
-    let chunk = CHUNK_SECTORS;
-    let (origin, cow) = (root.seat, root.cow);
     let (sealed_target, root_target, fresh) = match after {
         After::Defer { limit, roof } => {
-            let used = stack.root.and_then(|device| device.usage());
-            let used = used.map_or(limit, |usage| usage.allocated.bytes());
-            let fresh = cowfile::create(control, limit, used, roof)?;
-            let root_target = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
-            (Target::Snapshot { origin, cow, chunk }, root_target, Some(fresh))
+            let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
+            (below, above, Some(fresh))
         }
         After::WriteThrough => (
-            Target::SnapshotMerge { origin, cow, chunk },
+            Target::SnapshotMerge { origin: root.seat, cow: root.cow, chunk: CHUNK_SECTORS },
             Target::Linear { device: sealed, offset: Sectors(0) },
             None,
         ),
@@ -152,16 +171,11 @@ pub fn hold<'a>(
     roof: Bytes,
     valve: &mut Valve,
 ) -> Result<Held<'a>> {
-    let root = deferring(stack.root)
-        .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))?;
-    let used = stack.root.and_then(|device| device.usage());
-    let fresh =
-        cowfile::create(control, limit, used.map_or(limit, |usage| usage.allocated.bytes()), roof)?;
+    let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
-    let (chunk, origin, length) = (CHUNK_SECTORS, root.seat, root.length);
-    let below = Line::whole(length, Target::Snapshot { origin, cow: root.cow, chunk });
-    let above = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
-    let above = Line::whole(length, above);
+    let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
+    let (origin, length) = (root.seat, root.length);
+    let (below, above) = (Line::whole(length, below), Line::whole(length, above));
     let mut requests = window::Seal::prepare(above);
     let mut for_guard = window::Seal::prepare(above);
     let guard = guard::post(control, &mut |end| {

@@ -112,7 +112,7 @@ pub struct LogReport {
 /// Gathers everything that this user may know.
 pub fn gather() -> Report {
     let mut report = match Control::open() {
-        Ok(control) => privileged(&control, log_report),
+        Ok(control) => privileged(&control, |partition| log_report(&control, partition)),
         Err(_) => unprivileged(),
     };
     report.reached = reached(&report, block::written);
@@ -143,10 +143,10 @@ pub fn value<'a>(note: &'a str, key: &str) -> &'a str {
 }
 
 /// What the flush log holds, read from it.
-pub fn log_report(partition: DevNo) -> LogReport {
+pub fn log_report(control: &Control, partition: DevNo) -> LogReport {
     let log = Log::look(&block::path(partition));
     let state = match &log {
-        Ok(log) => log_state(log),
+        Ok(log) => log_state(control, log),
         Err(error) if error.exit_code() == Exit::Card => "unreadable",
         Err(_) => "damaged",
     };
@@ -162,12 +162,10 @@ pub fn log_report(partition: DevNo) -> LogReport {
 
 /// The word for how the log is, in itself and beside what root reads through it: that is the same, while
 /// nobody is at work.
-pub fn log_state(log: &Log) -> &'static str {
-    let seen = Control::open().and_then(|control| {
-        let idle = lock::holder(&control).is_none();
-        Ok(if idle { Some(view::seen(&control.stack()?)?) } else { None })
-    });
-    match seen.ok().flatten().map(|seen| agree::compare(&log.chain, &seen)) {
+pub fn log_state(control: &Control, log: &Log) -> &'static str {
+    let idle = lock::holder(control).is_none();
+    let seen = || control.stack().and_then(|stack| view::seen(&stack)).ok();
+    match idle.then(seen).flatten().map(|seen| agree::compare(&log.chain, &seen)) {
         Some(Agreement::More(_)) => "ahead",
         Some(Agreement::Less) => "behind",
         _ => log.chain.end.word(),

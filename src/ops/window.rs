@@ -310,19 +310,12 @@ fn take(kernel: &mut impl Kernel, step: Step) -> Result<(), Errno> {
 mod tests {
     use super::*;
     use crate::dm::status::Usage;
+    use crate::stack::fixtures::*;
     use crate::stack::{Device, Live, Wish};
     use crate::units::{DevNo, Sectors};
 
-    const ROOT: DevNo = DevNo { major: 253, minor: 1 };
-    const SEALED: DevNo = DevNo { major: 253, minor: 2 };
-    const ORIGIN: DevNo = DevNo { major: 253, minor: 0 };
-    const CARD: DevNo = DevNo { major: 8, minor: 1 };
-    /// What root wrote.
-    const OLD_COW: DevNo = DevNo { major: 7, minor: 0 };
-    const NEW_COW: DevNo = DevNo { major: 7, minor: 1 };
     /// What another command would make.
     const THIRD_COW: DevNo = DevNo { major: 7, minor: 2 };
-    const LENGTH: Sectors = Sectors(1 << 18);
 
     /// A table as drivers/md/dm-snap.c keeps it.
     #[derive(Clone, Copy, Debug)]
@@ -363,18 +356,6 @@ mod tests {
                 _ => self.parts().is_some_and(|(origin, _)| origin == SEALED),
             }
         }
-    }
-
-    fn linear(device: DevNo) -> Target {
-        Target::Linear { device, offset: Sectors(0) }
-    }
-
-    fn snapshot(origin: DevNo, cow: DevNo) -> Target {
-        Target::Snapshot { origin, cow, chunk: 8 }
-    }
-
-    fn merge(origin: DevNo, cow: DevNo) -> Target {
-        Target::SnapshotMerge { origin, cow, chunk: 8 }
     }
 
     #[derive(Clone, Copy, Debug, Default)]

@@ -12,6 +12,8 @@
 //! the tables ([`state`]) and decides from them ([`plan`]), so that it can finish or clean up
 //! what a killed one began. Pure.
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod plan;
 pub mod state;
 

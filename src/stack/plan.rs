@@ -340,29 +340,17 @@ fn merging(stack: &Stack, name: Name, layer: &Device) -> Result<Step, Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::*;
     use super::super::state::Live;
     use super::*;
     use crate::dm::Line;
-    use crate::dm::status::Usage;
     use crate::units::{DevNo, Sectors};
 
-    const CARD: DevNo = DevNo { major: 8, minor: 1 };
-    const ORIGIN: DevNo = DevNo { major: 253, minor: 0 };
-    const ROOT: DevNo = DevNo { major: 253, minor: 1 };
-    const SEALED: DevNo = DevNo { major: 253, minor: 2 };
     const VIEW: DevNo = DevNo { major: 253, minor: 3 };
     const LOG: DevNo = DevNo { major: 253, minor: 4 };
     const LOGGED: DevNo = DevNo { major: 253, minor: 5 };
     const LOG_VIEW: DevNo = DevNo { major: 253, minor: 6 };
     const LOG_PARTITION: DevNo = DevNo { major: 8, minor: 2 };
-    const OLD_COW: DevNo = DevNo { major: 7, minor: 0 };
-    const NEW_COW: DevNo = DevNo { major: 7, minor: 1 };
-    const LENGTH: Sectors = Sectors(1 << 18);
-
-    fn used(data: u64) -> SnapshotStatus {
-        let (total, metadata) = (Sectors(1 << 15), Sectors(16));
-        SnapshotStatus::Used(Usage { allocated: Sectors(16 + data), total, metadata })
-    }
 
     fn device(number: DevNo, target: Target, status: SnapshotStatus) -> Option<Device> {
         let live = Some(Live::Single { length: LENGTH, target, status });
@@ -373,18 +361,6 @@ mod tests {
     fn loaded() -> Option<Device> {
         let (number, live) = (SEALED, None);
         Some(Device { number, suspended: true, live, inactive: true })
-    }
-
-    fn linear(device: DevNo) -> Target {
-        Target::Linear { device, offset: Sectors(0) }
-    }
-
-    fn snapshot(origin: DevNo, cow: DevNo) -> Target {
-        Target::Snapshot { origin, cow, chunk: 8 }
-    }
-
-    fn merge(origin: DevNo, cow: DevNo) -> Target {
-        Target::SnapshotMerge { origin, cow, chunk: 8 }
     }
 
     fn view() -> Option<Device> {

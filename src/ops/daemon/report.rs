@@ -126,7 +126,7 @@ impl Reporter {
     }
 
     fn figures(&mut self, control: &Control, now: &Now) -> Metrics {
-        let report = status::privileged(control, |partition| self.log_report(partition));
+        let report = status::privileged(control, |partition| self.log_report(control, partition));
         Metrics {
             mode: match report.mode {
                 Some(Mode::Deferring) => "deferring",
@@ -146,12 +146,12 @@ impl Reporter {
     }
 
     /// Reads the log only after something was written to it: the card shall rest.
-    fn log_report(&mut self, partition: DevNo) -> LogReport {
+    fn log_report(&mut self, control: &Control, partition: DevNo) -> LogReport {
         let written = block::written(partition);
         match self.log {
             Some((before, log)) if before == written && log.partition == partition => log,
             _ => {
-                let log = status::log_report(partition);
+                let log = status::log_report(control, partition);
                 self.log = Some((written, log));
                 log
             }

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benches import boots, cards, daemon, flushes, memory, output, sizes
+from benches import boots, cards, daemon, flushes, memory, output, segments, sizes
 from benches.output import RESULTS
 from vm import CommandFailed, Lost, artefacts
 from vm.lab import Lab
 
-GROUPS = ("sizes", "memory", "daemon", "boots", "flushes")
+GROUPS = ("sizes", "memory", "daemon", "boots", "segments", "flushes")
 
 
 class Bench:
@@ -45,6 +45,10 @@ class Bench:
     def _boots(self) -> None:
         figures = self._in_lab("boots", lambda lab: boots.measure(lab, self._arguments.boots))
         self._report("boots", figures, boots.rows(figures))
+
+    def _segments(self) -> None:
+        figures = self._in_lab("segments", segments.measure)
+        self._report("segments", figures, segments.rows(figures))
 
     def _flushes(self) -> None:
         self._in_lab("flushes", self._flushes_in)

@@ -108,7 +108,14 @@ mod tests {
             Segment { head, table, committed: true }
         });
         let segments = segments.collect();
-        Chain { header, ring, segments, end, next: Link { position, ..Link::default() } }
+        Chain {
+            header,
+            ring,
+            segments,
+            end,
+            next: Link { position, ..Link::default() },
+            part: None,
+        }
     }
 
     fn seen(chain: &Chain, part: usize) -> Vec<Exception> {

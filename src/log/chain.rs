@@ -33,11 +33,13 @@
 use core::ops::Range;
 
 use super::format::{
-    BEHIND, Commit, Defect, Entry, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES, segment_chunks,
+    BEHIND, Commit, Defect, Entry, HEADER_MAGIC, Head, Header, Link, Mark, RECORD_BYTES,
+    segment_chunks,
 };
 use super::ring::Ring;
+use super::witness::watched;
 use super::{crc, crc::crc32c};
-use crate::cow::format::{CHUNK_BYTES, PIECE};
+use crate::cow::format::{CHUNK_BYTES, Exception, PIECE};
 
 /// A log's chunks, wherever they are.
 pub trait Chunks {
@@ -260,6 +262,9 @@ pub struct Chain {
     pub end: End,
     /// What the next segment is chained to. `sequence` is the largest that was seen anywhere.
     pub next: Link,
+    /// `None`: all segments are here. Else only the last ones, and of those before some were looked at: the next look
+    /// at them begins at the segment that is chained to this.
+    pub part: Option<Link>,
 }
 
 /// The youngest data of one chunk of root.
@@ -286,6 +291,9 @@ pub struct Bad {
 
 /// How often a chunk is read that can't be read.
 const TRIES: u32 = 3;
+
+/// How many of the segments before the last one an append looks at, in turn.
+pub const LOOKS: u32 = 8;
 
 /// What a chunk counts as, byte by byte, in the checksum of what stands behind a segment, if it can't be read.
 pub const NOTHING: u8 = 0xb5;
@@ -354,67 +362,117 @@ impl Chain {
         Ok(chain)
     }
 
+    /// A chain that goes on from here; nothing was read of it.
+    fn begin(header: Header, ring: Ring, next: Link) -> Self {
+        Self { header, ring, segments: Vec::new(), end: End::Clean, next, part: None }
+    }
+
     /// Follows the chain; returns what is behind it, too.
     fn follow(from: &mut impl Chunks, header: Header) -> Result<(Self, Tail), NoLog> {
         let ring = Ring::new(header.chunks, header.align).ok_or(NoLog::Nonsense)?;
-        let mut chain =
-            Self { header, ring, segments: Vec::new(), end: End::Clean, next: header.start };
+        let mut chain = Self::begin(header, ring, header.start);
         let mut behind = Some(header.start.behind);
         loop {
-            if chain.room() < segment_chunks(0) {
-                return Ok((chain, Tail::AsLeft));
-            }
-            // First the head: a boot reads them all, and each read of a card takes its time.
-            let (head, first) = match chain.head(from) {
-                Answer::Intact(found) => found,
-                other => {
-                    let as_left = chain.is_as_left(from, behind);
-                    let tail = match other {
-                        _ if as_left => Tail::AsLeft,
-                        Answer::Unreadable(chunk) => {
-                            Tail::Unknown(Stop { hidden: Some(chunk), doubt: 2, ..Stop::NONE })
-                        }
-                        Answer::Damaged => Tail::Unknown(Stop { doubt: 1, ..Stop::NONE }),
-                        _ => Tail::Unknown(Stop::NONE),
-                    };
-                    return Ok((chain, tail));
-                }
+            behind = match chain.step(from, behind) {
+                Ok(behind) => behind,
+                Err(tail) => return Ok((chain, tail)),
             };
-            let table = chain.table(from, &head, first);
-            let commit = chain.commit(from, &head);
-            let (segment, bad) = match table {
-                Answer::Intact(table) => {
-                    let segment = Segment { head, table, committed: false };
-                    let committed = matches!(commit, Answer::Intact(_));
-                    let bad = if committed { None } else { chain.bad_data(from, &segment) };
-                    (Some(segment), bad)
-                }
-                Answer::Unreadable(place) => (None, Some(Bad { place, unreadable: true })),
-                _ => (None, None),
-            };
-            let (Some(segment), None) = (segment, bad) else {
-                let hidden = bad.filter(|bad| bad.unreadable).map(|bad| bad.place);
-                let stop = Stop { hidden, ..Stop::NONE };
-                let tail = match commit {
-                    Answer::Intact(_) | Answer::Damaged => {
-                        Tail::Unknown(Stop { committed: head.sequence, ..stop })
-                    }
-                    Answer::Unreadable(chunk) => {
-                        Tail::Unknown(Stop { hidden: hidden.or(Some(chunk)), doubt: 0, ..stop })
-                    }
-                    Answer::Other if bad.is_some() => Tail::CutShort(stop, Box::new(head)),
-                    Answer::Other => Tail::Unknown(stop),
-                };
-                return Ok((chain, tail));
-            };
-            let commit = match commit {
-                Answer::Intact(commit) => Some(commit),
-                _ => None,
-            };
-            behind = commit.map(|commit| commit.link.behind);
-            chain.next = chain.link_after(&head);
-            chain.segments.push(Segment { committed: commit.is_some(), ..segment });
         }
+    }
+
+    /// Takes in the segment at the chain's end, or says what stands there instead. `behind` is the checksum of what the last one
+    /// had behind it; returns that of this one, which one without a commit record does not have.
+    fn step(&mut self, from: &mut impl Chunks, behind: Option<u32>) -> Result<Option<u32>, Tail> {
+        if self.room() < segment_chunks(0) {
+            return Err(Tail::AsLeft);
+        }
+        // First the head: a boot reads them all, and each read of a card takes its time.
+        let (head, first) = match self.head(from) {
+            Answer::Intact(found) => found,
+            other => {
+                let as_left = self.is_as_left(from, behind);
+                return Err(match other {
+                    _ if as_left => Tail::AsLeft,
+                    Answer::Unreadable(chunk) => {
+                        Tail::Unknown(Stop { hidden: Some(chunk), doubt: 2, ..Stop::NONE })
+                    }
+                    Answer::Damaged => Tail::Unknown(Stop { doubt: 1, ..Stop::NONE }),
+                    _ => Tail::Unknown(Stop::NONE),
+                });
+            }
+        };
+        let table = self.table(from, &head, first);
+        let commit = self.commit(from, &head);
+        let (segment, bad) = match table {
+            Answer::Intact(table) => {
+                let segment = Segment { head, table, committed: false };
+                let committed = matches!(commit, Answer::Intact(_));
+                let bad = if committed { None } else { self.bad_data(from, &segment) };
+                (Some(segment), bad)
+            }
+            Answer::Unreadable(place) => (None, Some(Bad { place, unreadable: true })),
+            _ => (None, None),
+        };
+        let (Some(segment), None) = (segment, bad) else {
+            let hidden = bad.filter(|bad| bad.unreadable).map(|bad| bad.place);
+            let stop = Stop { hidden, ..Stop::NONE };
+            return Err(match commit {
+                Answer::Intact(_) | Answer::Damaged => {
+                    Tail::Unknown(Stop { committed: head.sequence, ..stop })
+                }
+                Answer::Unreadable(chunk) => {
+                    Tail::Unknown(Stop { hidden: hidden.or(Some(chunk)), doubt: 0, ..stop })
+                }
+                Answer::Other if bad.is_some() => Tail::CutShort(stop, Box::new(head)),
+                Answer::Other => Tail::Unknown(stop),
+            });
+        };
+        let commit = match commit {
+            Answer::Intact(commit) => Some(commit),
+            _ => None,
+        };
+        self.next = self.link_after(&head);
+        self.segments.push(Segment { committed: commit.is_some(), ..segment });
+        Ok(commit.map(|commit| commit.link.behind))
+    }
+
+    /// The end of a chain that ends as `mark` says, without reading all of it: its last segment, and of those before it
+    /// [`LOOKS`], in turn. `None`: something is not as the mark says, so all has to be read to know what it is. A segment of
+    /// another generation is not.
+    pub fn glance(from: &mut impl Chunks, header: Header, mark: &Mark) -> Option<Self> {
+        let ring = Ring::new(header.chunks, header.align)?;
+        let is_last = |link: &Link| link.position >= mark.before.position;
+        let cursor = if is_last(&mark.cursor) { header.start } else { mark.cursor };
+        let mut chain = Self::begin(header, ring, cursor);
+        for _ in 0..LOOKS {
+            if is_last(&chain.next) {
+                break;
+            }
+            chain.step(from, None).ok()?;
+        }
+        let cursor = chain.next;
+        if is_last(&cursor) && cursor.id != mark.before.id {
+            return None;
+        }
+        (chain.next, chain.part) = (mark.before, Some(cursor));
+        chain.segments.clear();
+        let behind = chain.step(from, None).ok()?;
+        let full = chain.room() < segment_chunks(0);
+        let as_left = behind.is_some() && (full || chain.is_as_left(from, behind));
+        let is_it = chain.segments.last().is_some_and(|last| last.head.id == mark.last);
+        (is_it && as_left).then_some(chain)
+    }
+
+    /// What [`Self::glance`] has to know later. `None`: there is no segment, or what the last one knows of root
+    /// is not all that the segments know.
+    pub fn mark(&self) -> Option<Mark> {
+        let (last, before) = self.segments.split_last()?;
+        if watched(&self.segments).len() > watched(core::slice::from_ref(last)).len() {
+            return None;
+        }
+        let start = self.header.start;
+        let before = before.last().map_or(start, |before| self.link_after(&before.head));
+        Some(Mark { last: last.head.id, before, cursor: self.part.unwrap_or(start) })
     }
 
     /// What the segment after this one is chained to.
@@ -589,6 +647,18 @@ impl Chain {
             at = at.saturating_add(count);
         }
         found
+    }
+
+    /// Where what root reads stands in the log with the last segment, if it was as `seen` before: chunk of root and chunk
+    /// of the log, ascending.
+    pub fn last_over(&self, mut seen: Vec<Exception>) -> Vec<Exception> {
+        let Some(last) = self.segments.last() else { return seen };
+        let table = &last.table;
+        seen.retain(|seen| table.binary_search_by_key(&seen.old, |entry| entry.old).is_err());
+        let data = last.data(&self.ring);
+        seen.extend(data.map(|(place, entry)| Exception { old: entry.old, new: place }));
+        seen.sort_unstable();
+        seen
     }
 
     /// The youngest data of each chunk of root, ascending.
@@ -1286,6 +1356,181 @@ mod tests {
         assert_eq!(chain.end, End::Unreadable { chunk: CHUNKS - 1, youngest: Some(2) });
         card.fail([]);
         assert_eq!(open(&mut card, CHUNKS, false).unwrap().0.end, End::Clean);
+    }
+
+    impl Card {
+        /// Its end as an append would look at it.
+        fn glance(&mut self, mark: &Mark) -> Option<Chain> {
+            let header = header(self, CHUNKS).ok()?.header;
+            Chain::glance(self, header, mark)
+        }
+    }
+
+    /// A log of so many segments of one chunk each.
+    fn long(count: u64) -> Card {
+        let mut card = Card::new(1);
+        for number in 0..count {
+            card.append(&[number % 7], number as u8);
+        }
+        card
+    }
+
+    #[test]
+    fn an_append_reads_as_much_of_a_long_log_as_of_a_short_one() {
+        let reads = |count| {
+            let mut card = long(count);
+            let mark = card.chain().mark().unwrap();
+            card.reads = 0;
+            card.glance(&mark).unwrap();
+            card.reads
+        };
+        assert_eq!(reads(10), reads(90));
+        // Two copies of the header, what is behind the last segment, and two chunks of each segment.
+        assert_eq!(reads(90), 2 + 1 + 2 * (1 + u64::from(LOOKS)));
+        assert_eq!(reads(1), 2 + 1 + 2);
+    }
+
+    #[test]
+    fn a_glance_finds_the_end_that_a_whole_look_finds() {
+        for count in [1, 2, 9, 10, 40] {
+            let mut card = long(count);
+            let whole = card.chain();
+            let mut mark = whole.mark().unwrap();
+            // Whatever the turn is at.
+            for _ in 0..count {
+                let end = card.glance(&mark).unwrap();
+                assert_eq!((end.next, end.end, end.used()), (whole.next, whole.end, whole.used()));
+                assert_eq!(end.segments.last(), whole.segments.last());
+                let cursor = end.part.unwrap();
+                assert!(cursor.position <= mark.before.position);
+                mark.cursor = cursor;
+            }
+            // What was appended since changes the mark, and not the turn.
+            let mut grown = card.glance(&mark).unwrap();
+            card.append(&[3], 200);
+            assert!(card.glance(&mark).is_none(), "it is more than the mark says");
+            let after = card.chain();
+            grown.segments.push(after.segments.last().unwrap().clone());
+            let next = grown.mark().unwrap();
+            let whole = after.mark().unwrap();
+            assert_eq!(next.last, whole.last);
+            assert_eq!(
+                (next.before.id, next.before.position),
+                (whole.before.id, whole.before.position)
+            );
+            assert_eq!(Some(next.cursor), grown.part);
+            assert!(card.glance(&next).is_some());
+        }
+        assert_eq!(long(0).chain().mark(), None);
+    }
+
+    #[test]
+    fn damage_anywhere_in_a_long_log_is_seen_after_as_many_appends_as_it_takes_to_look_at_all() {
+        let (card, count) = (long(60), 60);
+        let whole = card.clone().chain();
+        for index in 0..count {
+            let Segment { head, .. } = &whole.segments[index];
+            for place in [head.position, head.commit()] {
+                let mut card = card.clone();
+                card.bytes[whole.ring.chunk(place) as usize * CHUNK_BYTES + 20] ^= 1;
+                let mut mark = whole.mark().unwrap();
+                let mut appends = 0;
+                while let Some(end) = card.glance(&mark) {
+                    // Until then nothing misleads it.
+                    assert_eq!((end.next, &end.segments[..]), (whole.next, &whole.segments[59..]));
+                    mark.cursor = end.part.unwrap();
+                    appends += 1;
+                    // A middle commit record that is damaged costs nothing while the data are right.
+                    if appends > count / LOOKS as usize + 1 {
+                        break;
+                    }
+                }
+                let harmless = place == head.commit() && index < 59;
+                assert_eq!(appends > count / LOOKS as usize + 1, harmless, "{index}");
+                assert!(appends == 0 || index < 59);
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_of_another_time_says_nothing() {
+        let mut card = long(12);
+        let old = card.chain().mark().unwrap();
+        card.merge();
+        assert!(card.glance(&old).is_none(), "the log began anew");
+        card.append(&[1], 1);
+        let mark = card.chain().mark().unwrap();
+        assert!(card.glance(&mark).is_some());
+        assert!(card.glance(&Mark { last: mark.last ^ 1, ..mark }).is_none());
+        let before = Link { id: 1, ..mark.before };
+        assert!(card.glance(&Mark { before, ..mark }).is_none());
+        // A flush that was cut short stands behind it.
+        card.tear(&[1, 2], 5, 2);
+        assert!(card.glance(&mark).is_none());
+    }
+
+    #[test]
+    fn a_last_segment_that_knows_less_of_root_than_all_is_no_mark() {
+        let mut chain = long(3).chain();
+        assert!(chain.mark().is_some());
+        chain.segments[2].head.witnesses = [Witness::default(); 4];
+        assert_eq!(chain.mark(), None);
+    }
+
+    proptest! {
+        /// A table that grew with each append is the one that a reader of the whole log makes.
+        #[test]
+        fn what_root_reads_may_be_taken_from_the_table_before(
+            flushes in prop::collection::vec(prop::collection::btree_set(0u64..40, 0..9), 0..9),
+        ) {
+            let mut card = Card::new(1);
+            let mut seen = Vec::new();
+            for chunks in flushes {
+                card.append(&chunks.into_iter().collect::<Vec<_>>(), 1);
+                let chain = card.chain();
+                seen = chain.last_over(seen);
+                let live = chain.live();
+                let live: Vec<_> = live.iter().map(|l| Exception { old: l.old, new: l.place }).collect();
+                prop_assert_eq!(&seen, &live);
+            }
+        }
+
+        /// Whatever became of the card since a mark was made: who believes it writes behind all that counted then.
+        #[test]
+        fn a_glance_is_never_misled(
+            flushes in prop::collection::vec(prop::collection::btree_set(0u64..1000, 0..9), 1..14),
+            more in prop::option::of((prop::collection::btree_set(0u64..1000, 0..9), 0u64..14)),
+            turn in 0usize..14,
+            unreadable in prop::collection::btree_set(prop_oneof![9 => 0u64..160, 1 => Just(CHUNKS - 1)], 0..4),
+            flips in prop::collection::vec((0..160 * CHUNK_BYTES, 0u8..8), 0..3),
+        ) {
+            let mut card = Card::new(1);
+            for chunks in &flushes {
+                card.append(&chunks.iter().copied().collect::<Vec<_>>(), 1);
+            }
+            let was = card.chain();
+            let mut mark = was.mark().unwrap();
+            let heads = was.segments.iter().take(turn.min(flushes.len() - 1));
+            mark.cursor = heads.last().map_or(was.header.start, |one| was.link_after(&one.head));
+            let mut grown = false;
+            if let Some((chunks, count)) = &more {
+                grown = card.tear(&chunks.iter().copied().collect::<Vec<_>>(), 2, *count);
+            }
+            for (byte, bit) in &flips {
+                card.bytes[*byte] ^= 1 << bit;
+            }
+            card.fail(unreadable.iter().copied());
+            let untouched = more.is_none() && flips.is_empty() && unreadable.is_empty();
+            match card.glance(&mark) {
+                None => prop_assert!(!untouched),
+                Some(end) => {
+                    prop_assert_eq!(end.next, was.next);
+                    prop_assert_eq!(&end.segments[..], &was.segments[was.segments.len() - 1..]);
+                    prop_assert!(!grown || !flips.is_empty());
+                    prop_assert_eq!(end.used(), was.used());
+                }
+            }
+        }
     }
 
     proptest! {

@@ -24,6 +24,7 @@ pub const SECTORS: usize = CHUNK_BYTES / 512;
 pub const HEADER_MAGIC: &[u8; 8] = b"cowflLOG";
 const HEAD_MAGIC: &[u8; 8] = b"cowflSEG";
 const COMMIT_MAGIC: &[u8; 8] = b"cowflEND";
+const MARK_MAGIC: &[u8; 8] = b"cowflVUE";
 
 /// A UUID's 16 bytes.
 pub type Uuid = [u8; 16];
@@ -155,6 +156,17 @@ pub struct Commit {
     pub position: u64,
     /// What the next segment is chained to.
     pub link: Link,
+}
+
+/// Where the log ended when root's table of it was made. It stands in that table, so in RAM, and lives as long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The random number of the last segment.
+    pub last: u64,
+    /// What the last segment is chained to.
+    pub before: Link,
+    /// What the segment is chained to that is looked at next, of those before the last.
+    pub cursor: Link,
 }
 
 /// One entry of a table: a chunk of root, and the checksum of its data.
@@ -300,6 +312,21 @@ impl Commit {
             position: fields.u64(),
             link: fields.link(),
         })
+    }
+}
+
+impl Mark {
+    /// The record.
+    pub fn encode(&self) -> Record {
+        let mut fields = Writer::new(MARK_MAGIC);
+        fields.u64(self.last).link(&self.before).link(&self.cursor);
+        fields.sealed()
+    }
+
+    /// Reads a record.
+    pub fn decode(record: &[u8]) -> Result<Self, Defect> {
+        let mut fields = checked(MARK_MAGIC, record)?;
+        Ok(Self { last: fields.u64(), before: fields.link(), cursor: fields.link() })
     }
 }
 
@@ -484,6 +511,8 @@ mod tests {
         assert_eq!(Head::decode(&head().encode()), Ok(head()));
         let commit = Commit { log: [2; 16], generation: 8, position: 9, link: link() };
         assert_eq!(Commit::decode(&commit.encode()), Ok(commit));
+        let mark = Mark { last: 2, before: link(), cursor: Link { id: 3, ..link() } };
+        assert_eq!(Mark::decode(&mark.encode()), Ok(mark));
         assert_eq!(Head::decode(&commit.encode()), Err(Defect::Magic));
         // The last field of the longest record is inside the sector.
         assert_ne!(head().encode()[88 + WITNESSES * 72 - 1], 0);

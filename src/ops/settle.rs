@@ -257,8 +257,13 @@ fn read_log(control: &Control, stack: &Stack, log: &Log) -> Result<()> {
     let sealed = device(stack, Name::Sealed)?;
     // Both tables have the same content but for what was pruned, which root does not read, and
     // nobody writes to the sealed device: root can read through it while they are swapped. The view reads all of the log, so it takes the origin
-    // for what is under it, and what read the log before is no longer needed.
-    let data = view::Data::of_log(device(stack, Name::Log)?.number, &log.chain);
+    // for what is under it, and what read the log before is no longer needed. What that one's table holds was not read from
+    // the card again.
+    let number = device(stack, Name::Log)?.number;
+    let data = match log.chain.part {
+        Some(_) => view::Data::of_both(number, view::seen(stack)?, &log.chain),
+        None => view::Data::of_log(number, &log.chain),
+    };
     let cow = view::build(control, Name::View, &data, 0)?;
     let origin = device(stack, Name::Origin)?.number;
     replace(control, Name::Sealed, &sealed, |_, _, chunk| Target::Snapshot { origin, cow, chunk })

@@ -10,6 +10,7 @@ use crate::cow::view::{self, Areas, Budget};
 use crate::dm::{Line, Target};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::log::chain::Chain;
+use crate::log::format::Mark;
 use crate::stack::{Device, Live, Name, Stack, Trouble};
 use crate::sys::block;
 use crate::sys::direct::Direct;
@@ -20,6 +21,8 @@ use crate::units::{Bytes, DevNo, Sectors};
 /// The name of the file that holds a view's table.
 const TABLE_NAME: &str = "cowflush-table";
 const CHUNK_SECTORS: u64 = format::CHUNK_SECTORS as u64;
+/// Where in the table's first chunk the mark stands, behind the kernel's header, in bytes.
+const MARK_AT: usize = 512;
 
 /// Data that a view can show: exceptions whose new chunks are on one device.
 pub struct Data {
@@ -29,6 +32,8 @@ pub struct Data {
     pub table: Vec<Exception>,
     /// Where fillers of gaps come from.
     card: Option<DevNo>,
+    /// Where the log ends of which this is all that counts.
+    mark: Option<Mark>,
 }
 
 impl Data {
@@ -41,19 +46,24 @@ impl Data {
     /// What a sealed COW holds; `origin` is what it is sealed over.
     pub fn of_cow(origin: DevNo, cow: DevNo) -> Result<Self> {
         let table = read_table(cow, chunks(block::size(origin)?), chunks(block::size(cow)?))?;
-        Ok(Self { store: cow, table, card: None })
+        Ok(Self { store: cow, table, card: None, mark: None })
     }
 
-    /// What the flush log holds.
+    /// What a flush log holds of which all was read.
     pub fn of_log(log: DevNo, chain: &Chain) -> Self {
         let live = chain.live();
         let table = live.iter().map(|live| Exception { old: live.old, new: live.place }).collect();
-        Self { store: log, table, card: None }
+        Self { store: log, table, card: None, mark: chain.mark() }
     }
 
     /// What root reads of the flush log, as [`seen`] found it.
     pub fn of_seen(log: DevNo, seen: Vec<Exception>) -> Self {
-        Self { store: log, table: seen, card: None }
+        Self { store: log, table: seen, card: None, mark: None }
+    }
+
+    /// The same, and what the last segment of `chain` holds, which was just appended; no more was read of it.
+    pub fn of_both(log: DevNo, seen: Vec<Exception>, chain: &Chain) -> Self {
+        Self { mark: chain.mark(), ..Self::of_seen(log, chain.last_over(seen)) }
     }
 
     /// Fills the gaps in the card's erase blocks with what the card holds there. Nobody may write to
@@ -100,6 +110,10 @@ fn write_table(data: &Data, copies: Budget) -> Result<(File, Sectors)> {
         let file = tmpfs::file(TABLE_NAME, metadata.bytes())?;
         let card = data.card.map(|card| Direct::open(&block::path(card))).transpose()?;
         let bad = write_areas(&file, areas, Direct::open(&block::path(data.store))?, card)?;
+        if let Some(mark) = data.mark {
+            // The kernel reads no more than the first 16 bytes of that chunk, and writes it only to give the table up.
+            file.write_all_at(&mark.encode(), MARK_AT as u64).doing(|| "write the view's table")?;
+        }
         if bad.is_empty() {
             return Ok((file, metadata));
         }
@@ -188,11 +202,7 @@ fn each_area(store: DevNo, mut look: impl FnMut(&Chunk)) -> Result<()> {
 /// What root reads through the flush log, by the kernel's own table: chunk of root and its place in the log,
 /// ascending. Empty when nothing in the log counts for root, or it is merged already.
 pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
-    let logged = stack.logged.filter(|_| stack.is_under_root(Name::Logged));
-    if !matches!(
-        logged.and_then(|logged| logged.target()),
-        Some(Target::Snapshot { .. } | Target::SnapshotMerge { .. })
-    ) {
+    if !reads_log(stack) {
         return Ok(Vec::new());
     }
     let Some(Live::Joined(Line { target: Target::Linear { device: table, .. }, .. }, data)) =
@@ -207,6 +217,23 @@ pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
     })?;
     seen.sort_unstable();
     Ok(seen)
+}
+
+/// Where the log ended when the table was made by which root reads it, if that is known.
+pub fn mark(stack: &Stack) -> Option<Mark> {
+    let table = table_device(&stack.log_view.filter(|_| reads_log(stack))?)?;
+    let first = Direct::open(&block::path(table)).ok()?.chunk(0).ok()?;
+    format::check_header(&first).ok()?;
+    Mark::decode(first.get(MARK_AT..)?).ok()
+}
+
+/// Root reads something of the flush log.
+fn reads_log(stack: &Stack) -> bool {
+    let logged = stack.logged.filter(|_| stack.is_under_root(Name::Logged));
+    matches!(
+        logged.and_then(|logged| logged.target()),
+        Some(Target::Snapshot { .. } | Target::SnapshotMerge { .. })
+    )
 }
 
 /// The device that holds a view's table.

@@ -62,17 +62,8 @@ def made(
     """Gives a fresh card so many such flushes that are only in its log. No guest boots for them, and
     the program never saw them: the second writer appends what debugfs changes. `last` changes root in the
     last flush, too. `log` is where the log is, if it isn't the card's usual one."""
-    root, where = card.fs(), log or card.log
-    writer = LogWriter(
-        card.path,
-        start=where.start * SECTOR,
-        chunks=where.size * SECTOR // CHUNK,
-        seed=where.start,
-        root_sectors=card.root.size,
-        root_uuid=uuid.UUID(root.superblock()["Filesystem UUID"]).bytes,
-        root_start=card.root.start,
-        label=label,
-    )
+    root = card.fs()
+    writer = _writer(card, root, log or card.log, label)
     first = _chunks(root.path, [0])[0]
     with tempfile.TemporaryDirectory(dir=card.path.parent) as temporary:
         now, before = Path(temporary, "now.img"), Path(temporary, "before.img")
@@ -86,6 +77,32 @@ def made(
             changed = {at * SECTOR // CHUNK for at in sparse.differing_sectors(before, now)}
             writer.append(_chunks(now, sorted(changed)), card=first)
     return card
+
+
+def long(card: Card, count: int, chunks: int = 6) -> Card:
+    """Gives a fresh card so many segments, as small flushes leave them: they say of some of root's chunks what is there
+    anyway."""
+    root = card.fs()
+    writer = _writer(card, root, card.log)
+    last = root.path.stat().st_size // CHUNK - 1
+    olds = [sorted({1 + (n * chunks + i) % last for i in range(chunks)}) for n in range(count)]
+    content = _chunks(root.path, {0}.union(*olds))
+    for some in olds:
+        writer.append({old: content[old] for old in some}, card=content[0])
+    return card
+
+
+def _writer(card: Card, root: ExtImage, where: Partition, label: bytes = b"") -> LogWriter:
+    return LogWriter(
+        card.path,
+        start=where.start * SECTOR,
+        chunks=where.size * SECTOR // CHUNK,
+        seed=where.start,
+        root_sectors=card.root.size,
+        root_uuid=uuid.UUID(root.superblock()["Filesystem UUID"]).bytes,
+        root_start=card.root.start,
+        label=label,
+    )
 
 
 def _put_state(image: Path, number: int) -> None:

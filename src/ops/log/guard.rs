@@ -31,6 +31,12 @@ pub fn check(
 ) -> Result<Guarded> {
     let on = |log| Ok(Guarded { log, go: Go::On });
     let Some(partition) = stack.log_partition() else { return on(None) };
+    // Where the log ends as root's table of it says, both hold the same: to append asks for no more. All of it is read only
+    // when that is not so, to learn what it is.
+    let mark = (act == Act::Append).then(|| view::mark(stack)).flatten();
+    if let Some(log) = mark.and_then(|mark| Log::open_at(&block::path(partition), &mark)) {
+        return on(Some(log));
+    }
     let seen = view::seen(stack)?;
     let mut log = match Log::open_in_use(&block::path(partition)) {
         Ok(log) => log,

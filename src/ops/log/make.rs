@@ -69,7 +69,7 @@ impl Log {
         };
         let segments = Vec::new();
         let next = header.start;
-        let chain = Chain { header, ring, segments, end: End::Clean, next };
+        let chain = Chain { header, ring, segments, end: End::Clean, next, part: None };
         let mut log = Self { disk, chain, whole: true };
         log.write_header(header)?;
         Ok(log)
@@ -117,8 +117,8 @@ impl Log {
         let start = Link { id, behind, ..next };
         let header = Header { start, number: header.number.saturating_add(1), ..header };
         self.write_header(header)?;
-        self.chain =
-            Chain { header, ring, segments: Vec::new(), end: End::Clean, next: header.start };
+        let (segments, next) = (Vec::new(), header.start);
+        self.chain = Chain { header, ring, segments, end: End::Clean, next, part: None };
         Ok(())
     }
 

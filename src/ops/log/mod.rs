@@ -12,7 +12,7 @@ use crate::boot::whose::Owner;
 use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{self, Bad, Chain, End, NoLog};
-use crate::log::format::{Defect, Header, Life};
+use crate::log::format::{Defect, Header, Life, Mark};
 use crate::log::ring::Ring;
 use crate::sys::direct::Direct;
 use crate::units::{Bytes, Sectors};
@@ -80,6 +80,15 @@ impl Log {
     /// short.
     pub fn open_in_use(path: &Path) -> Result<Self> {
         Self::read(Direct::open_writable(path)?, true)
+    }
+
+    /// The end of a log that root reads to where `mark` says, for an append. `None`: it has to be read as a whole.
+    pub fn open_at(path: &Path, mark: &Mark) -> Option<Self> {
+        let mut disk = Direct::open_writable(path).ok()?;
+        let chunks = disk.chunks();
+        let found = chain::header(&mut disk, chunks).ok()?;
+        let chain = Chain::glance(&mut disk, found.header, mark)?;
+        Some(Self { disk, chain, whole: found.whole })
     }
 
     fn read(mut disk: Direct, in_use: bool) -> Result<Self> {

@@ -1,0 +1,62 @@
+"""A flush costs the same however many flushes the log holds, and what becomes of those is noticed all the same."""
+
+from __future__ import annotations
+
+import pytest
+from vm import flushlog, logged
+from vm.flushlog import FlushLog
+from vm.lab import Lab
+from vm.machine import VM
+from vm.router import LOG, check_settled
+
+CARD = 5
+FEW, MANY = 10, 400
+NO_MERGE = "cowflush.merge=100%"
+# Of the segments before the last one an append looks at so many.
+LOOKS = 8
+
+
+def reads(vm: VM, number: int) -> int:
+    """How often a small flush reads the card."""
+    vm.run(f"seq {number} 4000 >/root/small; sync").ok()
+    before = vm.card_stats()
+    assert "to the log on sda2" in vm.run("cowflush flush", timeout=60).ok().text
+    return (vm.card_stats() - before).rd_operations
+
+
+def test_a_flush_reads_no_more_behind_400_flushes_than_behind_10(boot: Lab) -> None:
+    vm = boot(logged.long(boot.card(), MANY), append=NO_MERGE)
+    # With the first one what the boot has written is flushed, too.
+    many = [reads(vm, number) for number in range(4)][1:]
+    assert len(logged.report(vm)["segments"]) == MANY + 4
+    vm.run("cowflush merge", timeout=120).ok()
+    few = [reads(vm, number) for number in range(FEW + 2)][-3:]
+    # Which blocks of the filesystem's own a flush reads besides differs a little.
+    assert max(many) <= max(few) + 4, (many, few)
+
+
+@pytest.mark.thorough
+def test_damage_in_a_long_log_is_noticed_and_nothing_that_root_reads_is_overwritten(
+    boot: Lab,
+) -> None:
+    count = 3 * LOOKS
+    vm = boot(logged.long(boot.card(), count), append=NO_MERGE)
+    logged.flush(vm, 1)
+    vm.pause()
+    flushlog.flip(vm.card, FlushLog(vm.card).segments[count // 2].head, 100)
+    vm.cont()
+    for number in range(2, 9):
+        vm.run(f"echo {number} >{logged.STATE} && seq {number} 3000 >/root/f{number} && sync").ok()
+        done = vm.run("cowflush flush", timeout=60)
+        vm.run("echo 3 >/proc/sys/vm/drop_caches").ok()
+        logged.check_state(vm, number)
+        if done.code:
+            break
+    assert "/dev/sda2 does not hold any more what root reads through it" in done.exits(CARD).text
+    assert 2 < number <= 2 + (count + number) // LOOKS + 1
+    # Nothing is lost: the kernel's table still has all of it.
+    vm.run("cowflush merge", timeout=120).ok()
+    logged.check_state(vm, number)
+    check_settled(vm, log=LOG)
+    vm.kill()
+    logged.check_card(vm.card, number)

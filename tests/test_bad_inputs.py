@@ -82,8 +82,7 @@ def test_the_rescue_prompt_names_what_is_wrong_until_it_can_boot(boot: Lab) -> N
     """What a person may type there, one mistake after the other."""
     short = boot.card(Filesystem(label="short", uuid="c0f1a5b0-5eed-4c0f-8a5b-000000000003"))
     whole, less = (f"{size // 2048}.0 MiB" for size in cut_short(short))
-    broken = boot.card()
-    broken.edit(["cd /sbin", f"write {__file__} broken", "sif broken mode 0100644"])
+    broken = put(boot.card(), "/sbin/broken", mode="0100644")
     no_driver = "cannot mount /dev/{}: the kernel has no filesystem type for it."
     vm = boot(
         broken,
@@ -119,9 +118,14 @@ def test_the_rescue_prompt_names_what_is_wrong_until_it_can_boot(boot: Lab) -> N
     vm.type("rootflags=noatime cowflush=on init=/sbin/broken\n")
     vm.wait_boot()
     # It is no program, so the usual one was started.
-    assert "init=/sbin/broken is no program on root; trying the usual ones." in said(vm)
+    assert "cannot start /sbin/broken: Permission denied. Is it a program" in said(vm)
     assert status(vm)["mode"] == "deferring"
     assert "noatime" in vm.run("grep ' / ' /proc/mounts").ok().text
+
+
+NO_INIT = (
+    "cannot find an init on root: none of /sbin/init, /etc/init, /bin/init, /bin/sh can be started."
+)
 
 
 @pytest.mark.thorough
@@ -129,10 +133,7 @@ def test_an_unattended_prompt_reboots(boot: Lab) -> None:
     """Here for want of an init; typing keeps it there, see the other tests."""
     vm = boot(remove(boot.card(), ["/sbin/init", "/bin/sh"], []), append="panic=2", wait=False)
     vm.wait_console("Rebooting in 2 s if nobody types.", timeout=30)
-    none = (
-        "cannot find an init on root: there is none of /sbin/init, /etc/init, /bin/init, /bin/sh."
-    )
-    assert none in said(vm)
+    assert NO_INIT in said(vm) and "cannot start" not in said(vm)
     assert vm.wait_stopped(timeout=10) == "guest-reset"
 
 
@@ -179,14 +180,80 @@ def remove(card: Card, files: list[str], folders: list[str]) -> Card:
     return card
 
 
-@pytest.mark.thorough
-def test_an_init_that_cannot_be_started(boot: Lab) -> None:
-    """As one for another processor."""
-    card = boot.card()
-    card.edit(["cd /sbin", f"write {__file__} broken", "sif broken mode 0100755"])
-    vm = boot(card, append="panic=0 init=/sbin/broken", wait=False)
+def put(card: Card, name: str, source: Path = Path(__file__), mode: str = "0100755") -> Card:
+    """Puts a file there: by itself one that may be executed, and can't be, as a program for another processor."""
+    folder, last = name.rsplit("/", 1)
+    card.edit([f"cd {folder}", f"write {source} {last}", f"sif {last} mode {mode}"])
+    return card
+
+
+def test_an_init_that_can_not_be_started_leaves_every_way_open(boot: Lab) -> None:
+    """It is known before anything is moved: another one is taken, and if there is none root is given back."""
+    card = remove(boot.card(), ["/sbin/init", "/bin/sh"], [])
+    for name in ("/sbin/init", "/bin/sh"):
+        put(card, name)
+    # A script whose interpreter isn't there: the kernel's words are those for a missing program.
+    put(card, "/etc/init", script(boot, "#!/no/such/shell"))
+    whole = boot.card(Filesystem(label="whole", uuid="c0f1a5b0-5eed-4c0f-8a5b-000000000004"))
+    put(whole, "/sbin/broken")
+    before = card.copy(boot.directory / "before.img")
+    vm = boot(
+        card, append="panic=0 init=/sbin/none", drives=[Drive(whole.path)], rw=False, wait=False
+    )
     vm.wait_console(PROMPT, timeout=30)
-    assert "cannot start /sbin/broken: Exec format error. Is it a program for this processor" in said(vm)  # fmt: skip
+    why = "Is it a program for this processor, and are its libraries there?"
+    for init, reason in (
+        ("/sbin/none", "No such file or directory"),
+        ("/sbin/init", "Exec format error"),
+        ("/etc/init", "No such file or directory"),
+        ("/bin/sh", "Exec format error"),
+    ):
+        assert f"cannot start {init}: {reason}. {why}" in said(vm), init
+    assert "cannot start /bin/init" not in said(vm), "there is none, and nobody asked for it"
+    assert NO_INIT in said(vm)
+    ask_again(vm, "list", "/dev/sda1 (120.0 MiB) ext4", "/dev/sdb1 (120.0 MiB) ext4")
+    ask_again(vm, "sh", "This initramfs has no /bin/sh.")
+    ask_again(vm, "cowflush=off", "root is the plain card sda1 (ro)", NO_INIT)
+    assert "busy" not in said(vm), "root and its stack were given back each time"
+    vm.type("root=LABEL=whole cowflush=on init=/sbin/broken rw\n")
+    vm.wait_boot()
+    assert "cannot start /sbin/broken: Exec format error." in said(vm)
+    assert status(vm)["card"] == "sdb1" and status(vm)["mode"] == "deferring"
+    assert "/sbin/init" in vm.get("/proc/1/cmdline").decode()
+    vm.run("echo x >/root/x; cowflush flush", timeout=60).ok()
+    vm.kill()
+    assert whole.read("/root/x") == b"x\n"
+    assert card.differing_sectors(before) == []
+
+
+def script(lab: Lab, *lines: str) -> Path:
+    """A file of this machine with these lines."""
+    path = lab.directory / "script"
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+@pytest.mark.thorough
+def test_where_root_is_the_root_already_only_a_reboot_is_left(boot: Lab) -> None:
+    """The init is hidden by what is moved to the root right before it is started."""
+    card = put(boot.card(), "/run/start", script(boot, "#!/bin/sh"))
+    vm = boot(card, append="panic=0 init=/run/start", wait=False)
+    vm.wait_console(PROMPT, timeout=30)
+    in_use = "root is in use, so no words can be tried any more"
+    assert "cannot start /run/start: No such file or directory." in said(vm)
+    assert said(vm).count(in_use) == 1
+    for words in ("root=/dev/sda1", "cowflush=off", "init=/sbin/init"):
+        ask_again(vm, words, in_use)
+    ask_again(vm, "list", "/dev/sda1 (120.0 MiB) ext4")
+    # Root's own shell, with root as any system has it.
+    vm.type("sh\n")
+    vm.wait_console("# $", timeout=10)
+    vm.type("echo x >/root/x; cowflush flush && exit\n")
+    vm.wait_console(r"flushed to sda1: [^\n]*\n(?s:.*)^cowflush rescue> ", timeout=60)
+    vm.type("reboot\n")
+    assert vm.wait_stopped(timeout=10) == "guest-reset"
+    card.fsck()
+    assert card.read("/root/x") == b"x\n"
 
 
 @pytest.mark.thorough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pytest
 from vm import Filesystem, artefacts, flushlog, logged, workload
@@ -178,6 +179,12 @@ def test_a_boot_does_as_the_command_line_says(boot: Lab) -> None:
     assert {"rw", "noatime", "commit=77", "errors=remount-ro"} <= {*options}, mounted
     started = vm.run("tr '\\0' ' ' </proc/1/cmdline").ok().text.split()
     assert started[-3:] == ["/sbin/other-init", "first", "second"]
+    # Nothing that ours did about signals is handed on: everybody would inherit it.
+    signals = dict(
+        re.findall(r"^(Sig\w+):\t(\w+)$", vm.get("/proc/1/status").decode(), re.MULTILINE)
+    )
+    assert int(signals["SigBlk"], 16) == 0
+    assert int(signals["SigIgn"], 16) & 1 << signal.SIGPIPE - 1 == 0
     begin, end = (
         float(re.search(rf"^\[ *([\d.]+)\] {words}", vm.console, re.MULTILINE)[1])  # type: ignore[index]
         for words in ("Run /init as init process", "cowflush: root is cowflush-root over sda1")

@@ -1,4 +1,5 @@
-"""Whoever acts on a card or a log by itself is refused while a stack, or a mounted filesystem, uses it; and nothing is changed."""
+"""Whoever acts on a card or a log by itself is refused while a stack, or a mounted filesystem, uses it; and nothing is changed.
+And cowflush leaves alone what only has a name like its own."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from vm import Drive, Throttle, logged
 from vm.ext import Filesystem
 from vm.lab import Lab
 from vm.machine import VM
-from vm.router import LOG, check_settled, wait_status
+from vm.router import LOG, check_settled, loops, wait_status
 
 FAILED, BUSY = 1, 4
 OTHER = "c0f1a5b0-5eed-4c0f-8a5b-000000000002"
@@ -102,6 +103,11 @@ def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
     vm.run(
         "sed s/cowflush=off// /proc/cmdline >/run/line && mount --bind /run/line /proc/cmdline"
     ).ok()
+    # Somebody else's device has one of our names: it is not taken away.
+    vm.run("guest-tools dm create cowflush-view && guest-tools dm table cowflush-view 8 error").ok()
+    foreign = "cannot go on with cowflush-view: its table is none that cowflush makes."
+    refuses(vm, {"cowflush attach /dev/sdb1": foreign}, disk=1)
+    vm.run("guest-tools dm remove cowflush-view").ok()
     stack = "/dev/mapper/cowflush-root"
     attached = vm.run("cowflush attach /dev/sdb1 2>/dev/null", timeout=60).ok().text
     assert attached.strip() == stack
@@ -133,3 +139,30 @@ def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
     refuses(vm, commands)
     vm.kill()
     logged.check_root(other.fs(), 2)
+
+
+# Loop devices that `losetup` made, and so without autoclear: over a file on root, and, as cowflush's own are, over one that was
+# deleted from a filesystem that is mounted nowhere any more. And a device over the first, by the name of a COW's.
+NAMESAKES = """
+head -c 1048576 /dev/zero >/root/cowflush-data && losetup -f /root/cowflush-data
+mkdir /run/t && mount -t tmpfs t /run/t && head -c 1048576 /dev/zero >/run/t/cowflush-cow
+losetup -f /run/t/cowflush-cow && rm /run/t/cowflush-cow && umount -l /run/t
+guest-tools dm create cowflush-cow-7 && guest-tools dm table cowflush-cow-7 2048 linear $(losetup -a | sed -n 's/:.*cowflush-data.*//p') 0
+guest-tools dm create cowflush-cow-8
+"""
+NAMES = "cat /sys/block/dm-*/dm/name | sort"
+
+
+def test_what_is_only_called_like_ours_is_left_alone(boot: Lab) -> None:
+    """But for a device without a table, as a killed command leaves it, which serves nobody."""
+    vm = boot()
+    vm.run(f"set -e\n{NAMESAKES}").ok()
+    for command in ("flush", "stop", "start"):
+        vm.run(f"date >>/root/x; cowflush {command}", timeout=60).ok()
+        own = [] if command == "stop" else ["cowflush-cow"]
+        assert sorted(loops(vm)) == sorted(["cowflush-data", "cowflush-cow", *own]), command
+        assert vm.run(NAMES).ok().text.split() == [
+            "cowflush-cow-7",
+            "cowflush-origin",
+            "cowflush-root",
+        ]

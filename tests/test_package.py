@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import gzip
 import io
 import os
@@ -137,6 +138,25 @@ FILES = {
 }
 CONFFILES = {"/etc/cowflush.conf", "/etc/grub.d/42_cowflush", "/etc/init.d/cowflush"}
 SCRIPTS = {"postinst", "prerm", "postrm"}
+
+
+def test_systemd_never_gives_up_to_start_the_service() -> None:
+    """It begins with `cowflush start`, which waits for who is at work, and fails if that takes too long: again and again,
+    on a card that is slow enough. Five failures in ten seconds are the end of a service, unless its unit says otherwise."""
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(PACKAGE / "debian" / "cowflush.service")
+    service = unit["Service"]
+    assert service["ExecStartPre"] == "/usr/sbin/cowflush start"
+    # Also a start that failed is a failure, and tried again.
+    assert (service["Restart"], unit["Unit"]["StartLimitIntervalSec"]) == ("on-failure", "0")
+    assert int(service["RestartSec"]) >= 1, "others get a turn"
+    patience = re.search(
+        r"const PATIENCE: Duration = Duration::from_secs\((\d+)\)",
+        (artefacts.TOP / "src" / "commands" / "flush.rs").read_text(),
+    )
+    # systemd's own patience is 90 seconds (DefaultTimeoutStartSec); a start that is killed has done nothing.
+    assert patience and int(patience[1]) < 90 and "TimeoutStartSec" not in service
 
 
 def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:

@@ -6,12 +6,14 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
-use nix::unistd::{AccessFlags, access, chdir, chroot, execv};
+use nix::unistd::{chdir, chroot};
 
 use super::console::Log;
 use crate::error::{Doing, Error, Result};
+use crate::sys::process::{could_start, turn_into};
 
 const NONE: Option<&str> = None;
 
@@ -19,21 +21,14 @@ const NONE: Option<&str> = None;
 const USUAL: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
 
 /// Moves the kernel's filesystems over, frees the initramfs, makes `root` the root and becomes
-/// its init. Returns only on failure.
-pub fn run(root: &Path, wanted: Option<&str>, arguments: Vec<OsString>, log: &mut Log) -> Error {
-    match try_run(root, wanted, arguments, log) {
+/// `init`. Returns only on failure, and there is no way back then.
+pub fn run(root: &Path, init: &str, arguments: Vec<OsString>, log: &mut Log) -> Error {
+    match try_run(root, init, arguments, log) {
         Err(error) => error,
     }
 }
 
-fn try_run(
-    root: &Path,
-    wanted: Option<&str>,
-    arguments: Vec<OsString>,
-    log: &mut Log,
-) -> Result<Infallible> {
-    // Looked for before anything is moved: without an init the rescue prompt needs /dev.
-    let init = find_init(root, wanted, log)?;
+fn try_run(root: &Path, init: &str, arguments: Vec<OsString>, log: &mut Log) -> Result<Infallible> {
     for place in ["/dev", "/proc", "/sys", "/run"] {
         let target = root.join(place.trim_start_matches('/'));
         let moved = mount(Some(place), &target, NONE, MsFlags::MS_MOVE, NONE);
@@ -51,34 +46,38 @@ fn try_run(
     mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).doing(what)?;
     chroot(".").doing(what)?;
     chdir("/").doing(what)?;
-    let words = std::iter::once(OsString::from(&init)).chain(arguments);
+    let words = std::iter::once(OsString::from(init)).chain(arguments);
     let words: Vec<CString> = words.filter_map(|word| CString::new(word.into_vec()).ok()).collect();
     let path = words.first().cloned().unwrap_or_default();
-    execv(&path, &words).doing(|| format!("start {init}")).map_err(|error| {
-        error.advise("Is it a program for this processor, and are its libraries there?")
-    })
+    Err(not_started(init, turn_into(&path, &words)))
 }
 
-fn find_init(root: &Path, wanted: Option<&str>, log: &mut Log) -> Result<String> {
-    let there = |init: &str| {
-        let path = root.join(init.trim_start_matches('/'));
-        // A link may be absolute and lead to the right place only once root is the root.
-        path.symlink_metadata().is_ok_and(|meta| meta.is_symlink())
-            || access(&path, AccessFlags::X_OK).is_ok() && path.is_file()
-    };
-    if let Some(wanted) = wanted {
-        if there(wanted) {
-            return Ok(wanted.to_owned());
+fn not_started(init: &str, errno: Errno) -> Error {
+    Error::new(format!("start {init}"), errno.desc())
+        .advise("Is it a program for this processor, and are its libraries there?")
+}
+
+/// The first program on `root` that the kernel would start as init. To be asked before anything is moved: as long as
+/// nothing was, everything else can be tried at the rescue prompt.
+pub fn find_init<'a>(root: &Path, wanted: Option<&'a str>, log: &mut Log) -> Result<&'a str> {
+    for init in wanted.into_iter().chain(USUAL) {
+        let Ok(program) = CString::new(init) else { continue };
+        match could_start(root, &program) {
+            Ok(()) => return Ok(init),
+            // A library that it lacks is told of like this, too; and one that was asked for is missed.
+            Err(Errno::ENOENT) if wanted != Some(init) && !is_there(root, init) => {}
+            Err(errno) => log.error(&not_started(init, errno).to_string()),
         }
-        log.error(&format!("init={wanted} is no program on root; trying the usual ones."));
     }
-    USUAL.into_iter().find(|init| there(init)).map(str::to_owned).ok_or_else(|| {
-        Error::new(
-            "find an init on root",
-            "there is none of /sbin/init, /etc/init, /bin/init, /bin/sh",
-        )
-        .advise("Is this the right partition? Look at root= on the kernel command line.")
-    })
+    Err(Error::new(
+        "find an init on root",
+        "none of /sbin/init, /etc/init, /bin/init, /bin/sh can be started",
+    )
+    .advise("Is this the right partition? Look at root= on the kernel command line."))
+}
+
+fn is_there(root: &Path, init: &str) -> bool {
+    root.join(init.trim_start_matches('/')).symlink_metadata().is_ok()
 }
 
 /// include/uapi/linux/magic.h

@@ -7,8 +7,9 @@ use crate::cow::pace;
 use crate::dm::{Line, Target};
 use crate::error::{Error, Result};
 use crate::ops::log::Log;
+use crate::ops::settle::explain;
 use crate::ops::{cowfile, view};
-use crate::stack::Name;
+use crate::stack::{Name, Trouble};
 use crate::sys::dm::Control;
 use crate::sys::{cow_threshold, lock};
 use crate::units::{Bytes, DevNo, Sectors};
@@ -95,11 +96,16 @@ pub fn dismantle() -> Result<()> {
     Control::open().map_or(Ok(()), |control| take_away(&control))
 }
 
-/// From the top down, as far as nobody uses it: what has a user stays, with all that it stands on.
+/// From the top down, as far as nobody uses it: what has a user stays, with all that it stands on. So does what only has
+/// the name of one of ours.
 pub fn take_away(control: &Control) -> Result<()> {
     let stack = control.stack()?;
-    Name::ALL
-        .into_iter()
-        .filter(|name| stack.device(*name).is_some())
-        .try_for_each(|name| control.remove(name))
+    for name in Name::ALL {
+        match stack.device(name) {
+            Some(device) if device.is_foreign() => return Err(explain(Trouble::Foreign(name))),
+            Some(_) => control.remove(name)?,
+            None => {}
+        }
+    }
+    Ok(())
 }

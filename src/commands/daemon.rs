@@ -4,6 +4,7 @@ use cowflush::error::{Exit, Result};
 use cowflush::ops::daemon;
 use cowflush::report::syslog;
 use cowflush::sys::signals;
+use cowflush::sys::terminal::standard_error;
 use nix::sys::signal::Signal;
 
 use crate::commands::config;
@@ -17,8 +18,13 @@ pub fn run() -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// One line for whoever reads the daemon's output, and for the system's log.
+/// One line for whoever reads the daemon's output, and for the system's log. A terminal that takes nothing, as after
+/// Ctrl-S, holds up no flush.
 fn tell(text: &str) {
-    put(std::io::stderr(), &format!("cowflush: {text}\n"));
+    let line = format!("cowflush: {text}\n");
+    match standard_error() {
+        Some(terminal) => put(terminal, &line),
+        None => put(std::io::stderr(), &line),
+    }
     syslog::notice(text);
 }

@@ -93,15 +93,18 @@ pub fn start() -> Result<Exit> {
     refuse_while_held("start")?;
     wait_for_others(&mut signals)?;
     let mut session = Session::begin("start", &config, &mut signals)?.settled(Wish::default())?;
+    let mut unspilled = None;
     let text = if session.start()? {
-        if let Some(error) = config.spill.as_ref().and_then(|spill| spill::begin(spill).err()) {
-            put(std::io::stderr(), &format!("cowflush: {error}\n"));
-        }
+        unspilled = config.spill.as_ref().and_then(|spill| spill::begin(spill).err());
         format!("started: writes stay in RAM, up to {}\n", session.limit())
     } else {
         "started already: writes stay in RAM\n".to_owned()
     };
+    // Nobody who reads this may hold up the next flush.
     drop(session);
+    if let Some(error) = unspilled {
+        put(std::io::stderr(), &format!("cowflush: {error}\n"));
+    }
     put(std::io::stdout(), &text);
     // After an upgrade this is the first command of the new program.
     if let Err(error) = run_dir::keep_program().doing(|| "renew the program in /run/cowflush") {

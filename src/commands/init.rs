@@ -7,7 +7,7 @@ use std::path::Path;
 use cowflush::boot::cmdline::Options;
 use cowflush::boot::console::{self, Log};
 use cowflush::boot::{bringup, handover, loading, mounting, rescue, stacking};
-use cowflush::error::Error;
+use cowflush::error;
 use nix::sys::statfs::statfs;
 use nix::unistd::getpid;
 
@@ -79,7 +79,14 @@ pub fn run(arguments: Vec<OsString>) -> ! {
         for complaint in &options.complaints {
             log.error(&format!("{complaint}."));
         }
-        let error = boot(&options, arguments.clone(), &mut log);
+        let error = match mount(&options, &mut log) {
+            Ok(init) => {
+                let error = handover::run(Path::new(ROOT), init, arguments, &mut log);
+                log.error(&error.to_string());
+                stranded(options.panic, &mut log);
+            }
+            Err(error) => error,
+        };
         log.error(&error.to_string());
         log.error("root cannot be mounted; this is the rescue prompt.");
         let _ = nix::mount::umount(ROOT);
@@ -90,15 +97,24 @@ pub fn run(arguments: Vec<OsString>) -> ! {
     }
 }
 
-/// Mounts root and becomes its init. Returns only on failure.
-fn boot(options: &Options, arguments: Vec<OsString>, log: &mut Log) -> Error {
+/// Mounts root. Returns what shall be its init.
+fn mount<'a>(options: &'a Options, log: &mut Log) -> error::Result<&'a str> {
     let root = Path::new(ROOT);
-    let mounted = bringup::root(options, bringup::Before::Nothing, log, &mut |device, found| {
+    bringup::root(options, bringup::Before::Nothing, log, &mut |device, found| {
         mounting::root(device, root, found, options)
-    });
-    match mounted {
-        Ok(()) => handover::run(root, options.init.as_deref(), arguments, log),
-        Err(error) => error,
+    })?;
+    handover::find_init(root, options.init.as_deref(), log)
+}
+
+/// Root is the root already, and what this began with is gone: nothing of that can be taken back, so nothing else can
+/// be tried.
+fn stranded(panic: u64, log: &mut Log) -> ! {
+    loop {
+        log.error(
+            "root is in use, so no words can be tried any more, only `list`, `sh`, `reboot` and `poweroff`. What `sh` changes \
+             stays in RAM until `cowflush flush`, if root is on the stack.",
+        );
+        rescue::ask(panic);
     }
 }
 

@@ -306,6 +306,8 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
              cowflush.log=UUID={uuid} on the kernel command line; update-initramfs -u or dracut -f do it for you\n"
         ));
     }
+    // Whoever reads this may be slow: the lock goes first.
+    drop(control);
     put(std::io::stdout(), &text);
     Ok(Exit::Done)
 }

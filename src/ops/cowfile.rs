@@ -116,13 +116,12 @@ const GOING_TRIES: u32 = 100;
 const GOING_PAUSE: Duration = Duration::from_millis(2);
 
 /// Takes away what a killed command left, and waits until the kernel has taken away what it promised to:
-/// the memory is wanted.
+/// the memory is wanted. A name alone makes no device ours.
 pub fn release_strays(control: &Control) {
-    loopdev::release_strays();
     let Ok(entries) = std::fs::read_dir("/sys/block") else { return };
     for folder in entries.flatten().map(|entry| entry.path()) {
         let Some(store) = store_number(&folder) else { continue };
-        if is_held(&folder) {
+        if is_held(&folder) || !control.is_store(store) {
             continue;
         }
         let _ = control.release_store(store);

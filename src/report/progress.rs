@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::console::Console;
-use crate::sys::terminal::{STANDARD_ERROR, open_unhurried};
+use crate::sys::terminal::standard_error;
 use crate::units::Bytes;
 
 /// Where progress is shown.
@@ -48,9 +48,11 @@ impl Meter {
     /// Silent unless standard error is a terminal. It never waits for that: a flush has the lock, and root may be
     /// frozen.
     pub fn new() -> Self {
-        let terminal = stderr().is_terminal().then(|| open_unhurried(STANDARD_ERROR));
-        let sink = terminal.and_then(Result::ok).map_or(Sink::Nowhere, Sink::Terminal);
-        Self { sink, work: None, shown: None }
+        Self {
+            sink: standard_error().map_or(Sink::Nowhere, Sink::Terminal),
+            work: None,
+            shown: None,
+        }
     }
 
     /// Silent.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::Write;
 
-use syslog::{Facility, LogFormat, Severity};
+use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
 use super::kmsg;
 
@@ -20,12 +20,17 @@ impl<T: Display> LogFormat<T> for Plain {
     }
 }
 
-/// Logs a notice; to the kernel's log before a syslogd is up.
+/// Logs a notice; to the kernel's log before a syslogd is up, and while it takes none: whoever flushes waits for no reader.
 ///
 /// Only to be called while root is awake: a syslogd may write to it before it answers.
 pub fn notice(text: &str) {
-    match syslog::unix(Plain) {
-        Ok(mut logger) => drop(logger.notice(text)),
-        Err(_) => drop(kmsg::say(kmsg::NOTICE, text)),
+    let said = syslog::unix(Plain).and_then(|mut logger| {
+        if let LoggerBackend::Unix(socket) = &logger.backend {
+            let _ = socket.set_nonblocking(true);
+        }
+        logger.notice(text)
+    });
+    if said.is_err() {
+        let _ = kmsg::say(kmsg::NOTICE, text);
     }
 }

@@ -99,6 +99,11 @@ impl Device {
         }
     }
 
+    /// Its live table is none that cowflush makes, so the device may be somebody else's that has the name by chance.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.live, Some(Live::Foreign | Live::Single { target: Target::Other, .. }))
+    }
+
     /// The devices that its live table reads.
     fn below(&self) -> [Option<DevNo>; 2] {
         let of = |target: Target| match target {

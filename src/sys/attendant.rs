@@ -83,6 +83,7 @@ impl Drop for Attendant {
     fn drop(&mut self) {
         let _ = self.wire.shutdown(std::net::Shutdown::Both);
         let _ = waitpid(self.pid, None);
+        guard::spare(self.pid, false);
     }
 }
 

@@ -78,6 +78,7 @@ pub(super) fn beside(
     if let Some((mut wire, far_end)) = ends {
         drop(far_end);
         if matches!(wire.read(&mut [0]), Ok(1)) {
+            spare(pid, true);
             return Ok((wire, pid));
         }
     }
@@ -86,11 +87,25 @@ pub(super) fn beside(
         .advise("Nothing was begun. Free some memory, or raise `ulimit -l`, then try again."))
 }
 
+/// Has this process and a helper of it spared by sysvinit's sendsigs, or the helper no longer: both killed at one instant,
+/// while root is suspended, would leave it so, and everybody who shuts the machine down waiting for it. What a killed
+/// process leaves there is a number of nobody.
+///
+/// Where there is no such folder nobody looks into it.
+pub(super) fn spare(helper: Pid, spared: bool) {
+    let path = format!("/run/sendsigs.omit.d/cowflush-{helper}");
+    let _ = match spared {
+        true => std::fs::write(path, format!("{} {helper}\n", getpid())),
+        false => std::fs::remove_file(path),
+    };
+}
+
 impl Guard {
     /// Sends the guard home and waits until it is gone.
     pub fn dismiss(mut self) {
         // If this fails the guard finds root awake and does nothing.
         let _ = self.wire.write_all(b"d");
         let _ = waitpid(self.pid, None);
+        spare(self.pid, false);
     }
 }

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::dm::{CONTROL, Control};
+use super::signals;
 use crate::error::{Error, Exit, Result};
 
 /// Which byte of the node is locked.
@@ -70,6 +71,7 @@ pub fn take(control: &Control) -> Result<()> {
 
 /// The same for a process that has it already, and helpers at work.
 pub fn keep(control: &Control) -> Result<()> {
+    signals::never_stop()?;
     match set(control.file(), Byte::Work, libc::F_WRLCK) {
         Ok(()) => Ok(()),
         Err(Errno::EAGAIN | Errno::EACCES) => Err(busy(holder(control))),

@@ -1,7 +1,8 @@
 //! Loop devices: a file as a block device.
 //!
 //! Every loop device is made with *autoclear*: the kernel detaches it, and frees its unlinked
-//! file, when the last table that uses it goes. So a process that is killed leaks nothing.
+//! file, when the last table that uses it goes. So a process that is killed leaks nothing, and nobody has to
+//! guess by a name which devices are ours: what is detached is another's then.
 //!
 //! Source: include/uapi/linux/loop.h and drivers/block/loop.c.
 
@@ -143,8 +144,8 @@ fn configure(node: &File, file: &File, info: &Info) -> std::result::Result<(), E
     }
 }
 
-/// For kernels before 5.8. Killed between the two, the device stays attached without
-/// autoclear; [`release_strays`] finds it.
+/// For kernels before 5.8. Killed between the two, the device stays attached until the next boot, over a file that
+/// takes no memory, since nothing was written to it.
 fn configure_in_two_steps(node: &File, file: &File, info: &Info) -> std::result::Result<(), Errno> {
     // SAFETY: LOOP_SET_FD takes a file descriptor by value.
     Errno::result(unsafe { libc::ioctl(node.as_raw_fd(), SET_FD as _, file.as_raw_fd()) })?;
@@ -189,27 +190,6 @@ pub fn grow(node: &File, limit: Bytes) -> Result<()> {
     }
     info.size_limit = limit.0;
     set_status(node, &info).doing(|| "change the size of the COW")
-}
-
-/// The name that every backing file's begins with.
-pub const FILE_PREFIX: &str = "cowflush-";
-
-/// Detaches loop devices of ours that nothing holds and that were left without autoclear.
-pub fn release_strays() {
-    let Ok(entries) = std::fs::read_dir("/sys/block") else { return };
-    for entry in entries.flatten() {
-        let state = entry.path().join("loop");
-        let ours = std::fs::read_to_string(state.join("backing_file"))
-            .is_ok_and(|path| path.rsplit('/').next().unwrap_or("").starts_with(FILE_PREFIX));
-        let autoclear =
-            std::fs::read_to_string(state.join("autoclear")).is_ok_and(|flag| flag.trim() == "1");
-        if ours
-            && !autoclear
-            && let Ok(node) = open(&node_of(&entry.file_name().to_string_lossy()))
-        {
-            clear(&node);
-        }
-    }
 }
 
 /// Whether the kernel knows LOOP_CONFIGURE (5.8): it looks at the descriptor first.

@@ -3,11 +3,13 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, chdir, chroot, execv, fork};
 
 /// Starts a child that does this and ends.
 pub(super) fn child(work: impl FnOnce()) -> nix::Result<Pid> {
@@ -20,6 +22,49 @@ pub(super) fn child(work: impl FnOnce()) -> nix::Result<Pid> {
             unsafe { libc::_exit(0) }
         }
         ForkResult::Parent { child } => Ok(child),
+    }
+}
+
+/// Becomes this program, which gets none of what this one did about signals: all that it starts would inherit it. Returns
+/// only on failure.
+pub fn turn_into(program: &CStr, words: &[CString]) -> Errno {
+    let _ = SigSet::empty().thread_set_mask();
+    // Rust's runtime ignores it.
+    // SAFETY: the default is no handler of this program's.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    let Err(errno) = execv(program, words);
+    errno
+}
+
+/// Whether the kernel would start this program with `root` as the root; the error is the kernel's. A child lets it be
+/// started as one that is traced, which the kernel stops before its first instruction, and goes then.
+///
+/// What can't be told counts as yes: the real start will tell.
+pub fn could_start(root: &Path, program: &CStr) -> Result<(), Errno> {
+    let tried = child(|| {
+        let traced = || {
+            // SAFETY: PTRACE_TRACEME takes no pointers.
+            Errno::result(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) })
+        };
+        // Not traced it would run.
+        if chroot(root).and_then(|()| chdir("/")).is_ok() && traced().is_ok() {
+            let Err(errno) = execv(program, &[program]);
+            // SAFETY: as in `child`.
+            unsafe { libc::_exit(errno as i32) };
+        }
+    });
+    let Ok(pid) = tried else { return Ok(()) };
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Stopped(..)) => _ = kill(pid, Signal::SIGKILL),
+            Ok(WaitStatus::Exited(_, errno)) if errno != 0 => return Err(Errno::from_raw(errno)),
+            // The kernel ends it by itself if it finds out too late that it can't be started.
+            Ok(WaitStatus::Signaled(_, Signal::SIGSEGV | Signal::SIGBUS, _)) => {
+                return Err(Errno::ENOEXEC);
+            }
+            Err(Errno::EINTR) => {}
+            _ => return Ok(()),
+        }
     }
 }
 

@@ -7,9 +7,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Doing, Result};
 
-/// What asks a process to end or to stop, or a daemon to do something. One that stopped in the middle of a flush
-/// (Ctrl-Z, or a word to a terminal that is another's now) would keep the lock, and root frozen.
-const ASKING: [Signal; 10] = [
+/// What asks a process to end, or a daemon to do something.
+const ASKING: [Signal; 7] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
@@ -17,10 +16,16 @@ const ASKING: [Signal; 10] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
     Signal::SIGALRM,
-    Signal::SIGTSTP,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
 ];
+
+/// With what a terminal stops a process: Ctrl-Z, or a word to a terminal that is another's now.
+const STOPPING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
+/// From now on no terminal stops this process. For all that may have the lock: one that stood still in the middle of a flush
+/// would keep it, and root frozen.
+pub(super) fn never_stop() -> Result<()> {
+    STOPPING.into_iter().collect::<SigSet>().thread_block().doing(|| "hold back signals")
+}
 
 /// Holds back what asks the process to end; [`Held::arrived`] tells whether it came.
 pub struct Held {
@@ -35,6 +40,7 @@ pub struct Held {
 /// Holds back everything that asks the process for something, from now on. `ending` ends waits,
 /// `others` can be asked for; the rest is not told of.
 pub fn hold(ending: &[Signal], others: &[Signal]) -> Result<Held> {
+    never_stop()?;
     let all: SigSet = ASKING.into_iter().collect();
     all.thread_block().doing(|| "hold back signals")?;
     let heeded: SigSet = ending.iter().chain(others).copied().collect();

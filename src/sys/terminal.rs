@@ -1,15 +1,17 @@
 //! The terminal that a command writes to.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, stdout};
+use std::io::{self, IsTerminal, stderr, stdout};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// Where standard error's terminal can be opened again, with flags of our own.
-pub const STANDARD_ERROR: &str = "/proc/self/fd/2";
+/// Standard error, if it is a terminal, for who has a flush to do and must wait for no reader.
+pub fn standard_error() -> Option<File> {
+    stderr().is_terminal().then(|| open_unhurried("/proc/self/fd/2").ok()).flatten()
+}
 
 /// Opens a terminal whose reader may be gone, or have stopped it with Ctrl-S: a write that it does not take is given up.
 /// For all others who have it open nothing changes.
-pub fn open_unhurried(path: &str) -> io::Result<File> {
+fn open_unhurried(path: &str) -> io::Result<File> {
     File::options().write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)
 }
 

@@ -45,6 +45,13 @@ impl Control {
         Ok(line.and_then(|(_, length, kind, params)| Some((Store::parse(kind, params)?, length))))
     }
 
+    /// It stands on what cowflush puts below it, or on nothing yet. Another one of that name is somebody else's.
+    pub fn is_store(&self, number: u32) -> bool {
+        self.tell(Request::Table, number).is_ok_and(|message| {
+            message.targets().all(|(_, _, kind, params)| Store::parse(kind, params).is_some())
+        })
+    }
+
     /// Lets the kernel remove it as soon as nobody has it open; at once, if nobody has.
     pub fn release_store(&self, number: u32) -> Result<(), Errno> {
         self.tell(Request::RemoveLater, number).map(drop)

@@ -22,17 +22,20 @@ const TYPE: usize = HEADER + 24;
 const PARAMETERS: usize = HEADER + 40;
 // struct dm_target_msg: a sector, then the text.
 const TEXT: usize = HEADER + 8;
+const DM_DEV_CREATE: u8 = 3;
+const DM_DEV_REMOVE: u8 = 4;
 const DM_DEV_SUSPEND: u8 = 6;
 const DM_TABLE_LOAD: u8 = 9;
 const DM_TABLE_CLEAR: u8 = 10;
 const DM_TARGET_MSG: u8 = 14;
 
-/// Ask device-mapper about the device NAME: `table NAME SECTORS TYPE PARAMETERS` loads a table of one
-/// target and swaps it in, with the filesystem frozen meanwhile; `message NAME TEXT` sends a message.
+/// Ask device-mapper about the device NAME: `create NAME` makes one; `table NAME SECTORS TYPE PARAMETERS` loads a table of
+/// one target and swaps it in, with the filesystem frozen meanwhile; `message NAME TEXT` sends a message; `remove NAME`
+/// takes it away.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "dm")]
 pub struct Dm {
-    /// table or message
+    /// create, table, message or remove
     #[argh(positional)]
     request: String,
     /// the device
@@ -46,6 +49,8 @@ pub struct Dm {
 impl Dm {
     pub fn run(self) -> Result<ExitCode, Failure> {
         match (self.request.as_str(), self.words.as_slice()) {
+            ("create", []) => ask(DM_DEV_CREATE, &mut *self.buffer()?)?,
+            ("remove", []) => ask(DM_DEV_REMOVE, &mut *self.buffer()?)?,
             ("table", [length, kind, parameters @ ..]) => {
                 let mut load = self.buffer()?;
                 load[TARGET_COUNT] = 1;
@@ -60,7 +65,7 @@ impl Dm {
                 put(&mut message, TEXT, &words.join(" "))?;
                 ask(DM_TARGET_MSG, &mut message)?;
             }
-            _ => return Err("neither a table nor a message".into()),
+            _ => return Err("no such request, or with other words".into()),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Exit, Result};
 use crate::units::{DevNo, Sectors, decimal};
 
 /// The number of an open block device. `path` is for the message.
@@ -122,8 +122,12 @@ pub fn written(device: DevNo) -> Option<Written> {
 /// FLUSH.
 pub fn flush(device: DevNo) -> Result<()> {
     let path = path(device);
-    let node = File::open(&path).doing(|| format!("open {}", path.display()))?;
-    node.sync_all().doing(|| format!("flush the write cache of {}", path.display()))
+    let node = File::open(&path).doing(|| format!("open {}", path.display()));
+    node.and_then(|node| {
+        node.sync_all().doing(|| format!("flush the write cache of {}", path.display()))
+    })
+    // Whoever asks for it: the card has not confirmed what it was given.
+    .map_err(|error| error.exit(Exit::Card))
 }
 
 /// The disk that a partition is on; a whole disk is its own.

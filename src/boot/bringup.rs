@@ -187,12 +187,16 @@ fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> Str
             log.used_percent(),
             last_stop(log)
         ),
-        Found::Kept { .. } => "A power cut loses what was not flushed; one during a flush can tear root, since the \
+        Found::Kept { .. } => {
+            "A power cut loses what was not flushed; one during a flush can tear root, since the \
                                flush log is not used."
-            .to_owned(),
-        Found::None => "A power cut loses what was not flushed; one during a flush can tear root, since \
+                .to_owned()
+        }
+        Found::None => {
+            "A power cut loses what was not flushed; one during a flush can tear root, since \
               there is no flush log (`cowflush log --help` tells how to add one)."
-            .to_owned(),
+                .to_owned()
+        }
     };
     format!(
         "root is {} over {} ({access}): writes stay in RAM (up to {limit}) until `cowflush flush`. \

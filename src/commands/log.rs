@@ -34,17 +34,13 @@ const VERSION: u64 = 1;
 pub fn show(verify: bool, json: bool) -> Result<Exit> {
     let control = Control::open()?;
     let stack = control.stack()?;
-    let (path, kept) = match stack.log_partition() {
-        Some(partition) => (block::path(partition), None),
+    let (look, kept) = match stack.log_partition() {
+        Some(log) => (status::look_at_log(&control, log, LOOK_FOR, verify), None),
         None => match kept_log() {
-            Some((path, why)) => (path, Some(why)),
+            // Nobody writes to it.
+            Some((path, why)) => (status::Look::plain(&path, verify), Some(why)),
             None => return none(json),
         },
-    };
-    let look = match kept {
-        None => status::look_at_log(&control, &path, LOOK_FOR, verify),
-        // Nobody writes to it.
-        Some(_) => status::Look::plain(&path, verify),
     };
     let Some(state) = look.state() else {
         return Err(lock::busy(lock::holder(&control)));

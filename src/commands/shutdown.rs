@@ -103,9 +103,7 @@ fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Resu
 /// What a power cut would cost now, after a stop that failed.
 fn lost(flushed: bool) -> String {
     match Control::open().and_then(|control| control.stack()) {
-        Ok(stack) => {
-            at_risk(flushed, stack.pending().map(Sectors::bytes), stack.logged.is_some())
-        }
+        Ok(stack) => at_risk(flushed, stack.pending().map(Sectors::bytes), stack.logged.is_some()),
         Err(error) => error.to_string(),
     }
 }

@@ -60,7 +60,6 @@ fn to_line(report: &Report) -> String {
     )
 }
 
-
 fn to_json(report: &Report) -> Object {
     let bytes = |value: Option<Bytes>| value.map(|bytes| bytes.0);
     let written = |value: Option<Written>| {

@@ -131,8 +131,7 @@ pub fn run(
     }
     let frozen = froze.is_ok();
     // One that shut down after errors.
-    let freeze =
-        if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
+    let freeze = if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
     // From here on whatever happens thaws it.
     let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
     control.load(Name::Sealed, &[sealed_line])?;

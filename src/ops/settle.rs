@@ -64,32 +64,22 @@ impl Settled {
         (merged.0 > 0 || self.log_pruned.bytes.0 > 0).then_some(Self { merged, ..self })
     }
 
-    /// This and what was done after it, as one.
+    /// Adds what was done after it, but for how the log is then.
     pub fn add(&mut self, later: &Self) {
-        let both = |a: Bytes, b: Bytes| Bytes(a.0.saturating_add(b.0));
-        let pruned = |a: Pruned, b: Pruned| Pruned {
-            bytes: both(a.bytes, b.bytes),
-            refused: b.refused.or(a.refused),
-        };
-        *self = Self {
-            appended: self.appended || later.appended,
-            logged: both(self.logged, later.logged),
-            logging: self.logging + later.logging,
-            log_used: later.log_used,
-            merged: both(self.merged, later.merged),
-            merging: self.merging + later.merging,
-            durable: both(self.durable, later.durable),
-            pruned: pruned(self.pruned, later.pruned),
-            log_pruned: pruned(self.log_pruned, later.log_pruned),
-            let_be: self.let_be || later.let_be,
-        };
+        self.logged.0 += later.logged.0;
+        self.logging += later.logging;
+        self.merged.0 += later.merged.0;
+        self.merging += later.merging;
+        self.durable.0 += later.durable.0;
+        self.pruned.bytes.0 += later.pruned.bytes.0;
+        self.pruned.refused = later.pruned.refused.or(self.pruned.refused);
     }
 
     /// So much of a layer is being merged. What is sealed was in RAM only.
     fn merge(&mut self, layer: Name, bytes: Bytes) {
-        self.merged.0 = self.merged.0.saturating_add(bytes.0);
+        self.merged.0 += bytes.0;
         if layer == Name::Sealed {
-            self.durable.0 = self.durable.0.saturating_add(bytes.0);
+            self.durable.0 += bytes.0;
         }
     }
 }
@@ -283,7 +273,7 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
     settled.appended = true;
     settled.pruned = pruned;
     settled.logged = data.bytes();
-    settled.durable.0 = settled.durable.0.saturating_add(settled.logged.0);
+    settled.durable.0 += settled.logged.0;
     settled.logging = begin.elapsed();
     settled.log_used = log.used_percent();
     Ok(Appended::Done(Box::new(log)))
@@ -744,17 +734,15 @@ mod tests {
     #[test]
     fn what_a_command_found_and_what_it_did_add_up() {
         let appended = |bytes| Settled {
-            appended: true,
             logged: Bytes(bytes),
             durable: Bytes(bytes),
-            log_used: bytes,
             logging: Duration::from_millis(bytes),
             ..Settled::default()
         };
         let mut both = appended(3);
         both.add(&appended(4));
-        assert_eq!((both.logged, both.durable, both.log_used), (Bytes(7), Bytes(7), 4));
-        assert_eq!((both.logging, both.appended), (Duration::from_millis(7), true));
+        assert_eq!((both.logged, both.durable), (Bytes(7), Bytes(7)));
+        assert_eq!(both.logging, Duration::from_millis(7));
         both.merge(Name::Sealed, Bytes(5));
         assert_eq!((both.durable, both.merged), (Bytes(12), Bytes(5)));
     }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::daemon::note::{self, DaemonNote};
 use super::log::Log;
 use super::{cowfile, hold, run_dir, spill, view};
+use crate::cow::format::Exception;
 use crate::dm::SnapshotStatus;
 use crate::dm::Target;
-use crate::cow::format::Exception;
 use crate::error::{Exit, Result};
 use crate::log::agree::{self, Agreement};
 use crate::log::chain::{Bad, End};
@@ -201,25 +201,23 @@ impl Look {
 
 /// Looks at the stack's log, again and again for so long, until nobody was at work on it meanwhile or it is in order.
 /// `verify`: all of its data, too.
-pub fn look_at_log(control: &Control, path: &Path, patience: Duration, verify: bool) -> Look {
-    let begin = Instant::now();
+pub fn look_at_log(control: &Control, log: DevNo, patience: Duration, verify: bool) -> Look {
+    let (path, begin) = (block::path(log), Instant::now());
     loop {
-        let idle = lock::holder(control).is_none();
-        let stack = control.stack().unwrap_or_default();
-        let partition = stack.log_partition();
-        let written = || partition.and_then(block::written);
-        let before = written();
-        let mut look = Look::plain(path, verify);
-        look.seen = view::seen(&stack).ok().filter(|_| idle);
-        if let Ok(log) = &mut look.log
-            && look.seen.as_ref().is_some_and(|seen| {
-                matches!(agree::compare(&log.chain, seen), Agreement::More(_))
-            })
-        {
-            // Root does not have all of it, perhaps since its data can't be read.
-            log.verify();
+        let (idle, before) = (lock::holder(control).is_none(), block::written(log));
+        let mut look = Look::plain(&path, verify);
+        if idle {
+            look.seen = control.stack().and_then(|stack| view::seen(&stack)).ok();
+            if look.state() == Some("ahead")
+                && let Ok(log) = &mut look.log
+            {
+                // Root does not have all of it, perhaps since its data can't be read.
+                log.verify();
+            }
+            look.quiet = lock::holder(control).is_none() && block::written(log) == before;
+        } else {
+            look.quiet = false;
         }
-        look.quiet = idle && lock::holder(control).is_none() && written() == before;
         if look.state().is_some() || begin.elapsed() >= patience {
             return look;
         }
@@ -231,7 +229,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the flush log holds, read from it.
 pub fn log_report(control: &Control, partition: DevNo) -> LogReport {
-    let look = look_at_log(control, &block::path(partition), Duration::ZERO, false);
+    let look = look_at_log(control, partition, Duration::ZERO, false);
     let state = look.state();
     let log = look.log.ok().filter(|_| state.is_some());
     LogReport {
@@ -243,23 +241,15 @@ pub fn log_report(control: &Control, partition: DevNo) -> LogReport {
     }
 }
 
-/// The stack, and the process that is at work on it.
-fn look(control: &Control) -> Result<(Stack, Option<i32>)> {
-    let before = lock::holder(control);
-    let stack = control.stack()?;
-    match lock::holder(control).or(before) {
-        // What was sealed, though nobody is at work: its flush was interrupted, or has just ended.
-        None if stack.sealed.is_some() => Ok((control.stack()?, lock::holder(control))),
-        busy => Ok((stack, busy)),
-    }
-}
-
 /// What the kernel tells root. `read_log` tells what the flush log holds.
 pub fn privileged(control: &Control, read_log: impl FnOnce(DevNo) -> LogReport) -> Report {
-    let (stack, busy) = match look(control) {
-        Ok(looked) => looked,
+    // Before and after: what is sealed may be of a flush that has just ended.
+    let busy = lock::holder(control);
+    let stack = match control.stack() {
+        Ok(stack) => stack,
         Err(error) => return Report { unknown: Some(error.to_string()), ..Report::default() },
     };
+    let busy = lock::holder(control).or(busy);
     let cow_size = cow_of(&stack).and_then(|cow| block::size(cow).ok()).map(Sectors::bytes);
     // The kernel does not count a COW that overflowed; it is full.
     let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
@@ -343,11 +333,9 @@ fn unprivileged() -> Report {
     let sealed = device_named(Name::Sealed);
     let lowest = device_named(Name::Origin).or(sealed);
     let card = lowest.and_then(|device| slaves(device).first().copied());
-    let merging = sealed.map(|_| Phase::Merging);
     let log = device_named(Name::Log).and_then(|log| slaves(log).first().copied());
     Report {
         mode: Some(if cow.is_some() { Mode::Deferring } else { Mode::WriteThrough }),
-        phase: merging,
         card,
         cow_size: cow.and_then(|cow| block::size(cow).ok()).map(Sectors::bytes),
         absorbed: block::written(root),

@@ -301,14 +301,14 @@ impl Stack {
     /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one. `None`: the kernel does not count a COW
     /// that overflowed, was lost, or whose merge failed.
     pub fn pending(&self) -> Option<Sectors> {
-        let data = |device: Option<Device>| match device?.target()? {
-            Target::Linear { .. } => None,
-            _ => Some(device?.usage()),
-        };
-        [self.root, self.sealed_in_ram()].into_iter().filter_map(data).try_fold(
-            Sectors(0),
-            |sum, usage| Some(Sectors(sum.0.saturating_add(usage?.data().0))),
-        )
+        let mut sum = 0_u64;
+        for device in [self.root, self.sealed_in_ram()].into_iter().flatten() {
+            match device.target() {
+                None | Some(Target::Linear { .. }) => {}
+                _ => sum = sum.saturating_add(device.usage()?.data().0),
+            }
+        }
+        Some(Sectors(sum))
     }
 
     /// RAM that the COWs hold, metadata included. A sealed COW that is being merged is counted

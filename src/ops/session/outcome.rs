@@ -58,7 +58,9 @@ impl Seen {
         match self {
             Self { overflowed: true, .. } => Some(Incomplete::Overflow),
             Self { synced: Synced::Failed(errno), .. } => Some(Incomplete::Sync(errno)),
-            Self { synced: Synced::Done(WrittenOut { .. }), .. } | Self { frozen: true, .. } => None,
+            Self { synced: Synced::Done(WrittenOut { .. }), .. } | Self { frozen: true, .. } => {
+                None
+            }
             Self { .. } => Some(Incomplete::Unfrozen),
         }
     }
@@ -139,14 +141,14 @@ impl Outcome {
     pub fn and(self, later: Self) -> Self {
         let record = match (self.record, later.record) {
             (Some(first), Some(mut record)) => {
-                record.bytes.0 = record.bytes.0.saturating_add(first.bytes.0);
-                record.took_ms = record.took_ms.saturating_add(first.took_ms);
-                record.log_ms = record.log_ms.saturating_add(first.log_ms);
-                record.merge_ms = record.merge_ms.saturating_add(first.merge_ms);
-                record.logged.0 = record.logged.0.saturating_add(first.logged.0);
-                record.merged.0 = record.merged.0.saturating_add(first.merged.0);
+                record.bytes.0 += first.bytes.0;
+                record.took_ms += first.took_ms;
+                record.log_ms += first.log_ms;
+                record.merge_ms += first.merge_ms;
+                record.logged.0 += first.logged.0;
+                record.merged.0 += first.merged.0;
                 record.stall_us = record.stall_us.max(first.stall_us);
-                record.pruned.0 = record.pruned.0.saturating_add(first.pruned.0);
+                record.pruned.0 += first.pruned.0;
                 if record.not_pruned.is_empty() {
                     record.not_pruned = first.not_pruned;
                 }
@@ -180,11 +182,9 @@ impl fmt::Display for Incomplete {
             Self::Unfrozen => f.write_str(
                 "The filesystem could not be frozen: it has errors, or another program froze it.",
             )?,
-            Self::Sync(errno) => write!(
-                f,
-                "The filesystem could not write everything out: {}.",
-                errno.desc()
-            )?,
+            Self::Sync(errno) => {
+                write!(f, "The filesystem could not write everything out: {}.", errno.desc())?
+            }
         }
         f.write_str(
             " What it had written before is on the card now. Reboot and let the filesystem be \

@@ -28,6 +28,8 @@ pub const BOOT: &str = "boot";
 
 /// There since root's COW overflowed.
 const OVERFLOWED: &str = "overflowed";
+/// There since root's filesystem could not write something out.
+const UNWRITTEN: &str = "unwritten";
 /// There while a command has root's filesystem frozen, or is about to.
 const FROZEN: &str = "frozen";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -87,6 +89,16 @@ pub fn end_freeze() {
 /// A command has frozen it, and has not thawed it.
 pub fn has_frozen() -> bool {
     read_of_this_boot(FROZEN).is_some()
+}
+
+/// Notes that root's filesystem could not write something out in this boot.
+pub fn note_unwritten() {
+    let _ = write_for_this_boot(UNWRITTEN, "");
+}
+
+/// It could not.
+pub fn has_unwritten() -> bool {
+    read_of_this_boot(UNWRITTEN).is_some()
 }
 
 /// Writes a note that counts until the next boot only, also where /run is not in RAM and it outlives that.

@@ -373,6 +373,7 @@ fn slaves(device: DevNo) -> Vec<DevNo> {
 mod tests {
     use super::*;
     use crate::dm::status::Usage;
+    use crate::error::Error;
     use crate::stack::{Device, Live};
 
     const CARD: DevNo = DevNo { major: 8, minor: 1 };
@@ -440,6 +441,17 @@ mod tests {
             let mut asleep = lost;
             asleep.root.as_mut().unwrap().suspended = true;
             assert_eq!(phase(&asleep), Phase::Suspended);
+        }
+    }
+
+    #[test]
+    fn what_looks_damaged_while_somebody_writes_is_not_said() {
+        for (exit, word) in [(Exit::Lost, "damaged"), (Exit::Card, "unreadable")] {
+            let look = |quiet| {
+                let log = Err(Error::new("x", "y").exit(exit));
+                Look { log, bad: Vec::new(), seen: None, quiet }
+            };
+            assert_eq!((look(true).state(), look(false).state()), (Some(word), None));
         }
     }
 

@@ -187,3 +187,14 @@ pub fn thaw(file: &File) {
     // SAFETY: this ioctl takes no argument.
     unsafe { libc::ioctl(file.as_raw_fd(), FITHAW as _, 0) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_that_does_not_confirm_what_it_was_given_is_the_cards_failure() {
+        let none = DevNo { major: 0, minor: 0 };
+        assert_eq!(flush(none).unwrap_err().exit_code(), Exit::Card);
+    }
+}

@@ -36,8 +36,8 @@ impl Daemon<'_> {
         }
         self.reporter.flushing();
         let flushed = self.flush(reason, signals);
-        // One that was ended by a signal leaves as little room as one that failed.
-        let failed = flushed.is_err();
+        // One that was ended by a signal, or not begun, leaves as little room as one that failed.
+        let failed = !matches!(flushed, Ok(Did::Flushed(_)));
         // A flush that failed may have left something sealed, which leaves less room.
         self.refresh()?;
         let now = self.look();

@@ -32,7 +32,7 @@ impl Session<'_> {
     pub fn flush(&mut self, how: How) -> Result<Outcome> {
         self.hold_back()?;
         // A filesystem in trouble can't write everything out; what it could is still flushed.
-        let synced = if how.hurry { Synced::Unknown } else { self.sync()? };
+        let synced = if how.hurry { Synced::Unknown } else { remembered(self.sync()?) };
         let stack = self.control.stack()?;
         let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
         let overflowed = status == SnapshotStatus::Overflow || run_dir::has_overflowed();
@@ -177,6 +177,17 @@ impl Session<'_> {
         remember(&record);
         record
     }
+}
+
+/// The kernel tells once that it gave up what it could not write out, and what it gave up is not made good by what is written later: it
+/// is remembered until the next boot.
+fn remembered(synced: Synced) -> Synced {
+    match synced {
+        Synced::Failed(Errno::EIO | Errno::EROFS) => run_dir::note_unwritten(),
+        Synced::Done(_) if run_dir::has_unwritten() => return Synced::Failed(Errno::EIO),
+        _ => {}
+    }
+    synced
 }
 
 fn open_root() -> Result<File> {

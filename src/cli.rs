@@ -12,7 +12,7 @@ use cowflush::units::{Bytes, bytes};
     error_code(1, "failed; everything that was in RAM is still there"),
     error_code(2, "the command line was not understood"),
     error_code(3, "root is not on a cowflush stack"),
-    error_code(4, "another cowflush command is at work"),
+    error_code(4, "another cowflush command is at work, or another program has frozen root"),
     error_code(
         5,
         "the card refused a write, or can't be read; the data stay in RAM or in the log"

@@ -119,6 +119,14 @@ impl<T> Doing<T> for std::io::Result<T> {
     }
 }
 
+/// Why the kernel refused, in its words alone.
+pub fn why(error: &std::io::Error) -> Cow<'static, str> {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().into(),
+        None => error.to_string().into(),
+    }
+}
+
 fn of_errno(operation: impl Into<Cow<'static, str>>, errno: Errno) -> Error {
     Error::new(operation, errno.desc()).advise(remedy(errno))
 }

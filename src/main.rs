@@ -52,7 +52,13 @@ fn run(command: cli::Command) -> Result<Exit> {
     match command {
         cli::Command::Flush(options) => commands::flush::flush(options.json, options.direct),
         cli::Command::Merge(options) => commands::flush::merge(options.json),
-        cli::Command::Stop(options) if options.shutdown => commands::shutdown::run(options.within),
+        cli::Command::Stop(options) if options.shutdown && !options.json => {
+            commands::shutdown::run(options.within)
+        }
+        cli::Command::Stop(options) if options.shutdown || options.within.is_some() => {
+            let cause = "--within is for --shutdown, and --json is not";
+            Err(Error::new("stop", cause).exit(Exit::Usage))
+        }
         cli::Command::Stop(options) => commands::flush::stop(options.json),
         cli::Command::Start(_) => commands::flush::start(),
         cli::Command::Status(options) => commands::status::run(options.json, options.watch),

@@ -51,7 +51,7 @@ def test_the_readme_and_the_help_have_the_same_exit_codes() -> None:
     [
         "", "nonsense", "flush now", "flush --now", "status --json=1", "init", "recover", "recover one",
         "recover one two three", "recover one two --merge --export three", "log nonsense", "log format",
-        "stop --within 5x", "stop --within 0", "log format x --fill 3K", "log format x --erase-block 128M",
+        "stop --within 5x", "stop --within 5", "stop --shutdown --json", "stop --within 0", "log format x --fill 3K", "log format x --erase-block 128M",
         "log format x --fill", "attach one two", "discard --within 1", "merge --direct",
     ],
 )  # fmt: skip

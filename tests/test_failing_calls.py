@@ -47,7 +47,7 @@ class Kind:
 
 # Every call that a command makes of these kinds fails in turn.
 KINDS = [
-    Kind("suspend", "EIO", r"^(The filesystem could not be frozen, as after errors|cowflush: cannot suspend cowflush-root: I/O error)\. "),
+    Kind("suspend", "EIO", r"^(The filesystem could not be frozen: it has errors, or another program froze it|cowflush: cannot suspend cowflush-root: I/O error)\. "),
     *(
         Kind(f"resume:cowflush-{name}", "EIO", rf"cannot (resume|hand root's changes over to) cowflush-{name}: I/O error\. ")
         for name in ("root", "sealed", "logged", "log", "log-view", "view", "origin")

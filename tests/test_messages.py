@@ -51,7 +51,7 @@ EXEMPT = {
         "for the COW", "are no writes", "the card has one; it is flushed", "the card reports none",
     },
     "what to do, behind a cause that has its entry": {
-        "{what} What it had written before is on the card now. Reboot and let the filesystem be checked; raise cowflush.size or "
+        "What it had written before is on the card now. Reboot and let the filesystem be checked; raise cowflush.size or "
         "flush more often.",
     },
     "figures, with their names beside them": {

@@ -12,7 +12,7 @@ use super::flushlog::{self, Found};
 use super::reference::Reference;
 use super::stacking;
 use super::superblock::Filesystem;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, why};
 use crate::ops::{hold, log, run_dir, spill};
 use crate::stack::Name;
 use crate::sys::dm::Control;
@@ -131,7 +131,7 @@ fn leave_notes(
     );
     let left = run_dir::write(run_dir::BOOT, &note).and_then(|()| run_dir::keep_program());
     if let Err(error) = left {
-        log.error(&format!("cannot write to {}: {error}.", run_dir::PATH));
+        log.error(&format!("cannot write to {}: {}.", run_dir::PATH, why(&error)));
     }
     if let Err(error) = held {
         log.error(&error.to_string());
@@ -183,13 +183,20 @@ fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> Str
             "A power cut loses what was not flushed and nothing else: the flush log on {} holds {} \
              flushes and is {} % full.{}",
             partition.name,
-            log.chain.segments.len(),
+            log.flushes().count(),
             log.used_percent(),
             last_stop(log)
         ),
-        _ => "A power cut loses what was not flushed; one during a flush can tear root, since \
+        Found::Kept { .. } => {
+            "A power cut loses what was not flushed; one during a flush can tear root, since the \
+                               flush log is not used."
+                .to_owned()
+        }
+        Found::None => {
+            "A power cut loses what was not flushed; one during a flush can tear root, since \
               there is no flush log (`cowflush log --help` tells how to add one)."
-            .to_owned(),
+                .to_owned()
+        }
     };
     format!(
         "root is {} over {} ({access}): writes stay in RAM (up to {limit}) until `cowflush flush`. \
@@ -202,7 +209,7 @@ fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> Str
 /// A stop leaves an empty log. With one that is not, the system ended in another way, as by a power
 /// cut or `reboot -f`, and lost what was younger than its last flush.
 fn last_stop(log: &log::Log) -> String {
-    log.chain.segments.last().map_or_else(String::new, |segment| {
+    log.flushes().next_back().map_or_else(String::new, |segment| {
         let when = Utc(segment.head.when);
         format!(" Root was not stopped: what was written after the flush of {when} is gone.")
     })

@@ -279,7 +279,7 @@ fn names(seen: &[Seen], indexes: &[usize]) -> String {
         Sought::Log(log) => format!(
             "{} ({} flushes, UUID={})",
             seen.partition.name,
-            log.chain.segments.len(),
+            log.flushes().count(),
             uuid_text(&log.header().uuid)
         ),
         _ => seen.partition.name.clone(),

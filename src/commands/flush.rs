@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cowflush::error::{Doing, Exit, Result};
 use cowflush::ops::daemon::note;
 use cowflush::ops::prune::Pruned;
-use cowflush::ops::session::{How, Incomplete, Outcome, Session};
+use cowflush::ops::session::{How, Outcome, Session};
 use cowflush::ops::settle::Settled;
 use cowflush::ops::{hold, run_dir, settings, spill};
 use cowflush::report::json::Object;
@@ -32,8 +32,11 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let outcome = counted(session.flush(How { direct, ..How::default() }))?;
     // Asked for by hand: what was on trial is kept.
     let kept = hold::end();
-    let did = if kept { "ended the hold, flushed" } else { "flushed" };
-    tell(session, &outcome, json, did, "nothing to flush: the card is up to date")
+    let (did, nothing) = match kept {
+        true => ("ended the hold, flushed", "ended the hold: the card is up to date"),
+        false => ("flushed", "nothing to flush: the card is up to date"),
+    };
+    tell(session, &outcome, json, did, nothing)
 }
 
 /// `cowflush merge`.
@@ -156,8 +159,10 @@ fn tell(
     let (card, log) = (card(&session)?, session.stack()?.log_partition());
     // Whoever reads this may be slow, or wait for root: the next flush must not wait for them.
     drop(session);
-    let (text, record, incomplete) = match outcome {
-        Outcome::Flushed { record, incomplete } => {
+    let record = outcome.record();
+    let complaints = outcome.complaints();
+    let mut text = match record {
+        Some(record) => {
             let to = match log {
                 Some(log) if record.logged.0 > 0 => format!("the log on {}", block::name(log)),
                 _ => card.clone(),
@@ -166,40 +171,29 @@ fn tell(
             if record.logged.0 > 0 && record.merged.0 > 0 {
                 text.push_str(&format!("; merged {} into {card}", record.merged));
             }
-            if let Some(incomplete) = incomplete {
-                text.push('\n');
-                text.push_str(&explain(*incomplete));
-            }
-            (text, Some(record), *incomplete)
+            text
         }
-        Outcome::Nothing => (nothing.to_owned(), None, None),
+        // That nothing was left to be done is no news where something is wrong.
+        None if outcome.incomplete().is_some() => String::new(),
+        None => nothing.to_owned(),
     };
-    if record.is_some() {
-        syslog::notice(&text);
+    text.push_str(&complaints);
+    let text = text.trim_start();
+    if record.is_some() || !complaints.is_empty() {
+        syslog::notice(text);
+    }
+    if outcome.exit().is_failure() {
+        run_dir::note_failure();
     }
     if json {
         let json = Object::new()
             .text("card", &card)
-            .flag("complete", incomplete.is_none())
+            .flag("complete", outcome.incomplete().is_none())
+            .text("refused", outcome.refused().unwrap_or_default())
             .object("flush", record.map(Record::to_json));
         put(std::io::stdout(), &format!("{}\n", json.end()));
     } else {
         put(std::io::stdout(), &format!("{text}\n"));
     }
     Ok(outcome.exit())
-}
-
-/// What an incomplete flush means for the owner.
-pub fn explain(incomplete: Incomplete) -> String {
-    let what = match incomplete {
-        Incomplete::Overflow => "The COW had overflowed: the filesystem was refused writes.".into(),
-        Incomplete::Unfrozen => "The filesystem could not be frozen, as after errors.".into(),
-        Incomplete::Sync(errno) => {
-            format!("The filesystem could not write everything out: {}.", errno.desc())
-        }
-    };
-    format!(
-        "{what} What it had written before is on the card now. Reboot and let the filesystem be \
-         checked; raise cowflush.size or flush more often."
-    )
 }

@@ -22,7 +22,12 @@ pub fn hold() -> Result<Exit> {
 /// `cowflush release`.
 pub fn release() -> Result<Exit> {
     root("release")?;
-    say(if note::end() { "released: flushes come as before" } else { "nothing was held" });
+    let was = note::end();
+    if note::since().is_some() {
+        return Err(Error::new("release", "the note of the hold stays in /run/cowflush")
+            .advise("Is /run read-only? Remove /run/cowflush/hold."));
+    }
+    say(if was { "released: flushes come as before" } else { "nothing was held" });
     Ok(Exit::Done)
 }
 
@@ -71,7 +76,11 @@ fn root(what: &'static str) -> Result<()> {
 
 fn deferring(what: &'static str) -> Result<()> {
     root(what)?;
-    match status::gather().mode {
+    let report = status::gather();
+    if let Some(why) = report.unknown {
+        return Err(Error::new(what, why));
+    }
+    match report.mode {
         Some(Mode::Deferring) => Ok(()),
         Some(Mode::WriteThrough) => Err(Error::new(what, "writes go straight to the card now")
             .advise("`cowflush start` keeps them in RAM.")

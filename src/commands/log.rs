@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cowflush::boot::superblock::{
     self, Content, FLUSH_LOG, HEAD_BYTES, TAIL_BYTES, uuid_bytes, uuid_text,
@@ -33,15 +34,19 @@ const VERSION: u64 = 1;
 pub fn show(verify: bool, json: bool) -> Result<Exit> {
     let control = Control::open()?;
     let stack = control.stack()?;
-    let (path, kept) = match stack.log_partition() {
-        Some(partition) => (block::path(partition), None),
+    let (look, kept) = match stack.log_partition() {
+        Some(log) => (status::look_at_log(&control, log, LOOK_FOR, verify), None),
         None => match kept_log() {
-            Some((path, why)) => (path, Some(why)),
+            // Nobody writes to it.
+            Some((path, why)) => (status::Look::plain(&path, verify), Some(why)),
             None => return none(json),
         },
     };
-    let mut log = match Log::look(&path) {
-        Ok(log) => log,
+    let Some(state) = look.state() else {
+        return Err(lock::busy(lock::holder(&control)));
+    };
+    let (log, bad) = match look.log {
+        Ok(log) => (log, look.bad),
         Err(error) => {
             // The boot's reason says more about a log that is kept.
             let why = kept.unwrap_or_else(|| error.to_string());
@@ -51,13 +56,6 @@ pub fn show(verify: bool, json: bool) -> Result<Exit> {
             return Ok(if unreadable { Exit::Card } else { Exit::Lost });
         }
     };
-    let mut state = if kept.is_some() { "" } else { status::log_state(&control, &log) };
-    if state == "ahead" {
-        // Root does not have all of it, perhaps since its data can't be read.
-        log.verify();
-        state = status::log_state(&control, &log);
-    }
-    let bad = if verify { log.verify_all() } else { Vec::new() };
     let mut text =
         if json { to_json(&log, kept.as_deref(), &bad) } else { to_text(&log, kept, &bad) };
     let differs = matches!(state, "ahead" | "behind");
@@ -68,6 +66,9 @@ pub fn show(verify: bool, json: bool) -> Result<Exit> {
     let verdict = verdict(log.chain.end, &bad);
     Ok(if differs && verdict == Exit::Done { Exit::Card } else { verdict })
 }
+
+/// How long a moment is waited for in which nobody writes to the log.
+const LOOK_FOR: Duration = Duration::from_secs(10);
 
 /// `cowflush log --word`: what a boot has to be told so that it waits for the log in use; nothing for one on root's disk, which is
 /// there as soon as root is. Where the boot waited for one in vain it is told the same again.
@@ -139,7 +140,11 @@ fn bytes(chunks: u64) -> Bytes {
 }
 
 fn segment_word(segment: &Segment) -> &'static str {
-    if segment.committed { "committed" } else { "complete" }
+    match segment.is_flush() {
+        false => "boot",
+        true if segment.committed => "committed",
+        true => "complete",
+    }
 }
 
 /// One segment as JSON.

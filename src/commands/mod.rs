@@ -17,6 +17,7 @@ use std::io::ErrorKind;
 
 use cowflush::boot::cmdline::{NOTED, Options};
 use cowflush::config::{self, Config};
+use cowflush::error::why;
 
 use crate::put;
 
@@ -37,7 +38,7 @@ fn config() -> Config {
     let (file, unread) = match std::fs::read(config::PATH) {
         Ok(file) => (file, None),
         Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
-        Err(error) => (Vec::new(), Some(format!("ignoring {}: {error}", config::PATH))),
+        Err(error) => (Vec::new(), Some(format!("ignoring {}: {}.", config::PATH, why(&error)))),
     };
     let (config, complaints) = options().config(&String::from_utf8_lossy(&file));
     for complaint in unread.into_iter().chain(complaints) {

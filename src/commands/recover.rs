@@ -118,9 +118,9 @@ fn report(wanted: &cli::Recover, log: &Log, fit: Fit, live: &[Live], bad: &[Bad]
             .end()
     } else {
         let mut text =
-            format!("{} flushes in the log, {} to merge; ", chain.segments.len(), bytes(live));
+            format!("{} flushes in the log, {} to merge; ", log.flushes().count(), bytes(live));
         text.push_str(fit.sentence());
-        if let Some(last) = chain.segments.last() {
+        if let Some(last) = log.flushes().next_back() {
             let (sequence, when) = (last.head.sequence, Utc(last.head.when));
             text.push_str(&format!("\nthe last is flush {sequence} of {when}"));
         }

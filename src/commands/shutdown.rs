@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use cowflush::error::{Exit, Result};
 use cowflush::ops::hold;
-use cowflush::ops::session::{How, Outcome, Session};
+use cowflush::ops::session::{How, Outcome, Session, at_risk};
 use cowflush::report::console::Console;
 use cowflush::report::progress::Meter;
 use cowflush::sys::dm::Control;
 use cowflush::sys::{block, signals};
-use cowflush::units::{Bytes, Utc};
+use cowflush::units::{Bytes, Sectors, Utc};
 use nix::sys::signal::Signal;
 use nix::unistd::alarm;
 
 use crate::commands::config;
-use crate::commands::flush::explain;
 
 /// How long to wait before trying again when another command is at work.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -43,7 +42,8 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
     }
     let mut told = false;
     loop {
-        match stop(&console, &mut signals) {
+        let mut flushed = false;
+        match stop(&console, &mut signals, &mut flushed) {
             Err(error) if error.exit_code() == Exit::Busy && signals.arrived().is_none() => {
                 // The daemon, most likely, in the middle of a flush. It is told to end as well.
                 if !told {
@@ -54,7 +54,7 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
             }
             Err(error) => {
                 console.say(&format!("{error}"));
-                console.say(&lost());
+                console.say(&lost(flushed));
                 return Err(error);
             }
             done => return done,
@@ -62,12 +62,13 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
     }
 }
 
-fn stop(console: &Console, signals: &mut signals::Held) -> Result<Exit> {
+/// Notes in `safe` that everything that was written has become durable, even if what comes after that fails.
+fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Result<Exit> {
     let config = config();
     let session = Session::begin("stop", &config, signals)?.showing(Meter::on_console());
     let mut session = session.settled_anyhow()?;
-    let pending = session.stack()?.pending().bytes();
-    if pending > Bytes(0) {
+    let pending = session.stack()?.pending().map(Sectors::bytes);
+    if let Some(pending) = pending.filter(|pending| *pending > Bytes(0)) {
         console.say(&format!("{pending} are in RAM only and go to the card now: DON'T POWER OFF."));
     }
     // First into the flush log, if there is one: that is quick, and from then on nothing can be lost.
@@ -79,7 +80,9 @@ fn stop(console: &Console, signals: &mut signals::Held) -> Result<Exit> {
         return flushed.map(|_| Exit::Interrupted);
     }
     let stack = session.stack()?;
-    if let (Ok(Outcome::Flushed { record, .. }), Some(log)) = (&flushed, stack.log_partition())
+    *safe = flushed.as_ref().is_ok_and(|flushed| flushed.incomplete().is_none());
+    let logged = flushed.as_ref().ok().and_then(Outcome::record);
+    if let (true, Some(record), Some(log)) = (*safe, logged, stack.log_partition())
         && record.logged > Bytes(0)
     {
         console.say(&format!(
@@ -88,76 +91,19 @@ fn stop(console: &Console, signals: &mut signals::Held) -> Result<Exit> {
         ));
     }
     // One that failed is tried again by the stop, past the log.
-    let outcome = session.stop()?;
-    let (text, exit) = verdict(flushed.ok().as_ref(), &outcome);
-    console.say(&text);
-    Ok(exit)
+    let stopped = session.stop()?;
+    let outcome = match flushed {
+        Ok(flushed) => flushed.and(stopped),
+        Err(_) => stopped,
+    };
+    outcome.last_word().lines().for_each(|line| console.say(line));
+    Ok(outcome.exit())
 }
 
-/// What a stop in two parts comes to: a flush, unless that failed, and the stop itself.
-fn verdict(flushed: Option<&Outcome>, stopped: &Outcome) -> (String, Exit) {
-    let incomplete = flushed.and_then(Outcome::incomplete).or(stopped.incomplete());
-    match incomplete {
-        Some(incomplete) => (explain(incomplete), Exit::Failed),
-        None => ("all data are on the card.".to_owned(), Exit::Done),
-    }
-}
-
-/// What a power cut would cost now.
-fn lost() -> String {
+/// What a power cut would cost now, after a stop that failed.
+fn lost(flushed: bool) -> String {
     match Control::open().and_then(|control| control.stack()) {
-        Ok(stack) => at_risk(stack.pending().bytes(), stack.logged.is_some()),
+        Ok(stack) => at_risk(flushed, stack.pending().map(Sectors::bytes), stack.logged.is_some()),
         Err(error) => error.to_string(),
-    }
-}
-
-/// The same, where so much is in RAM only and the log holds something or not.
-fn at_risk(pending: Bytes, logged: bool) -> String {
-    match (pending, logged) {
-        (Bytes(0), true) => {
-            "all data are safe in the flush log; the next boot goes on with it.".to_owned()
-        }
-        (Bytes(0), false) => "all data are on the card.".to_owned(),
-        (pending, _) => {
-            format!("NOT ON THE CARD: {pending} that were written since the last flush.")
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cowflush::ops::session::Incomplete;
-    use cowflush::report::record::Record;
-
-    fn done(incomplete: Option<Incomplete>) -> Outcome {
-        Outcome::Flushed { record: Record::default(), incomplete }
-    }
-
-    #[test]
-    fn a_shutdown_says_that_all_is_saved_only_if_both_of_its_parts_saved_all() {
-        let lacking = || done(Some(Incomplete::Unfrozen));
-        // A first part that failed was done again by the second.
-        for first in [None, Some(done(None)), Some(Outcome::Nothing)] {
-            for second in [done(None), Outcome::Nothing] {
-                let (text, exit) = verdict(first.as_ref(), &second);
-                assert!(text.contains("all data are on the card") && exit == Exit::Done, "{text}");
-            }
-            let (text, exit) = verdict(first.as_ref(), &lacking());
-            assert!(!text.contains("all data") && exit == Exit::Failed, "{text}");
-        }
-        for second in [done(None), Outcome::Nothing, lacking()] {
-            let (text, exit) = verdict(Some(&lacking()), &second);
-            assert!(!text.contains("all data") && exit == Exit::Failed, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_stop_that_failed_calls_nothing_safe_that_is_in_ram_only() {
-        for logged in [false, true] {
-            assert!(at_risk(Bytes(4096), logged).starts_with("NOT ON THE CARD: 4.0 KiB"));
-            assert!(!at_risk(Bytes(0), logged).contains("NOT"));
-        }
-        assert!(at_risk(Bytes(0), true).contains("in the flush log"), "not on the card yet");
     }
 }

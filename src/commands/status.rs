@@ -32,8 +32,11 @@ pub fn run(json: bool, watch: bool) -> Result<Exit> {
             _ => to_text(&report),
         };
         let written = std::io::stdout().write_all(text.as_bytes());
-        if report.mode.is_none() {
+        if report.mode.is_none() && report.unknown.is_none() {
             return Ok(Exit::NotActive);
+        }
+        if !watch && report.unknown.is_some() {
+            return Ok(Exit::Failed);
         }
         if !watch || written.is_err() {
             return Ok(Exit::Done);
@@ -48,21 +51,13 @@ fn to_line(report: &Report) -> String {
     format!(
         "{} {} {}: RAM {} of {}, pending {}, page cache {}\n",
         Utc(time::now()),
-        mode_word(report.mode),
+        report.mode_word(),
         report.phase.map_or("unknown", Phase::word),
         bytes(report.cow_used),
         bytes(report.cow_size),
         bytes(report.pending),
         report.page_cache,
     )
-}
-
-fn mode_word(mode: Option<Mode>) -> &'static str {
-    match mode {
-        Some(Mode::Deferring) => "deferring",
-        Some(Mode::WriteThrough) => "write-through",
-        None => "inactive",
-    }
 }
 
 fn to_json(report: &Report) -> Object {
@@ -77,7 +72,7 @@ fn to_json(report: &Report) -> Object {
     let card = report.card.map(block::name).unwrap_or_default();
     Object::new()
         .number("version", JSON_VERSION)
-        .text("mode", mode_word(report.mode))
+        .text("mode", report.mode_word())
         .text("phase", report.phase.map_or("unknown", Phase::word))
         .text("card", &card)
         .maybe("cow_used", bytes(report.cow_used))
@@ -129,6 +124,10 @@ fn to_text(report: &Report) -> String {
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<10} {value}");
     };
+    if let Some(why) = &report.unknown {
+        line("mode", &format!("unknown: {why}"));
+        return text;
+    }
     let Some(mode) = report.mode else {
         line("mode", "inactive: root is not on a cowflush stack");
         if let Some((mode, reason)) = &report.boot {
@@ -146,7 +145,7 @@ fn to_text(report: &Report) -> String {
         },
     );
     if let Some(phase) = report.phase {
-        line("state", sentence(phase));
+        line("state", sentence(phase, report.busy.is_some()));
     }
     if let Some(pid) = report.busy {
         line("busy", &format!("process {pid} is flushing"));
@@ -241,6 +240,9 @@ fn flush_log(report: &Report) -> String {
                     format!("{name}: {segments} flushes, {percent} % full{trouble}")
                 }
                 _ if !trouble.is_empty() => format!("{name}{trouble}"),
+                _ if report.busy.is_some() => {
+                    format!("{name} (what it holds can't be told while it is written to)")
+                }
                 _ => format!("{name} (`cowflush log`, as root, shows what it holds)"),
             }
         }
@@ -257,9 +259,10 @@ fn describe(written: Written) -> String {
     format!("{} in {}", Sectors(written.sectors).bytes(), written.requests)
 }
 
-fn sentence(phase: Phase) -> &'static str {
+fn sentence(phase: Phase, busy: bool) -> &'static str {
     match phase {
         Phase::Idle => "idle",
+        Phase::Sealed if busy => "on its way to the flush log, or to the card",
         Phase::Sealed => "a flush was interrupted; `cowflush flush` finishes it",
         Phase::Merging => "merging into the card",
         Phase::MergeFailed => {
@@ -291,6 +294,9 @@ fn risk(report: &Report, mode: Mode, card: &str) -> String {
         (Mode::WriteThrough, _) => format!("{cache} in the page cache, as on any system"),
         (_, Some(pending)) => {
             format!("{pending} written since {since}, and up to {cache} in the page cache")
+        }
+        (_, None) if report.phase == Some(Phase::Lost) => {
+            format!("lost already: what was written since {since}")
         }
         (_, None) => format!("what was written since {since} (root can see how much)"),
     }
@@ -344,6 +350,28 @@ mod tests {
         let report = Report::default();
         assert!(to_text(&report).starts_with("mode       inactive"));
         assert!(to_json(&report).end().starts_with(r#"{"version":1,"mode":"inactive""#));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_tell_is_unknown_and_not_inactive() {
+        let unknown = Some("cannot ask for the table of cowflush-root: no memory.".to_owned());
+        let report = Report { unknown, ..Report::default() };
+        assert!(to_text(&report).starts_with("mode       unknown: cannot ask"));
+        assert!(!to_text(&report).contains("as on any system"));
+        assert!(to_json(&report).end().starts_with(r#"{"version":1,"mode":"unknown""#));
+    }
+
+    #[test]
+    fn a_flush_at_work_is_none_that_was_interrupted_and_a_lost_cow_is_not_up_to_date() {
+        let report = |busy, phase| Report {
+            mode: Some(Mode::Deferring),
+            phase: Some(phase),
+            busy,
+            ..Report::default()
+        };
+        assert!(to_text(&report(None, Phase::Sealed)).contains("a flush was interrupted"));
+        assert!(!to_text(&report(Some(7), Phase::Sealed)).contains("interrupted"));
+        assert!(to_text(&report(None, Phase::Lost)).contains("at risk    lost already"));
     }
 
     #[test]
@@ -410,8 +438,9 @@ mod tests {
 
     #[test]
     fn every_mode_and_phase_has_a_word_of_its_own() {
-        let modes = [None, Some(Mode::Deferring), Some(Mode::WriteThrough)].map(mode_word);
-        assert_eq!(modes, ["inactive", "deferring", "write-through"]);
+        let modes = [None, Some(Mode::Deferring), Some(Mode::WriteThrough)];
+        let words = modes.map(|mode| Report { mode, ..Report::default() }.mode_word());
+        assert_eq!(words, ["inactive", "deferring", "write-through"]);
         let phases = [
             Phase::Idle,
             Phase::Sealed,
@@ -426,7 +455,9 @@ mod tests {
             assert!(documented.contains(&format!("`{}`", phase.word())), "{}", phase.word());
             for other in &phases[..at] {
                 assert_ne!(phase.word(), other.word());
-                assert_ne!(sentence(*phase), sentence(*other));
+                for busy in [false, true] {
+                    assert_ne!(sentence(*phase, busy), sentence(*other, busy));
+                }
             }
         }
     }

@@ -66,6 +66,8 @@ pub struct Now {
     pub pressed: bool,
     /// Nothing may reach the card now.
     pub held: bool,
+    /// Root's COW was lost: there is nothing that could be flushed any more.
+    pub lost: bool,
 }
 
 /// What was done about what was due. Each reason ends only by what satisfies it.
@@ -140,6 +142,9 @@ impl Schedule {
     /// What is due now. To be called at least once a minute.
     pub fn due(&mut self, config: &Config, now: &Now) -> Option<Reason> {
         self.look_at_the_wall(config, now);
+        if now.lost {
+            return None;
+        }
         if now.held {
             // Only what would be lost otherwise.
             let full = now.level.percent_of_brim() >= config.full_wait;
@@ -308,6 +313,7 @@ mod tests {
             available_percent: 50,
             pressed: false,
             held: false,
+            lost: false,
         }
     }
 
@@ -724,6 +730,16 @@ mod tests {
         assert_eq!(schedule.due(&never, &now(1_000_000)), None);
         let full = Now { level: level(8), pending: Bytes(1), ..now(1) };
         assert_eq!(schedule.due(&never, &full), Some(Reason::High), "any pending byte");
+    }
+
+    #[test]
+    fn nothing_is_due_once_the_cow_was_lost() {
+        let config = config("interval=1m\nat=00:10\n");
+        let lost = Now { lost: true, pending: Bytes::MAX, level: Level::default(), ..now(9000) };
+        let mut schedule = Schedule::new(&now(0));
+        schedule.ask();
+        assert_eq!(schedule.due(&config, &lost), None);
+        assert_eq!(schedule.due(&config, &Now { lost: false, ..lost }), Some(Reason::Asked));
     }
 
     #[test]

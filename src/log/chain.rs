@@ -182,6 +182,11 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// It is one of a flush. A boot appends an empty one, to cut off what is damaged.
+    pub fn is_flush(&self) -> bool {
+        self.head.count > 0
+    }
+
     /// Where the data of each entry stand.
     fn data(&self, ring: &Ring) -> impl Iterator<Item = (u64, &Entry)> {
         let (ring, start) = (*ring, self.head.data());

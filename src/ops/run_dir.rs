@@ -28,6 +28,10 @@ pub const BOOT: &str = "boot";
 
 /// There since root's COW overflowed.
 const OVERFLOWED: &str = "overflowed";
+/// There since root's filesystem could not write something out.
+const UNWRITTEN: &str = "unwritten";
+/// There while a command has root's filesystem frozen, or is about to.
+const FROZEN: &str = "frozen";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A copy of this program, for when root can't be read: a filesystem that was refused writes may
@@ -70,6 +74,31 @@ pub fn note_overflow() {
 /// It has.
 pub fn has_overflowed() -> bool {
     read_of_this_boot(OVERFLOWED).is_some()
+}
+
+/// Notes that root's filesystem is about to be frozen: should this process be killed, whoever comes next thaws it.
+pub fn note_freeze() -> io::Result<()> {
+    write_for_this_boot(FROZEN, "")
+}
+
+/// It was thawed, or not frozen.
+pub fn end_freeze() {
+    let _ = std::fs::remove_file(Path::new(PATH).join(FROZEN));
+}
+
+/// A command has frozen it, and has not thawed it.
+pub fn has_frozen() -> bool {
+    read_of_this_boot(FROZEN).is_some()
+}
+
+/// Notes that root's filesystem could not write something out in this boot.
+pub fn note_unwritten() {
+    let _ = write_for_this_boot(UNWRITTEN, "");
+}
+
+/// It could not.
+pub fn has_unwritten() -> bool {
+    read_of_this_boot(UNWRITTEN).is_some()
 }
 
 /// Writes a note that counts until the next boot only, also where /run is not in RAM and it outlives that.

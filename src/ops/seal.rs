@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::cowfile::{self, Cow};
+use super::run_dir;
 use super::valve::Valve;
 use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::pace;
 use crate::dm::{Line, Target};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Exit, Result};
 use crate::stack::{Device, Name, Stack};
 use crate::sys::dm::Control;
 use crate::sys::guard::{self, End, Guard};
@@ -104,22 +105,33 @@ pub fn run(
     let mut requests = window::Seal::prepare(root_line);
     let mut for_guard = window::Seal::prepare(root_line);
     let root_folder = File::open("/").doing(|| "open /")?;
+    // Nobody thaws what another program froze, so a freeze of this one is noted before. Without that note the suspend
+    // freezes, which the kernel takes back by itself.
+    let early = freeze == Freeze::Before && run_dir::note_freeze().is_ok();
     let guard = guard::post(control, &mut |end| {
-        // What this process froze, or nobody. A root that sleeps all the same has to be read for that, which would
+        // A root that sleeps all the same has to be read for that, which would
         // wait for the next command, while that waits for the guard: it thaws by itself.
-        if end == End::Orphaned && for_guard.rescue(control) {
+        if end == End::Orphaned && for_guard.rescue(control) && early {
             block::thaw(&root_folder);
         }
-    })?;
+    })
+    .inspect_err(|_| run_dir::end_freeze())?;
     // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
     // here the valve's time ends.
     valve.rest();
     let since = Instant::now();
     let unpaced = Unpaced::begin(after);
-    let early = freeze == Freeze::Before;
-    let frozen = early && block::freeze(&root_folder).is_ok();
+    let froze = if early { block::freeze(&root_folder) } else { Err(Errno::EOPNOTSUPP) };
+    if early && froze.is_err() {
+        run_dir::end_freeze();
+    }
+    if froze == Err(Errno::EBUSY) {
+        guard.dismiss();
+        return Err(explain(Failed { at: Moment::Freeze, errno: Errno::EBUSY, asleep: false }));
+    }
+    let frozen = froze.is_ok();
     // One that shut down after errors.
-    let freeze = if early && !frozen { Freeze::Within } else { freeze };
+    let freeze = if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
     // From here on whatever happens thaws it.
     let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
     control.load(Name::Sealed, &[sealed_line])?;
@@ -139,11 +151,14 @@ pub fn run(
     }
 }
 
-/// Thaws root's filesystem, which a window that failed or was killed may have left frozen. Root must be awake, and
+/// Thaws root's filesystem, if a window that failed or was killed has left it frozen. Root must be awake, and
 /// no valve at work: to thaw is to write, and whoever waits at a valve may hold what that needs.
 pub fn thaw_root() {
-    if let Ok(root) = File::open("/") {
+    if run_dir::has_frozen()
+        && let Ok(root) = File::open("/")
+    {
         block::thaw(&root);
+        run_dir::end_freeze();
     }
 }
 
@@ -264,6 +279,7 @@ impl Drop for Tight {
     fn drop(&mut self) {
         if let Some((root, _)) = &self.frozen {
             block::thaw(root);
+            run_dir::end_freeze();
         }
         if let Some(guard) = self.guard.take() {
             guard.dismiss();
@@ -295,6 +311,14 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
 fn explain(Failed { at, errno, asleep }: Failed) -> Error {
     let why = errno.desc();
     let error = match at {
+        Moment::Freeze => {
+            return Error::new("freeze root's filesystem", "it is frozen by another program")
+                .advise(
+                    "Nothing was lost: what was written stays in RAM. Try again when whoever froze it, such as a \
+                     hypervisor's snapshot or `fsfreeze`, has thawed it.",
+                )
+                .exit(Exit::Busy);
+        }
         Moment::Suspend => Error::new("suspend cowflush-root", why),
         Moment::Handover => Error::new("hand root's changes over to cowflush-sealed", why),
         Moment::Resume => Error::new("resume cowflush-root", why),

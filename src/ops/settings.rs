@@ -79,9 +79,9 @@ fn remember(names: impl IntoIterator<Item = &'static str>) {
 
 /// In which order to put values back: a 0 means that the twin counts, and becomes one by itself when that is set.
 fn order<'a>(values: &[(&'a str, u64)]) -> Vec<(&'a str, u64)> {
-    let mut values = values.to_vec();
-    values.sort_by_key(|(_, value)| *value == 0);
-    values
+    let (last, mut first): (Vec<_>, Vec<_>) = values.iter().partition(|(_, value)| *value == 0);
+    first.extend(last);
+    first
 }
 
 fn parse(note: &str) -> Vec<(&str, u64)> {

@@ -44,8 +44,10 @@ pub struct Settled {
     pub log_used: u64,
     /// Bytes merged into the card.
     pub merged: Bytes,
-    /// How long the kernel merged.
+    /// How long that took, from the check of the log's checksums until they were durable.
     pub merging: Duration,
+    /// Bytes that were in RAM only, and are durable by this: appended to the log, or merged without it.
+    pub durable: Bytes,
     /// What of the sealed COW needn't reach the log or the card.
     pub pruned: Pruned,
     /// What of the flush log needn't reach root.
@@ -55,9 +57,30 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// It, if something of the flush log was merged.
+    /// It, if something of the flush log was merged: what was merged without the log is left out.
     pub fn of_log(self) -> Option<Self> {
-        (self.merged.0 > 0 || self.log_pruned.bytes.0 > 0).then_some(self)
+        let direct = self.durable.0.saturating_sub(self.logged.0);
+        let merged = Bytes(self.merged.0.saturating_sub(direct));
+        (merged.0 > 0 || self.log_pruned.bytes.0 > 0).then_some(Self { merged, ..self })
+    }
+
+    /// Adds what was done after it, but for how the log is then.
+    pub fn add(&mut self, later: &Self) {
+        self.logged.0 += later.logged.0;
+        self.logging += later.logging;
+        self.merged.0 += later.merged.0;
+        self.merging += later.merging;
+        self.durable.0 += later.durable.0;
+        self.pruned.bytes.0 += later.pruned.bytes.0;
+        self.pruned.refused = later.pruned.refused.or(self.pruned.refused);
+    }
+
+    /// So much of a layer is being merged. What is sealed was in RAM only.
+    fn merge(&mut self, layer: Name, bytes: Bytes) {
+        self.merged.0 += bytes.0;
+        if layer == Name::Sealed {
+            self.durable.0 += bytes.0;
+        }
     }
 }
 
@@ -141,7 +164,7 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                     begun.push(name);
                     merging_since = Instant::now();
                     log_merged = left(&stack, name);
-                    settled.merged.0 += log_merged.0;
+                    settled.merge(name, log_merged);
                 }
                 let waited = await_merge(hands, name, settled.merged);
                 if !matches!(waited, Ok(None)) {
@@ -151,7 +174,6 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 if let Some(signal) = waited? {
                     return Err(interrupted(signal));
                 }
-                settled.merging += merging_since.elapsed();
             }
             Step::Append => match append(hands, &stack, &mut settled)? {
                 Appended::Done(log) => {
@@ -162,18 +184,22 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 Appended::TooLarge => wish.direct = true,
             },
             Step::Unlink(name) => {
+                if !begun.contains(&name) {
+                    merging_since = Instant::now();
+                }
                 settled.let_be |= unlink(hands, &stack, name, wish.direct, log_merged)?;
+                settled.merging += merging_since.elapsed();
                 begun.retain(|begun| *begun != name);
             }
             Step::StartMerge(name) => {
                 quiet = true;
-                log_merged = start_merge(hands, &stack, name, &mut settled)?;
-                settled.merged.0 += log_merged.0;
-                begun.push(name);
                 merging_since = Instant::now();
+                log_merged = start_merge(hands, &stack, name, &mut settled)?;
+                settled.merge(name, log_merged);
+                begun.push(name);
             }
             Step::MergeInPlace | Step::RestartMerge => {
-                settled.merged.0 += left(&stack, Name::Sealed).0;
+                settled.merge(Name::Sealed, left(&stack, Name::Sealed));
                 run(control, &stack, step)?;
                 begun.push(Name::Sealed);
                 merging_since = Instant::now();
@@ -247,6 +273,7 @@ fn append(hands: &mut Hands<'_>, stack: &Stack, settled: &mut Settled) -> Result
     settled.appended = true;
     settled.pruned = pruned;
     settled.logged = data.bytes();
+    settled.durable.0 += settled.logged.0;
     settled.logging = begin.elapsed();
     settled.log_used = log.used_percent();
     Ok(Appended::Done(Box::new(log)))
@@ -692,5 +719,36 @@ pub fn explain(trouble: Trouble) -> Error {
             "its table is none that cowflush makes",
         )
         .advise("Has another tool changed it? `dmsetup table` shows it; a reboot clears it."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_merged_without_the_log_is_no_merge_of_the_log() {
+        let mut settled = Settled::default();
+        settled.merge(Name::Sealed, Bytes(4096));
+        assert_eq!((settled.durable, settled.of_log().is_none()), (Bytes(4096), true));
+        settled.merge(Name::Logged, Bytes(8192));
+        assert_eq!((settled.durable, settled.merged), (Bytes(4096), Bytes(12_288)));
+        assert_eq!(settled.of_log().unwrap().merged, Bytes(8192));
+    }
+
+    #[test]
+    fn what_a_command_found_and_what_it_did_add_up() {
+        let appended = |bytes| Settled {
+            logged: Bytes(bytes),
+            durable: Bytes(bytes),
+            logging: Duration::from_millis(bytes),
+            ..Settled::default()
+        };
+        let mut both = appended(3);
+        both.add(&appended(4));
+        assert_eq!((both.logged, both.durable), (Bytes(7), Bytes(7)));
+        assert_eq!(both.logging, Duration::from_millis(7));
+        both.merge(Name::Sealed, Bytes(5));
+        assert_eq!((both.durable, both.merged), (Bytes(12), Bytes(5)));
     }
 }

@@ -1,14 +1,18 @@
 //! Gathers what `cowflush status` shows. Only looks.
 
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::daemon::note::{self, DaemonNote};
 use super::log::Log;
 use super::{cowfile, hold, run_dir, spill, view};
+use crate::cow::format::Exception;
 use crate::dm::SnapshotStatus;
 use crate::dm::Target;
-use crate::error::Exit;
+use crate::error::{Exit, Result};
 use crate::log::agree::{self, Agreement};
+use crate::log::chain::{Bad, End};
 use crate::log::format::Life;
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack};
@@ -54,8 +58,10 @@ impl Phase {
 /// Everything that could be learned.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Where root's writes go; `None` when root is not on a stack.
+    /// Where root's writes go; `None` when root is not on a stack, or that is unknown.
     pub mode: Option<Mode>,
+    /// Why the kernel did not tell of the stack.
+    pub unknown: Option<String>,
     /// Where a flush stands; only root may know.
     pub phase: Option<Phase>,
     /// The card's partition.
@@ -64,7 +70,8 @@ pub struct Report {
     pub cow_used: Option<Bytes>,
     /// Root's COW: its size now.
     pub cow_size: Option<Bytes>,
-    /// Data in RAM that differ from the card, root's COW and a sealed one; only root may know.
+    /// Data in RAM that differ from the card, root's COW and a sealed one; only root may know, and nobody where the kernel
+    /// does not count them.
     pub pending: Option<Bytes>,
     /// Of that, what is sealed and still to be merged.
     pub sealed: Option<Bytes>,
@@ -94,6 +101,18 @@ pub struct Report {
     pub boot: Option<(String, String)>,
 }
 
+impl Report {
+    /// The word for programs.
+    pub const fn mode_word(&self) -> &'static str {
+        match (self.mode, &self.unknown) {
+            (Some(Mode::Deferring), _) => "deferring",
+            (Some(Mode::WriteThrough), _) => "write-through",
+            (None, Some(_)) => "unknown",
+            (None, None) => "inactive",
+        }
+    }
+}
+
 /// The flush log in short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogReport {
@@ -103,7 +122,8 @@ pub struct LogReport {
     pub segments: Option<u64>,
     /// How much of it is in use, in percent.
     pub used_percent: Option<u64>,
-    /// How it is: the word for its end, `ahead` or `behind` of what root reads; `None` for other users.
+    /// How it is: the word for its end, `ahead` or `behind` of what root reads; `None` for other users, and while
+    /// somebody writes to it.
     pub state: Option<&'static str>,
     /// Figures since it was made.
     pub life: Option<Life>,
@@ -142,59 +162,117 @@ pub fn value<'a>(note: &'a str, key: &str) -> &'a str {
     note.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or("")
 }
 
-/// What the flush log holds, read from it.
-pub fn log_report(control: &Control, partition: DevNo) -> LogReport {
-    let log = Log::look(&block::path(partition));
-    let state = match &log {
-        Ok(log) => log_state(control, log),
-        Err(error) if error.exit_code() == Exit::Card => "unreadable",
-        Err(_) => "damaged",
-    };
-    let log = log.ok();
-    LogReport {
-        partition,
-        segments: log.as_ref().map(|log| log.chain.segments.len() as u64),
-        used_percent: log.as_ref().map(Log::used_percent),
-        life: log.as_ref().map(Log::life),
-        state: Some(state),
+/// A look at the flush log without the lock.
+pub struct Look {
+    /// It, or why it can't be read.
+    pub log: Result<Log>,
+    /// Its chunks that are damaged or can't be read, where all were asked for.
+    pub bad: Vec<Bad>,
+    /// What root reads of it.
+    seen: Option<Vec<Exception>>,
+    /// Nobody wrote to it meanwhile: what was seen is how it is.
+    quiet: bool,
+}
+
+impl Look {
+    /// A look at a log that nobody uses.
+    pub fn plain(path: &Path, verify: bool) -> Self {
+        let mut log = Log::look(path);
+        let bad = log.as_mut().ok().filter(|_| verify).map(Log::verify_all);
+        Self { log, bad: bad.unwrap_or_default(), seen: None, quiet: true }
+    }
+
+    /// The word for how the log is, in itself and beside what root reads through it. `None`: a flush or a merge was at work
+    /// on it, which looks like damage.
+    pub fn state(&self) -> Option<&'static str> {
+        let word = match &self.log {
+            Err(error) if error.exit_code() == Exit::Card => "unreadable",
+            Err(_) => "damaged",
+            Ok(log) => match self.seen.as_ref().map(|seen| agree::compare(&log.chain, seen)) {
+                Some(Agreement::More(_)) => "ahead",
+                Some(Agreement::Less) => "behind",
+                _ => log.chain.end.word(),
+            },
+        };
+        // Before anything was written: half of a flush does not end cleanly.
+        (self.quiet || (word == End::Clean.word() && self.bad.is_empty())).then_some(word)
     }
 }
 
-/// The word for how the log is, in itself and beside what root reads through it: that is the same, while
-/// nobody is at work.
-pub fn log_state(control: &Control, log: &Log) -> &'static str {
-    let idle = lock::holder(control).is_none();
-    let seen = || control.stack().and_then(|stack| view::seen(&stack)).ok();
-    match idle.then(seen).flatten().map(|seen| agree::compare(&log.chain, &seen)) {
-        Some(Agreement::More(_)) => "ahead",
-        Some(Agreement::Less) => "behind",
-        _ => log.chain.end.word(),
+/// Looks at the stack's log, again and again for so long, until nobody was at work on it meanwhile or it is in order.
+/// `verify`: all of its data, too.
+pub fn look_at_log(control: &Control, log: DevNo, patience: Duration, verify: bool) -> Look {
+    let (path, begin) = (block::path(log), Instant::now());
+    loop {
+        let (idle, before) = (lock::holder(control).is_none(), block::written(log));
+        let mut look = Look::plain(&path, verify);
+        if idle {
+            look.seen = control.stack().and_then(|stack| view::seen(&stack)).ok();
+            if look.state() == Some("ahead")
+                && let Ok(log) = &mut look.log
+            {
+                // Root does not have all of it, perhaps since its data can't be read.
+                log.verify();
+            }
+            look.quiet = lock::holder(control).is_none() && block::written(log) == before;
+        } else {
+            look.quiet = false;
+        }
+        if look.state().is_some() || begin.elapsed() >= patience {
+            return look;
+        }
+        sleep(PAUSE);
+    }
+}
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the flush log holds, read from it.
+pub fn log_report(control: &Control, partition: DevNo) -> LogReport {
+    let look = look_at_log(control, partition, Duration::ZERO, false);
+    let state = look.state();
+    let log = look.log.ok().filter(|_| state.is_some());
+    LogReport {
+        partition,
+        segments: log.as_ref().map(|log| log.flushes().count() as u64),
+        used_percent: log.as_ref().map(Log::used_percent),
+        life: log.as_ref().map(Log::life),
+        state,
     }
 }
 
 /// What the kernel tells root. `read_log` tells what the flush log holds.
 pub fn privileged(control: &Control, read_log: impl FnOnce(DevNo) -> LogReport) -> Report {
-    // A stack that can't be read looks like none; `flush` says why.
-    let stack = control.stack().unwrap_or_default();
-    let usage = stack.root.and_then(|root| root.usage());
+    // Before and after: what is sealed may be of a flush that has just ended.
+    let busy = lock::holder(control);
+    let stack = match control.stack() {
+        Ok(stack) => stack,
+        Err(error) => return Report { unknown: Some(error.to_string()), ..Report::default() },
+    };
+    let busy = lock::holder(control).or(busy);
     let cow_size = cow_of(&stack).and_then(|cow| block::size(cow).ok()).map(Sectors::bytes);
     // The kernel does not count a COW that overflowed; it is full.
-    let full = stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow);
-    let overflow = cow_size.filter(|_| full);
+    let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
+    let overflow = cow_size.filter(|_| status == SnapshotStatus::Overflow);
+    let usage = stack.root.and_then(|root| root.usage());
     let sealed = sealed_left(&stack);
-    let in_root = usage.map(|usage| usage.data().bytes()).or(overflow).unwrap_or_default();
+    let in_root = match stack.mode() {
+        Some(Mode::WriteThrough) => Some(Bytes(0)),
+        _ => usage.map(|usage| usage.data().bytes()).or(overflow),
+    };
     let log = stack.log_partition().map(read_log);
-    let pending = in_root.0.saturating_add(sealed.unwrap_or_default().0);
+    // What is in a COW that was lost is not nothing.
+    let pending = in_root.zip(sealed.unwrap_or(Some(Bytes(0))));
     Report {
         mode: stack.mode(),
         phase: stack.root.map(|_| phase(&stack)),
         card: stack.card().map(|(card, _)| card),
         cow_used: usage.map(|usage| usage.allocated.bytes()).or(overflow),
         cow_size,
-        pending: stack.mode().map(|_| Bytes(pending)),
-        sealed,
+        pending: pending.map(|(root, sealed)| Bytes(root.0.saturating_add(sealed.0))),
+        sealed: sealed.flatten(),
         absorbed: stack.root.and_then(|root| block::written(root.number)),
-        busy: lock::holder(control),
+        busy,
         log,
         ..Report::default()
     }
@@ -203,12 +281,15 @@ pub fn privileged(control: &Control, read_log: impl FnOnce(DevNo) -> LogReport) 
 /// What is sealed and neither in the log nor on the card yet. The kernel has no count for a merge
 /// that failed, and a wrong one for a view until its first run is merged; so a merge's table is
 /// counted.
-fn sealed_left(stack: &Stack) -> Option<Bytes> {
+///
+/// `None`: nothing is sealed; `Some(None)`: it can't be told.
+fn sealed_left(stack: &Stack) -> Option<Option<Bytes>> {
     let sealed = stack.sealed_in_ram()?;
-    match sealed.target() {
+    Some(match sealed.target() {
         Some(Target::SnapshotMerge { cow, .. }) => view::left(cow).ok(),
+        Some(Target::Linear { .. }) => Some(Bytes(0)),
         _ => sealed.usage().map(|usage| usage.data().bytes()),
-    }
+    })
 }
 
 fn cow_of(stack: &Stack) -> Option<DevNo> {
@@ -252,11 +333,9 @@ fn unprivileged() -> Report {
     let sealed = device_named(Name::Sealed);
     let lowest = device_named(Name::Origin).or(sealed);
     let card = lowest.and_then(|device| slaves(device).first().copied());
-    let merging = sealed.map(|_| Phase::Merging);
     let log = device_named(Name::Log).and_then(|log| slaves(log).first().copied());
     Report {
         mode: Some(if cow.is_some() { Mode::Deferring } else { Mode::WriteThrough }),
-        phase: merging,
         card,
         cow_size: cow.and_then(|cow| block::size(cow).ok()).map(Sectors::bytes),
         absorbed: block::written(root),
@@ -294,6 +373,7 @@ fn slaves(device: DevNo) -> Vec<DevNo> {
 mod tests {
     use super::*;
     use crate::dm::status::Usage;
+    use crate::error::Error;
     use crate::stack::{Device, Live};
 
     const CARD: DevNo = DevNo { major: 8, minor: 1 };
@@ -361,6 +441,17 @@ mod tests {
             let mut asleep = lost;
             asleep.root.as_mut().unwrap().suspended = true;
             assert_eq!(phase(&asleep), Phase::Suspended);
+        }
+    }
+
+    #[test]
+    fn what_looks_damaged_while_somebody_writes_is_not_said() {
+        for (exit, word) in [(Exit::Lost, "damaged"), (Exit::Card, "unreadable")] {
+            let look = |quiet| {
+                let log = Err(Error::new("x", "y").exit(exit));
+                Look { log, bad: Vec::new(), seen: None, quiet }
+            };
+            assert_eq!((look(true).state(), look(false).state()), (Some(word), None));
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Sealed {
 /// What went wrong in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// Another program has frozen root's filesystem.
+    Freeze,
     /// Root could not be suspended.
     Suspend,
     /// The sealed device could not take over root's exceptions.
@@ -204,7 +206,14 @@ impl Restart {
 
 /// Returns whether the filesystem was frozen.
 fn seal(kernel: &mut impl Kernel, freeze: Freeze) -> Result<bool, Failed> {
-    let freezes = freeze == Freeze::Within && kernel.call(Call::Suspend { freeze: true }).is_ok();
+    let freezes = freeze == Freeze::Within
+        && match kernel.call(Call::Suspend { freeze: true }) {
+            // What the kernel says of a frozen filesystem (`freeze_super` in fs/super.c); since 6.8 it lets both freeze.
+            Err(errno @ Errno::EBUSY) => {
+                return Err(Failed { at: Moment::Freeze, errno, asleep: false });
+            }
+            suspended => suspended.is_ok(),
+        };
     if !freezes {
         suspend(kernel)?;
     }
@@ -374,6 +383,8 @@ mod tests {
         Drops,
         /// Its process is killed before it.
         Killed,
+        /// Another program has frozen the filesystem.
+        Frozen,
     }
 
     /// The kernel.
@@ -586,6 +597,7 @@ mod tests {
             let answer = match fate {
                 None => self.carry_out(call, false),
                 Some(Fate::Drops) if drops => self.carry_out(call, true),
+                Some(Fate::Frozen) => Err(Errno::EBUSY),
                 Some(_) => Err(Errno::EIO),
             };
             self.said.push(format!("{call:?}: {fate:?}, {answer:?}"));
@@ -736,6 +748,16 @@ mod tests {
             run(&mut model).unwrap();
             assert_eq!(model.calls, calls.len());
             assert!(model.said.iter().zip(calls).all(|(said, call)| said.starts_with(call)));
+        }
+    }
+
+    #[test]
+    fn a_filesystem_that_another_program_froze_is_let_be() {
+        for (mut model, run) in [deferring(), writing_through()] {
+            model.faults = vec![(0, Fate::Frozen)];
+            let failed = Failed { at: Moment::Freeze, errno: Errno::EBUSY, asleep: false };
+            assert_eq!((run(&mut model), model.calls), (Err(failed), 1));
+            assert!(model.settle() && model.sealed.is_none() && !model.root.suspended);
         }
     }
 

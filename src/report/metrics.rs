@@ -19,8 +19,8 @@ pub struct Metrics {
     pub cow_used: Bytes,
     /// What it may hold.
     pub cow_size: Bytes,
-    /// Data in RAM that are not on the card.
-    pub pending: Bytes,
+    /// Data in RAM that are not on the card; `None` where the kernel does not count them.
+    pub pending: Option<Bytes>,
     /// Written by programs but not out of the page cache.
     pub dirty: Bytes,
     /// The flush log: segments and how full it is in percent, if there is one that can be read.
@@ -36,7 +36,7 @@ pub struct Metrics {
 }
 
 /// All modes, so that a series does not come and go.
-pub const MODES: [&str; 3] = ["deferring", "write-through", "inactive"];
+pub const MODES: [&str; 4] = ["deferring", "write-through", "inactive", "unknown"];
 
 /// The file's text.
 pub fn to_text(metrics: &Metrics) -> String {
@@ -49,7 +49,9 @@ pub fn to_text(metrics: &Metrics) -> String {
     }
     page.gauge("cow_used_bytes", "RAM that root's COW holds, metadata included.", cow_used.0);
     page.gauge("cow_size_bytes", "What root's COW may hold now.", cow_size.0);
-    page.gauge("pending_bytes", "Data in RAM that are not on the card yet.", pending.0);
+    if let Some(pending) = pending {
+        page.gauge("pending_bytes", "Data in RAM that are not on the card yet.", pending.0);
+    }
     page.gauge("dirty_bytes", "Data in the page cache, of all filesystems.", dirty.0);
     if let Some((segments, percent)) = *log {
         page.gauge("log_segments", "Flushes in the flush log.", segments);
@@ -129,7 +131,7 @@ mod tests {
             mode: "deferring",
             cow_used: Bytes(4096),
             cow_size: Bytes(1 << 24),
-            pending: Bytes(2048),
+            pending: Some(Bytes(2048)),
             dirty: Bytes(1),
             log: Some((3, 7)),
             life: Some(Life { segments: 9, chunks: 2, ..Life::default() }),

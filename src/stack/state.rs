@@ -303,12 +303,17 @@ impl Stack {
         (!logged).then_some(sealed)
     }
 
-    /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one.
-    pub fn pending(&self) -> Sectors {
-        let data = |device: Option<Device>| {
-            device.and_then(|d| d.usage()).map_or(0, |usage| usage.data().0)
-        };
-        Sectors(data(self.root).saturating_add(data(self.sealed_in_ram())))
+    /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one. `None`: the kernel does not count a COW
+    /// that overflowed, was lost, or whose merge failed.
+    pub fn pending(&self) -> Option<Sectors> {
+        let mut sum = 0_u64;
+        for device in [self.root, self.sealed_in_ram()].into_iter().flatten() {
+            match device.target() {
+                None | Some(Target::Linear { .. }) => {}
+                _ => sum = sum.saturating_add(device.usage()?.data().0),
+            }
+        }
+        Some(Sectors(sum))
     }
 
     /// RAM that the COWs hold, metadata included. A sealed COW that is being merged is counted
@@ -443,7 +448,7 @@ mod tests {
 
     #[test]
     fn what_is_in_ram_is_not_what_is_in_the_log() {
-        let sectors = |stack: &Stack| (stack.pending().0, stack.held_in_ram().0);
+        let sectors = |stack: &Stack| (stack.pending().unwrap().0, stack.held_in_ram().0);
         assert_eq!(sectors(&whole()), (110, 142 * 512));
         assert_eq!(sectors(&Stack { sealed: None, ..whole() }), (100, 116 * 512));
         // A sealed COW that was appended reads the log; its memory is free.
@@ -460,6 +465,34 @@ mod tests {
         assert_eq!(whole().store(&whole().sealed.unwrap()), Some(Store::Ram));
         assert_eq!(whole().store(&whole().origin.unwrap()), None);
         assert_eq!(sectors(&Stack::default()), (0, 0));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_count_is_not_nothing() {
+        for status in [
+            SnapshotStatus::Invalid,
+            SnapshotStatus::Overflow,
+            SnapshotStatus::MergeFailed,
+            SnapshotStatus::Unknown,
+        ] {
+            let mut root = whole();
+            let Some(Live::Single { status: of_root, .. }) = &mut root.root.as_mut().unwrap().live
+            else {
+                panic!()
+            };
+            *of_root = status;
+            assert_eq!(root.pending(), None, "{status:?}");
+            let mut sealed = whole();
+            let Some(Live::Single { status: of_sealed, .. }) =
+                &mut sealed.sealed.as_mut().unwrap().live
+            else {
+                panic!()
+            };
+            *of_sealed = status;
+            assert_eq!(sealed.pending(), None, "{status:?}");
+        }
+        let through = device(Name::Root, linear_to(number(Name::Origin)), 0);
+        assert_eq!(Stack { root: through, ..Stack::default() }.pending(), Some(Sectors(0)));
     }
 
     #[test]

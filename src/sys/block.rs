@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Exit, Result};
 use crate::units::{DevNo, Sectors, decimal};
 
 /// The number of an open block device. `path` is for the message.
@@ -122,8 +122,12 @@ pub fn written(device: DevNo) -> Option<Written> {
 /// FLUSH.
 pub fn flush(device: DevNo) -> Result<()> {
     let path = path(device);
-    let node = File::open(&path).doing(|| format!("open {}", path.display()))?;
-    node.sync_all().doing(|| format!("flush the write cache of {}", path.display()))
+    let node = File::open(&path).doing(|| format!("open {}", path.display()));
+    node.and_then(|node| {
+        node.sync_all().doing(|| format!("flush the write cache of {}", path.display()))
+    })
+    // Whoever asks for it: the card has not confirmed what it was given.
+    .map_err(|error| error.exit(Exit::Card))
 }
 
 /// The disk that a partition is on; a whole disk is its own.
@@ -182,4 +186,15 @@ pub fn freeze(file: &File) -> std::result::Result<(), Errno> {
 pub fn thaw(file: &File) {
     // SAFETY: this ioctl takes no argument.
     unsafe { libc::ioctl(file.as_raw_fd(), FITHAW as _, 0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_that_does_not_confirm_what_it_was_given_is_the_cards_failure() {
+        let none = DevNo { major: 0, minor: 0 };
+        assert_eq!(flush(none).unwrap_err().exit_code(), Exit::Card);
+    }
 }

@@ -118,7 +118,8 @@ fn unlocked(errno: Errno) -> Error {
     Error::new(format!("lock {CONTROL}"), errno.desc())
 }
 
-fn busy(holder: Option<i32>) -> Error {
+/// Why nothing is begun while that process is at work.
+pub fn busy(holder: Option<i32>) -> Error {
     let who = match holder.filter(|pid| *pid > 0) {
         Some(pid) => format!("process {pid} ({}) is at work", command(pid)),
         None => "another process is at work".to_owned(),

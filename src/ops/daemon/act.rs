@@ -7,7 +7,6 @@ use crate::daemon::schedule::{self, Done, Now, Reason};
 use crate::error::{Exit, Result};
 use crate::ops::session::{How, Outcome, Session};
 use crate::ops::{hold, run_dir};
-use crate::report::record::Record;
 use crate::stack::Wish;
 use crate::sys::process::Program;
 use crate::sys::signals::Held;
@@ -15,6 +14,14 @@ use crate::sys::{lock, priority};
 
 /// A reboot is not waited for when this share of the COW is in use, in percent.
 const BRIM: u64 = 95;
+
+/// What became of what was due.
+enum Did {
+    /// Nothing: another command is at work.
+    Nothing,
+    /// It was done; with what a flush came to, if it was one.
+    Flushed(Option<Outcome>),
+}
 
 impl Daemon<'_> {
     /// Does what is due. Returns how things are afterwards.
@@ -29,18 +36,24 @@ impl Daemon<'_> {
         }
         self.reporter.flushing();
         let flushed = self.flush(reason, signals);
-        // One that was ended by a signal leaves as little room as one that failed.
-        let failed = flushed.is_err();
+        // One that was ended by a signal, or not begun, leaves as little room as one that failed.
+        let failed = !matches!(flushed, Ok(Did::Flushed(_)));
         // A flush that failed may have left something sealed, which leaves less room.
         self.refresh()?;
         let now = self.look();
         self.guard(&now.level, failed);
         match flushed {
-            Ok(record) => {
-                if let Some(record) = record {
-                    self.voice.tell(&format!("flushed ({reason}): {record}"));
+            Ok(Did::Nothing) => self.schedule.busy(&now),
+            Ok(Did::Flushed(outcome)) => {
+                let complaints = outcome.as_ref().map(Outcome::complaints).unwrap_or_default();
+                match outcome.as_ref().and_then(Outcome::record) {
+                    Some(record) => {
+                        self.voice.tell(&format!("flushed ({reason}): {record}{complaints}"))
+                    }
+                    None if complaints.is_empty() => {}
+                    None => self.voice.tell(complaints.trim_start()),
                 }
-                self.reporter.flushed(true);
+                self.reporter.flushed(complaints.is_empty());
                 self.last_note = run_dir::read(run_dir::LAST_FLUSH);
                 let done = match reason {
                     Reason::Idle => Done::Merge,
@@ -48,14 +61,16 @@ impl Daemon<'_> {
                 };
                 self.schedule.done(done, &now);
             }
-            // Somebody else flushes: what they do not take, the next look finds.
-            Err(error) if error.exit_code() == Exit::Busy => self.schedule.busy(&now),
             // Told to end: nothing has failed, and what is not flushed yet is not given up either.
             Err(error) if error.exit_code() == Exit::Interrupted => {}
             Err(error) => {
                 self.voice.tell(&format!("flush ({reason}) failed: {error}"));
-                self.reporter.flushed(false);
                 self.schedule.failed(&now);
+                // Whoever has frozen root keeps writers away from the COW, too.
+                if error.exit_code() == Exit::Busy {
+                    return Ok(now);
+                }
+                self.reporter.flushed(false);
                 if schedule::is_pressing(&self.config, &now) {
                     self.resort(signals);
                     self.refresh()?;
@@ -66,22 +81,24 @@ impl Daemon<'_> {
         Ok(now)
     }
 
-    fn flush(&mut self, reason: Reason, signals: &mut Held) -> Result<Option<Record>> {
+    fn flush(&mut self, reason: Reason, signals: &mut Held) -> Result<Did> {
         let Self { valve, control, config, .. } = self;
-        let session = Session::behind(valve, control.clone(), config, signals)?;
+        let session = match Session::behind(valve, control.clone(), config, signals) {
+            // Somebody else flushes: what they do not take, the next look finds.
+            Err(error) if error.exit_code() == Exit::Busy => return Ok(Did::Nothing),
+            session => session?,
+        };
         let mut session = session.because(reason).settled(Wish::default())?;
         if reason == Reason::Idle {
-            return session.merge().map(|_| None);
+            session.merge()?;
+            return Ok(Did::Flushed(None));
         }
         let outcome = session.flush(how(reason))?;
         if reason == Reason::Boot {
             // Also what an earlier flush left in the log: a flush with nothing to do merges nothing.
             session.merge()?;
         }
-        Ok(match outcome {
-            Outcome::Flushed { record, .. } => Some(record),
-            Outcome::Nothing => None,
-        })
+        Ok(Did::Flushed(Some(outcome)))
     }
 
     /// Drops what is on trial. A reboot that is under way and does not come to its end before the

@@ -13,17 +13,17 @@ use crate::units::Bytes;
 impl Daemon<'_> {
     /// One look at everything.
     pub(super) fn look(&mut self) -> Now {
-        let status = self.control.look(&mut self.message).unwrap_or(SnapshotStatus::Unknown);
+        let status = self.status();
         let memory = memory::info().unwrap_or_default();
         let level = self.rule.level(status, &memory);
         let (day, minute) = time::local();
-        // Without a COW nothing is pending, whatever is in the page cache.
-        let pending = match (level, status) {
-            (None, _) => Bytes(0),
-            (_, SnapshotStatus::Used(usage)) => {
+        let pending = match status {
+            SnapshotStatus::Used(usage) => {
                 Bytes(usage.data().bytes().0.saturating_add(memory.dirty.0))
             }
-            (_, _) => Bytes::MAX,
+            // Without a COW nothing is pending, whatever is in the page cache.
+            SnapshotStatus::Unknown => Bytes(0),
+            _ => Bytes::MAX,
         };
         Now {
             running: time::running(),
@@ -35,7 +35,17 @@ impl Daemon<'_> {
             available_percent: memory.available.percent_of(memory.total),
             pressed: self.pressed,
             held: hold::since().is_some(),
+            lost: status == SnapshotStatus::Invalid,
         }
+    }
+
+    /// What root's COW says of itself. Where the kernel does not answer, for want of memory, it is as it was. So it is in the
+    /// window of somebody's seal, where root's old table is Invalid.
+    fn status(&mut self) -> SnapshotStatus {
+        let looked = self.control.look(&mut self.message);
+        let asleep = self.message.is_suspended();
+        self.status = seen(self.status, looked.ok(), asleep);
+        self.status
     }
 
     /// Learns what the log holds and what is sealed, and whether root is still on a stack.
@@ -64,5 +74,29 @@ impl Daemon<'_> {
             return;
         }
         settings::limit_dirty((level.size.0 / 8).max(1 << 20));
+    }
+}
+
+/// What is known of a COW after a look at it that may have failed.
+fn seen(before: SnapshotStatus, now: Option<SnapshotStatus>, asleep: bool) -> SnapshotStatus {
+    now.filter(|now| !(asleep && *now == SnapshotStatus::Invalid)).unwrap_or(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_fails_changes_nothing() {
+        use SnapshotStatus::{Invalid, Overflow, Unknown};
+        for before in [Unknown, Overflow, Invalid] {
+            for asleep in [false, true] {
+                assert_eq!(seen(before, None, asleep), before);
+                assert_eq!(seen(before, Some(Overflow), asleep), Overflow);
+                assert_eq!(seen(before, Some(Unknown), asleep), Unknown, "it writes through");
+            }
+            assert_eq!(seen(before, Some(Invalid), false), Invalid);
+            assert_eq!(seen(before, Some(Invalid), true), before, "in a window");
+        }
     }
 }

@@ -26,11 +26,12 @@ use self::voice::Voice;
 use self::watch::Watch;
 use super::rule::{self, Rule};
 use super::valve::Valve;
-use super::{run_dir, session, settings, spill};
+use super::{run_dir, session, settings, settle, spill};
 use crate::config::Config;
 use crate::daemon::schedule::Schedule;
+use crate::dm::SnapshotStatus;
 use crate::error::Result;
-use crate::stack::Name;
+use crate::stack::{Name, Trouble};
 use crate::sys::dm::{Control, Message};
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
@@ -42,6 +43,10 @@ struct Daemon<'a> {
     schedule: Schedule,
     control: Control,
     message: Box<Message>,
+    /// What root's COW said of itself at the last look.
+    status: SnapshotStatus,
+    /// That it was lost has been told.
+    told_lost: bool,
     /// By what root's COW is judged, and what one flush can put into the flush log; both as of the
     /// last [`Daemon::refresh`].
     rule: Rule,
@@ -107,6 +112,8 @@ impl<'a> Daemon<'a> {
             schedule: Schedule::default(),
             control,
             message: Message::about(Name::Root),
+            status: stack.root.map_or(SnapshotStatus::Unknown, |root| root.status()),
+            told_lost: false,
             urgent,
             boot,
             log_in_use: stack.logged.is_some(),
@@ -130,6 +137,10 @@ impl<'a> Daemon<'a> {
     fn work(&mut self, load: impl Fn() -> Config, signals: &mut Held) -> Result<()> {
         loop {
             let mut now = self.look();
+            if now.lost && !std::mem::replace(&mut self.told_lost, true) {
+                self.voice.tell(&settle::explain(Trouble::Lost(Name::Root)).to_string());
+                self.reporter.flushed(false);
+            }
             if let Some(reason) = self.schedule.due(&self.config, &now) {
                 now = self.act(reason, &now, signals)?;
             } else {

@@ -9,10 +9,10 @@ use super::led::{Led, Light};
 use super::note::{self, DaemonNote};
 use crate::config::Config;
 use crate::daemon::schedule::Now;
+use crate::error::why;
 use crate::ops::run_dir;
 use crate::ops::status::{self, LogReport};
 use crate::report::metrics::{self, Metrics};
-use crate::stack::Mode;
 use crate::sys::block::{self, Written};
 use crate::sys::dm::Control;
 use crate::sys::{lock, memory};
@@ -100,8 +100,9 @@ impl Reporter {
         let Some((name, led)) = &mut self.led else { return };
         if let Err(error) = led.show(light) {
             self.complaints.add(format!(
-                "the light {name} can't be used: {error}. led= must name a folder of \
-                 /sys/class/leds; blinking needs the kernel's timer trigger"
+                "the light {name} can't be used: {}. led= must name a folder of \
+                 /sys/class/leds; blinking needs the kernel's timer trigger",
+                why(&error)
             ));
         }
     }
@@ -119,8 +120,9 @@ impl Reporter {
         let text = metrics::to_text(&self.figures(control, now));
         if let Err(error) = write_in_one_step(Path::new(&path), &text) {
             self.complaints.add(format!(
-                "the figures for Prometheus can't be written to {path}: {error}. metrics= wants a \
-                 path on a tmpfs, such as /run/cowflush.prom"
+                "the figures for Prometheus can't be written to {path}: {}. metrics= wants a \
+                 path on a tmpfs, such as /run/cowflush.prom",
+                why(&error)
             ));
         }
     }
@@ -128,14 +130,10 @@ impl Reporter {
     fn figures(&mut self, control: &Control, now: &Now) -> Metrics {
         let report = status::privileged(control, |partition| self.log_report(control, partition));
         Metrics {
-            mode: match report.mode {
-                Some(Mode::Deferring) => "deferring",
-                Some(Mode::WriteThrough) => "write-through",
-                None => "inactive",
-            },
+            mode: report.mode_word(),
             cow_used: report.cow_used.unwrap_or_default(),
             cow_size: report.cow_size.unwrap_or_default(),
-            pending: report.pending.unwrap_or_default(),
+            pending: report.pending,
             dirty: memory::info().unwrap_or_default().dirty,
             log: report.log.and_then(|log| Some((log.segments?, log.used_percent?))),
             life: report.log.and_then(|log| log.life),
@@ -152,7 +150,8 @@ impl Reporter {
             Some((before, log)) if before == written && log.partition == partition => log,
             _ => {
                 let log = status::log_report(control, partition);
-                self.log = Some((written, log));
+                // One that somebody writes to is looked at again.
+                self.log = log.state.map(|_| (written, log));
                 log
             }
         }

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::boot::whose::Owner;
 use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
-use crate::log::chain::{self, Bad, Chain, End, NoLog};
+use crate::log::chain::{self, Bad, Chain, End, NoLog, Segment};
 use crate::log::format::{Defect, Header, Life, Mark};
 use crate::log::ring::Ring;
 use crate::sys::direct::Direct;
@@ -130,12 +130,17 @@ impl Log {
         !self.chain.segments.is_empty() || !matches!(self.chain.end, End::Clean | End::Torn)
     }
 
+    /// The flushes in it.
+    pub fn flushes(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+        self.chain.segments.iter().filter(|segment| segment.is_flush())
+    }
+
     /// Figures since it was made, with the segments that are in it now.
     pub fn life(&self) -> Life {
         let life = self.chain.header.life;
-        let chunks = self.chain.segments.iter().map(|segment| u64::from(segment.head.count));
+        let chunks = self.flushes().map(|segment| u64::from(segment.head.count));
         Life {
-            segments: life.segments.saturating_add(self.chain.segments.len() as u64),
+            segments: life.segments.saturating_add(self.flushes().count() as u64),
             chunks: life.chunks.saturating_add(chunks.sum()),
             ..life
         }
@@ -175,7 +180,7 @@ impl Log {
     pub fn torn(&self) -> &'static str {
         // A segment without its commit record counts when everything else of it is there.
         match self.chain.segments.last() {
-            Some(last) if !last.committed => {
+            Some(last) if !last.committed && last.is_flush() => {
                 "the last flush was cut short after it had written everything: it counts"
             }
             _ => "the last flush was cut short: what counts is the one before",
@@ -211,7 +216,7 @@ impl Log {
     }
 
     fn last(&self) -> String {
-        match self.chain.segments.last() {
+        match self.flushes().next_back() {
             Some(last) => format!("flush {}", last.head.sequence),
             None => "the last merge".to_owned(),
         }

@@ -5,20 +5,21 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{How, Incomplete, Outcome, Session};
+use super::outcome::Seen;
+use super::{How, Outcome, Session};
 use crate::cow::size;
 use crate::daemon::pressure::SLOW;
 use crate::dm::SnapshotStatus;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Exit, Result};
 use crate::ops::settle::{self, Settled};
 use crate::ops::window::{Freeze, Sealed};
 use crate::ops::{run_dir, seal, valve};
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack, Trouble, Wish};
 use crate::sys::dm::Message;
-use crate::sys::syncing::Syncing;
+use crate::sys::syncing::{Synced, Syncing, write_out};
 use crate::sys::{block, memory, time};
-use crate::units::Sectors;
+use crate::units::{Bytes, Sectors};
 
 /// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
 /// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
@@ -29,42 +30,50 @@ impl Session<'_> {
     /// Makes everything that was written until now durable: in the flush log if there is one, else
     /// in root itself.
     pub fn flush(&mut self, how: How) -> Result<Outcome> {
-        let begin = Instant::now();
         self.hold_back()?;
         // A filesystem in trouble can't write everything out; what it could is still flushed.
-        let synced = if how.hurry { Ok(()) } else { self.sync()? };
+        let synced = if how.hurry { Synced::Unknown } else { remembered(self.sync()?) };
         let stack = self.control.stack()?;
         let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
+        let overflowed = status == SnapshotStatus::Overflow || run_dir::has_overflowed();
+        let mut seen = Seen { overflowed, synced, frozen: false };
         match (stack.mode(), status) {
             (Some(Mode::WriteThrough), _) => {
                 flush_card(&stack)?;
-                return Ok(Outcome::Nothing);
+                if synced == Synced::Unknown {
+                    seen.synced = Synced::Failed(Errno::EINTR);
+                }
+                return Ok(self.nothing(seen));
             }
             (_, SnapshotStatus::Invalid) => {
                 return Err(settle::explain(Trouble::Lost(Name::Root)));
             }
-            (_, SnapshotStatus::Used(usage)) if usage.data().0 == 0 => return Ok(Outcome::Nothing),
+            // Where it is not known what is in the page cache a freeze writes that out.
+            (_, SnapshotStatus::Used(usage))
+                if usage.data().0 == 0 && synced != Synced::Unknown =>
+            {
+                return Ok(self.nothing(seen));
+            }
             _ => {}
         }
         let wish = Wish { direct: how.direct, ..Wish::default() };
-        let (sealed, mut settled) =
+        let (sealed, settled) =
             self.seal(&stack, seal::After::Defer { limit: self.limit, roof: self.roof }, wish)?;
         if settled.appended && how.merges(settled.log_used, self.config.merge) {
-            let merged = self.settle(Wish { merge: true, ..Wish::default() })?;
-            settled.merged.0 = settled.merged.0.saturating_add(merged.merged.0);
-            settled.merging += merged.merging;
+            self.merge()?;
         }
-        let record = self.note(begin, sealed.stall, settled);
+        let record = self.note(sealed.stall);
         if status == SnapshotStatus::Overflow {
             run_dir::note_overflow();
         }
-        let incomplete = match (status, synced) {
-            (SnapshotStatus::Overflow, _) => Some(Incomplete::Overflow),
-            (_, Err(errno)) => Some(Incomplete::Sync(errno)),
-            _ if !sealed.frozen => Some(Incomplete::Unfrozen),
-            _ => None,
-        };
-        Ok(Outcome::Flushed { record, incomplete })
+        seen.frozen = sealed.frozen;
+        Ok(Outcome::flushed(record, seen).after(self.refused.take()))
+    }
+
+    /// Nothing of this command's own was there to be made durable.
+    fn nothing(&mut self, seen: Seen) -> Outcome {
+        let found = (self.done.durable > Bytes(0)).then(|| self.note(Duration::ZERO));
+        Outcome::rest(found).and(Outcome::nothing(seen)).after(self.refused.take())
     }
 
     /// Merges what is in the flush log into the card. Returns what was merged and how long that
@@ -92,7 +101,10 @@ impl Session<'_> {
                 self.hold_back()?;
                 Ok(Sealed { stall: tight.thaw().unwrap_or(sealed.stall), ..sealed })
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.foreign |= error.exit_code() == Exit::Busy;
+                Err(error)
+            }
         };
         let settled = self.settle(wish);
         Ok((sealed?, settled?))
@@ -114,7 +126,7 @@ impl Session<'_> {
         let tight = self.rule(&stack).level(status, &memory);
         let tight = tight.is_some_and(|level| !level.lasts(PREPARING));
         // One that was refused writes has shut down, most likely, and stays so until the next boot.
-        let can = can && !run_dir::has_overflowed();
+        let can = can && !run_dir::has_overflowed() && !self.foreign;
         Ok(match (can, tight) {
             (false, _) => Freeze::Never,
             (true, true) => Freeze::Before,
@@ -126,7 +138,7 @@ impl Session<'_> {
     /// stops them. It is given up once the COW is so full that they would have to wait: the seal's
     /// freeze does the same, and nothing but the seal makes room: at that mark the valve closes, and what is
     /// written out waits for it as well.
-    fn sync(&mut self) -> Result<std::result::Result<(), Errno>> {
+    fn sync(&mut self) -> Result<Synced> {
         let rule = self.rule(&self.control.stack()?);
         let mut message = Message::about(Name::Root);
         let mut syncing = Syncing::begin(&open_root()?)?;
@@ -134,7 +146,7 @@ impl Session<'_> {
             let level = valve::level(&self.control, &mut message, &rule);
             let pause = level.map_or(SLOW, |level| level.pause_until(rule.full_wait));
             if level.is_some_and(|level| level.percent_of_brim() >= rule.full_wait) {
-                return Ok(Ok(()));
+                return Ok(Synced::Unknown);
             }
             if let Some(synced) = syncing.wait(pause) {
                 return Ok(synced);
@@ -142,20 +154,23 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn note(&self, begin: Instant, stall: Duration, settled: Settled) -> Record {
+    /// Notes what was done since the last note, or since the command began, as a flush of its own.
+    pub(super) fn note(&mut self, stall: Duration) -> Record {
+        let begin = std::mem::replace(&mut self.since, Instant::now());
+        let done = std::mem::take(&mut self.done);
         let record = Record {
             when: time::now(),
             command: self.command.to_owned(),
             reason: self.reason.clone(),
-            bytes: if settled.appended { settled.logged } else { settled.merged },
-            logged: settled.logged,
-            merged: settled.merged,
+            bytes: done.durable,
+            logged: done.logged,
+            merged: done.merged,
             took_ms: begin.elapsed().as_millis() as u64,
-            log_ms: settled.logging.as_millis() as u64,
-            merge_ms: settled.merging.as_millis() as u64,
+            log_ms: done.logging.as_millis() as u64,
+            merge_ms: done.merging.as_millis() as u64,
             stall_us: stall.as_micros() as u64,
-            pruned: settled.pruned.bytes,
-            not_pruned: settled.pruned.refused.unwrap_or_default().to_owned(),
+            pruned: done.pruned.bytes,
+            not_pruned: done.pruned.refused.unwrap_or_default().to_owned(),
         };
         // Each part of a stop is a flush of its own here.
         let _ = run_dir::note_flush(&record);
@@ -164,13 +179,24 @@ impl Session<'_> {
     }
 }
 
+/// The kernel tells once that it gave up what it could not write out, and what it gave up is not made good by what is written later: it
+/// is remembered until the next boot.
+fn remembered(synced: Synced) -> Synced {
+    match synced {
+        Synced::Failed(Errno::EIO | Errno::EROFS) => run_dir::note_unwritten(),
+        Synced::Done(_) if run_dir::has_unwritten() => return Synced::Failed(Errno::EIO),
+        _ => {}
+    }
+    synced
+}
+
 fn open_root() -> Result<File> {
     File::open("/").doing(|| "open /")
 }
 
 /// Writes the page cache out, however long that takes.
 pub(super) fn sync_root() -> Result<()> {
-    block::sync_filesystem(&open_root()?).doing(|| "sync the root filesystem")
+    write_out(&open_root()?).map(drop).doing(|| "sync the root filesystem")
 }
 
 /// The note is for people; a /run that is gone is no error.

@@ -9,7 +9,9 @@ mod flush;
 mod outcome;
 mod stop;
 
-pub use self::outcome::{How, Incomplete, Outcome};
+pub use self::outcome::{How, Incomplete, Outcome, at_risk};
+
+use std::time::{Duration, Instant};
 
 use super::cowfile;
 use super::prune::Policy;
@@ -44,8 +46,15 @@ pub struct Session<'a> {
     reason: String,
     /// What is sealed was frozen, as far as this process knows.
     frozen: bool,
+    /// Another program had frozen it. Who tries again after that, as a shutdown does, can't wait for its thaw.
+    foreign: bool,
     /// The owner has said that flushes may be dropped that the log holds and root does not have.
     forget: bool,
+    /// What was done since then, and is noted nowhere yet, be it what an earlier command had sealed.
+    done: Settled,
+    since: Instant,
+    /// What the card said when it refused what was then done in another way.
+    refused: Option<String>,
 }
 
 /// Whose valve a session works with.
@@ -112,7 +121,11 @@ impl<'a> Session<'a> {
             command,
             reason: String::new(),
             frozen: false,
+            foreign: false,
             forget: false,
+            done: Settled::default(),
+            since: Instant::now(),
+            refused: None,
         })
     }
 
@@ -153,9 +166,8 @@ impl<'a> Session<'a> {
         // A seal that was killed together with its guard may have left root's filesystem frozen. Where it
         // left root suspended, too, who wakes it up thaws: to thaw is to write. Never with a valve: whoever waits
         // at one may hold what a thaw needs, and a seal of this process thaws by itself.
-        let stack = self.stack()?;
-        let interrupted = stack.sealed.is_some() && !self.valve.valve().works();
-        if interrupted && stack.root.is_some_and(|root| !root.suspended) {
+        let awake = self.stack()?.root.is_some_and(|root| !root.suspended);
+        if awake && !self.valve.valve().works() {
             seal::thaw_root();
         }
         self.hold_back()?;
@@ -167,10 +179,13 @@ impl<'a> Session<'a> {
     /// After the card has refused a write to the log: what is sealed goes to root without it. What is
     /// in RAM is lost with the power; a cut while it is merged can only tear root.
     fn pass_by_log(&mut self, error: Error) -> Result<Settled> {
-        match error.exit_code() {
-            Exit::Card => self.settle(Wish { direct: true, ..Wish::default() }),
-            _ => Err(error),
+        if error.exit_code() != Exit::Card {
+            return Err(error);
         }
+        let settled = self.settle(Wish { direct: true, ..Wish::default() })?;
+        // What to do about it is done.
+        self.refused.get_or_insert(error.advise("").to_string());
+        Ok(settled)
     }
 
     /// Everything is settled: what that gave back may be used.
@@ -223,6 +238,9 @@ impl<'a> Session<'a> {
         let mut hands =
             Hands { control, meter, signals, valve, policy, config, limit, roof, forget };
         let settled = settle(&mut hands, wish);
+        if let Ok(settled) = &settled {
+            self.done.add(settled);
+        }
         // In this order: what waits at the valve needs the room. Nothing was freed by a failure.
         let settled = settled.and_then(|settled| self.grow().map(|()| settled));
         // Writers may not run ahead of whoever looks after the COW from here on.
@@ -268,6 +286,10 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         if let Hand::Own(valve) = &mut self.valve {
             valve.rest();
+        }
+        // Whoever came for something else, or failed after that.
+        if self.done.durable > Bytes(0) {
+            self.note(Duration::ZERO);
         }
         if !self.valve.valve().works() {
             lock::release(&self.control);

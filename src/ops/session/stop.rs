@@ -1,9 +1,10 @@
 //! Stop: root's writes go straight through to the card. Start: they are deferred again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::flush::{flush_card, remember, sync_root};
-use super::{How, Incomplete, Outcome, Session};
+use super::outcome::Seen;
+use super::{How, Outcome, Session};
 use crate::cow::format::CHUNK_SECTORS;
 use crate::cow::pace;
 use crate::dm::{Line, SnapshotStatus, Target};
@@ -12,6 +13,7 @@ use crate::ops::prune::{Policy, Pruned};
 use crate::ops::settle::{Hands, Settled};
 use crate::ops::{cowfile, seal, settle};
 use crate::stack::{Mode, Name, Trouble, Wish};
+use crate::sys::syncing::Synced;
 use crate::sys::{cow_threshold, signals};
 use crate::units::Bytes;
 
@@ -24,8 +26,8 @@ const TAIL_TRIES: u32 = 4;
 /// A last step that was done.
 struct Last {
     stall: Duration,
-    settled: Settled,
-    incomplete: Option<Incomplete>,
+    /// It went past the log, and what was sealed was frozen or not.
+    past_log: Option<bool>,
 }
 
 impl Session<'_> {
@@ -39,10 +41,11 @@ impl Session<'_> {
 
     /// Merges the log; what that took is the flush's before it.
     fn merge_after(&mut self, flushed: &mut Outcome) -> Result<()> {
-        let merged = self.merge()?;
-        if let (Some(merged), Outcome::Flushed { record, .. }) = (merged, flushed) {
-            record.merged.0 = record.merged.0.saturating_add(merged.merged.0);
-            record.merge_ms = record.merge_ms.saturating_add(merged.merging.as_millis() as u64);
+        self.merge()?;
+        if let Some(record) = flushed.record_mut() {
+            let done = std::mem::take(&mut self.done);
+            record.merged.0 = record.merged.0.saturating_add(done.merged.0);
+            record.merge_ms = record.merge_ms.saturating_add(done.merging.as_millis() as u64);
         }
         Ok(())
     }
@@ -55,7 +58,7 @@ impl Session<'_> {
             let stack = self.control.stack()?;
             let overflowed =
                 stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow);
-            if !overflowed && stack.pending().bytes() <= TAIL {
+            if !overflowed && stack.pending().is_some_and(|pending| pending.bytes() <= TAIL) {
                 break;
             }
             outcome = outcome.and(self.last_flush()?);
@@ -63,11 +66,17 @@ impl Session<'_> {
         }
         let stack = self.control.stack()?;
         if stack.mode() == Some(Mode::Deferring) {
-            let begin = Instant::now();
-            let Last { stall, settled, incomplete } = self.last_step()?;
-            let record = self.note(begin, stall, settled);
-            outcome = outcome.and(Outcome::Flushed { record, incomplete });
-            if let Outcome::Flushed { record, .. } = &outcome {
+            let Last { stall, past_log } = self.last_step()?;
+            let record = self.note(stall);
+            let last = match past_log {
+                Some(frozen) => Outcome::flushed(
+                    record,
+                    Seen { overflowed: false, synced: Synced::Unknown, frozen },
+                ),
+                None => Outcome::rest(Some(record)),
+            };
+            outcome = outcome.and(last.after(self.refused.take()));
+            if let Some(record) = outcome.record() {
                 remember(record);
             }
         }
@@ -119,8 +128,8 @@ impl Session<'_> {
         cow_threshold::set(pace::FREE);
         self.settle(Wish::default())?;
         // Nothing was left out, and nobody has asked for that.
-        let settled = Settled { pruned: Pruned::default(), ..settled };
-        Ok(Some(Last { stall, settled, incomplete: None }))
+        self.done.add(&Settled { pruned: Pruned::default(), ..settled });
+        Ok(Some(Last { stall, past_log: None }))
     }
 
     /// The same without the log: the kernel merges the rest in the COW's own order, and a power cut meanwhile can tear what
@@ -129,9 +138,8 @@ impl Session<'_> {
         let stack = self.control.stack()?;
         // From here on root is written to directly, past the log.
         settle::retire_log(&stack, let_be)?;
-        let (sealed, settled) = self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
-        let incomplete = (!sealed.frozen).then_some(Incomplete::Unfrozen);
-        Ok(Last { stall: sealed.stall, settled, incomplete })
+        let (sealed, _) = self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
+        Ok(Last { stall: sealed.stall, past_log: Some(sealed.frozen) })
     }
 
     /// Defers root's writes again. Returns whether there was anything to do.
@@ -172,7 +180,9 @@ impl Session<'_> {
             }
             None => self.last_step_past_log(false),
         };
-        last.map(drop)
+        let stall = last?.stall;
+        self.note(stall);
+        Ok(())
     }
 
     fn flush_in_a_hurry(&mut self) -> Result<()> {

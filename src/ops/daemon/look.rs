@@ -35,6 +35,7 @@ impl Daemon<'_> {
             available_percent: memory.available.percent_of(memory.total),
             pressed: self.pressed,
             held: hold::since().is_some(),
+            doubt: hold::is_for_log(),
         }
     }
 

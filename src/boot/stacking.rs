@@ -95,11 +95,14 @@ pub fn dismantle() -> Result<()> {
     Control::open().map_or(Ok(()), |control| take_away(&control))
 }
 
-/// From the top down, as far as nobody uses it: what has a user stays, with all that it stands on.
+/// From the top down, as far as nobody uses it: what has a user stays, with all that it stands on. A COW goes with what
+/// it was root's.
 pub fn take_away(control: &Control) -> Result<()> {
     let stack = control.stack()?;
     Name::ALL
         .into_iter()
         .filter(|name| stack.device(*name).is_some())
-        .try_for_each(|name| control.remove(name))
+        .try_for_each(|name| control.remove(name))?;
+    cowfile::release_strays(control);
+    Ok(())
 }

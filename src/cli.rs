@@ -251,6 +251,9 @@ pub struct Attach {
     /// take the stack away again and use the plain card, since root can't be mounted on the stack
     #[argh(switch)]
     pub plain: bool,
+    /// only if a flush log knows ROOT and no device does, since a merge that was cut short has torn it
+    #[argh(switch)]
+    pub by_log: bool,
     /// where root is, in place of the kernel command line's root=
     #[argh(positional)]
     pub root: Option<String>,

@@ -80,7 +80,7 @@ fn run(command: cli::Command) -> Result<Exit> {
                 .exit(Exit::Usage))
         }
         cli::Command::Attach(options) => {
-            commands::attach::run(options.root.as_deref(), options.plain)
+            commands::attach::run(options.root.as_deref(), options.plain, options.by_log)
         }
         cli::Command::Version(_) => {
             put(std::io::stdout(), concat!("cowflush ", env!("CARGO_PKG_VERSION"), "\n"));

@@ -549,6 +549,23 @@ def test_a_kernel_without(boot: Lab) -> None:
     assert vm.card.read("/root/x") == b"fsopen, since 5.2 2\n"
 
 
+@pytest.mark.thorough
+@pytest.mark.kernels(f"6.1{artefacts.X86_64}")
+def test_process_1_of_a_container_mounts_nothing_where_others_see_it(boot: Lab) -> None:
+    """Without fsopen a file in RAM takes a mount for an instant, in a namespace of its own; only the machine's init makes it
+    in everybody's. Here no other namespace can be had. (The small kernels have no containers.)"""
+    vm = boot()
+    vm.run("echo x >/root/x").ok()
+    denied = "guest-tools deny --call 430 --call 272 --errno 38 cowflush flush"
+    # Who comes into being first behind this `unshare` is process 1: what is denied, not who denies.
+    for first in (denied, f"unshare -p {denied}"):
+        said = vm.run(f"{first} 2>&1").exits(1).text
+        assert "cannot make a file in RAM for cowflush-cow: Function not implemented" in said, said
+        assert "denied 2 calls" in said
+    vm.run("cowflush flush").ok()
+    check_settled(vm)
+
+
 def test_nothing_to_do(boot: Lab) -> None:
     """On a read-only root: ext4 writes its superblock when it thaws, so a writable one always has a little."""
     vm = boot()

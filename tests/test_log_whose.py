@@ -151,11 +151,14 @@ def test_two_logs_with_flushes_hold_everything_until_the_owner_has_decided(boot:
     why = f"it may be sda2 (1 flushes, UUID={ids[0]}) or sda3 (2 flushes, UUID={ids[1]})"
     check_held(vm, why)
     vm.run(f"[ ! -e {logged.STATE} ]").ok()
-    vm.put("/etc/cowflush.conf", b"interval=1s")
+    vm.put("/etc/cowflush.conf", b"interval=1s\nsize=16M\n")
     daemon.begin(vm)
     before = writes(vm)
-    vm.run("echo y >/root/y; sleep 4").ok()
+    # Nor does a COW that gets full end this: writers wait.
+    vm.start("while :; do n=$((n + 1)); head -c 1048576 /dev/urandom >/root/$n; done")
+    vm.wait_console("THE COW IS FULL, and nothing may be flushed before you have decided", 60)
     assert writes(vm) == before
+    assert "what was held is flushed now" not in vm.console
     vm.kill()
     # Both are as they were. To name one is a decision.
     vm = boot(card, append=f"cowflush.log=UUID={ids[1]}")
@@ -171,6 +174,36 @@ def test_two_logs_with_flushes_hold_everything_until_the_owner_has_decided(boot:
     vm.kill()
     root = recovered(Card(card.path), 2)
     logged.check_root(root, 2)
+
+
+def test_without_a_stack_nobody_writes_past_a_log_that_is_in_doubt(boot: Lab) -> None:
+    """Nor does an fstab or an owner who does not know of it. Both ways out lead out."""
+    card = boot.card(partitions=TWO_LOGS)
+    for number, count in ((2, 1), (3, 2)):
+        logged.made(card, count, log=card.partitions[number - 1])
+    ids = [uuid.UUID(bytes=FlushLog(OnCard(card, number)).header.uuid) for number in (2, 3)]
+    plain = "initcall_blacklist=dm_snapshot_init"
+    for why, words in (("as cowflush=off says", "cowflush=off"), ("since it has no stack", plain)):
+        vm = boot(card, append=words)
+        said = logged.said(vm)
+        assert f"root is the plain card sda1 (ro), {why}: writes are refused." in said
+        assert "what is written to root makes the flushes useless that may be in" in said
+        vm.run("mount -o remount,rw /; ! touch /root/x && grep -qx 1 /sys/class/block/sda1/ro").ok()
+        vm.run("dd if=/dev/zero of=/dev/sda1 bs=4k count=1").exits(1)
+        assert writes(vm) == 0
+        vm.kill()
+    vm = boot(card, append=f"cowflush.log=UUID={ids[1]}")
+    logged.check_state(vm, 2)
+    vm.kill()
+    vm = boot(card, append=plain)
+    vm.run("blockdev --setrw /dev/sda1 && mount -o remount,rw / && echo x >/root/x && sync").ok()
+    vm.kill()
+    vm = boot(card, append=f"{plain} cowflush.log=none")
+    through = "root is the plain card sda1 (rw), since it has no stack: writes go to it."
+    assert through in logged.said(vm)
+    vm.run("cat /root/x && echo y >/root/y && sync").ok()
+    vm.kill()
+    assert card.fs(replay=True).read("/root/y") == b"y\n"
 
 
 @pytest.mark.thorough

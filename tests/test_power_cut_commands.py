@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from powercut import order, run, tree
@@ -18,13 +19,14 @@ from powercut.recording import (
     Load,
     Recorder,
     Recording,
+    marks,
     prepare,
     put_state,
     recorder,
 )
 from powercut.states import Arrived, State
 from powercut.ways import DAMAGED, FILLED, LOG, LOG_START, NO_LOG, ROOT_START
-from vm import Card, Drive, Filesystem, artefacts, ext, flushlog
+from vm import Card, Drive, Filesystem, Throttle, artefacts, daemon, ext, flushlog, workload
 from vm.lab import Lab
 
 SEED = 1
@@ -230,6 +232,80 @@ def test_a_merge_that_fills_gaps_writes_nothing_to_the_log_but_its_header(boot: 
     judge = Judge(made.end(), FILLED.recover)
     check(judged(judge))
     check_order(judge, "cowflush merge", order.MERGE)
+
+
+# What fills the COW: in the writers' folder, by names that no round has, so that nobody asks what is in it.
+FILL = f"n=0; while :; do n=$(((n + 1) % 24)); head -c 262144 /dev/urandom >{workload.FOLDER}/$n.new || exit; done"
+# Nobody holds it back when the daemon has ended.
+FILL_SLOWLY = FILL.replace("262144", "32768").replace("|| exit", "|| exit; usleep 20000")
+
+
+def flushed_twice(boot: Lab, **options: Any) -> Recorder:
+    """With two flushes in the log, a small COW and the daemon at work."""
+    made = recorder(boot, LOG, 3, memory=128, **options)
+    made.vm.put("/etc/cowflush.conf", (daemon.QUIET + "size=4M\n").encode())
+    made.vm.run(f"mkdir {workload.FOLDER}").ok()
+    for _ in range(2):
+        made.change()
+        made.flush(read=False)
+    daemon.begin(made.vm)
+    return made
+
+
+def judged_to_the_end(made: Recorder) -> Judge:
+    """No cut is older than the last flush that had returned, nor a mix."""
+    judge = Judge(made.end(), LOG.recover, mounted=True)
+    # Each is mounted, as it were, and there are many.
+    verdicts = run.judged(judge, run.states(judge, 30, SEED, directed=4), print)
+    print(run.describe(judge), run.table(verdicts), sep="\n")
+    check(verdicts)
+    return judge
+
+
+@pytest.mark.thorough
+def test_a_cut_around_a_last_resort_does_no_harm(boot: Lab) -> None:
+    """The whole card refuses writes until a last resort has failed, then it works again but for one FLUSH; so the next last
+    resort follows at once upon a flush that failed, and gets through, with a writer at work."""
+    made = flushed_twice(boot)
+    vm = made.vm
+    vm.fail_writes()
+    writer = vm.start(FILL)
+    vm.wait_console("the last resort failed", timeout=180)
+    vm.heal()
+    vm.fail_flush()
+    daemon.wait_for(vm, "writes go straight to the card from now on", timeout=180)
+    vm.heal()
+    flushes = range(max(mark.entry for mark in marks(made.recording.entries())))
+    vm.until(f"[ -e {workload.FOLDER}/23.new ] && sync", timeout=60)
+    writer.kill()
+    judge = judged_to_the_end(made)
+    received = range(flushes.stop, len(judge.entries))
+    found = order.word(judge.entries, received)
+    # The last resort's own append and merge, and then what programs write.
+    assert {"c", "h", "r"} <= set(found), found
+    # Had it emptied the log before root was durable, some cut would do harm, and be seen to.
+    less, states = judge.without(order.flush_between(judge.entries, "r", "H"))
+    assert not all(verdict.good for verdict in run.judged(less, states, print))
+
+
+@pytest.mark.thorough
+def test_a_cut_around_a_daemon_that_is_ended_in_a_flush_for_room_does_no_harm(boot: Lab) -> None:
+    """On a healthy, slow card with a writer at work; a stop goes on."""
+    made = flushed_twice(boot, throttle=Throttle())
+    vm = made.vm
+    vm.throttle(Throttle(bytes_per_second=200_000))
+    writer = vm.start(FILL_SLOWLY)
+    sealed = "grep -qx cowflush-sealed /sys/block/dm-*/dm/name 2>/dev/null"
+    vm.until(sealed, timeout=60)
+    pid = daemon.field(vm, "Pid")
+    daemon.signal(vm, "TERM")
+    vm.until(f"! kill -0 {pid} 2>/dev/null", timeout=120)
+    vm.run(sealed).ok()
+    vm.throttle(Throttle())
+    made.change()
+    made.flush(STOP, read=False)
+    writer.kill()
+    judged_to_the_end(made)
 
 
 # --- what works on a log without a stack ---------------------------------------

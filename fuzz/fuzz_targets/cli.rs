@@ -100,7 +100,7 @@ fn write(command: &Command) -> Vec<String> {
         }
         Command::Init(_) => line.say("init"),
         Command::Attach(o) => {
-            line.say("attach").switch("--plain", o.plain);
+            line.say("attach").switch("--plain", o.plain).switch("--by-log", o.by_log);
             if let Some(root) = &o.root {
                 line.say("--").say(root);
             }

@@ -51,6 +51,10 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     };
     // Before anything is written to it or to its log: nobody uses it.
     block::claim(&card.path())?;
+    if before == Before::Tried {
+        // The try before this one may have been in doubt.
+        let _ = block::refuse_writes(card.number, false);
+    }
     let mut found = flushlog::find(&mut card, options, |text| log.error(text));
     check_size(&card)?;
     if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
@@ -80,15 +84,32 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         // A stack that could not be taken away stands on it still.
         block::claim(&card.path())?;
         // Root as it is without the log's flushes is old, and torn if a merge was cut short.
-        if let Found::Log { log: flush_log, live, .. } = &mut found {
-            flushlog::apply(&card, flush_log, live)?;
+        let applied = match &mut found {
+            Found::Log { log, live, .. } => flushlog::apply(&card, log, live),
+            _ => Ok(()),
+        };
+        // Without a stack nothing but this keeps root as the log's flushes need it. Not before, since to apply is to write.
+        let keep = applied.is_err() || found.is_in_doubt();
+        if keep {
+            block::refuse_writes(card.number, true)?;
         }
-        let access = mount(&card.path(), card.filesystem.as_ref())?;
+        let mounted = applied.and_then(|()| mount(&card.path(), card.filesystem.as_ref()));
+        if mounted.is_err() && before == Before::Nothing {
+            // Nobody mounts it, and the next try may be told to do without the log.
+            let _ = block::refuse_writes(card.number, false);
+        }
+        let (access, name) = (mounted?, &card.name);
+        let access = if keep { "ro" } else { access };
         let why = if options.off { "as cowflush=off says" } else { "since it has no stack" };
-        let name = &card.name;
-        log.info(&format!("root is the plain card {name} ({access}), {why}: writes go to it."));
-        if matches!(found, Found::Kept { open: true, .. }) {
-            log.error("what is written now makes the flush log's flushes useless.");
+        let what = if keep { "writes are refused" } else { "writes go to it" };
+        log.info(&format!("root is the plain card {name} ({access}), {why}: {what}."));
+        if keep {
+            log.error(&format!(
+                "what is written to root makes the flushes useless that may be in the flush log. To have them: reboot with \
+                 the log there and readable. To go on without them: reboot with cowflush.log=none, or `blockdev --setrw \
+                 {}` and `mount -o remount,rw /`.",
+                card.path().display()
+            ));
         }
     }
     leave_notes(&card, mode, &reason, found, options, log);
@@ -277,6 +298,13 @@ fn find_card(options: &Options, in_logs: bool, log: &mut Log) -> Result<Option<C
         ));
     }
     Ok(found.into_iter().next())
+}
+
+/// No device is what `reference` says, but a flush log knows which is.
+pub fn is_known_by_log(reference: &Reference) -> bool {
+    reference.is_of_filesystem()
+        && devices::find(reference).is_empty()
+        && !flushlog::find_root(reference).is_empty()
 }
 
 fn wanted(options: &Options) -> Result<&Reference> {

@@ -56,6 +56,18 @@ pub enum Found {
     },
 }
 
+impl Found {
+    /// There may be flushes of root that can't be had now. They can be had at a later boot, unless root is written to.
+    pub fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Log { log, .. } => log.hidden().is_some(),
+            Self::Unread { .. } => true,
+            Self::Kept { open, .. } => *open,
+        }
+    }
+}
+
 /// A partition that has a log, or may have one.
 struct Seen {
     partition: Candidate,

@@ -58,7 +58,17 @@ pub fn root(
     std::fs::create_dir_all(place).doing(|| format!("make {}", place.display()))?;
     let mut first = None;
     for kind in types(options, found) {
-        match mount(Some(device), place, Some(kind.as_str()), flags, Some(data.as_str())) {
+        let try_it =
+            |flags| mount(Some(device), place, Some(kind.as_str()), flags, Some(data.as_str()));
+        let mounted = match try_it(flags) {
+            // A device that takes no writes can still be read.
+            Err(Errno::EACCES | Errno::EROFS) => {
+                flags |= MsFlags::MS_RDONLY;
+                try_it(flags)
+            }
+            result => result,
+        };
+        match mounted {
             Ok(()) => return Ok(if flags.contains(MsFlags::MS_RDONLY) { "ro" } else { "rw" }),
             // The kernel lacks this type.
             Err(Errno::ENODEV) => {}

@@ -97,7 +97,7 @@ pub fn dismantle() -> Result<()> {
 }
 
 /// From the top down, as far as nobody uses it: what has a user stays, with all that it stands on. So does what only has
-/// the name of one of ours.
+/// the name of one of ours. A COW goes with what it was root's.
 pub fn take_away(control: &Control) -> Result<()> {
     let stack = control.stack()?;
     for name in Name::ALL {
@@ -107,5 +107,6 @@ pub fn take_away(control: &Control) -> Result<()> {
             None => {}
         }
     }
+    cowfile::release_strays(control);
     Ok(())
 }

@@ -14,13 +14,18 @@ use crate::put;
 /// Does all that `init` does before it mounts root, and prints what to mount instead. `root` is what
 /// the initramfs has made of `root=`, a device that is there. `plain` is for when the initramfs can't
 /// use what it was told of before: the stack is taken away, and the card gets what is in the flush log.
-pub fn run(root: Option<&str>, plain: bool) -> Result<Exit> {
+/// `by_log` is for when nothing is called so: it does what is done anyway, but only where a flush log knows which
+/// partition is meant, and says nothing where none does.
+pub fn run(root: Option<&str>, plain: bool, by_log: bool) -> Result<Exit> {
     let (mut options, mut log) = (boot_options(), Log::default());
-    for complaint in &options.complaints {
-        log.error(&format!("{complaint}."));
-    }
     if let Some(root) = root {
         options.root = Reference::parse(root);
+    }
+    if by_log && !options.root.as_ref().is_some_and(bringup::is_known_by_log) {
+        return Ok(Exit::NotActive);
+    }
+    for complaint in &options.complaints {
+        log.error(&format!("{complaint}."));
     }
     let before = if plain { Before::Tried } else { Before::Found };
     match device(&options, before, &mut log) {

@@ -1,15 +1,13 @@
 //! `cowflush init`: PID 1 of the initramfs.
 
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
 use std::path::Path;
 
 use cowflush::boot::cmdline::Options;
 use cowflush::boot::console::{self, Log};
 use cowflush::boot::{bringup, handover, loading, mounting, rescue, stacking};
 use cowflush::error;
-use nix::sys::statfs::statfs;
-use nix::unistd::getpid;
+use cowflush::sys::process;
 
 use crate::commands::boot_options;
 
@@ -25,39 +23,15 @@ pub fn asked_for<'a>(program: &OsStr, arguments: &'a [OsString]) -> Option<&'a [
     arguments.split_first().filter(|(first, _)| *first == "init").map(|(_, rest)| rest)
 }
 
-/// Whether this is certainly the process that the kernel started from its initramfs. What `init` does to a card must
-/// never be done by process 1 of a container, whose root may be in RAM as well.
+/// Whether this is certainly the process that the kernel started from its initramfs; see [`process`].
 pub fn is_the_machines() -> bool {
-    // In this order: the namespace can be told only with /proc, which an initramfs begins without.
-    getpid().as_raw() == 1 && is_in_ram() && {
+    process::may_be_the_machines() && {
         let mounted = mounting::proc();
-        let first = is_first_namespace(
-            std::fs::read_link("/proc/self/ns/pid").map_err(|error| error.kind()),
-            Path::new("/proc/self/stat").exists(),
-        );
+        let first = process::is_the_machines();
         if mounted && !first {
             let _ = nix::mount::umount("/proc");
         }
         first
-    }
-}
-
-/// RAMFS_MAGIC and TMPFS_MAGIC of include/uapi/linux/magic.h: what the kernel's rootfs is.
-fn is_in_ram() -> bool {
-    statfs("/")
-        .is_ok_and(|root| [0x8584_58f6_u32, 0x0102_1994].contains(&(root.filesystem_type().0 as _)))
-}
-
-/// PROC_PID_INIT_INO of include/linux/proc_ns.h (PID_NS_INIT_INO of include/uapi/linux/nsfs.h since 6.18): the
-/// namespace that the kernel's own init is in. Every container has another one, and no other process 1 is in this.
-const FIRST_NAMESPACE: &str = "pid:[4026531836]";
-
-/// Judges the answer to which namespace of processes this one is in. A kernel that is built without them has nothing
-/// to tell, but tells other things of a process (`proc_works`).
-fn is_first_namespace(namespace: Result<std::path::PathBuf, ErrorKind>, proc_works: bool) -> bool {
-    match namespace {
-        Ok(name) => name.as_os_str() == FIRST_NAMESPACE,
-        Err(kind) => kind == ErrorKind::NotFound && proc_works,
     }
 }
 
@@ -146,23 +120,6 @@ mod tests {
                 arguments.map(|all| all.iter().map(|word| (*word).to_owned()).collect());
             assert_eq!(asked(words), arguments, "{words:?}");
         }
-    }
-
-    #[test]
-    fn only_the_first_namespace_of_processes_is_the_machines_and_what_is_not_known_is_not() {
-        for works in [false, true] {
-            assert!(is_first_namespace(Ok(FIRST_NAMESPACE.into()), works));
-            for other in
-                ["pid:[4026532201]", "pid:[40265318360]", "pid:[402653183]", "mnt:[4026531836]", ""]
-            {
-                assert!(!is_first_namespace(Ok(other.into()), works), "{other}");
-            }
-            for kind in [ErrorKind::PermissionDenied, ErrorKind::InvalidInput, ErrorKind::Other] {
-                assert!(!is_first_namespace(Err(kind), works), "{kind}");
-            }
-        }
-        assert!(is_first_namespace(Err(ErrorKind::NotFound), true), "a kernel without namespaces");
-        assert!(!is_first_namespace(Err(ErrorKind::NotFound), false), "no /proc");
     }
 
     /// Whatever runs the tests may be in a container, but is not its first process.

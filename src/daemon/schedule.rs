@@ -6,7 +6,7 @@
 use core::fmt;
 
 use super::pressure::{self, Level};
-use crate::config::Config;
+use crate::config::{Config, HoldFull};
 use crate::units::Bytes;
 
 /// Why a flush is due.
@@ -68,6 +68,8 @@ pub struct Now {
     pub held: bool,
     /// Root's COW was lost: there is nothing that could be flushed any more.
     pub lost: bool,
+    /// And that is since the boot was in doubt about the flush log.
+    pub doubt: bool,
 }
 
 /// What was done about what was due. Each reason ends only by what satisfies it.
@@ -146,9 +148,10 @@ impl Schedule {
             return None;
         }
         if now.held {
-            // Only what would be lost otherwise.
-            let full = now.level.percent_of_brim() >= config.full_wait;
-            return full.then_some(Reason::High);
+            // Only what would be lost otherwise. In doubt about the flush log that is no reason to write past it, which
+            // would lose for good what may be in it: what is in RAM waits for the owner's word, and writers with it.
+            let ends = !now.doubt || config.hold_full == HoldFull::Discard;
+            return (ends && is_full(config, now)).then_some(Reason::High);
         }
         if now.running < self.patience(config, now) {
             return None;
@@ -275,6 +278,11 @@ impl Schedule {
     }
 }
 
+/// The COW is so full that writers are held back.
+pub fn is_full(config: &Config, now: &Now) -> bool {
+    now.level.percent_of_brim() >= config.full_wait
+}
+
 /// Writers are held back, or the COW is so full that they may be.
 pub fn is_pressing(config: &Config, now: &Now) -> bool {
     now.level.percent_of_brim() >= pressure::let_go(config.full_wait)
@@ -314,6 +322,7 @@ mod tests {
             pressed: false,
             held: false,
             lost: false,
+            doubt: false,
         }
     }
 
@@ -321,6 +330,35 @@ mod tests {
         let mut config = Config::default();
         assert_eq!(config.read(text), [""; 0]);
         config
+    }
+
+    proptest! {
+        /// What a flush would make useless is waited for, however long and full.
+        #[test]
+        fn in_doubt_about_the_flush_log_nothing_is_flushed_whatever_is_due(
+            used in 0u64..=17,
+            discard: bool,
+            pressed: bool,
+            failures in 0u32..3,
+            seconds in 0u64..1_000_000,
+        ) {
+            let mut config = config("interval=1s\nidle=1s\nat=00:01\nurgent-delay=1ms");
+            config.hold_full = if discard { HoldFull::Discard } else { HoldFull::Flush };
+            let (mut schedule, begin) = (Schedule::new(&now(0)), now(0));
+            schedule.urgent(&begin);
+            schedule.boot_files(&begin);
+            schedule.ask();
+            schedule.log_in_use(true);
+            (0..failures).for_each(|_| schedule.failed(&begin));
+            let level = level(used);
+            let (available_percent, held) = (if pressed { 0 } else { 50 }, true);
+            let now = Now { level, pressed, available_percent, held, ..now(seconds) };
+            // The owner's own hold ends when it is full; in doubt only by a reboot, which drops what is in RAM alone.
+            let full = is_full(&config, &now).then_some(Reason::High);
+            prop_assert_eq!(schedule.due(&config, &now), full);
+            let doubt = Now { doubt: true, ..now };
+            prop_assert_eq!(schedule.due(&config, &doubt), full.filter(|_| discard));
+        }
     }
 
     /// The seconds at which flushes come, with a look every 30 s.

@@ -22,7 +22,20 @@ const BLANK: &str = "cowflush-blank";
 pub struct Cow {
     number: DevNo,
     /// Keeps it meanwhile.
-    _node: File,
+    node: Option<File>,
+    /// By whom, and by which number, a store goes; a loop device goes by itself.
+    store: Option<(Control, u32)>,
+}
+
+impl Drop for Cow {
+    fn drop(&mut self) {
+        // In this order: whoever has it open keeps it.
+        drop(self.node.take());
+        if let Some((control, store)) = &self.store {
+            // The kernel refuses where a table has it by now; the rest is `release_strays`'s.
+            let _ = control.remove_store(*store);
+        }
+    }
 }
 
 impl Cow {
@@ -55,7 +68,7 @@ pub fn create(control: &Control, limit: Bytes, sealed: Bytes, roof: Bytes) -> Re
         }
     }
     let plain = loopdev::attach(&file, NAME, size)?;
-    Ok(Cow { number: plain.number(), _node: plain.into_node() })
+    Ok(Cow { number: plain.number(), node: Some(plain.into_node()), store: None })
 }
 
 /// Over `file`, with [`Store`] between. Killed at any moment it leaves what [`release_strays`] finds.
@@ -68,18 +81,14 @@ fn in_nobodys_name(control: &Control, file: &File, room: Bytes, size: Bytes) -> 
 
 fn on_store(control: &Control, on: &Store, size: Bytes) -> std::result::Result<Cow, Errno> {
     let store = control.create_store()?;
-    let made = control.put_store(store, on, size.sectors()).and_then(|number| {
-        let node = File::open(block::path(number));
-        let node =
-            node.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-        // From here on it goes with its last user, as a loop device does.
-        control.release_store(store)?;
-        Ok(Cow { number, _node: node })
-    });
-    if made.is_err() {
-        let _ = control.release_store(store);
-    }
-    made
+    // From here on whatever fails takes it away again.
+    let nowhere = DevNo { major: 0, minor: 0 };
+    let mut cow = Cow { number: nowhere, node: None, store: Some((control.clone(), store)) };
+    cow.number = control.put_store(store, on, size.sectors())?;
+    let node = File::open(block::path(cow.number));
+    let node = node.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    cow.node = Some(node);
+    Ok(cow)
 }
 
 /// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than `roof`, which
@@ -111,26 +120,27 @@ pub fn is_nobodys(cow: DevNo) -> bool {
     store_number(&block::sysfs(cow)).is_some()
 }
 
-/// How long a device that nobody uses any more may take to go.
-const GOING_TRIES: u32 = 100;
-const GOING_PAUSE: Duration = Duration::from_millis(2);
+/// How long somebody who looks at a new device, as udev does, may keep it.
+const BUSY_TRIES: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
-/// Takes away what a killed command left, and waits until the kernel has taken away what it promised to:
-/// the memory is wanted. A name alone makes no device ours.
+/// Takes away the COW devices that no table uses any more, whether this command gave them up or one that was killed,
+/// and with them their memory. A store is nobody's from the moment when its last table goes; it has a name and a table by
+/// which this finds it until it is gone, and the loop devices below go with it. So whoever dies in between, or before a
+/// new one's first table, leaves nothing that the next command does not take away before its first step.
 pub fn release_strays(control: &Control) {
     let Ok(entries) = std::fs::read_dir("/sys/block") else { return };
     for folder in entries.flatten().map(|entry| entry.path()) {
         let Some(store) = store_number(&folder) else { continue };
+        // A name alone makes no device ours.
         if is_held(&folder) || !control.is_store(store) {
             continue;
         }
-        let _ = control.release_store(store);
-        // Whoever looks at it, as udev does, keeps it for a moment.
-        for _ in 0..GOING_TRIES {
-            if !folder.exists() {
+        for _ in 0..BUSY_TRIES {
+            if control.remove_store(store) != Err(Errno::EBUSY) {
                 break;
             }
-            std::thread::sleep(GOING_PAUSE);
+            std::thread::sleep(BUSY_PAUSE);
         }
     }
 }

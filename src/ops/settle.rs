@@ -152,6 +152,9 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
         }
         quiet = off;
         let Some(step) = step.map_err(explain)? else { return Ok(settled) };
+        // After these a COW may have no user any more, and its memory is wanted.
+        let frees =
+            matches!(step, Step::Append | Step::Unlink(_) | Step::Remove(_) | Step::Clear(_));
         match step {
             Step::StartMerge(name) | Step::Unmerge(name) if begun.contains(&name) => {
                 return Err(merge_failed(&stack));
@@ -213,6 +216,9 @@ pub fn settle(hands: &mut Hands<'_>, wished: Wish) -> Result<Settled> {
                 hands.woken()?;
             }
             _ => run(control, &stack, step)?,
+        }
+        if frees {
+            cowfile::release_strays(control);
         }
     }
 }

@@ -171,6 +171,19 @@ pub fn sync_filesystem(file: &File) -> std::result::Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// BLKROSET of include/uapi/linux/fs.h: _IO(0x12, 93).
+const BLKROSET: u32 = 0x125d;
+
+/// Lets the kernel refuse writes to a block device, or take them again. A mount that is told to be writable can't
+/// change that.
+pub fn refuse_writes(device: DevNo, refuse: bool) -> Result<()> {
+    let (path, flag) = (path(device), libc::c_int::from(refuse));
+    let node = File::open(&path).doing(|| format!("open {}", path.display()))?;
+    // SAFETY: BLKROSET reads one int, which outlives the call.
+    let result = unsafe { libc::ioctl(node.as_raw_fd(), BLKROSET as _, &raw const flag) };
+    Errno::result(result).map(drop).doing(|| format!("keep writes from {}", path.display()))
+}
+
 /// FIFREEZE and FITHAW of include/uapi/linux/fs.h: _IOWR('X', 119, int) and _IOWR('X', 120, int).
 const FIFREEZE: u32 = 0xc004_5877;
 const FITHAW: u32 = 0xc004_5878;

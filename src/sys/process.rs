@@ -1,15 +1,50 @@
-//! Other processes: children that are parts of this program, and programs.
+//! Processes: which one this is, children that are parts of this program, and programs.
 
 use std::ffi::{CStr, CString};
+use std::io::ErrorKind;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
+use nix::sys::statfs::statfs;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, chroot, execv, fork};
+use nix::unistd::{ForkResult, Pid, chdir, chroot, execv, fork, getpid};
+
+/// Whether this process is certainly the one that the kernel started from its initramfs. What such a one does to a card,
+/// and in everybody's mounts, must never be done by process 1 of a container, whose root may be in RAM as well. It can be
+/// told only where /proc is mounted.
+pub fn is_the_machines() -> bool {
+    may_be_the_machines()
+        && is_first_namespace(
+            std::fs::read_link("/proc/self/ns/pid").map_err(|error| error.kind()),
+            Path::new("/proc/self/stat").exists(),
+        )
+}
+
+/// As far as that can be told without /proc, which an initramfs begins without.
+pub fn may_be_the_machines() -> bool {
+    // RAMFS_MAGIC and TMPFS_MAGIC of include/uapi/linux/magic.h: what the kernel's rootfs is.
+    let in_ram = |root: nix::sys::statfs::Statfs| {
+        [0x8584_58f6_u32, 0x0102_1994].contains(&(root.filesystem_type().0 as _))
+    };
+    getpid().as_raw() == 1 && statfs("/").is_ok_and(in_ram)
+}
+
+/// PROC_PID_INIT_INO of include/linux/proc_ns.h (PID_NS_INIT_INO of include/uapi/linux/nsfs.h since 6.18): the
+/// namespace that the kernel's own init is in. Every container has another one, and no other process 1 is in this.
+const FIRST_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Judges the answer to which namespace of processes this one is in. A kernel that is built without them has nothing
+/// to tell, but tells other things of a process (`proc_works`).
+fn is_first_namespace(namespace: Result<PathBuf, ErrorKind>, proc_works: bool) -> bool {
+    match namespace {
+        Ok(name) => name.as_os_str() == FIRST_NAMESPACE,
+        Err(kind) => kind == ErrorKind::NotFound && proc_works,
+    }
+}
 
 /// Starts a child that does this and ends.
 pub(super) fn child(work: impl FnOnce()) -> nix::Result<Pid> {
@@ -112,5 +147,27 @@ impl Program {
     /// Waits for its end. Whether it was a success.
     pub fn wait(self) -> bool {
         matches!(waitpid(self.0, None), Ok(WaitStatus::Exited(_, 0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_namespace_of_processes_is_the_machines_and_what_is_not_known_is_not() {
+        for works in [false, true] {
+            assert!(is_first_namespace(Ok(FIRST_NAMESPACE.into()), works));
+            for other in
+                ["pid:[4026532201]", "pid:[40265318360]", "pid:[402653183]", "mnt:[4026531836]", ""]
+            {
+                assert!(!is_first_namespace(Ok(other.into()), works), "{other}");
+            }
+            for kind in [ErrorKind::PermissionDenied, ErrorKind::InvalidInput, ErrorKind::Other] {
+                assert!(!is_first_namespace(Err(kind), works), "{kind}");
+            }
+        }
+        assert!(is_first_namespace(Err(ErrorKind::NotFound), true), "a kernel without namespaces");
+        assert!(!is_first_namespace(Err(ErrorKind::NotFound), false), "no /proc");
     }
 }

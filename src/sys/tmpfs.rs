@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::process;
 use crate::error::{Doing, Result};
 use crate::units::Bytes;
 
@@ -89,10 +90,10 @@ fn create(folder: std::os::fd::BorrowedFd<'_>, name: &str) -> std::result::Resul
 
 /// The same by a mount that only this process sees, for an instant.
 ///
-/// PID 1 must keep the namespace that everybody inherits; at that time there is nobody else.
+/// The machine's own init must keep the namespace that everybody inherits; at that time there is nobody else.
 fn in_private_namespace(room: &str, name: &str) -> std::result::Result<File, Errno> {
     const NONE: Option<&str> = None;
-    if !nix::unistd::getpid().eq(&nix::unistd::Pid::from_raw(1)) {
+    if !process::is_the_machines() {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
     }

@@ -26,6 +26,10 @@ enum Did {
 impl Daemon<'_> {
     /// Does what is due. Returns how things are afterwards.
     pub(super) fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) -> Result<Now> {
+        if hold::since().is_some() != now.held {
+            // A hold that began, or ended, since the look.
+            return Ok(self.look());
+        }
         if now.held && self.config.hold_full == HoldFull::Discard {
             self.discard(now);
             return Ok(self.look());
@@ -137,6 +141,19 @@ impl Daemon<'_> {
             lock::release(&self.control);
         }
         self.voice.hush(self.valve.works());
+    }
+
+    /// In doubt about the flush log a full COW is no reason to flush; so it gets a valve, as after a flush that failed, and
+    /// it is said when writers begin to wait.
+    pub(super) fn wait_for_word(&mut self, now: &Now) {
+        let waits = now.doubt && schedule::is_full(&self.config, now);
+        if waits && !self.waits_for_word {
+            self.voice.tell(
+                "THE COW IS FULL, and nothing may be flushed before you have decided about the flush log: programs wait. \
+                 `cowflush status` says why, `cowflush release` goes on without the log's flushes, a reboot drops what is in RAM",
+            );
+        }
+        self.waits_for_word = waits;
     }
 
     /// The card or the memory fails, and the COW is so full that writers wait: what the owner wants

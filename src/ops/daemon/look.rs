@@ -36,6 +36,7 @@ impl Daemon<'_> {
             pressed: self.pressed,
             held: hold::since().is_some(),
             lost: status == SnapshotStatus::Invalid,
+            doubt: hold::is_for_log(),
         }
     }
 

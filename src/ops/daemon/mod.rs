@@ -61,6 +61,8 @@ struct Daemon<'a> {
     /// Holds writers back during a flush, and until the next try where one failed. While it works nothing
     /// may be done that could wait for root.
     valve: Valve,
+    /// It was said that programs wait for the owner's word.
+    waits_for_word: bool,
     /// A reboot that drops what is held has begun.
     rebooting: bool,
     last_note: Option<String>,
@@ -120,6 +122,7 @@ impl<'a> Daemon<'a> {
             pressure: Pressure::watch(),
             pressed: false,
             valve,
+            waits_for_word: false,
             rebooting: false,
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
@@ -144,7 +147,8 @@ impl<'a> Daemon<'a> {
             if let Some(reason) = self.schedule.due(&self.config, &now) {
                 now = self.act(reason, &now, signals)?;
             } else {
-                self.guard(&now.level, self.schedule.is_failing());
+                self.guard(&now.level, self.schedule.is_failing() || now.doubt);
+                self.wait_for_word(&now);
             }
             self.feeder.feed(&now, self.valve.works());
             if !self.valve.works() {

@@ -43,7 +43,7 @@ impl Daemon<'_> {
     pub(super) fn rest(&mut self, now: &Now, signals: &Held) {
         let most = match self.valve.works() {
             // That looks after the COW.
-            true if self.schedule.is_failing() => pressure::SLOW,
+            true if self.schedule.is_failing() || now.doubt => pressure::SLOW,
             // The next flush is due.
             true => Duration::from_millis(1),
             false => LOOK_EVERY,
@@ -53,7 +53,7 @@ impl Daemon<'_> {
         let mut level = now.level;
         self.pressed = false;
         while let Some(left) = until.checked_sub(time::running()).filter(|left| *left > 0) {
-            let happened = self.wait(left.min(self.pause(&level, now.held)), signals);
+            let happened = self.wait(left.min(self.pause(&level, now)), signals);
             self.pressed = happened == Some(Event::Pressure);
             if happened.is_some() {
                 break;
@@ -82,11 +82,12 @@ impl Daemon<'_> {
     }
 
     /// Until when nobody need look at the COW, in milliseconds from now.
-    fn pause(&self, level: &Level, held: bool) -> u64 {
+    fn pause(&self, level: &Level, now: &Now) -> u64 {
         if self.valve.works() || level.size == Bytes(0) {
             return u64::MAX;
         }
-        let mark = if held { self.config.full_wait } else { self.config.high };
+        // In doubt a valve is wanted from there on.
+        let mark = if now.held && !now.doubt { self.config.full_wait } else { self.config.high };
         level.pause_until(mark).as_millis() as u64
     }
 

@@ -159,9 +159,10 @@ impl Session<'_> {
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         // One request suspends root, swaps the table and resumes it: nothing can die between.
         self.control.load(Name::Root, &[Line::whole(length, target)])?;
-        drop(cow);
         cow_threshold::set(pace::threshold(self.limit));
         self.control.swap(Name::Root)?;
+        // Not before: the kernel drops a table that it can't swap in.
+        drop(cow);
         Ok(true)
     }
 

@@ -17,7 +17,6 @@ const INACTIVE_PRESENT: u32 = 1 << 6; // out: has a loaded table
 const BUFFER_FULL: u32 = 1 << 8; // out: the answer did not fit
 const SKIP_LOCKFS: u32 = 1 << 10; // in: suspend without freezing the filesystem
 const NOFLUSH: u32 = 1 << 11; // in: suspend or ask without waiting for queued I/O
-const DEFERRED_REMOVE: u32 = 1 << 17; // in: remove it when its last user is gone
 
 /// `struct dm_ioctl`.
 #[repr(C)]
@@ -71,8 +70,6 @@ pub enum Request {
     Create,
     /// DM_DEV_REMOVE.
     Remove,
-    /// The same, as soon as nobody has the device open (since 3.13).
-    RemoveLater,
     /// DM_DEV_RENAME.
     Rename,
     /// DM_DEV_SUSPEND: hold back I/O.
@@ -106,7 +103,7 @@ impl Request {
         let number = match self {
             Request::Version => 0,
             Request::Create => 3,
-            Request::Remove | Request::RemoveLater => 4,
+            Request::Remove => 4,
             Request::Rename => 5,
             Request::Suspend { .. } | Request::Resume { .. } => 6,
             Request::Status => 7,
@@ -125,7 +122,6 @@ impl Request {
             Request::Resume { freeze: false } => SKIP_LOCKFS,
             Request::TargetStatus => NOFLUSH,
             Request::Table => NOFLUSH | STATUS_TABLE,
-            Request::RemoveLater => DEFERRED_REMOVE,
             _ => 0,
         }
     }
@@ -327,7 +323,6 @@ mod tests {
             (Request::Version, 0xC138_FD00),
             (Request::Create, 0xC138_FD03),
             (Request::Remove, 0xC138_FD04),
-            (Request::RemoveLater, 0xC138_FD04),
             (Request::Rename, 0xC138_FD05),
             (Request::Suspend { freeze: true }, 0xC138_FD06),
             (Request::Resume { freeze: false }, 0xC138_FD06),
@@ -340,12 +335,6 @@ mod tests {
         for (request, code) in codes {
             assert_eq!(request.code(), code, "{request:?}");
         }
-    }
-
-    #[test]
-    fn only_one_request_removes_what_is_in_use() {
-        // DM_DEFERRED_REMOVE of include/uapi/linux/dm-ioctl.h.
-        assert_eq!((Request::Remove.flags(), Request::RemoveLater.flags()), (0, 0x2_0000));
     }
 
     #[test]

@@ -52,9 +52,10 @@ impl Control {
         })
     }
 
-    /// Lets the kernel remove it as soon as nobody has it open; at once, if nobody has.
-    pub fn release_store(&self, number: u32) -> Result<(), Errno> {
-        self.tell(Request::RemoveLater, number).map(drop)
+    /// Removes it, and with it the memory below; refused (EBUSY) while anybody has it open, as a table that reads
+    /// through it has.
+    pub fn remove_store(&self, number: u32) -> Result<(), Errno> {
+        self.tell(Request::Remove, number).map(drop)
     }
 
     fn tell(&self, request: Request, number: u32) -> Result<Box<Message>, Errno> {

@@ -11,9 +11,9 @@ use crate::trace::{End, Stop, Traced};
 #[derive(FromArgs)]
 #[argh(subcommand, name = "deny")]
 pub struct Deny {
-    /// number of the system call
+    /// number of a system call, any number of times
     #[argh(option)]
-    call: Option<i64>,
+    call: Vec<i64>,
     /// ioctl request to fail, in hexadecimal
     #[argh(option, from_str_fn(hexadecimal))]
     ioctl: Option<u64>,
@@ -38,7 +38,7 @@ impl Deny {
             match traced.next()? {
                 Ok(Stop::Entry { number, arguments }) => {
                     let request = arguments[1] & 0xffff_ffff;
-                    denied = self.call == Some(number)
+                    denied = self.call.contains(&number)
                         || number as libc::c_long == libc::SYS_ioctl && self.ioctl == Some(request);
                     if denied {
                         count += 1;

@@ -1,0 +1,51 @@
+"""A root that is torn where it is known by: Debian's initramfs waits for it by its UUID, before the card gets to the stack."""
+
+from __future__ import annotations
+
+import dataclasses
+from random import Random
+
+import pytest
+from test_debian import on_the_stack
+from vm import debian, flushlog
+from vm.lab import Lab
+from vm.machine import VM
+from vm.sparse import SECTOR
+
+
+@pytest.mark.systems
+def test_a_root_that_only_the_flush_log_knows_boots(boot: Lab) -> None:
+    """The power failed while a merge wrote the superblock's chunk. GRUB can't read such a root, so the kernel and its
+    initramfs come from elsewhere, as from a /boot of its own."""
+    vm = debian.running(boot, "systemd")
+    words = vm.run("cat /proc/cmdline").ok().text.split()
+    kernel = vm.run("uname -r").ok().text.strip()
+    debian.flush(vm, merge=True)
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
+    vm.kill()
+
+    root = flushlog.recovered(vm.card)
+    files = {}
+    for name in ("vmlinuz", "initrd.img"):
+        files[name] = boot.directory / name
+        files[name].write_bytes(root.read(f"/boot/{name}-{kernel}"))
+    with open(vm.card.path, "r+b") as image:
+        image.seek(vm.card.root.start * SECTOR)
+        image.write(Random(10).randbytes(flushlog.CHUNK))
+    machine = dataclasses.replace(
+        debian.machine(vm.card),
+        kernel=files["vmlinuz"],
+        initramfs=files["initrd.img"],
+        append=" ".join(word for word in words if not word.startswith("BOOT_IMAGE=")),
+    )
+    card = vm.card
+    vm = boot.add(lambda directory: VM(machine, card, directory, total=debian.TOTAL), wait=True)
+    debian.settled(vm, "systemd")
+    assert f"root=UUID={debian.UUID} is sda1 as its flush log has it" in vm.console
+    on_the_stack(vm)
+    assert vm.run("cat /root/kept").ok().text == "kept\n"
+    debian.flush(vm, merge=True)
+    debian.shut_down(vm, "systemd")
+    card.fsck()
+    assert card.read("/root/kept") == b"kept\n"

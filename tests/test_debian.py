@@ -188,6 +188,24 @@ def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -
     assert vm.run("cat /root/younger").ok().text == "younger\n"
 
 
+@SYSTEMS
+@pytest.mark.parametrize("link", [f"by-uuid/{debian.UUID}", "by-path/pci-0000:00:01.1-ata-1-part1"])
+def test_root_is_named_by_one_of_udev_s_links(boot: Lab, link: str) -> None:
+    """The boot applies the log and builds the stack, as for every name that Debian's initramfs understands."""
+    vm = debian.running(boot, "systemd")
+    vm.run(f"ls /dev/disk/{link}").ok()
+    vm.run(f"sed -i 's|root=UUID=[^ ]*|root=/dev/disk/{link}|' /boot/grub/grub.cfg").ok()
+    debian.flush(vm, merge=True)
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
+    vm.kill()
+    vm = debian.boot(boot, vm.card)
+    debian.settled(vm, "systemd")
+    vm.run(f"grep 'root=/dev/disk/{link}' /proc/cmdline").ok()
+    on_the_stack(vm)
+    assert vm.run("cat /root/kept").ok().text == "kept\n"
+
+
 def new_kernel(vm: VM) -> str:
     """Which kernel an upgrade brings; the guest runs the one before, and asks for packages of its own archive."""
     old, new = (package.removeprefix("linux-image-") for package in artefacts.debian_kernels())

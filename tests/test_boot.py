@@ -162,6 +162,8 @@ def test_partitions_of_a_gpt_by_their_names_and_guids(boot: Lab) -> None:
         "PARTLABEL=router-root",
         (f"PARTUUID={GUIDS[0].upper()}", "PARTLABEL=router-log"),
         ("LABEL=root", f"PARTUUID={GUIDS[1]}"),
+        # As udev's links say it; there is no udev here.
+        ("/dev/disk/by-label/root", f"/dev/disk/by-partuuid/{GUIDS[1]}"),
     )
 
 

@@ -270,9 +270,10 @@ def test_neither_merge_nor_start_writes_during_a_hold_and_one_of_an_earlier_boot
     logged.flush(vm, 1)
     vm.run("cowflush hold").ok()
     before = vm.card_stats()
-    for command in ("merge", "start"):
-        said = vm.run(f"cowflush {command}", timeout=60).exits(FAILED).text
-        assert f"cannot {command}: nothing may reach the card since" in said
+    said = vm.run("cowflush merge", timeout=60).exits(FAILED).text
+    assert "cannot merge: nothing may reach the card since" in said
+    # A service's first command: nothing is left to start, so that is no failure.
+    assert "started already" in vm.run("cowflush start", timeout=60).ok().text
     assert (vm.card_stats() - before).wr_operations == 0
     # Where /run is on root its notes outlive the boot.
     vm.run("sed -i s/^boot=.*/boot=another/ /run/cowflush/hold").ok()

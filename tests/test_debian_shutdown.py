@@ -44,6 +44,7 @@ BUSY = (
 # whose terminal is ttyS1, would be a hangup for it. And under systemd a scope, else systemd ends what the agent leaves.
 KILLED = "setsid sh -c 'sync; kill -KILL -1; sleep 3; {}'"
 
+DROP_IN = "/run/systemd/system/cowflush-shutdown.service.d"
 SYSTEMD = {
     "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
     "root is busy": Case(BUSY, POWEROFF),
@@ -59,9 +60,10 @@ SYSTEMD = {
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
     # No service is stopped, but the script at the very end is run.
     "systemctl reboot -f": Case("true", command("systemctl reboot -f"), "guest-reset"),
+    # The flush at shutdown is another unit's.
+    "the daemon is off": Case("systemctl disable --now cowflush.service", POWEROFF),
     "the service does not flush": Case(
-        "mkdir -p /run/systemd/system/cowflush.service.d && "
-        "printf '[Service]\\nExecStop=\\n' >/run/systemd/system/cowflush.service.d/idle.conf && systemctl daemon-reload",
+        f"mkdir -p {DROP_IN} && printf '[Service]\\nExecStop=\\n' >{DROP_IN}/idle.conf && systemctl daemon-reload",
         POWEROFF,
     ),
 }
@@ -108,8 +110,7 @@ def test_a_shutdown_ends_with_the_data_on_the_card(boot: Lab, init: str, name: s
 
 
 LOGGING = "cowflush: logging "
-IMPATIENT = "cowflush.service: Stopping timed out. Terminating."
-DROP_IN = "/run/systemd/system/cowflush.service.d"
+IMPATIENT = "cowflush-shutdown.service: Stopping timed out. Terminating."
 
 
 def killed_in_mid_flush(lab: Lab) -> VM:
@@ -138,7 +139,9 @@ def killed_in_mid_flush(lab: Lab) -> VM:
 def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
     """The unit's stop is killed in the middle; the script at the very end does the rest."""
     vm = killed_in_mid_flush(boot)
-    vm.wait_console("cowflush.service: Killing process .* with signal SIGKILL", timeout=SLOW)
+    vm.wait_console(
+        "cowflush-shutdown.service: Killing process .* with signal SIGKILL", timeout=SLOW
+    )
     assert SAFE not in vm.console
     vm.throttle(Throttle())
     assert vm.wait_stopped(timeout=SLOW) == "guest-shutdown"

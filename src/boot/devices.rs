@@ -10,6 +10,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use super::partition::{self, GPT_ENTRY_BYTES, Names};
 use super::reference::Reference;
 use super::superblock::{self, Filesystem, HEAD_BYTES};
+use crate::sys::block;
 use crate::units::{DevNo, Sectors, decimal};
 
 const CLASS: &str = "/sys/class/block";
@@ -158,7 +159,14 @@ fn names(folder: &Path, number: u32) -> Option<Names> {
 }
 
 /// The devices that `reference` means: none yet, one, or (after a card was copied) several.
+///
+/// A path may be a link that udev made, or a node with a name of its own: what counts is which device it is.
 pub fn find(reference: &Reference) -> Vec<Candidate> {
+    let number = match reference {
+        Reference::Path(path) => block::number_at(Path::new(path)).map(Reference::Number),
+        _ => None,
+    };
+    let reference = number.as_ref().unwrap_or(reference);
     let fits = |found: Candidate| match found.fits_device(reference) {
         Some(fits) => fits.then(|| found.read()),
         None => Some(found.read()).filter(|found| found.fits_filesystem(reference)),

@@ -41,12 +41,43 @@ impl Reference {
                 _ => None,
             };
         }
+        // udev's links say the same, and a boot may have no udev.
+        if let Some((folder, name)) =
+            text.strip_prefix("/dev/disk/by-").and_then(|rest| rest.split_once('/'))
+            && let Some(tag) = match folder {
+                "uuid" => Some("UUID"),
+                "label" => Some("LABEL"),
+                "partuuid" => Some("PARTUUID"),
+                "partlabel" => Some("PARTLABEL"),
+                _ => None,
+            }
+        {
+            return Self::parse(&format!("{tag}={}", unescaped(name)));
+        }
         match text.strip_prefix("/dev/") {
             Some("" | "nfs" | "cifs" | "ram0") => None,
             Some(_) => Some(Self::Path(text.to_owned())),
             None => DevNo::parse(text).or_else(|| hexadecimal(text)).map(Self::Number),
         }
     }
+}
+
+/// A name as udev writes it into a link: it puts `\x20` for a blank (`encode_devnode_name` of systemd's
+/// device-nodes.c). What is no such word stays as it is.
+fn unescaped(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((&first, more)) = rest.split_first() {
+        let code = more.strip_prefix(b"x").and_then(|more| more.split_first_chunk::<2>());
+        (rest, _) = match code {
+            Some((digits, more)) if first == b'\\' && digits.iter().all(u8::is_ascii_hexdigit) => {
+                let digits = core::str::from_utf8(digits).unwrap_or_default();
+                (more, bytes.push(u8::from_str_radix(digits, 16).unwrap_or_default()))
+            }
+            _ => (more, bytes.push(first)),
+        };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The kernel's old form: `801` is 8:1. Its `dev_t` is 12 bits of major over 8 of minor here,
@@ -88,6 +119,16 @@ mod tests {
             ("UUID=\"ab\"", Some(Reference::Uuid("ab".to_owned()))),
             ("PARTUUID=C0FFEE00-01", Some(Reference::PartUuid("c0ffee00-01".to_owned()))),
             ("PARTLABEL=root", Some(Reference::PartLabel("root".to_owned()))),
+            ("/dev/disk/by-uuid/AB-cd", Some(Reference::Uuid("ab-cd".to_owned()))),
+            ("/dev/disk/by-label/Root", Some(Reference::Label("Root".to_owned()))),
+            (r"/dev/disk/by-label/My\x20root", Some(Reference::Label("My root".to_owned()))),
+            (r"/dev/disk/by-label/a\x2", Some(Reference::Label(r"a\x2".to_owned()))),
+            (
+                "/dev/disk/by-partuuid/C0FFEE00-01",
+                Some(Reference::PartUuid("c0ffee00-01".to_owned())),
+            ),
+            ("/dev/disk/by-partlabel/root", Some(Reference::PartLabel("root".to_owned()))),
+            ("/dev/disk/by-id/ata-1", Some(Reference::Path("/dev/disk/by-id/ata-1".to_owned()))),
         ];
         for (text, expected) in cases {
             assert_eq!(Reference::parse(text), expected, "{text}");
@@ -96,8 +137,18 @@ mod tests {
 
     #[test]
     fn what_is_no_local_device_is_refused() {
-        for text in ["", "sda1", "/dev/", "/dev/nfs", "UUID=", "ubi0:root", "FOO=bar", "8:", "xyz"]
-        {
+        for text in [
+            "",
+            "sda1",
+            "/dev/",
+            "/dev/nfs",
+            "/dev/disk/by-uuid/",
+            "UUID=",
+            "ubi0:root",
+            "FOO=bar",
+            "8:",
+            "xyz",
+        ] {
             assert_eq!(Reference::parse(text), None, "{text}");
         }
     }

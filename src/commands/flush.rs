@@ -10,7 +10,7 @@ use cowflush::ops::settle::Settled;
 use cowflush::ops::{hold, run_dir, settings, spill};
 use cowflush::report::json::Object;
 use cowflush::report::{record::Record, syslog};
-use cowflush::stack::Wish;
+use cowflush::stack::{Mode, Wish};
 use cowflush::sys::dm::Control;
 use cowflush::sys::signals::Held;
 use cowflush::sys::{block, lock, signals};
@@ -93,7 +93,16 @@ pub fn stop(json: bool) -> Result<Exit> {
 pub fn start() -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
-    refuse_while_held("start")?;
+    if let Err(held) = refuse_while_held("start") {
+        // Services begin with a `start`. Where there is nothing to start it writes nothing, and a daemon that did not
+        // come up in a hold would not be there to keep the COW from filling up.
+        let stack = Control::open()?.stack()?;
+        return if stack.mode() == Some(Mode::Deferring) && stack.sealed.is_none() {
+            Ok(started(STARTED_ALREADY))
+        } else {
+            Err(held)
+        };
+    }
     wait_for_others(&mut signals)?;
     let mut session = Session::begin("start", &config, &mut signals)?.settled(Wish::default())?;
     let mut unspilled = None;
@@ -101,19 +110,26 @@ pub fn start() -> Result<Exit> {
         unspilled = config.spill.as_ref().and_then(|spill| spill::begin(spill).err());
         format!("started: writes stay in RAM, up to {}\n", session.limit())
     } else {
-        "started already: writes stay in RAM\n".to_owned()
+        STARTED_ALREADY.to_owned()
     };
     // Nobody who reads this may hold up the next flush.
     drop(session);
     if let Some(error) = unspilled {
         put(std::io::stderr(), &format!("cowflush: {error}\n"));
     }
-    put(std::io::stdout(), &text);
+    Ok(started(&text))
+}
+
+const STARTED_ALREADY: &str = "started already: writes stay in RAM\n";
+
+/// Says so, and leaves a copy of the program in RAM.
+fn started(text: &str) -> Exit {
+    put(std::io::stdout(), text);
     // After an upgrade this is the first command of the new program.
     if let Err(error) = run_dir::keep_program().doing(|| "renew the program in /run/cowflush") {
         put(std::io::stderr(), &format!("cowflush: {error}\n"));
     }
-    Ok(Exit::Done)
+    Exit::Done
 }
 
 /// Waits while another command is at work. Services begin with a `start`, and one that fails at once and again is given up

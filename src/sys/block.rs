@@ -18,6 +18,12 @@ pub fn number(node: &File, path: &str) -> Result<DevNo> {
     Ok(number_of(&node.metadata().doing(|| format!("look at {path}"))?))
 }
 
+/// The number of the block device that a path leads to, by links, too; `None` where there is none.
+pub fn number_at(path: &Path) -> Option<DevNo> {
+    let node = std::fs::metadata(path).ok()?;
+    node.file_type().is_block_device().then(|| number_of(&node))
+}
+
 fn number_of(node: &Metadata) -> DevNo {
     let rdev = node.rdev();
     DevNo { major: libc::major(rdev as _) as u32, minor: libc::minor(rdev as _) as u32 }

@@ -196,7 +196,7 @@ def _boot(plan: Plan, new: New) -> None:
     if entry.initrds and new.kernel is None:
         raise Refused(
             f"it boots with an initramfs of its own ({entry.initrds[0]}), so the card's driver may be a module, which "
-            "cowflush's does not load. On Debian and Voyage install the package instead (`make deb`), or add a kernel "
+            "cowflush's does not load. On Debian install the package instead (`make deb`), or add a kernel "
             "that has all built in with BOARD="
         )
     lacking = kernel.missing(new.kernel if new.kernel is not None else own)

@@ -62,6 +62,15 @@ bench-wear: $(FOR_TEST) rsync ## Erases of a card beside what people use today, 
 	@cross/deps.sh python3-matplotlib
 	$(PYTHON) tests/bench_wear.py $(ARGS)
 
+# What a card is overwritten with, and without a question, is said on this command line: a variable of the same name that
+# somebody exported means something else.
+define ONLY_SAID_HERE
+ifneq ($$(origin $(1)),command line)
+$(1) :=
+endif
+endef
+$(foreach name,BASE DEV IMAGE SIZE YES,$(eval $(call ONLY_SAID_HERE,$(name))))
+
 BOARD := $(if $(BASE),,alix2)
 ARGS :=
 # Names are handed over by the environment: the shell takes nothing of them for its own words. IMAGE= is where the result

@@ -6,6 +6,7 @@ import bz2
 import lzma
 import struct
 import zlib
+from typing import Protocol
 
 from image import tools
 from image.errors import Refused
@@ -75,16 +76,17 @@ def unpack(image: bytes) -> bytes:
 
 
 def _unpacked(payload: bytes) -> bytes:
+    """All of it: what is cut short is no kernel."""
     try:
         match payload[:2]:
             case b"\x1f\x8b":
-                return zlib.decompressobj(31).decompress(payload)
+                return _whole(zlib.decompressobj(31), payload)
             case b"\xfd7":
-                return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(payload)
+                return _whole(lzma.LZMADecompressor(lzma.FORMAT_XZ), payload)
             case b"\x5d\x00":
-                return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(payload)
+                return _whole(lzma.LZMADecompressor(lzma.FORMAT_ALONE), payload)
             case b"BZ":
-                return bz2.BZ2Decompressor().decompress(payload)
+                return _whole(bz2.BZ2Decompressor(), payload)
             case b"\x28\xb5":
                 return _by_program("zstd", payload)
             case b"\x02\x21" | b"\x04\x22":
@@ -96,11 +98,24 @@ def _unpacked(payload: bytes) -> bytes:
     )
 
 
+class _Unpacker(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _whole(unpacker: _Unpacker, payload: bytes) -> bytes:
+    content = unpacker.decompress(payload)
+    if not unpacker.eof:
+        raise Refused("the kernel can't be unpacked: it is cut short")
+    return content
+
+
 def _by_program(name: str, payload: bytes) -> bytes:
     # The size that the kernel appends is no part of what was packed: the program complains at the end.
     done = tools.run([name, "-dcq"], payload)
     if not done.stdout:
-        raise Refused(
-            f"{name} can't unpack the kernel: {done.stderr.decode(errors='replace').strip()}"
-        )
+        raise Refused(f"{name} can't unpack the kernel: {tools.words(done.stderr)}")
+    if struct.pack("<I", len(done.stdout) & 0xFFFFFFFF) != payload[-4:]:
+        raise Refused("the kernel can't be unpacked: it is cut short")
     return done.stdout

@@ -118,6 +118,8 @@ def add(image: Path, partition: Partition) -> None:
     line = f"{partition.number}: start={partition.start}, size={partition.size}, type={LOG_TYPE}\n"
     command = ["sfdisk", "--quiet", "--append", "--no-reread", "--no-tell-kernel", image.name]
     tools.ok(command, line.encode(), cwd=image.parent)
+    if read(image).partition(partition.number) != partition:
+        raise Refused(f"sfdisk did not make partition {partition.number} where it belongs")
 
 
 def make(image: Path, script: str) -> Table:

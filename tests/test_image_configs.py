@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -349,6 +351,36 @@ def test_a_kernel_that_can_t_say_its_bits_is_refused() -> None:
     struct.pack_into("<H", old, kernels.VERSION_AT, 0x020B)
     with pytest.raises(Refused, match="whether it has 64 bits"):
         kernels.missing(bytes(old))
+
+
+def with_size(pack: Pack) -> Pack:
+    """As the kernel's makefile packs with these: the size follows."""
+    return lambda content: pack(content) + struct.pack("<I", len(content))
+
+
+def program(*command: str) -> Pack:
+    return lambda content: (
+        local.run([*command], input=content, capture_output=True, check=True).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        gzip.compress,
+        with_size(lzma.compress),
+        with_size(lambda content: lzma.compress(content, lzma.FORMAT_ALONE)),
+        with_size(bz2.compress),
+        with_size(program("zstd", "-cq")),
+    ],
+    ids=["gzip", "xz", "lzma", "bzip2", "zstd"],
+)
+def test_a_kernel_that_is_cut_short_is_none(pack: Pack) -> None:
+    everything = b" ".join(kernels.NEEDS.values())
+    whole = image_of(everything + os.urandom(300_000), pack)
+    assert kernels.missing(whole) == []
+    with pytest.raises(Refused, match=r"cut short|can't (be )?unpack"):
+        kernels.missing(whole[:-200_000])
 
 
 OURS = [name for name in artefacts.EVERYWHERE if not name.endswith(artefacts.X86_64)]

@@ -372,6 +372,23 @@ def test_make_flash_asks_unless_it_is_told_not_to(tmp_path: Path) -> None:
     for answer in ("", "YES=0", "YES=no"):
         said = make(f"DEV={target}", f"IMAGE={source}", *([answer] if answer else []))
         assert "nobody is there to agree" in said and target.read_bytes() == before
+    # What somebody exported says nothing here.
+    run = local.run(
+        ["make", "flash", f"IMAGE={source}"],
+        cwd=artefacts.TOP,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "YES": "1", "DEV": str(target)},
+    )
+    assert "name the card" in run.stderr and target.read_bytes() == before
+    run = local.run(
+        ["make", "flash", f"DEV={target}"],
+        cwd=artefacts.TOP,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "YES": "1", "IMAGE": str(source)},
+    )
+    assert "name the image" in run.stderr and target.read_bytes() == before
     assert "YES= is 1 or 0" in make(f"DEV={target}", f"IMAGE={source}", "YES=maybe")
     command = ["make", "flash", f"DEV={target}", f"IMAGE={source}", "YES=1"]
     local.run(command, cwd=artefacts.TOP, capture_output=True, check=True)

@@ -18,6 +18,14 @@ from image.table import Partition, Table
 ROOM = 64 << 10
 PROGRAM = "/usr/sbin/cowflush"
 CONFIGURATION = "/etc/cowflush.conf"
+# Of boot loaders that are not understood: where one of them is there too, nothing tells which of them boots.
+NOT_UNDERSTOOD = (
+    "/boot/grub/menu.lst",
+    "/grub/menu.lst",
+    "/boot/grub/grub.conf",
+    "/grub/grub.conf",
+    "/etc/lilo.conf",
+)
 # Where dpkg notes that the package is installed.
 PACKAGED = "/var/lib/dpkg/info/cowflush.list"
 
@@ -145,12 +153,17 @@ def find_loader(disk: Table, files_of: Mapping[int, Files | None]) -> Loader:
         raise Refused(
             "no grub.cfg, extlinux.conf or syslinux.cfg is in its ext and FAT partitions: which boot loader is it?"
         )
-    if len(found) > 1:
-        places = ", ".join(
-            f"{path} in partition {partition.number}" for _, partition, _, path in found
-        )
+    places = [(partition, path) for _, partition, _, path in found]
+    places += [
+        (partition, path)
+        for partition in disk.partitions
+        for path in NOT_UNDERSTOOD
+        if (opened := files_of[partition.number]) and opened.read(path) is not None
+    ]
+    if len(places) > 1:
+        names = ", ".join(f"{path} in partition {partition.number}" for partition, path in places)
         raise Refused(
-            f"several boot loader configurations are there, and it is not clear which counts: {places}"
+            f"several boot loader configurations are there, and it is not clear which counts: {names}"
         )
     read, partition, opened, path = found[0]
     return read(partition, opened, path)

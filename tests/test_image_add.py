@@ -504,6 +504,10 @@ BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
         ),
         "several boot loader",
     ),
+    "an older GRUB's": (
+        lambda made: edit(made, "cd /boot/grub", f"write {__file__} menu.lst"),
+        "/boot/grub/grub.cfg in partition 1, /boot/grub/menu.lst in partition 1",
+    ),
     "no loader": (lambda made: edit(made, f"rm {MENU}"), "which boot loader is it"),
     "no kernel": (lambda made: edit(made, "rm /boot/vmlinuz"), "which is not in partition 1"),
     "twice": (twice, "partition 2 is a flush log already"),
@@ -606,6 +610,16 @@ def test_the_boot_partition_must_be_in_order_too(boot: Lab, bases_made: Made) ->
     assert "note: partition 1 was not unmounted: e2fsck has mended it" in said
     ext.edit(f"{made.path}?offset={offset}", ["clri <2>"])
     assert "partition 1 was not unmounted, and e2fsck can't mend it" in refuse(boot, made)
+
+
+def test_a_root_that_may_be_one_of_two_is_refused(boot: Lab, bases_made: Made) -> None:
+    made = bases_made(boot, bases.openwrt)
+    first = made.card().partitions[0].start * 512
+    menu = made.path.with_suffix(".menu")
+    menu.write_bytes(b'menuentry "x" {\nlinux /boot/vmlinuz root=LABEL=rootfs\n}\n')
+    script = ["cd /boot/grub", "rm grub.cfg", f"write {menu} grub.cfg", "ssv volume_name rootfs"]
+    ext.edit(f"{made.path}?offset={first}", script)
+    assert "root=LABEL=rootfs names several of the image's partitions" in refuse(boot, made)
 
 
 def test_a_fat_that_was_not_unmounted_is_refused(boot: Lab, bases_made: Made) -> None:

@@ -17,7 +17,8 @@ from vm.ext import Filesystem
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import regions, table, whole
+from image import __main__ as program
+from image import output, regions, table, whole
 from image.errors import Refused
 from image.table import Partition, Table
 
@@ -144,3 +145,43 @@ def test_what_is_in_no_known_filesystem_must_all_be_there(tmp_path: Path) -> Non
         whole.check(path, table.read(path), path)
     os.truncate(path, 6_291_456)
     whole.check(path, table.read(path), path)
+
+
+def test_a_result_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves the name with nothing in it."""
+    order = []
+    sync, rename = os.fsync, Path.rename
+
+    def synced(fd: int) -> None:
+        order.append(f"sync {Path(os.readlink(f'/proc/self/fd/{fd}')).name}")
+        sync(fd)
+
+    def renamed(path: Path, out: Path) -> Path:
+        order.append(f"rename {path.name}")
+        return rename(path, out)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    out = tmp_path / "out.img"
+    with output.workplace(out) as folder:
+        (folder / output.NAME).write_bytes(b"x")
+        output.finish(folder / output.NAME, out)
+    assert order == ["sync card.img", "rename card.img", f"sync {tmp_path.name}"]
+    assert os.listdir(tmp_path) == ["out.img"]
+
+
+def test_nobody_sees_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever input brings about that was not thought of."""
+
+    def surprise(_: object) -> str:
+        raise ValueError("a surprise")
+
+    monkeypatch.setattr(program, "run", surprise)
+    monkeypatch.setattr(sys, "argv", ["image", "flash", "x", "y"])
+    monkeypatch.setattr(output, "stop_cleanly", lambda: None)
+    assert program.main() == 1
+    assert capsys.readouterr().err == "image: a fault of this tool: ValueError: a surprise\n"

@@ -198,7 +198,13 @@ def ahead(made: Base) -> None:
 
 @pytest.mark.parametrize("layout", ["voyage", "syslinux"])
 @pytest.mark.parametrize(
-    "change", [plain, not_shut_down, ahead], ids=lambda change: change.__name__
+    "change",
+    [
+        plain,
+        pytest.param(not_shut_down, marks=pytest.mark.thorough),
+        pytest.param(ahead, marks=pytest.mark.thorough),
+    ],
+    ids=lambda change: change.__name__,
 )
 def test_the_same_base_gives_the_same_image(
     boot: Lab, bases_made: Made, layout: str, change: Callable[[Base], None]
@@ -254,7 +260,14 @@ def test_what_is_there_is_not_replaced_by_the_way(boot: Lab, bases_made: Made) -
     assert link.is_symlink() and fifo.is_fifo()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGINT, marks=pytest.mark.thorough),
+    ],
+)
 def test_a_signal_leaves_nothing_behind(
     boot: Lab, bases_made: Made, number: signal.Signals
 ) -> None:
@@ -594,7 +607,20 @@ BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BREAKS)
+# Others of the same kind are in `make test`.
+THOROUGH = {
+    "a name of two lines", "a name with quotes", "an older GRUB's", "cut short in the superblock", "GPT and DOS", "half a log",
+    "no bzImage", "no root", "odd root", "other root", "package", "small partition", "torn GPT", "twice, without its log",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.thorough) if case in THOROUGH else case
+        for case in BREAKS
+    ],
+)
 def test_what_is_not_understood_is_refused(boot: Lab, bases_made: Made, case: str) -> None:
     made = bases_made(boot, bases.voyage)
     break_it, why = BREAKS[case]

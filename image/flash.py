@@ -10,6 +10,7 @@ import mmap
 import os
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ BLOCK = 4 << 20
 BLKRRPART, BLKFLSBUF = 0x125F, 0x1261
 # Reads past the page cache are of whole blocks; no card's are larger.
 UNIT = 4096
+# In the folder for what is temporary.
+SOMEWHERE = Path(tempfile.gettempdir(), "image")
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,20 @@ def run(image: Path, device: Path, yes: bool, kernel: Kernel = Kernel()) -> str:
 
 @contextlib.contextmanager
 def _plain(image: Path) -> Iterator[Path]:
-    """The image as it goes to the card: what is packed is unpacked beside it, and so proven before a byte is written."""
+    """The image as it goes to the card: what is packed is unpacked first, and so proven before a byte is written."""
     if not regions.packed(image):
         yield image
         return
-    with output.workplace(image) as folder:
+    # An image may lie where nothing can be written.
+    beside = image if os.access(image.parent, os.W_OK) else SOMEWHERE
+    with output.workplace(beside) as folder:
         regions.duplicate(image, folder / output.NAME)
         yield folder / output.NAME
 
 
 def _check_whole(plain: Path, image: Path) -> None:
     """Refuses an image that was cut short, as far as a partition table tells; sfdisk wants a plain name."""
-    with output.workplace(plain) as folder:
+    with output.workplace(SOMEWHERE) as folder:
         link = folder / output.NAME
         link.symlink_to(plain.resolve())
         found = table.look(link)

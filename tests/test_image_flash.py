@@ -10,6 +10,7 @@ import lzma
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,6 +228,27 @@ def test_a_packed_image_is_written_unpacked(tmp_path: Path) -> None:
     assert "is packed with xz" in images.refused("flash", packed, target, "--yes")
     assert target.read_bytes() == before
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_may_lie_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    (tmp_path / "medium").mkdir()
+    source, target = image(tmp_path / "medium"), card(tmp_path)
+    content = source.read_bytes()
+    if packed:
+        source.write_bytes(gzip.compress(content, 1))
+    make, access = tempfile.mkdtemp, os.access
+
+    def read_only(prefix: str, dir: Path) -> str:
+        assert dir != source.parent, "nothing can be written there"
+        return make(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
+    monkeypatch.setattr(os, "access", lambda path, how: path != source.parent and access(path, how))
+    flash.run(source, target, yes=True)
+    assert target.read_bytes()[: len(content)] == content
 
 
 def test_an_image_that_ends_before_its_partitions_is_refused(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def main() -> int:
     except (Refused, OSError) as error:
         print(f"image: {error}", file=sys.stderr)
         return 1
-    except (EOFError, output.Stopped):
+    except (EOFError, KeyboardInterrupt, output.Stopped):
         print("image: stopped", file=sys.stderr)
         return 130
     except Exception as error:

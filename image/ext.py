@@ -156,7 +156,7 @@ class Ext:
         done = self._run(command, "\n".join(script).encode(errors="surrogateescape"))
         complaints = _complaints(done.stderr)
         if done.returncode or complaints:
-            raise Refused(f"debugfs could not read or change {self._name}: {complaints}")
+            raise Refused(f"debugfs failed at {self._folder / self._name}: {complaints}")
         if write:
             return done.stdout
         # It repeats each command before its output.

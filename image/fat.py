@@ -47,7 +47,9 @@ class Fat:
         said = tools.ok(["mdir", "-i", self.drive, "::/"], cwd=self._image.parent)
         found = re.search(r"([\d ]+) bytes free", tools.words(said))
         if not found:
-            raise Refused(f"mdir does not say how much is free in {self.drive}")
+            raise Refused(
+                f"mdir does not say how much is free in {self._image.parent / self.drive}"
+            )
         return int(found[1].replace(" ", ""))
 
     def prepare(self, what: str) -> str:

@@ -5,7 +5,7 @@
 
 A release, tagged vVERSION, is VERSION-1. Before it comes VERSION~devDATE.TIME.gCOMMIT-1, of the last commit that changed
 what packages are made of; after it VERSION+dev… . Where a file of it was changed since, +changedDATE.TIME follows, when that was.
-Without git (a tarball, or a machine that has none) the newest file's time stands for the commit's: it is newer than older
+A shallow clone knows no commit but its last one, and takes that. Without git (a tarball, or a machine that has none) the newest file's time stands for the commit's: it is newer than older
 builds, but two machines need not agree. SOURCE_DATE_EPOCH says the time in its place.
 
 `epoch` is the same time in seconds since 1970, for what is packed: the same commit gives the same bytes.

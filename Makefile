@@ -62,18 +62,35 @@ bench-wear: $(FOR_TEST) rsync ## Erases of a card beside what people use today, 
 	@cross/deps.sh python3-matplotlib
 	$(PYTHON) tests/bench_wear.py $(ARGS)
 
+# What a card is overwritten with, and without a question, is said on this command line: a variable of the same name that
+# somebody exported means something else.
+define ONLY_SAID_HERE
+ifneq ($$(origin $(1)),command line)
+$(1) :=
+endif
+endef
+$(foreach name,BASE DEV IMAGE SIZE YES,$(eval $(call ONLY_SAID_HERE,$(name))))
+
 BOARD := $(if $(BASE),,alix2)
-IMAGE := build/$(BOARD).img
 ARGS :=
+# Names are handed over by the environment: the shell takes nothing of them for its own words. IMAGE= is where the result
+# goes, and is then never written over (ARGS=--replace); the names in build/ are.
+image: export BASE := $(BASE)
+image: export IMAGE := $(IMAGE)
 image: guest $(if $(BOARD),kernel-board-$(BOARD)) ## A card's image: BOARD=alix2, or BASE=some.img to add cowflush to (ARGS=--dry-run)
 ifdef BASE
-	@$(PYTHON) -m image add $(BASE) $(if $(BOARD),--kernel build/kernel-$(BOARD)/bzImage) $(ARGS)
+	@$(PYTHON) -m image add $(if $(BOARD),--kernel build/kernel-$(BOARD)/bzImage) $(if $(IMAGE),--out "$$IMAGE") $(ARGS) -- "$$BASE"
 else
-	@$(PYTHON) -m image board $(BOARD) --kernel build/kernel-$(BOARD)/bzImage --out $(IMAGE) $(if $(SIZE),--size $(SIZE)) $(ARGS)
+	@$(PYTHON) -m image board $(BOARD) --kernel build/kernel-$(BOARD)/bzImage $(if $(IMAGE),--out "$$IMAGE",--replace --out build/$(BOARD).img) $(if $(SIZE),--size $(SIZE)) $(ARGS)
 endif
 
-flash: ## Write an image to a card and read it back: DEV=/dev/sdX IMAGE=build/alix2.img
-	@$(PYTHON) -m image flash $(IMAGE) $(or $(DEV),$(error name the card: make flash DEV=/dev/sdX)) $(if $(YES),--yes)
+flash: export DEV := $(DEV)
+flash: export IMAGE := $(IMAGE)
+flash: ## Write an image to a card and read it back: DEV=/dev/sdX IMAGE=build/alix2.img (YES=1 doesn't ask)
+	@$(if $(DEV),,$(error name the card: make flash DEV=/dev/sdX))
+	@$(if $(IMAGE),,$(error name the image: make flash IMAGE=FILE))
+	@$(if $(filter-out 1 yes 0 no,$(YES)),$(error YES= is 1 or 0))
+	@$(PYTHON) -m image flash $(if $(filter 1 yes,$(YES)),--yes) -- "$$IMAGE" "$$DEV"
 
 SECONDS := 60
 fuzz: deps ## Fuzz what reads input: SECONDS=60 for each target
@@ -175,7 +192,7 @@ kernel-board-%: deps
 
 # build/alix2.img, and the kernel of the image that tests lay out as OpenWrt does
 images: guest kernel-board-alix2 kernel-board-openwrt-geode
-	@$(PYTHON) -m image board alix2 --kernel build/kernel-alix2/bzImage --out build/alix2.img
+	@$(PYTHON) -m image board alix2 --kernel build/kernel-alix2/bzImage --out build/alix2.img --replace
 
 deps:
 	@cross/deps.sh

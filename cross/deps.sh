@@ -35,8 +35,9 @@ packages=(
 )
 # checks of the sources
 lint=(rustfmt-web rust-web-clippy shellcheck python3-pip git)
-# Debian's package, and Debian systems to install it in
+# Debian's package, and Debian systems to install it in; who isn't root gets a range of users for those
 debian=(mmdebstrap apt-utils lintian)
+if [ "$(id -u)" != 0 ]; then debian+=(uidmap); fi
 
 for word in "$@"; do
     case $word in
@@ -45,6 +46,19 @@ for word in "$@"; do
     *) packages+=("$word") ;;
     esac
 done
+
+# The systems are made as a user by way of a range of users of its own: that it has none is said now, and not by
+# mmdebstrap after all else was built.
+if [ "$(id -u)" != 0 ] && [[ " $* " = *" debian "* ]]; then
+    for file in /etc/subuid /etc/subgid; do
+        grep -q "^\($(id -un)\|$(id -u)\):" "${COWFLUSH_SUBIDS:-$file}" 2>/dev/null ||
+            die "the user $(id -un) has no range in $file, and the Debian systems for the tests need one: run \
+\"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)\", or all as root"
+    done
+    [ "$(cat "${COWFLUSH_USERNS:-/proc/sys/kernel/unprivileged_userns_clone}" 2>/dev/null || echo 1)" != 0 ] ||
+        die "this machine lets no user make user namespaces, and the Debian systems for the tests need them: run \
+\"sudo sysctl kernel.unprivileged_userns_clone=1\", or all as root"
+fi
 
 # Not one dpkg-query for all: it fails as a whole when it doesn't know one.
 missing=()

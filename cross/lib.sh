@@ -7,11 +7,32 @@
 
 set -euo pipefail
 shopt -s inherit_errexit
-export LC_ALL=C
 umask 022
 
-# A build that goes on beside others has its own jobs: it isn't a part of the make that called it.
-unset MAKEFLAGS MFLAGS MAKELEVEL
+# What a build may take from its caller: where things are, who asks, how the network is reached, and our own
+# variables. All else is the caller's own affair: a makefile of somebody else's takes its compiler, its options,
+# even the folder that it writes to from CC, V, KCFLAGS, LLVM, KBUILD_OUTPUT or MAKEFLAGS, and what it then makes would be
+# kept in the cache under a key that knows nothing of them.
+clean_environment() {
+    local name
+    while read -r name; do
+        case $name in
+        PATH | HOME | USER | LOGNAME | SHELL | TERM | TMPDIR | PWD | OLDPWD | SHLVL | _ | SUDO_* | CI) ;;
+        http_proxy | https_proxy | ftp_proxy | all_proxy | no_proxy) ;;
+        HTTP_PROXY | HTTPS_PROXY | FTP_PROXY | ALL_PROXY | NO_PROXY) ;;
+        SSL_CERT_FILE | SSL_CERT_DIR | CURL_CA_BUNDLE | REQUESTS_CA_BUNDLE | APT_CONFIG | PIP_* | XDG_CACHE_HOME) ;;
+        CARGO | CARGO_HOME | CARGO_NET_* | CARGO_HTTP_* | CARGO_REGISTRIES_* | CARGO_REGISTRY_* | CARGO_SOURCE_*) ;;
+        RUSTC | RUSTDOC | RUSTFMT | CARGO_TARGET_DIR) ;; # the Makefile's
+        COWFLUSH_* | JOBS | OS_RELEASE | SOURCE_DATE_EPOCH | SECONDS) ;;
+        BASHOPTS | SHELLOPTS) ;; # can't be unset, and are none of a makefile's
+        *) unset "$name" ;;
+        esac
+    done < <(compgen -e)
+    # bash takes functions from there, too, before any program of the same name.
+    while read -r _ _ name; do unset -f "$name"; done < <(declare -Fx)
+}
+clean_environment
+export LC_ALL=C
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${COWFLUSH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cowflush}
@@ -60,7 +81,44 @@ cached() {
     if [ ! -d "$place" ]; then
         build_into_cache "$name" "$key" "$what" "$function"
     fi
+    if [ ! -d "$place" ]; then
+        place=$(older "$name")
+        say "$name: going on with the one of $(date -u -r "$place" +%Y-%m-%d)"
+    else
+        touch -c "$place" 2>/dev/null || true # it is in use: see prune
+    fi
     printf '%s\n' "$place"
+}
+
+# looked_for_anew NAME: true for what is only fetched, and of which each month's is looked for. Without a network
+# the last one will do.
+looked_for_anew() {
+    case $1 in
+    linux-source-* | debian-kernel-*) ;;
+    *) return 1 ;;
+    esac
+}
+
+# of_name NAME: all folders of NAME in the cache, the one that was used last first.
+of_name() {
+    find "$CACHE" -mindepth 1 -maxdepth 1 -type d -regextype posix-extended -name "$1-*" \
+        -regex '.*-[0-9a-f]{16}' -printf '%T@ %f\n' | sort -rn | while read -r _ folder; do
+        # Of kernel-6.1 nothing of kernel-6.1-alix2.
+        [ "${folder%-*}" != "$1" ] || printf '%s\n' "$CACHE/$folder"
+    done
+}
+
+# older NAME: what the cache has of it, or nothing.
+older() { of_name "$1" | sed -n 1p; }
+
+# prune NAME: what nobody asked for in 60 days goes, but for what was used last.
+prune() {
+    local folder
+    of_name "$1" | sed 1d | while read -r folder; do
+        if [ -n "$(find "$folder" -maxdepth 0 -mtime +60)" ]; then
+            rm -rf "$folder" "$folder.log"
+        fi
+    done
 }
 
 build_into_cache() {
@@ -94,10 +152,19 @@ build_into_cache() {
         if [ $status != 0 ]; then
             rm -rf "$scratch"
             tail -n 15 "$log" | sed 's/^/    /' >&2
+            if looked_for_anew "$name" && [ -n "$(older "$name")" ]; then
+                say "$name: failed ($what), as the end of its log above tells; all of it is in $log"
+                exec {lock}>&-
+                return 0
+            fi
             die "$name: failed ($what); the end of its log is above, all of it in $log"
         fi
+        # Its bytes first: a name that is there after a power cut must not lead to empty files.
+        find "$scratch/out" -type f -exec sync {} +
         mv -T "$scratch/out" "$place"
+        sync "$CACHE"
         rm -rf "$scratch"
+        prune "$name"
         say "$name: done in $((SECONDS - started)) s"
     fi
     exec {lock}>&-

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
+import re
 import sys
 from pathlib import Path
 
-from image import add, board, flash
+from image import add, board, flash, notices, output
 from image.errors import Refused
+from image.kernel import release
 from image.plan import New
 
 TOP = Path(__file__).resolve().parent.parent
@@ -18,7 +21,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def size(text: str) -> int:
     """Bytes, with K, M or G."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if not number.isdigit() or unit not in UNITS:
+    if not re.fullmatch("[0-9]{1,12}", number) or unit not in UNITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: 512M, for example")
     return int(number) * UNITS[unit]
 
@@ -44,9 +47,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--size",
         type=size,
-        default=256 << 20,
-        help="the card's size; 256M fits every card from that on",
+        default=240 << 20,
+        help="the card's size; 240M fits every card that is sold as one of 256 MB or more",
     )
+    one.add_argument("--replace", action="store_true", help="over an image that is there")
 
     other = commands.add_parser("add", help="adds cowflush to an image, in a new file")
     other.add_argument(
@@ -67,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     other.add_argument(
         "--log-size", type=size, default=64 << 20, metavar="SIZE", help="of the flush log, 64M"
     )
+    other.add_argument("--replace", action="store_true", help="over an image that is there")
     other.add_argument("--dry-run", action="store_true", help="only show what would be changed")
 
     write = commands.add_parser("flash", help="writes an image to a card, and reads it back")
@@ -80,30 +85,52 @@ def parser() -> argparse.ArgumentParser:
 
 def run(wanted: argparse.Namespace) -> str:
     if wanted.command == "board":
-        return board.run(wanted.board, wanted.kernel, wanted.out, wanted.size)
+        return board.run(wanted.board, wanted.kernel, wanted.out, wanted.size, wanted.replace)
     if wanted.command == "flash":
         return flash.run(wanted.image, wanted.device, wanted.yes)
+    kernel = wanted.kernel.read_bytes() if wanted.kernel else None
     new = New(
         initramfs=(BUILD / "initramfs.cpio.gz").read_bytes(),
         program=(BUILD / "i586" / "cowflush").read_bytes(),
         configuration=(TOP / "package" / "cowflush.conf").read_bytes(),
-        kernel=wanted.kernel.read_bytes() if wanted.kernel else None,
+        notices=lambda: notices.packed((*notices.linked(notices.I586), *_kernel_notice(kernel))),
+        kernel=kernel,
         log_bytes=wanted.log_size,
     )
     name = wanted.base.name.removesuffix(".gz").removesuffix(".img")
-    return add.run(wanted.base, wanted.out or BUILD / f"{name}-cowflush.img", new, wanted.dry_run)
+    # What this makes by itself it makes anew; a name that was given may be somebody's only copy.
+    out, replace = wanted.out, wanted.replace
+    if out is None:
+        out, replace = BUILD / f"{name}-cowflush.img", True
+    return add.run(wanted.base, out, new, wanted.dry_run, replace)
+
+
+def _kernel_notice(kernel: bytes | None) -> tuple[notices.Part, ...]:
+    if kernel is None:
+        return ()
+    source = "Source: where its image came from; of those that cross/kernel.sh builds Debian's package linux-source"
+    return (notices.gpl(f"Linux {release(kernel)}", 2, source),)
 
 
 def main() -> int:
-    wanted = parser().parse_args()
+    # A name in no encoding, or a terminal that has no word for it, is no reason to stop.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    output.stop_cleanly()
     try:
-        print(run(wanted))
+        wanted = parser().parse_args()
+        print(run(wanted), flush=True)
     except (Refused, OSError) as error:
         print(f"image: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (EOFError, KeyboardInterrupt, output.Stopped):
         print("image: stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        # Input must not bring this about, and what is half made is gone all the same.
+        print(f"image: a fault of this tool: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

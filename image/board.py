@@ -2,50 +2,74 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from pathlib import Path
 
-from image import bootloader, flushlog, regions, table, tools, tree
+from image import bootloader, flushlog, notices, output, regions, table, tools, tree, version
+from image import kernel as kernels
 from image.errors import Refused
+from image.ext import Ext
 from image.regions import SECTOR
 from image.table import Partition, Table
 
 TOP = Path(__file__).resolve().parent.parent
 ROOT, LOG = 1, 2
 SMALLEST = 160 << 20
-# Root's. The same in each image, so that an image is the same each time as far as that goes.
+# Root's. The same in each image, so that an image is the same each time.
 UUID = "c0f1a5b0-5eed-4c0f-8a5b-0000000a11c2"
 
 
-def run(board: str, kernel: Path, out: Path, size: int) -> str:
+def run(board: str, kernel: Path, out: Path, size: int, replace: bool = False) -> str:
     """Makes the image in the file `out`."""
     folder = TOP / "board" / board
-    if not (folder / "partitions.sfdisk").exists():
+    if not re.fullmatch(r"[\w-]+", board) or not (folder / "partitions.sfdisk").exists():
         known = ", ".join(
             sorted(path.parent.name for path in (TOP / "board").glob("*/partitions.sfdisk"))
         )
         raise Refused(f"no board {board!r}: there are {known}")
     if size < SMALLEST or size % SECTOR:
         raise Refused(f"{size >> 20} MiB are too few: an image takes {SMALLEST >> 20} MiB or more")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replaced = output.check(out, replace)
     cmdline = (folder / "cmdline").read_text().strip()
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        disk = _partitions(partial, size, (folder / "partitions.sfdisk").read_text())
+    with output.workplace(out) as work:
+        image = work / output.NAME
+        disk = _partitions(image, size, (folder / "partitions.sfdisk").read_text())
         root, log = _wanted(disk, cmdline)
+        packed = kernel.read_bytes()
         boot = {
-            "vmlinuz": kernel.read_bytes(),
+            "vmlinuz": packed,
             "cowflush.gz": (TOP / "build" / "initramfs.cpio.gz").read_bytes(),
             "grub/grub.cfg": bootloader.menu(cmdline, f"cowflush on {board}").encode(),
         }
-        _root(partial, root, boot)
-        flushlog.make(partial, log, root)
-        bootloader.install(partial, min(root.start, log.start), root.number)
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return f"{out}: {size >> 20} MiB, for {board}"
+        _root(image, root, boot, notices.packed(_parts(packed)))
+        flushlog.make(image, log, root)
+        bootloader.install(image, min(root.start, log.start), root.number)
+        output.finish(image, out)
+    said = f"{out}: {size >> 20} MiB, for {board}"
+    return f"{said}\n{replaced}" if replaced else said
+
+
+def _parts(kernel: bytes) -> tuple[notices.Part, ...]:
+    """Whose work is in the image, and where the source is of what needs it."""
+    banner = tools.ok([TOP / "build" / "i586" / "busybox"]).decode(errors="replace").splitlines()[0]
+    grub = tools.run(["dpkg-query", "--show", "--showformat", "${Version}", "grub-pc-bin"]).stdout
+    return (
+        *notices.linked(notices.I586),
+        notices.gpl(
+            f"Linux {kernels.release(kernel)}",
+            2,
+            "Source: Debian's package linux-source; its configuration: board/kernel.config and the board's own",
+        ),
+        notices.gpl(
+            banner.split(" multi-call")[0],
+            2,
+            "Source: Debian's package busybox; its configuration: cross/busybox.config",
+        ),
+        notices.gpl(
+            f"GRUB {grub.decode(errors='replace') or '2'}", 3, "Source: Debian's package grub2"
+        ),
+    )
 
 
 def _partitions(image: Path, size: int, script: str) -> Table:
@@ -68,29 +92,21 @@ def _wanted(disk: Table, cmdline: str) -> tuple[Partition, Partition]:
     return root, log
 
 
-def _root(image: Path, root: Partition, boot: dict[str, bytes]) -> None:
-    """The filesystem, filled. fakeroot: everything in it is root's, whoever builds it."""
-    with tempfile.TemporaryDirectory(dir=image.parent) as temporary:
-        folder, filesystem = Path(temporary, "tree"), Path(temporary, "root.img")
-        tree.fill(folder, TOP / "build" / "i586", boot, TOP / "package" / "cowflush.conf")
+def _root(image: Path, root: Partition, boot: dict[str, bytes], notice: bytes) -> None:
+    """The filesystem, filled. By debugfs, in a fixed order: mke2fs would take the order and the times of
+    the files from the folder that they are in."""
+    with output.workplace(image) as folder:
+        filesystem = folder / "root.img"
+        # Names that Debian's busybox and this project give: plain ones.
+        tree.fill(
+            folder / "tree", TOP / "build" / "i586", boot, TOP / "package" / "cowflush.conf", notice
+        )
         # All of it now: the kernel would else go on making the filesystem after the boot, on the card.
-        options = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
-        command = [
-            "fakeroot",
-            "--",
-            "mke2fs",
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-b",
-            "4096",
-            "-L",
-            "root",
-            "-U",
-            UUID,
-        ]
-        tools.ok([*command, "-E", options, "-d", folder, filesystem, f"{root.bytes >> 10}k"])
+        options = f"lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,hash_seed={UUID}"
+        command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root", "-U", UUID]
+        command += ["-E", options, filesystem.name, f"{root.bytes >> 10}k"]
+        tools.ok(command, cwd=folder, more={"E2FSPROGS_FAKE_TIME": str(version.epoch())})
+        made = Ext(filesystem, 0)
+        made.edit(tree.script(folder / "tree", "tree"))
+        made.verify("root")
         regions.copy(filesystem, image, 0, root.offset, root.bytes)
-    nodes = b"cd /dev\nmknod console c 5 1\nmknod null c 1 3\n"
-    tools.ok(["debugfs", "-w", "-f", "-", f"{image}?offset={root.offset}"], nodes)

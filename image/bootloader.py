@@ -7,10 +7,9 @@ sector but for the partition table, core.img follows in the gap before the first
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 
-from image import tools
+from image import output, tools
 from image.errors import Refused
 from image.regions import SECTOR
 
@@ -44,7 +43,7 @@ def install(image: Path, gap: int, partition: int) -> None:
     if code[CHECK_AT : CHECK_AT + 2] != JUMP:
         raise Refused(f"{MODULES_AT}/boot.img is not as GRUB 2's have been so far")
     code[CHECK_AT : CHECK_AT + 2] = NOPS
-    core = _core(partition)
+    core = _core(partition, image)
     if len(core) > (gap - 1) * SECTOR:
         raise Refused(
             f"GRUB takes {len(core)} bytes, and there are {(gap - 1) * SECTOR} before the first partition"
@@ -55,15 +54,13 @@ def install(image: Path, gap: int, partition: int) -> None:
         file.write(core)
 
 
-def _core(partition: int) -> bytes:
+def _core(partition: int, image: Path) -> bytes:
     if not MODULES_AT.is_dir():
         raise Refused(f"{MODULES_AT} is missing: install Debian's package grub-pc-bin")
-    with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary, "core.img")
-        prefix = f"(hd0,msdos{partition})/boot/grub"
-        tools.ok(
-            ["grub-mkimage", "-d", MODULES_AT, "-O", "i386-pc", "-p", prefix, "-o", out, *MODULES]
-        )
+    with output.workplace(image) as folder:
+        out = folder / "core.img"
+        command = ["grub-mkimage", "-d", str(MODULES_AT), "-O", "i386-pc", "-o", out.name]
+        tools.ok([*command, "-p", f"(hd0,msdos{partition})/boot/grub", *MODULES], cwd=folder)
         return out.read_bytes()
 
 

@@ -36,10 +36,21 @@ class Disk:
 
 
 def _read(path: Path) -> str:
+    """A file of the kernel's; empty where there is none. Names in it are bytes, in no known encoding."""
     try:
-        return path.read_text().strip()
-    except OSError:
+        return path.read_text(errors="surrogateescape").strip()
+    except FileNotFoundError:
         return ""
+
+
+def _mounts(kernel: Kernel) -> list[tuple[str, str, str]]:
+    """Device number, place and source of all that is mounted. What can't be read is not "nothing"."""
+    text = _read(kernel.proc / "self" / "mountinfo")
+    if not text:
+        raise Refused(
+            f"{kernel.proc}/self/mountinfo does not say what is mounted: is /proc mounted?"
+        )
+    return [_mount(line) for line in text.split("\n")]
 
 
 def number_of(device: Path) -> str:
@@ -75,8 +86,7 @@ def check_unused(disk: Disk, kernel: Kernel) -> None:
     """Refuses a disk that is mounted, is swapped to, or holds other devices, as the one does that the system runs on."""
     numbers = {_read(part / "dev"): part.name for part in disk.parts}
     names = {part.name for part in disk.parts}
-    for line in _read(kernel.proc / "self" / "mountinfo").splitlines():
-        number, place, source = _mount(line)
+    for number, place, source in _mounts(kernel):
         name = numbers.get(number) or (
             Path(source).name if _is_node(source) and Path(source).name in names else ""
         )
@@ -84,7 +94,7 @@ def check_unused(disk: Disk, kernel: Kernel) -> None:
             runs = place in ("/", "/usr", "/boot")
             why = "the system runs on it" if runs else "unmount it first"
             raise Refused(f"{name} is mounted at {place}: {why}")
-    for line in _read(kernel.proc / "swaps").splitlines()[1:]:
+    for line in _read(kernel.proc / "swaps").split("\n")[1:]:
         if Path(line.split()[0]).name in names:
             raise Refused(f"{Path(line.split()[0]).name} is swapped to: swapoff it first")
     for part in disk.parts:
@@ -96,14 +106,19 @@ def check_unused(disk: Disk, kernel: Kernel) -> None:
 
 
 def _mount(line: str) -> tuple[str, str, str]:
-    """Device number, place and source of a line of mountinfo. Spaces in names stand there as \\040."""
+    """Of a line of mountinfo. Spaces in names stand there as \\040, byte by byte."""
     first, _, last = line.partition(" - ")
-    fields, source = first.split(), last.split()
-    plain = [
-        re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), word)
-        for word in (fields[4], source[1])
-    ]
-    return fields[2], plain[0], plain[1]
+    # Not split(): a name may hold what Unicode takes for a space, or what is in no encoding.
+    fields, source = first.split(" "), last.split(" ")
+    if len(fields) < 5 or len(source) < 2:
+        raise Refused(f"a line of mountinfo is not understood: {line}")
+    return fields[2], _plain(fields[4]), _plain(source[1])
+
+
+def _plain(word: str) -> str:
+    escaped = word.encode(errors="surrogateescape")
+    plain = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 255]), escaped)
+    return plain.decode(errors="surrogateescape")
 
 
 def _is_node(source: str) -> bool:
@@ -115,8 +130,7 @@ def _mounted_over(holder: Path, kernel: Kernel) -> str:
     waiting = [holder.resolve()]
     while waiting:
         device = waiting.pop()
-        for line in _read(kernel.proc / "self" / "mountinfo").splitlines():
-            number, place, _ = _mount(line)
+        for number, place, _ in _mounts(kernel):
             if number == _read(device / "dev"):
                 return f", which is mounted at {place}" + (
                     ": the system runs on it" if place == "/" else ""

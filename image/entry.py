@@ -46,6 +46,11 @@ def arguments(words: tuple[str, ...], off: bool, root: str = "") -> list[str]:
     return [*kept, "cowflush=off"] if off else kept
 
 
+def lines(text: str) -> list[str]:
+    """A configuration's lines, as boot loaders see them: they know none of Unicode's other ends of a line."""
+    return text.removesuffix("\n").split("\n")
+
+
 def beside(path: str, name: str) -> str:
     """A file in the same folder as `path`."""
     return path.rpartition("/")[0] + "/" + name

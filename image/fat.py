@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from image import tools
+from image import tools, version
 from image.errors import Refused
+
+ABSENT = re.compile(r'File ".*" not found')
+# Where a FAT32 and the older ones note that they are mounted (linux: `state` in struct fat_boot_sector).
+STATE_AT, STATE32_AT, MOUNTED = 37, 65, 1
 
 
 class Fat:
@@ -15,21 +19,60 @@ class Fat:
     kind = "vfat"
 
     def __init__(self, image: Path, offset: int) -> None:
-        self.drive = f"{image}@@{offset}"
+        self._image, self._offset = image, offset
+        self.drive = f"{image.name}@@{offset}"
 
     def read(self, path: str) -> bytes | None:
         """A file's content; None when there is no such file."""
-        done = tools.run(["mtype", "-i", self.drive, f"::{path}"])
-        return done.stdout if done.returncode == 0 else None
+        done = tools.run(["mtype", "-i", self.drive, f"::{_plain(path)}"], cwd=self._image.parent)
+        if done.returncode == 0:
+            return done.stdout
+        if ABSENT.search(tools.words(done.stderr)):
+            return None
+        raise Refused(f"mtype can't read {path}: {tools.words(done.stderr)}")
 
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
         """Writes a file, also over an old one. `mode` is what other filesystems keep."""
-        tools.ok(["mcopy", "-o", "-i", self.drive, "-", f"::{path}"], content)
+        command = ["mcopy", "-o", "-i", self.drive, "-", f"::{_plain(path)}"]
+        # mtools' only clock; its times have no zone.
+        tools.ok(
+            command,
+            content,
+            cwd=self._image.parent,
+            more={"SOURCE_DATE_EPOCH": str(version.epoch())},
+        )
 
     def free(self) -> int:
         """Bytes that a file could still take."""
-        text = tools.ok(["mdir", "-i", self.drive, "::/"]).decode(errors="replace")
-        found = re.search(r"([\d ]+) bytes free", text)
+        said = tools.ok(["mdir", "-i", self.drive, "::/"], cwd=self._image.parent)
+        found = re.search(r"([\d ]+) bytes free", tools.words(said))
         if not found:
-            raise Refused(f"mdir does not say how much is free in {self.drive}")
+            raise Refused(
+                f"mdir does not say how much is free in {self._image.parent / self.drive}"
+            )
         return int(found[1].replace(" ", ""))
+
+    def prepare(self, what: str) -> str:
+        """Refuses one that was not unmounted: what it says is free need not be."""
+        with open(self._image, "rb") as file:
+            file.seek(self._offset)
+            head = file.read(512)
+        state = head[STATE32_AT] if head[82:85] == b"FAT" else head[STATE_AT]
+        if state & MOUNTED:
+            raise Refused(
+                f"{what} was not unmounted: boot it once and shut it down, or run fsck.fat on a copy"
+            )
+        return ""
+
+    def verify(self, what: str) -> None:
+        """Looks at its root folder once more. There is no fsck.fat on every machine."""
+        tools.ok(["mdir", "-i", self.drive, "::/"], cwd=self._image.parent)
+
+
+def _plain(path: str) -> str:
+    """mtools takes *, ? and [] for patterns."""
+    if not re.fullmatch(r"[\w./ +@~,=-]*", path, re.ASCII):
+        raise Refused(
+            f"the boot loader's configuration names a file that is not said plainly: {path}"
+        )
+    return path

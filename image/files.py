@@ -12,6 +12,7 @@ from image.table import Partition
 
 EXT_MAGIC_AT, EXT_MAGIC = 1024 + 56, b"\x53\xef"
 SQUASHFS = b"hsqs"
+HEAD = 4 * SECTOR
 
 
 class Files(Protocol):
@@ -22,18 +23,29 @@ class Files(Protocol):
     def read(self, path: str) -> bytes | None: ...
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None: ...
     def free(self) -> int: ...
+    def prepare(self, what: str) -> str: ...
+    def verify(self, what: str) -> None: ...
 
 
-def kind(image: Path, partition: Partition) -> str:
-    """What a partition holds: ext, vfat, squashfs, or nothing that is known."""
+def head_of(image: Path, partition: Partition) -> bytes:
+    """The first bytes of a partition, where superblocks are; zeros where the file ends before."""
     with open(image, "rb") as file:
         file.seek(partition.offset)
-        head = file.read(4 * SECTOR)
+        return file.read(HEAD).ljust(HEAD, b"\0")
+
+
+def kind_of(head: bytes) -> str:
+    """What a partition that begins so holds: ext, vfat, squashfs, or nothing that is known."""
     if head[EXT_MAGIC_AT : EXT_MAGIC_AT + 2] == EXT_MAGIC:
         return "ext"
     if head[510:512] == b"\x55\xaa" and (head[54:57] == b"FAT" or head[82:85] == b"FAT"):
         return "vfat"
     return "squashfs" if head[:4] == SQUASHFS else ""
+
+
+def kind(image: Path, partition: Partition) -> str:
+    """The same of an image's partition."""
+    return kind_of(head_of(image, partition))
 
 
 def open_partition(image: Path, partition: Partition) -> Files | None:

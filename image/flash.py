@@ -10,15 +10,33 @@ import mmap
 import os
 import stat
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from image import disk
+from image import disk, output, regions, table, whole
 from image.disk import Kernel
 from image.errors import Refused
+from image.table import Table
 
 BLOCK = 4 << 20
 BLKRRPART, BLKFLSBUF = 0x125F, 0x1261
+# Reads past the page cache are of whole blocks; no card's are larger.
+UNIT = 4096
+# In the folder for what is temporary.
+SOMEWHERE = Path(tempfile.gettempdir(), "image")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What would be overwritten."""
+
+    what: str
+    room: int
+    # A block device's number, as the kernel shows it in st_rdev; 0 of a file.
+    number: int
 
 
 def run(image: Path, device: Path, yes: bool, kernel: Kernel = Kernel()) -> str:
@@ -27,48 +45,81 @@ def run(image: Path, device: Path, yes: bool, kernel: Kernel = Kernel()) -> str:
         raise Refused(f"{image} is no image: `make image` makes one")
     if not device.exists():
         raise Refused(f"{device} does not exist")
-    size = image.stat().st_size
-    what, room = describe(device, kernel)
     if device.samefile(image):
         raise Refused(f"{device} is the image itself")
-    if room < size:
-        raise Refused(f"{what} has {room >> 20} MiB, and the image takes {-(-size >> 20)} MiB")
-    if not yes and not _agreed(what):
-        raise Refused("nothing was written")
-    with open(image, "rb") as source, _exclusive(device) as target:
-        wrote = _write(source.fileno(), target, size)
-        os.fsync(target)
-        _forget(target, size)
-    read = _read_back(device, size)
-    if read != wrote:
-        raise Refused(
-            f"{device} does not give back what was written to it: the card, or its reader, is broken"
-        )
-    _new_partitions(device)
-    return f"{device}: {size >> 20} MiB written and verified (SHA-256 {wrote[:16]}…)"
+    found = describe(device, kernel)
+    with _plain(image) as plain:
+        size = plain.stat().st_size
+        _check_whole(plain, image)
+        if found.room < size:
+            raise Refused(
+                f"{found.what} has {found.room >> 20} MiB, and the image takes {-(-size >> 20)} MiB"
+            )
+        if not yes and not _agreed(found.what, image, size):
+            raise Refused("nothing was written")
+        # The claim ends last: a desktop that mounts the card before it was read back would change it.
+        with open(plain, "rb") as source, _exclusive(device, found, kernel) as target:
+            wrote = _write(source.fileno(), target, size)
+            os.fsync(target)
+            _forget(target, size)
+            read = _read_back(device, target, size)
+            if read != wrote:
+                raise Refused(
+                    f"{device} does not give back what was written to it: the card, or its reader, is broken"
+                )
+            with contextlib.suppress(OSError):  # a file has no partitions
+                fcntl.ioctl(target, BLKRRPART)
+    return f"{device}: {size >> 20} MiB written and verified (SHA-256 {wrote[:16]}...)"
 
 
-def describe(device: Path, kernel: Kernel) -> tuple[str, int]:
+@contextlib.contextmanager
+def _plain(image: Path) -> Iterator[Path]:
+    """The image as it goes to the card: what is packed is unpacked first, and so proven before a byte is written."""
+    if not regions.packed(image):
+        yield image
+        return
+    # An image may lie where nothing can be written.
+    beside = image if os.access(image.parent, os.W_OK) else SOMEWHERE
+    with output.workplace(beside) as folder:
+        regions.duplicate(image, folder / output.NAME)
+        yield folder / output.NAME
+
+
+def _check_whole(plain: Path, image: Path) -> None:
+    """Refuses an image that was cut short, as far as a partition table tells; sfdisk wants a plain name."""
+    with output.workplace(SOMEWHERE) as folder:
+        link = folder / output.NAME
+        link.symlink_to(plain.resolve())
+        found = table.look(link)
+        if found is not None:
+            whole.check(link, Table("", table.partitions_of(found, link)), image)
+
+
+def describe(device: Path, kernel: Kernel) -> Target:
     """What would be overwritten, and how much it holds. Refuses what must not be."""
-    if stat.S_ISREG(device.stat().st_mode):
-        return f"the file {device}", device.stat().st_size
+    state = device.stat()
+    if stat.S_ISREG(state.st_mode):
+        return Target(f"the file {device}", state.st_size, 0)
     found = disk.look(disk.number_of(device), kernel)
     disk.check_unused(found, kernel)
-    return f"{device} ({found.model or 'no model known'}, {found.size >> 20} MiB)", found.size
+    what = f"{device} ({found.model or 'no model known'}, {found.size >> 20} MiB)"
+    return Target(what, found.size, state.st_rdev)
 
 
-def _agreed(what: str) -> bool:
+def _agreed(what: str, image: Path, size: int) -> bool:
     if not sys.stdin.isatty():
         raise Refused(
             f"all on {what} would be lost, and nobody is there to agree: say --yes (YES=1)"
         )
-    return input(f"All on {what} will be lost. Type yes to go on: ") == "yes"
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(image.stat().st_mtime))
+    print(f"{image} ({size >> 20} MiB, of {made}) goes to {what}, and all on that is lost.")
+    return input("Type yes to go on: ") == "yes"
 
 
 @contextlib.contextmanager
-def _exclusive(device: Path) -> Iterator[int]:
-    """O_EXCL: the kernel refuses a device that somebody mounted or took meanwhile."""
-    flags = os.O_RDWR | (0 if device.is_file() else os.O_EXCL)
+def _exclusive(device: Path, found: Target, kernel: Kernel) -> Iterator[int]:
+    """O_EXCL: the kernel refuses a device that somebody mounted or took meanwhile, and nobody mounts it until the end."""
+    flags = os.O_RDWR | (os.O_EXCL if found.number else 0)
     try:
         fd = os.open(device, flags)
     except OSError as error:
@@ -76,6 +127,9 @@ def _exclusive(device: Path) -> Iterator[int]:
             raise Refused(f"{device} is in use") from error
         raise
     try:
+        # Between the question and its answer the reader may have got another name.
+        if os.fstat(fd).st_rdev != found.number or describe(device, kernel) != found:
+            raise Refused(f"{device} is not the same any more: nothing was written")
         yield fd
     finally:
         os.close(fd)
@@ -84,11 +138,9 @@ def _exclusive(device: Path) -> Iterator[int]:
 def _write(source: int, target: int, size: int) -> str:
     digest, progress = hashlib.sha256(), Progress("written", size)
     for at in range(0, size, BLOCK):
-        chunk = os.pread(source, BLOCK, at)
+        chunk = regions.read_all(source, min(BLOCK, size - at), at)
         digest.update(chunk)
-        done = 0
-        while done < len(chunk):
-            done += os.pwrite(target, chunk[done:], at + done)
+        regions.write_all(target, chunk, at)
         # Each part for itself: else all waits in RAM, and "written" says nothing.
         os.fdatasync(target)
         progress.show(at + len(chunk))
@@ -102,16 +154,24 @@ def _forget(target: int, size: int) -> None:
         fcntl.ioctl(target, BLKFLSBUF)
 
 
-def _read_back(device: Path, size: int) -> str:
+def _read_back(device: Path, target: int, size: int) -> str:
+    """SHA-256 of the card's first `size` bytes. No block behind them is read: a bad one there is no fault of the image."""
     digest, progress = hashlib.sha256(), Progress("verified", size)
     buffer = mmap.mmap(-1, BLOCK)  # aligned, as O_DIRECT wants it
     fd = _open_direct(device)
     try:
+        if os.fstat(fd).st_rdev != os.fstat(target).st_rdev:
+            raise Refused(f"{device} is not the same any more: it was not read back")
         at = 0
-        while at < size and (count := os.preadv(fd, [buffer], at)):
-            digest.update(buffer[: min(count, size - at)])
+        while at < size:
+            wanted = min(BLOCK, -(-(size - at) // UNIT) * UNIT)
+            with memoryview(buffer) as view, view[:wanted] as part:
+                count = min(os.preadv(fd, [part], at), size - at)
+            if count == 0:
+                break
+            digest.update(buffer[:count])
             at += count
-            progress.show(min(at, size))
+            progress.show(at)
     finally:
         os.close(fd)
         buffer.close()
@@ -126,11 +186,6 @@ def _open_direct(device: Path) -> int:
         if error.errno != errno.EINVAL:
             raise
         return os.open(device, os.O_RDONLY)
-
-
-def _new_partitions(device: Path) -> None:
-    with contextlib.suppress(OSError), _exclusive(device) as fd:
-        fcntl.ioctl(fd, BLKRRPART)
 
 
 class Progress:

@@ -9,10 +9,14 @@ import re
 import shlex
 
 from image.entry import Addition, Entry, arguments
+from image.entry import lines as lines_of
 from image.errors import Refused
 
 PATHS = ("/boot/grub/grub.cfg", "/grub/grub.cfg", "/boot/grub2/grub.cfg", "/grub2/grub.cfg")
 MARK = "# cowflush: added by its `make image`"
+# A file of the owner's that Debian's grub.cfg reads if it is there, and what grub.cfg calls it.
+OWN_NAME = "custom.cfg"
+OWN_FILE = re.compile(r"source\s+\"?\$\{?(?:config_directory|prefix)\}?/custom\.cfg\"?")
 # In grub-mkimage's words (hd0,msdos1), or hd0,1.
 DEVICE = re.compile(r"^\((?:hd0,(?:msdos)?(\d+)|\$root|\$\{root\})\)")
 
@@ -20,7 +24,7 @@ DEVICE = re.compile(r"^\((?:hd0,(?:msdos)?(\d+)|\$root|\$\{root\})\)")
 def _blocks(text: str) -> list[tuple[int, int]]:
     """The top-level menu entries, as ranges of lines: from `menuentry … {` to the `}` that ends it."""
     found, start, depth = [], None, 0
-    for number, line in enumerate(text.splitlines()):
+    for number, line in enumerate(lines_of(text)):
         plain = re.sub(r"\$\{\w+\}|'[^']*'|\"[^\"]*\"|#.*", "", line)
         if depth == 0 and re.match(r"\s*(menuentry|submenu)\b", line):
             start = number
@@ -37,18 +41,78 @@ def _blocks(text: str) -> list[tuple[int, int]]:
 
 def _default(text: str, blocks: list[tuple[int, int]]) -> int:
     """The number of the entry that is started by itself."""
-    lines = text.splitlines()
-    said = re.findall(r"^\s*set\s+default=[\"']?([^\"'\n]*?)[\"']?\s*$", text, re.MULTILINE)
-    plain = [value for value in said if "$" not in value]
-    value = plain[-1] if plain else "0"
-    if value.isdigit():
+    lines = lines_of(text)
+    values = {value for value in map(_default_of, _commands(lines, blocks)) if value}
+    if len(values) > 1:
+        raise Refused(
+            f"grub.cfg: its default is one of {', '.join(sorted(values))}, and it is not said plainly which"
+        )
+    value = values.pop() if values else "0"
+    if value.isdecimal():
         number = int(value)
     else:
         titles = [_title(lines[start]) for start, _ in blocks]
-        number = titles.index(value) if value in titles else -1
+        number = titles.index(value) if titles.count(value) == 1 else -1
     if not 0 <= number < len(blocks):
         raise Refused(f"grub.cfg: its default is {value!r}, and no such entry is there")
+    _check_always_there(lines, blocks, number)
     return number
+
+
+def _commands(lines: list[str], blocks: list[tuple[int, int]]) -> list[str]:
+    """The commands outside of the entries, one each, without comments."""
+    inside = {number for start, end in blocks for number in range(start, end + 1)}
+    outside = [line for number, line in enumerate(lines) if number not in inside]
+    return [command for line in outside for command in _split(line)]
+
+
+def _split(line: str) -> list[str]:
+    """A line's commands. What stands in quotes is no end of one, and no comment."""
+    parts = re.findall(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|(?<=\S)#|[^;#'\"\\])+|;|#.*", line)
+    return [
+        part.strip() for part in parts if part.strip() and part != ";" and not part.startswith("#")
+    ]
+
+
+def _default_of(command: str) -> str:
+    """What a command makes the default; empty where it is none that does."""
+    if re.match(
+        r"(configfile|normal|source|\.|legacy_configfile|extract_entries_\w+|blscfg)(\s|$)", command
+    ):
+        # Debian's own hook for the owner, which plan.py looks for.
+        if not OWN_FILE.fullmatch(command):
+            raise Refused(f"grub.cfg continues in another file ({command})")
+        return ""
+    found = re.search(r"(?:^|\s)default=(.*)$", command)
+    if not found:
+        if re.search(r"(?:^|\s)(?:read|unset)\s.*\bdefault\b", command):
+            raise Refused(f"grub.cfg: its default is not said plainly ({command})")
+        return ""
+    if not re.match(r"(?:(?:if|then|else)\s+)*(?:(?:set|export)\s+)?default=", command):
+        raise Refused(f"grub.cfg: its default is not said plainly ({command})")
+    words = _words(found[1])
+    if len(words) != 1 or not words[0]:
+        raise Refused(f"grub.cfg: its default is not said plainly ({command})")
+    # What `grub-reboot` wants once; the image has not been asked for it. All other variables are what a boot left there.
+    if words[0] in ("$next_entry", "${next_entry}"):
+        return ""
+    if "$" in words[0]:
+        raise Refused(f"grub.cfg: its default is not said plainly ({command})")
+    return words[0]
+
+
+def _check_always_there(lines: list[str], blocks: list[tuple[int, int]], number: int) -> None:
+    """Refuses a default whose number depends on a condition: an entry up to it in an `if`, or in a loop."""
+    depth = 0
+    starts = {start for start, _ in blocks[: number + 1]}
+    for place, line in enumerate(lines[: blocks[number][0] + 1]):
+        if place in starts and depth:
+            raise Refused(
+                "grub.cfg: whether an entry is there depends on a condition, so it is not clear which is started"
+            )
+        for command in _split(line):
+            words = re.findall(r"^(?:(?:then|else|do)\s+)*(if|while|until|for|fi|done)\b", command)
+            depth += sum(-1 if word in ("fi", "done") else 1 for word in words)
 
 
 def _title(line: str) -> str:
@@ -66,7 +130,7 @@ def _words(line: str) -> list[str]:
 
 
 def _body(text: str) -> tuple[str, list[str]]:
-    lines, blocks = text.splitlines(), _blocks(text)
+    lines, blocks = lines_of(text), _blocks(text)
     if not blocks:
         raise Refused("grub.cfg has no menuentry")
     start, end = blocks[_default(text, blocks)]
@@ -119,7 +183,7 @@ def _local(path: str, partition: int) -> str:
 def add(text: str, addition: Addition) -> str:
     """The file with our two entries before all others, and the first of them started by itself."""
     title, body = _body(text)
-    lines, blocks = text.splitlines(), _blocks(text)
+    lines, blocks = lines_of(text), _blocks(text)
     old = _default(text, blocks)
     ours = [MARK]
     for suffix, off in (("cowflush", False), ("cowflush=off: the plain card", True)):

@@ -6,6 +6,7 @@ import bz2
 import lzma
 import struct
 import zlib
+from typing import Protocol
 
 from image import tools
 from image.errors import Refused
@@ -13,6 +14,8 @@ from image.errors import Refused
 HEADER_AT, HEADER = 0x202, b"HdrS"
 # From version 2.08 of the boot protocol on the header says where the packed kernel is.
 VERSION_AT, VERSION = 0x206, 0x0208
+# Where the text of the release is, less 512.
+RELEASE_AT = 0x20E
 SECTORS_AT, PAYLOAD_AT = 0x1F1, 0x248
 # A sentence or a name that is in the kernel only together with the option.
 NEEDS = {
@@ -22,19 +25,50 @@ NEEDS = {
     "CONFIG_BLK_DEV_LOOP": b"loop: module loaded",
     "CONFIG_DEVTMPFS": b"devtmpfs",
 }
+# What a 64-bit kernel needs besides, to run a program of 32 bits: without it /init can't be started, and
+# the kernel panics at each boot. The trace is the name of an option that is made for such programs alone.
+NEEDS_64 = {"CONFIG_IA32_EMULATION": b"vdso32="}
+# The boot protocol's `xloadflags`: bit 0 says that the kernel has 64 bits. From version 2.12 on (Linux 3.8).
+FLAGS_AT, FLAGS_VERSION, HAS_64_BITS = 0x236, 0x020C, 1
 
 
 def missing(image: bytes) -> list[str]:
     """The options that cowflush needs and this kernel lacks. A module counts as missing."""
     content = unpack(image)
-    return [option for option, trace in NEEDS.items() if trace not in content]
+    needs = {**NEEDS, **(NEEDS_64 if has_64_bits(image) else {})}
+    return [option for option, trace in needs.items() if trace not in content]
+
+
+def has_64_bits(image: bytes) -> bool:
+    """Whether a bzImage is a 64-bit kernel."""
+    if _version(image) < FLAGS_VERSION:
+        raise Refused("the kernel is older than Linux 3.8, and does not say whether it has 64 bits")
+    flags: int = struct.unpack_from("<H", image, FLAGS_AT)[0]
+    return bool(flags & HAS_64_BITS)
+
+
+def _version(image: bytes) -> int:
+    """The boot protocol's version."""
+    if len(image) < 0x260 or image[HEADER_AT : HEADER_AT + 4] != HEADER:
+        raise Refused("the kernel is no bzImage for x86")
+    found: int = struct.unpack_from("<H", image, VERSION_AT)[0]
+    return found
+
+
+def release(image: bytes) -> str:
+    """What `uname -r` says of a bzImage."""
+    (place,) = struct.unpack_from("<H", image, RELEASE_AT) if _version(image) else (0,)
+    words = image[place + 512 : place + 512 + 128].split(b"\0")[0].split()
+    return (
+        words[0].decode(errors="replace")
+        if place and words
+        else "of a version that it does not say"
+    )
 
 
 def unpack(image: bytes) -> bytes:
     """The kernel in a bzImage."""
-    if len(image) < 0x260 or image[HEADER_AT : HEADER_AT + 4] != HEADER:
-        raise Refused("the kernel is no bzImage for x86")
-    if struct.unpack_from("<H", image, VERSION_AT)[0] < VERSION:
+    if _version(image) < VERSION:
         raise Refused("the kernel is older than Linux 2.6.24")
     start = (image[SECTORS_AT] or 4) * 512 + 512
     offset, length = struct.unpack_from("<II", image, PAYLOAD_AT)
@@ -42,16 +76,17 @@ def unpack(image: bytes) -> bytes:
 
 
 def _unpacked(payload: bytes) -> bytes:
+    """All of it: what is cut short is no kernel."""
     try:
         match payload[:2]:
             case b"\x1f\x8b":
-                return zlib.decompressobj(31).decompress(payload)
+                return _whole(zlib.decompressobj(31), payload)
             case b"\xfd7":
-                return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(payload)
+                return _whole(lzma.LZMADecompressor(lzma.FORMAT_XZ), payload)
             case b"\x5d\x00":
-                return lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(payload)
+                return _whole(lzma.LZMADecompressor(lzma.FORMAT_ALONE), payload)
             case b"BZ":
-                return bz2.BZ2Decompressor().decompress(payload)
+                return _whole(bz2.BZ2Decompressor(), payload)
             case b"\x28\xb5":
                 return _by_program("zstd", payload)
             case b"\x02\x21" | b"\x04\x22":
@@ -63,11 +98,24 @@ def _unpacked(payload: bytes) -> bytes:
     )
 
 
+class _Unpacker(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _whole(unpacker: _Unpacker, payload: bytes) -> bytes:
+    content = unpacker.decompress(payload)
+    if not unpacker.eof:
+        raise Refused("the kernel can't be unpacked: it is cut short")
+    return content
+
+
 def _by_program(name: str, payload: bytes) -> bytes:
     # The size that the kernel appends is no part of what was packed: the program complains at the end.
     done = tools.run([name, "-dcq"], payload)
     if not done.stdout:
-        raise Refused(
-            f"{name} can't unpack the kernel: {done.stderr.decode(errors='replace').strip()}"
-        )
+        raise Refused(f"{name} can't unpack the kernel: {tools.words(done.stderr)}")
+    if struct.pack("<I", len(done.stdout) & 0xFFFFFFFF) != payload[-4:]:
+        raise Refused("the kernel can't be unpacked: it is cut short")
     return done.stdout

@@ -8,6 +8,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "package" / "openwrt"
 SERVICE = "/etc/init.d/cowflush"
+# What opkg keeps as the owner has it.
+CONFIGURATION = ("/etc/config/cowflush",)
 
 
 @dataclass
@@ -19,7 +21,7 @@ class Package:
     folders: list[str] = field(default_factory=list)
 
 
-def package(program: bytes) -> Package:
+def package(program: bytes, notices: bytes) -> Package:
     """By the same list as the package itself, and with the service enabled."""
     result = Package()
     for line in (FOLDER / "files.list").read_text().splitlines():
@@ -29,7 +31,8 @@ def package(program: bytes) -> Package:
         elif kind == "link":
             result.links[place] = what[0]
         elif kind:
-            content = program if what[0] == "PROGRAM" else (FOLDER / what[0]).read_bytes()
+            made = {"PROGRAM": program, "NOTICES": notices}
+            content = made[what[0]] if what[0] in made else (FOLDER / what[0]).read_bytes()
             result.files.append((place, content, int(kind, 8)))
     script = (FOLDER / "files" / "cowflush.init").read_text()
     for letter, name in (("S", "START"), ("K", "STOP")):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from image import files, grub, kernel, openwrt, syslinux, table, tools
+from image import files, grub, kernel, notices, openwrt, syslinux, table, tools, whole
 from image.entry import INITRAMFS, KERNEL, Addition, Entry, beside
 from image.errors import Refused
 from image.ext import Ext
@@ -18,6 +18,16 @@ from image.table import Partition, Table
 ROOM = 64 << 10
 PROGRAM = "/usr/sbin/cowflush"
 CONFIGURATION = "/etc/cowflush.conf"
+# Of boot loaders that are not understood: where one of them is there too, nothing tells which of them boots.
+NOT_UNDERSTOOD = (
+    "/boot/grub/menu.lst",
+    "/grub/menu.lst",
+    "/boot/grub/grub.conf",
+    "/grub/grub.conf",
+    "/etc/lilo.conf",
+)
+# Where dpkg notes that the package is installed.
+PACKAGED = "/var/lib/dpkg/info/cowflush.list"
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,8 @@ class New:
     initramfs: bytes
     program: bytes
     configuration: bytes
+    # What the licences of the program's parts ask for, packed.
+    notices: Callable[[], bytes]
     # Of a kernel that is added; else the image's own is used.
     kernel: bytes | None = None
     log_bytes: int = 64 << 20
@@ -54,6 +66,8 @@ class Plan:
     disk_id: str
     root: Partition
     log: Partition
+    # The files of root: the same object as the loader's where both are one partition, so that room is counted once.
+    target: Ext
     writes: list[tuple[Files, str, bytes, int]] = field(default_factory=list)
     # In root, by path: where they lead to.
     links: dict[str, str] = field(default_factory=dict)
@@ -86,31 +100,46 @@ class Plan:
         return "\n".join(lines)
 
 
-def make(image: Path, new: New) -> Plan:
-    """Looks at an image, and decides. Nothing is written."""
-    disk = table.read(image)
-    loader = find_loader(image, disk)
+def make(image: Path, new: New, called: Path) -> Plan:
+    """Looks at an image, and decides. It is a copy: what was not shut down is checked, and mended, in it;
+    nothing else is written. `called` is what the person calls the image."""
+    disk = table.read(image, called)
+    whole.check(image, disk, called)
+    for partition in disk.partitions:
+        if whole.is_log(image, partition):
+            raise Refused(
+                f"partition {partition.number} is a flush log already, and a card has one: begin with the image as "
+                "it was before, or flash it as it is"
+            )
+    opened = {found.number: files.open_partition(image, found) for found in disk.partitions}
+    # Before anything is read in them: a damaged one would be misread.
+    notes = [_prepared(found, number) for number, found in opened.items() if isinstance(found, Ext)]
+    loader = find_loader(disk, opened)
     root = partition_of(image, disk, loader.entry.root)
-    kinds = {found.number: files.kind(image, found) for found in disk.partitions}
-    if kinds[root.number] == "squashfs":
+    if files.kind(image, root) == "squashfs":
         raise Refused(
             "its root is a squashfs, which nothing can be added to. Build the image with cowflush's package in it "
             "(package/openwrt/README.md), which covers the writable partition"
         )
-    if kinds[root.number] != "ext":
+    target = opened[root.number]
+    if not isinstance(target, Ext):
         raise Refused(f"partition {root.number}, which is its root, holds no ext2, ext3 or ext4")
-    plan = Plan(image, loader, disk.id, root, table.place(disk, new.log_bytes // SECTOR))
+    if not isinstance(loader.files, Ext):
+        notes.append(_prepared(loader.files, loader.partition.number))
+    log = table.place(disk, new.log_bytes // SECTOR)
+    plan = Plan(image, loader, disk.id, root, log, target)
+    plan.notes += [note for note in notes if note]
     _boot(plan, new)
     _root(plan, new)
     _check_room(plan)
     return plan
 
 
-def find_loader(image: Path, disk: Table) -> Loader:
-    """The one boot loader's configuration that the image has."""
+def find_loader(disk: Table, files_of: Mapping[int, Files | None]) -> Loader:
+    """The one boot loader's configuration that the image has. `files_of` is by a partition's number."""
     found = []
     for partition in disk.partitions:
-        opened = files.open_partition(image, partition)
+        opened = files_of[partition.number]
         if opened:
             paths = [(path, _read_grub) for path in grub.PATHS] + [
                 (path, _read_syslinux) for path in syslinux.PATHS
@@ -124,12 +153,17 @@ def find_loader(image: Path, disk: Table) -> Loader:
         raise Refused(
             "no grub.cfg, extlinux.conf or syslinux.cfg is in its ext and FAT partitions: which boot loader is it?"
         )
-    if len(found) > 1:
-        places = ", ".join(
-            f"{path} in partition {partition.number}" for _, partition, _, path in found
-        )
+    places = [(partition, path) for _, partition, _, path in found]
+    places += [
+        (partition, path)
+        for partition in disk.partitions
+        for path in NOT_UNDERSTOOD
+        if (opened := files_of[partition.number]) and opened.read(path) is not None
+    ]
+    if len(places) > 1:
+        names = ", ".join(f"{path} in partition {partition.number}" for partition, path in places)
         raise Refused(
-            f"several boot loader configurations are there, and it is not clear which counts: {places}"
+            f"several boot loader configurations are there, and it is not clear which counts: {names}"
         )
     read, partition, opened, path = found[0]
     return read(partition, opened, path)
@@ -141,6 +175,9 @@ def _text(opened: Files, path: str) -> str:
 
 def _read_grub(partition: Partition, opened: Files, path: str) -> Loader:
     text = _text(opened, path)
+    own = beside(path, grub.OWN_NAME)
+    if grub.OWN_NAME in text and opened.read(own) is not None:
+        raise Refused(f"grub.cfg continues in another file ({own})")
     entry = grub.parse(text, partition.number)
     return Loader(
         "GRUB", partition, opened, path, text, entry, lambda addition: grub.add(text, addition)
@@ -164,8 +201,6 @@ def _read_syslinux(partition: Partition, opened: Files, path: str) -> Loader:
 def _boot(plan: Plan, new: New) -> None:
     """The kernel, the initramfs and the entries."""
     loader, entry = plan.loader, plan.loader.entry
-    if isinstance(loader.files, Ext):
-        loader.files.check_writable(f"partition {loader.partition.number}")
     own = loader.files.read(entry.kernel)
     if own is None:
         raise Refused(
@@ -174,7 +209,7 @@ def _boot(plan: Plan, new: New) -> None:
     if entry.initrds and new.kernel is None:
         raise Refused(
             f"it boots with an initramfs of its own ({entry.initrds[0]}), so the card's driver may be a module, which "
-            "cowflush's does not load. On Debian and Voyage install the package instead (`make deb`), or add a kernel "
+            "cowflush's does not load. On Debian install the package instead (`make deb`), or add a kernel "
             "that has all built in with BOARD="
         )
     lacking = kernel.missing(new.kernel if new.kernel is not None else own)
@@ -205,19 +240,23 @@ def _boot(plan: Plan, new: New) -> None:
 
 def _root(plan: Plan, new: New) -> None:
     """The program, and on OpenWrt all of its package. Elsewhere, who calls it is the system's own affair."""
-    root = Ext(plan.image, plan.root.offset)
-    root.check_writable(f"root (partition {plan.root.number})")
-    # The same object where both are one: the room is counted once.
-    target = plan.loader.files if plan.loader.partition == plan.root else root
+    root = plan.target
     if root.read("/etc/openwrt_release") is not None:
-        package = openwrt.package(new.program)
-        plan.writes += [(target, path, content, mode) for path, content, mode in package.files]
+        package = openwrt.package(new.program, new.notices())
+        for path, content, mode in package.files:
+            _place(plan, path, content, mode, owners=path in openwrt.CONFIGURATION)
         plan.links.update(package.links)
-        plan.folders += [path for path in package.folders if not root.is_directory(path)]
+        # A link to a folder will do: /run is one on a router that has run once.
+        plan.folders += [path for path in package.folders if not root.exists(path)]
         return
-    plan.writes.append((target, PROGRAM, new.program, 0o755))
-    if root.read(CONFIGURATION) is None:
-        plan.writes.append((target, CONFIGURATION, new.configuration, 0o644))
+    if root.exists(PACKAGED):
+        raise Refused(
+            "cowflush's package is installed in it, and dpkg looks after its files: begin with the image as it was "
+            "before, or make a log in it as the README says, and flash it as it is"
+        )
+    _place(plan, PROGRAM, new.program, 0o755)
+    _place(plan, notices.PLACE, new.notices(), 0o644)
+    _place(plan, CONFIGURATION, new.configuration, 0o644, owners=True)
     if root.read("/etc/debian_version") is not None:
         plan.notes.append(
             "Debian: the next update-grub drops the entries; the package (`make deb`) stays"
@@ -226,6 +265,19 @@ def _root(plan: Plan, new: New) -> None:
         plan.notes.append(
             "let the system run `cowflush daemon`, and `cowflush stop --shutdown` as its last step"
         )
+
+
+def _prepared(opened: Files, number: int) -> str:
+    """Sees to it that a filesystem is in order; says so where it was not."""
+    return opened.prepare(f"partition {number}")
+
+
+def _place(plan: Plan, path: str, content: bytes, mode: int, *, owners: bool = False) -> None:
+    """A file in root. What is its owner's to change stays as the base has it."""
+    if owners and plan.target.exists(path):
+        plan.notes.append(f"the image's own {path} stays")
+    else:
+        plan.writes.append((plan.target, path, content, mode))
 
 
 def _check_room(plan: Plan) -> None:

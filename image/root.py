@@ -41,10 +41,12 @@ def _by_disk(disk: Table, value: str) -> int:
 
 def _by_filesystem(image: Path, disk: Table, key: str, value: str) -> int:
     name = {"UUID": "Filesystem UUID", "LABEL": "Filesystem volume name"}[key]
-    for partition in disk.partitions:
-        if (
-            files.kind(image, partition) == "ext"
-            and Ext(image, partition.offset).superblock().get(name) == value
-        ):
-            return partition.number
-    return 0
+    found = [
+        partition.number
+        for partition in disk.partitions
+        if files.kind(image, partition) == "ext"
+        and Ext(image, partition.offset).superblock().get(name) == value
+    ]
+    if len(found) > 1:
+        raise Refused(f"root={key}={value} names several of the image's partitions")
+    return found[0] if found else 0

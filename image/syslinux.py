@@ -1,11 +1,16 @@
-"""The configuration of SYSLINUX and EXTLINUX: finds the label that is started by itself, and adds two of ours."""
+"""The configuration of SYSLINUX and EXTLINUX: finds the label that is started by itself, and adds two of ours.
+
+Only what is said plainly is understood. All else is refused: a guess here is a router that doesn't boot.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from image.entry import Addition, Entry, arguments
+from image.entry import lines as lines_of
 from image.errors import Refused
 
 FOLDERS = ("/boot/extlinux", "/extlinux", "/boot/syslinux", "/syslinux", "/boot", "")
@@ -14,6 +19,19 @@ PATHS = tuple(
 )
 MARK = "# cowflush: added by its `make image`"
 LABEL = "cowflush"
+# Of the whole file.
+COMMON = {"DEFAULT", "ONTIMEOUT", "UI"}
+# Of a label, or before all labels of each that has none of its own.
+OF_LABEL = {"APPEND", "INITRD", "KERNEL", "LINUX"}
+# What starts something else than Linux.
+OTHER_KERNELS = {"BOOT", "BSS", "PXE", "FDIMAGE", "COMBOOT", "COM32", "LOCALBOOT"}
+# What changes nothing of what is started.
+IGNORED = {
+    "ALLOWOPTIONS", "CONSOLE", "DISPLAY", "FDT", "FDTDIR", "FONT", "IMPLICIT", "IPAPPEND", "KBDMAP", "NOCOMPLETE",
+    "NOESCAPE", "NOHALT", "ONERROR", "PATH", "PROMPT", "SAY", "SENDCOOKIES", "SERIAL", "SYSAPPEND", "TIMEOUT",
+    "TOTALTIMEOUT", *(f"F{number}" for number in range(13)),
+}  # fmt: skip
+CONTINUES = {"INCLUDE", "CONFIG", "MENU INCLUDE"}
 
 
 @dataclass
@@ -23,49 +41,107 @@ class _Label:
     default: bool = False
 
 
-def _directives(text: str) -> list[tuple[str, str]]:
-    """Each line's directive, in capitals, and its value. MENU's directives have two words."""
-    found = []
-    for line in text.splitlines():
-        word, _, value = line.strip().partition(" ")
-        word, value = word.upper(), value.strip()
+@dataclass(frozen=True)
+class _Line:
+    """A line: its directive in capitals, of two words where it is MENU's, and what follows. Neither has a comment,
+    an empty line, or what a TEXT holds."""
+
+    text: str
+    word: str = ""
+    value: str = ""
+
+
+def _lines(text: str) -> Iterator[_Line]:
+    ends = ""
+    for line in lines_of(text):
+        word, value = _cut(line)
+        if ends:
+            ends = "" if word == ends else ends
+            yield _Line(line)
+            continue
         if word == "MENU":
-            second, _, value = value.partition(" ")
-            word, value = f"MENU {second.upper()}", value.strip()
-        if word and not word.startswith("#"):
-            found.append((word, value))
-    return found
+            second, value = _cut(value)
+            word = f"MENU {second}"
+        if word == "TEXT":
+            ends = "ENDTEXT"
+        yield _Line(line) if not word or word.startswith("#") else _Line(line, word, value)
+
+
+def _cut(text: str) -> tuple[str, str]:
+    """The first word in capitals, and the rest. SYSLINUX takes any blank between them."""
+    word, *rest = text.split(maxsplit=1) or [""]
+    return word.upper(), rest[0].strip() if rest else ""
 
 
 def _labels(text: str) -> tuple[dict[str, str], list[_Label]]:
-    """What stands before the first label, and the labels."""
+    """What stands before the first label, or is of the whole file, and the labels."""
     common: dict[str, str] = {}
     labels: list[_Label] = []
-    for word, value in _directives(text):
-        if word in ("INCLUDE", "CONFIG", "MENU INCLUDE"):
+    for line in _lines(text):
+        word, value = line.word, line.value
+        if word in CONTINUES:
             raise Refused(
                 f"the boot loader's configuration continues in another file ({word} {value})"
             )
+        if word == "MENU BEGIN":
+            raise Refused("the boot loader's configuration has a menu in its menu (MENU BEGIN)")
         if word == "LABEL":
             labels.append(_Label(value))
         elif word == "MENU DEFAULT" and labels:
             labels[-1].default = True
-        elif word in ("DEFAULT", "ONTIMEOUT", "TIMEOUT", "PROMPT", "UI"):
+        elif word in COMMON:
+            if common.get(word, value) != value:
+                raise Refused(
+                    f"the boot loader's configuration says {word} twice, and not the same"
+                )
             common[word] = value
-        else:
+        elif word in OF_LABEL | OTHER_KERNELS | {"MENU LABEL"}:
             (labels[-1].values if labels else common)[word] = value
+        elif word and word not in IGNORED | {"TEXT"} and not word.startswith("MENU "):
+            raise Refused(
+                f"the boot loader's configuration has a line that is not understood: {line.text.strip()}"
+            )
     if not labels:
         raise Refused("the boot loader's configuration has no LABEL")
+    names = [label.name.lower() for label in labels]
+    if len(set(names)) < len(names):
+        raise Refused("the boot loader's configuration has two labels of one name")
     return common, labels
 
 
+def _is_menu(common: dict[str, str]) -> bool:
+    """Whether a menu's program reads the file again, and has rules of its own."""
+    return _program(common.get("UI", "")) or _program(common.get("DEFAULT", ""))
+
+
+def _program(value: str) -> bool:
+    return value.lower().partition(" ")[0].endswith(".c32")
+
+
 def _default(common: dict[str, str], labels: list[_Label]) -> _Label:
-    marked = next((label for label in labels if label.default), None)
-    if marked:
-        return marked
+    """The label that is started when nobody types anything."""
+    menu = _is_menu(common)
+    marked = [label for label in labels if label.default] if menu else []
+    if len(marked) > 1:
+        raise Refused("the boot loader's configuration has several labels with MENU DEFAULT")
     name = common.get("DEFAULT", "")
-    if not name or name.lower().endswith(".c32"):
-        return labels[0]
+    if marked:
+        found = marked[0]
+    elif name and not _program(name):
+        found = _named(name, labels)
+    elif menu:
+        found = labels[0]
+    else:
+        raise Refused("the boot loader's configuration starts nothing by itself: it has no DEFAULT")
+    late = common.get("ONTIMEOUT", "")
+    if late and _named(late, labels) is not found:
+        raise Refused(
+            f"the boot loader's configuration starts {late!r} after a while, and {found.name!r} before"
+        )
+    return found
+
+
+def _named(name: str, labels: list[_Label]) -> _Label:
     named = next((label for label in labels if label.name.lower() == name.lower()), None)
     if not named:
         raise Refused(
@@ -83,7 +159,12 @@ def parse(text: str, folder: str) -> Entry:
     common, labels = _labels(text)
     label = _default(common, labels)
     kernel = label.values.get("LINUX") or label.values.get("KERNEL", "")
-    if not kernel or kernel.lower().endswith((".c32", ".bin", ".0")):
+    other = OTHER_KERNELS & set(label.values)
+    if (
+        other
+        or not kernel
+        or kernel.lower().endswith((".c32", ".bin", ".0", ".bs", ".bss", ".com", ".cbt", ".img"))
+    ):
         raise Refused(f"the label {label.name!r} starts no Linux kernel")
     words = tuple(label.values.get("APPEND", common.get("APPEND", "")).split())
     words = () if words == ("-",) else words
@@ -98,7 +179,7 @@ def parse(text: str, folder: str) -> Entry:
 
 
 def _absolute(path: str, folder: str) -> str:
-    if not re.fullmatch(r"[\w./+-]+", path):
+    if not re.fullmatch(r"[\w./+-]+", path, re.ASCII):
         raise Refused(
             f"the boot loader's configuration names a file that is not said plainly: {path}"
         )
@@ -108,14 +189,12 @@ def _absolute(path: str, folder: str) -> str:
 def add(text: str, entry: Entry, addition: Addition) -> str:
     """The file with our two labels, and the first of them started by itself."""
     common, _ = _labels(text)
-    menu = common.get("DEFAULT", "").lower().endswith(".c32")
-    lines = []
-    for line in text.splitlines():
-        word = " ".join(line.split()[:2]).upper()
-        first = word.split(" ")[0]
-        if word == "MENU DEFAULT" or first == "ONTIMEOUT" or (first == "DEFAULT" and not menu):
-            continue
-        lines.append(line)
+    menu = _program(common.get("DEFAULT", ""))
+    lines = [
+        line.text
+        for line in _lines(text)
+        if line.word not in ("MENU DEFAULT", "ONTIMEOUT") and (line.word != "DEFAULT" or menu)
+    ]
     top = [] if menu else [f"DEFAULT {LABEL}"]
     ours = [MARK]
     for name, suffix, off in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from image import tools
 from image.errors import Refused
@@ -55,32 +56,46 @@ class Table:
         return max(partition.end for partition in self.partitions)
 
 
-def read(image: Path) -> Table:
-    done = tools.run(["sfdisk", "-J", image])
-    if done.returncode:
-        raise Refused(f"{image} has no partition table: is it the image of a whole card?")
-    found = json.loads(done.stdout)["partitiontable"]
+def read(image: Path, called: Path | None = None) -> Table:
+    """An image's table. `called` is what the person calls the image."""
+    called = called or image
+    found = look(image)
+    if found is None:
+        raise Refused(f"{called} has no partition table: is it the image of a whole card?")
     label = found["label"]
     # Where the GPT itself can't be read, or both are used, only its entry in the other one tells.
     if any(entry.get("type") == PROTECTIVE for entry in found.get("partitions", [])):
         label = "gpt"
     if label != "dos":
         raise Refused(
-            f"{image} has a {label.upper()} partition table, as images for EFI have. Only those that boot "
+            f"{called} has a {label.upper()} partition table, as images for EFI have. Only those that boot "
             'by BIOS, with a DOS one, are understood: take the image without "efi" in its name'
         )
-    partitions = tuple(
-        Partition(_number(entry["node"], image), entry["start"], entry["size"])
-        for entry in found.get("partitions", [])
-    )
+    partitions = partitions_of(found, image)
     if not partitions:
-        raise Refused(f"{image} has no partitions")
+        raise Refused(f"{called} has no partitions")
     return Table(found["id"].removeprefix("0x"), partitions)
 
 
-def _number(node: str, image: Path) -> int:
+def look(image: Path) -> dict[str, Any] | None:
+    """What sfdisk says of a table, of whatever kind; None where there is none."""
+    done = tools.run(["sfdisk", "-J", image.name], cwd=image.parent)
+    if done.returncode:
+        return None
+    found: dict[str, Any] = json.loads(done.stdout)["partitiontable"]
+    return found
+
+
+def partitions_of(found: dict[str, Any], image: Path) -> tuple[Partition, ...]:
     """sfdisk names partitions like devices; a `p` stands between where a name ends in a digit."""
-    return int(node.removeprefix(str(image)).removeprefix("p"))
+    return tuple(
+        Partition(
+            int(entry["node"].removeprefix(image.name).removeprefix("p")),
+            entry["start"],
+            entry["size"],
+        )
+        for entry in found.get("partitions", [])
+    )
 
 
 def place(table: Table, size: int) -> Partition:
@@ -101,12 +116,13 @@ def place(table: Table, size: int) -> Partition:
 def add(image: Path, partition: Partition) -> None:
     """Enters a partition of the flush log's type; the others stay as they are."""
     line = f"{partition.number}: start={partition.start}, size={partition.size}, type={LOG_TYPE}\n"
-    tools.ok(
-        ["sfdisk", "--quiet", "--append", "--no-reread", "--no-tell-kernel", image], line.encode()
-    )
+    command = ["sfdisk", "--quiet", "--append", "--no-reread", "--no-tell-kernel", image.name]
+    tools.ok(command, line.encode(), cwd=image.parent)
+    if read(image).partition(partition.number) != partition:
+        raise Refused(f"sfdisk did not make partition {partition.number} where it belongs")
 
 
 def make(image: Path, script: str) -> Table:
     """A new table, by sfdisk's own script."""
-    tools.ok(["sfdisk", "--quiet", image], script.encode())
+    tools.ok(["sfdisk", "--quiet", image.name], script.encode(), cwd=image.parent)
     return read(image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from image.errors import Refused
@@ -12,17 +12,42 @@ from image.errors import Refused
 PACKAGES = {
     "debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "mke2fs": "e2fsprogs", "e2fsck": "e2fsprogs",
     "sfdisk": "fdisk", "mtype": "mtools", "mcopy": "mtools", "minfo": "mtools", "mdir": "mtools",
-    "grub-mkimage": "grub-common", "grub-script-check": "grub-common", "fakeroot": "fakeroot", "zstd": "zstd", "lz4": "lz4",
+    "grub-mkimage": "grub-common", "grub-script-check": "grub-common", "zstd": "zstd", "lz4": "lz4",
 }  # fmt: skip
-# A user's PATH in Debian has no sbin. The same time gives the same filesystems.
-ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
+# What `run` returns.
+Done = subprocess.CompletedProcess[bytes]
+# Nothing of the person's own: an mke2fs.conf, a .mtoolsrc or an option in a variable would change
+# what is made. A user's PATH in Debian has no sbin.
+ENVIRONMENT = {
+    "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+    "LC_ALL": "C",
+    "TZ": "UTC",
+    "HOME": "/nonexistent",
+    "MKE2FS_CONFIG": str(Path(__file__).with_name("mke2fs.conf")),
+    "MTOOLSRC": "/dev/null",
+    "MTOOLS_SKIP_CHECK": "1",
+}
 
 
-def run(command: Sequence[str | Path], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Runs a program to its end, whatever it returns."""
+def run(
+    command: Sequence[str | Path],
+    stdin: bytes = b"",
+    *,
+    cwd: Path | None = None,
+    more: Mapping[str, str] | None = None,
+) -> Done:
+    """Runs a program to its end, whatever it returns; `more` goes to its environment.
+
+    Programs take more of a name than a file (debugfs a `?`, mtools an `@@`, debugfs's script a quote), so
+    they get plain names only, in a folder of ours, `cwd`.
+    """
     try:
         return subprocess.run(
-            [*map(str, command)], input=stdin, capture_output=True, env=ENVIRONMENT
+            [*map(str, command)],
+            input=stdin,
+            capture_output=True,
+            env={**ENVIRONMENT, **(more or {})},
+            cwd=cwd,
         )
     except FileNotFoundError as error:
         name = Path(command[0]).name
@@ -34,13 +59,21 @@ def run(command: Sequence[str | Path], stdin: bytes = b"") -> subprocess.Complet
         raise Refused(f"{name} is missing: {advice}") from error
 
 
-def ok(command: Sequence[str | Path], stdin: bytes = b"") -> bytes:
+def ok(
+    command: Sequence[str | Path],
+    stdin: bytes = b"",
+    *,
+    cwd: Path | None = None,
+    more: Mapping[str, str] | None = None,
+) -> bytes:
     """Its output; a failure is an error with its words."""
-    done = run(command, stdin)
+    done = run(command, stdin, cwd=cwd, more=more)
     if done.returncode:
-        said = (
-            done.stderr.decode(errors="replace").strip()
-            or done.stdout.decode(errors="replace").strip()
-        )
+        said = words(done.stderr) or words(done.stdout)
         raise Refused(f"{Path(command[0]).name} failed ({done.returncode}): {said}")
     return done.stdout
+
+
+def words(output: bytes) -> str:
+    """What a program said, as text."""
+    return output.decode(errors="replace").strip()

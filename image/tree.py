@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from pathlib import Path
 
-from image import tools
+from image import notices, tools
 
 SCRIPTS = Path(__file__).parent / "rootfs"
 FOLDERS = (
@@ -27,8 +28,11 @@ FOLDERS = (
 OWN = {"usr/sbin/flusher"}
 
 
-def fill(tree: Path, build: Path, boot: dict[str, bytes], configuration: Path) -> None:
-    """Lays the system out in the folder `tree`. `build` is where the programs are, `boot` what goes to /boot."""
+def fill(
+    tree: Path, build: Path, boot: dict[str, bytes], configuration: Path, notice: bytes
+) -> None:
+    """Lays the system out in the folder `tree`. `build` is where the programs are, `boot` what goes to /boot;
+    `notice` is what the licences of all of it ask for."""
     for folder in FOLDERS:
         (tree / folder).mkdir(parents=True)
     shutil.copytree(SCRIPTS, tree, dirs_exist_ok=True)
@@ -39,7 +43,34 @@ def fill(tree: Path, build: Path, boot: dict[str, bytes], configuration: Path) -
     (tree / "etc/mtab").symlink_to("/proc/mounts")
     for name, content in boot.items():
         (tree / "boot" / name).write_bytes(content)
+    place = tree / notices.PLACE.lstrip("/")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(notice)
     _modes(tree)
+
+
+def script(tree: Path, name: str) -> list[str]:
+    """debugfs's commands that put all of it into an empty filesystem, in the order of the names. `name` is the
+    folder's own, as debugfs sees it. All is root's."""
+    lines = []
+    for path in sorted(tree.rglob("*")):
+        inside = f"/{path.relative_to(tree)}"
+        if path.is_symlink():
+            lines.append(f'symlink "{inside}" "{path.readlink()}"')
+            continue
+        kind = stat.S_IFDIR if path.is_dir() else stat.S_IFREG
+        if path.is_dir():
+            lines.append(f'mkdir "{inside}"')
+        else:
+            lines += [
+                f'cd "{Path(inside).parent}"',
+                f'write "{name}{inside}" "{path.name}"',
+                "cd /",
+            ]
+        mode = stat.S_IMODE(path.stat().st_mode) | kind
+        lines += [f'sif "{inside}" {field}' for field in (f"mode 0{mode:o}", "uid 0", "gid 0")]
+    nodes = ["cd /dev", "mknod console c 5 1", "mknod null c 1 3", "cd /"]
+    return [*lines, *nodes]
 
 
 def _busybox(tree: Path, program: Path) -> None:

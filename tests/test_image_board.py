@@ -6,12 +6,15 @@ tests' kernel in its place the image can be looked at, and booted, without it.
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from vm import artefacts, flushlog, images
+from vm import artefacts, flushlog, images, local, sparse
 from vm.card import Card
 from vm.lab import Lab
 from vm.machine import VM
@@ -62,6 +65,47 @@ def test_partitions_are_aligned_and_the_console_has_the_board_s_rate(
     assert log.whole and log.segments == [] and log.header.root_sectors == fresh.root.size
     uuid = fresh.fs().superblock()["Filesystem UUID"]
     assert log.header.root_uuid.hex() == uuid.replace("-", "")
+
+
+def test_the_same_sources_give_the_same_image(with_our_kernel: Path, tmp_path: Path) -> None:
+    """Whatever the folder, the umask, the zone, and the settings of the machine's own mke2fs and mtools."""
+    (tmp_path / "mke2fs.conf").write_text(
+        "[defaults]\n\tinode_size = 128\n\tbase_features = filetype\n"
+    )
+    again = tmp_path / "some where" / "other name.img"
+    run = local.run(
+        ["sh", "-c", 'umask 077; exec "$@"', "-", sys.executable, "-m", "image", "board", "alix2",
+         "--kernel", artefacts.kernel(OURS), "--out", again],
+        cwd=artefacts.TOP,
+        capture_output=True,
+        env={**os.environ, "TZ": "Asia/Tokyo", "MKE2FS_CONFIG": f"{tmp_path}/mke2fs.conf", "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert again.stat().st_size == with_our_kernel.stat().st_size
+    assert sparse.differing_sectors(again, with_our_kernel) == []
+
+
+def test_another_root_has_another_log(with_our_kernel: Path, tmp_path: Path) -> None:
+    """The log's UUID and numbers come from what is in root: two images must not have the same."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(artefacts.kernel(OURS).read_bytes() + b"x")
+    other = tmp_path / "other.img"
+    images.done("board", "alix2", "--kernel", kernel, "--out", other)
+    one, two = (flushlog.FlushLog(Card(path)).header for path in (with_our_kernel, other))
+    assert one.root_uuid == two.root_uuid and one.uuid != two.uuid
+
+
+def test_the_licences_of_all_its_parts_are_in_it(with_our_kernel: Path) -> None:
+    packed = Card(with_our_kernel).read("/usr/share/doc/cowflush/third-party.gz")
+    text = gzip.decompress(packed).decode()
+    for words in ("argh 0", "syslog 7", "musl (MIT)", "Rust's standard library", "Linux 6.1.", "BusyBox v1", "GRUB 2",
+                  "written offer", "snapshot.debian.org"):  # fmt: skip
+        assert words in text
+    # Each text once: GPL 2 and GPL 3.
+    assert (
+        text.count("TERMS AND CONDITIONS FOR COPYING") == 1
+        and text.count("Version 3, 29 June 2007") == 1
+    )
 
 
 @pytest.mark.parametrize("image", [REAL], indirect=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -92,6 +94,82 @@ def test_an_entry_that_is_not_the_first_is_the_one() -> None:
     )
 
 
+TWO = """menuentry "a" {
+  linux /a root=/dev/sda1
+}
+menuentry "b" {
+  linux /b root=/dev/sda1
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "starts"),
+    [
+        ("", "/a"),
+        ("set default=1", "/b"),
+        ("default=1", "/b"),
+        ("set\tdefault=1", "/b"),
+        ("set default=1 # the second", "/b"),
+        ("set timeout=3; set default=1", "/b"),
+        ("set timeout=3;default=1;set color=2", "/b"),
+        ("export default=1", "/b"),
+        ("set default='b'", "/b"),
+        ("if [ -s $prefix/grubenv ]; then load_env; fi\nset default=1", "/b"),
+        ("# default=0\nset default=1", "/b"),
+        ("echo 'default=0'\nset default=1", "/b"),
+        ("set default=1\nset default=1", "/b"),
+        ("set prefixed_default=0\nset default=1", "/b"),
+    ],
+)
+def test_each_way_to_say_grub_s_default(said: str, starts: str) -> None:
+    assert grub.parse(f"{said}\n{TWO}", 1).kernel == starts
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ('set default="${saved_entry}"', "not said plainly"),
+        ("set default=$saved_entry", "not said plainly"),
+        ("default=${saved_entry}", "not said plainly"),
+        ("set default=${next_entry}x", "not said plainly"),
+        ("set default=", "not said plainly"),
+        ("set default=1 2", "not said plainly"),
+        ("if true; then set default=1; else set default=0; fi", "one of 0, 1"),
+        ("set default=1\nset default=0", "one of 0, 1"),
+        ("cmp a b && set default=1", "not said plainly"),
+        ("read default", "not said plainly"),
+        ("set default=1>0", "no such entry"),
+        ("source /boot/grub/more.cfg", "another file"),
+        (". /boot/grub/more.cfg", "another file"),
+        ("configfile $prefix/more.cfg", "another file"),
+        ("blscfg", "another file"),
+    ],
+)
+def test_a_default_that_is_not_plain_is_refused(said: str, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        grub.parse(f"{said}\n{TWO}", 1)
+
+
+def test_an_entry_that_may_not_be_there_makes_numbers_doubtful() -> None:
+    sometimes = 'if [ -e /x ]; then\nmenuentry "x" {\n  linux /x root=/dev/sda1\n}\nfi\n'
+    with pytest.raises(Refused, match="depends on a condition"):
+        grub.parse(sometimes + TWO, 1)
+    # Behind the one that is started it changes nothing.
+    assert grub.parse(TWO + sometimes, 1).kernel == "/a"
+
+
+def test_debian_s_hook_for_the_owner_is_known() -> None:
+    """Whether there is such a file is looked at in the image."""
+    hook = """if [ -f  ${config_directory}/custom.cfg ]; then
+  source ${config_directory}/custom.cfg
+elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
+  source $prefix/custom.cfg
+fi
+"""
+    assert grub.parse(TWO + hook, 1).kernel == "/a"
+
+
 @pytest.mark.parametrize("text", ["OPENWRT", "VOYAGE", "GENERATED"])
 def test_grub_itself_can_read_the_result(text: str) -> None:
     added = grub.add(globals()[text], ADDITION).encode()
@@ -150,7 +228,7 @@ def test_a_name_of_the_card_that_is_gone_is_replaced() -> None:
     addition = Addition("/k", "/i", root="PARTUUID=c0f1a0de-01")
     text = 'menuentry "x" {\n  linux /old root=/dev/hda1 ro\n}\n'
     assert grub.add(text, addition).count("  linux /k root=PARTUUID=c0f1a0de-01 ro") == 2
-    text = "LABEL x\n  KERNEL old\n  APPEND root=/dev/hda1 ro\n"
+    text = "DEFAULT x\nLABEL x\n  KERNEL old\n  APPEND root=/dev/hda1 ro\n"
     added = syslinux.add(text, syslinux.parse(text, ""), addition)
     assert (
         added.count("  APPEND root=PARTUUID=c0f1a0de-01 ro") == 2
@@ -173,8 +251,22 @@ def test_a_menu_of_syslinux_stays_a_menu() -> None:
         ("PROMPT 1\n", "no LABEL"),
         ("INCLUDE other.cfg\nLABEL a\n KERNEL k\n", "another file"),
         ("DEFAULT b\nLABEL a\n KERNEL k\n", "no such label"),
-        ("LABEL a\n KERNEL chain.c32\n", "no Linux kernel"),
-        ("LABEL a\n KERNEL tftp://x/k\n", "not said plainly"),
+        ("DEFAULT a\nLABEL a\n KERNEL chain.c32\n", "no Linux kernel"),
+        ("DEFAULT a\nLABEL a\n KERNEL k\n LOCALBOOT 0\n", "no Linux kernel"),
+        ("DEFAULT a\nLABEL a\n KERNEL tftp://x/k\n", "not said plainly"),
+        # Nothing here says which label is started, so none may be taken.
+        ("LABEL a\n KERNEL k\n", "starts nothing by itself"),
+        ("LABEL a\n KERNEL k\nLABEL b\n MENU DEFAULT\n KERNEL l\n", "starts nothing by itself"),
+        ("DEFAULT a b\nLABEL a\n KERNEL k\n", "no such label"),
+        ("DEFAULT a\nDEFAULT b\nLABEL a\n KERNEL k\nLABEL b\n KERNEL l\n", "DEFAULT twice"),
+        ("DEFAULT a\nONTIMEOUT b\nLABEL a\n KERNEL k\nLABEL b\n KERNEL l\n", "after a while"),
+        ("DEFAULT a\nLABEL a\n KERNEL k\nLABEL A\n KERNEL l\n", "two labels of one name"),
+        ("DEFUALT a\nLABEL a\n KERNEL k\n", "not understood: DEFUALT a"),
+        ("UI menu.c32\nMENU BEGIN\nLABEL a\n KERNEL k\nMENU END\n", "a menu in its menu"),
+        (
+            "UI menu.c32\nLABEL a\n MENU DEFAULT\n KERNEL k\nLABEL b\n MENU DEFAULT\n KERNEL l\n",
+            "several labels",
+        ),
         (f"{syslinux.MARK}\nLABEL a\n KERNEL k\n", "already"),
     ],
 )
@@ -183,10 +275,47 @@ def test_what_syslinux_configuration_is_refused(text: str, why: str) -> None:
         syslinux.parse(text, "")
 
 
+@pytest.mark.parametrize("blank", ["\t", "  \t ", "\x0b"], ids=["tab", "mixed", "vertical tab"])
+def test_syslinux_takes_any_blank_behind_a_word(blank: str) -> None:
+    text = SYSLINUX.replace("LABEL voyage", "LABEL memtest2\n  KERNEL m\nLABEL voyage", 1)
+    text = "\n".join(
+        line.replace("DEFAULT ", f"DEFAULT{blank}", 1).replace("KERNEL ", f"KERNEL{blank}", 1)
+        for line in text.split("\n")
+    )
+    # The first label is another one.
+    assert syslinux.parse(text, "/syslinux").kernel == "/syslinux/vmlinuz"
+
+
+def test_no_other_sign_ends_a_line() -> None:
+    """What Unicode takes for one would be two lines in the result."""
+    odd = "menuentry 'a\x85b\u2028c' {\n  linux /a root=/dev/sda1\n}\n"
+    assert odd in grub.add(odd, ADDITION)
+    text = "DEFAULT a\nLABEL a\n MENU LABEL x\x0cy\n KERNEL /a\n"
+    assert " MENU LABEL x\x0cy\n" in syslinux.add(text, syslinux.parse(text, ""), ADDITION)
+
+
+def test_a_text_for_people_is_no_configuration() -> None:
+    text = (
+        "UI menu.c32\nLABEL a\n KERNEL /a\n TEXT HELP\n DEFAULT b\n ENDTEXT\nLABEL b\n KERNEL /b\n"
+    )
+    entry = syslinux.parse(text, "")
+    assert entry.kernel == "/a"
+    assert " DEFAULT b\n" in syslinux.add(text, entry, ADDITION)
+
+
+def test_a_menu_s_mark_counts_only_where_there_is_a_menu() -> None:
+    labels = "LABEL a\n KERNEL /a\nLABEL b\n MENU DEFAULT\n KERNEL /b\n"
+    assert syslinux.parse(f"DEFAULT a\n{labels}", "").kernel == "/a"
+    assert syslinux.parse(f"DEFAULT a\nUI menu.c32\n{labels}", "").kernel == "/b"
+    assert (
+        syslinux.parse("UI menu.c32\nLABEL a\n KERNEL /a\nLABEL b\n KERNEL /b\n", "").kernel == "/a"
+    )
+
+
 Pack = Callable[[bytes], bytes]
 
 
-def image_of(content: bytes, pack: Pack) -> bytes:
+def image_of(content: bytes, pack: Pack, *, bits: int = 32) -> bytes:
     """A bzImage that holds `content`, as the boot protocol has it."""
     payload = pack(content)
     image = bytearray(1024)
@@ -194,6 +323,8 @@ def image_of(content: bytes, pack: Pack) -> bytes:
     image[kernels.HEADER_AT : kernels.HEADER_AT + 4] = kernels.HEADER
     struct.pack_into("<H", image, kernels.VERSION_AT, 0x020F)
     struct.pack_into("<II", image, kernels.PAYLOAD_AT, 16, len(payload))
+    # XLF_KERNEL_64, and next to it XLF_CAN_BE_LOADED_ABOVE_4G
+    struct.pack_into("<H", image, 0x236, 3 if bits == 64 else 2)
     return bytes(image) + bytes(16) + payload
 
 
@@ -205,6 +336,53 @@ def test_what_a_kernel_lacks_is_named(pack: Pack) -> None:
         assert kernels.missing(image_of(everything.replace(trace, b""), pack)) == [option]
 
 
+def test_a_kernel_with_64_bits_must_run_programs_with_32() -> None:
+    """/init is one: such a kernel would panic at each boot."""
+    everything = b" ".join(kernels.NEEDS.values())
+    assert kernels.missing(image_of(everything, gzip.compress)) == []
+    alone = image_of(everything, gzip.compress, bits=64)
+    assert kernels.missing(alone) == ["CONFIG_IA32_EMULATION"]
+    both = everything + kernels.NEEDS_64["CONFIG_IA32_EMULATION"]
+    assert kernels.missing(image_of(both, gzip.compress, bits=64)) == []
+
+
+def test_a_kernel_that_can_t_say_its_bits_is_refused() -> None:
+    old = bytearray(image_of(b" ".join(kernels.NEEDS.values()), gzip.compress))
+    struct.pack_into("<H", old, kernels.VERSION_AT, 0x020B)
+    with pytest.raises(Refused, match="whether it has 64 bits"):
+        kernels.missing(bytes(old))
+
+
+def with_size(pack: Pack) -> Pack:
+    """As the kernel's makefile packs with these: the size follows."""
+    return lambda content: pack(content) + struct.pack("<I", len(content))
+
+
+def program(*command: str) -> Pack:
+    return lambda content: (
+        local.run([*command], input=content, capture_output=True, check=True).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        gzip.compress,
+        with_size(lzma.compress),
+        with_size(lambda content: lzma.compress(content, lzma.FORMAT_ALONE)),
+        with_size(bz2.compress),
+        with_size(program("zstd", "-cq")),
+    ],
+    ids=["gzip", "xz", "lzma", "bzip2", "zstd"],
+)
+def test_a_kernel_that_is_cut_short_is_none(pack: Pack) -> None:
+    everything = b" ".join(kernels.NEEDS.values())
+    whole = image_of(everything + os.urandom(300_000), pack)
+    assert kernels.missing(whole) == []
+    with pytest.raises(Refused, match=r"cut short|can't (be )?unpack"):
+        kernels.missing(whole[:-200_000])
+
+
 OURS = [name for name in artefacts.EVERYWHERE if not name.endswith(artefacts.X86_64)]
 PACKAGED = [name for name in artefacts.EVERYWHERE if name.endswith(artefacts.X86_64)]
 
@@ -212,7 +390,8 @@ PACKAGED = [name for name in artefacts.EVERYWHERE if name.endswith(artefacts.X86
 def lacking(config: Path) -> list[str]:
     """What a kernel has not built in, by its own configuration."""
     built_in = {line.removesuffix("=y") for line in config.read_text().splitlines()}
-    return [option for option in kernels.NEEDS if option not in built_in]
+    needs = {**kernels.NEEDS, **(kernels.NEEDS_64 if "CONFIG_X86_64" in built_in else {})}
+    return [option for option in needs if option not in built_in]
 
 
 @pytest.mark.kernels(*OURS)
@@ -227,7 +406,7 @@ def test_a_distribution_s_kernel_lacks_by_name_what_it_has_as_modules(kernel: st
     """Its own configuration is the judge."""
     image = artefacts.kernel(kernel)
     modules = lacking(image.with_name("config"))
-    assert "CONFIG_DM_SNAPSHOT" in modules
+    assert "CONFIG_DM_SNAPSHOT" in modules and kernels.has_64_bits(image.read_bytes())
     assert kernels.missing(image.read_bytes()) == modules
 
 

@@ -5,14 +5,17 @@ The kernel's view of disks is made up in a folder: one can't mount the disks of 
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from vm import artefacts, images, local
+from vm import artefacts, bases, images, local
 
 sys.path.insert(0, str(artefacts.TOP))
 
@@ -210,6 +213,147 @@ def test_what_can_t_be_is_refused(tmp_path: Path) -> None:
         assert why in images.refused("flash", *arguments, "--yes")
 
 
+def test_a_packed_image_is_written_unpacked(tmp_path: Path) -> None:
+    """And proven before the first byte is written."""
+    source, target = image(tmp_path), card(tmp_path)
+    before = target.read_bytes()
+    packed = tmp_path / "image.img.gz"
+    packed.write_bytes(gzip.compress(source.read_bytes(), 1))
+    assert "9 MiB written" in images.done("flash", packed, target, "--yes")
+    assert target.read_bytes() == source.read_bytes() + before[source.stat().st_size :]
+    target.write_bytes(before)
+    packed.write_bytes(packed.read_bytes()[:-1])
+    assert "is cut short" in images.refused("flash", packed, target, "--yes")
+    packed.write_bytes(lzma.compress(b"x"))
+    assert "is packed with xz" in images.refused("flash", packed, target, "--yes")
+    assert target.read_bytes() == before
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_may_lie_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    (tmp_path / "medium").mkdir()
+    source, target = image(tmp_path / "medium"), card(tmp_path)
+    content = source.read_bytes()
+    if packed:
+        source.write_bytes(gzip.compress(content, 1))
+    make, access = tempfile.mkdtemp, os.access
+
+    def read_only(prefix: str, dir: Path) -> str:
+        assert dir != source.parent, "nothing can be written there"
+        return make(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", read_only)
+    monkeypatch.setattr(os, "access", lambda path, how: path != source.parent and access(path, how))
+    flash.run(source, target, yes=True)
+    assert target.read_bytes()[: len(content)] == content
+
+
+def test_an_image_that_ends_before_its_partitions_is_refused(tmp_path: Path) -> None:
+    source, target = tmp_path / "a b?.img", card(tmp_path)
+    bases.disk(tmp_path / "image.img", "label: dos\n2048,8192,83\n", 5).path.rename(source)
+    before = target.read_bytes()
+    images.done("flash", source, target, "--yes")
+    target.write_bytes(before)
+    os.truncate(source, 4 << 20)
+    assert "is cut short" in images.refused("flash", source, target, "--yes")
+    assert target.read_bytes() == before
+
+
+def test_a_card_that_takes_less_at_a_time_gets_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = image(tmp_path), card(tmp_path)
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, part, at: write(fd, part[: 1 << 19], at))
+    flash.run(source, target, yes=True)
+    assert target.read_bytes()[: source.stat().st_size] == source.read_bytes()
+
+
+def test_nothing_behind_the_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector there is none of the image's."""
+    source, target = image(tmp_path), card(tmp_path)
+    size, read = source.stat().st_size, os.preadv
+    ends = []
+
+    def seen(fd: int, buffers: list[memoryview], at: int) -> int:
+        ends.append(at + len(buffers[0]))
+        return read(fd, buffers, at)
+
+    monkeypatch.setattr(os, "preadv", seen)
+    flash.run(source, target, yes=True)
+    assert max(ends) == -(-size // 4096) * 4096
+
+
+def test_the_claim_lasts_until_the_card_was_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A desktop that mounts the card in between would change what is compared."""
+    source, target = image(tmp_path), card(tmp_path)
+    inode = target.stat().st_ino
+    held = []
+
+    def read(device: Path, descriptor: int, size: int) -> str:
+        held.append(os.fstat(descriptor).st_ino)
+        return flash_read(device, descriptor, size)
+
+    flash_read = flash._read_back
+    monkeypatch.setattr(flash, "_read_back", read)
+    flash.run(source, target, yes=True)
+    assert held == [inode]
+
+
+def test_another_card_than_the_one_asked_about_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = image(tmp_path), card(tmp_path)
+
+    def agree(*_: object) -> bool:
+        target.unlink()
+        card(tmp_path, 12 * MIB)
+        return True
+
+    monkeypatch.setattr(flash, "_agreed", agree)
+    before = target.read_bytes()[: 12 * MIB]
+    with pytest.raises(Refused, match="is not the same any more: nothing was written"):
+        flash.run(source, target, yes=False)
+    assert target.read_bytes() == before
+
+
+def test_the_question_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    source, target = image(tmp_path), card(tmp_path)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "no")
+    before = target.read_bytes()
+    with pytest.raises(Refused, match="nothing was written"):
+        flash.run(source, target, yes=False)
+    said = capsys.readouterr().out
+    assert f"{source} (9 MiB, of 20" in said and f"goes to the file {target}" in said
+    assert target.read_bytes() == before
+
+
+def test_names_in_no_encoding_are_compared_and_shown(machine: Machine) -> None:
+    """A mount point in Latin-1, on another disk and on the card."""
+    place = machine.kernel.proc / "self" / "mountinfo"
+    place.write_bytes(b"20 1 8:1 / /media/K\xfche\\040x rw - ext4 /dev/sda1 rw\n")
+    machine.check()
+    place.write_bytes(
+        b"20 1 8:1 / /mnt/\xc2\x85a rw - ext4 /dev/sda1 rw\n21 1 8:17 / /media/K\xfche\\040x rw - vfat /dev/sdb1 rw\n"
+    )
+    with pytest.raises(Refused) as refused:
+        machine.check()
+    assert "sdb1 is mounted at /media/K\udcfche x" in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "20 1 8:1\n"])
+def test_mounts_that_can_t_be_read_are_not_none(machine: Machine, text: str) -> None:
+    (machine.kernel.proc / "self" / "mountinfo").write_text(text)
+    with pytest.raises(Refused, match="mountinfo"):
+        machine.check()
+
+
 def test_a_card_that_gives_back_other_data_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +368,50 @@ def test_a_card_that_gives_back_other_data_is_told(
         flash.run(source, target, yes=True)
 
 
-def test_make_flash_needs_a_card() -> None:
-    run = local.run(["make", "flash"], cwd=artefacts.TOP, capture_output=True, text=True)
-    assert run.returncode != 0 and "name the card: make flash DEV=/dev/sdX" in run.stderr
+def make(*words: str) -> str:
+    """`make flash`, with nobody to answer; it must be refused. Its words."""
+    run = local.run(
+        ["make", "flash", *words],
+        cwd=artefacts.TOP,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2, run.stdout
+    return run.stderr
+
+
+def test_make_flash_needs_a_card_and_an_image() -> None:
+    assert "name the card: make flash DEV=/dev/sdX" in make()
+    # An image of some other day may lie in build/.
+    assert "name the image: make flash IMAGE=FILE" in make("DEV=/dev/null")
+
+
+def test_make_flash_asks_unless_it_is_told_not_to(tmp_path: Path) -> None:
+    source, target = image(tmp_path), card(tmp_path)
+    source = source.rename(tmp_path / "an image's; name.img")
+    before = target.read_bytes()
+    for answer in ("", "YES=0", "YES=no"):
+        said = make(f"DEV={target}", f"IMAGE={source}", *([answer] if answer else []))
+        assert "nobody is there to agree" in said and target.read_bytes() == before
+    # What somebody exported says nothing here.
+    run = local.run(
+        ["make", "flash", f"IMAGE={source}"],
+        cwd=artefacts.TOP,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "YES": "1", "DEV": str(target)},
+    )
+    assert "name the card" in run.stderr and target.read_bytes() == before
+    run = local.run(
+        ["make", "flash", f"DEV={target}"],
+        cwd=artefacts.TOP,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "YES": "1", "IMAGE": str(source)},
+    )
+    assert "name the image" in run.stderr and target.read_bytes() == before
+    assert "YES= is 1 or 0" in make(f"DEV={target}", f"IMAGE={source}", "YES=maybe")
+    command = ["make", "flash", f"DEV={target}", f"IMAGE={source}", "YES=1"]
+    local.run(command, cwd=artefacts.TOP, capture_output=True, check=True)
+    assert target.read_bytes()[: 9 * MIB] == source.read_bytes()[: 9 * MIB]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import pytest
 from vm import artefacts, local
 from vm.folder import listed
 
+sys.path.insert(0, str(artefacts.TOP))
+
+from image import notices
+
 FOLDER = artefacts.TOP / "package" / "openwrt"
 README = artefacts.TOP / "README.md"
 
 # What a router gets: place, mode, and which of package/openwrt/files it is, or where a link leads to.
-PROGRAM = "the program"
+PROGRAM, NOTICES = "the program", "what the licences of its parts ask for"
 FILES = {
     "/usr/sbin/cowflush": (0o755, PROGRAM),
     "/etc/init.d/cowflush": (0o755, "cowflush.init"),
@@ -23,12 +28,13 @@ FILES = {
     # Before 80_mount_root, which uses what it makes.
     "/lib/preinit/79_cowflush": (0o644, "cowflush.preinit"),
     "/lib/upgrade/cowflush.sh": (0o644, "cowflush.upgrade"),
+    "/usr/share/doc/cowflush/third-party.gz": (0o644, NOTICES),
 }
 LINKS = {"/etc/cowflush.conf": "/tmp/cowflush.conf"}
 # Notes go to /run, which OpenWrt has not got.
 FOLDERS = {
     *("/", "/etc", "/etc/config", "/etc/init.d", "/lib", "/lib/preinit", "/lib/upgrade"),
-    *("/run", "/usr", "/usr/sbin"),
+    *("/run", "/usr", "/usr/sbin", "/usr/share", "/usr/share/doc", "/usr/share/doc/cowflush"),
 }
 SCRIPTS = ("postinst", "prerm")
 
@@ -91,9 +97,12 @@ def parts(path: Path) -> dict[str, bytes]:
 def test_the_package_holds_the_program_and_what_runs_it_and_nothing_else() -> None:
     inside = parts(artefacts.ipk())
     assert inside["./debian-binary"] == b"2.0\n"
-    program = artefacts.cowflush().read_bytes()
+    made = {
+        PROGRAM: artefacts.cowflush().read_bytes(),
+        NOTICES: notices.packed(notices.linked(notices.I586)),
+    }
     wanted = {
-        path: (mode, program if name == PROGRAM else (FOLDER / "files" / name).read_bytes())
+        path: (mode, made[name] if name in made else (FOLDER / "files" / name).read_bytes())
         for path, (mode, name) in FILES.items()
     }
     wanted |= {path: (0o777, target.encode()) for path, target in LINKS.items()}
@@ -106,7 +115,11 @@ def test_the_package_holds_the_program_and_what_runs_it_and_nothing_else() -> No
     )
     fields = control.pop("/control")[1].decode()
     assert (
-        version and f"\nVersion: {version[1]}-1\n" in fields and "\nArchitecture: i386_" in fields
+        version
+        and re.search(
+            rf"^Version: {re.escape(version[1])}([~+]dev[\w.+]+)?-1$", fields, re.MULTILINE
+        )
+        and "\nArchitecture: i386_" in fields
     )
     scripts = {f"/{name}": (0o755, (FOLDER / "files" / name).read_bytes()) for name in SCRIPTS}
     settings = {"/conffiles": (0o644, b"/etc/config/cowflush\n")}
@@ -116,9 +129,38 @@ def test_the_package_holds_the_program_and_what_runs_it_and_nothing_else() -> No
 @pytest.mark.thorough
 def test_the_package_is_the_same_each_time(tmp_path: Path) -> None:
     package = artefacts.ipk()
-    architecture = package.stem.split("_", 2)[2]
-    local.run([FOLDER / "build", architecture, tmp_path], check=True, capture_output=True)
-    assert (tmp_path / package.name).read_bytes() == package.read_bytes()
+    architecture = package.stem.rsplit("-1_", 1)[1]
+    folder = tmp_path / "some where"
+    local.run([FOLDER / "build", architecture, folder], check=True, capture_output=True)
+    assert (folder / package.name).read_bytes() == package.read_bytes()
+
+
+def test_nothing_of_somebody_else_s_is_removed(tmp_path: Path) -> None:
+    """The folder may be a home with a checkout of OpenWrt in it."""
+    checkout = tmp_path / "openwrt"
+    (checkout / "package").mkdir(parents=True)
+    (checkout / "package" / "precious").write_text("work")
+    older = tmp_path / "cowflush_0.0.1-1_i386_pentium-mmx.ipk"
+    older.write_text("the owner's")
+    for _ in range(2):
+        local.run([FOLDER / "build", "i386_pentium-mmx", tmp_path], check=True, capture_output=True)
+        assert (checkout / "package" / "precious").read_text() == "work"
+        assert (checkout / "cowflush" / "Makefile").exists() and older.exists()
+        assert {path.name for path in checkout.iterdir()} == {"package", "cowflush"}
+    # Nor a folder of that name.
+    (checkout / "cowflush" / "Makefile").write_text("all:\n")
+    done = local.run([FOLDER / "build", "i386_pentium-mmx", tmp_path], capture_output=True)
+    assert done.returncode == 1 and b"not made by this script" in done.stderr
+    assert (checkout / "cowflush" / "Makefile").read_text() == "all:\n"
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "i386", "arm_cortex-a7"])
+def test_there_is_no_package_for_machines_that_can_t_run_it(
+    tmp_path: Path, architecture: str
+) -> None:
+    done = local.run([FOLDER / "build", architecture, tmp_path], capture_output=True)
+    assert done.returncode == 1 and b"the program is built for i386_..." in done.stderr
+    assert re.search(r"^  DEPENDS:=@i386$", (FOLDER / "Makefile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.thorough
@@ -131,7 +173,7 @@ def test_openwrt_s_makefile_installs_the_same_files(tmp_path: Path) -> None:
     make = ["make", "--silent", f"TOPDIR={tmp_path}", f"INCLUDE_DIR={tmp_path}", f"DESTDIR={out}"]
     local.run([*make, "install"], cwd=folder, check=True, capture_output=True)
     title = local.run([*make, "title"], cwd=folder, check=True, capture_output=True, text=True)
-    assert re.fullmatch(r"cowflush \d+\.\d+\.\d+\n", title.stdout)
+    assert re.fullmatch(r"cowflush \d+\.\d+\.\d+(_p(re)?\d{8}_p\d{6})?\n", title.stdout)
     wanted = tree(parts(artefacts.ipk())["./data.tar.gz"])
     wanted.pop("")
     found = {f"/{name}": (mode & 0o777, content) for name, (mode, content) in listed(out).items()}

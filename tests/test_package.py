@@ -7,11 +7,16 @@ import gzip
 import io
 import os
 import re
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from vm import artefacts, local
+
+sys.path.insert(0, str(artefacts.TOP))
+
+from image import notices
 
 PACKAGE = artefacts.TOP / "package"
 MANUAL = PACKAGE / "cowflush.8"
@@ -135,7 +140,7 @@ FILES = {
     "/etc/cowflush.conf": (0o644, "cowflush.conf"),
     "/usr/share/bash-completion/completions/cowflush": (0o644, "cowflush.bash"),
     "/usr/share/man/man8/cowflush.8.gz": (0o644, "cowflush.8"),
-    "/usr/share/doc/cowflush/copyright": (0o644, "debian/copyright"),
+    "/usr/share/doc/cowflush/copyright": (0o644, "COPYRIGHT"),
     "/usr/share/doc/cowflush/changelog.gz": (0o644, "CHANGELOG"),
     "/usr/share/doc/cowflush/changelog.Debian.gz": (0o644, "RELEASES"),
     "/usr/share/lintian/overrides/cowflush": (0o644, "debian/lintian-overrides"),
@@ -193,12 +198,38 @@ def test_debian_s_package_holds_these_files_and_no_others(arch: str, target: str
     others = {
         "PROGRAM": artefacts.cowflush(target).read_bytes(),
         "CHANGELOG": (artefacts.TOP / "CHANGELOG.md").read_bytes(),
+        "COPYRIGHT": (PACKAGE / "debian/copyright").read_bytes()
+        + b"\n"
+        + notices.debian(notices.linked(f"{target}-unknown-linux-musl")).encode(),
     }
     assert inside == {
         path: (mode, others[name] if name in others else (PACKAGE / name).read_bytes())
         for path, (mode, name) in FILES.items()
         if name != "RELEASES"
     }
+
+
+@BOTH
+def test_debian_s_package_is_the_same_each_time(arch: str, target: str, tmp_path: Path) -> None:
+    """Whatever the folder, the umask and the filesystem: its size is no matter of blocks."""
+    package = artefacts.debian_package(arch)
+    folder = tmp_path / "some where"
+    command = f'umask 077; exec "{PACKAGE}/debian/build" {arch} "{folder}"'
+    local.run(["sh", "-c", command], check=True, capture_output=True)
+    assert [path.name for path in folder.iterdir()] == [package.name]
+    assert (folder / package.name).read_bytes() == package.read_bytes()
+    # As dpkg-gencontrol counts.
+    control = members(package, "ctrl")["/control"][1].decode()
+    said = int(re.search(r"^Installed-Size: (\d+)$", control, re.MULTILINE)[1])  # type: ignore[index]
+    inside = local.run(
+        ["dpkg-deb", "--contents", package], check=True, capture_output=True, text=True
+    ).stdout
+    entries = [line.split(maxsplit=5) for line in inside.splitlines()]
+    assert said == sum(
+        -(-int(entry[2]) // 1024) if entry[0].startswith("-") else 1
+        for entry in entries
+        if entry[5] != "./"
+    )
 
 
 @BOTH

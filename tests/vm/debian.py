@@ -169,8 +169,8 @@ def place(init: str) -> Path:
 
 
 def _contents(package: Path) -> bytes:
-    """A hash of what the package installs and runs, but for its documents: those have the commit's
-    date, and no system is made anew for that."""
+    """A hash of what the package installs and runs, but for its documents and its version: those have the
+    commit's date, and no system is made anew for that."""
     digest = hashlib.sha256()
     for part, but in (("--ctrl-tarfile", "./md5sums"), ("--fsys-tarfile", "./usr/share/doc/")):
         packed = local.run(["dpkg-deb", part, package], capture_output=True, check=True).stdout
@@ -180,7 +180,12 @@ def _contents(package: Path) -> bytes:
                     continue
                 digest.update(f"{member.name} {member.mode:o} {member.linkname}\n".encode())
                 if file := tar.extractfile(member) if member.isfile() else None:
-                    digest.update(hashlib.sha256(file.read()).digest())
+                    content = file.read()
+                    if member.name == "./control":
+                        content = re.sub(
+                            rb"^(Version|Installed-Size): .*\n", b"", content, flags=re.M
+                        )
+                    digest.update(hashlib.sha256(content).digest())
     return digest.digest()
 
 

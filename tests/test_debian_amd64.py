@@ -54,24 +54,6 @@ def test_install_use_and_shut_down_with_64_bits(boot: Lab) -> None:
     assert vm.card.read("/root/last") == b"last\n"
 
 
-def test_what_a_service_with_a_memory_limit_writes_to_root_is_none_of_its_memory(boot: Lab) -> None:
-    """Not even one that may not be killed loses the COW."""
-    vm = debian.running(boot, "amd64")
-    limited = (
-        "systemd-run --wait --quiet -p MemoryMax=24M -p IOAccounting=yes -p OOMScoreAdjust={score} "
-    )
-    write = "dd if=/dev/urandom of=/root/direct bs=64k count=640 oflag=direct status=none"
-    for score in (0, -1000):
-        vm.run(limited.format(score=score) + write, timeout=SLOW).ok()
-        on_the_stack(vm)
-        debian.flush(vm)
-    assert "memory limits    the COW counts against nobody's" in vm.run("cowflush check").ok().text
-    assert "Out of memory" not in vm.console and "oom-kill" not in vm.console
-    digest = vm.run("sha256sum /root/direct").ok().text.split()[0]
-    vm.kill()
-    assert flushlog.recovered(vm.card).hashes("/root")["/root/direct"] == digest
-
-
 def test_dracut_boots_on_the_stack(boot: Lab) -> None:
     seen = debian.installation("dracut")
     assert complaints(seen.said) == []

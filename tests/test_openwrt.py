@@ -139,7 +139,8 @@ def test_the_writable_partition_of_a_squashfs_root_is_covered(boot: Lab) -> None
         "overlayfs:/overlay / overlay rw" in mounts
         and "/dev/mapper/overlay /overlay ext4 rw" in mounts
     )
-    assert vm.card_stats().wr_operations == 0
+    # A log that was made of an image learns at its first boot where root is: both copies of its header.
+    assert vm.card_stats().wr_bytes <= 2 * 4096
     vm.run("echo kept >/etc/kept").ok()
     daemon.flush(vm)
     vm.run("echo lost >/root/lost; sync").ok()

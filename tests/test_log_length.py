@@ -43,7 +43,8 @@ def test_damage_in_a_long_log_is_noticed_and_nothing_that_root_reads_is_overwrit
     vm = boot(logged.long(boot.card(), count), append=NO_MERGE)
     logged.flush(vm, 1)
     vm.pause()
-    flushlog.flip(vm.card, FlushLog(vm.card).segments[count // 2].head, 100)
+    # The first flush looked at the first eight, and it's the third one's turn to look here.
+    flushlog.flip(vm.card, FlushLog(vm.card).segments[2 * LOOKS + 4].head, 100)
     vm.cont()
     for number in range(2, 9):
         vm.run(f"echo {number} >{logged.STATE} && seq {number} 3000 >/root/f{number} && sync").ok()

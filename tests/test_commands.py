@@ -367,7 +367,7 @@ def test_what_is_printed_is_documented_and_true(boot: Lab) -> None:
         assert now["reached_card"]["bytes"] == vm.card_stats().wr_bytes
         records.append(record)
     assert status(vm)["mode"] == "write-through" and status(vm)["cow_size"] is None
-    nothing = {"card": "sda1", "complete": True, "flush": None}
+    nothing = {"card": "sda1", "complete": True, "refused": "", "flush": None}
     assert jsondoc.parse("stop", vm.run("cowflush stop --json").ok().output) == nothing
     history = jsondoc.parse("history", vm.run("cowflush history --json").ok().output)
     assert history["version"] == 1 and history["life"] is None
@@ -573,7 +573,7 @@ def test_nothing_to_do(boot: Lab) -> None:
     vm.run("mount -o remount,ro / && cowflush flush", timeout=60).ok()
     before = vm.card_stats()
     assert vm.run("cowflush flush").ok().text == "nothing to flush: the card is up to date\n"
-    nothing = {"card": "sda1", "complete": True, "flush": None}
+    nothing = {"card": "sda1", "complete": True, "refused": "", "flush": None}
     assert jsondoc.parse("flush", vm.run("cowflush flush --json").ok().output) == nothing
     assert vm.run("cowflush start").ok().text == "started already: writes stay in RAM\n"
     assert (vm.card_stats() - before).wr_operations == 0

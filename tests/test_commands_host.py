@@ -114,8 +114,8 @@ ITEM = {"name": "tmpfs", "state": "found", "found": "for the COW", "advice": ""}
 
 
 def test_what_is_as_documented_passes() -> None:
-    jsondoc.check("flush", {"card": "sda1", "complete": True, "flush": FLUSH})
-    jsondoc.check("flush", {"card": "sda1", "complete": True, "flush": None})
+    jsondoc.check("flush", {"card": "sda1", "complete": True, "refused": "", "flush": FLUSH})
+    jsondoc.check("flush", {"card": "sda1", "complete": True, "refused": "", "flush": None})
     jsondoc.check("history", {"version": 1, "flushes": [FLUSH, FLUSH], "life": None})
     jsondoc.check("check", {"complete": False, "items": [ITEM]})
     jsondoc.check("a-flush", {**FLUSH, "reason": ""})

@@ -4,6 +4,8 @@ Covered: every text of two words or more that stands in src (but for its tests) 
 every `echo` of the packages' scripts. Each must stand in one of the document's messages, its fixed words in their order; and
 each word of those messages must come from such a text. A message is a line of docs/messages.md that is code and a line's break.
 
+Each entry has a line that begins with **When**: which event makes the message.
+
 Not covered: what to do, if it is said in an error's `advise` or by the files in ADVISERS: the words before it lead to
 the entry. And what EXEMPT lists.
 """
@@ -187,6 +189,27 @@ def quoted() -> list[str]:
     return [" ".join(found["text"].split()) for found in lines]
 
 
+# What follows an entry's messages.
+WHEN = re.compile(r"  \*\*When\*\* [^\s.][^\n]*[^\s:,;]$", re.MULTILINE)
+
+
+def entries(document: str) -> list[tuple[str, str]]:
+    """Each entry's first message, and all that stands behind its messages."""
+    found = re.finditer(
+        r"^- (?P<first>`.+)\\\n(?:  `.*\\\n)*(?P<rest>(?:  .*\n)*)", document, re.MULTILINE
+    )
+    return [(entry["first"], entry["rest"]) for entry in found]
+
+
+def without_event(document: str) -> list[str]:
+    """The entries that don't say, in their first line and once, which event makes their messages."""
+    return [
+        first
+        for first, rest in entries(document)
+        if not WHEN.match(rest) or rest.count("**When**") != 1
+    ]
+
+
 def unexplained(text: str, patterns: dict[str, re.Pattern[str]]) -> str:
     """What is left of a message when all that the sources can say is taken away."""
     left = [*text.replace("cannot ", " " * 7, 1)] if text.startswith("cannot ") else [*text]
@@ -270,6 +293,29 @@ def test_every_entry_is_a_message() -> None:
     gone = {message: left for message in QUOTED if (left := unexplained(message, patterns))}
     assert not gone, (
         f"docs/messages.md has messages, or these words of them, that are not in the sources: {gone}"
+    )
+
+
+def test_an_entry_without_its_event_is_seen() -> None:
+    good = (
+        "- `cannot x: WHY.`\\\n  `cannot y: WHY.`\\\n  **When** the kernel refused.\n  Try again.\n"
+    )
+    assert without_event(good) == []
+    for bad in (
+        good.replace("  **When** the kernel refused.\n", ""),
+        good.replace("the kernel refused.", ""),
+        good.replace("Try again.", "**When** twice."),
+        good.replace("  **When** the kernel refused.\n  Try again.\n", ""),
+    ):
+        assert without_event(bad) == ["`cannot x: WHY.`"], bad
+
+
+def test_every_entry_says_which_event_makes_its_messages() -> None:
+    document = DOCUMENT.read_text()
+    assert len(entries(document)) == len(re.findall(r"^- `.*\\$", document, re.MULTILINE)) > 200
+    missing = without_event(document)
+    assert not missing, (
+        f"these entries of docs/messages.md have no line that begins with **When**: {missing}"
     )
 
 

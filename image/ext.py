@@ -102,7 +102,7 @@ class Ext:
         said = done.stderr.decode(errors="replace").splitlines()
         complaints = [line for line in said if line.strip() and not re.match(r"debugfs \d", line)]
         if done.returncode or complaints:
-            raise Refused(f"debugfs could not change {self.name}: {' '.join(complaints)}")
+            raise Refused(f"debugfs failed at {self.name}: {' '.join(complaints)}")
         if write:
             return done.stdout
         # It repeats each command before its output.

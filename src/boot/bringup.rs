@@ -87,7 +87,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         let why = if options.off { "as cowflush=off says" } else { "since it has no stack" };
         let name = &card.name;
         log.info(&format!("root is the plain card {name} ({access}), {why}: writes go to it."));
-        if matches!(found, Found::Kept { open: true, .. }) {
+        if found.is_in_doubt() {
             log.error("what is written now makes the flush log's flushes useless.");
         }
     }
@@ -188,7 +188,7 @@ fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> Str
             last_stop(log)
         ),
         _ => "A power cut loses what was not flushed; one during a flush can tear root, since \
-              there is no flush log (`cowflush log --help` tells how to add one)."
+              no flush log is in use (`cowflush log --help` tells how to add one)."
             .to_owned(),
     };
     format!(

@@ -412,3 +412,36 @@ proptest! {
         let _ = image.pruned();
     }
 }
+
+#[test]
+fn tables_that_can_not_be_are_refused() {
+    let good = Made::new("nowhere", "12m", "-t ext3 -b 4096").image();
+    let mut nowhere = good.clone();
+    nowhere.put(DESCRIPTOR, &[0xff; 4]);
+    assert_eq!(refusal(&nowhere), "one of root's block bitmaps is nowhere");
+    // The journal is inode 8; one of no kind is none.
+    let inodes = at(&good, DESCRIPTOR + 8) * 4096;
+    let mut none = good.clone();
+    let inode_bytes = usize::from(u16::from_le_bytes([good.0[1024 + 0x58], good.0[1024 + 0x59]]));
+    none.put(inodes + 7 * inode_bytes, &[0; 2]);
+    assert_eq!(refusal(&none), "root's journal's inode makes no sense");
+
+    let mut high =
+        Made::new("high", "12m", "-t ext4 -b 4096 -O 64bit,^metadata_csum,^uninit_bg").image();
+    high.put(DESCRIPTOR + 0x20, &[1]);
+    assert_eq!(refusal(&high), "one of root's group descriptors makes no sense");
+}
+
+#[test]
+fn a_journal_of_many_parts_has_a_checksum_on_their_list() {
+    // A group has fewer blocks than the journal, and tables of its own between.
+    let options = "-t ext4 -b 1024 -g 1024 -J size=4 -O ^flex_bg,^resize_inode,metadata_csum";
+    let made = Made::new("parts", "24m", options);
+    let said = made.debugfs("stat <8>");
+    let list = said.split("(ETB0):").nth(1).expect(&said);
+    let list: usize = list.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    let mut image = made.image();
+    image.pruned().unwrap();
+    image.0[list * 1024 + 12 + 8] ^= 1;
+    assert_eq!(refusal(&image), "root's journal's extents have a wrong checksum");
+}

@@ -100,6 +100,11 @@ def test_a_card_that_nobody_uses_may_be_overwritten(machine: Machine) -> None:
     assert (found.name, found.size, found.model) == ("sdb", 512 * MIB, "CF CARD")
 
 
+def lvm_mounted(machine: Machine) -> None:
+    machine.mapper("dm-7", "253:7", "vg2-data", "sdb1")
+    machine.mounts("253:7 / /srv rw - ext4 /dev/mapper/vg2-data rw")
+
+
 USES: dict[str, tuple[Callable[[Machine], None], str]] = {
     "mounted": (
         lambda m: m.mounts("8:17 / /media/card rw - vfat /dev/sdb1 rw"),
@@ -121,6 +126,10 @@ USES: dict[str, tuple[Callable[[Machine], None], str]] = {
     "LVM": (
         lambda m: m.mapper("dm-7", "253:7", "vg2-data", "sdb1"),
         "sdb1 is in use by the device vg2-data",
+    ),
+    "LVM, mounted": (
+        lvm_mounted,
+        "sdb1 is in use by the device vg2-data, which is mounted at /srv",
     ),
     "read-only": (
         lambda m: m.set("sdb", "ro", "1"),

@@ -135,9 +135,15 @@ def check_held(vm: VM, why: str) -> None:
     assert why in check and "until you decide" in check
     before = writes(vm)
     vm.run("echo x >/root/x; sync").ok()
-    for command in ("flush", "flush --direct", "stop"):
+    for command, words in (
+        ("flush", "cannot flush: since "),
+        ("flush --direct", "cannot flush: since "),
+        ("merge", "cannot merge: since "),
+        ("start", "cannot start: since "),
+        ("stop", "cannot stop: since "),
+    ):
         said = vm.run(f"cowflush {command}").exits(FAILED).text
-        assert "the owner's word about the flush log is waited for" in said, said
+        assert words in said and "the owner's word about the flush log is waited for" in said, said
         assert "`cowflush release` goes on without them" in said
     assert writes(vm) == before
 

@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from messages_named import named, strings
+
 TOP = Path(__file__).resolve().parent.parent
 DOCUMENT = TOP / "docs" / "messages.md"
 SCRIPTS = (
@@ -77,6 +79,83 @@ FROM_ARGH = (
     "No value provided for option '{}'.", "One of the following subcommands must be present:",
     "Required positional arguments not provided:", "Unrecognized argument: {}",
 )  # fmt: skip
+
+# Said in these tests, which look for less than their words (that name none, as other messages begin with the same) or for
+# what follows from them.
+MET = {
+    "test_log_whose.py::test_two_logs_with_flushes_hold_everything_until_the_owner_has_decided": (
+        "LOG may have flushes of PARTITION, too: kept as it is, and not used.",
+    ),
+    "test_boot.py::test_a_flush_under_load_persists_and_what_is_younger_goes": (
+        "nothing here is for these modules: NAMES.",
+    ),
+    "test_boot.py::test_the_card_rests_until_a_flush": (
+        "A power cut loses what was not flushed; one during a flush can tear root, since no flush log is in use (`cowflush log "
+        "--help` tells how to add one).",
+    ),
+    "test_log_reading.py::test_what_one_boot_can_not_read_the_next_one_has": (
+        "cannot append to the flush log: chunk N of the flush log on DEVICE can't be read: flushes up to N are there and can't "
+        "be read now, and what root has is flush N.",
+    ),
+    "test_log_errors.py::test_reads_that_fail_in_the_log_during_a_merge": (
+        "cannot merge the flush log: the flush log on DEVICE is damaged (WHAT at chunk N): flushes up to N are lost, and what "
+        "counts is LAST.",
+    ),
+    "test_log_damage.py::test_one_copy_of_the_header": (
+        "one of the two copies of the header; the next merge mends it",
+    ),
+    "test_commands.py::test_check_knows_this_machine_and_advises": (
+        "none: a power cut during a flush can tear the filesystem",
+        "SIZE of RAM, SIZE available; a COW of SIZE",
+    ),
+    "test_bad_inputs.py::test_a_kernel_that_lacks_something": (
+        "cannot open /dev/loop-control: WHY.",
+        "cannot open /dev/mapper/control: WHY.",
+        "cannot load a table into NAME: the kernel has no KIND target.",
+        "the kernel has no such target now",
+        "every N s",
+    ),
+    "test_failing_calls.py::test_each_call_fails_once": (
+        "cannot start a process that syncs: WHY.",
+        "cannot start the guard process: it could not lock its memory.",
+        "nothing to merge: the flush log is empty, or there is none",
+    ),
+    "test_log_commands.py::test_format_spares_what_is_there_and_what_is_in_use": (
+        "cannot read sectors FIRST to LAST of DEVICE: WHY.",
+    ),
+    "test_refusals.py::test_what_the_kernel_refuses_is_named_and_the_next_flush_makes_up_for_it": (
+        "rebooting: everything since the last flush is dropped",
+    ),
+    "test_daemon_faults.py::test_a_card_that_fails_for_a_while": ("flush (REASON) failed: WHY",),
+    "test_daemon.py::test_a_file_of_nothing_but_mistakes": ("the configuration was read again",),
+    "test_overflow.py::test_a_cow_as_large_as_memory_allows": ("the RAM copy was full",),
+    "test_package_scripts.py::test_debian_s_service_says_what_it_does_and_whether_it_worked": (
+        "Usage: FILE {start|stop|restart|reload|force-reload|status}",
+    ),
+}
+# No test meets these.
+UNMET = {
+    "no test can make the kernel refuse just that": (
+        "cannot make DEVICE the root: WHY.",
+        "That failed: WHY.",
+    ),
+    "the injector can't make this call fail by itself (socketpair's second; a write to sysfs)": (
+        "cannot make a socket for a process that syncs: WHY.",
+        "cannot turn the FLUSHes of DEVICE on again: WHY.",
+    ),
+    "only a loaded table is left by a command and its guard that were both killed, and clearing it fails as well": (
+        "cannot clear the loaded table of NAME: WHY.",
+    ),
+    "no command has a positional argument that is not text": (
+        "Error parsing positional argument 'NAME' with value 'VALUE': WHY",
+    ),
+    "a guest would have to lose two partitions of a card at once": (
+        "cannot tell whether there is a flush log of PARTITION: this can't be read, or not compared with root: PARTITIONS.",
+    ),
+    "files on this machine have no read errors; test_log_reading.py counts such chunks in `cowflush log --verify`": (
+        "unreadable: chunk N of the log",
+    ),
+}
 
 # A comment; a raw string; a string; a character or a lifetime.
 RUST = re.compile(
@@ -323,6 +402,39 @@ def test_every_exemption_is_needed() -> None:
     texts = {text for _, text in TOLD}
     assert not [text for text in LISTED if text not in texts], "no longer in the sources"
     assert not [name for name in (*EXEMPT_FILES, *ADVISERS) if not (TOP / name).exists()]
+
+
+def test_every_message_is_met_by_a_test_or_there_is_a_reason() -> None:
+    """By words: which of them were said in the last run messages_met.py tells."""
+    elsewhere = [message for messages in MET.values() for message in messages]
+    unmet = [message for messages in UNMET.values() for message in messages]
+    found = named(dict.fromkeys(QUOTED), strings())
+    lacking = [text for text in QUOTED if text not in found | {*elsewhere, *unmet}]
+    assert not lacking, (
+        f"no test looks for the words of these messages, by test_messages.UNMET with no reason: {lacking}"
+    )
+    needless = [text for text in (*elsewhere, *unmet) if text in found or text not in QUOTED]
+    assert not needless, f"a test looks for these now, or they are gone: {needless}"
+    for test in MET:
+        file, name = test.split("::")
+        assert f"\ndef {name}(" in (TOP / "tests" / file).read_text(), test
+
+
+def test_which_message_a_string_names() -> None:
+    both = [
+        "cannot open DEVICE: WHY.",
+        "cannot use DEVICE: it is full.",
+        "cannot use DEVICE: it is not.",
+    ]
+    for string, names in (
+        ("cannot open /dev/sda1: No such file", {both[0]}),
+        ("cannot use /dev/sda1: it is", set()),
+        (r"x: cannot use .*: it is full\.", {both[1]}),
+        ("cannot use {}: it is not", {both[2]}),
+        ("open", set()),
+        ("it is", set()),
+    ):
+        assert named(both, [string]) == names, string
 
 
 def test_entries_are_sorted() -> None:

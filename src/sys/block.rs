@@ -14,9 +14,9 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use crate::error::{Doing, Result};
 use crate::units::{DevNo, Sectors, decimal};
 
-/// The number of an open block device. `path` is for the message.
-pub fn number(node: &File, path: &str) -> Result<DevNo> {
-    Ok(number_of(&node.metadata().doing(|| format!("look at {path}"))?))
+/// The number of an open block device.
+pub fn number(node: &File) -> std::io::Result<DevNo> {
+    node.metadata().map(|meta| number_of(&meta))
 }
 
 fn number_of(node: &Metadata) -> DevNo {

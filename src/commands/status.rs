@@ -149,7 +149,7 @@ fn to_text(report: &Report) -> String {
         line("state", sentence(phase));
     }
     if let Some(pid) = report.busy {
-        line("busy", &format!("process {pid} is flushing"));
+        line("busy", &format!("process {pid} is at work"));
     }
     if let Some(size) = report.cow_size {
         line(
@@ -486,7 +486,12 @@ mod tests {
             "the COW was lost; the card holds the last flush: reboot",
             "root is suspended for a moment",
         ];
-        assert_eq!(phases.map(sentence), sentences);
+        for (phase, said) in phases.into_iter().zip(sentences) {
+            let report =
+                Report { mode: Some(Mode::Deferring), phase: Some(phase), ..Report::default() };
+            let text = to_text(&report);
+            assert!(text.contains(&format!("state      {said}\n")), "{text}");
+        }
         let documented = include_str!("../../docs/json.md");
         for (at, phase) in phases.iter().enumerate() {
             assert!(documented.contains(&format!("`{}`", phase.word())), "{}", phase.word());

@@ -1445,7 +1445,7 @@ mod tests {
             for place in [head.position, head.commit()] {
                 // Wherever the turn is.
                 for turn in [0, 7, 20, 38] {
-                    let before = chain.segments.iter().take(turn).last();
+                    let before = chain.segments.iter().take(turn).next_back();
                     let mut cursor =
                         before.map_or(chain.header.start, |before| chain.link_after(&before.head));
                     let mut seen = false;
@@ -1527,8 +1527,8 @@ mod tests {
             }
             let was = card.chain();
             let mut mark = was.mark().unwrap();
-            let heads = was.segments.iter().take(turn.min(flushes.len() - 1));
-            mark.cursor = heads.last().map_or(was.header.start, |one| was.link_after(&one.head));
+            let mut heads = was.segments.iter().take(turn.min(flushes.len() - 1));
+            mark.cursor = heads.next_back().map_or(was.header.start, |one| was.link_after(&one.head));
             let mut grown = false;
             if let Some((chunks, count)) = &more {
                 grown = card.tear(&chunks.iter().copied().collect::<Vec<_>>(), 2, *count);

@@ -467,7 +467,7 @@ def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab
     told = vm.run("dmesg").ok().text
     for words in (
         "the stack was built but could not be used.",
-        "what is written now makes the flush log's flushes useless.",
+        "what is written to root makes the flushes useless that may be in the flush log. To have them: ",
         "cannot note in /run/cowflush that nothing may be flushed: Read-only file system.",
         "cannot write to /run/cowflush: ",
     ):

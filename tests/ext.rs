@@ -233,6 +233,12 @@ fn exactly_what_e2fsprogs_call_free_or_the_journals_is_left_out() {
     }
 }
 
+const FEATURE: Why =
+    "root has a feature that pruning does not know (as fast_commit, bigalloc, meta_bg)";
+const UNFROZEN: Why = "root could not be frozen, or that is not known";
+const AGREES_NOT: Why =
+    "one of root's block bitmaps does not agree with its group: let e2fsck check it";
+
 #[test]
 fn what_is_not_known_is_refused() {
     for (name, options) in [
@@ -242,7 +248,7 @@ fn what_is_not_known_is_refused() {
         ("fast-commit", "-t ext4 -O fast_commit"),
     ] {
         let image = Made::new(name, "12m", options).image();
-        assert!(image.pruned().unwrap_err().contains("a feature"), "{name}");
+        assert!(image.pruned().unwrap_err() == FEATURE, "{name}");
     }
 }
 
@@ -268,10 +274,10 @@ fn whatever_is_unusual_is_refused() {
     };
     let superblock = |field, bytes: &[u8]| with(&|image| image.edit_superblock(field, bytes));
     let incompat = at(&good, 1024 + 0x60) as u32;
-    assert!(superblock(0x60, &(incompat | 4).to_le_bytes()).contains("could not be frozen"));
-    assert!(superblock(0x60, &(incompat | 0x1000).to_le_bytes()).contains("a feature"));
-    assert!(superblock(0x3a, &[3]).contains("recorded errors"));
-    assert!(superblock(0xe4, &[1]).contains("another device"));
+    assert!(superblock(0x60, &(incompat | 4).to_le_bytes()) == UNFROZEN);
+    assert!(superblock(0x60, &(incompat | 0x1000).to_le_bytes()) == FEATURE);
+    assert!(superblock(0x3a, &[3]) == "root has recorded errors: let e2fsck check it");
+    assert!(superblock(0xe4, &[1]) == "root's journal is on another device");
     for (field, bytes) in [
         (0x18, [7, 0]),
         (0x14, [1, 0]),
@@ -280,23 +286,28 @@ fn whatever_is_unusual_is_refused() {
         (0x58, [3, 0]),
         (0xfe, [0; 2]),
     ] {
-        assert!(superblock(field, &bytes).contains("makes no sense"), "{field:#x}");
+        assert!(superblock(field, &bytes) == "root's superblock makes no sense", "{field:#x}");
     }
-    assert!(superblock(0x38, &[0]).contains("is not ext2"));
+    assert!(superblock(0x38, &[0]) == "root is not ext2, ext3 or ext4");
     let wrong = |place: usize| with(&|image| image.0[place] ^= 0x10);
-    assert!(wrong(1024 + 0x9).contains("superblock has a wrong checksum"));
-    assert!(wrong(DESCRIPTOR + 0xc).contains("descriptors has a wrong checksum"));
+    assert!(wrong(1024 + 0x9) == "root's superblock has a wrong checksum");
+    assert!(wrong(DESCRIPTOR + 0xc) == "one of root's group descriptors has a wrong checksum");
     let (bitmap, inodes) = (at(&good, DESCRIPTOR) * 4096, at(&good, DESCRIPTOR + 8) * 4096);
-    assert!(wrong(bitmap + 100).contains("bitmaps has a wrong checksum"));
-    assert!(wrong(inodes + 7 * 256 + 0x30).contains("inode has a wrong checksum"));
+    assert!(wrong(bitmap + 100) == "one of root's block bitmaps has a wrong checksum");
+    assert!(wrong(inodes + 7 * 256 + 0x30) == "root's journal's inode has a wrong checksum");
     let put = |field, bytes: &[u8]| with(&|image| image.put(journal + field, bytes));
-    assert!(put(0x1c, &[0, 0, 0, 1]).contains("not empty"));
-    assert!(put(0x20, &[0, 0, 0, 1]).contains("recorded an error"));
-    assert!(put(0x28, &[0, 0, 0, 0x20]).contains("root's journal has a feature"));
-    assert!(put(0x28, &[0, 0, 0, 0x10]).contains("wrong checksum"));
-    assert!(put(0, &[0]).contains("makes no sense"));
-    assert!(with(&|image| image.0.truncate(8 << 20)).contains("makes no sense"));
-    assert!(with(&|image| image.0.clear()).contains("can't be read"));
+    assert!(put(0x1c, &[0, 0, 0, 1]) == "root's journal is not empty");
+    assert!(
+        put(0x20, &[0, 0, 0, 1]) == "root's journal has recorded an error: let e2fsck check it"
+    );
+    assert!(
+        put(0x28, &[0, 0, 0, 0x20])
+            == "root's journal has a feature that pruning does not know (as fast_commit)"
+    );
+    assert!(put(0x28, &[0, 0, 0, 0x10]) == "root's journal's superblock has a wrong checksum");
+    assert!(put(0, &[0]) == "root's journal's superblock makes no sense");
+    assert!(with(&|image| image.0.truncate(8 << 20)) == "root's superblock makes no sense");
+    assert!(with(&|image| image.0.clear()) == "root's metadata can't be read");
 }
 
 #[test]
@@ -305,10 +316,13 @@ fn without_a_journal_somebody_must_know_that_it_was_frozen() {
     let below = &mut image.clone();
     let pruned = image.pruned().unwrap();
     image.put(1024 + 0x3a, &[0]);
-    assert!(refusal(&image).contains("could not be frozen"));
+    assert!(refusal(&image) == UNFROZEN);
     assert_eq!(image.pruned_over(below, true), Ok(pruned));
     image.put(1024 + 0x3a, &[2]);
-    assert!(image.pruned_over(below, true).unwrap_err().contains("recorded errors"));
+    assert!(
+        image.pruned_over(below, true).unwrap_err()
+            == "root has recorded errors: let e2fsck check it"
+    );
 }
 
 #[test]
@@ -317,15 +331,15 @@ fn without_checksums_a_bitmap_must_agree_with_its_group() {
     let bitmap = at(&good, DESCRIPTOR) * 4096;
     let mut one_more = good.clone();
     one_more.0[bitmap + 300] ^= 1;
-    assert!(refusal(&one_more).contains("does not agree"));
+    assert!(refusal(&one_more) == AGREES_NOT);
     // As many free blocks as before, but the bitmap's own block among them.
     let mut own = good.clone();
     own.0[bitmap + bitmap / 4096 / 8] &= !(1 << (bitmap / 4096 % 8));
     own.0[bitmap + 300] |= 1 << own.0[bitmap + 300].trailing_ones();
-    assert!(refusal(&own).contains("does not agree"));
+    assert!(refusal(&own) == AGREES_NOT);
     let mut zeros = good;
     zeros.put(bitmap, &[0; 4096]);
-    assert!(refusal(&zeros).contains("does not agree"));
+    assert!(refusal(&zeros) == AGREES_NOT);
 }
 
 #[test]
@@ -397,4 +411,37 @@ proptest! {
         }
         let _ = image.pruned();
     }
+}
+
+#[test]
+fn tables_that_can_not_be_are_refused() {
+    let good = Made::new("nowhere", "12m", "-t ext3 -b 4096").image();
+    let mut nowhere = good.clone();
+    nowhere.put(DESCRIPTOR, &[0xff; 4]);
+    assert_eq!(refusal(&nowhere), "one of root's block bitmaps is nowhere");
+    // The journal is inode 8; one of no kind is none.
+    let inodes = at(&good, DESCRIPTOR + 8) * 4096;
+    let mut none = good.clone();
+    let inode_bytes = usize::from(u16::from_le_bytes([good.0[1024 + 0x58], good.0[1024 + 0x59]]));
+    none.put(inodes + 7 * inode_bytes, &[0; 2]);
+    assert_eq!(refusal(&none), "root's journal's inode makes no sense");
+
+    let mut high =
+        Made::new("high", "12m", "-t ext4 -b 4096 -O 64bit,^metadata_csum,^uninit_bg").image();
+    high.put(DESCRIPTOR + 0x20, &[1]);
+    assert_eq!(refusal(&high), "one of root's group descriptors makes no sense");
+}
+
+#[test]
+fn a_journal_of_many_parts_has_a_checksum_on_their_list() {
+    // A group has fewer blocks than the journal, and tables of its own between.
+    let options = "-t ext4 -b 1024 -g 1024 -J size=4 -O ^flex_bg,^resize_inode,metadata_csum";
+    let made = Made::new("parts", "24m", options);
+    let said = made.debugfs("stat <8>");
+    let list = said.split("(ETB0):").nth(1).expect(&said);
+    let list: usize = list.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    let mut image = made.image();
+    image.pruned().unwrap();
+    image.0[list * 1024 + 12 + 8] ^= 1;
+    assert_eq!(refusal(&image), "root's journal's extents have a wrong checksum");
 }

@@ -17,17 +17,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from messages_named import CAPITALS, SAID_SO
 from test_messages import quoted
 from vm import artefacts
 from vm.launch import CONSOLE_LOG
 from vm.machine import COMMANDS_LOG
 from vm.pytest_plugin import RUN_BEGAN
 
-# Words in capitals that are said as they stand.
-SAID_SO = {
-    "CONFIG", "COW", "FLUSH", "FULL", "GRUB", "IS", "JSON", "LABEL", "LOST", "MT", "NO", "NOT", "OFF", "ON", "POWER", "PID", "RAM",
-    "THE", "T", "UUID", "PARTUUID", "PARTLABEL", "DON", "MS", "TYPE_", "MiB",
-}  # fmt: skip
 FIGURE = r"[\d.,]+"
 HOLES = {
     "N": FIGURE,
@@ -35,25 +31,41 @@ HOLES = {
     "SIGNAL": r"SIG[A-Z0-9]+",
     "TIME": r"\S[^\n]*?",
 }
-HOLE = re.compile(r"\b[A-Z]{2,}\b|\bN\b|…")
 
 
-def pattern(message: str) -> re.Pattern[str]:
-    """Finds a message, with anything at the place of a word in capitals."""
+def pattern(message: str) -> tuple[str, re.Pattern[str]]:
+    """Finds a message, with anything at the place of a word in capitals; with its longest words, which every line that has
+    it holds."""
     parts: list[str] = []
+    words: list[str] = []
     at = 0
-    for hole in HOLE.finditer(message):
+    for hole in CAPITALS.finditer(message):
         if hole[0] in SAID_SO:
             continue
+        words.append(message[at : hole.start()].strip())
         parts += [fixed(message[at : hole.start()]), HOLES.get(hole[0], r"\S[^\n]*?")]
         at = hole.end()
+    words.append(message[at:].removesuffix(".").strip())
     parts.append(fixed(message[at:]))
     # An error's last words may be followed by what to do, or by nothing.
-    return re.compile(r"(?<!\w)" * message[0].isalnum() + "".join(parts))
+    found = re.compile(r"(?<!\w)" * message[0].isalnum() + "".join(parts))
+    return max(words, key=len), found
 
 
 def fixed(text: str) -> str:
     return r"\s+".join(re.escape(word) for word in re.split(r"\s+", text.removesuffix(".")))
+
+
+def is_said(text: str, words: str, found: re.Pattern[str]) -> bool:
+    """Only lines with these words are looked at: a pattern with many gaps takes long for a line that it does not fit."""
+    at = text.find(words)
+    while at >= 0:
+        end = text.find("\n", at)
+        end = end if end >= 0 else len(text)
+        if found.search(text, text.rfind("\n", 0, at) + 1, end):
+            return True
+        at = text.find(words, end)
+    return False
 
 
 def logs(since: float) -> Iterator[Path]:
@@ -86,7 +98,7 @@ def main() -> int:
     paths = sorted(logs(0 if wanted.all else began.stat().st_mtime))
     for path in paths:
         text = said(path)
-        for message in [message for message, found in left.items() if found.search(text)]:
+        for message in [message for message, found in left.items() if is_said(text, *found)]:
             met[message] = path
             del left[message]
     if wanted.met:

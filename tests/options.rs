@@ -111,6 +111,15 @@ fn root(first: u8) -> Vec<u8> {
 }
 
 #[test]
+fn a_stop_takes_no_option_that_it_would_not_follow() {
+    for options in [&["--within", "3"][..], &["--shutdown", "--json"]] {
+        let (code, _, said) = run(&[&["stop"], options].concat());
+        let why = "cowflush: cannot stop: --within is for --shutdown, and --json is not.\n";
+        assert_eq!((code, said.as_str()), (2, why), "{options:?}");
+    }
+}
+
+#[test]
 fn every_option_of_log_format_is_in_the_log_that_it_makes() {
     let images = Images::new("format");
     images.format();

@@ -53,7 +53,7 @@ def test_a_second_command_is_told_who_is_at_work(boot: Lab) -> None:
         assert (
             f"cannot begin: process {pid} (cowflush flush) is at work. Wait for it to end" in said
         )
-    assert f"process {pid} is flushing" in vm.run("cowflush status").ok().text
+    assert f"process {pid} is at work" in vm.run("cowflush status").ok().text
     # A shutdown waits for the other one, but not longer than it may.
     seconds = measured(vm, "cowflush stop --shutdown --within 2", BUSY)
     assert 1.5 < seconds < 30

@@ -132,7 +132,21 @@ def test_a_dry_run_writes_nothing_and_names_everything(boot: Lab, bases_made: Ma
         "/usr/sbin/cowflush",
     ):
         assert words in said
-    assert "grows by 20 MiB to 100 MiB" in said and "update-grub" in said
+    assert "grows by 20 MiB to 100 MiB" in said and said.startswith(
+        f"would be changed in a copy of {made.path}, by GRUB's /boot/grub/grub.cfg:\n"
+    )
+    assert (
+        "note: Debian: the next update-grub drops the entries; the package (`make deb`) stays"
+        in said
+    )
+    edit(made, "rm /etc/debian_version")
+    kernel = str(artefacts.kernel("6.1"))
+    said = images.done("add", made.path, "--out", out, "--dry-run", "--kernel", kernel)
+    for words in (
+        "note: let the system run `cowflush daemon`, and `cowflush stop --shutdown` as its last step",
+        "note: the kernel is another one than the image's: modules of its own don't fit",
+    ):
+        assert words in said
 
 
 def test_a_packed_image_gets_the_log_into_its_free_tail(boot: Lab, bases_made: Made) -> None:
@@ -355,7 +369,10 @@ def test_an_image_with_an_initramfs_is_not_changed_without_another_kernel(
     boot: Lab, bases_made: Made
 ) -> None:
     made = bases_made(boot, bases.voyage, initrd=True)
-    assert "initramfs of its own (/boot/initrd.img)" in refuse(boot, made)
+    assert (
+        "it boots with an initramfs of its own (/boot/initrd.img), so the card's driver may be a module, which cowflush's does not load."
+        in refuse(boot, made)
+    )
     card = added(boot, made, "--kernel", str(artefacts.kernel("6.1")))
     assert card.read("/boot/cowflush.krn") == artefacts.kernel("6.1").read_bytes()
     menu = card.read(MENU).decode()
@@ -478,6 +495,13 @@ def four(made: Base) -> None:
     bases.tool("sfdisk", "--quiet", "--append", made.path, stdin=b",4M\n,4M\n,4M\n")
 
 
+def no_filesystem(made: Base) -> None:
+    with open(made.path, "r+b") as file:
+        file.truncate(120 << 20)
+    bases.tool("sfdisk", "--quiet", "--append", made.path, stdin=b",4M\n")
+    replace(made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz root=/dev/sda2\n}\n')
+
+
 def without_snapshots() -> bytes:
     """A kernel that has all built in but these."""
     needs = {**kernels.NEEDS}
@@ -515,18 +539,27 @@ BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
         lambda made: edit(
             made, "mkdir /boot/extlinux", "cd /boot/extlinux", f"write {__file__} extlinux.conf"
         ),
-        "several boot loader",
+        "several boot loader configurations are there, and it is not clear which counts: ",
     ),
     "an older GRUB's": (
         lambda made: edit(made, "cd /boot/grub", f"write {__file__} menu.lst"),
         "/boot/grub/grub.cfg in partition 1, /boot/grub/menu.lst in partition 1",
     ),
-    "no loader": (lambda made: edit(made, f"rm {MENU}"), "which boot loader is it"),
-    "no kernel": (lambda made: edit(made, "rm /boot/vmlinuz"), "which is not in partition 1"),
-    "twice": (twice, "partition 2 is a flush log already"),
+    "no loader": (
+        lambda made: edit(made, f"rm {MENU}"),
+        "no grub.cfg, extlinux.conf or syslinux.cfg is in its ext and FAT partitions: which boot loader is it?",
+    ),
+    "no kernel": (
+        lambda made: edit(made, "rm /boot/vmlinuz"),
+        "/boot/grub/grub.cfg starts /boot/vmlinuz, which is not in partition 1",
+    ),
+    "twice": (
+        twice,
+        "partition 2 is a flush log already, and a card has one: begin with the image as it was before, or flash it as it is",
+    ),
     "twice, without its log": (
         both(twice, without_log),
-        "has cowflush's entries already",
+        "grub.cfg has cowflush's entries already: begin with the image as it was before",
     ),
     "half a log": (
         both(twice, one_header),
@@ -577,31 +610,44 @@ BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
         lambda made: replace(
             made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz root=/dev/sda3\n}\n'
         ),
-        "none of the image's partitions",
+        "root=/dev/sda3 names none of the image's partitions",
     ),
     "odd root": (
         lambda made: replace(
             made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz root=/dev/nfs\n}\n'
         ),
-        "is not understood",
+        "root=/dev/nfs is not understood: it must be /dev/sda1, PARTUUID=, UUID= or LABEL=",
     ),
     "no root": (
         lambda made: replace(made, MENU, b'menuentry "x" {\nlinux /boot/vmlinuz\n}\n'),
-        "has no root=",
+        "the entry that is started by itself has no root=",
+    ),
+    "no filesystem": (
+        no_filesystem,
+        "partition 2, which is its root, holds no ext2, ext3 or ext4",
     ),
     "no snapshots": (
         lambda made: replace(made, "/boot/vmlinuz", without_snapshots()),
         "the kernel lacks CONFIG_DM_SNAPSHOT (or has it as a module)",
     ),
-    "no bzImage": (lambda made: replace(made, "/boot/vmlinuz", b"no kernel"), "no bzImage"),
+    "no bzImage": (
+        lambda made: replace(made, "/boot/vmlinuz", b"no kernel"),
+        "the kernel is no bzImage for x86",
+    ),
     "beyond repair": (
         lambda made: edit(made, "ssv state 0", "clri <2>"),
-        "was not unmounted, and e2fsck can't mend it by itself",
+        "partition 1 was not unmounted, and e2fsck can't mend it by itself",
     ),
-    "full": (full, "KiB are needed"),
-    "four partitions": (four, "all four primary partitions"),
-    "no table": (no_table, "no partition table"),
-    "GPT": (gpt, "GPT partition table"),
+    "full": (full, "KiB free, and "),
+    "four partitions": (
+        four,
+        "all four primary partitions are in use, so there is no place for the flush log",
+    ),
+    "no table": (no_table, "has no partition table: is it the image of a whole card?"),
+    "GPT": (
+        gpt,
+        "has a GPT partition table, as images for EFI have. Only those that boot by BIOS, with a DOS one, are understood: ",
+    ),
     "GPT and DOS": (hybrid, "GPT partition table"),
     "torn GPT": (torn_gpt, "GPT partition table"),
 }
@@ -666,7 +712,9 @@ def test_a_packed_image_that_is_not_whole_is_refused(boot: Lab, bases_made: Made
 
 def test_the_original_is_never_the_output(boot: Lab, bases_made: Made) -> None:
     made = bases_made(boot, bases.voyage)
-    assert "is never changed" in images.refused("add", made.path, "--out", made.path)
+    assert "is never changed: name another file to write, with --out" in images.refused(
+        "add", made.path, "--out", made.path
+    )
     link = boot.directory / "link.img"
     link.hardlink_to(made.path)
     assert "is never changed" in images.refused("add", made.path, "--out", link)

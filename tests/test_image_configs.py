@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import os
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -180,24 +181,55 @@ def test_grub_itself_can_read_the_result(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("set timeout=1\n", "no menuentry"),
-        ('menuentry "x" {\n', "does not end"),
-        ('}\nmenuentry "x" {\n}\n', "closes nothing"),
-        ('menuentry "x" {\n  chainloader +1\n}\n', "no line `linux`"),
-        ('set default=3\nmenuentry "x" {\n  linux /k root=/dev/sda1\n}\n', "no such entry"),
-        ('menuentry "x" {\n  linux (hd1,1)/k root=/dev/sda1\n}\n', "another device"),
-        ('menuentry "x" {\n  linux (hd0,2)/k root=/dev/sda1\n}\n', "another device"),
-        ('menuentry "x" {\n  linux $kernel root=/dev/sda1\n}\n', "not said plainly"),
+        ("set timeout=1\n", "grub.cfg has no menuentry"),
+        ('menuentry "x" {\n', "grub.cfg: an entry does not end"),
+        ('}\nmenuentry "x" {\n}\n', "grub.cfg, line 1: a } that closes nothing"),
+        ('menuentry "x" {\n  chainloader +1\n}\n', 'grub.cfg: the entry "x" has no line `linux`'),
+        (
+            'set default=3\nmenuentry "x" {\n  linux /k root=/dev/sda1\n}\n',
+            "grub.cfg: its default is '3', and no such entry is there",
+        ),
+        (
+            'menuentry "x" {\n  linux (hd1,1)/k root=/dev/sda1\n}\n',
+            "grub.cfg: (hd1,1)/k is on another device than grub.cfg, or it is not said plainly where",
+        ),
+        (
+            'menuentry "x" {\n  linux (hd0,2)/k root=/dev/sda1\n}\n',
+            "grub.cfg: (hd0,2)/k is on another device",
+        ),
+        (
+            'menuentry "x" {\n  linux $kernel root=/dev/sda1\n}\n',
+            "grub.cfg: $kernel is on another device than grub.cfg, or it is not said plainly",
+        ),
         (
             'menuentry "x" {\n  linux /k root=/dev/sda1\n  linux /other root=/dev/sda1\n}\n',
-            "differ",
+            'grub.cfg: the entry "x" has several lines `linux` that differ',
         ),
-        ('submenu "more" {\n  menuentry "x" {\n    linux /k root=/dev/sda1\n  }\n}\n', "submenu"),
-        (f'{grub.MARK}\nmenuentry "x" {{\n  linux /k root=/dev/sda1\n}}\n', "already"),
+        (
+            'submenu "more" {\n  menuentry "x" {\n    linux /k root=/dev/sda1\n  }\n}\n',
+            "grub.cfg: what is started by itself is a submenu",
+        ),
+        (
+            f'{grub.MARK}\nmenuentry "x" {{\n  linux /k root=/dev/sda1\n}}\n',
+            "grub.cfg has cowflush's entries already: begin with the image as it was before",
+        ),
+        ('menuentry "x" { linux /k root=/dev/sda1 }\n', "grub.cfg: an entry stands in one line"),
+        (
+            "set default=y\nmenuentry {\n  linux /k root=/dev/sda1\n}\n",
+            "grub.cfg: an entry without a title: menuentry {",
+        ),
+        (
+            'menuentry "x" {\n  linux /k "root\n}\n',
+            'grub.cfg: linux /k "root: No closing quotation',
+        ),
+        (
+            'menuentry "x" {\n  linux \n}\n',
+            'grub.cfg: the entry "x" has a line `linux` that names no kernel',
+        ),
     ],
 )
 def test_what_grub_cfg_is_refused(text: str, why: str) -> None:
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(Refused, match=re.escape(why)):
         grub.parse(text, 1)
 
 
@@ -248,30 +280,60 @@ def test_a_menu_of_syslinux_stays_a_menu() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("PROMPT 1\n", "no LABEL"),
-        ("INCLUDE other.cfg\nLABEL a\n KERNEL k\n", "another file"),
-        ("DEFAULT b\nLABEL a\n KERNEL k\n", "no such label"),
-        ("DEFAULT a\nLABEL a\n KERNEL chain.c32\n", "no Linux kernel"),
-        ("DEFAULT a\nLABEL a\n KERNEL k\n LOCALBOOT 0\n", "no Linux kernel"),
-        ("DEFAULT a\nLABEL a\n KERNEL tftp://x/k\n", "not said plainly"),
+        ("PROMPT 1\n", "the boot loader's configuration has no LABEL"),
+        (
+            "INCLUDE other.cfg\nLABEL a\n KERNEL k\n",
+            "the boot loader's configuration continues in another file (INCLUDE other.cfg)",
+        ),
+        (
+            "DEFAULT b\nLABEL a\n KERNEL k\n",
+            "the boot loader's configuration starts 'b' by itself, and no such label is there",
+        ),
+        ("DEFAULT a\nLABEL a\n KERNEL chain.c32\n", "the label 'a' starts no Linux kernel"),
+        ("DEFAULT a\nLABEL a\n KERNEL k\n LOCALBOOT 0\n", "the label 'a' starts no Linux kernel"),
+        (
+            "DEFAULT a\nLABEL a\n KERNEL tftp://x/k\n",
+            "the boot loader's configuration names a file that is not said plainly: tftp://x/k",
+        ),
         # Nothing here says which label is started, so none may be taken.
-        ("LABEL a\n KERNEL k\n", "starts nothing by itself"),
+        (
+            "LABEL a\n KERNEL k\n",
+            "the boot loader's configuration starts nothing by itself: it has no DEFAULT",
+        ),
         ("LABEL a\n KERNEL k\nLABEL b\n MENU DEFAULT\n KERNEL l\n", "starts nothing by itself"),
         ("DEFAULT a b\nLABEL a\n KERNEL k\n", "no such label"),
-        ("DEFAULT a\nDEFAULT b\nLABEL a\n KERNEL k\nLABEL b\n KERNEL l\n", "DEFAULT twice"),
-        ("DEFAULT a\nONTIMEOUT b\nLABEL a\n KERNEL k\nLABEL b\n KERNEL l\n", "after a while"),
-        ("DEFAULT a\nLABEL a\n KERNEL k\nLABEL A\n KERNEL l\n", "two labels of one name"),
-        ("DEFUALT a\nLABEL a\n KERNEL k\n", "not understood: DEFUALT a"),
-        ("UI menu.c32\nMENU BEGIN\nLABEL a\n KERNEL k\nMENU END\n", "a menu in its menu"),
+        (
+            "DEFAULT a\nDEFAULT b\nLABEL a\n KERNEL k\nLABEL b\n KERNEL l\n",
+            "the boot loader's configuration says DEFAULT twice, and not the same",
+        ),
+        (
+            "DEFAULT a\nONTIMEOUT b\nLABEL a\n KERNEL k\nLABEL b\n KERNEL l\n",
+            "the boot loader's configuration starts 'b' after a while, and 'a' before",
+        ),
+        (
+            "DEFAULT a\nLABEL a\n KERNEL k\nLABEL A\n KERNEL l\n",
+            "the boot loader's configuration has two labels of one name",
+        ),
+        (
+            "DEFUALT a\nLABEL a\n KERNEL k\n",
+            "the boot loader's configuration has a line that is not understood: DEFUALT a",
+        ),
+        (
+            "UI menu.c32\nMENU BEGIN\nLABEL a\n KERNEL k\nMENU END\n",
+            "the boot loader's configuration has a menu in its menu (MENU BEGIN)",
+        ),
         (
             "UI menu.c32\nLABEL a\n MENU DEFAULT\n KERNEL k\nLABEL b\n MENU DEFAULT\n KERNEL l\n",
-            "several labels",
+            "the boot loader's configuration has several labels with MENU DEFAULT",
         ),
-        (f"{syslinux.MARK}\nLABEL a\n KERNEL k\n", "already"),
+        (
+            f"{syslinux.MARK}\nLABEL a\n KERNEL k\n",
+            "the boot loader has cowflush's entries already: begin with the image as it was before",
+        ),
     ],
 )
 def test_what_syslinux_configuration_is_refused(text: str, why: str) -> None:
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(Refused, match=re.escape(why)):
         syslinux.parse(text, "")
 
 
@@ -411,8 +473,23 @@ def test_a_distribution_s_kernel_lacks_by_name_what_it_has_as_modules(kernel: st
 
 
 def test_what_is_no_kernel_is_refused() -> None:
-    for image in (b"", b"MZ" + bytes(2000), image_of(b"x", lambda content: b"??" + content)):
-        with pytest.raises(Refused):
+    old = bytearray(image_of(b"x", gzip.compress))
+    struct.pack_into("<H", old, kernels.VERSION_AT, kernels.VERSION - 1)
+    for image, why in (
+        (b"", "the kernel is no bzImage for x86"),
+        (b"MZ" + bytes(2000), "the kernel is no bzImage for x86"),
+        (bytes(old), "the kernel is older than Linux 2.6.24"),
+        (
+            image_of(b"x", lambda content: b"??" + content),
+            "the kernel is packed in a way that is not known, so it can't be seen what it has built in",
+        ),
+        (
+            image_of(b"x", lambda content: b"\x1f\x8b" + bytes(20) + content),
+            "the kernel can't be unpacked: ",
+        ),
+        (image_of(b"x", lambda content: b"\x28\xb5" + content), "zstd can't unpack the kernel: "),
+    ):
+        with pytest.raises(Refused, match=re.escape(why)):
             kernels.missing(image)
 
 

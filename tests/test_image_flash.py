@@ -103,10 +103,15 @@ def test_a_card_that_nobody_uses_may_be_overwritten(machine: Machine) -> None:
     assert (found.name, found.size, found.model) == ("sdb", 512 * MIB, "CF CARD")
 
 
+def lvm_mounted(machine: Machine) -> None:
+    machine.mapper("dm-7", "253:7", "vg2-data", "sdb1")
+    machine.mounts("253:7 / /srv rw - ext4 /dev/mapper/vg2-data rw")
+
+
 USES: dict[str, tuple[Callable[[Machine], None], str]] = {
     "mounted": (
         lambda m: m.mounts("8:17 / /media/card rw - vfat /dev/sdb1 rw"),
-        "sdb1 is mounted at /media/card: unmount",
+        "sdb1 is mounted at /media/card: unmount it first",
     ),
     "mounted whole": (
         lambda m: m.mounts("8:16 / /media/a\\040b rw - vfat /dev/sdb rw"),
@@ -120,13 +125,23 @@ USES: dict[str, tuple[Callable[[Machine], None], str]] = {
         lambda m: m.mounts("8:17 / / rw - ext4 /dev/root rw"),
         "sdb1 is mounted at /: the system runs on it",
     ),
-    "swap": (lambda m: m.swaps("/dev/sdb2"), "sdb2 is swapped to"),
+    "swap": (lambda m: m.swaps("/dev/sdb2"), "sdb2 is swapped to: swapoff it first"),
     "LVM": (
         lambda m: m.mapper("dm-7", "253:7", "vg2-data", "sdb1"),
         "sdb1 is in use by the device vg2-data",
     ),
-    "read-only": (lambda m: m.set("sdb", "ro", "1"), "sdb is read-only"),
-    "no card": (lambda m: m.set("sdb", "size", "0"), "is there a card in the reader"),
+    "LVM, mounted": (
+        lvm_mounted,
+        "sdb1 is in use by the device vg2-data, which is mounted at /srv",
+    ),
+    "read-only": (
+        lambda m: m.set("sdb", "ro", "1"),
+        'sdb is read-only: is the card.s switch on "lock"?',
+    ),
+    "no card": (
+        lambda m: m.set("sdb", "size", "0"),
+        "sdb is empty: is there a card in the reader?",
+    ),
 }
 
 
@@ -152,8 +167,8 @@ def test_the_disk_that_the_system_runs_on_is_refused(machine: Machine) -> None:
     ("number", "why"),
     [
         ("8:17", "sdb1 is a partition: name the whole disk, sdb"),
-        ("253:0", "made of other devices"),
-        ("9:9", "knows no"),
+        ("253:0", "dm-0 is no disk of its own, but made of other devices"),
+        ("9:9", "the kernel knows no block device 9:9"),
     ],
 )
 def test_what_is_no_whole_disk_is_refused(machine: Machine, number: str, why: str) -> None:
@@ -195,7 +210,10 @@ def test_it_asks_first(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
     )
-    assert run.returncode == 1 and b"nobody is there to agree" in run.stderr
+    assert (
+        run.returncode == 1
+        and b"would be lost, and nobody is there to agree: say --yes (YES=1)" in run.stderr
+    )
     assert target.read_bytes() == before
 
 
@@ -205,10 +223,10 @@ def test_what_can_t_be_is_refused(tmp_path: Path) -> None:
     empty.touch()
     for arguments, why in (
         ((source, small), "has 4 MiB, and the image takes 10 MiB"),
-        ((source, tmp_path / "none"), "does not exist"),
+        ((source, tmp_path / "none"), f"{tmp_path / 'none'} does not exist"),
         ((source, source), "is the image itself"),
-        ((source, "/dev/null"), "neither a block device nor a file"),
-        ((empty, small), "is no image"),
+        ((source, "/dev/null"), "/dev/null is neither a block device nor a file"),
+        ((empty, small), f"{empty} is no image: `make image` makes one"),
     ):
         assert why in images.refused("flash", *arguments, "--yes")
 
@@ -364,7 +382,10 @@ def test_a_card_that_gives_back_other_data_is_told(
         os.pwrite(fd, bytes([byte ^ 1]), size - 1000)
 
     monkeypatch.setattr(flash, "_forget", decay)
-    with pytest.raises(Refused, match="does not give back what was written"):
+    with pytest.raises(
+        Refused,
+        match="does not give back what was written to it: the card, or its reader, is broken",
+    ):
         flash.run(source, target, yes=True)
 
 

@@ -39,7 +39,7 @@ def with_flushes(boot: Lab, label: bytes = b"") -> Card:
 
 def check_kept(vm: VM) -> None:
     """The log is not applied, it stays as it is, and everything tells how to decide."""
-    why = "sda1 was changed by somebody else since the last flush"
+    why = "sda1 is not as its last flush left it"
     assert f"cannot use the flush log on /dev/sda2: {why}. The log is kept" in logged.said(vm)
     for text in (
         vm.run("cowflush status").ok().text,

@@ -244,7 +244,10 @@ def test_reads_that_fail_in_the_log_during_a_merge(boot: Lab) -> None:
     place = log.segments[0].places[-1]
     vm.fail_reads(chunk_sectors(vm.card, place))
     said = vm.run("cowflush merge", timeout=60).exits(CARD).text
-    assert f"its chunk {place} can't be read" in said and "nothing was written" in said, said
+    assert (
+        f"cannot merge the flush log: its chunk {place} can't be read." in said
+        and "nothing was written" in said
+    ), said
     vm.heal()
     # A bit that rots is another thing.
     vm.pause()

@@ -7,6 +7,7 @@ from the description alone. What the root must be is known before: the writer's 
 from __future__ import annotations
 
 import filecmp
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -287,6 +288,7 @@ def test_recover_merges_what_is_left_of_a_damaged_log(rig: Rig) -> None:
     flipped(rig, *in_live_data(rig, 2))
     done = logged.host("recover", rig.root, rig.log, "--merge")
     assert done.returncode == LOST and "LOST: " in done.stdout
+    assert re.search(r"^damaged: chunk \d+ of the log$", done.stdout, re.MULTILINE), done
     assert "flushes up to 3 are lost, and what counts is flush 2" in done.stdout
     assert rig.root.read_bytes() == rig.states[2]
     # What was cut off never counts again, also when it can be read again.
@@ -421,6 +423,9 @@ def test_a_card_by_the_second_writer_is_read_and_merged(made: Card, tmp_path: Pa
     logged.check_card(card, 2)
     found = logged.found_by_host(card)
     assert (found["fit"], found["end"], found["damaged_chunks"]) == ("fits", "clean", 0)
+    looked = logged.host("recover", *logged.images(card)).stdout
+    assert looked.startswith("2 flushes in the log, "), looked
+    assert " to merge; the log belongs to this root, which is as the log expects it\n" in looked
     expected = flushlog.recovered(card).path
     root, log = logged.images(card)
     assert logged.host("recover", root, log, "--merge").returncode == DONE
@@ -461,10 +466,14 @@ def test_a_root_that_was_changed_elsewhere_is_told_and_the_log_may_win(
     root, log = logged.images(card)
     before = logged.digest(root), logged.digest(log)
     refused = logged.host("recover", root, log, "--merge")
-    assert refused.returncode == FAILED and "root was changed by somebody else" in refused.stderr
+    why = f"cannot apply {log} to {root}: root is not as its last flush left it."
+    assert refused.returncode == FAILED and why in refused.stderr, refused
     assert (logged.digest(root), logged.digest(log)) == before
     looked = logged.host("recover", root, log, "--json")
     assert jsondoc.parse("recover", looked.stdout)["fit"] == "changed"
+    looked = logged.host("recover", root, log)
+    assert "2 flushes in the log, " in looked.stdout, looked
+    assert " to merge; root is not as its last flush left it\n" in looked.stdout, looked
     expected = flushlog.recovered(card).path
     assert logged.host("recover", root, log, "--merge", "--force").returncode == DONE
     assert filecmp.cmp(root, expected, shallow=False)

@@ -4,6 +4,8 @@ Covered: every text of two words or more that stands in src (but for its tests) 
 every `echo` of the packages' scripts. Each must stand in one of the document's messages, its fixed words in their order; and
 each word of those messages must come from such a text. A message is a line of docs/messages.md that is code and a line's break.
 
+Each entry has a line that begins with **When**: which event makes the message.
+
 Not covered: what to do, if it is said in an error's `advise` or by the files in ADVISERS: the words before it lead to
 the entry. And what EXEMPT lists.
 """
@@ -14,6 +16,8 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from messages_named import named, strings
 
 TOP = Path(__file__).resolve().parent.parent
 DOCUMENT = TOP / "docs" / "messages.md"
@@ -75,6 +79,79 @@ FROM_ARGH = (
     "No value provided for option '{}'.", "One of the following subcommands must be present:",
     "Required positional arguments not provided:", "Unrecognized argument: {}",
 )  # fmt: skip
+
+# Said in these tests, which look for less than their words (that name none, as other messages begin with the same) or for
+# what follows from them.
+MET = {
+    "test_log_whose.py::test_two_logs_with_flushes_hold_everything_until_the_owner_has_decided": (
+        "LOG may have flushes of PARTITION, too: kept as it is, and not used.",
+    ),
+    "test_boot.py::test_a_flush_under_load_persists_and_what_is_younger_goes": (
+        "nothing here is for these modules: NAMES.",
+    ),
+    "test_log_reading.py::test_what_one_boot_can_not_read_the_next_one_has": (
+        "cannot append to the flush log: chunk N of the flush log on DEVICE can't be read: flushes up to N are there and can't "
+        "be read now, and what root has is flush N.",
+    ),
+    "test_log_errors.py::test_reads_that_fail_in_the_log_during_a_merge": (
+        "cannot merge the flush log: the flush log on DEVICE is damaged (WHAT at chunk N): flushes up to N are lost, and what "
+        "counts is LAST.",
+    ),
+    "test_log_damage.py::test_one_copy_of_the_header": (
+        "one of the two copies of the header; the next merge mends it",
+    ),
+    "test_commands.py::test_check_knows_this_machine_and_advises": (
+        "none: a power cut during a flush can tear the filesystem",
+        "SIZE of RAM, SIZE available; a COW of SIZE",
+    ),
+    "test_bad_inputs.py::test_a_kernel_that_lacks_something": (
+        "cannot open /dev/loop-control: WHY.",
+        "cannot open /dev/mapper/control: WHY.",
+        "cannot load a table into NAME: the kernel has no KIND target.",
+        "the kernel has no such target now",
+        "every N s",
+    ),
+    "test_failing_calls.py::test_each_call_fails_once": (
+        "cannot start a process that syncs: WHY.",
+        "cannot start the guard process: it could not lock its memory.",
+        "nothing to merge: the flush log is empty, or there is none",
+    ),
+    "test_log_commands.py::test_format_spares_what_is_there_and_what_is_in_use": (
+        "cannot read sectors FIRST to LAST of DEVICE: WHY.",
+    ),
+    "test_refusals.py::test_what_the_kernel_refuses_is_named_and_the_next_flush_makes_up_for_it": (
+        "rebooting: everything since the last flush is dropped",
+    ),
+    "test_daemon_faults.py::test_a_card_that_fails_for_a_while": ("flush (REASON) failed: WHY",),
+    "test_overflow.py::test_a_cow_as_large_as_memory_allows": ("the RAM copy was full",),
+    "test_package_words.py::test_debian_s_service_says_what_it_does_and_whether_it_worked": (
+        "Usage: FILE {start|stop|restart|reload|force-reload|status}",
+    ),
+}
+# No test meets these.
+UNMET = {
+    "no test can make the kernel refuse just that": (
+        "cannot keep writes from DEVICE: WHY.",
+        "cannot make DEVICE the root: WHY.",
+        "That failed: WHY.",
+    ),
+    "the injector can't make this call fail by itself (socketpair's second; a write to sysfs)": (
+        "cannot make a socket for a process that syncs: WHY.",
+        "cannot turn the FLUSHes of DEVICE on again: WHY.",
+    ),
+    "only a loaded table is left by a command and its guard that were both killed, and clearing it fails as well": (
+        "cannot clear the loaded table of NAME: WHY.",
+    ),
+    "no command has a positional argument that is not text": (
+        "Error parsing positional argument 'NAME' with value 'VALUE': WHY",
+    ),
+    "a guest would have to lose two partitions of a card at once": (
+        "cannot tell whether there is a flush log of PARTITION: this can't be read, or not compared with root: PARTITIONS.",
+    ),
+    "files on this machine have no read errors; test_log_reading.py counts such chunks in `cowflush log --verify`": (
+        "unreadable: chunk N of the log",
+    ),
+}
 
 # A comment; a raw string; a string; a character or a lifetime.
 RUST = re.compile(
@@ -187,6 +264,27 @@ def quoted() -> list[str]:
     return [" ".join(found["text"].split()) for found in lines]
 
 
+# What follows an entry's messages.
+WHEN = re.compile(r"  \*\*When\*\* [^\s.][^\n]*[^\s:,;]$", re.MULTILINE)
+
+
+def entries(document: str) -> list[tuple[str, str]]:
+    """Each entry's first message, and all that stands behind its messages."""
+    found = re.finditer(
+        r"^- (?P<first>`.+)\\\n(?:  `.*\\\n)*(?P<rest>(?:  .*\n)*)", document, re.MULTILINE
+    )
+    return [(entry["first"], entry["rest"]) for entry in found]
+
+
+def without_event(document: str) -> list[str]:
+    """The entries that don't say, in their first line and once, which event makes their messages."""
+    return [
+        first
+        for first, rest in entries(document)
+        if not WHEN.match(rest) or rest.count("**When**") != 1
+    ]
+
+
 def unexplained(text: str, patterns: dict[str, re.Pattern[str]]) -> str:
     """What is left of a message when all that the sources can say is taken away."""
     left = [*text.replace("cannot ", " " * 7, 1)] if text.startswith("cannot ") else [*text]
@@ -273,10 +371,66 @@ def test_every_entry_is_a_message() -> None:
     )
 
 
+def test_an_entry_without_its_event_is_seen() -> None:
+    good = (
+        "- `cannot x: WHY.`\\\n  `cannot y: WHY.`\\\n  **When** the kernel refused.\n  Try again.\n"
+    )
+    assert without_event(good) == []
+    for bad in (
+        good.replace("  **When** the kernel refused.\n", ""),
+        good.replace("the kernel refused.", ""),
+        good.replace("Try again.", "**When** twice."),
+        good.replace("  **When** the kernel refused.\n  Try again.\n", ""),
+    ):
+        assert without_event(bad) == ["`cannot x: WHY.`"], bad
+
+
+def test_every_entry_says_which_event_makes_its_messages() -> None:
+    document = DOCUMENT.read_text()
+    assert len(entries(document)) == len(re.findall(r"^- `.*\\$", document, re.MULTILINE)) > 200
+    missing = without_event(document)
+    assert not missing, (
+        f"these entries of docs/messages.md have no line that begins with **When**: {missing}"
+    )
+
+
 def test_every_exemption_is_needed() -> None:
     texts = {text for _, text in TOLD}
     assert not [text for text in LISTED if text not in texts], "no longer in the sources"
     assert not [name for name in (*EXEMPT_FILES, *ADVISERS) if not (TOP / name).exists()]
+
+
+def test_every_message_is_met_by_a_test_or_there_is_a_reason() -> None:
+    """By words: which of them were said in the last run messages_met.py tells."""
+    elsewhere = [message for messages in MET.values() for message in messages]
+    unmet = [message for messages in UNMET.values() for message in messages]
+    found = named(dict.fromkeys(QUOTED), strings())
+    lacking = [text for text in QUOTED if text not in found | {*elsewhere, *unmet}]
+    assert not lacking, (
+        f"no test looks for the words of these messages, by test_messages.UNMET with no reason: {lacking}"
+    )
+    needless = [text for text in (*elsewhere, *unmet) if text in found or text not in QUOTED]
+    assert not needless, f"a test looks for these now, or they are gone: {needless}"
+    for test in MET:
+        file, name = test.split("::")
+        assert f"\ndef {name}(" in (TOP / "tests" / file).read_text(), test
+
+
+def test_which_message_a_string_names() -> None:
+    both = [
+        "cannot open DEVICE: WHY.",
+        "cannot use DEVICE: it is full.",
+        "cannot use DEVICE: it is not.",
+    ]
+    for string, names in (
+        ("cannot open /dev/sda1: No such file", {both[0]}),
+        ("cannot use /dev/sda1: it is", set()),
+        (r"x: cannot use .*: it is full\.", {both[1]}),
+        ("cannot use {}: it is not", {both[2]}),
+        ("open", set()),
+        ("it is", set()),
+    ):
+        assert named(both, [string]) == names, string
 
 
 def test_entries_are_sorted() -> None:

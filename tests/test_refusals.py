@@ -17,6 +17,10 @@ from vm.machine import VM
 from vm.router import check_settled
 
 FAILED, USAGE, NO_STACK, LOST = 1, 2, 3, 7
+# Root, and two more of 64 MiB.
+TWO_LOGS = "label: dos\nlabel-id: 0xc0f1a586\n1: start=8192, size=200000, type=83\n" + "".join(
+    f"{number}: size=131072, type=da\n" for number in (2, 3)
+)
 
 
 def says(vm: VM, command: str, code: int, *words: str) -> None:
@@ -51,6 +55,13 @@ def test_words_that_are_not_understood() -> None:
         done = logged.host(*words.split())
         assert (done.returncode, done.stdout) == (USAGE, ""), (words, done)
         assert done.stderr.startswith(f"cowflush: {reason}"), (words, done)
+
+
+def test_what_can_not_be_measured_is_no_root() -> None:
+    """A terminal has no size."""
+    done = logged.host("recover", "/dev/ptmx", "/dev/ptmx")
+    assert done.returncode == FAILED, done
+    assert "cowflush: cannot measure /dev/ptmx: " in done.stderr, done
 
 
 def files(
@@ -260,6 +271,13 @@ def test_only_root_may_and_only_where_it_makes_sense(boot: Lab) -> None:
         "Read-only file system",
     )
     vm.run("mount -o remount,rw /run").ok()
+    says(
+        vm,
+        "cowflush hold && mount -o remount,ro /run && cowflush release; code=$?; mount -o remount,rw /run; exit $code",
+        FAILED,
+        "cannot release: the note of the hold stays in /run/cowflush.",
+    )
+    says(vm, "cowflush release", 0, "released: flushes come as before")
     says(vm, "mount -o remount,strictatime / && cowflush check", 0, "reads are writes, too")
     vm.run("echo prune=off >/etc/cowflush.conf; echo y >/root/y; sync; cowflush flush").ok()
     says(vm, "cowflush status", 0, "nothing at the last flush: it is switched off (prune=off)")
@@ -361,3 +379,109 @@ def test_what_the_kernel_refuses_is_named_and_the_next_flush_makes_up_for_it(boo
     found = vm.card.hashes("/root")
     assert len(found) == len(REFUSED)
     assert {f"/root/{line.split()[1]}": line.split()[0] for line in hashes.splitlines()} == found
+
+
+def as_asked(vm: VM, line: str) -> None:
+    """From here on the kernel command line reads so."""
+    vm.run("umount /proc/cmdline 2>/dev/null; true").ok()
+    vm.put("/run/line", line.encode())
+    vm.run("mount --bind /run/line /proc/cmdline").ok()
+
+
+def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab) -> None:
+    """With other command lines, and without what they look at. sda3 stands for a root that is not mounted."""
+    card = logged.made(boot.card(partitions=TWO_LOGS), 1)
+    vm = boot(card, append="cowflush=off cowflush.log=none")
+    attach = "cowflush attach"
+    # A copy of root, beside a log that is its original's.
+    vm.run("dd if=/dev/sda1 of=/dev/sda3 bs=4k count=1 2>/dev/null").ok()
+    as_asked(vm, "root=/dev/sda3")
+    says(
+        vm,
+        "cowflush check",
+        6,
+        "sda3, ext4 of ",
+        ", but the filesystem is larger than the partition",
+    )
+    vm.run(f"{attach} --plain /dev/sda3").exits(FAILED)
+    told = vm.run("dmesg").ok().text
+    assert (
+        "the flush log on sda2 has flushes for another partition with root's UUID: it is not looked at."
+        in told
+    )
+    vm.run(
+        "dd if=/dev/zero of=/dev/sda3 bs=1M 2>/dev/null; dd if=/dev/zero of=/dev/sda2 bs=1M 2>/dev/null; true"
+    ).ok()
+    says(vm, "cowflush check", 0, "sda3 with a filesystem that cowflush does not know")
+    as_asked(vm, "root=UUID=nothing")
+    says(vm, "cowflush check", 6, "root= on the kernel command line leads to no block device")
+    says(
+        vm,
+        "cowflush log format /dev/sda2",
+        USAGE,
+        "cannot make a flush log of /dev/sda2: it is not known for which root.",
+    )
+    says(
+        vm,
+        f"{attach} UUID=nothing",
+        FAILED,
+        "cannot find root=UUID=nothing: there is no such device; there are: ",
+    )
+    says(
+        vm,
+        f"{attach} /dev/nfs",
+        FAILED,
+        "cannot find root: the kernel command line has no usable root=.",
+    )
+    as_asked(vm, "root=/dev/sda1")
+    vm.run("touch /run/nothing").ok()
+    says(vm, "mount --bind /run/nothing /proc/filesystems; cowflush check; code=$?; umount /proc/filesystems; exit $code",
+         6, "the kernel has no tmpfs")  # fmt: skip
+    says(vm, "mount -t tmpfs none /sys/block/sda/queue; cowflush check; code=$?; umount /sys/block/sda/queue; exit $code",
+         0, "this kernel does not tell")  # fmt: skip
+    make = "cowflush log format --root /dev/sda1"
+    says(vm, f"mount -t tmpfs none /sys/dev/block; {make} /dev/sda2; code=$?; umount /sys/dev/block; exit $code",
+         FAILED, "cannot make a flush log of /dev/sda2: the kernel does not tell whether it is in use.")  # fmt: skip
+    says(vm, f"mv /dev/urandom /dev/aside; {make} /dev/sda2; code=$?; mv /dev/aside /dev/urandom; exit $code",
+         FAILED, "cannot read /dev/urandom: No such file or directory.")  # fmt: skip
+    vm.run(f"{make} /dev/sda2").ok()
+    other = "cannot make another flush log for /dev/sda1: it has one: sda2, "
+    says(vm, f"{make} /dev/sda3", USAGE, f"{other}which is empty.")
+    # Both copies of the header.
+    size = int(vm.run("cat /sys/class/block/sda2/size").ok().text) * 512
+    for at in (20, size - flushlog.CHUNK + 20):
+        vm.run(f"printf x | dd of=/dev/sda2 bs=1 seek={at} conv=notrunc 2>/dev/null").ok()
+    says(vm, f"{make} /dev/sda3", USAGE, f"{other}which has flushes in it or can't be read.")
+    vm.run("dd if=/dev/zero of=/dev/sda2 bs=1M 2>/dev/null; true").ok()
+    for call, errno, command, words in (
+        (175, 1, "flush", "cannot hold back signals: Operation not permitted."),
+        (221, 37, "attach /dev/sda3", "cannot lock /dev/mapper/control: No locks available."),
+    ):
+        says(
+            vm, f"guest-tools deny --call {call} --errno {errno} cowflush {command}", FAILED, words
+        )
+    # In doubt about a log: once with a stack that can't be used, once with one, and where no note can be left.
+    as_asked(vm, "root=/dev/sda3 cowflush.log=LABEL=elsewhere")
+    vm.run(f"{attach} --plain /dev/sda3", timeout=60).ok()
+    vm.run(f"mount -o remount,ro /run; {attach} /dev/sda3", timeout=60).ok()
+    told = vm.run("dmesg").ok().text
+    for words in (
+        "the stack was built but could not be used.",
+        "what is written to root makes the flushes useless that may be in the flush log. To have them: ",
+        "cannot note in /run/cowflush that nothing may be flushed: Read-only file system.",
+        "cannot write to /run/cowflush: ",
+    ):
+        assert words in told, told
+    vm.run("mount -o remount,rw /run").ok()
+    says(vm, f"{attach} /dev/sda3", FAILED, "cannot build the stack: there is one already.")
+    says(vm, "guest-tools inject --rule look:cowflush-root#2=ENOMEM cowflush log --word",
+         FAILED, "cannot ask for the table of cowflush-root: Out of memory.")  # fmt: skip
+    vm.run(
+        "dd if=/dev/zero of=/run/file bs=1M count=4 2>/dev/null && losetup /dev/loop7 /run/file"
+    ).ok()
+    says(
+        vm,
+        "cowflush log format /dev/loop7",
+        FAILED,
+        "cannot use /dev/loop7 at once: it is none of this machine's partitions.",
+    )

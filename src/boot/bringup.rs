@@ -188,12 +188,12 @@ fn stacked(
     let device = link_node(number);
     let mounted = mount(&device, card.filesystem.as_ref());
     let access = mounted.inspect_err(|_| drop(stacking::take_away(control)))?;
-    log.info(&boot_line(card, found, access, limit));
+    log.info(&boot_line(&card.name, found, access, limit));
     Ok(())
 }
 
 /// The line at boot: what mode it is in and what a power cut would cost.
-fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> String {
+fn boot_line(card: &str, found: &Found, access: &str, limit: Bytes) -> String {
     let refused = |partition: &Candidate| {
         format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
     };
@@ -220,10 +220,9 @@ fn boot_line(card: &Candidate, found: &Found, access: &str, limit: Bytes) -> Str
         }
     };
     format!(
-        "root is {} over {} ({access}): writes stay in RAM (up to {limit}) until `cowflush flush`. \
+        "root is {} over {card} ({access}): writes stay in RAM (up to {limit}) until `cowflush flush`. \
          {what}",
         Name::Root.text(),
-        card.name
     )
 }
 
@@ -338,5 +337,34 @@ fn check_size(card: &Candidate) -> Result<()> {
         )
         .advise("Was an image cut short when it was written to the card? Write it again.")),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_without_a_flush_log_says_whether_there_is_one_that_is_not_used() {
+        let kept = Found::Kept {
+            name: "sda2".to_owned(),
+            why: Error::new("use the flush log on sda2", "a reason"),
+            open: false,
+        };
+        for (found, what) in [
+            (
+                Found::None,
+                "A power cut loses what was not flushed; one during a flush can tear root, since there is no flush log \
+                 (`cowflush log --help` tells how to add one).",
+            ),
+            (
+                kept,
+                "A power cut loses what was not flushed; one during a flush can tear root, since the flush log is not used.",
+            ),
+        ] {
+            let line = boot_line("sda1", &found, "rw", Bytes(32 << 20));
+            let stack = "root is cowflush-root over sda1 (rw): writes stay in RAM (up to 32.0 MiB) until `cowflush flush`.";
+            assert_eq!(line, format!("{stack} {what}"));
+        }
     }
 }

@@ -162,10 +162,7 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
                     }
                     why
                 }
-                _ => Error::new(
-                    format!("tell whether there is a flush log of {}", card.name),
-                    format!("this can't be read, or not compared with root: {all_names}"),
-                ),
+                _ => unclear(card, &all_names),
             };
             Found::Kept { name, why: why.advise(DECIDE), open: true }
         }
@@ -273,10 +270,17 @@ fn kept(card: &Candidate, seen: &[Seen], index: usize, foreign: bool) -> (String
 fn changed(card: &Candidate, path: &Path) -> Error {
     Error::new(
         format!("use the flush log on {}", path.display()),
-        format!("{} was changed by somebody else since the last flush", card.name),
+        format!("{} is not as its last flush left it", card.name),
     )
     .advise(KEPT)
     .exit(Exit::Lost)
+}
+
+fn unclear(card: &Candidate, names: &str) -> Error {
+    Error::new(
+        format!("tell whether there is a flush log of {}", card.name),
+        format!("this can't be read, or not compared with root: {names}"),
+    )
 }
 
 fn name_of(seen: &[Seen], index: Option<&usize>) -> String {
@@ -460,8 +464,12 @@ fn take(
         }
     };
     // What was cut off may have been merged in part.
-    if log.chain.segments.len() < before && fit(&log, card) != Fit::Fits {
-        return Err(changed(card, &path));
+    if log.chain.segments.len() < before {
+        match fit(&log, card) {
+            Fit::Fits => {}
+            Fit::Changed => return Err(changed(card, &path)),
+            Fit::Unknown => return Err(unclear(card, &partition.name).advise(DECIDE)),
+        }
     }
     match (log.damage(), log.chain.end) {
         (Some(damage), _) => {

@@ -106,10 +106,27 @@ mod tests {
             "cannot load the module ext4: it is damaged, or was made for another kernel. Build the \
              initramfs anew, with the modules of this kernel, 6.1.0-57-amd64."
         );
-        for errno in [Errno::ENOENT, Errno::EINVAL, Errno::EKEYREJECTED] {
+        for (errno, why) in [
+            (
+                Errno::ENOENT,
+                "cannot load the module ext4: another module that it needs is not loaded, or is of another kernel.",
+            ),
+            (
+                Errno::EINVAL,
+                "cannot load the module ext4: it was made for another kernel, or does not take its parameters.",
+            ),
+            (
+                Errno::EKEYREJECTED,
+                "cannot load the module ext4: its signature is none that this kernel takes.",
+            ),
+        ] {
+            assert!(said(errno).starts_with(why), "{}", said(errno));
             assert!(said(errno).ends_with("this kernel, 6.1.0-57-amd64."), "{}", said(errno));
         }
-        assert!(said(Errno::ENOMEM).contains("memory"));
+        let said_so = "cannot load the module ext4: this kernel can load no modules.";
+        assert!(said(Errno::ENOSYS).starts_with(said_so), "{}", said(Errno::ENOSYS));
+        let said_so = "cannot load the module ext4: Out of memory. The kernel's own words";
+        assert!(said(Errno::ENOMEM).starts_with(said_so), "{}", said(Errno::ENOMEM));
         assert_eq!(said(Errno::EEXIST), "Loaded");
         assert_eq!(said(Errno::ENODEV), "NoHardware");
         assert!(matches!(refusal("x", Errno::ENOSYS, ""), Refusal::NoModules(_)));

@@ -6,7 +6,7 @@ use cowflush::boot::bringup::{self, Before};
 use cowflush::boot::cmdline::Options;
 use cowflush::boot::console::Log;
 use cowflush::boot::reference::Reference;
-use cowflush::error::{Error, Exit, Result};
+use cowflush::error::{Exit, Result};
 
 use crate::commands::boot_options;
 use crate::put;
@@ -39,12 +39,10 @@ pub fn run(root: Option<&str>, plain: bool, by_log: bool) -> Result<Exit> {
 }
 
 fn device(options: &Options, before: Before, log: &mut Log) -> Result<PathBuf> {
-    let mut device = None;
+    let mut device = PathBuf::new();
     bringup::root(options, before, log, &mut |path, _| {
-        device = Some(path.to_owned());
+        path.clone_into(&mut device);
         Ok(if options.writable { "rw" } else { "ro" })
     })?;
-    device.ok_or_else(|| {
-        Error::new("find root", "there is no device for it").advise("The lines above say why.")
-    })
+    Ok(device)
 }

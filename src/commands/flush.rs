@@ -32,11 +32,16 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let outcome = counted(session.flush(How { direct, ..How::default() }))?;
     // Asked for by hand: what was on trial is kept.
     let kept = hold::end();
-    let (did, nothing) = match kept {
+    let (did, nothing) = words(kept);
+    tell(session, &outcome, json, did, nothing)
+}
+
+/// What a flush says if it flushed something, and if there was nothing to flush. `kept`: it ended a hold.
+fn words(kept: bool) -> (&'static str, &'static str) {
+    match kept {
         true => ("ended the hold, flushed", "ended the hold: the card is up to date"),
         false => ("flushed", "nothing to flush: the card is up to date"),
-    };
-    tell(session, &outcome, json, did, nothing)
+    }
 }
 
 /// `cowflush merge`.
@@ -212,4 +217,18 @@ fn tell(
         put(std::io::stdout(), &format!("{text}\n"));
     }
     Ok(outcome.exit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_that_ends_a_hold_says_so_even_if_nothing_was_held() {
+        assert_eq!(
+            words(true),
+            ("ended the hold, flushed", "ended the hold: the card is up to date")
+        );
+        assert_eq!(words(false), ("flushed", "nothing to flush: the card is up to date"));
+    }
 }

@@ -319,10 +319,12 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
 
 /// The number of a block device; `None` for a file.
 fn device_number(path: &Path) -> Result<Option<DevNo>> {
-    let node = std::fs::File::open(path).doing(|| format!("open {}", path.display()))?;
-    let meta = node.metadata().doing(|| format!("look at {}", path.display()))?;
-    let is_device = meta.file_type().is_block_device();
-    is_device.then(|| block::number(&node, &path.display().to_string())).transpose()
+    let look = || -> std::io::Result<Option<DevNo>> {
+        let node = std::fs::File::open(path)?;
+        let is_device = node.metadata()?.file_type().is_block_device();
+        is_device.then(|| block::number(&node)).transpose()
+    };
+    look().doing(|| format!("open {}", path.display()))
 }
 
 /// Refuses to destroy what is there: only what is blank may go, or what is known and was named.

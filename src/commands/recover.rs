@@ -42,7 +42,7 @@ impl Fit {
         match self {
             Fit::Fits => "the log belongs to this root, which is as the log expects it",
             Fit::Foreign => "the log belongs to another root",
-            Fit::Changed => "root was changed by somebody else since the last flush",
+            Fit::Changed => "root is not as its last flush left it",
         }
     }
 }

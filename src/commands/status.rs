@@ -148,7 +148,7 @@ fn to_text(report: &Report) -> String {
         line("state", sentence(phase, report.busy.is_some()));
     }
     if let Some(pid) = report.busy {
-        line("busy", &format!("process {pid} is flushing"));
+        line("busy", &format!("process {pid} is at work"));
     }
     if let Some(size) = report.cow_size {
         line(
@@ -312,6 +312,7 @@ fn bar(used: Bytes, size: Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cowflush::units::DevNo;
 
     #[test]
     fn the_bar_is_always_20_wide() {
@@ -335,7 +336,8 @@ mod tests {
             ..Report::default()
         };
         let text = to_text(&report);
-        assert!(text.contains("held       since 1970-01-01 00:00:00 UTC: nothing"), "{text}");
+        let held = "held       since 1970-01-01 00:00:00 UTC: nothing reaches the card\n";
+        assert!(text.contains(held), "{text}");
         assert!(text.contains("daemon     process 12; a full COW would end the hold"), "{text}");
         let json = to_json(&report).end();
         assert!(json.contains(r#""held_since":0,"daemon":{"pid":12,"next_flush":null}"#), "{json}");
@@ -370,8 +372,68 @@ mod tests {
             ..Report::default()
         };
         assert!(to_text(&report(None, Phase::Sealed)).contains("a flush was interrupted"));
-        assert!(!to_text(&report(Some(7), Phase::Sealed)).contains("interrupted"));
+        let at_work = to_text(&report(Some(7), Phase::Sealed));
+        assert!(
+            at_work.contains("state      on its way to the flush log, or to the card\n"),
+            "{at_work}"
+        );
+        assert!(at_work.contains("busy       process 7 is at work\n"), "{at_work}");
         assert!(to_text(&report(None, Phase::Lost)).contains("at risk    lost already"));
+    }
+
+    #[test]
+    fn the_flush_log_is_told_with_what_is_wrong_with_it() {
+        let log = |segments, state| Report {
+            log: Some(LogReport {
+                partition: DevNo { major: 9999, minor: 2 },
+                segments,
+                used_percent: segments,
+                life: None,
+                state,
+            }),
+            ..Report::default()
+        };
+        for (state, trouble) in [
+            ("clean", ""),
+            (
+                "unreadable",
+                ". IT CAN'T BE READ TO ITS END, and flushes are refused until it can: `cowflush log` says more",
+            ),
+            ("ahead", ". IT HOLDS MORE THAN ROOT READS: `cowflush flush` says what to do"),
+            ("behind", ". IT LACKS WHAT ROOT READS: `cowflush flush` says what to do"),
+        ] {
+            let said = flush_log(&log(Some(3), Some(state)));
+            assert_eq!(said, format!("9999:2: 3 flushes, 3 % full{trouble}"));
+        }
+        let damaged = flush_log(&log(None, Some("damaged")));
+        assert_eq!(damaged, "9999:2. IT IS DAMAGED: `cowflush log` says more");
+        let unread = flush_log(&log(None, None));
+        assert_eq!(unread, "9999:2 (`cowflush log`, as root, shows what it holds)");
+        let written_to = flush_log(&Report { busy: Some(7), ..log(None, None) });
+        assert_eq!(written_to, "9999:2 (what it holds can't be told while it is written to)");
+        let none = "none: a power cut during a flush can tear root; `cowflush log --help` tells how to add one";
+        assert_eq!(flush_log(&Report::default()), none);
+    }
+
+    #[test]
+    fn what_a_power_cut_would_cost_is_told_as_far_as_it_is_known() {
+        let report = |pending| Report { pending, page_cache: Bytes(7), ..Report::default() };
+        for (report, mode, said) in [
+            (
+                report(Some(Bytes(5))),
+                Mode::Deferring,
+                "5 B written since boot, and up to 7 B in the page cache",
+            ),
+            (report(None), Mode::Deferring, "what was written since boot (root can see how much)"),
+            (report(None), Mode::WriteThrough, "7 B in the page cache, as on any system"),
+        ] {
+            assert_eq!(risk(&report, mode, "sda1"), said);
+        }
+        let report = Report { sealed: Some(Bytes(9)), mode: Some(Mode::Deferring), ..report(None) };
+        assert!(to_text(&report).contains("sealed     9 B still to be merged into the card\n"));
+        let inactive = to_text(&Report::default());
+        assert!(inactive.contains("mode       inactive: root is not on a cowflush stack\n"));
+        assert!(inactive.ends_with("what programs wrote in the last seconds, as on any system\n"));
     }
 
     #[test]
@@ -381,7 +443,8 @@ mod tests {
             phase: Some(Phase::Merging),
             ..Report::default()
         };
-        assert!(to_text(&report).contains("can tear the filesystem"));
+        let said = "a power cut now can tear the filesystem on the card: a merge is under way and there is no flush log";
+        assert!(to_text(&report).contains(said));
     }
 
     /// A report in which every figure is another.
@@ -450,6 +513,21 @@ mod tests {
             Phase::Lost,
             Phase::Suspended,
         ];
+        let sentences = [
+            "idle",
+            "a flush was interrupted; `cowflush flush` finishes it",
+            "merging into the card",
+            "the card refused a write; all data are in RAM: look at dmesg, then `cowflush flush`",
+            "the COW is full and writes fail: `/run/cowflush/cowflush flush`, then reboot",
+            "the COW was lost; the card holds the last flush: reboot",
+            "root is suspended for a moment",
+        ];
+        for (phase, said) in phases.into_iter().zip(sentences) {
+            let report =
+                Report { mode: Some(Mode::Deferring), phase: Some(phase), ..Report::default() };
+            let text = to_text(&report);
+            assert!(text.contains(&format!("state      {said}\n")), "{text}");
+        }
         let documented = include_str!("../../docs/json.md");
         for (at, phase) in phases.iter().enumerate() {
             assert!(documented.contains(&format!("`{}`", phase.word())), "{}", phase.word());

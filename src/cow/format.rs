@@ -182,10 +182,14 @@ mod tests {
             bytes[at] = value;
             check_header(&chunk_of(&bytes)).unwrap_err()
         };
-        assert_eq!(with(0, 0), Defect::Magic);
-        assert_eq!(with(4, 0), Defect::Invalid);
-        assert_eq!(with(8, 2), Defect::Version(2));
-        assert_eq!(with(12, 16), Defect::ChunkSize(16));
+        for (at, value, defect, said) in [
+            (0, 0, Defect::Magic, "its COW has no snapshot header"),
+            (4, 0, Defect::Invalid, "its COW is marked invalid"),
+            (8, 2, Defect::Version(2), "its COW has version 2, expected 1"),
+            (12, 16, Defect::ChunkSize(16), "its COW has chunks of 16 sectors, expected 8"),
+        ] {
+            assert_eq!((with(at, value), with(at, value).to_string().as_str()), (defect, said));
+        }
     }
 
     #[test]
@@ -219,6 +223,13 @@ mod tests {
             assert!(matches!(check(9, new), Err(Defect::OutsideCow(_))), "{new}");
         }
         assert!(matches!(check(5, 2), Err(Defect::Twice(_))));
+        for (old, new, said) in [
+            (10, 2, "its COW maps chunk 10, which is not on the card"),
+            (9, 258, "its COW maps chunk 9 to 258, which holds no data"),
+            (5, 2, "its COW maps chunk 5 twice"),
+        ] {
+            assert_eq!(check(old, new).unwrap_err().to_string(), said);
+        }
     }
 
     proptest! {

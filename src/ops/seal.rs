@@ -334,3 +334,26 @@ fn explain(Failed { at, errno, asleep }: Failed) -> Error {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_the_seal_that_failed_is_named_and_whether_root_sleeps() {
+        for (at, said) in [
+            (Moment::Suspend, "cannot suspend cowflush-root: Out of memory. Nothing was lost"),
+            (
+                Moment::Handover,
+                "cannot hand root's changes over to cowflush-sealed: Out of memory. Nothing was lost",
+            ),
+            (Moment::Resume, "cannot resume cowflush-root: Out of memory. Nothing was lost"),
+        ] {
+            for asleep in [false, true] {
+                let error = explain(Failed { at, errno: Errno::ENOMEM, asleep }).to_string();
+                assert!(error.starts_with(said), "{error}");
+                assert_eq!(error.contains("root may still be suspended"), asleep, "{error}");
+            }
+        }
+    }
+}

@@ -757,4 +757,55 @@ mod tests {
         both.merge(Name::Sealed, Bytes(5));
         assert_eq!((both.durable, both.merged), (Bytes(12), Bytes(5)));
     }
+
+    #[test]
+    fn each_error_of_a_flush_has_its_words_and_its_exit_code() {
+        let sealed = || device(&Stack::default(), Name::Sealed).unwrap_err();
+        for (error, said, exit) in [
+            (
+                explain(Trouble::NotActive),
+                "cannot find cowflush's devices: root is not on a cowflush stack. Boot with",
+                Exit::NotActive,
+            ),
+            (
+                explain(Trouble::Lost(Name::Root)),
+                "cannot read cowflush-root: its COW was lost (the kernel calls it Invalid), because \
+                 memory ran out or a write to it failed. What was written",
+                Exit::Lost,
+            ),
+            (
+                explain(Trouble::Foreign(Name::Logged)),
+                "cannot go on with cowflush-logged: its table is none that cowflush makes. Has",
+                Exit::Failed,
+            ),
+            (
+                sealed(),
+                "cannot go on with the flush: cowflush-sealed is gone. Did another tool",
+                Exit::Failed,
+            ),
+            (
+                interrupted_append(Signal::SIGTERM),
+                "cannot append to the flush log: SIGTERM came. Nothing is lost",
+                Exit::Interrupted,
+            ),
+            (
+                interrupted_check(Signal::SIGINT),
+                "cannot compare the flush log's checksums: SIGINT came. Nothing is lost",
+                Exit::Interrupted,
+            ),
+            (
+                interrupted(Signal::SIGHUP),
+                "cannot wait for the end of the merge: SIGHUP came. The kernel goes on",
+                Exit::Interrupted,
+            ),
+            (
+                merge_failed(&Stack::default()),
+                "cannot merge into the card: a write to the card failed. Nothing is lost",
+                Exit::Card,
+            ),
+        ] {
+            assert!(error.to_string().starts_with(said), "{error}");
+            assert_eq!(error.exit_code(), exit, "{error}");
+        }
+    }
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::rule::Rule;
 use crate::daemon::pressure::{self, Gate, Level, SLOW};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::stack::{Mode, Name, Stack};
 use crate::sys::attendant::{Attendant, Order, Work};
 use crate::sys::dm::{Control, Message, Request};
-use crate::sys::memory;
+use crate::sys::{guard, memory};
 
 /// A valve, open or at work.
 pub struct Valve {
@@ -43,8 +43,7 @@ impl Valve {
             self.open();
             self.attendant = Tending::start(&self.control)?;
             if !self.attendant.work(rule.to_words()) {
-                return Err(Error::new("start the guard process", "it was killed")
-                    .advise("Nothing was begun: try again, and let `cowflush-guard` live."));
+                return Err(guard::ended());
             }
         }
         self.rule = Some(rule);

@@ -1,6 +1,7 @@
 //! Block devices: numbers, sizes, aligned reads, and what sysfs tells about them.
 
 use std::fs::{File, Metadata};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -10,12 +11,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::error::{Doing, Error, Exit, Result};
+use crate::error::{Doing, Exit, Result};
 use crate::units::{DevNo, Sectors, decimal};
 
-/// The number of an open block device. `path` is for the message.
-pub fn number(node: &File, path: &str) -> Result<DevNo> {
-    Ok(number_of(&node.metadata().doing(|| format!("look at {path}"))?))
+/// The number of an open block device.
+pub fn number(node: &File) -> std::io::Result<DevNo> {
+    node.metadata().map(|meta| number_of(&meta))
 }
 
 /// The number of the block device that a path leads to, by links, too; `None` where there is none.
@@ -59,11 +60,9 @@ fn make_node(path: &Path, device: DevNo) {
 /// The size of a block device, from sysfs: it works on every word size.
 pub fn size(device: DevNo) -> Result<Sectors> {
     let path = sysfs(device).join("size");
-    let text = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
-    decimal(text.trim()).map(Sectors).ok_or_else(|| {
-        Error::new(format!("read {}", path.display()), "the kernel's answer is not a number")
-            .advise("Is it sysfs that is mounted on /sys?")
-    })
+    std::fs::read_to_string(&path)
+        .and_then(|text| decimal(text.trim()).map(Sectors).ok_or(ErrorKind::InvalidData.into()))
+        .doing(|| format!("read {}", path.display()))
 }
 
 /// Where a partition begins on its disk; 0 for a whole disk. `None` when sysfs does not tell.
@@ -143,18 +142,13 @@ pub fn disk_of(device: DevNo) -> Option<DevNo> {
     DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
 }
 
-/// Why nothing new may be made of a block device that nobody has open: it is divided, or another device stands
-/// on it. What the kernel does not tell is a reason, too.
+/// Why nothing new may be made of a block device that was opened exclusively, so that no other device stands on it, nor
+/// on a part of it: it is divided. What the kernel does not tell is a reason, too.
 pub fn in_the_way(device: DevNo) -> Option<&'static str> {
     let folder = sysfs(device);
-    let (Ok(inside), Ok(mut holders)) =
-        (std::fs::read_dir(&folder), std::fs::read_dir(folder.join("holders")))
-    else {
+    let Ok(inside) = std::fs::read_dir(&folder) else {
         return Some("the kernel does not tell whether it is in use");
     };
-    if holders.next().is_some() {
-        return Some("another device stands on it");
-    }
     let divided = inside.flatten().any(|entry| entry.path().join("partition").exists());
     divided.then_some("it is a disk with partitions")
 }

@@ -70,21 +70,38 @@ pub(super) fn beside(
         // The parent's session and its terminal's signals are not the guard's.
         let _ = setsid();
         // Locks are not inherited.
-        if super::mlock::all().is_ok() && ready() && wire.write_all(b"r").is_ok() {
+        if super::mlock::all().is_err() {
+            let _ = wire.write_all(UNLOCKED);
+        } else if ready() && wire.write_all(READY).is_ok() {
             work(wire);
         }
     })
     .doing(|| "start the guard process")?;
+    let mut answer = *b" ";
     if let Some((mut wire, far_end)) = ends {
         drop(far_end);
-        if matches!(wire.read(&mut [0]), Ok(1)) {
+        let _ = wire.read(&mut answer);
+        if answer == *READY {
             spare(pid, true);
             return Ok((wire, pid));
         }
     }
     let _ = waitpid(pid, None);
-    Err(Error::new("start the guard process", "it could not lock its memory")
-        .advise("Nothing was begun. Free some memory, or raise `ulimit -l`, then try again."))
+    Err(match answer == *UNLOCKED {
+        true => Error::new("start the guard process", "it could not lock its memory")
+            .advise("Nothing was begun. Free some memory, or raise `ulimit -l`, then try again."),
+        false => ended(),
+    })
+}
+
+/// What such a process says first.
+const READY: &[u8; 1] = b"r";
+const UNLOCKED: &[u8; 1] = b"m";
+
+/// The error where it said nothing.
+pub fn ended() -> Error {
+    Error::new("start the guard process", "it ended before it was ready")
+        .advise("Nothing was begun: try again, and let `cowflush-guard` live.")
 }
 
 /// Has this process and a helper of it spared by sysvinit's sendsigs, or the helper no longer: both killed at one instant,
@@ -107,5 +124,25 @@ impl Guard {
         let _ = self.wire.write_all(b"d");
         let _ = waitpid(self.pid, None);
         spare(self.pid, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, kill};
+
+    use super::*;
+
+    #[test]
+    fn a_guard_that_ends_before_it_is_ready_is_no_guard() {
+        let died = || kill(getpid(), Signal::SIGKILL).is_ok();
+        for (ready, what) in [(&(|| false) as &dyn Fn() -> bool, "gone"), (&died, "killed")] {
+            let error = beside(None, ready, |_| ()).unwrap_err().to_string();
+            let said = "cannot start the guard process: it ended before it was ready.";
+            assert!(error.starts_with(said), "{what}: {error}");
+        }
+        let (mut wire, pid) = beside(None, || true, |mut wire| _ = wire.read(&mut [0])).unwrap();
+        wire.write_all(b"d").unwrap();
+        waitpid(pid, None).unwrap();
     }
 }

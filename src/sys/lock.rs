@@ -152,6 +152,19 @@ mod tests {
     use super::*;
     use crate::sys::process::child;
 
+    #[test]
+    fn who_is_at_work_is_named_if_the_kernel_tells() {
+        let said = |holder| busy(holder).to_string();
+        let own = format!("cannot begin: process {0} ({1}", getpid(), command(getpid().as_raw()));
+        assert!(said(Some(getpid().as_raw())).starts_with(&own), "{own}");
+        // 0 is for one in another namespace, -1 for a lock of an open file.
+        for unknown in [None, Some(0), Some(-1)] {
+            let words = "cannot begin: another process is at work. Wait for it to end";
+            assert!(said(unknown).starts_with(words), "{}", said(unknown));
+            assert_eq!(busy(unknown).exit_code(), Exit::Busy);
+        }
+    }
+
     /// Runs `help` in another process, lets `see` look when that has answered, and ends it.
     fn with_helper(file: &File, see: impl FnOnce(bool, Pid)) {
         let (mut here, mut there) = UnixStream::pair().unwrap();

@@ -101,7 +101,10 @@ pub fn attach(file: &File, name: &str, limit: Bytes) -> Result<Loop> {
     for _ in 0..16 {
         let (path, node) = open_free(&control)?;
         match configure(&node, file, &info) {
-            Ok(()) => return Ok(Loop { number: block::number(&node, &path)?, node }),
+            Ok(()) => {
+                let number = block::number(&node).doing(|| format!("open {path}"))?;
+                return Ok(Loop { number, node });
+            }
             Err(Errno::EBUSY) => continue,
             Err(errno) => return Err(errno).doing(|| format!("attach {name} to {path}")),
         }

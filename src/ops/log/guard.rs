@@ -120,7 +120,7 @@ impl Log {
     }
 
     /// Why nothing is written, and what to do.
-    fn refuse(&self, act: Act, agreement: Agreement) -> Error {
+    pub(super) fn refuse(&self, act: Act, agreement: Agreement) -> Error {
         let what = match act {
             Act::Append => "append to the flush log",
             Act::Merge => "merge the flush log",

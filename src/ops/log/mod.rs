@@ -256,3 +256,150 @@ fn explain(path: &Path, why: NoLog) -> Error {
         .advise(advice)
         .exit(exit)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::make::Wish;
+    use super::*;
+    use crate::cow::format::Exception;
+    use crate::log::agree::{Act, Agreement};
+    use crate::log::chain::Live;
+    use crate::report::progress::Meter;
+
+    /// An empty log, and a root, in files that end with it.
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new(name: &str) -> Self {
+            let folder =
+                std::env::temp_dir().join(format!("cowflush-log-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            for file in ["log", "root"] {
+                std::fs::write(folder.join(file), vec![0; 2 << 20]).unwrap();
+            }
+            Self(folder)
+        }
+
+        fn log(&self) -> Log {
+            let root = Owner { size: Sectors(4096), ..Owner::default() };
+            let wish = Wish { root, erase_block: Bytes(4096), fill: Bytes(0), label: [0; 16] };
+            Log::make(&self.0.join("log"), &wish).unwrap()
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_stands_against_a_write_is_said_for_each_act() {
+        let files = Files::new("refuse");
+        let (mut log, at) = (files.log(), files.0.join("log"));
+        log.chain.next.sequence = 7;
+        let at = at.display();
+        let clean = log.chain.end;
+        let hidden = |youngest| End::Unreadable { chunk: 9, youngest };
+        for (act, agreement, end, said) in [
+            (
+                Act::Append,
+                Agreement::More(0),
+                clean,
+                format!(
+                    "cannot append to the flush log: {at} holds flushes up to 7 that root does not have: they could not be read at the boot."
+                ),
+            ),
+            (
+                Act::Merge,
+                Agreement::More(0),
+                clean,
+                format!(
+                    "cannot merge the flush log: {at} holds flushes up to 7 that root does not have: they could not be read at the boot."
+                ),
+            ),
+            (
+                Act::Retire,
+                Agreement::More(0),
+                clean,
+                format!(
+                    "cannot write to root past the flush log: {at} holds flushes up to 7 that root does not have: they could not be read at the boot."
+                ),
+            ),
+            (
+                Act::Append,
+                Agreement::Less,
+                clean,
+                format!(
+                    "cannot append to the flush log: {at} does not hold any more what root reads through it: it was damaged since the boot."
+                ),
+            ),
+            (
+                Act::Append,
+                Agreement::Less,
+                hidden(None),
+                format!(
+                    "cannot append to the flush log: its chunk 9 on {at} can't be read any more."
+                ),
+            ),
+            (
+                Act::Append,
+                Agreement::Hidden,
+                hidden(Some(7)),
+                format!(
+                    "cannot append to the flush log: chunk 9 of the flush log on {at} can't be read: flushes up to 7 are there and can't be read now, and what root has is the last merge."
+                ),
+            ),
+            (
+                Act::Append,
+                Agreement::Hidden,
+                hidden(None),
+                format!(
+                    "cannot append to the flush log: chunk 9 of the flush log on {at} can't be read: there may be flushes that can't be read now, and what root has is the last merge."
+                ),
+            ),
+        ] {
+            log.chain.end = end;
+            let error = log.refuse(act, agreement);
+            assert!(error.to_string().starts_with(&said), "{error}");
+            assert_eq!(error.exit_code(), Exit::Card);
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_is_another_at_each_read_is_not_applied() {
+        let files = Files::new("apply");
+        let mut log = files.log();
+        let mut root = Direct::open_writable(&files.0.join("root")).unwrap();
+        let live = Live { old: 3, segment: 0, place: 5, crc: 1 };
+        let error = log.apply(&[live], &mut root, &mut Meter::silent()).unwrap_err();
+        let at = files.0.join("log");
+        let said = format!(
+            "cannot read chunk 5 of {}: its checksum was right before and is wrong now.",
+            at.display()
+        );
+        assert!(error.to_string().starts_with(&said), "{error}");
+        assert_eq!(error.exit_code(), Exit::Card);
+        assert_eq!(std::fs::read(files.0.join("root")).unwrap(), vec![0; 2 << 20]);
+    }
+
+    #[test]
+    fn a_data_chunk_that_a_merge_finds_wrong_is_told_with_what_is_lost() {
+        let files = Files::new("cut");
+        let mut log = files.log();
+        let (log_path, root_path) = (files.0.join("log"), files.0.join("root"));
+        let mut data = Direct::open(&root_path).unwrap();
+        let mut card = Direct::open(&root_path).unwrap();
+        let table = [Exception { old: 3, new: 4 }];
+        log.append(&table, &mut data, &mut card, &mut |_| Ok(())).unwrap();
+        let place = log.chain.live()[0].place;
+        log.chain.cut(0, Bad { place, unreadable: false });
+        let said = format!(
+            "the flush log on {} is damaged (a segment's data at chunk {place}): flushes up to 1 are lost, and what counts is the last merge",
+            log_path.display()
+        );
+        assert_eq!(log.damage(), Some(said));
+    }
+}

@@ -45,7 +45,13 @@ daemon() {
     esac
 }
 case $name in
-cowflush) [ "$1" != stop ] || put mode stopped ;;
+# With what codes it ends, one after the other, stands in /state/codes.
+cowflush)
+    [ "$1" = stop ] || exit 0
+    code=$(sed -n 1p /state/codes 2>/dev/null)
+    [ -z "$code" ] || sed -i 1d /state/codes
+    [ "${code:-0}" = 0 ] || exit "$code"
+    put mode stopped ;;
 # Without a record, and not enabled: it starts nothing.
 deb-systemd-invoke)
     [ -e "/etc/systemd/system/sysinit.target.wants/$2" ] || exit 0
@@ -283,6 +289,17 @@ def test_a_removal_that_is_refused_leaves_a_daemon_that_flushes(
     assert (system.state("mode"), system.state("cowflush.service")) == ("stopped", "inactive")
     assert system.run("postinst", "abort-remove").returncode == 0
     assert (system.state("mode"), system.state("cowflush.service")) == ("deferring", "active")
+
+
+def test_a_removal_waits_for_a_flush_and_asks_again_where_the_card_refused_a_write(
+    tmp_path: Path,
+) -> None:
+    """4: another command is at work. 5: the card refused a write, and all may be on it by another way."""
+    system = installed(tmp_path / "root")
+    for codes, code in (((4, 5, 4, 0), 0), ((5, 5, 0), 1), ((4, 1, 0), 1)):
+        put(system.root / "state/codes", "".join(f"{each}\n" for each in codes))
+        assert system.run("prerm", "remove").returncode == code, codes
+        assert ("invoke-rc.d cowflush stop" in system.calls()) == (code == 0), codes
 
 
 def test_a_step_that_fails_is_said_and_the_others_are_done(tmp_path: Path) -> None:

@@ -124,6 +124,10 @@ FILES = {
         0o755,
         "debian/initramfs/local-premount",
     ),
+    "/usr/share/initramfs-tools/scripts/local-block/cowflush": (
+        0o755,
+        "debian/initramfs/local-block",
+    ),
     f"{DRACUT}/module-setup.sh": (0o755, "dracut/module-setup.sh"),
     f"{DRACUT}/pre-mount.sh": (0o755, "dracut/pre-mount.sh"),
     f"{DRACUT}/pre-mount.conf": (0o644, "dracut/pre-mount.conf"),

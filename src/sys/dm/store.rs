@@ -23,7 +23,11 @@ impl Control {
     ///
     /// The kernel hands the exceptions from one table to the next, since both have the same devices. It waits
     /// for what is on its way, and lets what comes meanwhile wait.
+    ///
+    /// One that a killed command has loaded and not put in place goes first: there would be three tables over one store,
+    /// which the kernel refuses (EINVAL, `__validate_exception_handover` in its drivers/md/dm-snap.c).
     pub fn put_store(&self, number: u32, on: &Store, length: Sectors) -> Result<DevNo, Errno> {
+        let _ = self.tell(Request::Clear, number);
         let mut message =
             Message::load_one(&store::name(number), length, store::KIND, &on.params());
         self.run(Request::Load, &mut message)?;

@@ -139,7 +139,7 @@ def gpl(name: str, number: int, source: str) -> Part:
 
 OFFER = """Whoever passes an image on that holds programs under the GPL passes these programs on, too: with it goes their source, or
 a written offer of it (GPL-2 section 3, GPL-3 section 6). The source is that of the Debian packages that are named; Debian keeps
-each version at https://snapshot.debian.org. The scripts in cross/ of cowflush's source fetch them and build from them."""
+each version in its snapshot archive. The scripts in cross/ of cowflush's source fetch them and build from them."""
 
 
 def render(parts: tuple[Part, ...]) -> str:

@@ -77,6 +77,15 @@ def on_the_plain_card(vm: VM, why: str) -> None:
     vm.run("! pgrep -f '[c]owflush daemon'").ok()
 
 
+def flush_and_cut(vm: VM) -> None:
+    """/root/kept is in the flush log alone, /root/lost was not flushed; the power goes."""
+    debian.flush(vm, merge=True)
+    vm.run("echo kept >/root/kept").ok()
+    debian.flush(vm)
+    vm.run("echo lost >/root/lost; sync").ok()
+    vm.kill()
+
+
 def quiet(vm: VM, init: str, before: list[str], after_a_cut: bool = False) -> None:
     """Nothing failed, and the kernel and the log have no complaint that they would not have without cowflush."""
     debian.settled(vm, init)
@@ -181,14 +190,11 @@ def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -
     """And with what was flushed before: the log is applied first."""
     vm = debian.running(boot, "sysvinit")
     vm.run("sed -i 's/panic=-1/initcall_blacklist=dm_snapshot_init &/' /boot/grub/grub.cfg").ok()
-    debian.flush(vm, merge=True)
-    vm.run("echo younger >/root/younger").ok()
-    debian.flush(vm)
-    vm.kill()
+    flush_and_cut(vm)
     vm = debian.boot(boot, vm.card)
     debian.settled(vm, "sysvinit")
     on_the_plain_card(vm, "plain")
-    assert vm.run("cat /root/younger").ok().text == "younger\n"
+    assert vm.run("cat /root/kept").ok().text == "kept\n"
 
 
 @SYSTEMS
@@ -198,10 +204,7 @@ def test_root_is_named_by_one_of_udev_s_links(boot: Lab, link: str) -> None:
     vm = debian.running(boot, "systemd")
     vm.run(f"ls /dev/disk/{link}").ok()
     vm.run(f"sed -i 's|root=UUID=[^ ]*|root=/dev/disk/{link}|' /boot/grub/grub.cfg").ok()
-    debian.flush(vm, merge=True)
-    vm.run("echo kept >/root/kept").ok()
-    debian.flush(vm)
-    vm.kill()
+    flush_and_cut(vm)
     vm = debian.boot(boot, vm.card)
     debian.settled(vm, "systemd")
     vm.run(f"grep 'root=/dev/disk/{link}' /proc/cmdline").ok()
@@ -320,10 +323,7 @@ def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
         .text
     )
     assert complaints(said) == []
-    debian.flush(vm, merge=True)
-    vm.run("echo kept >/root/kept").ok()
-    debian.flush(vm)
-    vm.kill()
+    flush_and_cut(vm)
 
     vm = debian.boot(boot, vm.card, wait=False)
     vm.wait_console(ENTRY, timeout=60)
@@ -364,10 +364,7 @@ def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_buil
     vm.run(
         "cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)"
     ).ok()
-    debian.flush(vm, merge=True)
-    vm.run("echo kept >/root/kept").ok()
-    debian.flush(vm)
-    vm.kill()
+    flush_and_cut(vm)
 
     vm = debian.boot(boot, vm.card)
     debian.settled(vm, init)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_debian import BROKEN, complaints, on_the_plain_card, on_the_stack, quiet
+from test_debian import (
+    BROKEN,
+    complaints,
+    flush_and_cut,
+    on_the_plain_card,
+    on_the_stack,
+    quiet,
+)
 from vm import debian, flushlog
 from vm.debian import CARD, SLOW
 from vm.lab import Lab
@@ -15,14 +22,6 @@ pytestmark = pytest.mark.systems
 
 DRACUT_SLOW = 2 * SLOW
 HOOK = "lib/dracut/hooks/pre-mount/90-pre-mount.sh"
-
-
-def flush_and_cut(vm: VM) -> None:
-    """/root/kept is flushed, /root/lost is not; the power goes."""
-    vm.run("echo kept >/root/kept").ok()
-    debian.flush(vm)
-    vm.run("echo lost >/root/lost; sync").ok()
-    vm.kill()
 
 
 def recovered(lab: Lab, vm: VM, init: str, before: list[str]) -> VM:
@@ -97,7 +96,6 @@ def test_dracut_without_systemd_made_for_this_machine_on_the_stack(boot: Lab) ->
         f"sed -i 's/root=UUID={debian.UUID}/root=PARTUUID=c0f1deb1-01/' /boot/grub/grub.cfg"
     ).ok()
     # GRUB reads the card alone.
-    debian.flush(vm, merge=True)
     flush_and_cut(vm)
     vm = recovered(boot, vm, "dracut", seen.before)
     assert "root=PARTUUID=" in vm.run("cat /proc/cmdline").ok().text
@@ -115,7 +113,6 @@ def test_dracut_mounts_the_plain_card_when_the_stack_can_not_be_used(boot: Lab) 
     vm.run(
         "cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)"
     ).ok()
-    debian.flush(vm, merge=True)
     flush_and_cut(vm)
     vm = debian.boot(boot, vm.card, arch="amd64")
     debian.settled(vm, "dracut")

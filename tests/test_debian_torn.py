@@ -6,7 +6,7 @@ import dataclasses
 from random import Random
 
 import pytest
-from test_debian import on_the_stack
+from test_debian import flush_and_cut, on_the_stack
 from vm import debian, flushlog
 from vm.lab import Lab
 from vm.machine import VM
@@ -20,10 +20,7 @@ def test_a_root_that_only_the_flush_log_knows_boots(boot: Lab) -> None:
     vm = debian.running(boot, "systemd")
     words = vm.run("cat /proc/cmdline").ok().text.split()
     kernel = vm.run("uname -r").ok().text.strip()
-    debian.flush(vm, merge=True)
-    vm.run("echo kept >/root/kept").ok()
-    debian.flush(vm)
-    vm.kill()
+    flush_and_cut(vm)
 
     root = flushlog.recovered(vm.card)
     files = {}

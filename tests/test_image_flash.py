@@ -389,14 +389,15 @@ def test_a_card_that_gives_back_other_data_is_told(
         flash.run(source, target, yes=True)
 
 
-def make(*words: str) -> str:
-    """`make flash`, with nobody to answer; it must be refused. Its words."""
+def make(*words: str, **exported: str) -> str:
+    """`make flash`, with nobody to answer; it must be refused. Its words. `exported` is in the environment."""
     run = local.run(
         ["make", "flash", *words],
         cwd=artefacts.TOP,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        env={**os.environ, **exported},
     )
     assert run.returncode == 2, run.stdout
     return run.stderr
@@ -416,22 +417,10 @@ def test_make_flash_asks_unless_it_is_told_not_to(tmp_path: Path) -> None:
         said = make(f"DEV={target}", f"IMAGE={source}", *([answer] if answer else []))
         assert "nobody is there to agree" in said and target.read_bytes() == before
     # What somebody exported says nothing here.
-    run = local.run(
-        ["make", "flash", f"IMAGE={source}"],
-        cwd=artefacts.TOP,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "YES": "1", "DEV": str(target)},
-    )
-    assert "name the card" in run.stderr and target.read_bytes() == before
-    run = local.run(
-        ["make", "flash", f"DEV={target}"],
-        cwd=artefacts.TOP,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "YES": "1", "IMAGE": str(source)},
-    )
-    assert "name the image" in run.stderr and target.read_bytes() == before
+    assert "name the card" in make(f"IMAGE={source}", YES="1", DEV=str(target))
+    assert target.read_bytes() == before
+    assert "name the image" in make(f"DEV={target}", YES="1", IMAGE=str(source))
+    assert target.read_bytes() == before
     assert "YES= is 1 or 0" in make(f"DEV={target}", f"IMAGE={source}", "YES=maybe")
     command = ["make", "flash", f"DEV={target}", f"IMAGE={source}", "YES=1"]
     local.run(command, cwd=artefacts.TOP, capture_output=True, check=True)

@@ -67,18 +67,16 @@ def scripts(tmp_path: Path) -> Scripts:
 
 def test_debian_s_service_says_what_it_does_and_whether_it_worked(scripts: Scripts) -> None:
     script = DEBIAN / "cowflush.init"
-    for code, end in ((0, "."), (5, " failed!")):
-        scripts.program("cowflush", code)
-        scripts.program("start-stop-daemon")
-        done = scripts.run(script, "start")
-        assert done.stdout == f"Keeping root's writes in RAM: cowflush{end}\n", done
-        done = scripts.run(script, "stop")
-        assert done.stdout == f"Flushing root to the card: cowflush{end}\n", done
-    for code, end in ((0, "."), (1, " failed!")):
-        scripts.program("start-stop-daemon", code)
-        scripts.program("cowflush")
-        done = scripts.run(script, "restart")
-        assert done.stdout == f"Restarting cowflush's daemon: cowflush{end}\n", done
+    for word, said, program, failure in (
+        ("start", "Keeping root's writes in RAM", "cowflush", 5),
+        ("stop", "Flushing root to the card", "cowflush", 5),
+        ("restart", "Restarting cowflush's daemon", "start-stop-daemon", 1),
+    ):
+        for code, end in ((0, "."), (failure, " failed!")):
+            for each in ("cowflush", "start-stop-daemon"):
+                scripts.program(each, code if each == program else 0)
+            done = scripts.run(script, word)
+            assert done.stdout == f"{said}: cowflush{end}\n", done
     done = scripts.run(script, "nonsense")
     usage = (
         f"Usage: {scripts.folder / script.name} {{start|stop|restart|reload|force-reload|status}}"

@@ -210,12 +210,12 @@ fn boot_line(card: &str, found: &Found, access: &str, limit: Bytes) -> String {
         ),
         Found::Kept { .. } => {
             "A power cut loses what was not flushed; one during a flush can tear root, since the \
-                               flush log is not used."
+             flush log is not used."
                 .to_owned()
         }
         Found::None => {
             "A power cut loses what was not flushed; one during a flush can tear root, since \
-              there is no flush log (`cowflush log --help` tells how to add one)."
+             there is no flush log (`cowflush log --help` tells how to add one)."
                 .to_owned()
         }
     };

@@ -66,16 +66,18 @@ impl Reference {
 /// device-nodes.c). What is no such word stays as it is.
 fn unescaped(name: &str) -> String {
     let mut bytes = Vec::with_capacity(name.len());
+    let digit = |byte: u8| char::from(byte).to_digit(16);
     let mut rest = name.as_bytes();
-    while let Some((&first, more)) = rest.split_first() {
-        let code = more.strip_prefix(b"x").and_then(|more| more.split_first_chunk::<2>());
-        (rest, _) = match code {
-            Some((digits, more)) if first == b'\\' && digits.iter().all(u8::is_ascii_hexdigit) => {
-                let digits = core::str::from_utf8(digits).unwrap_or_default();
-                (more, bytes.push(u8::from_str_radix(digits, 16).unwrap_or_default()))
+    while let [first, others @ ..] = rest {
+        let escaped = match rest {
+            [b'\\', b'x', high, low, more @ ..] => {
+                digit(*high).zip(digit(*low)).map(|(high, low)| ((high << 4 | low) as u8, more))
             }
-            _ => (more, bytes.push(first)),
+            _ => None,
         };
+        let (byte, more) = escaped.unwrap_or((*first, others));
+        bytes.push(byte);
+        rest = more;
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

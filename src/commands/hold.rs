@@ -1,7 +1,8 @@
 //! `cowflush hold`, `release` and `discard`.
 
 use cowflush::error::{Error, Exit, Result};
-use cowflush::ops::{hold as note, settle, status};
+use cowflush::ops::hold::{self as note, Hold};
+use cowflush::ops::{settle, status};
 use cowflush::stack::{Mode, Trouble};
 use cowflush::units::Utc;
 
@@ -59,7 +60,7 @@ pub fn refuse_while_held(what: &'static str) -> Result<()> {
 /// Refuses a flush while the boot's own hold lasts: it could not tell what is in the flush log, and whoever calls this may
 /// not know of it.
 pub fn refuse_in_doubt(what: &'static str) -> Result<()> {
-    let Some(since) = note::since().filter(|_| note::is_for_log()) else { return Ok(()) };
+    let Some(Hold { since, for_log: true }) = note::look() else { return Ok(()) };
     let cause = format!("since {} the owner's word about the flush log is waited for", Utc(since));
     Err(Error::new(what, cause).advise(
         "`cowflush status` says why. To have the flushes that may be in it, bring the log back and reboot; what was \

@@ -21,20 +21,19 @@ const BLANK: &str = "cowflush-blank";
 /// A COW device. Keep it until a table uses it; dropped earlier, it is gone.
 pub struct Cow {
     number: DevNo,
-    /// Keeps it meanwhile.
-    node: Option<File>,
-    /// By whom, and by which number, a store goes; a loop device goes by itself.
-    store: Option<(Control, u32)>,
+    /// Keeps it meanwhile. It goes before what is below: whoever has a device open keeps it.
+    _node: File,
+    /// What takes a store away; a loop device goes by itself.
+    _store: Option<Going>,
 }
 
-impl Drop for Cow {
+/// A store that goes with this, unless a table has it by then.
+struct Going(Control, u32);
+
+impl Drop for Going {
     fn drop(&mut self) {
-        // In this order: whoever has it open keeps it.
-        drop(self.node.take());
-        if let Some((control, store)) = &self.store {
-            // The kernel refuses where a table has it by now; the rest is `release_strays`'s.
-            let _ = control.remove_store(*store);
-        }
+        // The kernel refuses where a table has it; the rest is `release_strays`'s.
+        let _ = self.0.remove_store(self.1);
     }
 }
 
@@ -68,7 +67,7 @@ pub fn create(control: &Control, limit: Bytes, sealed: Bytes, roof: Bytes) -> Re
         }
     }
     let plain = loopdev::attach(&file, NAME, size)?;
-    Ok(Cow { number: plain.number(), node: Some(plain.into_node()), store: None })
+    Ok(Cow { number: plain.number(), _node: plain.into_node(), _store: None })
 }
 
 /// Over `file`, with [`Store`] between. Killed at any moment it leaves what [`release_strays`] finds.
@@ -82,13 +81,11 @@ fn in_nobodys_name(control: &Control, file: &File, room: Bytes, size: Bytes) -> 
 fn on_store(control: &Control, on: &Store, size: Bytes) -> std::result::Result<Cow, Errno> {
     let store = control.create_store()?;
     // From here on whatever fails takes it away again.
-    let nowhere = DevNo { major: 0, minor: 0 };
-    let mut cow = Cow { number: nowhere, node: None, store: Some((control.clone(), store)) };
-    cow.number = control.put_store(store, on, size.sectors())?;
-    let node = File::open(block::path(cow.number));
+    let going = Going(control.clone(), store);
+    let number = control.put_store(store, on, size.sectors())?;
+    let node = File::open(block::path(number));
     let node = node.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-    cow.node = Some(node);
-    Ok(cow)
+    Ok(Cow { number, _node: node, _store: Some(going) })
 }
 
 /// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than `roof`, which

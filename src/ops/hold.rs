@@ -14,6 +14,23 @@ use crate::units::decimal;
 
 const NOTE: &str = "hold";
 
+/// A hold that lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// When it began, in seconds since 1970.
+    pub since: i64,
+    /// It is the boot's own.
+    pub for_log: bool,
+}
+
+/// The hold, if there is one.
+pub fn look() -> Option<Hold> {
+    run_dir::read_of_this_boot(NOTE).map(|note| Hold {
+        since: decimal(value(&note, "since")).unwrap_or(0),
+        for_log: value(&note, "log") == "1",
+    })
+}
+
 /// Begins a hold; one that is there stays.
 pub fn begin() -> Result<()> {
     if since().is_none() {
@@ -32,7 +49,7 @@ pub fn begin_for_log() -> Result<()> {
 
 /// It is the boot's own.
 pub fn is_for_log() -> bool {
-    run_dir::read_of_this_boot(NOTE).is_some_and(|note| value(&note, "log") == "1")
+    look().is_some_and(|hold| hold.for_log)
 }
 
 /// Ends a hold. Returns whether there was one.
@@ -53,5 +70,5 @@ pub fn discard(at_once: bool) -> Result<()> {
 
 /// Since when the card is held, in seconds since 1970; `None` when it is not.
 pub fn since() -> Option<i64> {
-    run_dir::read_of_this_boot(NOTE).map(|note| decimal(value(&note, "since")).unwrap_or(0))
+    look().map(|hold| hold.since)
 }

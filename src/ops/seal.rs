@@ -121,15 +121,15 @@ pub fn run(
     valve.rest();
     let since = Instant::now();
     let unpaced = Unpaced::begin(after);
-    let froze = if early { block::freeze(&root_folder) } else { Err(Errno::EOPNOTSUPP) };
-    if early && froze.is_err() {
+    let froze = early.then(|| block::freeze(&root_folder));
+    let frozen = froze == Some(Ok(()));
+    if early && !frozen {
         run_dir::end_freeze();
     }
-    if froze == Err(Errno::EBUSY) {
+    if froze == Some(Err(Errno::EBUSY)) {
         guard.dismiss();
         return Err(explain(Failed { at: Moment::Freeze, errno: Errno::EBUSY, asleep: false }));
     }
-    let frozen = froze.is_ok();
     // One that shut down after errors.
     let freeze = if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
     // From here on whatever happens thaws it.

@@ -136,8 +136,9 @@ pub fn gather() -> Report {
         Err(_) => unprivileged(),
     };
     report.reached = reached(&report, block::written);
-    report.held_since = hold::since();
-    report.held_for_log = hold::is_for_log();
+    let hold = hold::look();
+    report.held_since = hold.map(|hold| hold.since);
+    report.held_for_log = hold.is_some_and(|hold| hold.for_log);
     report.spill = spill::usage();
     report.daemon = note::running();
     report.page_cache = memory::info().unwrap_or_default().dirty;
@@ -214,10 +215,8 @@ pub fn look_at_log(control: &Control, log: DevNo, patience: Duration, verify: bo
                 // Root does not have all of it, perhaps since its data can't be read.
                 log.verify();
             }
-            look.quiet = lock::holder(control).is_none() && block::written(log) == before;
-        } else {
-            look.quiet = false;
         }
+        look.quiet = idle && lock::holder(control).is_none() && block::written(log) == before;
         if look.state().is_some() || begin.elapsed() >= patience {
             return look;
         }

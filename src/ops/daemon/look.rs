@@ -17,6 +17,7 @@ impl Daemon<'_> {
         let memory = memory::info().unwrap_or_default();
         let level = self.rule.level(status, &memory);
         let (day, minute) = time::local();
+        let hold = hold::look();
         let pending = match status {
             SnapshotStatus::Used(usage) => {
                 Bytes(usage.data().bytes().0.saturating_add(memory.dirty.0))
@@ -34,9 +35,9 @@ impl Daemon<'_> {
             ram: memory.total,
             available_percent: memory.available.percent_of(memory.total),
             pressed: self.pressed,
-            held: hold::since().is_some(),
+            held: hold.is_some(),
             lost: status == SnapshotStatus::Invalid,
-            doubt: hold::is_for_log(),
+            doubt: hold.is_some_and(|hold| hold.for_log),
         }
     }
 

@@ -180,7 +180,8 @@ impl fmt::Display for Incomplete {
                 f.write_str("The COW had overflowed: the filesystem was refused writes.")?
             }
             Self::Unfrozen => f.write_str(
-                "The filesystem could not be frozen: it has errors, another program froze it, or RAM had no room for what it would have written out.",
+                "The filesystem could not be frozen: it has errors, another program froze it, or RAM \
+                 had no room for what it would have written out.",
             )?,
             Self::Sync(errno) => {
                 write!(f, "The filesystem could not write everything out: {}.", errno.desc())?

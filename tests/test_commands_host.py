@@ -130,7 +130,7 @@ def test_what_is_as_documented_passes() -> None:
         ({"when": 1.0}, "a-flush.when is another type"),
         ({"bytes": True}, "a-flush.bytes is another type"),
         ({"not_pruned": None}, "a-flush.not_pruned is another type"),
-        ({"command": "merge"}, "a-flush.command is one of"),
+        ({"command": "status"}, "a-flush.command is one of"),
         ({"command": ""}, "a-flush.command is one of"),
         ({"reason": "at noon"}, "a-flush.reason is one of"),
         ({"reason": "at 24:00"}, "a-flush.reason is one of"),

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Doing, Result};
@@ -24,7 +24,14 @@ const STOPPING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU
 /// From now on no terminal stops this process. For all that may have the lock: one that stood still in the middle of a flush
 /// would keep it, and root frozen.
 pub(super) fn never_stop() -> Result<()> {
-    STOPPING.into_iter().collect::<SigSet>().thread_block().doing(|| "hold back signals")
+    hold_back(&STOPPING)
+}
+
+/// Adds these to what this process holds back; it has one thread. By `sigprocmask`: the thread's own call returns its
+/// error instead of setting errno, and nix takes any such return for success.
+fn hold_back(signals: &[Signal]) -> Result<()> {
+    let set: SigSet = signals.iter().copied().collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).doing(|| "hold back signals")
 }
 
 /// Holds back what asks the process to end; [`Held::arrived`] tells whether it came.
@@ -41,8 +48,7 @@ pub struct Held {
 /// `others` can be asked for; the rest is not told of.
 pub fn hold(ending: &[Signal], others: &[Signal]) -> Result<Held> {
     never_stop()?;
-    let all: SigSet = ASKING.into_iter().collect();
-    all.thread_block().doing(|| "hold back signals")?;
+    hold_back(&ASKING)?;
     let heeded: SigSet = ending.iter().chain(others).copied().collect();
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let fd = SignalFd::with_flags(&heeded, flags).doing(|| "watch for signals")?;
@@ -86,11 +92,12 @@ impl AsFd for Held {
 
 /// Runs `work` with every signal held back that can be: a signal would end a suspend halfway.
 pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let mut before = SigSet::empty();
+    let held = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
     let result = work();
-    if let Ok(before) = before {
+    if held.is_ok() {
         // Putting back the mask that the kernel gave can't fail.
-        let _ = before.thread_set_mask();
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     }
     result
 }

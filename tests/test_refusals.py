@@ -455,7 +455,12 @@ def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab
     vm.run("dd if=/dev/zero of=/dev/sda2 bs=1M 2>/dev/null; true").ok()
     for call, errno, command, words in (
         (175, 1, "flush", "cannot hold back signals: Operation not permitted."),
-        (221, 37, "attach /dev/sda3", "cannot lock /dev/mapper/control: No locks available."),
+        (
+            221,
+            37,
+            "attach /dev/sda3",
+            "cannot lock /dev/mapper/control: No record locks available.",
+        ),
     ):
         says(
             vm, f"guest-tools deny --call {call} --errno {errno} cowflush {command}", FAILED, words
@@ -476,12 +481,7 @@ def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab
     says(vm, f"{attach} /dev/sda3", FAILED, "cannot build the stack: there is one already.")
     says(vm, "guest-tools inject --rule look:cowflush-root#2=ENOMEM cowflush log --word",
          FAILED, "cannot ask for the table of cowflush-root: Out of memory.")  # fmt: skip
-    vm.run(
-        "dd if=/dev/zero of=/run/file bs=1M count=4 2>/dev/null && losetup /dev/loop7 /run/file"
-    ).ok()
-    says(
-        vm,
-        "cowflush log format /dev/loop7",
-        FAILED,
-        "cannot use /dev/loop7 at once: it is none of this machine's partitions.",
-    )
+    attached = "free=$(losetup -f) && losetup $free /run/file && echo $free"
+    loop = vm.run(f"dd if=/dev/zero of=/run/file bs=1M count=4 2>/dev/null && {attached}").ok().text
+    says(vm, f"cowflush log format {loop.strip()}", FAILED,
+         f"cannot use {loop.strip()} at once: it is none of this machine's partitions.")  # fmt: skip

@@ -118,8 +118,11 @@ def test_it_boots_as_it_is_up_to_the_login(boot: Lab, image: Path) -> None:
     vm.type("cowflush status | head -n 1\n")
     vm.wait_console("^mode +deferring: writes stay in RAM, sda1 is only read")
     vm.kill()
-    # Nothing was flushed yet: the card has what was flashed.
-    assert vm.card.differing_sectors(Card(image)) == []
+    # Nothing was flushed yet: the card has what was flashed, but for both copies of the log's header. A log that was made
+    # in an image learns where its root is.
+    log = vm.card.partitions[1]
+    headers = [log.start, log.start + log.size - flushlog.CHUNK // sparse.SECTOR]
+    assert vm.card.differing_sectors(Card(image)) == headers
 
 
 @pytest.mark.parametrize(

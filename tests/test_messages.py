@@ -23,7 +23,7 @@ TOP = Path(__file__).resolve().parent.parent
 DOCUMENT = TOP / "docs" / "messages.md"
 SCRIPTS = (
     "Makefile", "package/debian/42_cowflush", "package/debian/cowflush.init", "package/debian/postinst", "package/debian/prerm",
-    "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.upgrade",
+    "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.preinit", "package/openwrt/files/cowflush.upgrade",
 )  # fmt: skip
 
 # Whole files that tell nothing that went wrong.

@@ -45,6 +45,10 @@ class Scripts:
             ("/lib/lsb/init-functions", self.folder / "lsb"),
             ("/run/sendsigs.omit.d", self.folder / "omit"),
             ("/run/cowflush.pid", self.folder / "pid"),
+            ("/proc/cmdline", self.folder / "cmdline"),
+            ("/dev/kmsg", self.folder / "kmsg"),
+            ("/dev/console", self.folder / "console"),
+            ("/dev/mapper", self.folder / "mapper"),
             ("PATH=/sbin:", f"PATH={self.folder}:/sbin:"),
         ):
             text = text.replace(place, str(here))
@@ -135,3 +139,40 @@ def test_openwrt_s_upgrade_is_given_up_where_the_card_is_not_up_to_date(scripts:
     scripts.program("cowflush", 3)
     done = scripts.run(script, after=call)
     assert (done.returncode, done.stdout) == (0, ""), "root is not on the stack"
+
+
+def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts) -> None:
+    script, call = OPENWRT / "cowflush.preinit", "\ncowflush_overlay\n"
+    overlay, kmsg, console = (scripts.folder / name for name in ("mapper/overlay", "kmsg", "console"))
+    scripts.program("boot_hook_add")
+    scripts.program("mount")
+    (scripts.folder / "cmdline").write_text("quiet cowflush_overlay=LABEL=rootfs_data rw\n")
+    for output, code in (("", 1), ("", 127), ("", 0)):
+        kmsg.unlink(missing_ok=True)
+        console.unlink(missing_ok=True)
+        scripts.program("cowflush", code, output)
+        assert scripts.run(script, after=call).returncode == 0
+        said = (
+            "cowflush: there is no writable partition LABEL=rootfs_data "
+            f"('cowflush attach' ended with {code}): what is written is gone at the next boot\n"
+        )
+        # The rank makes the kernel show it, also with `quiet`.
+        assert kmsg.read_text() == f"<3>{said}" and not console.exists()
+        # No kernel log: the console has to do.
+        kmsg.unlink()
+        kmsg.mkdir()
+        scripts.run(script, after=call)
+        assert console.read_text() == said
+        kmsg.rmdir()
+        assert not overlay.is_symlink()
+    for device in ("/dev/mapper/cowflush-root", "/dev/sda3"):
+        scripts.program("cowflush", 0, device)
+        done = scripts.run(script, after=call)
+        assert (done.returncode, done.stderr, kmsg.exists()) == (0, "", False), done
+        assert str(overlay.readlink()) == device
+    assert "cowflush attach LABEL=rootfs_data" in scripts.calls.read_text()
+    # Without the word nothing is done.
+    scripts.calls.unlink()
+    (scripts.folder / "cmdline").write_text("quiet\n")
+    scripts.run(script, after=call)
+    assert scripts.calls.read_text() == "boot_hook_add preinit_main cowflush_overlay\n"

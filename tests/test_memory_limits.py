@@ -105,12 +105,13 @@ def test_what_comes_back_from_the_spill_area_counts_against_nobody_either(boot: 
     local.run(["truncate", "-s", "160M", swap], check=True)
     vm = boot(drives=[Drive(swap)], append=f"cowflush.size={SIZE}M")
     vm.run(GROUPS).ok()
-    vm.run("mkswap /dev/sdb && swapon /dev/sdb").ok()
+    disk = vm.disk(1)
+    vm.run(f"mkswap {disk} && swapon {disk}").ok()
     write(vm, "spilled", UNKILLABLE)
     check(vm, "spilled")
     vm.run("mount -t tmpfs -o size=200M others /tmp").ok()
     vm.run("dd if=/dev/zero of=/tmp/all bs=64k count=3000 2>/dev/null", timeout=120).ok()
-    used = vm.run("awk '/sdb/ { print $4 }' /proc/swaps").ok().text
+    used = vm.run(f"awk '$1 == \"{disk}\" {{ print $4 }}' /proc/swaps").ok().text
     assert int(used) > WRITTEN << 9, "half of the COW, or as much of others, in KiB"
     # The writer reads it, and writes it once more.
     script = JOIN.format(score=UNKILLABLE) + "md5sum </root/spilled | cmp - /run/spilled.md5"

@@ -139,7 +139,7 @@ def test_what_the_ram_can_not_take_spills_to_the_card(boot: Lab) -> None:
 @pytest.mark.kernels("6.12")
 def test_what_the_ram_can_not_take_spills_to_another_disk(boot: Lab) -> None:
     vm = boot(memory=64, drives=[swap(boot.directory, 64)])
-    holds_more_than_the_ram(boot, vm, "/dev/sdb")
+    holds_more_than_the_ram(boot, vm, vm.disk(1))
 
 
 def holds_more_than_the_ram(boot: Lab, vm: VM, spill: str) -> None:

@@ -233,6 +233,17 @@ class VM:
         self.cont()
         return copy
 
+    def disk(self, place: int) -> str:
+        """How the guest calls a disk, by where it is plugged in: the kernel asks several at once what they are, and the
+        first that answers is sda. The card is in place 0."""
+        cable, unit = divmod(place, 2)
+        (found,) = re.findall(
+            rf"^\S*/ata{cable + 1}/\S*/\d+:0:{unit}:0/block/(\w+)$",
+            self.run("for disk in /sys/block/sd*; do readlink -f $disk; done").ok().text,
+            re.MULTILINE,
+        )
+        return f"/dev/{found}"
+
     def card_stats(self, place: int = 0) -> DriveStats:
         """What reached the card (or another drive) so far; also after poweroff()."""
         if self._final_stats:

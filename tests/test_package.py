@@ -131,6 +131,8 @@ FILES = {
     f"{DRACUT}/module-setup.sh": (0o755, "dracut/module-setup.sh"),
     f"{DRACUT}/pre-mount.sh": (0o755, "dracut/pre-mount.sh"),
     f"{DRACUT}/pre-mount.conf": (0o644, "dracut/pre-mount.conf"),
+    f"{DRACUT}/by-log.sh": (0o755, "dracut/by-log.sh"),
+    f"{DRACUT}/by-log.service": (0o644, "dracut/by-log.service"),
     "/usr/lib/systemd/system/cowflush.service": (0o644, "debian/cowflush.service"),
     "/usr/lib/systemd/system/cowflush-shutdown.service": (
         0o644,

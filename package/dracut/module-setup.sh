@@ -18,13 +18,20 @@ installkernel() {
 }
 
 install() {
-    inst_multiple cowflush modprobe mount umount mkdir rmdir rm readlink sleep udevadm
+    inst_multiple blkid cat cowflush modprobe mount umount mkdir rmdir rm readlink sleep udevadm
     # The links in /dev/disk lead to the stack from the start.
     inst_rules 56-cowflush.rules
     inst_hook pre-mount 90 "$moddir/pre-mount.sh"
     if dracut_module_included systemd; then
         inst_multiple systemctl systemd-escape
         inst_simple "$moddir/pre-mount.conf" "$systemdsystemunitdir/dracut-pre-mount.service.d/cowflush.conf"
+        # systemd waits for root, and dracut's own loop does not run for that alone.
+        inst_script "$moddir/by-log.sh" /usr/bin/cowflush-by-log
+        inst_simple "$moddir/by-log.service" "$systemdsystemunitdir/cowflush-by-log.service"
+        mkdir -p "$initdir$systemdsystemunitdir/sysinit.target.wants"
+        ln -sf ../cowflush-by-log.service "$initdir$systemdsystemunitdir/sysinit.target.wants/"
+    else
+        inst_hook initqueue/settled 90 "$moddir/by-log.sh"
     fi
     # A boot must know of a flush log on another disk: that may come later than root.
     mkdir -p "$initdir/etc"

@@ -5,6 +5,7 @@
 
 cowflush_stack=/dev/mapper/cowflush-root
 cowflush_place=/run/cowflush-try
+cowflush_sought=/run/cowflush-sought
 # In the initramfs, so that nothing of it is left in the real system
 cowflush_units=/etc/systemd/system
 
@@ -14,8 +15,15 @@ cowflush_attach() {
     modprobe -q loop
     modprobe -q dm-snapshot
     udevadm settle --timeout=10
-    cowflush_card=$(readlink -f "$1")
-    if cowflush_device=$(cowflush attach "$cowflush_card"); then
+    if [ -e "$cowflush_sought" ]; then
+        # by-log.sh has built it already: what shows the name is the stack, and the card goes by what its log knows.
+        cowflush_card=$(cat "$cowflush_sought")
+        cowflush_device=$cowflush_stack
+    else
+        cowflush_card=$(readlink -f "$1")
+        cowflush_device=$(cowflush attach "$cowflush_card") || cowflush_device=
+    fi
+    if [ -n "$cowflush_device" ]; then
         # It may be the plain card; then it has said why.
         [ "$cowflush_device" = "$cowflush_stack" ] || return 1
         if cowflush_mountable "$2" "$3" && "$4"; then return 0; fi

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from vm import flushlog, logged
+from vm import daemon, flushlog, logged
 from vm.flushlog import FlushLog
 from vm.lab import Lab
 from vm.machine import VM
-from vm.router import LOG, check_settled
+from vm.router import LOG, check_settled, status, when_free
 
 CARD = 5
 FEW, MANY = 10, 400
 NO_MERGE = "cowflush.merge=100%"
+FIGURES = "/run/cowflush.prom"
 # Of the segments before the last one an append looks at so many.
 LOOKS = 8
 
@@ -32,6 +33,42 @@ def test_a_flush_reads_no_more_behind_400_flushes_than_behind_10(boot: Lab) -> N
     vm.run("cowflush merge", timeout=120).ok()
     few = [reads(vm, number) for number in range(FEW + 2)][-3:]
     # Which blocks of the filesystem's own a flush reads besides differs a little.
+    assert max(many) <= max(few) + 4, (many, few)
+
+
+def figure(vm: VM, name: str) -> str:
+    """One of the daemon's figures for Prometheus."""
+    return vm.run(f"sed -n 's/^cowflush_{name} //p' {FIGURES}").ok().text.strip()
+
+
+def metered_reads(vm: VM, number: int) -> int:
+    """How often the daemon reads the card for a small flush and the figures that it writes after it."""
+    segments = int(figure(vm, "log_segments")) + 1
+    vm.run(f"seq {number} 4000 >/root/small; sync").ok()
+    before = vm.card_stats()
+    vm.run("killall -USR1 cowflush").ok()
+    vm.until(f"grep -qx 'cowflush_log_segments {segments}' {FIGURES}", timeout=60)
+    return (vm.card_stats() - before).rd_operations
+
+
+def test_the_figures_after_a_flush_cost_no_more_behind_400_flushes_than_behind_10(
+    boot: Lab,
+) -> None:
+    vm = boot(logged.long(boot.card(), MANY), append=NO_MERGE)
+    daemon.start(vm, daemon.QUIET + f"metrics={FIGURES}\n")
+    vm.until(f"grep -q ^cowflush_log_segments {FIGURES}")
+    many = [metered_reads(vm, number) for number in range(4)][1:]
+    # What was counted on from what was known is what a look at all of it finds.
+    log, life = status(vm)["log"], logged.report(vm)["life"]
+    assert log["segments"] == int(figure(vm, "log_segments")) == MANY + 5
+    assert log["used_percent"] == round(100 * float(figure(vm, "log_used_ratio")))
+    assert life["segments"] == int(figure(vm, "log_flushes_total"))
+    assert life["bytes"] == int(figure(vm, "log_flushed_bytes_total"))
+    when_free(vm, "merge").ok()
+    # A log that began anew is read as a whole.
+    vm.run("seq 7 4000 >/root/small; sync; killall -USR1 cowflush").ok()
+    vm.until(f"grep -qx 'cowflush_log_segments 1' {FIGURES}", timeout=60)
+    few = [metered_reads(vm, number) for number in range(FEW + 2)][-3:]
     assert max(many) <= max(few) + 4, (many, few)
 
 

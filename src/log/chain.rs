@@ -388,6 +388,7 @@ impl Chain {
     /// Takes in the segment at the chain's end, or says what stands there instead. `behind` is the checksum of what the last one
     /// had behind it; returns that of this one, which one without a commit record does not have.
     fn step(&mut self, from: &mut impl Chunks, behind: Option<u32>) -> Result<Option<u32>, Tail> {
+        self.next.behind = behind.unwrap_or_default();
         if self.room() < segment_chunks(0) {
             return Err(Tail::AsLeft);
         }
@@ -470,8 +471,24 @@ impl Chain {
         let behind = chain.step(from, None).ok()?;
         let full = chain.room() < segment_chunks(0);
         let as_left = behind.is_some() && (full || chain.is_as_left(from, behind));
+        chain.next.behind = behind.unwrap_or_default();
         let is_it = chain.segments.last().is_some_and(|last| last.head.id == mark.last);
         (is_it && as_left).then_some(chain)
+    }
+
+    /// What was appended since this generation ended cleanly, with `end` as [`Self::next`]; nothing else is read. `None`: it
+    /// does not go on from there, or does not end cleanly.
+    pub fn since(from: &mut impl Chunks, header: Header, end: Link) -> Option<Self> {
+        let mut chain = Self::begin(header, Ring::new(header.chunks, header.align)?, end);
+        chain.part = Some(end);
+        let mut behind = Some(end.behind);
+        loop {
+            behind = match chain.step(from, behind) {
+                Ok(behind) => behind,
+                Err(Tail::AsLeft) => return Some(chain),
+                Err(_) => return None,
+            };
+        }
     }
 
     /// What [`Self::glance`] has to know later. `None`: there is no segment, or what the last one knows of root
@@ -1375,6 +1392,12 @@ mod tests {
             let header = header(self, CHUNKS).ok()?.header;
             Chain::glance(self, header, mark)
         }
+
+        /// What was appended since it ended so.
+        fn since(&mut self, end: Link) -> Option<Chain> {
+            let header = header(self, CHUNKS).ok()?.header;
+            Chain::since(self, header, end)
+        }
     }
 
     /// A log of so many segments of one chunk each.
@@ -1494,7 +1517,62 @@ mod tests {
         assert_eq!(chain.mark(), None);
     }
 
+    #[test]
+    fn what_was_appended_to_a_long_log_is_read_without_the_rest() {
+        let reads = |count| {
+            let mut card = long(count);
+            let end = card.chain().next;
+            card.append(&[1, 2], 1);
+            card.append(&[3], 2);
+            card.reads = 0;
+            assert_eq!(card.since(end).unwrap().segments.len(), 2);
+            card.reads
+        };
+        // Two copies of the header, two chunks of each segment, the place behind them as a head and as it was left.
+        assert_eq!((reads(0), reads(90)), (2 + 2 * 2 + 2, 2 + 2 * 2 + 2));
+    }
+
     proptest! {
+        /// Who looks again finds what a whole look finds, or nothing.
+        #[test]
+        fn what_was_appended_since_a_look_is_what_a_whole_look_finds_more(
+            before in prop::collection::vec(prop::collection::btree_set(0u64..1000, 0..9), 0..9),
+            after in prop::collection::vec(prop::collection::btree_set(0u64..1000, 0..9), 0..9),
+            merged in any::<bool>(),
+            torn in prop::option::of(0u64..9),
+            flips in prop::collection::vec((0..160 * CHUNK_BYTES, 0u8..8), 0..2),
+        ) {
+            let mut card = Card::new(1);
+            let mut put = |card: &mut Card, chunks: &std::collections::BTreeSet<u64>| {
+                card.append(&chunks.iter().copied().collect::<Vec<_>>(), 1);
+            };
+            before.iter().for_each(|chunks| put(&mut card, chunks));
+            let was = card.chain();
+            if merged {
+                card.merge();
+            }
+            after.iter().for_each(|chunks| put(&mut card, chunks));
+            if let Some(count) = torn {
+                card.tear(&[1, 2, 3], 2, count);
+            }
+            for (byte, bit) in &flips {
+                card.bytes[*byte] ^= 1 << bit;
+            }
+            let same = header(&mut card, CHUNKS).is_ok_and(|now| now.header.start == was.header.start);
+            match card.since(was.next).filter(|_| same) {
+                None => prop_assert!(!same || torn.is_some() || !flips.is_empty()),
+                Some(more) => {
+                    // What was damaged before that a look from there does not see.
+                    let now = card.chain();
+                    if flips.is_empty() {
+                        prop_assert_eq!(&more.segments[..], &now.segments[was.segments.len()..]);
+                        prop_assert_eq!((more.next, now.end), (now.next, End::Clean));
+                        prop_assert_eq!(more.used(), now.used());
+                    }
+                }
+            }
+        }
+
         /// A table that grew with each append is the one that a reader of the whole log makes.
         #[test]
         fn what_root_reads_may_be_taken_from_the_table_before(

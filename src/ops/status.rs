@@ -13,7 +13,7 @@ use crate::dm::Target;
 use crate::error::{Exit, Result};
 use crate::log::agree::{self, Agreement};
 use crate::log::chain::{Bad, End};
-use crate::log::format::Life;
+use crate::log::format::{Life, Link};
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack};
 use crate::sys::block::{self, Written};
@@ -198,6 +198,19 @@ impl Look {
         // Before anything was written: half of a flush does not end cleanly.
         (self.quiet || (word == End::Clean.word() && self.bad.is_empty())).then_some(word)
     }
+
+    /// It in short.
+    fn report(&self, partition: DevNo) -> LogReport {
+        let state = self.state();
+        let log = self.log.as_ref().ok().filter(|_| state.is_some());
+        LogReport {
+            partition,
+            segments: log.map(|log| log.flushes().count() as u64),
+            used_percent: log.map(Log::used_percent),
+            life: log.map(Log::life),
+            state,
+        }
+    }
 }
 
 /// Looks at the stack's log, again and again for so long, until nobody was at work on it meanwhile or it is in order.
@@ -228,15 +241,69 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the flush log holds, read from it.
 pub fn log_report(control: &Control, partition: DevNo) -> LogReport {
-    let look = look_at_log(control, partition, Duration::ZERO, false);
-    let state = look.state();
-    let log = look.log.ok().filter(|_| state.is_some());
-    LogReport {
-        partition,
-        segments: log.as_ref().map(|log| log.flushes().count() as u64),
-        used_percent: log.as_ref().map(Log::used_percent),
-        life: log.as_ref().map(Log::life),
-        state,
+    look_at_log(control, partition, Duration::ZERO, false).report(partition)
+}
+
+/// Looks at the flush log again and again, without the lock.
+#[derive(Default)]
+pub struct LogWatch(Option<Seen>);
+
+/// What the log held.
+struct Seen {
+    /// How much had been written to it then.
+    written: Option<Written>,
+    report: LogReport,
+    /// Its generation, and where that ended, if it did so cleanly.
+    ends: Option<(Link, Link)>,
+}
+
+impl LogWatch {
+    /// What the log holds. It is read only after something was written to it, since the card shall rest; and then no more of
+    /// it than what was appended, so that this costs the same however much the log holds. While somebody is at work it
+    /// counts as it was before.
+    pub fn look(&mut self, control: &Control, partition: DevNo) -> LogReport {
+        let path = block::path(partition);
+        let moment = || (lock::holder(control).is_some(), block::written(partition));
+        let (busy, written) = moment();
+        if let Some(seen) = self.0.take().filter(|seen| seen.report.partition == partition) {
+            if busy || seen.written == written {
+                return self.0.insert(seen).report;
+            }
+            if let Some(ends) = seen.ends
+                && let Some(log) = Log::since(&path, ends)
+            {
+                // Where somebody has begun to write meanwhile the next look tells.
+                let grown = (moment() == (busy, written)).then(|| Seen {
+                    written,
+                    report: seen.report.and(&log),
+                    ends: Some((ends.0, log.chain.next)),
+                });
+                return self.0.insert(grown.unwrap_or(seen)).report;
+            }
+        }
+        let look = look_at_log(control, partition, Duration::ZERO, false);
+        let report = look.report(partition);
+        // One that somebody writes to is looked at again.
+        if report.state.is_some() {
+            let log = look.log.ok().filter(|log| log.chain.end == End::Clean);
+            let ends = log.map(|log| (log.header().start, log.chain.next));
+            self.0 = Some(Seen { written, report, ends });
+        }
+        report
+    }
+}
+
+impl LogReport {
+    /// The same log after what `added` holds was appended to it.
+    fn and(self, added: &Log) -> Self {
+        let (more, was) = (added.life(), added.header().life);
+        let life = self.life.map(|life| Life {
+            segments: life.segments.saturating_add(more.segments.saturating_sub(was.segments)),
+            chunks: life.chunks.saturating_add(more.chunks.saturating_sub(was.chunks)),
+            ..life
+        });
+        let segments = self.segments.map(|n| n.saturating_add(added.flushes().count() as u64));
+        Self { segments, used_percent: Some(added.used_percent()), life, ..self }
     }
 }
 

@@ -11,12 +11,11 @@ use crate::config::Config;
 use crate::daemon::schedule::Now;
 use crate::error::why;
 use crate::ops::run_dir;
-use crate::ops::status::{self, LogReport};
+use crate::ops::status::{self, LogWatch};
 use crate::report::metrics::{self, Metrics};
-use crate::sys::block::{self, Written};
 use crate::sys::dm::Control;
 use crate::sys::{lock, memory};
-use crate::units::{Bytes, DevNo};
+use crate::units::Bytes;
 
 /// How often people see something new, in milliseconds.
 const EVERY: u64 = 1000;
@@ -32,8 +31,7 @@ pub struct Reporter {
     metrics: Option<String>,
     /// The last flush failed.
     failed: bool,
-    /// What the log held, and how much had been written to it then.
-    log: Option<(Option<Written>, LogReport)>,
+    log: LogWatch,
     complaints: Complaints,
 }
 
@@ -128,7 +126,7 @@ impl Reporter {
     }
 
     fn figures(&mut self, control: &Control, now: &Now) -> Metrics {
-        let report = status::privileged(control, |partition| self.log_report(control, partition));
+        let report = status::privileged(control, |partition| self.log.look(control, partition));
         Metrics {
             mode: report.mode_word(),
             cow_used: report.cow_used.unwrap_or_default(),
@@ -140,20 +138,6 @@ impl Reporter {
             totals: run_dir::totals(),
             last: run_dir::last_flush(),
             held: now.held,
-        }
-    }
-
-    /// Reads the log only after something was written to it: the card shall rest.
-    fn log_report(&mut self, control: &Control, partition: DevNo) -> LogReport {
-        let written = block::written(partition);
-        match self.log {
-            Some((before, log)) if before == written && log.partition == partition => log,
-            _ => {
-                let log = status::log_report(control, partition);
-                // One that somebody writes to is looked at again.
-                self.log = log.state.map(|_| (written, log));
-                log
-            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::boot::whose::Owner;
 use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{self, Bad, Chain, End, NoLog, Segment};
-use crate::log::format::{Defect, Header, Life, Mark};
+use crate::log::format::{Defect, Header, Life, Link, Mark};
 use crate::log::ring::Ring;
 use crate::sys::direct::Direct;
 use crate::units::{Bytes, Sectors};
@@ -89,6 +89,18 @@ impl Log {
         let found = chain::header(&mut disk, chunks).ok()?;
         let chain = Chain::glance(&mut disk, found.header, mark)?;
         Some(Self { disk, chain, whole: found.whole })
+    }
+
+    /// What was appended to the log at `path` since it ended cleanly as `before` says: its generation, and what the next
+    /// segment is chained to. `None`: it has to be read as a whole.
+    pub fn since(path: &Path, before: (Link, Link)) -> Option<Self> {
+        let mut disk = Direct::open(path).ok()?;
+        let chunks = disk.chunks();
+        let found = chain::header(&mut disk, chunks).ok()?;
+        let (start, end) = before;
+        let same = found.whole && found.header.start == start;
+        let chain = Chain::since(&mut disk, same.then_some(found.header)?, end)?;
+        Some(Self { disk, chain, whole: true })
     }
 
     fn read(mut disk: Direct, in_use: bool) -> Result<Self> {

@@ -15,7 +15,9 @@ DM_DEV_SUSPEND = "C138FD06"
 WINDOW = range(1, 7)
 # A COW of 8 MiB could be full before the new tables are loaded: root's filesystem is frozen first.
 TIGHT = "cowflush.size=8M"
-FIFREEZE, FITHAW = "C0045877", "C0045878"
+# There while a command's own freeze may be
+NOTE = "/run/cowflush/frozen"
+FAILED, BUSY = 1, 4
 # Seconds in which a write ends if it ends at all
 PATIENCE = 20
 # A merge of some MiB is still going on when whoever waits for it has done what it wanted. Not by bytes:
@@ -87,22 +89,24 @@ def check_flushed(vm: VM) -> None:
     assert {name: found[name] for name in hashes} == hashes
 
 
-def stops(vm: VM, append: str) -> list[tuple[str, int]]:
-    """Where to kill: an ioctl, and before (odd) or after (even) which of its calls."""
-    frozen = [(FIFREEZE, 1), (FIFREEZE, 2), (FITHAW, 1), (FITHAW, 2)] if append == TIGHT else []
+def kills(vm: VM, append: str) -> list[str]:
+    """Where to kill the command: before (odd) and after (even) each call of the window; and when the guard is about to
+    freeze or thaw for it."""
+    frozen = [f"inject --rule {call}=ORPHAN" for call in ("freeze", "thaw") if append == TIGHT]
     # Before them the device that the fresh COW stands on is resumed, where there is one.
     more = 2 if vm.run(LIMITS).code == 0 else 0
-    return frozen + [(DM_DEV_SUSPEND, stop) for stop in range(1, WINDOW.stop + more)]
+    return frozen + [
+        f"killat --ioctl {DM_DEV_SUSPEND} {stop}" for stop in range(1, WINDOW.stop + more)
+    ]
 
 
 def wake(boot: Lab, append: str) -> None:
     """Nobody but the guard can wake root: no other command runs until it has taken a write."""
     vm = prepared(boot, append)
-    for ioctl, stop in stops(vm, append):
-        vm.run(
-            f"echo {stop} >>/root/f1; guest-tools killat --ioctl {ioctl} {stop} cowflush flush"
-        ).exits(KILLED)
-        assert take_write(vm, PATIENCE), stop
+    for kill in kills(vm, append):
+        vm.run(f"echo {kill} >>/root/f1; guest-tools {kill} cowflush flush").exits(KILLED)
+        assert take_write(vm, PATIENCE), kill
+        vm.run(f"[ ! -e {NOTE} ]").ok()
         vm.run("cowflush flush").ok()
     check_flushed(vm)
 
@@ -122,13 +126,45 @@ def test_the_guard_wakes_a_root_that_was_frozen_first(boot: Lab) -> None:
 @pytest.mark.kernels("6.1", "6.12")
 def test_without_its_guard_root_stays_frozen_until_the_next_command(boot: Lab) -> None:
     vm = prepared(boot, TIGHT)
-    for ioctl, stop in [(FIFREEZE, 2), (FITHAW, 1)]:
+    # Frozen, or about to be, which the guard of a command that was killed goes on with
+    for call, frozen in (("thaw", True), ("freeze", False)):
         vm.run(
-            f"echo {stop} >>/root/f1; guest-tools killat --family --ioctl {ioctl} {stop} cowflush flush"
+            f"echo {call} >>/root/f1; guest-tools inject --rule {call}=BOTH cowflush flush"
         ).exits(KILLED)
-        assert not take_write(vm, 1), (ioctl, stop)
-        vm.run("/run/rescue flush", timeout=30).ok()
-        assert take_write(vm, PATIENCE), (ioctl, stop)
+        assert take_write(vm, 1) is not frozen, call
+        vm.run(f"[ -e {NOTE} ] && /run/rescue flush", timeout=30).ok()
+        assert take_write(vm, PATIENCE), call
+    # Its guard alone: nothing is begun, and root goes on.
+    vm.run("echo alone >>/root/f1; sync").ok()
+    for call, code in (("freeze", FAILED), ("thaw", 0)):
+        done = vm.run(f"guest-tools inject --rule {call}#1=KILL cowflush flush").exits(code)
+        assert ("it ended before it was ready" in done.text) is (code == FAILED), done.text
+        assert take_write(vm, PATIENCE), call
+        vm.run(f"[ ! -e {NOTE} ]").ok()
+    vm.run("cowflush flush").ok()
+    check_flushed(vm)
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_who_is_killed_beside_the_freeze_of_another_program_leaves_that_alone(boot: Lab) -> None:
+    vm = prepared(boot, TIGHT)
+    # To thaw what is not frozen fails.
+    freeze, thaw = "fsfreeze --freeze /", "fsfreeze --unfreeze /"
+    vm.run(freeze).ok()
+    # Its guard hears of the other one after the command is gone.
+    vm.run("guest-tools inject --rule freeze=ORPHAN /run/rescue flush").exits(KILLED)
+    vm.until("! pidof cowflush-guard")
+    vm.run(f"[ ! -e {NOTE} ] && {thaw}").ok()
+    # Its guard has thawed what it froze for a command that was killed; what another program freezes then is that one's.
+    for call in ("freeze", "thaw"):
+        vm.run(f"guest-tools inject --rule {call}=ORPHAN /run/rescue flush").exits(KILLED)
+        vm.until("! pidof cowflush-guard")
+        vm.run(freeze).ok()
+        # It settles what the killed one has left, and seals nothing.
+        said = vm.run("/run/rescue flush", timeout=60).exits(BUSY).text
+        assert "frozen by another program" in said
+        vm.run(thaw).ok()
+        vm.run("echo more >>/root/f1; sync").ok()
     vm.run("cowflush flush").ok()
     check_flushed(vm)
 

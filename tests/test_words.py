@@ -174,6 +174,22 @@ def test_what_another_program_froze_is_neither_damaged_nor_thawed(boot: Lab) -> 
     assert vm.card.fs(replay=True).read("/root/last") == b"last\n"
 
 
+@pytest.mark.kernels("6.12")
+def test_a_flush_within_the_freeze_of_another_program_leaves_it_frozen(boot: Lab) -> None:
+    """Since 6.8 the kernel counts who freezes: the suspend's freeze is one more, and ends alone."""
+    vm = boot()
+    vm.run(TO_RAM).ok()
+    vm.run(f"seq 3000 >/root/x; sync; {FREEZE}").ok()
+    assert "flushed to sda1" in vm.run("cowflush flush", timeout=60).ok().text
+    still_frozen(vm)
+    vm.run(THAW).exits(1)
+    vm.run("echo y >/root/y; sync; cowflush flush", timeout=60).ok()
+    check_settled(vm)
+    vm.kill()
+    vm.card.fsck()
+    assert vm.card.read("/root/y") == b"y\n"
+
+
 @pytest.mark.thorough
 def test_what_a_boot_wrote_to_cut_damage_off_is_no_flush(boot: Lab) -> None:
     card = logged.made(boot.card(), 3)

@@ -105,32 +105,49 @@ pub fn run(
     let mut requests = window::Seal::prepare(root_line);
     let mut for_guard = window::Seal::prepare(root_line);
     let root_folder = File::open("/").doing(|| "open /")?;
-    // Nobody thaws what another program froze, so a freeze of this one is noted before. Without that note the suspend
-    // freezes, which the kernel takes back by itself.
-    let early = freeze == Freeze::Before && run_dir::note_freeze().is_ok();
-    let guard = guard::post(control, &mut |end| {
+    let early = freeze == Freeze::Before;
+    let mut guard = guard::post(control, early.then_some(&root_folder), &mut |end| {
         // A root that sleeps all the same has to be read for that, which would
         // wait for the next command, while that waits for the guard: it thaws by itself.
-        if end == End::Orphaned && for_guard.rescue(control) && early {
-            block::thaw(&root_folder);
+        if let End::Orphaned { frozen } = end
+            && for_guard.rescue(control)
+            && early
+        {
+            if frozen {
+                block::thaw(&root_folder);
+            }
+            // With the note of its own freeze the next command would thaw whatever it finds.
+            run_dir::end_freeze();
         }
-    })
-    .inspect_err(|_| run_dir::end_freeze())?;
+    })?;
     // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
     // here the valve's time ends.
     valve.rest();
     let since = Instant::now();
     let unpaced = Unpaced::begin(after);
-    let froze = early.then(|| block::freeze(&root_folder));
+    // Nobody thaws what another program froze. The guard knows whose freeze it is; the note is for the next command, where both
+    // were killed. Without it the suspend freezes, which the kernel takes back by itself. Between the two nothing may take
+    // time: who finds the note after that can't tell.
+    let noted = early && run_dir::note_freeze().is_ok();
+    let froze = noted.then(|| guard.freeze());
     let frozen = froze == Some(Ok(()));
-    if early && !frozen {
+    if let Some(Err(errno)) = froze {
+        if errno == Errno::EPIPE {
+            // It ended in its call, which is over then.
+            block::thaw(&root_folder);
+        }
         run_dir::end_freeze();
+        let error = match errno {
+            Errno::EBUSY => Some(explain(Failed { at: Moment::Freeze, errno, asleep: false })),
+            Errno::EPIPE => Some(guard::ended()),
+            // One that shut down after errors.
+            _ => None,
+        };
+        if let Some(error) = error {
+            guard.dismiss();
+            return Err(error);
+        }
     }
-    if froze == Some(Err(Errno::EBUSY)) {
-        guard.dismiss();
-        return Err(explain(Failed { at: Moment::Freeze, errno: Errno::EBUSY, asleep: false }));
-    }
-    // One that shut down after errors.
     let freeze = if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
     // From here on whatever happens thaws it.
     let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
@@ -193,8 +210,8 @@ pub fn hold<'a>(
     let (below, above) = (Line::whole(length, below), Line::whole(length, above));
     let mut requests = window::Seal::prepare(above);
     let mut for_guard = window::Seal::prepare(above);
-    let guard = guard::post(control, &mut |end| {
-        if end == End::Orphaned {
+    let guard = guard::post(control, None, &mut |end| {
+        if end != End::Dismissed {
             for_guard.rescue(control);
         }
     })?;
@@ -278,7 +295,10 @@ impl Tight {
 impl Drop for Tight {
     fn drop(&mut self) {
         if let Some((root, _)) = &self.frozen {
-            block::thaw(root);
+            // The guard has frozen it; it may have been killed since.
+            if self.guard.as_mut().is_none_or(|guard| guard.thaw().is_err()) {
+                block::thaw(root);
+            }
             run_dir::end_freeze();
         }
         if let Some(guard) = self.guard.take() {
@@ -298,8 +318,8 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
-    let guard = guard::post(control, &mut |end| {
-        if end == End::Orphaned {
+    let guard = guard::post(control, None, &mut |end| {
+        if end != End::Dismissed {
             for_guard.rescue(control);
         }
     })?;

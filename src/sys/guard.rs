@@ -1,16 +1,18 @@
 //! A second process beside the one that flushes: it wakes root up should the first one die while
 //! root is suspended.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid, setsid};
 
 use super::dm::Control;
-use super::lock;
 use super::process::{child, close_others, rename};
+use super::{block, lock};
 use crate::error::{Doing, Error, Result};
 
 /// The guard process, waiting.
@@ -25,28 +27,56 @@ pub enum End {
     /// It was sent home.
     Dismissed,
     /// The process it guards died.
-    Orphaned,
+    Orphaned {
+        /// The guard has frozen the filesystem, and nobody has asked it to thaw it.
+        frozen: bool,
+    },
 }
 
 /// Starts a guard that runs `at_end` when this process, which must have the lock, ends or sends it home with
-/// [`Guard::dismiss`]. Until it has run that, nobody else gets the lock.
+/// [`Guard::dismiss`]. Until it has run that, nobody else gets the lock. The filesystem that it is to freeze when it is
+/// asked to is the one that holds `freezes`.
 ///
 /// Returns when the guard is in place with its memory locked. It may neither print nor touch a file on
 /// root: it runs while root may be suspended.
-pub fn post(control: &Control, at_end: &mut dyn FnMut(End)) -> Result<Guard> {
+pub fn post(
+    control: &Control,
+    freezes: Option<&File>,
+    at_end: &mut dyn FnMut(End),
+) -> Result<Guard> {
     let parent = getpid();
-    let (wire, pid) = beside(
-        None,
-        || lock::help(control.file(), parent),
-        |mut wire| {
-            // One byte is the dismissal; an end without one is the parent's death.
-            at_end(match wire.read(&mut [0]) {
-                Ok(1) => End::Dismissed,
-                _ => End::Orphaned,
-            });
-        },
-    )?;
+    let (wire, pid) =
+        beside(None, || lock::help(control.file(), parent), |wire| at_end(stand(wire, freezes)))?;
     Ok(Guard { wire, pid })
+}
+
+/// What a guard does until its time ends.
+///
+/// It freezes and thaws the filesystem, and not its parent: then whether the freeze is this flush's is known to a process
+/// that goes on when the parent is killed, before the call, in it or after it. The kernel does not tell who has frozen
+/// a filesystem, and thaws it for anybody.
+fn stand(mut wire: UnixStream, freezes: Option<&File>) -> End {
+    let mut frozen = false;
+    loop {
+        let mut word = [0];
+        // An end without a word is the parent's death.
+        match (wire.read(&mut word), word, freezes) {
+            (Ok(1), FREEZE, Some(file)) => {
+                let froze = block::freeze(file);
+                frozen = froze.is_ok();
+                // Nobody may be there to hear it; that is the next thing to be read.
+                let _ = wire.write_all(&[froze.err().map_or(0, |errno| errno as u8)]);
+            }
+            (Ok(1), THAW, Some(file)) => {
+                if std::mem::take(&mut frozen) {
+                    block::thaw(file);
+                }
+                let _ = wire.write_all(&[0]);
+            }
+            (Ok(1), ..) => return End::Dismissed,
+            _ => return End::Orphaned { frozen },
+        }
+    }
 }
 
 /// Starts a process beside this one, which what happens to this one does not happen to, and gives it its
@@ -97,6 +127,10 @@ pub(super) fn beside(
 /// What such a process says first.
 const READY: &[u8; 1] = b"r";
 const UNLOCKED: &[u8; 1] = b"m";
+/// What a guard is told.
+const FREEZE: [u8; 1] = *b"f";
+const THAW: [u8; 1] = *b"t";
+const DISMISSED: [u8; 1] = *b"d";
 
 /// The error where it said nothing.
 pub fn ended() -> Error {
@@ -118,10 +152,31 @@ pub(super) fn spare(helper: Pid, spared: bool) {
 }
 
 impl Guard {
+    /// Lets it freeze the filesystem. The kernel's answer; [`Errno::EPIPE`]: the guard is gone, and nobody knows whether it has
+    /// frozen it.
+    pub fn freeze(&mut self) -> std::result::Result<(), Errno> {
+        self.ask(FREEZE)
+    }
+
+    /// Lets it thaw what it has frozen. An error: the guard is gone, and may not have done it.
+    pub fn thaw(&mut self) -> std::result::Result<(), Errno> {
+        self.ask(THAW)
+    }
+
+    fn ask(&mut self, word: [u8; 1]) -> std::result::Result<(), Errno> {
+        let mut answer = [0];
+        let heard = self.wire.write_all(&word).and_then(|()| self.wire.read_exact(&mut answer));
+        match (heard, answer) {
+            (Ok(()), [0]) => Ok(()),
+            (Ok(()), [errno]) => Err(Errno::from_raw(errno.into())),
+            (Err(_), _) => Err(Errno::EPIPE),
+        }
+    }
+
     /// Sends the guard home and waits until it is gone.
     pub fn dismiss(mut self) {
         // If this fails the guard finds root awake and does nothing.
-        let _ = self.wire.write_all(b"d");
+        let _ = self.wire.write_all(&DISMISSED);
         let _ = waitpid(self.pid, None);
         spare(self.pid, false);
     }
@@ -144,5 +199,49 @@ mod tests {
         let (mut wire, pid) = beside(None, || true, |mut wire| _ = wire.read(&mut [0])).unwrap();
         wire.write_all(b"d").unwrap();
         waitpid(pid, None).unwrap();
+    }
+
+    /// A guard of this file's filesystem that says how its time ended: 0 for dismissed, else whether it had frozen it.
+    fn guard(file: &File) -> (Guard, UnixStream) {
+        let (mut far, near) = UnixStream::pair().unwrap();
+        let (wire, pid) = beside(
+            None,
+            || true,
+            |wire| {
+                let end = match stand(wire, Some(file)) {
+                    End::Dismissed => 0,
+                    End::Orphaned { frozen } => 1 + u8::from(frozen),
+                };
+                let _ = far.write_all(&[end]);
+            },
+        )
+        .unwrap();
+        (Guard { wire, pid }, near)
+    }
+
+    #[test]
+    fn a_freeze_that_failed_is_none_of_the_guards_and_one_that_is_gone_is_told() {
+        // Nobody may freeze /proc.
+        let file = File::open("/proc/self/stat").unwrap();
+        let (mut asked, mut end) = guard(&file);
+        assert!(matches!(asked.freeze(), Err(errno) if errno != Errno::EPIPE));
+        assert_eq!(asked.thaw(), Ok(()));
+        let pid = asked.pid;
+        // Its parent dies.
+        drop(asked.wire);
+        let mut said = [9];
+        end.read_exact(&mut said).unwrap();
+        assert_eq!(said, [1]);
+        waitpid(pid, None).unwrap();
+
+        let (killed, _) = guard(&file);
+        kill(killed.pid, Signal::SIGKILL).unwrap();
+        let mut killed = killed;
+        assert_eq!(killed.freeze(), Err(Errno::EPIPE));
+        killed.dismiss();
+        let (sent_home, mut end) = guard(&file);
+        sent_home.dismiss();
+        end.read_exact(&mut said).unwrap();
+        assert_eq!(said, [0]);
     }
 }

@@ -20,7 +20,7 @@ use crate::{Failure, dm};
 /// A rule is CALL[:ABOUT][#N|#N+]=ERRNO, such as load:cowflush-root#2=ENOMEM: the second table that is
 /// loaded into that device. ABOUT is device-mapper's name, or a part of an open file's path. #2+ is
 /// the second and all later ones; without a number it is all. KILL in place of an errno kills
-/// whoever makes the call, before it is made; DROP fails a resume as the kernel does that can't swap the loaded
+/// whoever makes the call, before it is made; ORPHAN kills the program itself, whose child may make the call, which is made; BOTH kills both; DROP fails a resume as the kernel does that can't swap the loaded
 /// table in: it drops that.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "inject")]
@@ -85,7 +85,11 @@ const CALLS: [(&str, Call); 19] = [
 enum Fate {
     Fails(Errno),
     Drops,
-    Killed,
+    /// Who makes it is killed, or the program, or both.
+    Killed {
+        caller: bool,
+        program: bool,
+    },
 }
 
 const ERRNOS: [(&str, Errno); 8] = [
@@ -114,8 +118,9 @@ impl FromStr for Rule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (calls, fate) =
-            text.split_once('=').ok_or("a rule ends with =ERRNO, =DROP or =KILL")?;
+        let (calls, fate) = text
+            .split_once('=')
+            .ok_or("a rule ends with =ERRNO, =DROP, =KILL, =ORPHAN or =BOTH")?;
         let (calls, number) = calls.split_once('#').map_or((calls, None), |(c, n)| (c, Some(n)));
         let (name, about) = calls.split_once(':').map_or((calls, None), |(c, a)| (c, Some(a)));
         let (first, last) = match number {
@@ -126,7 +131,9 @@ impl FromStr for Rule {
             }
         };
         let fate = match fate {
-            "KILL" => Fate::Killed,
+            "KILL" => Fate::Killed { caller: true, program: false },
+            "ORPHAN" => Fate::Killed { caller: false, program: true },
+            "BOTH" => Fate::Killed { caller: true, program: true },
             "DROP" => Fate::Drops,
             _ => Fate::Fails(named(&ERRNOS, fate)?),
         };
@@ -237,7 +244,7 @@ fn follow(main: Pid, rules: &mut [Rule]) -> Result<u8, Failure> {
                 let failing = processes.entry(pid).or_insert(None);
                 match Traced::of(pid).stop() {
                     Ok(Stop::Entry { number, arguments }) => {
-                        *failing = judge(rules, pid, number, &arguments)?;
+                        *failing = judge(rules, main, pid, number, &arguments)?;
                     }
                     Ok(Stop::Exit) => {
                         if let Some(errno) = failing.take() {
@@ -279,6 +286,7 @@ fn follow(main: Pid, rules: &mut [Rule]) -> Result<u8, Failure> {
 /// At a call: what it shall fail with. The call is skipped then, or its process is killed.
 fn judge(
     rules: &mut [Rule],
+    main: Pid,
     pid: Pid,
     number: i64,
     arguments: &[u64; 6],
@@ -286,7 +294,13 @@ fn judge(
     let mut failing = None;
     for rule in rules {
         match rule.judge(pid, number, arguments)? {
-            Some(Fate::Killed) => nix::sys::signal::kill(pid, Signal::SIGKILL)?,
+            Some(Fate::Killed { caller, program }) => {
+                for (pid, killed) in [(main, program), (pid, caller)] {
+                    if killed {
+                        nix::sys::signal::kill(pid, Signal::SIGKILL)?;
+                    }
+                }
+            }
             Some(Fate::Fails(errno)) => failing = Some(errno),
             Some(Fate::Drops) => {
                 dm::clear(&text(pid, arguments[2] + DM_NAME, DM_NAME_BYTES)?)?;

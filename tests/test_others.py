@@ -3,6 +3,7 @@ And cowflush leaves alone what only has a name like its own."""
 
 from __future__ import annotations
 
+import pytest
 from vm import Drive, Throttle, logged
 from vm.ext import Filesystem
 from vm.lab import Lab
@@ -79,6 +80,29 @@ def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
     check_settled(vm, "write-through", LOG)
     vm.kill()
     logged.check_card(vm.card, 2)
+
+
+@pytest.mark.thorough
+def test_where_doubt_about_a_log_can_not_be_noted_there_is_no_stack(boot: Lab) -> None:
+    """Without the note a flush would go to root, and make the log's flushes useless. So the kernel keeps root as it is."""
+    other = logged.made(boot.card(Filesystem(uuid=OTHER)), 2)
+    vm = boot(append="cowflush=off", drives=[Drive(other.path)])
+    card = vm.disk(1)
+    vm.run(
+        "sed s/cowflush=off/cowflush.log=LABEL=none/ /proc/cmdline >/run/line && mount --bind /run/line /proc/cmdline"
+    ).ok()
+    attach = f"cowflush attach {card}1 2>/run/said"
+    assert vm.run(attach, timeout=60).ok().text.strip() == "/dev/mapper/cowflush-root"
+    vm.run("grep -qx log=1 /run/cowflush/hold").ok()
+    vm.run(f"cowflush attach --plain {card}1", timeout=60).ok()
+    vm.run("[ ! -e /run/cowflush/hold ]").ok()
+    # No folder can be made there.
+    vm.run("rm -r /run/cowflush && : >/run/cowflush").ok()
+    before = vm.card_stats(1).wr_operations
+    assert vm.run(attach, timeout=60).ok().text.strip() == f"{card}1"
+    assert "cannot note in /run/cowflush that nothing may be flushed" in vm.console
+    assert vm.run(DEVICES).output == b"" and vm.card_stats(1).wr_operations == before
+    vm.run(f"[ $(cat /sys/class/block/{card[5:]}1/ro) = 1 ]").ok()
 
 
 def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:

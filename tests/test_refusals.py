@@ -471,7 +471,7 @@ def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab
     vm.run(f"mount -o remount,ro /run; {attach} /dev/sda3", timeout=60).ok()
     told = vm.run("dmesg").ok().text
     for words in (
-        "the stack was built but could not be used.",
+        "the stack could not be used.",
         "what is written to root makes the flushes useless that may be in the flush log. To have them: ",
         "cannot note in /run/cowflush that nothing may be flushed: Read-only file system.",
         "cannot write to /run/cowflush: ",

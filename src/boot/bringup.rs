@@ -63,7 +63,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
     } else if before == Before::Tried {
-        let reason = "the stack was built but could not be used";
+        let reason = "the stack could not be used";
         log.error(&format!("{reason}."));
         ("plain", reason.to_owned())
     } else {
@@ -135,16 +135,10 @@ fn leave_notes(
         LogChoice::At(reference) => reference.to_string(),
         _ => String::new(),
     };
-    // First what keeps the log from becoming useless: nothing is flushed while this note is there.
-    let held = if open && mode == "deferring" {
-        hold::begin_for_log()
-    } else {
-        // Left by a stack that could not be used.
-        if hold::is_for_log() {
-            hold::end();
-        }
-        Ok(())
-    };
+    // Left by a stack that could not be used, or not be built.
+    if !(open && mode == "deferring") && hold::is_for_log() {
+        hold::end();
+    }
     let note = format!(
         "mode={mode}\ncard={}\nreason={reason}\nlog={log_name}\nlog_kept={kept}\nlog_named={named}\n{}",
         card.name,
@@ -153,9 +147,6 @@ fn leave_notes(
     let left = run_dir::write(run_dir::BOOT, &note).and_then(|()| run_dir::keep_program());
     if let Err(error) = left {
         log.error(&format!("cannot write to {}: {}.", run_dir::PATH, why(&error)));
-    }
-    if let Err(error) = held {
-        log.error(&error.to_string());
     }
 }
 
@@ -167,6 +158,11 @@ fn stacked(
     log: &mut Log,
     mount: &mut Use<'_>,
 ) -> Result<()> {
+    if let Found::Kept { open: true, .. } = found {
+        // Before there is anything that could be flushed: what would go to root makes the log useless. Where nobody can be
+        // told of that there is no stack, and the kernel keeps root as it is.
+        hold::begin_for_log()?;
+    }
     // The file is on root, which is not mounted yet; the daemon and the first command take it into
     // account.
     let (config, _) = options.config("");

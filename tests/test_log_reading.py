@@ -116,7 +116,7 @@ def test_a_stop_saves_what_the_log_lacks(boot: Lab) -> None:
     write(vm, 5)
     # By another way than the log, which is told.
     said = vm.run("cowflush stop", timeout=PATIENCE).exits(CARD).text
-    assert "The card had refused a write before: cannot append to the flush log" in said
+    assert "The card had failed before: cannot append to the flush log" in said
     vm.kill()
     root = vm.card.fs(replay=True)
     logged.check_root(root, 5)

@@ -100,7 +100,7 @@ impl Outcome {
         self.incomplete
     }
 
-    /// The card had refused a write before this succeeded in another way: which, and why.
+    /// The card had failed before this succeeded in another way: what could not be done, and why.
     pub fn refused(&self) -> Option<&str> {
         self.refused.as_deref()
     }
@@ -126,7 +126,7 @@ impl Outcome {
             text.push_str(&format!("\n{incomplete}"));
         }
         if let Some(refused) = &self.refused {
-            text.push_str(&format!("\nThe card had refused a write before: {refused}"));
+            text.push_str(&format!("\nThe card had failed before: {refused}"));
         }
         text
     }
@@ -296,7 +296,7 @@ mod tests {
             assert_eq!((outcome.exit(), outcome.incomplete()), (Exit::Card, None));
             let said = outcome.last_word();
             assert!(said.starts_with("all data are on the card.\n"), "{said}");
-            assert!(said.contains("refused a write before: cannot write sectors 1"), "{said}");
+            assert!(said.contains("The card had failed before: cannot write sectors 1"), "{said}");
         }
         let worse = Outcome::nothing(Seen { synced: EIO, ..WELL }).after(refused());
         assert_eq!((worse.exit(), worse.complaints().lines().count()), (Exit::Failed, 3));

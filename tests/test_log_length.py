@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import statistics
+
 import pytest
 from vm import daemon, flushlog, logged
 from vm.flushlog import FlushLog
@@ -34,6 +37,27 @@ def test_a_flush_reads_no_more_behind_400_flushes_than_behind_10(boot: Lab) -> N
     few = [reads(vm, number) for number in range(FEW + 2)][-3:]
     # Which blocks of the filesystem's own a flush reads besides differs a little.
     assert max(many) <= max(few) + 4, (many, few)
+
+
+def took(boot: Lab, segments: int, chunks: int) -> float:
+    """How long a small flush takes behind so many that say something of so many chunks of root, by the number of instructions: what else
+    the host does is not counted."""
+    card = logged.long(boot.card(), segments, max(6, chunks // segments), chunks)
+    vm = boot(card, append=f"{NO_MERGE} tsc=reliable", icount="shift=3")
+    times: list[float] = []
+    for number in range(4):
+        vm.run(f"seq {number} 4000 >/root/small; sync").ok()
+        done = vm.run("cowflush flush --json", timeout=60).ok()
+        times.append(json.loads(done.output)["flush"]["took_ms"])
+    vm.kill()
+    return float(statistics.median(times[1:]))
+
+
+@pytest.mark.thorough
+def test_a_flush_takes_no_longer_for_what_the_log_says_of_thousands_of_chunks(boot: Lab) -> None:
+    few, many = took(boot, FEW, 60), took(boot, 2 * MANY, 4800)
+    # The kernel reads a line of the table for each chunk.
+    assert many < 1.6 * few, (many, few)
 
 
 def figure(vm: VM, name: str) -> str:

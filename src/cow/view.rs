@@ -81,7 +81,8 @@ impl<'a> Areas<'a> {
     /// Takes the next piece, at most `most` entries, that will be one run; and whether it has to
     /// be copied for that.
     fn take(&mut self, most: usize) -> (&'a [Exception], bool) {
-        let first = run_length(self.rest).min(most);
+        // No more is looked at than could be taken: a table has thousands of pieces.
+        let first = run_length(self.near(most));
         let joined = self.short_neighbours(first, most);
         // The room for fillers was taken off the budget when they were added.
         let fillers = |count| self.rest.iter().take(count).filter(|e| is_filler(e)).count();
@@ -96,10 +97,16 @@ impl<'a> Areas<'a> {
         (piece, copy)
     }
 
+    /// The rest's start.
+    fn near(&self, most: usize) -> &'a [Exception] {
+        self.rest.get(..most).unwrap_or(self.rest)
+    }
+
     /// How many entries at the start are neighbours on the card and, on the COW, a row of short
     /// runs; `first` is the length of the first run.
     fn short_neighbours(&self, first: usize, most: usize) -> usize {
-        let near = self.rest.get(..neighbours(self.rest).min(most)).unwrap_or_default();
+        let near = self.near(most);
+        let near = near.get(..neighbours(near)).unwrap_or_default();
         let (mut taken, mut next) = (0, first);
         while next > 0 && next < LONG_RUN {
             taken += next;
@@ -159,6 +166,17 @@ pub fn run_length(sorted: &[Exception]) -> usize {
     };
     let joined = sorted.windows(2).take_while(|pair| follows(pair)).count();
     joined + usize::from(!sorted.is_empty())
+}
+
+/// Sorts a table that is in a view's order: descending, but for its runs. Another one is sorted, too, which takes longer.
+pub fn sort_back(table: &mut [Exception]) {
+    table.reverse();
+    for run in table.chunk_by_mut(|a, b| a.old > b.old) {
+        run.reverse();
+    }
+    if !table.is_sorted() {
+        table.sort_unstable();
+    }
 }
 
 /// The next run the kernel will merge, from what a view's last used area still holds: the lowest
@@ -347,6 +365,10 @@ mod tests {
             let sorted: Vec<_> =
                 olds.iter().zip(&news).map(|(&old, &new)| Exception { old, new }).collect();
             let view = View::build(&sorted, budget);
+            // As it is read back, area by area
+            let mut read: Vec<_> = view.areas.values().flat_map(|area| format::exceptions(area)).collect();
+            sort_back(&mut read);
+            prop_assert!(read.iter().map(|e| e.old).eq(sorted.iter().map(|e| e.old)));
             let mut next_free = 0;
             let mut seen = BTreeMap::new();
             let walk = view.walk();

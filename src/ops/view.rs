@@ -215,7 +215,7 @@ pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
         let place = |new: u64| new.checked_sub(data.start.0 / CHUNK_SECTORS).unwrap_or(u64::MAX);
         seen.extend(format::exceptions(area).map(|e| Exception { new: place(e.new), ..e }));
     })?;
-    seen.sort_unstable();
+    view::sort_back(&mut seen);
     Ok(seen)
 }
 

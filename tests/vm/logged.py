@@ -79,12 +79,12 @@ def made(
     return card
 
 
-def long(card: Card, count: int, chunks: int = 6) -> Card:
+def long(card: Card, count: int, chunks: int = 6, live: int = 0) -> Card:
     """Gives a fresh card so many segments, as small flushes leave them: they say of some of root's chunks what is there
-    anyway."""
+    anyway. Of `live` chunks in all, over and over again; without that each segment has its own."""
     root = card.fs()
     writer = _writer(card, root, card.log)
-    last = root.path.stat().st_size // CHUNK - 1
+    last = live or root.path.stat().st_size // CHUNK - 1
     olds = [sorted({1 + (n * chunks + i) % last for i in range(chunks)}) for n in range(count)]
     content = _chunks(root.path, {0}.union(*olds))
     for some in olds:

@@ -150,9 +150,7 @@ def test_a_stop_saves_everything_without_the_log(boot: Lab) -> None:
     vm.fail_writes(vm.card.log.sectors)
     fail_a_flush(vm, 2)
     said = vm.run("cowflush stop", timeout=60).exits(CARD).text
-    assert re.search(
-        "The card had failed before: cannot write sectors .* of /dev/sda2", said
-    )
+    assert re.search("The card had failed before: cannot write sectors .* of /dev/sda2", said)
     assert json.loads(vm.run("cowflush status --json").ok().output)["mode"] == "write-through"
     vm.kill()
     vm.card.fs(replay=True).fsck()

@@ -56,8 +56,8 @@ def took(boot: Lab, segments: int, chunks: int) -> float:
 @pytest.mark.thorough
 def test_a_flush_takes_no_longer_for_what_the_log_says_of_thousands_of_chunks(boot: Lab) -> None:
     few, many = took(boot, FEW, 60), took(boot, 2 * MANY, 4800)
-    # The kernel reads a line of the table for each chunk.
-    assert many < 1.6 * few, (many, few)
+    # The table has a line for each chunk, which is written, and read by the kernel.
+    assert many < 2 * few, (many, few)
 
 
 def figure(vm: VM, name: str) -> str:

@@ -78,7 +78,7 @@ def test_without_a_stack_the_status_says_so_and_watching_ends() -> None:
         assert done.returncode == INACTIVE, (words, done)
         report = jsondoc.parse("status", done.stdout)
         assert (report["version"], report["mode"], report["phase"]) == (1, "inactive", "unknown")
-        known = {key for key, value in report.items() if value not in (None, "")}
+        known = {key for key, value in report.items() if value not in (None, "", [], False)}
         assert known == {"version", "mode", "phase", "page_cache"}
     watched = logged.host("status", "--watch")
     assert watched.returncode == INACTIVE and " inactive unknown: RAM ? of ?" in watched.stdout

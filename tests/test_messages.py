@@ -35,11 +35,11 @@ EXEMPT_FILES = {
 # Whole sentences in these files say what to do.
 ADVISERS = {
     "src/boot/flushlog.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/commands/recover.rs",
-    "src/error.rs", "src/ops/log/append.rs", "src/ops/log/guard.rs", "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
+    "src/error.rs", "src/ops/log/append.rs", "src/ops/log/guard.rs", "src/ops/daemon/swaps.rs", "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
 }  # fmt: skip
 EXEMPT = {
     "labels of a line": {
-        "flush log", "last flush", "RAM COW", "{}, in use", "cowflush rescue>", "at risk", "loop devices", "write cache", "journal commits", "in use", "the card", "boot files",
+        "flush log", "last flush", "RAM COW", "{}, in use", "cowflush rescue>", "at risk", "loop devices", "write cache", "journal commits", "in use", "the card", "boot files", "beside root",
     },
     "the kernel's words, not ours": {"write back", "write through", "Merge failed"},
     "good news, whose words say all": {
@@ -134,12 +134,14 @@ UNMET = {
         "cannot start: since TIME the owner's word about the flush log is waited for.",
     ),
     "no test can make the kernel refuse just that": (
+        "cannot start a process that reads swap back: WHY.",
         "cannot keep writes from DEVICE: WHY.",
         "cannot make DEVICE the root: WHY.",
         "That failed: WHY.",
     ),
     "the injector can't make this call fail by itself (socketpair's second; a write to sysfs)": (
         "cannot make a socket for a process that syncs: WHY.",
+        "cannot make a socket for a process that reads swap back: WHY.",
         "cannot turn the FLUSHes of DEVICE on again: WHY.",
     ),
     "only a loaded table is left by a command and its guard that were both killed, and clearing it fails as well": (

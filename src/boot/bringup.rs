@@ -55,6 +55,12 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         // The try before this one may have been in doubt.
         let _ = block::refuse_writes(card.number, false);
     }
+    if block::is_write_protected(card.number) {
+        log.error(&format!(
+            "{} IS WRITE-PROTECTED: nothing can be flushed until that ends.",
+            card.name
+        ));
+    }
     let mut found = flushlog::find(&mut card, options, |text| log.error(text));
     check_size(&card)?;
     if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
@@ -66,6 +72,12 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         let reason = "the stack could not be used";
         log.error(&format!("{reason}."));
         ("plain", reason.to_owned())
+    } else if let Some(why) = devices::beyond_the_stack(&card) {
+        let refused = Error::new(format!("put {} on the stack", card.name), why)
+            .advise("`cowflush check` says more.")
+            .to_string();
+        log.error(&refused);
+        ("plain", refused)
     } else {
         let built = match &control {
             Ok(control) => stacked(control, &card, &found, options, log, mount)

@@ -101,6 +101,10 @@ fn candidate(name: &str) -> Option<Candidate> {
     if ["dm-", "loop", "ram", "zram"].iter().any(|prefix| name.starts_with(prefix)) {
         return None;
     }
+    device(name)
+}
+
+fn device(name: &str) -> Option<Candidate> {
     let folder = Path::new(CLASS).join(name);
     let attribute = |file: &str| std::fs::read_to_string(folder.join(file)).ok();
     let number = DevNo::parse(attribute("dev")?.trim())?;
@@ -171,7 +175,52 @@ pub fn find(reference: &Reference) -> Vec<Candidate> {
         Some(fits) => fits.then(|| found.read()),
         None => Some(found.read()).filter(|found| found.fits_filesystem(reference)),
     };
-    unread_candidates().filter_map(fits).collect()
+    let mut found: Vec<_> = unread_candidates().filter_map(fits).collect();
+    // By its own name root may be on LVM or LUKS, which is said then.
+    if let (Reference::Number(number), true) = (reference, found.is_empty())
+        && let name = block::name(*number)
+        && name.starts_with("dm-")
+    {
+        found.extend(device(&name).map(Candidate::read));
+    }
+    // Each half of a mirror may look like the whole.
+    if found.len() > 1 && found.iter().any(|found| !is_array_part(found)) {
+        found.retain(|found| !is_array_part(found));
+    }
+    found
+}
+
+/// Why the stack can't be put over this device: what would be deferred is not all that a write of root changes, or the
+/// device stands on others that go on writing. `None`: all of root is on it.
+pub fn beyond_the_stack(device: &Candidate) -> Option<String> {
+    let elsewhere = device.filesystem.as_ref().map_or("", |found| found.elsewhere);
+    if !elsewhere.is_empty() {
+        return Some(elsewhere.to_owned());
+    }
+    if is_array_part(device) {
+        return Some(
+            "it is a part of a md array, or was one; `mdadm --examine` shows that".to_owned(),
+        );
+    }
+    let under = under(block::disk_of(device.number).unwrap_or(device.number));
+    (!under.is_empty())
+        .then(|| format!("it stands on {} by md, LVM, LUKS or the like", under.join(" and ")))
+}
+
+/// The devices that a disk is made of.
+fn under(disk: DevNo) -> Vec<String> {
+    let entries = std::fs::read_dir(block::sysfs(disk).join("slaves")).into_iter().flatten();
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// What can't be read there is none: a mirror that is used by halves is torn with the stack and without.
+fn is_array_part(device: &Candidate) -> bool {
+    let Some(node) = open_unhurried(&device.path()) else { return false };
+    superblock::array_places(device.size).into_iter().any(|place| {
+        let mut sector = [0; 512];
+        node.read_exact_at(&mut sector, place.bytes().0).is_ok()
+            && superblock::is_array_part(&sector, place)
+    })
 }
 
 #[cfg(test)]
@@ -185,6 +234,7 @@ mod tests {
             label: format!("label-{tag}"),
             size: None,
             journal: true,
+            elsewhere: "",
         };
         Candidate {
             name: name.to_owned(),

@@ -11,7 +11,7 @@ use crate::ops::settle::explain;
 use crate::ops::{cowfile, view};
 use crate::stack::{Name, Trouble};
 use crate::sys::dm::Control;
-use crate::sys::{cow_threshold, lock};
+use crate::sys::{block, cow_threshold, lock};
 use crate::units::{Bytes, DevNo, Sectors};
 
 /// The flush log to build the stack with: its partition, and what was read of it, if anything could be.
@@ -55,7 +55,13 @@ fn put_together(
 pub fn partition(control: &Control, name: Name, of: &Candidate) -> Result<DevNo> {
     let number = control.create(name)?;
     let linear = Target::Linear { device: of.number, offset: Sectors(0) };
-    control.replace(name, &[Line::whole(of.size, linear)])?;
+    let table = [Line::whole(of.size, linear)];
+    match control.replace(name, &table) {
+        Err(_) if block::is_write_protected(of.number) => {
+            control.replace_read_only(name, &table)?
+        }
+        replaced => replaced?,
+    }
     Ok(number)
 }
 

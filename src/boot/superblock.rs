@@ -3,10 +3,11 @@
 //! Sources: ext2/3/4: the kernel's Documentation/filesystems/ext4/super.rst; XFS, F2FS and Btrfs:
 //! their on-disk superblock structures (fs/xfs/libxfs/xfs_format.h, include/linux/f2fs_fs.h,
 //! include/uapi/linux/btrfs_tree.h); squashfs: fs/squashfs/squashfs_fs.h; swap:
-//! include/linux/swap.h; FAT, exFAT, NTFS, LVM and LUKS: their published specifications.
+//! include/linux/swap.h; md: include/uapi/linux/raid/md_p.h and drivers/md/md.c; FAT, exFAT, NTFS, LVM and LUKS: their
+//! published specifications.
 
 use super::partition;
-use crate::units::Bytes;
+use crate::units::{Bytes, Sectors};
 
 /// How much of a partition [`identify`] wants to see.
 pub const HEAD_BYTES: usize = 72 << 10;
@@ -24,6 +25,8 @@ pub struct Filesystem {
     pub size: Option<Bytes>,
     /// It has a journal (ext only; true for the others, which are consistent by design).
     pub journal: bool,
+    /// What of it is not on this device; empty where all of it is.
+    pub elsewhere: &'static str,
 }
 
 /// The kind of a partition that holds cowflush's flush log.
@@ -147,7 +150,45 @@ fn other(head: &[u8], format: &Format) -> Option<Filesystem> {
         label: label(head, format.label_at, format.label_bytes),
         size: None,
         journal: true,
+        elsewhere: elsewhere(head, format.kind)?,
     })
+}
+
+const SEVERAL: &str = "its data are on several devices";
+
+/// What the superblock says of other devices (`sb_logstart` and `sb_rblocks` of XFS, `num_devices` of Btrfs, `devs` of
+/// F2FS). `None`: it is cut off before that.
+fn elsewhere(head: &[u8], kind: &str) -> Option<&'static str> {
+    let number = |at: usize| head.get(at..)?.first_chunk();
+    Some(match kind {
+        "xfs" if number(48)? == &[0; 8] => "its log is on another device",
+        "xfs" if number(16)? != &[0; 8] => SEVERAL,
+        "btrfs" if u64::from_le_bytes(*number(0x10088)?) > 1 => SEVERAL,
+        // The path of the first of them, where there are more.
+        "f2fs" if *head.get(1024 + 2201)? != 0 => SEVERAL,
+        _ => "",
+    })
+}
+
+/// Where a device of that size has the superblock of a md array, if it is a part of one: versions 0.90, 1.0, 1.1 and
+/// 1.2. Of the first two a mirror's filesystem begins where the device does, and looks like one of its own.
+pub fn array_places(size: Sectors) -> [Sectors; 4] {
+    let before_end = |back: u64, unit: u64| Sectors((size.0.saturating_sub(back)) & !(unit - 1));
+    let old = before_end(128, 128);
+    [old, before_end(16, 8), Sectors(0), Sectors(8)]
+}
+
+/// Whether the sector there makes it such a part. Version 1 says where it stands: what does not stand there was left by an
+/// array of another size. Version 0.90 has the order of bytes of the machine that wrote it.
+pub fn is_array_part(sector: &[u8], place: Sectors) -> bool {
+    const MAGIC: u32 = 0xa92b_4efc;
+    let word = |at: usize| Some(u32::from_le_bytes(*sector.get(at..)?.first_chunk()?));
+    let stands_at = || Some(u64::from_le_bytes(*sector.get(144..)?.first_chunk()?));
+    match (word(0), word(4)) {
+        (Some(MAGIC), Some(1)) => stands_at() == Some(place.0),
+        (Some(magic), Some(0)) => magic == MAGIC || magic == MAGIC.swap_bytes(),
+        _ => false,
+    }
 }
 
 const EXT_AT: usize = 1024;
@@ -184,6 +225,12 @@ fn ext(head: &[u8]) -> Option<Filesystem> {
         label: label(block, 0x78, 16),
         size: blocks.checked_mul(block_bytes).filter(|bytes| *bytes > 0).map(Bytes),
         journal,
+        // s_journal_inum: none of its own
+        elsewhere: if journal && word(0xe0)? == 0 {
+            "its journal is on another device"
+        } else {
+            ""
+        },
     })
 }
 
@@ -248,6 +295,7 @@ mod tests {
         put(0x5c, &compat.to_le_bytes());
         put(0x60, &incompat.to_le_bytes());
         put(0x64, &ro_compat.to_le_bytes());
+        put(0xe0, &8u32.to_le_bytes());
         put(0x68, &[0x0a, 0x1b, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff]);
         put(0x78, b"voyage\0");
         head
@@ -303,6 +351,79 @@ mod tests {
         assert_eq!(identify(&vec![0; HEAD_BYTES]), None);
     }
 
+    /// As mke2fs 1.47 (`-J device=`), mkfs.xfs 6.1 (`-l logdev=`, `-r rtdev=`), mkfs.btrfs 6.2 with two files and mkfs.f2fs 1.15
+    /// (`-c`) write it, beside what they write for one device.
+    #[test]
+    fn what_is_on_other_devices_is_known_by_the_superblock() {
+        let elsewhere = |head: &[u8]| identify(head).unwrap().elsewhere;
+        let mut ext = ext_head(0x3c, 0x2c2, 0x46b);
+        assert_eq!(elsewhere(&ext), "");
+        // s_journal_uuid, s_journal_inum, s_journal_dev
+        ext[EXT_AT + 0xd0..EXT_AT + 0xe0]
+            .copy_from_slice(&0xf24e_566e_5cd0_4e18_u128.to_be_bytes());
+        ext[EXT_AT + 0xe0..EXT_AT + 0xe8].copy_from_slice(&0x701_u64.rotate_left(32).to_le_bytes());
+        assert_eq!(elsewhere(&ext), "its journal is on another device");
+        ext[EXT_AT + 0x5c] &= !4;
+        assert_eq!(elsewhere(&ext), "", "what is left of a journal is none");
+
+        let xfs = |rblocks: u64, logstart: u64| {
+            let mut head = vec![0; HEAD_BYTES];
+            head[..4].copy_from_slice(b"XFSB");
+            head[16..24].copy_from_slice(&rblocks.to_be_bytes());
+            head[48..56].copy_from_slice(&logstart.to_be_bytes());
+            elsewhere(&head)
+        };
+        assert_eq!(xfs(0, 65542), "");
+        assert_eq!(xfs(0, 0), "its log is on another device");
+        assert_eq!(xfs(81920, 65541), "its data are on several devices");
+
+        let btrfs = |devices: u64| {
+            let mut head = vec![0; HEAD_BYTES];
+            head[0x10040..0x10048].copy_from_slice(b"_BHRfS_M");
+            head[0x10088..0x10090].copy_from_slice(&devices.to_le_bytes());
+            elsewhere(&head)
+        };
+        assert_eq!([1, 2, 256].map(btrfs), ["", SEVERAL, SEVERAL]);
+
+        let mut f2fs = vec![0; FIRST];
+        f2fs[1024..1028].copy_from_slice(b"\x10\x20\xf5\xf2");
+        assert_eq!(elsewhere(&f2fs), "");
+        f2fs[1024 + 2201..1024 + 2209].copy_from_slice(b"/dev/sda");
+        assert_eq!(elsewhere(&f2fs), SEVERAL);
+        assert_eq!(identify(&f2fs[..1024 + 2201]), None, "cut off before it is said");
+    }
+
+    /// What devices::identify reads first.
+    const FIRST: usize = 4096;
+
+    #[test]
+    fn a_part_of_an_array_is_known_where_its_version_has_its_superblock() {
+        // 64 MiB and an odd rest, as mdadm 4.2 --metadata= places them: in sectors
+        let size = Sectors(131_072 + 77);
+        let places = array_places(size);
+        assert_eq!(places.map(|place| place.0), [130_944, 131_128, 0, 8]);
+        let mut sector = [0; 512];
+        sector[..8].copy_from_slice(&[0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0]);
+        for place in places {
+            sector[144..152].copy_from_slice(&place.0.to_le_bytes());
+            for other in places {
+                assert_eq!(is_array_part(&sector, other), other == place);
+            }
+        }
+        // Version 0.90 is `major_version` 0; written by a machine with the other order of bytes as well.
+        for magic in [[0xfc, 0x4e, 0x2b, 0xa9], [0xa9, 0x2b, 0x4e, 0xfc]] {
+            let mut old = [0; 512];
+            old[..4].copy_from_slice(&magic);
+            assert!(is_array_part(&old, places[0]));
+            old[4] = 2;
+            assert!(!is_array_part(&old, places[0]), "no version that there is");
+        }
+        assert!(!is_array_part(&[0; 512], places[0]) && !is_array_part(&[], places[0]));
+        for tiny in [0, 7, 127] {
+            assert_eq!(array_places(Sectors(tiny))[0], Sectors(0), "no place before the begin");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_superblock_is_read(block in prop::collection::vec(any::<u8>(), 1024)) {
@@ -311,6 +432,7 @@ mod tests {
             head[EXT_AT + 0x38] = 0x53;
             head[EXT_AT + 0x39] = 0xef;
             let _ = identify(&head);
+            is_array_part(&head, Sectors(0));
         }
     }
 

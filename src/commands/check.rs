@@ -1,17 +1,19 @@
 //! `cowflush check`: what this kernel, memory and card can do.
 
 use cowflush::boot::devices;
+use cowflush::boot::reference::Reference;
 use cowflush::config::Config;
 use cowflush::cow::size;
 use cowflush::dm::Target;
 use cowflush::error::{Error, Exit, Result};
-use cowflush::ops::{cowfile, hold, run_dir, status};
+use cowflush::ops::{cowfile, hold, run_dir, status, users};
 use cowflush::report::json::Object;
 use cowflush::sys::dm::Control;
+use cowflush::sys::swap::table;
 use cowflush::sys::{block, cgroups, loopdev, memory};
 use cowflush::units::DevNo;
 
-use crate::commands::{advice, config, log, options};
+use crate::commands::{advice, config, log, options, status as shown};
 use crate::put;
 
 /// How one requirement is met.
@@ -83,6 +85,7 @@ pub fn run(json: bool) -> Result<Exit> {
     items.push(ram(&config));
     items.push(memory_limits(control.as_ref().ok()));
     items.extend(card(control.as_ref().ok()));
+    items.extend(swap(control.as_ref().ok()));
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     items.extend(advice::items(&mounts, config.prune));
     let (complete, exit) = verdict(&items);
@@ -213,6 +216,26 @@ fn card(control: Option<&Control>) -> Vec<Item> {
         )];
     };
     let mut items = vec![filesystem(number), write_cache(number)];
+    let log = stack.log_partition();
+    if log.into_iter().chain([number]).any(block::is_write_protected) {
+        items.push(Item::note(
+            "card",
+            shown::write_protected(&block::name(number)),
+            "A card has a switch for that, an adapter too; or somebody has told the kernel so (`blockdev --setrw` ends that).",
+        ));
+    }
+    items.extend(users::beside(number, log).iter().map(|partition| {
+        let found = shown::beside(partition);
+        if partition.written.sectors > 0 {
+            Item::note(
+                "beside root",
+                found,
+                "What is written there wears the card as ever. Only root is on the stack.",
+            )
+        } else {
+            Item::found("beside root", found)
+        }
+    }));
     let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
     let (kept, named) = (status::value(&note, "log_kept"), status::value(&note, "log_named"));
     items.push(match (stack.log_partition(), stack.root) {
@@ -241,9 +264,36 @@ fn card(control: Option<&Control>) -> Vec<Item> {
     items
 }
 
+/// Swap that ends on root, now or when the system begins.
+fn swap(control: Option<&Control>) -> Vec<Item> {
+    const ADVICE: &str = "While writes stay in RAM the daemon gives it up. Take it out of /etc/fstab, or switch off the \
+                          program that makes it; zram and a partition are fine.";
+    let stack = control.and_then(|control| control.stack().ok()).unwrap_or_default();
+    let mounts = users::mounts();
+    let root = stack.root.map(|root| root.number);
+    let Some(root) = root.or_else(|| users::device_of("/", &mounts)) else {
+        return Vec::new();
+    };
+    let in_use = users::all_swap_on(root);
+    let fstab = users::swap_in(table("/etc/fstab"), &mounts, root);
+    let idle = fstab.filter(|path| in_use.iter().all(|area| area.path != *path));
+    let idle = idle.map(|path| format!("{path} of /etc/fstab is on root"));
+    let items = in_use.iter().map(shown::swap).chain(idle);
+    items.map(|found| Item::note("swap", found, ADVICE)).collect()
+}
+
 fn filesystem(card: DevNo) -> Item {
-    let (name, path) = (block::name(card), block::path(card));
-    let Some(found) = devices::identify(&path) else {
+    let name = block::name(card);
+    let device = devices::find(&Reference::Number(card)).pop();
+    if let Some(why) = device.as_ref().and_then(devices::beyond_the_stack) {
+        return Item::missing(
+            "card",
+            format!("{name}: {why}"),
+            "Root must be all on one partition of a card, or on one disk: an ext4 journal of its own (tune2fs -O \
+             ^has_journal, then -j), no md, LVM or LUKS. A boot uses the plain card.",
+        );
+    }
+    let Some(found) = device.and_then(|device| device.filesystem) else {
         return Item::note(
             "card",
             format!("{name} with a filesystem that cowflush does not know"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cowflush::error::{Exit, Result};
 use cowflush::ops::daemon::note::DaemonNote;
 use cowflush::ops::status::{self, LogReport, Phase, Report};
+use cowflush::ops::users::{Beside, OnRoot};
 use cowflush::report::history;
 use cowflush::report::json::Object;
 use cowflush::report::record::Record;
@@ -86,6 +87,9 @@ fn to_json(report: &Report) -> Object {
                 .spill
                 .map(|(used, size)| Object::new().number("used", used.0).number("size", size.0)),
         )
+        .flag("write_protected", report.write_protected)
+        .list("beside", report.beside.iter().map(beside_json))
+        .list("swap_on_root", report.swap_on_root.iter().map(swap_json))
         .object("absorbed", written(report.absorbed))
         .object("reached_card", written(report.reached))
         .object("last_flush", report.last_flush.as_ref().map(Record::to_json))
@@ -110,6 +114,21 @@ fn to_json(report: &Report) -> Object {
                 .as_ref()
                 .map(|(mode, reason)| Object::new().text("mode", mode).text("reason", reason)),
         )
+}
+
+fn beside_json(Beside { name, uses, written }: &Beside) -> Object {
+    Object::new()
+        .text("partition", name)
+        .text("uses", uses)
+        .number("requests", written.requests)
+        .number("bytes", Sectors(written.sectors).bytes().0)
+}
+
+fn swap_json(OnRoot { path, room }: &OnRoot) -> Object {
+    Object::new()
+        .text("path", path)
+        .maybe("used", room.map(|(used, _)| used.0))
+        .maybe("size", room.map(|(_, size)| size.0))
 }
 
 fn daemon_json(daemon: DaemonNote) -> Object {
@@ -144,6 +163,9 @@ fn to_text(report: &Report) -> String {
             Mode::WriteThrough => format!("write-through: writes go to {card}"),
         },
     );
+    if report.write_protected {
+        line("card", &write_protected(&card));
+    }
     if let Some(phase) = report.phase {
         line("state", sentence(phase, report.busy.is_some()));
     }
@@ -164,6 +186,9 @@ fn to_text(report: &Report) -> String {
     }
     if let Some((used, size)) = report.spill {
         line("spill", &format!("{used} of {size} on the card in use"));
+    }
+    for area in &report.swap_on_root {
+        line("swap", &swap(area));
     }
     line("flush log", &flush_log(report));
     if let Some(since) = report.held_since {
@@ -191,8 +216,32 @@ fn to_text(report: &Report) -> String {
             &format!("{} by root, {} to {card} since boot", describe(absorbed), describe(reached)),
         );
     }
+    for partition in &report.beside {
+        line("beside", &beside(partition));
+    }
     line("at risk", &risk(report, mode, &card));
     text
+}
+
+/// What it means that the card's switch is on.
+pub fn write_protected(card: &str) -> String {
+    format!("{card} IS WRITE-PROTECTED: nothing can be flushed until that ends")
+}
+
+/// What another partition of the card has to do with it.
+pub fn beside(Beside { name, uses, written }: &Beside) -> String {
+    let uses = if uses.is_empty() { "not in use" } else { uses };
+    format!("{name} ({uses}) is on the card, too: {} written since boot", describe(*written))
+}
+
+/// What there is to know of swap on root.
+pub fn swap(OnRoot { path, room }: &OnRoot) -> String {
+    match room {
+        Some((used, size)) => {
+            format!("{path} IS ON ROOT, so it takes RAM ({used} of {size} in use)")
+        }
+        None => format!("{path} is on root: given up while writes stay in RAM"),
+    }
 }
 
 fn daemon(report: &Report) -> String {
@@ -434,6 +483,40 @@ mod tests {
         let inactive = to_text(&Report::default());
         assert!(inactive.contains("mode       inactive: root is not on a cowflush stack\n"));
         assert!(inactive.ends_with("what programs wrote in the last seconds, as on any system\n"));
+    }
+
+    #[test]
+    fn what_is_beside_the_stack_is_told_and_listed() {
+        let name = || "sda3".to_owned();
+        let written = Written { requests: 8, sectors: 9 };
+        let other = |uses: &str| Beside { name: name(), uses: uses.to_owned(), written };
+        let idle = "sda3 (not in use) is on the card, too: 4.5 KiB in 8 written since boot";
+        assert_eq!(beside(&other("")), idle);
+        let area = |room| OnRoot { path: "/my swap".into(), room };
+        let report = Report {
+            mode: Some(Mode::Deferring),
+            write_protected: true,
+            beside: vec![other("/var, swap")],
+            swap_on_root: vec![area(Some((Bytes(1), Bytes(2)))), area(None)],
+            ..Report::default()
+        };
+        let text = to_text(&report);
+        for part in [
+            "card       the card IS WRITE-PROTECTED: nothing can be flushed until that ends\n",
+            "beside     sda3 (/var, swap) is on the card, too: 4.5 KiB in 8 written since boot\n",
+            "swap       /my swap IS ON ROOT, so it takes RAM (1 B of 2 B in use)\n",
+            "swap       /my swap is on root: given up while writes stay in RAM\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let json = to_json(&report).end();
+        for part in [
+            r#""write_protected":true"#,
+            r#""beside":[{"partition":"sda3","uses":"/var, swap","requests":8,"bytes":4608}]"#,
+            r#""swap_on_root":[{"path":"/my swap","used":1,"size":2},{"path":"/my swap","used":null,"size":null}]"#,
+        ] {
+            assert!(json.contains(part), "{part} in {json}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod settings;
 pub mod settle;
 pub mod spill;
 pub mod status;
+pub mod users;
 pub mod valve;
 pub mod view;
 pub mod window;

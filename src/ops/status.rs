@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::daemon::note::{self, DaemonNote};
 use super::log::Log;
+use super::users::{self, Beside, OnRoot};
 use super::{cowfile, hold, run_dir, spill, view};
 use crate::cow::format::Exception;
 use crate::dm::SnapshotStatus;
@@ -87,6 +88,12 @@ pub struct Report {
     pub busy: Option<i32>,
     /// The spill area: how much of it is in use, and its size.
     pub spill: Option<(Bytes, Bytes)>,
+    /// The card or the flush log takes no writes.
+    pub write_protected: bool,
+    /// What else is written to the card.
+    pub beside: Vec<Beside>,
+    /// Swap that ends on root, while its writes stay in RAM.
+    pub swap_on_root: Vec<OnRoot>,
     /// The flush log.
     pub log: Option<LogReport>,
     /// Why the boot did not use a flush log that is there.
@@ -136,10 +143,16 @@ pub fn gather() -> Report {
         Err(_) => unprivileged(),
     };
     report.reached = reached(&report, block::written);
+    let log = report.log.map(|log| log.partition);
+    report.write_protected = report.card.into_iter().chain(log).any(block::is_write_protected);
+    report.beside = report.card.map(|card| users::beside(card, log)).unwrap_or_default();
     let hold = hold::look();
     report.held_since = hold.map(|hold| hold.since);
     report.held_for_log = hold.is_some_and(|hold| hold.for_log);
     report.spill = spill::usage();
+    if let (Some(Mode::Deferring), Some(root)) = (report.mode, device_named(Name::Root)) {
+        report.swap_on_root = users::all_swap_on(root);
+    }
     report.daemon = note::running();
     report.page_cache = memory::info().unwrap_or_default().dirty;
     report.last_flush = run_dir::last_flush();

@@ -174,6 +174,11 @@ pub fn sync_filesystem(file: &File) -> std::result::Result<(), Errno> {
 /// BLKROSET of include/uapi/linux/fs.h: _IO(0x12, 93).
 const BLKROSET: u32 = 0x125d;
 
+/// Whether the kernel takes no writes to a device: a card's switch forbids them, or somebody has told the kernel so.
+pub fn is_write_protected(device: DevNo) -> bool {
+    std::fs::read_to_string(sysfs(device).join("ro")).is_ok_and(|text| text.trim() == "1")
+}
+
 /// Lets the kernel refuse writes to a block device, or take them again. A mount that is told to be writable can't
 /// change that.
 pub fn refuse_writes(device: DevNo, refuse: bool) -> Result<()> {

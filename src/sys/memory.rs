@@ -1,5 +1,6 @@
 //! Memory: how much there is.
 
+use super::swap::{self, Area};
 use crate::cow::size::Room;
 use crate::error::{Doing, Error, Result};
 use crate::units::{Bytes, decimal};
@@ -15,7 +16,7 @@ pub struct MemInfo {
     pub dirty: Bytes,
     /// On their way to their devices.
     pub writeback: Bytes,
-    /// All swap areas in use.
+    /// All swap areas in use that are neither RAM again, as zram is, nor files, which may be on root.
     pub swap_total: Bytes,
     /// What is free in them.
     pub swap_free: Bytes,
@@ -37,9 +38,23 @@ impl MemInfo {
 /// Reads /proc/meminfo.
 pub fn info() -> Result<MemInfo> {
     let text = std::fs::read_to_string("/proc/meminfo").doing(|| "read /proc/meminfo")?;
-    parse(&text).ok_or_else(|| {
+    let mut memory = parse(&text).ok_or_else(|| {
         Error::new("read /proc/meminfo", "it has no MemTotal").advise("Is it proc that is mounted?")
-    })
+    })?;
+    if memory.swap_total.0 > 0 {
+        count_swap(&mut memory, &swap::areas());
+    }
+    Ok(memory)
+}
+
+/// What goes to zram stays in RAM, and what goes to a file may go to root, whose writes do: no room for a COW.
+fn count_swap(memory: &mut MemInfo, areas: &[Area]) {
+    let (mut total, mut used) = (0u64, 0u64);
+    for area in areas.iter().filter(|area| !area.is_file && !swap::is_zram(&area.path)) {
+        total = total.saturating_add(area.size.0);
+        used = used.saturating_add(area.used.0);
+    }
+    (memory.swap_total, memory.swap_free) = (Bytes(total), Bytes(total.saturating_sub(used)));
 }
 
 fn parse(text: &str) -> Option<MemInfo> {
@@ -79,6 +94,21 @@ mod tests {
         assert_eq!(parse(text), Some(expected));
         let old = "MemTotal: 250 kB\nMemFree: 10 kB\n";
         assert_eq!(parse(old).unwrap().available, Bytes(10_240));
+        let area = |path: &str, is_file, size, used| Area {
+            path: path.into(),
+            is_file,
+            size: Bytes(size),
+            used: Bytes(used),
+        };
+        let mut memory = expected;
+        let areas = [
+            area("/dev/sda3", false, 100, 30),
+            area("/dev/zram0", false, 1000, 0),
+            area("/swapfile", true, 1000, 0),
+            area("/dev/sdb", false, 50, 5),
+        ];
+        count_swap(&mut memory, &areas);
+        assert_eq!((memory.swap_total, memory.swap_free), (Bytes(150), Bytes(115)));
         for bad in [
             "",
             "MemTotal: x kB\nMemFree: 1 kB",

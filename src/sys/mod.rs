@@ -6,6 +6,7 @@ pub mod cgroups;
 pub mod cow_threshold;
 pub mod direct;
 pub mod dm;
+pub mod errand;
 pub mod guard;
 pub mod lock;
 pub mod loopdev;

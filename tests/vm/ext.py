@@ -63,6 +63,15 @@ def make(image: Path, filesystem: Filesystem, directory: Path, size: int) -> Non
     _finish(image, directory)
 
 
+def make_journal(image: Path, uuid: str, size: int) -> None:
+    """Makes a journal for another device's filesystem."""
+    image.write_bytes(bytes(size))
+    command = ["mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", "-U", uuid, str(image)]
+    done = _tool(command)
+    if done.returncode:
+        raise RuntimeError(f"mke2fs could not make {image}: {done.stderr.decode().strip()}")
+
+
 def _finish(image: Path, directory: Path) -> None:
     """Adds what takes root rights to have in `directory`: device nodes, and root as the owner."""
     # The kernel opens /dev/console before init can mount anything.

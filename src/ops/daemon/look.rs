@@ -62,6 +62,7 @@ impl Daemon<'_> {
         }
         self.rule = Rule::of(&self.config, &stack, self.roof);
         self.log_in_use = stack.logged.is_some();
+        self.swaps.root = stack.root.map(|root| root.number);
         self.schedule.log_in_use(self.log_in_use);
         self.limit_dirty();
         Ok(())

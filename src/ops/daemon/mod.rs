@@ -3,6 +3,7 @@
 //! look    what it sees of the clocks, root's COW and the memory
 //! act     flushes, and what becomes of a flush that fails
 //! rest    waits until something happens, or could
+//! swaps   swap on root is given up
 //! watch   changes under urgent paths
 //! report  tells people where things are: note, led, the file for Prometheus
 //! voice   what it says, and when it must not
@@ -15,6 +16,7 @@ mod look;
 pub mod note;
 mod report;
 mod rest;
+mod swaps;
 mod voice;
 mod watch;
 
@@ -22,6 +24,7 @@ use nix::sys::signal::Signal;
 
 use self::feeder::Feeder;
 use self::report::Reporter;
+use self::swaps::Swaps;
 use self::voice::Voice;
 use self::watch::Watch;
 use super::rule::{self, Rule};
@@ -69,6 +72,7 @@ struct Daemon<'a> {
     noticed: u64,
     reporter: Reporter,
     feeder: Feeder,
+    swaps: Swaps,
     voice: Voice<'a>,
 }
 
@@ -128,6 +132,7 @@ impl<'a> Daemon<'a> {
             noticed: 0,
             reporter: Reporter::default(),
             feeder: Feeder::default(),
+            swaps: Swaps::default(),
             voice,
         };
         daemon.refresh()?;

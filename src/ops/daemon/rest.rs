@@ -130,6 +130,7 @@ impl Daemon<'_> {
             return;
         }
         let before = std::mem::replace(&mut self.noticed, now.running);
+        self.give_up_swap(now.running);
         let note = run_dir::read(run_dir::LAST_FLUSH);
         if note != self.last_note {
             self.last_note = note;

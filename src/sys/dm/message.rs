@@ -10,6 +10,7 @@ const VERSION: [u32; 3] = [4, 0, 0];
 const NAME_LEN: usize = 128;
 
 // Flags of the header, in or out as the kernel's header says.
+const READ_ONLY: u32 = 1 << 0; // in: the table takes no writes
 const SUSPEND: u32 = 1 << 1; // in: suspend instead of resume; out: is suspended
 const STATUS_TABLE: u32 = 1 << 4; // in: table text instead of status text
 const ACTIVE_PRESENT: u32 = 1 << 5; // out: has a live table
@@ -87,6 +88,8 @@ pub enum Request {
     Status,
     /// DM_TABLE_LOAD into the inactive slot.
     Load,
+    /// The same of one that takes no writes.
+    LoadReadOnly,
     /// DM_TABLE_CLEAR: drop the inactive table.
     Clear,
     /// DM_TABLE_STATUS: what the live table's targets say of themselves.
@@ -107,7 +110,7 @@ impl Request {
             Request::Rename => 5,
             Request::Suspend { .. } | Request::Resume { .. } => 6,
             Request::Status => 7,
-            Request::Load => 9,
+            Request::Load | Request::LoadReadOnly => 9,
             Request::Clear => 10,
             Request::TargetStatus | Request::Table => 12,
             Request::ListVersions => 13,
@@ -120,6 +123,7 @@ impl Request {
             Request::Suspend { freeze: true } => SUSPEND,
             Request::Suspend { freeze: false } => SUSPEND | SKIP_LOCKFS,
             Request::Resume { freeze: false } => SKIP_LOCKFS,
+            Request::LoadReadOnly => READ_ONLY,
             Request::TargetStatus => NOFLUSH,
             Request::Table => NOFLUSH | STATUS_TABLE,
             _ => 0,
@@ -222,7 +226,7 @@ impl Message {
         // The kernel refuses a message that names its device twice.
         header.dev = 0;
         header.uuid = [0; 129];
-        if request == Request::Load {
+        if matches!(request, Request::Load | Request::LoadReadOnly) {
             self.header.target_count = self.lines();
         }
     }
@@ -328,6 +332,7 @@ mod tests {
             (Request::Resume { freeze: false }, 0xC138_FD06),
             (Request::Status, 0xC138_FD07),
             (Request::Load, 0xC138_FD09),
+            (Request::LoadReadOnly, 0xC138_FD09),
             (Request::Clear, 0xC138_FD0A),
             (Request::Table, 0xC138_FD0C),
             (Request::ListVersions, 0xC138_FD0D),
@@ -362,7 +367,9 @@ mod tests {
         for count in [0, 7] {
             message.header.target_count = count;
             message.prepare(Request::Load);
-            assert_eq!(message.header.target_count, 2);
+            assert_eq!((message.header.target_count, message.header.flags), (2, 0));
+            message.prepare(Request::LoadReadOnly);
+            assert_eq!((message.header.target_count, message.header.flags), (2, READ_ONLY));
         }
         assert_eq!(&message.header.name[..14], b"cowflush-view\0");
         assert_eq!(message.header.target_count, 2);

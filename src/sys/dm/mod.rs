@@ -128,7 +128,11 @@ impl Control {
 
     /// Loads a table into the inactive slot.
     pub fn load(&self, name: Name, lines: &[Line]) -> Result<()> {
-        self.ask(Request::Load, Message::load(name, lines), "load a table into", name.text())
+        self.load_as(Request::Load, name, lines)
+    }
+
+    fn load_as(&self, request: Request, name: Name, lines: &[Line]) -> Result<()> {
+        self.ask(request, Message::load(name, lines), "load a table into", name.text())
             .map(drop)
             .map_err(|error| self.explain_load(error, name, lines))
     }
@@ -175,6 +179,13 @@ impl Control {
     /// Loads a table and swaps it in, as [`Self::swap`] does.
     pub fn replace(&self, name: Name, lines: &[Line]) -> Result<()> {
         self.load(name, lines)?;
+        self.swap(name)
+    }
+
+    /// The same for a device that takes no writes: the kernel opens what a table can write to for writing, which the
+    /// driver of a card refuses whose switch is on.
+    pub fn replace_read_only(&self, name: Name, lines: &[Line]) -> Result<()> {
+        self.load_as(Request::LoadReadOnly, name, lines)?;
         self.swap(name)
     }
 

@@ -12,7 +12,8 @@ use super::flushlog::{self, Found};
 use super::reference::Reference;
 use super::stacking;
 use super::superblock::Filesystem;
-use crate::error::{Error, Result, why};
+use crate::error::{Error, Exit, Result, why};
+use crate::log::tries;
 use crate::ops::{hold, log, run_dir, spill};
 use crate::stack::Name;
 use crate::sys::dm::Control;
@@ -60,16 +61,37 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
+    let begun = match &mut found {
+        Found::Log { log, .. } => log.tries(),
+        _ => 0,
+    };
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
+    } else if begun >= tries::LIMIT && !options.insist && before != Before::Tried {
+        let reason = format!(
+            "{begun} boots in a row on the stack ended without a flush, the last one within {} minutes",
+            tries::MINUTES
+        );
+        log.error(&format!(
+            "{reason}: this one is without it, the next is on it again (always: cowflush=on)."
+        ));
+        ("plain", reason)
     } else if before == Before::Tried {
         let reason = "the stack was built but could not be used";
         log.error(&format!("{reason}."));
         ("plain", reason.to_owned())
     } else {
         let built = match &control {
-            Ok(control) => stacked(control, &card, &found, options, log, mount)
-                .map_err(|error| error.to_string()),
+            Ok(control) => {
+                // Before the first step that may crash.
+                if let Found::Log { log: flush_log, .. } = &mut found
+                    && let Err(error) = flush_log.note_tries(begun.saturating_add(1))
+                {
+                    log.error(&format!("this boot is not counted: {error}"));
+                }
+                stacked(control, &card, &found, options, log, mount)
+                    .map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         match built {
@@ -85,7 +107,12 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         block::claim(&card.path())?;
         // Root as it is without the log's flushes is old, and torn if a merge was cut short.
         let applied = match &mut found {
-            Found::Log { log, live, .. } => flushlog::apply(&card, log, live),
+            Found::Log { log, live, .. } => flushlog::apply(&card, log, live).inspect(|()| {
+                // What the stack did is no matter of this boot, and the next one is on it again.
+                if log.tries() > 0 {
+                    let _ = log.note_tries(0);
+                }
+            }),
             _ => Ok(()),
         };
         // Without a stack nothing but this keeps root as the log's flushes need it. Not before, since to apply is to write.
@@ -112,7 +139,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
             ));
         }
     }
-    leave_notes(&card, mode, &reason, found, options, log);
+    leave_notes(&card, mode, &reason, begun, found, options, log);
     Ok(())
 }
 
@@ -120,6 +147,7 @@ fn leave_notes(
     card: &Candidate,
     mode: &str,
     reason: &str,
+    begun: u32,
     found: Found,
     options: &Options,
     log: &mut Log,
@@ -146,8 +174,9 @@ fn leave_notes(
         Ok(())
     };
     let note = format!(
-        "mode={mode}\ncard={}\nreason={reason}\nlog={log_name}\nlog_kept={kept}\nlog_named={named}\n{}",
+        "mode={mode}\ncard={}\nreason={reason}\ntries={}\nlog={log_name}\nlog_kept={kept}\nlog_named={named}\n{}",
         card.name,
+        begun.saturating_add(1),
         log.text()
     );
     let left = run_dir::write(run_dir::BOOT, &note).and_then(|()| run_dir::keep_program());
@@ -198,6 +227,10 @@ fn boot_line(card: &str, found: &Found, access: &str, limit: Bytes) -> String {
         format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
     };
     let what = match found {
+        Found::Unread { partition, why } if why.exit_code() == Exit::Newer => format!(
+            "FLUSHES ARE REFUSED: the flush log on {} is of a newer cowflush, and root is without what it holds.",
+            partition.name
+        ),
         Found::Unread { partition, .. } => refused(partition),
         Found::Log { partition, log, .. } if log.hidden().is_some() => refused(partition),
         Found::Log { partition, log, .. } => format!(

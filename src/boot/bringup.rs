@@ -61,10 +61,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
-    let begun = match &mut found {
-        Found::Log { log, .. } => log.tries(),
-        _ => 0,
-    };
+    let begun = counted(&mut found).map_or(0, log::Log::tries);
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
     } else if begun >= tries::LIMIT && !options.insist && before != Before::Tried {
@@ -84,7 +81,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         let built = match &control {
             Ok(control) => {
                 // Before the first step that may crash.
-                if let Found::Log { log: flush_log, .. } = &mut found
+                if let Some(flush_log) = counted(&mut found)
                     && let Err(error) = flush_log.note_tries(begun.saturating_add(1))
                 {
                     log.error(&format!("this boot is not counted: {error}"));
@@ -107,14 +104,16 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         block::claim(&card.path())?;
         // Root as it is without the log's flushes is old, and torn if a merge was cut short.
         let applied = match &mut found {
-            Found::Log { log, live, .. } => flushlog::apply(&card, log, live).inspect(|()| {
-                // What the stack did is no matter of this boot, and the next one is on it again.
-                if log.tries() > 0 {
-                    let _ = log.note_tries(0);
-                }
-            }),
+            Found::Log { log, live, .. } => flushlog::apply(&card, log, live),
             _ => Ok(()),
         };
+        // What the stack did is no matter of this boot, and the next one is on it again.
+        if applied.is_ok()
+            && let Some(flush_log) = counted(&mut found)
+            && flush_log.tries() > 0
+        {
+            let _ = flush_log.note_tries(0);
+        }
         // Without a stack nothing but this keeps root as the log's flushes need it. Not before, since to apply is to write.
         let keep = applied.is_err() || found.is_in_doubt();
         if keep {
@@ -141,6 +140,14 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     }
     leave_notes(&card, mode, &reason, begun, found, options, log);
     Ok(())
+}
+
+/// The log in which boots are counted. Nothing is written to one that can't be read to its end.
+fn counted(found: &mut Found) -> Option<&mut log::Log> {
+    match found {
+        Found::Log { log, .. } if log.hidden().is_none() => Some(log),
+        _ => None,
+    }
 }
 
 fn leave_notes(

@@ -71,9 +71,9 @@ def test_a_system_that_runs_and_never_flushes_is_no_loop(boot: Lab) -> None:
     card = logged.made(boot.card(), 1)
     for _ in range(2):
         crash(boot, card)
-    vm = boot(card, append=NO_LONG_JUMP, **HURRIED)
+    vm = boot(card, append=f"{NO_LONG_JUMP} cowflush.interval=off", **HURRIED)
     before = vm.card_stats()
-    daemon.start(vm, "interval = never\n")
+    daemon.begin(vm)
     vm.until("[ $(cut -d. -f1 /proc/uptime) -gt 185 ]", timeout=120)
     assert tries(vm.cut_copy(boot.directory / "then.img")) == 0
     got = vm.card_stats() - before

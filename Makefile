@@ -16,7 +16,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/build/host
 # What each tier needs besides the one before it
 FOR_TEST := guest kernel-6.1
 FOR_THOROUGH := kernel-6.12 $(foreach version,6.1 6.12 newest,kernel-$(version)-x86_64) guest-x86_64 \
-	promtool deb-i386 deb-amd64 ipk debian-systems
+	promtool deb-i386 deb-amd64 ipk debian-systems newer
 FOR_SYSTEMS := kernel-newest images debian-systems-amd64
 
 help: ## This list
@@ -117,6 +117,10 @@ router: deps
 	@initramfs/build build/initramfs.cpio.gz build/i586/cowflush
 	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
 	@sqlite=$$(cross/sqlite i586); ln -sf "$$sqlite"/sqlite3 build/i586/
+
+# build/newer: this program as one that writes a newer format of the flush log would be, for tests
+newer: deps
+	@tests/newer.sh
 
 # build/i586: the test helpers as well
 guest: router host

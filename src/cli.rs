@@ -19,7 +19,11 @@ use cowflush::units::{Bytes, bytes};
     ),
     error_code(6, "check found something missing"),
     error_code(7, "something was lost: the COW, or a part of the flush log"),
-    error_code(8, "stopped by a signal; the next command finishes")
+    error_code(8, "stopped by a signal; the next command finishes"),
+    error_code(
+        9,
+        "the flush log is of a newer cowflush; it is kept, and nothing is written past it"
+    )
 )]
 pub struct Cli {
     #[argh(subcommand)]

@@ -27,13 +27,20 @@ pub enum Exit {
     Lost = 7,
     /// Stopped by a signal; the kernel goes on merging, the next command finishes.
     Interrupted = 8,
+    /// The flush log is of a format that this program does not know; the data stay in it.
+    Newer = 9,
 }
 
 impl Exit {
     /// Whether a flush that ended so counts as one that failed; one that was only not begun, or is
     /// finished by the next command, does not.
     pub const fn is_failure(self) -> bool {
-        matches!(self, Exit::Failed | Exit::Card | Exit::Lost)
+        matches!(self, Exit::Failed | Exit::Card | Exit::Lost | Exit::Newer)
+    }
+
+    /// What can't be used now may be intact, and is not to be given up.
+    pub const fn may_be_intact(self) -> bool {
+        matches!(self, Exit::Card | Exit::Newer)
     }
 }
 
@@ -165,7 +172,7 @@ mod tests {
         assert_eq!(error.exit_code(), Exit::Failed);
     }
 
-    const ALL: [Exit; 9] = [
+    const ALL: [Exit; 10] = [
         Exit::Done,
         Exit::Failed,
         Exit::Usage,
@@ -175,6 +182,7 @@ mod tests {
         Exit::Missing,
         Exit::Lost,
         Exit::Interrupted,
+        Exit::Newer,
     ];
 
     #[test]
@@ -199,6 +207,7 @@ mod tests {
             (Exit::Missing, "`check`"),
             (Exit::Lost, "lost"),
             (Exit::Interrupted, "signal"),
+            (Exit::Newer, "newer"),
         ] {
             assert!(meaning(exit).contains(word), "{exit:?}: {}", meaning(exit));
         }
@@ -207,7 +216,7 @@ mod tests {
     #[test]
     fn a_flush_that_failed_counts_and_one_that_was_not_begun_does_not() {
         let counted: Vec<Exit> = ALL.into_iter().filter(|exit| exit.is_failure()).collect();
-        assert_eq!(counted, [Exit::Failed, Exit::Card, Exit::Lost]);
+        assert_eq!(counted, [Exit::Failed, Exit::Card, Exit::Lost, Exit::Newer]);
     }
 
     #[test]

@@ -262,6 +262,13 @@ def test_a_log_that_does_not_come_holds_everything_until_the_owner_goes_on_witho
     vm = boot(card, initramfs=initramfs, drives=[Drive(disk), Drive(copy)])
     check_held(vm, "it may be sdb (1 flushes")
     vm.kill()
+    # One of a newer cowflush is waited for as well.
+    flushlog.set_format(flushlog.LogImage(disk), 2)
+    vm = boot(card, initramfs=initramfs, drives=[Drive(disk)])
+    assert "the flush log on sdb is of a newer cowflush" in logged.said(vm)
+    assert vm.run("cowflush log --word").ok().text.strip() == word
+    vm.kill()
+    flushlog.set_format(flushlog.LogImage(disk), 1)
     vm = boot(card, initramfs=initramfs, drives=[Drive(disk)])
     logged.check_state(vm, 1)
     assert "no boot waits for it" not in vm.run("cowflush check").ok().text

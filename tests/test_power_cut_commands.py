@@ -362,7 +362,7 @@ def test_a_cut_in_a_boot_that_mends_a_damaged_log_does_no_harm(boot: Lab, used: 
     made.change()
     made.flush()
     judge = Judge(made.end(), DAMAGED.recover)
-    check_boot(judge, order.APPEND)
+    check_boot(judge, order.APPEND + order.COUNTED)
     check_order(judge, "cowflush flush", order.APPEND)
     outcomes = {verdict.outcome for verdict in run.judged(judge, judge.cuts.boundaries(), print)}
     assert outcomes == {Outcome.REPORTED, Outcome.NEXT}

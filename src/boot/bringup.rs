@@ -12,7 +12,8 @@ use super::flushlog::{self, Found};
 use super::reference::Reference;
 use super::stacking;
 use super::superblock::Filesystem;
-use crate::error::{Error, Result, why};
+use crate::error::{Error, Exit, Result, why};
+use crate::log::tries;
 use crate::ops::{hold, log, run_dir, spill};
 use crate::stack::Name;
 use crate::sys::dm::Control;
@@ -66,8 +67,18 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
+    let begun = counted(&mut found).map_or(0, log::Log::tries);
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
+    } else if begun >= tries::LIMIT && !options.insist && before != Before::Tried {
+        let reason = format!(
+            "{begun} boots in a row on the stack ended without a flush, the last one within {} minutes",
+            tries::MINUTES
+        );
+        log.error(&format!(
+            "{reason}: this one is without it, the next is on it again (always: cowflush=on)."
+        ));
+        ("plain", reason)
     } else if before == Before::Tried {
         let reason = "the stack could not be used";
         log.error(&format!("{reason}."));
@@ -80,8 +91,16 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         ("plain", refused)
     } else {
         let built = match &control {
-            Ok(control) => stacked(control, &card, &found, options, log, mount)
-                .map_err(|error| error.to_string()),
+            Ok(control) => {
+                // Before the first step that may crash.
+                if let Some(flush_log) = counted(&mut found)
+                    && let Err(error) = flush_log.note_tries(begun.saturating_add(1))
+                {
+                    log.error(&format!("this boot is not counted: {error}"));
+                }
+                stacked(control, &card, &found, options, log, mount)
+                    .map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         match built {
@@ -100,6 +119,13 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
             Found::Log { log, live, .. } => flushlog::apply(&card, log, live),
             _ => Ok(()),
         };
+        // What the stack did is no matter of this boot, and the next one is on it again.
+        if applied.is_ok()
+            && let Some(flush_log) = counted(&mut found)
+            && flush_log.tries() > 0
+        {
+            let _ = flush_log.note_tries(0);
+        }
         // Without a stack nothing but this keeps root as the log's flushes need it. Not before, since to apply is to write.
         let keep = applied.is_err() || found.is_in_doubt();
         if keep {
@@ -124,14 +150,23 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
             ));
         }
     }
-    leave_notes(&card, mode, &reason, found, options, log);
+    leave_notes(&card, mode, &reason, begun, found, options, log);
     Ok(())
+}
+
+/// The log in which boots are counted. Nothing is written to one that can't be read to its end.
+fn counted(found: &mut Found) -> Option<&mut log::Log> {
+    match found {
+        Found::Log { log, .. } if log.hidden().is_none() => Some(log),
+        _ => None,
+    }
 }
 
 fn leave_notes(
     card: &Candidate,
     mode: &str,
     reason: &str,
+    begun: u32,
     found: Found,
     options: &Options,
     log: &mut Log,
@@ -152,8 +187,9 @@ fn leave_notes(
         hold::end();
     }
     let note = format!(
-        "mode={mode}\ncard={}\nreason={reason}\nlog={log_name}\nlog_kept={kept}\nlog_named={named}\n{}",
+        "mode={mode}\ncard={}\nreason={reason}\ntries={}\nlog={log_name}\nlog_kept={kept}\nlog_named={named}\n{}",
         card.name,
+        begun.saturating_add(1),
         log.text()
     );
     let left = run_dir::write(run_dir::BOOT, &note).and_then(|()| run_dir::keep_program());
@@ -206,6 +242,10 @@ fn boot_line(card: &str, found: &Found, access: &str, limit: Bytes) -> String {
         format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
     };
     let what = match found {
+        Found::Unread { partition, why } if why.exit_code() == Exit::Newer => format!(
+            "FLUSHES ARE REFUSED: the flush log on {} is of a newer cowflush, and root is without what it holds.",
+            partition.name
+        ),
         Found::Unread { partition, .. } => refused(partition),
         Found::Log { partition, log, .. } if log.hidden().is_some() => refused(partition),
         Found::Log { partition, log, .. } => format!(

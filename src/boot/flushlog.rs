@@ -12,7 +12,7 @@ use super::whose::{self, Choice, Fit, Holds, Owner, Place};
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{End, Live};
 use crate::log::witness;
-use crate::ops::log::{Log, Sought};
+use crate::ops::log::{self, Log, Sought};
 use crate::report::progress::Meter;
 use crate::sys::block;
 use crate::sys::direct::Direct;
@@ -154,6 +154,9 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
                 _ => None,
             };
             let why = match one {
+                Some(Seen { partition, found: Sought::Newer(_, why), .. }) => {
+                    return Found::Unread { partition, why };
+                }
                 Some(Seen { partition, what, found: Sought::Unclear(why), .. }) => {
                     // Certainly root's log, by its name or its sign, that can't be read now.
                     let known = what.named || what.holds == (Holds::Unclear { marked: true });
@@ -176,7 +179,7 @@ impl Seen {
             && match &self.found {
                 Sought::Unclear(why) => why.exit_code() == Exit::Card,
                 Sought::Log(log) => log.hidden().is_some(),
-                Sought::Nothing => false,
+                Sought::Nothing | Sought::Newer(..) => false,
             }
     }
 }
@@ -350,23 +353,30 @@ fn look(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Error)
                 continue;
             }
             Sought::Unclear(_) => Holds::Unclear { marked: is_log(&partition) },
-            Sought::Log(log) => {
-                uuid = log.header().uuid;
-                let owner = log.owner();
+            Sought::Log(_) | Sought::Newer(..) => {
+                let (header, log) = match &found {
+                    Sought::Log(log) => (log.header(), Some(log)),
+                    Sought::Newer(header, _) => (&**header, None),
+                    _ => continue,
+                };
+                uuid = header.uuid;
+                let owner = log::owner(header);
+                // Only a program that knows its format can tell that it has none.
+                let flushes = log.is_none_or(|log| log.has_flushes());
                 // One that is named is not asked for another root.
                 let others = if named { &[][..] } else { &others };
                 let own = owner.is(disk, &root, others);
                 let home = owner.is_at_home(disk, others);
-                elsewhere = !own && log.has_flushes() && home && owner.uuid == root.uuid;
+                elsewhere = !own && flushes && home && owner.uuid == root.uuid;
                 let provable = named || owner.may_be_proven(disk, &root, others);
-                if !log.has_flushes() {
-                    if own || named { Holds::Empty } else { Holds::Foreign }
-                } else if own {
-                    Holds::Flushes(fit(log, card))
-                } else if provable && proves(log, card) {
-                    Holds::Flushes(Fit::Fits)
-                } else {
-                    Holds::Foreign
+                match log {
+                    _ if !flushes && (own || named) => Holds::Empty,
+                    None if own || provable => Holds::Flushes(Fit::Unknown),
+                    Some(log) if flushes && own => Holds::Flushes(fit(log, card)),
+                    Some(log) if flushes && provable && proves(log, card) => {
+                        Holds::Flushes(Fit::Fits)
+                    }
+                    _ => Holds::Foreign,
                 }
             }
         };

@@ -6,6 +6,7 @@ use cowflush::config::Config;
 use cowflush::cow::size;
 use cowflush::dm::Target;
 use cowflush::error::{Error, Exit, Result};
+use cowflush::ops::log::Log;
 use cowflush::ops::{cowfile, hold, run_dir, status, users};
 use cowflush::report::json::Object;
 use cowflush::sys::dm::Control;
@@ -244,7 +245,10 @@ fn card(control: Option<&Control>) -> Vec<Item> {
             format!("{}, in use, on another disk than root; no boot waits for it", block::name(log)),
             "Put what `cowflush log --word` prints on the kernel command line, or make the initramfs anew.",
         ),
-        (Some(log), _) => Item::found("flush log", format!("{}, in use", block::name(log))),
+        (Some(log), _) => match Log::header_at(&block::path(log)) {
+            Ok(_) => Item::found("flush log", format!("{}, in use", block::name(log))),
+            Err(error) => Item::note("flush log", error.to_string(), "Nothing is flushed until it can be used."),
+        },
         (None, Some(_)) if !kept.is_empty() => Item::note(
             "flush log",
             kept.to_owned(),

@@ -52,8 +52,8 @@ pub fn show(verify: bool, json: bool) -> Result<Exit> {
             let why = kept.unwrap_or_else(|| error.to_string());
             put(std::io::stderr(), &format!("cowflush: {why}\n"));
             // What was a log once and is none any more has lost what was in it.
-            let unreadable = error.exit_code() == Exit::Card;
-            return Ok(if unreadable { Exit::Card } else { Exit::Lost });
+            let exit = error.exit_code();
+            return Ok(if exit.may_be_intact() { exit } else { Exit::Lost });
         }
     };
     let mut text =
@@ -74,17 +74,14 @@ const LOOK_FOR: Duration = Duration::from_secs(10);
 /// there as soon as root is. Where the boot waited for one in vain it is told the same again.
 pub fn word() -> Result<Exit> {
     let stack = Control::open()?.stack()?;
+    let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
+    let named = || status::value(&note, "log_named").to_owned();
     let word = match stack.log_partition() {
-        Some(log) if is_far(&stack, log) => {
-            let header = Log::header_at(&block::path(log))?;
-            format!("UUID={}", uuid_text(&header.uuid))
-        }
-        Some(_) => String::new(),
-        None => {
-            let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
-            let missed = !status::value(&note, "log_kept").is_empty();
-            status::value(&note, "log_named").repeat(usize::from(missed))
-        }
+        // One that can't be read now is waited for by the name that it was found by.
+        Some(log) if is_far(&stack, log) => Log::uuid_at(&block::path(log))
+            .map_or_else(named, |uuid| format!("UUID={}", uuid_text(&uuid))),
+        None if !status::value(&note, "log_kept").is_empty() => named(),
+        _ => String::new(),
     };
     if !word.is_empty() {
         put(std::io::stdout(), &format!("cowflush.log={word}\n"));
@@ -341,7 +338,9 @@ fn may_go(path: &Path, over: Option<&str>) -> Result<()> {
     disk.read_at(chunks - tail_chunks, &mut tail)?;
     let holds = match (superblock::content(&head, &tail), Log::seek(path)) {
         // Its second header is enough for a boot.
-        (Content::Blank | Content::Unknown, Sought::Log(_)) => Content::Known(FLUSH_LOG),
+        (Content::Blank | Content::Unknown, Sought::Log(_) | Sought::Newer(..)) => {
+            Content::Known(FLUSH_LOG)
+        }
         (content, _) => content,
     };
     let wipe = format!(

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cowflush::error::{Exit, Result};
 use cowflush::ops::hold;
+use cowflush::ops::log::tries;
 use cowflush::ops::session::{How, Outcome, Session, at_risk};
 use cowflush::report::console::Console;
 use cowflush::report::progress::Meter;
@@ -33,6 +34,8 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
     if Control::open().and_then(|control| control.stack()).is_ok_and(|stack| stack.root.is_none()) {
         return Ok(Exit::Done);
     }
+    // Whoever shuts down has come up.
+    let _ = Control::open().and_then(|control| tries::reached(&control));
     if let Some(since) = hold::since() {
         console.say(&format!(
             "nothing may reach the card since {}: what was written since then is dropped now.",

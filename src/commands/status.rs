@@ -272,6 +272,9 @@ pub fn log_trouble(state: &str) -> &'static str {
             ". IT CAN'T BE READ TO ITS END, and flushes are refused until it can: `cowflush log` \
                      says more"
         }
+        "newer" => {
+            ". IT IS OF A NEWER COWFLUSH, and flushes are refused: `cowflush log` says what to do"
+        }
         "damaged" => ". IT IS DAMAGED: `cowflush log` says more",
         "ahead" => ". IT HOLDS MORE THAN ROOT READS: `cowflush flush` says what to do",
         "behind" => ". IT LACKS WHAT ROOT READS: `cowflush flush` says what to do",
@@ -456,6 +459,10 @@ mod tests {
         }
         let damaged = flush_log(&log(None, Some("damaged")));
         assert_eq!(damaged, "9999:2. IT IS DAMAGED: `cowflush log` says more");
+        let newer = flush_log(&log(None, Some("newer")));
+        let said =
+            ". IT IS OF A NEWER COWFLUSH, and flushes are refused: `cowflush log` says what to do";
+        assert_eq!(newer, format!("9999:2{said}"));
         let unread = flush_log(&log(None, None));
         assert_eq!(unread, "9999:2 (`cowflush log`, as root, shows what it holds)");
         let written_to = flush_log(&Report { busy: Some(7), ..log(None, None) });

@@ -33,7 +33,7 @@
 use core::ops::Range;
 
 use super::format::{
-    BEHIND, Commit, Defect, Entry, HEADER_MAGIC, Head, Header, Link, Mark, RECORD_BYTES,
+    BEHIND, Commit, Defect, Entry, FORMAT, HEADER_MAGIC, Head, Header, Link, Mark, RECORD_BYTES,
     segment_chunks,
 };
 use super::ring::Ring;
@@ -61,14 +61,16 @@ enum Answer<T> {
 }
 
 /// Why there is no log to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoLog {
     /// Neither copy of the header is one.
     Absent,
     /// The header can't be read, so it may be intact: at this chunk.
     Unreadable(u64),
     /// A header is there, but neither copy is intact.
-    Damaged(Defect),
+    Damaged,
+    /// A copy of the header is intact and of a format that this program does not know: it may hold anything.
+    Newer(Box<Header>),
     /// The header makes no sense.
     Nonsense,
     /// The partition has fewer chunks than the log.
@@ -85,10 +87,12 @@ impl core::fmt::Display for NoLog {
         match self {
             NoLog::Absent => f.write_str("it holds no flush log"),
             NoLog::Unreadable(chunk) => write!(f, "its chunk {chunk} can't be read"),
-            NoLog::Damaged(Defect::Version(found)) => {
-                write!(f, "its log has version {found}, this program knows only 1")
-            }
-            NoLog::Damaged(_) => f.write_str("both copies of the log's header are damaged"),
+            NoLog::Newer(header) => write!(
+                f,
+                "its log has format {}, and this program knows none above {FORMAT}",
+                header.format.0
+            ),
+            NoLog::Damaged => f.write_str("both copies of the log's header are damaged"),
             NoLog::Nonsense => f.write_str("the log's header makes no sense"),
             NoLog::Truncated { log, partition } => write!(
                 f,
@@ -132,6 +136,11 @@ pub fn header(from: &mut impl Chunks, chunks: u64) -> Result<Found, NoLog> {
         }
         other => other,
     };
+    // The other copy may be one that a newer program could not write.
+    let newer = [&first, &second].into_iter().filter_map(|read| read.as_ref().ok()?.as_ref().ok());
+    if let Some(newer) = newer.copied().find(|header| header.format.is_newer()) {
+        return Err(NoLog::Newer(Box::new(newer)));
+    }
     let header = match (first, second) {
         (Ok(Ok(a)), Ok(Ok(b))) => {
             if b.number > a.number {
@@ -141,12 +150,9 @@ pub fn header(from: &mut impl Chunks, chunks: u64) -> Result<Found, NoLog> {
             }
         }
         (Ok(Ok(one)), _) | (_, Ok(Ok(one))) => one,
-        (Ok(Err(Defect::Version(version))), _) | (_, Ok(Err(Defect::Version(version)))) => {
-            return Err(NoLog::Damaged(Defect::Version(version)));
-        }
         (Err(chunk), _) | (_, Err(chunk)) => return Err(NoLog::Unreadable(chunk)),
         (Ok(Err(Defect::Magic)), Ok(Err(Defect::Magic))) => return Err(NoLog::Absent),
-        _ => return Err(NoLog::Damaged(Defect::Checksum)),
+        _ => return Err(NoLog::Damaged),
     };
     if header.chunks > chunks {
         return Err(NoLog::Truncated { log: header.chunks, partition: chunks });
@@ -860,7 +866,7 @@ fn resembles(found: &[u8], wanted: &[u8], marks: &[Range<usize>; 5]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::{Witness, sector_crcs};
+    use super::super::format::{Format, Witness, sector_crcs};
     use super::super::segment;
     use super::*;
     use proptest::prelude::*;
@@ -1171,7 +1177,7 @@ mod tests {
         card.put(CHUNKS - 1, b"gone");
         assert_eq!(header(&mut card, CHUNKS).unwrap().header, good);
         card.put(0, b"cowflLOG and rubbish");
-        assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Damaged(Defect::Checksum)));
+        assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Damaged));
         card.put(0, b"gone");
         assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Absent));
         card.put_header(good);
@@ -1184,6 +1190,39 @@ mod tests {
             header(&mut card, CHUNKS).unwrap(),
             Found { header: newer, whole: false, hidden: None }
         );
+    }
+
+    #[test]
+    fn a_newer_copy_of_the_header_is_never_passed_over() {
+        let mut card = Card::new(1);
+        card.append(&[1], 10);
+        let known = card.header;
+        for number in [0, known.number, known.number + 1] {
+            let newer = Header { format: Format(FORMAT + 1), number, ..known };
+            for (first, second) in [(newer, known), (known, newer), (newer, newer)] {
+                card.put(0, &first.encode());
+                card.put(CHUNKS - 1, &second.encode());
+                assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Newer(Box::new(newer))));
+            }
+            for (place, other) in [(0, CHUNKS - 1), (CHUNKS - 1, 0)] {
+                card.put(place, &newer.encode());
+                for nothing in [&b"gone"[..], b"cowflLOG and rubbish"] {
+                    card.put(other, nothing);
+                    assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Newer(Box::new(newer))));
+                }
+            }
+        }
+        // A number that was only damaged is damage, and the other copy counts.
+        let mut damaged = known.encode();
+        damaged[8] = 2;
+        card.put(0, &damaged);
+        card.put(CHUNKS - 1, &known.encode());
+        assert_eq!(header(&mut card, CHUNKS).map(|found| found.header), Ok(known));
+        // Nor is a disk such a log that ends with one.
+        let newer = Header { format: Format(FORMAT + 1), ..known };
+        card.put_header(newer);
+        card.bytes.splice(0..0, vec![0x5a; 64 * CHUNK_BYTES]);
+        assert_eq!(header(&mut card, CHUNKS + 64), Err(NoLog::Absent));
     }
 
     #[test]
@@ -1772,7 +1811,7 @@ mod tests {
             );
             // What was one is never taken for nothing.
             card.put(other, &[0; CHUNK_BYTES]);
-            assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Damaged(Defect::Checksum)));
+            assert_eq!(header(&mut card, CHUNKS), Err(NoLog::Damaged));
         }
         card.put(0, &[0; CHUNK_BYTES]);
         card.put(CHUNKS - 1, &[0; CHUNK_BYTES]);

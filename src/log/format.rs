@@ -7,8 +7,8 @@ use super::crc::crc32c;
 use crate::cow::format::CHUNK_BYTES;
 use crate::units::{Bytes, Utc};
 
-/// The version that this program writes, and the only one it reads.
-pub const VERSION: u32 = 1;
+/// The format of the segments that this program writes. It reads all up to it, and leaves a newer one alone.
+pub const FORMAT: u32 = 1;
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = 512;
 /// Bytes of one entry of a segment's table.
@@ -25,6 +25,7 @@ pub const HEADER_MAGIC: &[u8; 8] = b"cowflLOG";
 const HEAD_MAGIC: &[u8; 8] = b"cowflSEG";
 const COMMIT_MAGIC: &[u8; 8] = b"cowflEND";
 const MARK_MAGIC: &[u8; 8] = b"cowflVUE";
+const TRIES_MAGIC: &[u8; 8] = b"cowflTRY";
 
 /// A UUID's 16 bytes.
 pub type Uuid = [u8; 16];
@@ -36,15 +37,20 @@ pub type Record = [u8; RECORD_BYTES];
 pub enum Defect {
     /// They begin differently.
     Magic,
-    /// They are of a version that this program does not know.
-    Version(u32),
+    /// They are of a format that this program does not know.
+    Newer,
     /// The checksum is wrong.
     Checksum,
 }
 
 /// The header: what the log is, and where its present generation of segments begins.
+///
+/// Every format keeps the fields by which a log and its owner are known: UUID, label, chunks, number, root's UUID, sectors and
+/// start. So a program tells whose a log is that it can't read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
+    /// What the log holds.
+    pub format: Format,
     /// The log's own UUID.
     pub uuid: Uuid,
     /// A label for `LABEL=`, padded with zeros.
@@ -68,6 +74,24 @@ pub struct Header {
     /// Where root's partition begins, in sectors, if it is on the log's own disk; 0: it is not, or nobody knows, as
     /// in a log that was made before this was kept, or in an image.
     pub root_start: u64,
+}
+
+/// The number of a log's format: no record in the log has a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format(pub u32);
+
+/// That of a log with nothing in it, whoever made it: a merge brings it back, so that an older program can use it after that.
+impl Default for Format {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl Format {
+    /// This program does not know it.
+    pub fn is_newer(self) -> bool {
+        self.0 > FORMAT
+    }
 }
 
 /// What a segment is chained to: the generation, or the segment before it.
@@ -169,6 +193,17 @@ pub struct Mark {
     pub cursor: Link,
 }
 
+/// How many boots have begun on the stack while the log ended as it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tries {
+    /// The log's UUID.
+    pub log: Uuid,
+    /// The random number of its last segment, or of the generation.
+    pub last: u64,
+    /// So many.
+    pub count: u32,
+}
+
 /// One entry of a table: a chunk of root, and the checksum of its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
@@ -196,7 +231,7 @@ impl Life {
 impl Header {
     /// The record.
     pub fn encode(&self) -> Record {
-        let mut fields = Writer::new(HEADER_MAGIC);
+        let mut fields = Writer::of(HEADER_MAGIC, self.format);
         fields.put(&self.uuid).put(&self.label).u64(self.chunks).u32(self.align).u32(self.fill);
         fields.u64(self.number).put(&self.root_uuid).u64(self.root_sectors).link(&self.start);
         let Life { made, segments, chunks, merges, merged } = self.life;
@@ -205,12 +240,13 @@ impl Header {
         fields.sealed()
     }
 
-    /// Reads a record.
+    /// Reads a record, also one of a newer format: whoever wants more than to know the log asks for that first.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = checked(HEADER_MAGIC, record)?;
+        let (format, mut fields) = checked(HEADER_MAGIC, record)?;
         let (uuid, label, chunks) = (fields.take(), fields.take(), fields.u64());
         let (align, fill) = (fields.u32(), fields.u32());
         Ok(Self {
+            format,
             uuid,
             label,
             chunks,
@@ -250,7 +286,7 @@ impl Head {
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = checked(HEAD_MAGIC, record)?;
+        let mut fields = known(HEAD_MAGIC, record)?;
         Ok(Self {
             log: fields.take(),
             generation: fields.u64(),
@@ -305,7 +341,7 @@ impl Commit {
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = checked(COMMIT_MAGIC, record)?;
+        let mut fields = known(COMMIT_MAGIC, record)?;
         Ok(Self {
             log: fields.take(),
             generation: fields.u64(),
@@ -325,8 +361,23 @@ impl Mark {
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = checked(MARK_MAGIC, record)?;
+        let mut fields = known(MARK_MAGIC, record)?;
         Ok(Self { last: fields.u64(), before: fields.link(), cursor: fields.link() })
+    }
+}
+
+impl Tries {
+    /// The record, of the format that every log has.
+    pub fn encode(&self) -> Record {
+        let mut fields = Writer::of(TRIES_MAGIC, Format::default());
+        fields.put(&self.log).u64(self.last).u32(self.count);
+        fields.sealed()
+    }
+
+    /// Reads a record.
+    pub fn decode(record: &[u8]) -> Result<Self, Defect> {
+        let mut fields = known(TRIES_MAGIC, record)?;
+        Ok(Self { log: fields.take(), last: fields.u64(), count: fields.u32() })
     }
 }
 
@@ -366,8 +417,12 @@ struct Writer {
 
 impl Writer {
     fn new(magic: &[u8; 8]) -> Self {
+        Self::of(magic, Format(FORMAT))
+    }
+
+    fn of(magic: &[u8; 8], format: Format) -> Self {
         let mut writer = Self { record: [0; RECORD_BYTES], at: 0 };
-        writer.put(magic).u32(VERSION).u32(0);
+        writer.put(magic).u32(format.0).u32(0);
         writer
     }
 
@@ -447,23 +502,25 @@ impl Fields<'_> {
     }
 }
 
-/// Checks magic, version and checksum; the fields follow.
-fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<Fields<'a>, Defect> {
+/// The same for a record whose fields are another format's business.
+fn known<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<Fields<'a>, Defect> {
+    let (format, fields) = checked(magic, bytes)?;
+    if format.is_newer() { Err(Defect::Newer) } else { Ok(fields) }
+}
+
+/// Checks magic and checksum; the fields follow.
+fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<(Format, Fields<'a>), Defect> {
     let record: &Record = bytes.first_chunk().ok_or(Defect::Magic)?;
     let mut fields = Fields(record);
     if fields.take() != *magic {
         return Err(Defect::Magic);
     }
-    let (version, crc) = (fields.u32(), fields.u32());
-    // The checksum first: a version that is only damaged is no reason to ask for another
-    // program. Every version keeps these fields.
+    let (format, crc) = (Format(fields.u32()), fields.u32());
+    // A number that is only damaged is no reason to ask for another program. Every format keeps these fields.
     if crc != checksum(record) {
         return Err(Defect::Checksum);
     }
-    if version != VERSION {
-        return Err(Defect::Version(version));
-    }
-    Ok(fields)
+    Ok((format, fields))
 }
 
 #[cfg(test)]
@@ -495,6 +552,7 @@ mod tests {
     #[test]
     fn records_read_back() {
         let header = Header {
+            format: Format(1),
             uuid: [1; 16],
             label: *b"log\0\0\0\0\0\0\0\0\0\0\0\0\0",
             chunks: 16384,
@@ -522,7 +580,7 @@ mod tests {
     fn fields_stand_where_the_document_says() {
         let bytes = head().encode();
         assert_eq!(&bytes[..8], b"cowflSEG");
-        assert_eq!(bytes[8..12], 1u32.to_le_bytes());
+        assert_eq!(bytes[8..12], FORMAT.to_le_bytes());
         assert_eq!(bytes[64..72], 5u64.to_le_bytes());
         assert_eq!(bytes[72..76], 300u32.to_le_bytes());
         assert_eq!(bytes[80..88], (-1i64).to_le_bytes());
@@ -540,11 +598,22 @@ mod tests {
     #[test]
     fn another_version_is_told_from_damage() {
         let mut newer = head().encode();
-        newer[8] = 2;
+        newer[8] = FORMAT as u8 + 1;
         assert_eq!(Head::decode(&newer), Err(Defect::Checksum));
         let crc = checksum(&newer);
         newer[12..16].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Head::decode(&newer), Err(Defect::Version(2)));
+        assert_eq!(Head::decode(&newer), Err(Defect::Newer));
+    }
+
+    #[test]
+    fn a_log_of_any_format_is_known_by_its_header() {
+        for format in [Format(1), Format(2), Format(u32::MAX)] {
+            let header = Header { format, uuid: [1; 16], chunks: 9, ..Header::default() };
+            assert_eq!(Header::decode(&header.encode()), Ok(header));
+            assert_eq!(format.is_newer(), format.0 > FORMAT);
+        }
+        // What an empty log has every program reads.
+        assert!(!Format::default().is_newer());
     }
 
     proptest! {

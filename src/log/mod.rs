@@ -2,7 +2,7 @@
 //!
 //! Pure: the records byte by byte ([`format`]), where they stand ([`ring`]), which of them count
 //! ([`chain`]), whether they are what root reads ([`agree`]), how a new one is laid out ([`segment`]), and whether they still fit the card
-//! ([`witness`]). Who reads and writes the partition is in [`crate::ops`].
+//! ([`witness`]), and how many boots have begun over one that ends as it does ([`tries`]). Who reads and writes the partition is in [`crate::ops`].
 
 pub mod agree;
 pub mod chain;
@@ -10,4 +10,5 @@ pub mod crc;
 pub mod format;
 pub mod ring;
 pub mod segment;
+pub mod tries;
 pub mod witness;

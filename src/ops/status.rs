@@ -200,8 +200,11 @@ impl Look {
     /// on it, which looks like damage.
     pub fn state(&self) -> Option<&'static str> {
         let word = match &self.log {
-            Err(error) if error.exit_code() == Exit::Card => "unreadable",
-            Err(_) => "damaged",
+            Err(error) => match error.exit_code() {
+                Exit::Card => "unreadable",
+                Exit::Newer => "newer",
+                _ => "damaged",
+            },
             Ok(log) => match self.seen.as_ref().map(|seen| agree::compare(&log.chain, seen)) {
                 Some(Agreement::More(_)) => "ahead",
                 Some(Agreement::Less) => "behind",
@@ -525,7 +528,9 @@ mod tests {
 
     #[test]
     fn what_looks_damaged_while_somebody_writes_is_not_said() {
-        for (exit, word) in [(Exit::Lost, "damaged"), (Exit::Card, "unreadable")] {
+        for (exit, word) in
+            [(Exit::Lost, "damaged"), (Exit::Card, "unreadable"), (Exit::Newer, "newer")]
+        {
             let look = |quiet| {
                 let log = Err(Error::new("x", "y").exit(exit));
                 Look { log, bad: Vec::new(), seen: None, quiet }

@@ -140,6 +140,24 @@ impl Direct {
         Ok(())
     }
 
+    /// Writes one sector, `at` bytes into a chunk. Where the device's own sectors are larger, the whole chunk.
+    pub fn write_sector(&mut self, chunk: u64, at: usize, sector: &[u8; 512]) -> Result<()> {
+        let place = chunk.saturating_mul(CHUNK_BYTES as u64).saturating_add(at as u64);
+        let room = Self::room(&mut self.buffer, sector.len());
+        room.copy_from_slice(sector);
+        match self.node.write_all_at(room, place) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                let mut whole = self.chunk(chunk)?;
+                let room = whole.get_mut(at..).unwrap_or_default();
+                room.iter_mut().zip(sector).for_each(|(to, from)| *to = *from);
+                self.write_at(chunk, &whole)
+            }
+            done => {
+                done.doing(|| format!("write {} of {}", sectors(place, 512), self.path.display()))
+            }
+        }
+    }
+
     /// How many of `length` bytes from `at` on are inside.
     fn inside(&self, at: u64, length: usize) -> usize {
         let left = self.size.0.saturating_sub(at);

@@ -3,6 +3,7 @@
     s  a segment of the log begins        h, H  the log's header, its first and its last copy
     d  more of the segment                r     root
     c  a commit record                    F     a FLUSH
+    b  the boots' record
 
 A pattern has an F wherever a FLUSH is needed. That one is left out is seen by the enumeration as well, in the
 states that the card may then be left in; here it is said in which place.
@@ -22,6 +23,8 @@ from powercut.ways import LOG_SECTORS, LOG_START, ROOT_SECTORS, ROOT_START
 APPEND = "sd*F+cF+"
 # Both copies of the header, one after the other: a cut leaves one of them whole.
 HEADER = "HF+hF+"
+# A boot that goes on the stack counts itself, and asks for no FLUSH.
+COUNTED = "b"
 # Root is durable before the log's segments don't count any more.
 MERGE = f"(?:r+F+)+{HEADER}"
 # A layer is merged without the log: what root holds is durable before the RAM copy is given up.
@@ -57,7 +60,7 @@ def _letter(entry: Entry) -> str:
         return "h"
     if entry.sector == LOG_START + LOG_SECTORS - CHUNK:
         return "H"
-    return {b"cowflSEG": "s", b"cowflEND": "c"}.get(entry.data[:8], "d")
+    return {b"cowflSEG": "s", b"cowflEND": "c", b"cowflTRY": "b"}.get(entry.data[:8], "d")
 
 
 def complaint(pattern: str, found: str) -> str:

@@ -69,6 +69,11 @@ def host_cowflush() -> Path:
     return needed(BUILD / "host" / "release" / "cowflush")
 
 
+def newer() -> Path:
+    """The folder with a program that writes a newer format of the flush log, and its initramfs."""
+    return needed(BUILD / "newer" / "initramfs.cpio.gz").parent
+
+
 def debian_package(arch: str = "i386") -> Path:
     """Debian's package."""
     found = sorted(BUILD.glob(f"cowflush_*_{arch}.deb"))

@@ -28,6 +28,9 @@ CRC_AT = 12
 HEADER = struct.Struct("<16s16sQIIQ16sQQQQIIqQQQQQ")
 # log's UUID, generation, id, previous, sequence, position, count, table's checksum, when
 HEAD = struct.Struct("<16sQQQQQIIq")
+# log's UUID, random number of the last segment or of the generation, boots that began
+TRIES = struct.Struct("<16sQI")
+TRIES_AT = 512
 # log's UUID, generation, position, link (id, sequence, position, behind, -)
 COMMIT = struct.Struct("<16sQQQQQII")
 VERSION = 1
@@ -145,6 +148,14 @@ class FlushLog:
                 found.append(fields[4])
         return max(found)
 
+    @property
+    def tries(self) -> int:
+        """How many boots in a row have begun on the stack and left nothing behind."""
+        at = len(self._data) // CHUNK * CHUNK - CHUNK + TRIES_AT
+        fields = self._fields(b"cowflTRY", TRIES, at)
+        last = self.segments[-1].id if self.segments else self.header.generation
+        return fields[2] if fields and fields[:2] == (self.header.uuid, last) else 0
+
     def live(self) -> dict[int, int]:
         """Chunk of root to the chunk of the log that holds its youngest data."""
         return {
@@ -176,7 +187,9 @@ class FlushLog:
     # --- records ------------------------------------------------------------
 
     def _record(self, magic: bytes, fields: struct.Struct, chunk: int) -> tuple[Any, ...] | None:
-        at = chunk * CHUNK
+        return self._fields(magic, fields, chunk * CHUNK)
+
+    def _fields(self, magic: bytes, fields: struct.Struct, at: int) -> tuple[Any, ...] | None:
         if self._data[at : at + 8] != magic:
             return None
         record = self._data[at : at + RECORD]
@@ -329,3 +342,28 @@ def write(card: HasLog, chunk: int, data: bytes) -> None:
     with open(card.path, "r+b") as image:
         image.seek(card.log.start * SECTOR + chunk * CHUNK)
         image.write(data)
+
+
+def formats(card: HasLog) -> list[int]:
+    """The number of the format in each copy of the header."""
+    return [int(PREFIX.unpack_from(record)[1]) for _, record in _copies(card)]
+
+
+def set_format(card: HasLog, number: int) -> None:
+    """Makes the log one of this format, by its header; an older program must not look at more."""
+    for at, record in _copies(card):
+        magic, _, _ = PREFIX.unpack_from(record)
+        blank = PREFIX.pack(magic, number, 0) + record[PREFIX.size :]
+        with open(card.path, "r+b") as image:
+            image.seek(at)
+            image.write(PREFIX.pack(magic, number, crc32c(blank)) + blank[PREFIX.size :])
+
+
+def _copies(card: HasLog) -> list[tuple[int, bytes]]:
+    start, chunks = card.log.start * SECTOR, card.log.size * SECTOR // CHUNK
+    with open(card.path, "rb") as image:
+        found = []
+        for at in (start, start + (chunks - 1) * CHUNK):
+            image.seek(at)
+            found.append((at, image.read(RECORD)))
+    return found

@@ -64,6 +64,8 @@ struct Daemon<'a> {
     /// Holds writers back during a flush, and until the next try where one failed. While it works nothing
     /// may be done that could wait for root.
     valve: Valve,
+    /// That this system has come up was said.
+    reached: bool,
     /// It was said that programs wait for the owner's word.
     waits_for_word: bool,
     /// A reboot that drops what is held has begun.
@@ -126,6 +128,7 @@ impl<'a> Daemon<'a> {
             pressure: Pressure::watch(),
             pressed: false,
             valve,
+            reached: false,
             waits_for_word: false,
             rebooting: false,
             last_note: run_dir::read(run_dir::LAST_FLUSH),

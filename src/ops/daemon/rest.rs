@@ -9,7 +9,8 @@ use super::Daemon;
 use crate::daemon::pressure::{self, Level};
 use crate::daemon::schedule::Now;
 use crate::dm::SnapshotStatus;
-use crate::ops::run_dir;
+use crate::log::tries;
+use crate::ops::{log, run_dir};
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
 use crate::sys::time;
@@ -33,6 +34,10 @@ const NOTICE_EVERY: u64 = 1000;
 impl Daemon<'_> {
     /// Tells people what is to be told by the way.
     pub(super) fn report(&mut self, now: &Now) {
+        if now.running >= tries::MINUTES * 60_000 && !std::mem::replace(&mut self.reached, true) {
+            // Whoever is at work writes to the log, which says it, too.
+            let _ = log::tries::reached(&self.control);
+        }
         let ends = self.schedule.interval_ends(&self.config);
         for note in self.reporter.report(&self.config, &self.control, now, ends) {
             self.voice.tell(&note);

@@ -67,6 +67,7 @@ impl Log {
             }
             Ok(())
         })?;
+        self.raise()?;
         let laid =
             segment::layout(&self.chain, &entries, witnesses, random::random()?, time::now());
 

@@ -42,12 +42,16 @@ pub fn check(
         Ok(log) => log,
         Err(error) => {
             // What can't be read may hold flushes that root does not have, and what is damaged no more.
-            let damaged = error.exit_code() != Exit::Card;
+            let damaged = !error.exit_code().may_be_intact();
             let past = match act {
                 Act::Append => false,
                 Act::Merge | Act::Retire => damaged || forget,
             };
-            return if past { on(None) } else { Err(without(error, damaged)) };
+            return match error.exit_code() {
+                _ if past => on(None),
+                Exit::Newer => Err(error),
+                _ => Err(without(error, damaged)),
+            };
         }
     };
     let mut agreement = agree::compare(&log.chain, &seen);

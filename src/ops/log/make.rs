@@ -6,7 +6,7 @@ use super::Log;
 use crate::boot::whose::Owner;
 use crate::error::{Error, Result};
 use crate::log::chain::{Chain, End, behind_crc};
-use crate::log::format::{Header, Life, Link};
+use crate::log::format::{FORMAT, Format, Header, Life, Link};
 use crate::log::ring::{Ring, SMALLEST};
 use crate::log::segment;
 use crate::sys::direct::Direct;
@@ -55,6 +55,7 @@ impl Log {
             }
         }
         let header = Header {
+            format: Format::default(),
             uuid,
             label: wish.label,
             chunks: disk.chunks(),
@@ -106,6 +107,19 @@ impl Log {
         Ok(())
     }
 
+    /// Before the first segment of this program's format: from here on an older program leaves the log alone.
+    pub(super) fn raise(&mut self) -> Result<()> {
+        let header = self.chain.header;
+        if FORMAT == Format::default().0 || header.format.0 >= FORMAT {
+            return Ok(());
+        }
+        let number = header.number.saturating_add(1);
+        let header = Header { format: Format(FORMAT), number, ..header };
+        self.write_header(header)?;
+        self.chain.header = header;
+        Ok(())
+    }
+
     fn renew(&mut self, header: Header) -> Result<()> {
         if matches!(self.chain.end, End::Unreadable { .. }) {
             // What was not seen must not pass for younger than what comes next, should it be read again.
@@ -115,7 +129,9 @@ impl Log {
         let behind = behind_crc(&mut self.disk, &ring, next.position);
         let id = segment::unique(random::random()?, next.sequence);
         let start = Link { id, behind, ..next };
-        let header = Header { start, number: header.number.saturating_add(1), ..header };
+        let number = header.number.saturating_add(1);
+        // Nothing is in it, so any program may go on with it.
+        let header = Header { format: Format::default(), start, number, ..header };
         self.write_header(header)?;
         let (segments, next) = (Vec::new(), header.start);
         self.chain = Chain { header, ring, segments, end: End::Clean, next, part: None };

@@ -5,6 +5,7 @@ pub mod append;
 pub mod apply;
 pub mod guard;
 pub mod make;
+pub mod tries;
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use crate::boot::whose::Owner;
 use crate::cow::format::CHUNK_BYTES;
 use crate::error::{Error, Exit, Result};
 use crate::log::chain::{self, Bad, Chain, End, NoLog, Segment};
-use crate::log::format::{Defect, Header, Life, Link, Mark};
+use crate::log::format::{Header, Life, Link, Mark, Uuid};
 use crate::log::ring::Ring;
 use crate::sys::direct::Direct;
 use crate::units::{Bytes, Sectors};
@@ -25,6 +26,8 @@ pub enum Sought {
     Log(Box<Log>),
     /// One that can't be read, or something that can't be read and may be one.
     Unclear(Error),
+    /// One of a format that this program does not know: what its header says of it, and what to do.
+    Newer(Box<Header>, Error),
 }
 
 /// A log that was opened and read.
@@ -66,7 +69,13 @@ impl Log {
         match chain::open(&mut disk, chunks, false) {
             Ok((chain, whole)) => Sought::Log(Box::new(Self { disk, chain, whole })),
             Err(NoLog::Absent) => Sought::Nothing,
-            Err(why) => Sought::Unclear(explain(path, why)),
+            Err(why) => {
+                let error = explain(path, &why);
+                match why {
+                    NoLog::Newer(header) => Sought::Newer(header, error),
+                    _ => Sought::Unclear(error),
+                }
+            }
         }
     }
 
@@ -107,7 +116,7 @@ impl Log {
         let chunks = disk.chunks();
         match chain::open(&mut disk, chunks, in_use) {
             Ok((chain, whole)) => Ok(Self { disk, chain, whole }),
-            Err(why) => Err(explain(disk.path(), why)),
+            Err(why) => Err(explain(disk.path(), &why)),
         }
     }
 
@@ -115,8 +124,19 @@ impl Log {
     pub fn header_at(path: &Path) -> Result<Header> {
         let mut disk = Direct::open(path)?;
         let chunks = disk.chunks();
-        let found = chain::header(&mut disk, chunks).map_err(|why| explain(path, why))?;
+        let found = chain::header(&mut disk, chunks).map_err(|why| explain(path, &why))?;
         Ok(found.header)
+    }
+
+    /// By what the log at `path` is known, also if this program knows no more of it. `None`: it can't be read.
+    pub fn uuid_at(path: &Path) -> Option<Uuid> {
+        let mut disk = Direct::open(path).ok()?;
+        let chunks = disk.chunks();
+        match chain::header(&mut disk, chunks) {
+            Ok(found) => Some(found.header.uuid),
+            Err(NoLog::Newer(header)) => Some(header.uuid),
+            Err(_) => None,
+        }
     }
 
     /// How much data one flush can put into the log at `path`, when it is empty.
@@ -132,9 +152,7 @@ impl Log {
 
     /// The root that it belongs to, by its header.
     pub fn owner(&self) -> Owner {
-        let header = self.header();
-        let (start, size) = (Sectors(header.root_start), Sectors(header.root_sectors));
-        Owner { uuid: header.root_uuid, start, size }
+        owner(self.header())
     }
 
     /// Something in it counts, or did.
@@ -235,6 +253,12 @@ impl Log {
     }
 }
 
+/// The root that a log with this header belongs to.
+pub fn owner(header: &Header) -> Owner {
+    let (start, size) = (Sectors(header.root_start), Sectors(header.root_sectors));
+    Owner { uuid: header.root_uuid, start, size }
+}
+
 /// Head, table and commit record take one chunk of about 340.
 fn capacity(ring: Option<Ring>) -> Bytes {
     let chunks = ring.map_or(0, |ring| ring.length.saturating_sub(2));
@@ -245,7 +269,12 @@ fn capacity(ring: Option<Ring>) -> Bytes {
 pub const READ_AGAIN: &str = "Nothing is known to be lost, and nothing was written. Look for the card's errors in \
     the kernel log (dmesg), and whether it sits well in its slot; then try again. Don't format anything.";
 
-fn explain(path: &Path, why: NoLog) -> Error {
+/// What to do about a log of a newer program.
+const NEWER: &str = "A newer cowflush wrote it, and nothing in it is lost. Boot with that one: choose a kernel whose initramfs \
+    has it, or make all initramfs images anew with it. To go back to this one: `cowflush merge` with the newer one empties \
+    the log, and after that this one reads it.";
+
+fn explain(path: &Path, why: &NoLog) -> Error {
     let (advice, exit) = match why {
         NoLog::Unreadable(_) => (READ_AGAIN, Exit::Card),
         NoLog::Absent => ("`cowflush log format` makes a log of a partition.", Exit::Failed),
@@ -253,12 +282,8 @@ fn explain(path: &Path, why: NoLog) -> Error {
             "Make the partition as large as it was; `cowflush recover` can then apply the log.",
             Exit::Lost,
         ),
-        NoLog::Damaged(Defect::Version(_)) => (
-            "Its flushes are not applied. The cowflush that made it can: boot that, or run its \
-             `cowflush recover`. To drop them: `cowflush log format DEVICE --over cowflush-log`.",
-            Exit::Lost,
-        ),
-        NoLog::Damaged(_) | NoLog::Nonsense => (
+        NoLog::Newer(_) => (NEWER, Exit::Newer),
+        NoLog::Damaged | NoLog::Nonsense => (
             "Flushes that were only in the log are lost, and the card holds the last merge. \
              `cowflush log format DEVICE --over cowflush-log` makes the log anew.",
             Exit::Lost,
@@ -278,6 +303,7 @@ mod tests {
     use crate::cow::format::Exception;
     use crate::log::agree::{Act, Agreement};
     use crate::log::chain::Live;
+    use crate::log::format::{FORMAT, Format};
     use crate::report::progress::Meter;
 
     /// An empty log, and a root, in files that end with it.
@@ -305,6 +331,64 @@ mod tests {
         fn drop(&mut self) {
             std::fs::remove_dir_all(&self.0).unwrap();
         }
+    }
+
+    #[test]
+    fn a_log_of_a_newer_program_may_be_intact_and_one_that_is_emptied_is_every_programs() {
+        let files = Files::new("newer");
+        let (mut log, at) = (files.log(), files.0.join("log"));
+        let newer = |log: &mut Log| {
+            log.chain.header.format = Format(FORMAT + 1);
+            log.rebind(Owner { size: Sectors(4096), ..Owner::default() }).unwrap();
+        };
+        newer(&mut log);
+        let Err(error) = Log::open(&at) else { panic!() };
+        assert_eq!(error.exit_code(), Exit::Newer);
+        assert!(error.exit_code().may_be_intact());
+        let Sought::Newer(header, _) = Log::seek(&at) else { panic!() };
+        assert_eq!(owner(&header), log.owner());
+        // Who can read it has merged it.
+        log.reset(0).unwrap();
+        assert_eq!(Log::header_at(&at).unwrap().format, Format::default());
+        assert!(Log::open(&at).unwrap().whole);
+        // And whoever appends says first of what format that is.
+        let mut data = Direct::open(&files.0.join("root")).unwrap();
+        let mut card = Direct::open(&files.0.join("root")).unwrap();
+        log.append(&[Exception { old: 3, new: 4 }], &mut data, &mut card, &mut |_| Ok(())).unwrap();
+        assert_eq!(Log::header_at(&at).unwrap().format, Format(FORMAT));
+    }
+
+    #[test]
+    fn boots_are_counted_in_one_sector_until_the_log_is_written_to() {
+        let files = Files::new("tries");
+        let (mut log, at) = (files.log(), files.0.join("log"));
+        let mut before = std::fs::read(&at).unwrap();
+        assert_eq!(log.tries(), 0);
+        for count in 1..4 {
+            log.note_tries(count).unwrap();
+            let after = std::fs::read(&at).unwrap();
+            let changed = (0..after.len()).filter(|at| after[*at] != before[*at]);
+            let sector = after.len() - CHUNK_BYTES + crate::log::tries::AT;
+            assert!({ changed }.all(|at| (sector..sector + 512).contains(&at)));
+            before = after;
+            let mut again = Log::open(&at).unwrap();
+            assert_eq!((again.tries(), again.whole), (count, true));
+        }
+        let mut data = Direct::open(&files.0.join("root")).unwrap();
+        let mut card = Direct::open(&files.0.join("root")).unwrap();
+        log.append(&[Exception { old: 3, new: 4 }], &mut data, &mut card, &mut |_| Ok(())).unwrap();
+        assert_eq!((log.tries(), Log::open(&at).unwrap().tries()), (0, 0));
+        log.note_tries(2).unwrap();
+        log.reset(1).unwrap();
+        assert_eq!(log.tries(), 0);
+        // Torn: the power failed in the middle of it.
+        log.note_tries(2).unwrap();
+        let mut bytes = std::fs::read(&at).unwrap();
+        let sector = bytes.len() - CHUNK_BYTES + crate::log::tries::AT;
+        bytes[sector + 300..sector + 512].fill(0x5a);
+        std::fs::write(&at, bytes).unwrap();
+        let mut again = Log::open(&at).unwrap();
+        assert_eq!((again.tries(), again.whole, again.chain.end), (1, true, End::Clean));
     }
 
     #[test]

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 from vm import daemon
-from vm.daemon import QUIET, wait_for
+from vm.daemon import QUIET, SAID, wait_for
 from vm.drive import Throttle
 from vm.lab import Lab
 from vm.machine import VM
@@ -99,6 +99,14 @@ def test_a_file_that_is_rewritten_all_the_time_gets_a_bounded_number_of_flushes_
     vm.run(f"cowflush status | grep -x 'restless   {words}; `cowflush check` says what to do'").ok()
     vm.run(f"cowflush check | grep -x 'note     changes          {words}'").ok()
     assert "silent" not in daemon.said(vm)
+    # Where systemd takes what it prints into its journal, each line comes by one way: here the kernel's log.
+    daemon.signal(vm, "TERM")
+    vm.until("! pidof cowflush")
+    said = daemon.said(vm)
+    daemon.begin(vm, f"JOURNAL_STREAM=$(stat -c %d:%i {SAID})")
+    vm.run("dmesg -c >/dev/null; killall -HUP cowflush").ok()
+    vm.until("dmesg | grep -q 'the configuration was read again'")
+    assert daemon.said(vm) == said
 
 
 WITH_BOOT = "label: dos\n,160M\n,64M,da\n,16M\n"

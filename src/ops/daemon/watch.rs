@@ -161,6 +161,11 @@ impl Watch {
         let mut watched = Watched::default();
         if let Ok(inotify) = &self.inotify {
             for tree in &self.trees {
+                // From the top down, so that none is looked behind.
+                let ancestors: Vec<_> = tree.ancestors().collect();
+                if ancestors.iter().rev().any(|path| is_automount(path)) {
+                    continue;
+                }
                 watched.add_above(inotify, tree);
                 self.add(&mut watched, inotify, tree);
             }
@@ -194,7 +199,6 @@ impl Watch {
             }
         }
         watched.count += 1;
-        // To look into it is to have it mounted, and to wait for that; whoever writes there has it mounted, too.
         if device.is_none_or(|number| number.major == 0) && is_automount(path) {
             return;
         }
@@ -221,9 +225,9 @@ impl Watch {
     /// Whether anything changed since the last call, and whether that may be on root. `mounted`: a mount came or went.
     pub fn changed(&self, mounted: bool) -> Option<Change> {
         let Ok(inotify) = &self.inotify else { return None };
-        let (mut change, mut moved) = (None, mounted);
+        let (mut change, mut moved, mut renamed) = (None, mounted, false);
         let mut note = |path: PathBuf, elsewhere: bool| {
-            self.last.replace(path);
+            *self.last.borrow_mut() = path;
             change.get_or_insert(Change { on_root: false }).on_root |= !elsewhere;
         };
         loop {
@@ -237,7 +241,8 @@ impl Watch {
                             moved = true;
                         }
                         let Some(place) = watched.known(event) else { continue };
-                        moved |= place.moves(event);
+                        renamed |= place.is_named(event);
+                        moved |= renamed || place.moves(event);
                         if let Some(Inside { path, elsewhere }) = &place.inside {
                             let path =
                                 event.name.as_ref().map_or(path.clone(), |name| path.join(name));
@@ -261,12 +266,16 @@ impl Watch {
                     (None, None) => break,
                     (Some((one, _)), Some((other, _))) if one == other => {}
                     (one, other) => {
-                        // What a mount hides has not changed, nor what it hid.
                         let mut found =
                             [other, one].into_iter().flatten().map(|(_, inside)| inside);
-                        let elsewhere = found.clone().any(|inside| inside.elsewhere);
+                        // What a mount hides has not changed, nor what it hid.
+                        let elsewhere = !renamed && found.clone().any(|inside| inside.elsewhere);
                         if let Some(inside) = found.next() {
-                            note(inside.path.clone(), elsewhere);
+                            // Behind what went stands its neighbour: an event tells better.
+                            if change.is_none() {
+                                *self.last.borrow_mut() = inside.path.clone();
+                            }
+                            change.get_or_insert(Change { on_root: false }).on_root |= !elsewhere;
                         }
                         break;
                     }
@@ -290,17 +299,20 @@ impl Watch {
 }
 
 impl Place {
-    /// A folder came or went by this, or what a name leads to: there is more to watch, or less.
+    /// A name that leads to a tree may be another's by this.
+    fn is_named(&self, event: &InotifyEvent) -> bool {
+        self.names.iter().any(|name| Some(name.as_os_str()) == event.name.as_deref())
+    }
+
+    /// A folder came or went by this: there is more to watch, or less.
     fn moves(&self, event: &InotifyEvent) -> bool {
         let has = |flag| event.mask.intersects(flag);
-        let named = |name: &OsString| Some(name.as_os_str()) == event.name.as_deref();
-        has(AddWatchFlags::IN_IGNORED)
-            || (self.inside.is_some() && has(AddWatchFlags::IN_ISDIR))
-            || self.names.iter().any(named)
+        has(AddWatchFlags::IN_IGNORED) || (self.inside.is_some() && has(AddWatchFlags::IN_ISDIR))
     }
 }
 
-/// Whether a filesystem would be mounted here as soon as somebody looks into it.
+/// Whether a filesystem would be mounted here as soon as somebody looks into it, who waits for that. Whoever writes there has
+/// it mounted, too, and that is told.
 fn is_automount(path: &Path) -> bool {
     // AUTOFS_SUPER_MAGIC of include/uapi/linux/magic.h. Only an open with O_PATH does not have it mounted (open(2)).
     let place = File::options().read(true).custom_flags(libc::O_PATH).open(path);
@@ -567,6 +579,10 @@ mod tests {
         fs::rename(tree.join("empty/tmp.Xy3"), tree.join("file")).unwrap();
         assert_eq!(watch.changed(false), Some(Change { on_root: true }));
         assert_eq!(watch.last(), tree.join("file").to_string_lossy());
+        // And not what stands behind it.
+        fs::remove_dir(tree.join("empty")).unwrap();
+        assert!(watch.changed(false).is_some());
+        assert!(watch.last().ends_with("/empty"), "{}", watch.last());
         fs::write(tree.join("a\nb"), "").unwrap();
         watch.changed(false);
         assert_eq!(watch.last(), format!("{}/a?b", tree.to_string_lossy()));

@@ -1,8 +1,6 @@
 //! What an owner configures: /etc/cowflush.conf, one `key = value` a line; every key also as
 //! `cowflush.key=` on the kernel command line, which wins. Pure.
 
-use std::path::Path;
-
 use crate::boot::reference::Reference;
 use crate::cow::size::Size;
 use crate::units::{Bytes, bytes, decimal};
@@ -271,11 +269,15 @@ fn paths(text: &str) -> Option<Vec<String>> {
         Some(if left_out { format!("!{path}") } else { path })
     };
     let all = list(text, one)?;
-    let inside = |path: &str| {
-        let mut trees = all.iter().filter(|tree| left_out(tree).is_none());
-        trees.any(|tree| Path::new(path).starts_with(tree))
-    };
+    // No path of a tree is spelled with two slashes: that would leave out nothing.
+    let inside = |path: &str| !path.contains("//") && all.iter().any(|tree| is_in(path, tree));
     all.iter().filter_map(|path| left_out(path)).all(inside).then_some(all)
+}
+
+/// Whether a path is another or is in it, whatever ends with a slash.
+pub fn is_in(path: &str, other: &str) -> bool {
+    let rest = path.strip_prefix(other.trim_end_matches('/'));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The path that one of a list leaves out, if it does.
@@ -486,7 +488,16 @@ mod tests {
             for good in ["/a,!/a/b", "!/a/b, /a", "/a, !/a/b,/a/b/c", "/,!/a", "/a/,!/a"] {
                 assert!(takes(key, good), "{key}={good}");
             }
-            for bad in ["!/a/b", "/a,!/b", "/a,!/ab", "/a,!a", "/a,!", "/a,!none", "/a,!!/a/b"] {
+            for bad in [
+                "!/a/b",
+                "/a,!/b",
+                "/a,!/ab",
+                "/a,!a",
+                "/a,!",
+                "/a,!none",
+                "/a,!!/a/b",
+                "/a,!/a//b",
+            ] {
                 assert!(!takes(key, bad), "{key}={bad}");
             }
         }

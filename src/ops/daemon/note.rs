@@ -1,6 +1,5 @@
 //! What the daemon leaves in /run/cowflush for `cowflush status`: that it runs, and what is next.
 
-use std::fmt::Write;
 use std::path::Path;
 
 use crate::ops::run_dir;
@@ -28,17 +27,10 @@ pub struct DaemonNote {
 impl DaemonNote {
     fn to_text(self) -> String {
         let Self { pid, interval, at, urgent, boot } = self;
-        let mut text = format!("pid={pid}\n");
-        let figures =
-            [("interval", interval), ("at", at.map(u64::from)), ("urgent", urgent), ("boot", boot)];
-        for (key, value) in figures {
-            let _ = writeln!(
-                text,
-                "{key}={}",
-                value.map(|value| value.to_string()).unwrap_or_default()
-            );
-        }
-        text
+        let text = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
+        let (interval, at) = (text(interval), text(at.map(u64::from)));
+        let (urgent, boot) = (text(urgent), text(boot));
+        format!("pid={pid}\ninterval={interval}\nat={at}\nurgent={urgent}\nboot={boot}\n")
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -69,11 +61,13 @@ impl DaemonNote {
     pub fn next(self) -> Option<(u64, &'static str)> {
         let left = |at: u64| at.saturating_sub(time::running()).div_ceil(1000);
         let minute = time::local().1;
-        let running =
-            [(self.urgent, "urgent"), (self.boot, "boot files"), (self.interval, "interval")];
-        let running = running.into_iter().filter_map(|(at, why)| Some((left(at?), why)));
-        let at = self.at.map(|at| (seconds_until(at, minute), "at"));
-        running.chain(at).min_by_key(|(seconds, _)| *seconds)
+        let all = [
+            (self.urgent.map(left), "urgent"),
+            (self.boot.map(left), "boot files"),
+            (self.interval.map(left), "interval"),
+            (self.at.map(|at| seconds_until(at, minute)), "at"),
+        ];
+        all.into_iter().filter_map(|(seconds, why)| Some((seconds?, why))).min()
     }
 }
 

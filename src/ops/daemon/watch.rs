@@ -19,7 +19,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use nix::sys::stat::{lstat, stat};
 use nix::sys::statfs::{FsType, fstatfs};
 
-use crate::config::left_out;
+use crate::config::{is_in, left_out};
 use crate::error::{Doing, Result as Cowflush};
 use crate::units::DevNo;
 
@@ -48,8 +48,8 @@ pub struct Watch {
     /// Why there is none: the machine has no more of them.
     inotify: Result<Inotify, Errno>,
     trees: Vec<PathBuf>,
-    /// These and what is in them are no part of a tree, but for a tree that is in one.
-    left_out: Vec<PathBuf>,
+    /// Those, and what is no part of one, with a `!` before it.
+    paths: Vec<String>,
     /// The stack's device that is root.
     root: Option<DevNo>,
     watched: RefCell<Watched>,
@@ -78,7 +78,6 @@ struct Place {
 }
 
 /// A folder or a file of a tree.
-#[derive(Clone, PartialEq)]
 struct Inside {
     path: PathBuf,
     /// It is certainly not on root: a block device other than root's has it.
@@ -124,7 +123,7 @@ impl Watch {
                 .filter(|path| left_out(path).is_none())
                 .map(PathBuf::from)
                 .collect(),
-            left_out: paths.iter().filter_map(|path| left_out(path)).map(PathBuf::from).collect(),
+            paths: paths.to_vec(),
             root,
             watched: RefCell::default(),
             last: RefCell::default(),
@@ -215,11 +214,15 @@ impl Watch {
 
     /// Whether the closest path around this one that is named is one to leave out.
     fn leaves_out(&self, path: &Path) -> bool {
-        let closest = |paths: &[PathBuf]| {
-            let around = paths.iter().filter(|named| path.starts_with(named));
-            around.map(|named| named.components().count()).max()
-        };
-        closest(&self.left_out) > closest(&self.trees)
+        let Some(path) = path.to_str() else { return false };
+        let mut closest = "";
+        for named in &self.paths {
+            let of = left_out(named).unwrap_or(named);
+            if is_in(path, of) && of.len() >= left_out(closest).unwrap_or(closest).len() {
+                closest = named;
+            }
+        }
+        left_out(closest).is_some()
     }
 
     /// Whether anything changed since the last call, and whether that may be on root. `mounted`: a mount came or went.
@@ -261,25 +264,20 @@ impl Watch {
             let before = self.add_all();
             let after = self.watched.borrow();
             let (mut before, mut after) = (before.inside(), after.inside());
-            loop {
+            let found = loop {
                 match (before.next(), after.next()) {
-                    (None, None) => break,
                     (Some((one, _)), Some((other, _))) if one == other => {}
-                    (one, other) => {
-                        let mut found =
-                            [other, one].into_iter().flatten().map(|(_, inside)| inside);
-                        // What a mount hides has not changed, nor what it hid.
-                        let elsewhere = !renamed && found.clone().any(|inside| inside.elsewhere);
-                        if let Some(inside) = found.next() {
-                            // Behind what went stands its neighbour: an event tells better.
-                            if change.is_none() {
-                                *self.last.borrow_mut() = inside.path.clone();
-                            }
-                            change.get_or_insert(Change { on_root: false }).on_root |= !elsewhere;
-                        }
-                        break;
-                    }
+                    (one, other) => break [other, one],
                 }
+            };
+            // What a mount hides has not changed, nor what it hid.
+            let elsewhere = !renamed && found.iter().flatten().any(|(_, inside)| inside.elsewhere);
+            if let Some((_, inside)) = found.into_iter().flatten().next() {
+                // Behind what went stands its neighbour: an event tells better.
+                if change.is_none() {
+                    *self.last.borrow_mut() = inside.path.clone();
+                }
+                change.get_or_insert(Change { on_root: false }).on_root |= !elsewhere;
             }
         }
         change

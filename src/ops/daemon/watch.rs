@@ -433,17 +433,17 @@ mod tests {
         for (what, change) in changes {
             let (tree, beside) = tree("kinds");
             let watch = Watch::new(&[tree.to_string_lossy().into_owned()], None);
-            assert!(!watch.changed(false).is_some(), "{what}: not yet");
+            assert!(watch.changed(false).is_none(), "{what}: not yet");
             change(&tree, &beside);
             assert!(watch.changed(false).is_some(), "{what}");
-            assert!(!watch.changed(false).is_some(), "{what}: it came once");
+            assert!(watch.changed(false).is_none(), "{what}: it came once");
         }
         fs::remove_dir_all(tree("kinds").0.parent().unwrap()).unwrap();
     }
 
     fn watch(path: &Path) -> Watch {
         let watch = Watch::new(&[path.to_string_lossy().into_owned()], None);
-        assert!(!watch.changed(false).is_some() && watch.complaint().is_none());
+        assert!(watch.changed(false).is_none() && watch.complaint().is_none());
         watch
     }
 
@@ -462,14 +462,14 @@ mod tests {
         for round in 0..3 {
             replace(&file);
             assert!(watch.changed(false).is_some(), "replacement {round}");
-            assert!(!watch.changed(false).is_some());
+            assert!(watch.changed(false).is_none());
             fs::write(&file, "once more").unwrap();
             assert!(watch.changed(false).is_some(), "written after replacement {round}");
             fs::write(tree.join("other"), "").unwrap();
-            assert!(!watch.changed(false).is_some(), "nothing of it is named");
+            assert!(watch.changed(false).is_none(), "nothing of it is named");
         }
         fs::remove_file(&file).unwrap();
-        assert!(watch.changed(false).is_some() && !watch.changed(false).is_some());
+        assert!(watch.changed(false).is_some() && watch.changed(false).is_none());
         fs::write(&file, "back").unwrap();
         assert!(watch.changed(false).is_some());
         fs::remove_dir_all(tree.parent().unwrap()).unwrap();
@@ -481,11 +481,11 @@ mod tests {
         let watch = watch(&tree.join("a/b/c"));
         fs::create_dir(tree.join("x")).unwrap();
         fs::create_dir(tree.join("a")).unwrap();
-        assert!(!watch.changed(false).is_some(), "it is not there yet");
+        assert!(watch.changed(false).is_none(), "it is not there yet");
         fs::create_dir(tree.join("a/b")).unwrap();
-        assert!(!watch.changed(false).is_some());
+        assert!(watch.changed(false).is_none());
         fs::create_dir(tree.join("a/b/c")).unwrap();
-        assert!(watch.changed(false).is_some() && !watch.changed(false).is_some());
+        assert!(watch.changed(false).is_some() && watch.changed(false).is_none());
         fs::write(tree.join("a/b/c/file"), "").unwrap();
         assert!(watch.changed(false).is_some());
         fs::remove_dir_all(tree.join("a")).unwrap();
@@ -510,11 +510,11 @@ mod tests {
         fs::remove_file(&link).unwrap();
         symlink("deep", &link).unwrap();
         assert!(
-            seen.changed(false).is_some() && !seen.changed(false).is_some(),
+            seen.changed(false).is_some() && seen.changed(false).is_none(),
             "it leads elsewhere"
         );
         fs::write(beside.join("file"), "again").unwrap();
-        assert!(!seen.changed(false).is_some());
+        assert!(seen.changed(false).is_none());
         fs::write(tree.join("deep/er/file"), "after").unwrap();
         assert!(seen.changed(false).is_some());
         // As /etc/resolv.conf on a router: to a file that is replaced, and not there at first.
@@ -523,13 +523,13 @@ mod tests {
         let seen = watch(&link);
         for _ in 0..2 {
             replace(&beside.join("resolv.conf"));
-            assert!(seen.changed(false).is_some() && !seen.changed(false).is_some());
+            assert!(seen.changed(false).is_some() && seen.changed(false).is_none());
         }
         symlink("circle", tree.join("circle")).unwrap();
         assert!(
-            !Watch::new(&[tree.join("circle").to_string_lossy().into_owned()], None)
+            Watch::new(&[tree.join("circle").to_string_lossy().into_owned()], None)
                 .changed(false)
-                .is_some()
+                .is_none()
         );
         fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     }
@@ -623,7 +623,7 @@ mod tests {
                      raise fs.inotify.max_user_instances";
         assert!(told.starts_with("changes under /") && told.ends_with(words), "{told}");
         assert!(lacking.complaint().is_none(), "once");
-        assert!(!lacking.changed(false).is_some() && lacking.events().is_none());
+        assert!(lacking.changed(false).is_none() && lacking.events().is_none());
         // Nothing to watch lacks nothing.
         let idle = Watch { trees: Vec::new(), told: Cell::new(false), ..lacking };
         assert!(idle.complaint().is_none());
@@ -657,7 +657,7 @@ mod tests {
         fs::read_dir(tree.join("deep/er")).unwrap().count();
         fs::write(beside.join("file"), "after").unwrap();
         fs::write(tree.join("other"), "").unwrap();
-        assert!(!watch.changed(false).is_some(), "nothing of it is named");
+        assert!(watch.changed(false).is_none(), "nothing of it is named");
         fs::write(tree.join("file"), "after").unwrap();
         assert!(watch.changed(false).is_some(), "a single file");
         fs::create_dir(tree.join("deep/new")).unwrap();

@@ -23,11 +23,13 @@ pub struct Config {
     pub full_wait: u64,
     /// Flush when less than this share of the RAM is available, in percent; 0 is never.
     pub memory_low: u64,
-    /// A change under these paths is flushed soon.
+    /// A change under these paths is flushed soon, but for those under a path with a `!` before it.
     pub urgent: Vec<String>,
     /// How soon, in milliseconds.
     pub urgent_delay: u64,
-    /// A change under these paths is flushed and merged soon: a boot loader reads them.
+    /// How far apart flushes for such changes are when they come again and again, in milliseconds; 0 is no bound.
+    pub urgent_pause: u64,
+    /// The same for what a boot loader reads: what of it is on root is merged as well.
     pub merge_on: Vec<String>,
     /// A flush that leaves the log this full merges it, in percent.
     pub merge: u64,
@@ -81,6 +83,7 @@ impl Default for Config {
             memory_low: 8,
             urgent: vec!["/etc".to_owned()],
             urgent_delay: 2000,
+            urgent_pause: 5 * 60_000,
             merge_on: vec!["/boot".to_owned()],
             merge: 75,
             prune: true,
@@ -111,7 +114,7 @@ impl Config {
         }
         const SHARE: Wanted = "a share such as 75%";
         const TIME: Wanted = "a time such as 90s, 30m, 12h or off";
-        const PATHS: Wanted = "absolute paths, separated by commas, or none";
+        const PATHS: Wanted = "absolute paths, separated by commas, or none; one in another is left out by a ! before it";
         match key {
             "size" => to(
                 &mut self.size,
@@ -125,6 +128,7 @@ impl Config {
             "memory-low" => to(&mut self.memory_low, share(value).or(off(value)), SHARE),
             "urgent" => to(&mut self.urgent, paths(value), PATHS),
             "urgent-delay" => to(&mut self.urgent_delay, millis(value), TIME),
+            "urgent-pause" => to(&mut self.urgent_pause, millis(value), TIME),
             "merge-on" => to(&mut self.merge_on, paths(value), PATHS),
             "merge" => to(&mut self.merge, share(value), SHARE),
             "prune" => to(&mut self.prune, switch(value), "on or off"),
@@ -256,8 +260,29 @@ fn times(text: &str) -> Option<Vec<u16>> {
     list(text, one)
 }
 
+/// Absolute paths; those with a `!` before them, which are left out, must be in another one.
 fn paths(text: &str) -> Option<Vec<String>> {
-    list(text, |text| path(text).flatten())
+    let one = |text: &str| {
+        let text = text.trim();
+        let (left_out, rest) = left_out(text).map_or((false, text), |path| (true, path));
+        let path = path(rest).flatten()?;
+        Some(if left_out { format!("!{path}") } else { path })
+    };
+    let all = list(text, one)?;
+    // No path of a tree is spelled with two slashes: that would leave out nothing.
+    let inside = |path: &str| !path.contains("//") && all.iter().any(|tree| is_in(path, tree));
+    all.iter().filter_map(|path| left_out(path)).all(inside).then_some(all)
+}
+
+/// Whether a path is another or is in it, whatever ends with a slash.
+pub fn is_in(path: &str, other: &str) -> bool {
+    let rest = path.strip_prefix(other.trim_end_matches('/'));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The path that one of a list leaves out, if it does.
+pub fn left_out(path: &str) -> Option<&str> {
+    path.strip_prefix('!')
 }
 
 fn list<T>(text: &str, one: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
@@ -297,7 +322,7 @@ mod tests {
         let mut config = Config::default();
         let complaints = config.read(
             "# a router\nsize=32M\ninterval = 2h # slowly\nat=03:30, 15:00\nhigh=60%\nfull-wait=90%\n\
-             memory-low=off\nurgent=/etc,/root\nurgent-delay=500ms\nmerge-on=none\nmerge=50%\n\
+             memory-low=off\nurgent=/etc, !/etc/pihole,/root\nurgent-delay=500ms\nurgent-pause=1m\nmerge-on=none\nmerge=50%\n\
              prune=off\nidle=10m\nmin-flush=64K\non-overflow=wait\nhold-full=discard\n\
              spill=LABEL=spill\nwatchdog=/dev/watchdog\nmetrics=/run/node/cowflush.prom\n\
              led=alix:3\n",
@@ -310,7 +335,8 @@ mod tests {
             (config.high, config.full_wait, config.memory_low, config.merge),
             (60, 90, 0, 50)
         );
-        assert_eq!(config.urgent, ["/etc", "/root"]);
+        assert_eq!(config.urgent, ["/etc", "!/etc/pihole", "/root"]);
+        assert_eq!(config.urgent_pause, 60_000);
         assert!(config.merge_on.is_empty() && !config.prune);
         assert_eq!(config.min_flush, Bytes(64 << 10));
         assert_eq!(config.on_overflow, OnOverflow::Wait);
@@ -353,7 +379,7 @@ mod tests {
                 "none" if key == "led" => "x",
                 "none" | "/etc" | "/boot" => "/dev/x",
                 "on" => "off",
-                "off" | "30m" | "2s" => "7s",
+                "off" | "30m" | "2s" | "5m" => "7s",
                 "write-through" => "wait",
                 "flush" => "discard",
                 "8K" => "1K",
@@ -402,7 +428,7 @@ mod tests {
         for (key, default) in documented() {
             let (by_file, by_line) = match key {
                 "size" | "high" | "full-wait" | "memory-low" | "merge" => ("7%", "9%"),
-                "interval" | "idle" | "urgent-delay" => ("7s", "9s"),
+                "interval" | "idle" | "urgent-delay" | "urgent-pause" => ("7s", "9s"),
                 "at" => ("03:30", "04:30"),
                 "urgent" | "merge-on" | "spill" | "watchdog" | "metrics" => ("/dev/x", "/dev/y"),
                 "prune" => ("on", "off"),
@@ -437,7 +463,7 @@ mod tests {
             assert_eq!(takes(key, "off"), key == "memory-low", "{key}");
         }
         assert!(takes("size", "1%") && takes("size", "90%") && takes("size", "1"));
-        for key in ["interval", "urgent-delay", "idle"] {
+        for key in ["interval", "urgent-delay", "urgent-pause", "idle"] {
             for good in ["1ms", "1s", "1m", "1h", "366d", "off"] {
                 assert!(takes(key, good), "{key}={good}");
             }
@@ -458,6 +484,22 @@ mod tests {
                     && !takes(key, "a")
                     && !takes(key, "/a,none")
             );
+            // What is left out must be in what is not, or somebody is mistaken.
+            for good in ["/a,!/a/b", "!/a/b, /a", "/a, !/a/b,/a/b/c", "/,!/a", "/a/,!/a"] {
+                assert!(takes(key, good), "{key}={good}");
+            }
+            for bad in [
+                "!/a/b",
+                "/a,!/b",
+                "/a,!/ab",
+                "/a,!a",
+                "/a,!",
+                "/a,!none",
+                "/a,!!/a/b",
+                "/a,!/a//b",
+            ] {
+                assert!(!takes(key, bad), "{key}={bad}");
+            }
         }
         for key in ["watchdog", "metrics"] {
             assert!(
@@ -536,8 +578,8 @@ mod tests {
 
         #[test]
         fn any_value_is_taken_or_refused(
-            key in "(size|interval|at|high|urgent|urgent-delay|min-flush|led|merge-on|spill|watchdog)",
-            value in "[0-9a-z%:,/.]{0,24}",
+            key in "(size|interval|at|high|urgent|urgent-delay|urgent-pause|min-flush|led|merge-on|spill|watchdog)",
+            value in "[0-9a-z%:,/.!]{0,24}",
         ) {
             let _ = Config::default().set(&key, &value);
         }

@@ -6,13 +6,15 @@ import struct
 
 import pytest
 from vm import daemon
-from vm.daemon import QUIET, wait_for
+from vm.daemon import QUIET, SAID, wait_for
 from vm.drive import Throttle
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import status
 
 FAILED, NOT_ACTIVE = 1, 3
+# Of src/daemon/schedule.rs
+AT_ONCE = 12
 
 
 def urgently(vm: VM, command: str) -> None:
@@ -54,6 +56,92 @@ def test_what_a_boot_loader_reads_is_merged_at_once_and_the_rest_when_nobody_flu
     daemon.reconfigure(vm, QUIET + "idle=2s\n")
     vm.until("cowflush status --json | grep -q '\"segments\":0,'")
     assert vm.cut_copy(plain).read("/etc/other") == b"other\n"
+
+
+def test_a_file_that_is_rewritten_all_the_time_gets_a_bounded_number_of_flushes_and_is_named(
+    boot: Lab,
+) -> None:
+    """As Pi-hole's under /etc. What is left out brings none at all, and the bound holds until the daemon is told otherwise."""
+    vm = boot()
+    config = (
+        "interval=off\nmerge-on=none\nurgent=/etc,!/etc/silent\nurgent-delay=100ms\n"
+        "urgent-pause=1h\n"
+    )
+    vm.run("mkdir /etc/noisy /etc/silent").ok()
+    daemon.start(vm, config, log=True)
+    before = vm.card_stats()
+    rewrite = (
+        "while n=$((n + 1)); do echo $n >/etc/noisy/file; echo $n >/etc/silent/n; sleep 0.2; done"
+    )
+    vm.run(f"({rewrite}) >/dev/null 2>&1 & echo $! >/run/rewriter").ok()
+    said = wait_for(vm, "changes again and again: flushes for such changes", timeout=120)
+    assert "/etc/noisy/file changes again and again" in said
+    assert said.count("(urgent)") == AT_ONCE, said
+    rewritten = int(vm.run("cat /etc/silent/n").ok().text)
+    vm.until(f"[ $(cat /etc/silent/n) -gt {rewritten + 20} ]", timeout=60)
+    assert daemon.flushes(vm, "urgent") == AT_ONCE
+    # An append is two FLUSHes, and a few writes.
+    written = vm.card_stats() - before
+    assert AT_ONCE <= written.flush_operations <= 3 * AT_ONCE, written
+    assert written.wr_operations <= 12 * AT_ONCE, written
+    report = status(vm)
+    assert report["last_flush"]["reason"] == "urgent"
+    assert report["last_flush"]["path"] == "/etc/noisy/file"
+    following = report["daemon"]["next_flush"]
+    assert following["reason"] == "urgent" and 0 < following["seconds"] <= 3600, following
+    assert report["restless"] is None, "a dozen is nobody's fault"
+    # With a shorter pause there are more, and then it is told by whoever is asked.
+    daemon.reconfigure(vm, config.replace("1h", "1s"))
+    wait_for(vm, "(urgent)", AT_ONCE + 3)
+    vm.run("kill $(cat /run/rewriter)").ok()
+    restless = status(vm)["restless"]
+    assert restless["path"] == "/etc/noisy/file" and restless["flushes"] > AT_ONCE, restless
+    words = r"[0-9]* of the last [0-9]* flushes came since /etc/noisy/file had changed"
+    vm.run(f"cowflush status | grep -x 'restless   {words}; `cowflush check` says what to do'").ok()
+    vm.run(f"cowflush check | grep -x 'note     changes          {words}'").ok()
+    assert "silent" not in daemon.said(vm)
+    # Where systemd takes what it prints into its journal, each line comes by one way: here the kernel's log.
+    daemon.signal(vm, "TERM")
+    vm.until("! pidof cowflush")
+    said = daemon.said(vm)
+    daemon.begin(vm, f"JOURNAL_STREAM=$(stat -c %d:%i {SAID})")
+    vm.run("dmesg -c >/dev/null; killall -HUP cowflush").ok()
+    vm.until("dmesg | grep -q 'the configuration was read again'")
+    assert daemon.said(vm) == said
+
+
+WITH_BOOT = "label: dos\n,160M\n,64M,da\n,16M\n"
+
+
+def test_a_boot_mounted_beside_the_daemon_is_watched_and_a_change_there_brings_root_to_the_log(
+    boot: Lab,
+) -> None:
+    """What a boot loader reads of a filesystem of its own is on the card at once, and root's modules must follow. That is
+    a flush; a merge is for what it reads of root."""
+    vm = boot(boot.card(partitions=WITH_BOOT))
+    vm.run("mkdir -p /boot && mkfs.ext2 /dev/sda3 >/dev/null").ok()
+    daemon.start(vm, "interval=off\nurgent=none\nurgent-delay=100ms\n", log=True)
+    # That it came is a change, too: somebody may have been faster than the daemon.
+    vm.run("mount -t ext2 /dev/sda3 /boot").ok()
+    wait_for(vm, "(boot files)")
+    for folder in ("/boot", "/boot/deep"):
+        if folder != "/boot":
+            vm.run(f"mkdir {folder}").ok()
+            wait_for(vm, f", since {folder} changed")
+        name = folder.replace("/", "-")
+        vm.run(f"echo modules >/root/{name}; echo new >{folder}/vmlinuz").ok()
+        wait_for(vm, f", since {folder}/vmlinuz changed")
+        report = status(vm)
+        assert report["log"]["segments"] > 0 and report["last_flush"]["merged"] == 0, report
+        cut = vm.cut_copy(boot.directory / "cut.img")
+        assert daemon.root_of(cut, log=True).read(f"/root/{name}") == b"modules\n"
+    # Without it root's own folder is there again, and of that a boot loader needs the merge.
+    before = daemon.flushes(vm, "boot")
+    vm.run("umount /boot").ok()
+    daemon.wait_flushes(vm, 1, "boot", since=before)
+    vm.run("echo new >/boot/on-root").ok()
+    vm.until("cowflush status --json | grep -q '\"segments\":0,'")
+    assert vm.cut_copy(boot.directory / "plain.img").read("/boot/on-root") == b"new\n"
 
 
 def test_an_interval_and_sigusr1(boot: Lab) -> None:

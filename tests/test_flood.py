@@ -25,7 +25,9 @@ def test_others_flush_while_a_writer_is_at_full_speed(boot: Lab, memory: int) ->
     a COW that fills up must not shut everybody else out."""
     vm = boot(memory=memory)
     daemon.start(
-        vm, "interval=off\nurgent=/etc\nurgent-delay=100ms\nmerge-on=none\nsize=16M\n", log=True
+        vm,
+        "interval=off\nurgent=/etc\nurgent-delay=100ms\nurgent-pause=off\nmerge-on=none\nsize=16M\n",
+        log=True,
     )
     change = vm.start("while :; do date >/etc/changed || exit; usleep 300000; done")
     daemon.wait_for(vm, "flushed (urgent)")

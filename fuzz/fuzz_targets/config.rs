@@ -34,6 +34,7 @@ fn write(config: &Config) -> String {
         memory_low,
         urgent,
         urgent_delay,
+        urgent_pause,
         merge_on,
         merge,
         prune,
@@ -53,13 +54,14 @@ fn write(config: &Config) -> String {
     let at: Vec<_> = at.iter().map(|at| format!("{:02}:{:02}", at / 60, at % 60)).collect();
     format!(
         "size={size}\ninterval={}\nat={}\nhigh={high}%\nfull-wait={full_wait}%\nmemory-low={}\n\
-         urgent={}\nurgent-delay={}\nmerge-on={}\nmerge={merge}%\nprune={}\nidle={}\nmin-flush={}\n\
+         urgent={}\nurgent-delay={}\nurgent-pause={}\nmerge-on={}\nmerge={merge}%\nprune={}\nidle={}\nmin-flush={}\n\
          on-overflow={}\nhold-full={}\nspill={}\nwatchdog={}\nmetrics={}\nled={}\n",
         or_off(*interval, "s"),
         list(&at),
         or_off(*memory_low, "%"),
         list(urgent),
         or_off(*urgent_delay, "ms"),
+        or_off(*urgent_pause, "ms"),
         list(merge_on),
         if *prune { "on" } else { "off" },
         or_off(*idle, "s"),

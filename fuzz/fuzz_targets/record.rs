@@ -16,7 +16,8 @@ pub fn check(data: &[u8]) {
         // A year before 1970 is read as 1970.
         when: (number() >> 1) as i64,
         command: "daemon".to_owned(),
-        reason: "at 03:30".to_owned(),
+        reason: "urgent".to_owned(),
+        path: "/etc/a b".to_owned(),
         bytes: Bytes(number()),
         logged: Bytes(number()),
         merged: Bytes(number()),
@@ -33,6 +34,7 @@ pub fn check(data: &[u8]) {
     // The end of a line, not of a word.
     record.command.truncate(record.command.trim_end_matches('\r').len());
     record.reason.truncate(record.reason.trim_end_matches('\r').len());
+    record.path.truncate(record.path.trim_end_matches('\r').len());
     record.not_pruned.truncate(record.not_pruned.trim_end_matches('\r').len());
     assert!(!record.to_string().contains('\n') && !record.when().to_string().contains('\n'));
 

@@ -89,6 +89,14 @@ pub fn run(json: bool) -> Result<Exit> {
     items.extend(swap(control.as_ref().ok()));
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     items.extend(advice::items(&mounts, config.prune));
+    items.extend(status::restless().map(|(_, _, found)| {
+        Item::note(
+            "changes",
+            found,
+            "If it need not be kept so soon, leave it out, by its path with a ! before it behind the others: \
+             urgent=/etc,!/etc/FILE; the same in merge-on.",
+        )
+    }));
     let (complete, exit) = verdict(&items);
     if json {
         let object =

@@ -18,12 +18,13 @@ pub fn run() -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// One line for whoever reads the daemon's output, and for the system's log. A terminal that takes nothing, as after
-/// Ctrl-S, holds up no flush.
+/// One line for whoever reads the daemon's output, and for the system's log; one for both where that is the same. A
+/// terminal that takes nothing, as after Ctrl-S, holds up no flush.
 fn tell(text: &str) {
     let line = format!("cowflush: {text}\n");
     match standard_error() {
         Some(terminal) => put(terminal, &line),
+        None if syslog::has(std::io::stderr()) => {}
         None => put(std::io::stderr(), &line),
     }
     syslog::notice(text);

@@ -69,7 +69,7 @@ pub fn merge(json: bool) -> Result<Exit> {
         if pruned.0 > 0 {
             text.push_str(&format!(", {pruned} pruned"));
         }
-        syslog::notice(&text);
+        log_once(&text);
         text
     } else {
         "nothing to merge: the flush log is empty, or there is none".to_owned()
@@ -200,8 +200,10 @@ fn tell(
     };
     text.push_str(&complaints);
     let text = text.trim_start();
-    if record.is_some() || !complaints.is_empty() {
+    if json && (record.is_some() || !complaints.is_empty()) {
         syslog::notice(text);
+    } else if record.is_some() || !complaints.is_empty() {
+        log_once(text);
     }
     if outcome.exit().is_failure() {
         run_dir::note_failure();
@@ -217,6 +219,13 @@ fn tell(
         put(std::io::stdout(), &format!("{text}\n"));
     }
     Ok(outcome.exit())
+}
+
+/// Logs what is printed as well, unless the log has it by that.
+fn log_once(text: &str) {
+    if !syslog::has(std::io::stdout()) {
+        syslog::notice(text);
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,12 @@ fn to_json(report: &Report) -> Object {
         .object("reached_card", written(report.reached))
         .object("last_flush", report.last_flush.as_ref().map(Record::to_json))
         .object(
+            "restless",
+            report.restless.as_ref().map(|(path, flushes, _)| {
+                Object::new().text("path", path).number("flushes", *flushes as u64)
+            }),
+        )
+        .object(
             "log",
             report.log.as_ref().map(|log| {
                 Object::new()
@@ -207,6 +213,9 @@ fn to_text(report: &Report) -> String {
             |record| format!("{}: {record} ({})", record.when(), history::cause(record)),
         ),
     );
+    if let Some((_, _, words)) = &report.restless {
+        line("restless", &format!("{words}; `cowflush check` says what to do"));
+    }
     if let Some(record) = report.last_flush.as_ref().filter(|last| !last.not_pruned.is_empty()) {
         line("pruned", &format!("nothing at the last flush: {}", record.not_pruned));
     }

@@ -22,8 +22,12 @@ pub enum Reason {
     Memory,
     /// Something under an urgent path changed.
     Urgent,
-    /// Something that a boot loader reads changed: flush and merge.
-    Boot,
+    /// Something that a boot loader reads changed.
+    Boot {
+        /// It is on root: a boot loader reads the plain card, which wants a merge. Of a filesystem of its own it reads
+        /// everything at once, and the boot that it begins has what the log holds of root.
+        merge: bool,
+    },
     /// SIGUSR1.
     Asked,
     /// The log can be merged while nobody flushes.
@@ -38,7 +42,7 @@ impl fmt::Display for Reason {
             Reason::High => f.write_str("high"),
             Reason::Memory => f.write_str("memory"),
             Reason::Urgent => f.write_str("urgent"),
-            Reason::Boot => f.write_str("boot files"),
+            Reason::Boot { .. } => f.write_str("boot files"),
             Reason::Asked => f.write_str("asked"),
             Reason::Idle => f.write_str("idle"),
         }
@@ -93,9 +97,12 @@ pub struct Schedule {
     looked: Option<(i64, u16)>,
     /// A time of day that has come.
     at: Option<u16>,
-    /// When the first change under an urgent path came that is not flushed yet.
-    urgent: Option<u64>,
-    boot: Option<u64>,
+    /// Under an urgent path.
+    urgent: Changes,
+    /// In what a boot loader reads.
+    boot: Changes,
+    /// Some of that is on root.
+    merge: bool,
     asked: bool,
     /// Something is in the log that an idle machine could merge.
     log_in_use: bool,
@@ -103,6 +110,56 @@ pub struct Schedule {
     failed: u64,
     /// How many failed in a row.
     failures: u32,
+}
+
+/// So many flushes for changes of a kind come as soon as they are due, before they have to be `urgent-pause` apart.
+pub const AT_ONCE: u64 = 12;
+
+/// Changes of one kind, and how often they may ask for a flush: a file that is rewritten every few seconds would wear
+/// the card out. It is a bucket of [`AT_ONCE`] flushes, to which `urgent-pause` adds one; so nothing waits for longer than that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Changes {
+    /// When the first one came that is not flushed yet.
+    since: Option<u64>,
+    /// When the last one came.
+    last: u64,
+    /// When the bucket is full again.
+    full: u64,
+}
+
+impl Changes {
+    fn came(&mut self, now: &Now) {
+        self.since.get_or_insert(now.running);
+        self.last = now.running;
+    }
+
+    /// When their flush is due.
+    fn due(&self, config: &Config) -> Option<u64> {
+        let soon = self.since?.saturating_add(config.urgent_delay);
+        let spent = config.urgent_pause.saturating_mul(AT_ONCE - 1);
+        Some(soon.max(self.full.saturating_sub(spent)))
+    }
+
+    fn are_due(&self, config: &Config, now: &Now) -> bool {
+        self.due(config).is_some_and(|due| now.running >= due)
+    }
+
+    /// More than an empty bucket can't be missing: another `urgent-pause` may hold by now.
+    fn look(&mut self, config: &Config, now: &Now) {
+        let empty = config.urgent_pause.saturating_mul(AT_ONCE);
+        self.full = self.full.min(now.running.saturating_add(empty));
+    }
+
+    /// A flush was made for them.
+    fn spend(&mut self, config: &Config, now: &Now) {
+        self.full = self.full.max(now.running).saturating_add(config.urgent_pause);
+    }
+
+    /// What came until then is flushed; what came later still waits.
+    fn settle(&mut self, until: u64) {
+        self.since = self.since.map(|since| if since > until { since } else { self.last });
+        self.since = self.since.filter(|change| *change > until);
+    }
 }
 
 /// The first retry after a failed flush, in milliseconds; doubled each time, up to 64 times.
@@ -123,12 +180,13 @@ impl Schedule {
 
     /// Something under an urgent path changed.
     pub fn urgent(&mut self, now: &Now) {
-        self.urgent.get_or_insert(now.running);
+        self.urgent.came(now);
     }
 
-    /// Something that a boot loader reads changed.
-    pub fn boot_files(&mut self, now: &Now) {
-        self.boot.get_or_insert(now.running);
+    /// Something that a boot loader reads changed; on root, or on a filesystem of its own.
+    pub fn boot_files(&mut self, on_root: bool, now: &Now) {
+        self.boot.came(now);
+        self.merge |= on_root;
     }
 
     /// Somebody asked for a flush.
@@ -144,6 +202,8 @@ impl Schedule {
     /// What is due now. To be called at least once a minute.
     pub fn due(&mut self, config: &Config, now: &Now) -> Option<Reason> {
         self.look_at_the_wall(config, now);
+        self.urgent.look(config, now);
+        self.boot.look(config, now);
         if now.lost {
             return None;
         }
@@ -159,13 +219,10 @@ impl Schedule {
         if now.level.percent() >= config.high && now.pending > Bytes(0) {
             return Some(Reason::High);
         }
-        let waited = |since: Option<u64>| {
-            since.is_some_and(|since| now.running >= since.saturating_add(config.urgent_delay))
-        };
-        if waited(self.boot) {
-            return Some(Reason::Boot);
+        if self.boot.are_due(config, now) {
+            return Some(Reason::Boot { merge: self.merge });
         }
-        if waited(self.urgent) {
+        if self.urgent.are_due(config, now) {
             return Some(Reason::Urgent);
         }
         if self.asked {
@@ -207,6 +264,15 @@ impl Schedule {
         self.looked = Some((now.day, now.minute));
     }
 
+    /// A flush was made for this reason, and ended well: one of those that the reason may ask for.
+    pub fn spend(&mut self, reason: Reason, config: &Config, now: &Now) {
+        match reason {
+            Reason::Urgent => self.urgent.spend(config, now),
+            Reason::Boot { .. } => self.boot.spend(config, now),
+            _ => {}
+        }
+    }
+
     /// What was due was done, and ended well. Changes that are told of from here on may have come after it.
     pub fn done(&mut self, done: Done, now: &Now) {
         self.failures = 0;
@@ -227,10 +293,12 @@ impl Schedule {
 
     fn flushed(&mut self, on_card: bool, until: u64, now: &Now) {
         (self.flushed, self.at) = (now.running, None);
-        self.urgent = self.urgent.filter(|change| *change > until);
-        if on_card {
-            self.log_in_use = false;
-            self.boot = self.boot.filter(|change| *change > until);
+        self.urgent.settle(until);
+        self.log_in_use &= !on_card;
+        if on_card || !self.merge {
+            self.boot.settle(until);
+            // What came later may be on root.
+            self.merge &= self.boot.since.is_some();
         }
     }
 
@@ -268,10 +336,23 @@ impl Schedule {
         (config.interval > 0).then(|| self.flushed.saturating_add(millis))
     }
 
+    /// When the flushes for changes are due that came already, as `running` of [`Now`]: under an urgent path, and in what a
+    /// boot loader reads.
+    pub fn changes_due(&self, config: &Config) -> [Option<u64>; 2] {
+        [self.urgent.due(config), self.boot.due(config)]
+    }
+
+    /// A change waits for longer than `urgent-delay`, since its kind came too often.
+    pub fn is_put_off(&self, config: &Config, now: &Now) -> bool {
+        [&self.urgent, &self.boot].into_iter().any(|changes| {
+            let soon = changes.since.map(|since| since.saturating_add(config.urgent_delay));
+            changes.due(config).is_some_and(|due| due > now.running && Some(due) > soon)
+        })
+    }
+
     /// Milliseconds until something that is known now is due; at most `most`.
     pub fn sleep(&self, config: &Config, now: &Now, most: u64) -> u64 {
-        let soon = [self.boot, self.urgent].into_iter().flatten().min();
-        let soon = soon.map(|since| since.saturating_add(config.urgent_delay));
+        let soon = self.changes_due(config).into_iter().flatten().min();
         let wait = soon.map_or(most, |at| at.saturating_sub(now.running));
         let wait = if self.asked { 0 } else { wait };
         wait.max(self.patience(config, now).saturating_sub(now.running)).min(most)
@@ -301,6 +382,13 @@ fn memory_is_short(config: &Config, now: &Now) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A change that a boot loader has to find on the card.
+    const BOOT: Reason = Reason::Boot { merge: true };
+
+    fn boot_files(schedule: &mut Schedule, now: &Now) {
+        schedule.boot_files(true, now);
+    }
 
     /// An ordinary flush, into the log.
     const FLUSH: Done = Done::Flush { on_card: false };
@@ -346,7 +434,7 @@ mod tests {
             config.hold_full = if discard { HoldFull::Discard } else { HoldFull::Flush };
             let (mut schedule, begin) = (Schedule::new(&now(0)), now(0));
             schedule.urgent(&begin);
-            schedule.boot_files(&begin);
+            schedule.boot_files(true, &begin);
             schedule.ask();
             schedule.log_in_use(true);
             (0..failures).for_each(|_| schedule.failed(&begin));
@@ -359,6 +447,136 @@ mod tests {
             let doubt = Now { doubt: true, ..now };
             prop_assert_eq!(schedule.due(&config, &doubt), full.filter(|_| discard));
         }
+    }
+
+    proptest! {
+        /// However often files change, under an urgent path and in what a boot loader reads: no more flushes for that than the
+        /// bucket has and gets, none of them later than it must be, and one kind takes nothing from the other.
+        #[test]
+        fn changes_ask_for_a_bounded_number_of_flushes_and_none_waits_for_longer_than_the_pause(
+            changes in prop::collection::vec((0u64..3000, 0u8..4, 0u64..900), 1..400),
+            delay in 1u64..3000,
+            pause in prop::option::of(1u64..20_000),
+        ) {
+            let pause_text = pause.map_or("off".to_owned(), |pause| format!("{pause}ms"));
+            let config = config(&format!("interval=off\nurgent-delay={delay}ms\nurgent-pause={pause_text}"));
+            let mut schedule = Schedule::new(&now(0));
+            let mut running = 0;
+            let mut flushes: [Vec<u64>; 2] = Default::default();
+            let mut waiting: [Option<u64>; 2] = [None; 2];
+            for (after, kind, took) in changes {
+                // The daemon sleeps as long as it may, and looks at each change.
+                let until = running + after;
+                while running < until {
+                    let moment = Now { running, ..now(0) };
+                    let (kind, reason) = match schedule.due(&config, &moment) {
+                        None => {
+                            let sleep = schedule.sleep(&config, &moment, until - running);
+                            running += sleep.max(1);
+                            continue;
+                        }
+                        Some(reason @ Reason::Urgent) => (0, reason),
+                        Some(reason @ Reason::Boot { .. }) => (1, reason),
+                        Some(reason) => panic!("{reason}"),
+                    };
+                    let since = waiting[kind].take().expect("nothing had changed");
+                    // What the other kind's flush took, and a look, may come on top.
+                    let longest = delay.max(pause.unwrap_or(0)) + 2 * 900;
+                    prop_assert!(running - since <= longest, "{} after {longest}", running - since);
+                    flushes[kind].push(running);
+                    running += took;
+                    let moment = Now { running, ..moment };
+                    schedule.spend(reason, &config, &moment);
+                    schedule.done(Done::Flush { on_card: kind == 1 }, &moment);
+                    // Whatever kind it was for, it had everything.
+                    waiting[0] = None;
+                    if kind == 1 { waiting[1] = None; }
+                }
+                let moment = Now { running, ..now(0) };
+                let kind = usize::from(kind == 0);
+                match kind {
+                    0 => schedule.urgent(&moment),
+                    _ => schedule.boot_files(true, &moment),
+                }
+                waiting[kind].get_or_insert(running);
+            }
+            for times in &flushes {
+                for (first, from) in times.iter().enumerate() {
+                    for (n, to) in times[first..].iter().enumerate() {
+                        let most = pause.map_or(u64::MAX, |pause| AT_ONCE + (to - from) / pause);
+                        prop_assert!(n as u64 <= most, "{n} from {from} to {to}");
+                    }
+                }
+            }
+        }
+
+        /// A change that came when a flush by hand may have begun is never taken for flushed, however many came before it.
+        #[test]
+        fn what_came_after_a_flush_by_hand_had_begun_is_still_due(
+            times in prop::collection::vec(0u64..10_000, 1..20),
+            until in 0u64..10_000,
+            boot: bool,
+            on_root: bool,
+            on_card: bool,
+        ) {
+            let mut times = times;
+            times.sort_unstable();
+            let config = config("interval=off\nurgent-delay=1ms");
+            let mut schedule = Schedule::new(&now(0));
+            for running in &times {
+                let at = Now { running: *running, ..now(0) };
+                if boot { schedule.boot_files(on_root, &at) } else { schedule.urgent(&at) }
+            }
+            schedule.flushed_by_hand(on_card, until, &now(20));
+            let due = schedule.due(&config, &now(30)).is_some();
+            let left = times.iter().any(|time| *time > until) || (boot && on_root && !on_card);
+            prop_assert_eq!(due, left);
+        }
+    }
+
+    /// A pause that was an hour when it was spent, and is a second now.
+    #[test]
+    fn a_shorter_pause_holds_at_once() {
+        let long = config("interval=off\nurgent-delay=1ms\nurgent-pause=1h");
+        let mut schedule = Schedule::new(&now(0));
+        for _ in 0..AT_ONCE {
+            schedule.spend(Reason::Urgent, &long, &now(0));
+        }
+        schedule.urgent(&now(1));
+        assert_eq!(schedule.due(&long, &now(3599)), None);
+        assert!(schedule.is_put_off(&long, &now(2)) && !schedule.is_put_off(&long, &now(3600)));
+        assert_eq!(schedule.changes_due(&long), [Some(3_600_000), None]);
+        let short = config("interval=off\nurgent-delay=1ms\nurgent-pause=1s");
+        assert_eq!(schedule.clone().due(&long, &now(3600)), Some(Reason::Urgent));
+        assert_eq!(schedule.due(&short, &now(3000)), None);
+        assert_eq!(schedule.due(&short, &now(3001)), Some(Reason::Urgent));
+        // And without any, what was spent counts no more.
+        let off = config("interval=off\nurgent-delay=1ms\nurgent-pause=off");
+        schedule.spend(Reason::Urgent, &long, &now(3001));
+        assert_eq!(schedule.due(&off, &now(3002)), Some(Reason::Urgent));
+        assert!(!schedule.is_put_off(&off, &now(3002)));
+    }
+
+    /// A boot loader reads all of a filesystem of its own; only what it reads of root has to leave the log.
+    #[test]
+    fn boot_files_beside_root_want_a_flush_and_no_merge() {
+        let config = config("interval=off\nurgent-delay=2s");
+        let mut schedule = Schedule::new(&now(0));
+        schedule.boot_files(false, &now(1));
+        assert_eq!(schedule.due(&config, &now(3)), Some(Reason::Boot { merge: false }));
+        schedule.done(FLUSH, &now(3));
+        assert_eq!(schedule.due(&config, &now(9)), None);
+        // One on root among them, whichever came first.
+        for first in [true, false] {
+            schedule.boot_files(first, &now(10));
+            schedule.boot_files(!first, &now(10));
+            assert_eq!(schedule.due(&config, &now(12)), Some(BOOT));
+            schedule.done(FLUSH, &now(12));
+            assert_eq!(schedule.due(&config, &now(13)), Some(BOOT), "that was no merge");
+            schedule.done(Done::Flush { on_card: true }, &now(13));
+        }
+        schedule.boot_files(false, &now(20));
+        assert_eq!(schedule.due(&config, &now(22)), Some(Reason::Boot { merge: false }));
     }
 
     /// The seconds at which flushes come, with a look every 30 s.
@@ -423,8 +641,8 @@ mod tests {
         assert_eq!(schedule.due(&config, &at(3000)), Some(Reason::Urgent));
         schedule.done(FLUSH, &at(3000));
         assert_eq!(schedule.due(&config, &at(9000)), None);
-        schedule.boot_files(&at(9000));
-        assert_eq!(schedule.due(&config, &at(11_000)), Some(Reason::Boot));
+        schedule.boot_files(true, &at(9000));
+        assert_eq!(schedule.due(&config, &at(11_000)), Some(BOOT));
     }
 
     #[test]
@@ -514,10 +732,10 @@ mod tests {
         let config = config("interval=off\nurgent-delay=2s");
         let mut schedule = Schedule::new(&now(0));
         // A boot loader wants a merge, too; SIGUSR1 may have come after that flush had begun.
-        schedule.boot_files(&now(1));
+        schedule.boot_files(true, &now(1));
         schedule.ask();
         schedule.flushed_by_hand(false, 1_500, &now(2));
-        assert_eq!(schedule.due(&config, &now(3)), Some(Reason::Boot));
+        assert_eq!(schedule.due(&config, &now(3)), Some(BOOT));
         schedule.done(Done::Flush { on_card: true }, &now(3));
         assert_eq!(schedule.due(&config, &now(60)), None);
         schedule.ask();
@@ -529,10 +747,9 @@ mod tests {
     fn what_changed_when_a_flush_by_hand_may_have_begun_is_flushed_again() {
         let config = config("interval=off\nurgent-delay=2s");
         let at = |millis| Now { running: millis, ..now(0) };
-        for (change, reason) in [
-            (Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent),
-            (Schedule::boot_files, Reason::Boot),
-        ] {
+        for (change, reason) in
+            [(Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent), (boot_files, BOOT)]
+        {
             for (when, due) in [(5000, None), (5001, Some(reason))] {
                 let mut schedule = Schedule::new(&now(0));
                 change(&mut schedule, &at(when));
@@ -550,7 +767,7 @@ mod tests {
         let on_card = Done::Flush { on_card: true };
         type Wanted = (fn(&mut Schedule), Reason, [bool; 3]);
         let wanted: [Wanted; 6] = [
-            (|schedule| schedule.boot_files(&now(590)), Reason::Boot, [true, true, false]),
+            (|schedule| schedule.boot_files(true, &now(590)), BOOT, [true, true, false]),
             (|schedule| schedule.urgent(&now(590)), Reason::Urgent, [true, false, false]),
             (Schedule::ask, Reason::Asked, [true, false, false]),
             (|schedule| schedule.at = Some(9), Reason::At(9), [true, false, false]),
@@ -580,12 +797,12 @@ mod tests {
     fn a_flush_for_another_reason_does_not_forget_the_merge_for_the_boot_loader() {
         let config = config("interval=off\nurgent-delay=2s");
         let mut schedule = Schedule::new(&now(0));
-        schedule.boot_files(&now(10));
+        schedule.boot_files(true, &now(10));
         // SIGUSR1 within urgent-delay.
         schedule.ask();
         assert_eq!(schedule.due(&config, &now(11)), Some(Reason::Asked));
         schedule.done(FLUSH, &now(11));
-        assert_eq!(schedule.due(&config, &now(12)), Some(Reason::Boot));
+        assert_eq!(schedule.due(&config, &now(12)), Some(BOOT));
     }
 
     #[test]
@@ -717,10 +934,9 @@ mod tests {
         for (delay, millis) in [("500ms", 500), ("5s", 5000)] {
             let config = config(&format!("urgent-delay={delay}"));
             let at = |millis| Now { running: millis, ..now(0) };
-            for (change, reason) in [
-                (Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent),
-                (Schedule::boot_files, Reason::Boot),
-            ] {
+            for (change, reason) in
+                [(Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent), (boot_files, BOOT)]
+            {
                 let mut schedule = Schedule::new(&now(0));
                 change(&mut schedule, &at(1000));
                 assert_eq!(schedule.sleep(&config, &at(1000), 60_000), millis, "{delay}");
@@ -738,7 +954,7 @@ mod tests {
             Reason::High,
             Reason::Memory,
             Reason::Urgent,
-            Reason::Boot,
+            BOOT,
             Reason::Asked,
             Reason::Idle,
         ];

@@ -15,6 +15,7 @@ use crate::error::{Exit, Result};
 use crate::log::agree::{self, Agreement};
 use crate::log::chain::{Bad, End};
 use crate::log::format::{Life, Link};
+use crate::report::history;
 use crate::report::record::Record;
 use crate::stack::{Mode, Name, Stack};
 use crate::sys::block::{self, Written};
@@ -84,6 +85,8 @@ pub struct Report {
     pub reached: Option<Written>,
     /// The last finished flush.
     pub last_flush: Option<Record>,
+    /// Which file's changes most of the last flushes came for, and how that is said; `None` when few did.
+    pub restless: Option<(String, usize, String)>,
     /// The process that is at work.
     pub busy: Option<i32>,
     /// The spill area: how much of it is in use, and its size.
@@ -156,6 +159,7 @@ pub fn gather() -> Report {
     report.daemon = note::running();
     report.page_cache = memory::info().unwrap_or_default().dirty;
     report.last_flush = run_dir::last_flush();
+    report.restless = restless();
     report.boot = run_dir::read(run_dir::BOOT).map(|text| {
         let value = |key| value(&text, key).to_owned();
         // One that was made since, or over it, is in use now.
@@ -164,6 +168,13 @@ pub fn gather() -> Report {
         (value("mode"), value("reason"))
     });
     report
+}
+
+/// Which file's changes most of the last flushes came for, how many did, and how that is said.
+pub fn restless() -> Option<(String, usize, String)> {
+    let history = run_dir::history();
+    let found = history::restless(&history)?;
+    Some((found.path.to_owned(), found.flushes, found.to_string()))
 }
 
 /// What the card was asked to write: its own partition counts, whatever root was asked for.

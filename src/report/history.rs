@@ -1,8 +1,9 @@
 //! The last flushes: a file of records with an empty line between them, and how people read it.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use super::record::Record;
+use crate::daemon::schedule::AT_ONCE;
 use crate::units::{Bytes, Utc};
 
 /// So many flushes are remembered: some 16 KiB of RAM.
@@ -40,6 +41,37 @@ pub fn append(text: &str, record: &Record) -> String {
     records.push(record.clone());
     let surplus = records.len().saturating_sub(MOST);
     to_text(records.get(surplus..).unwrap_or_default())
+}
+
+/// Changes that bring too many flushes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restless<'a> {
+    /// What changed before most of them.
+    pub path: &'a str,
+    /// Before how many.
+    pub flushes: usize,
+    /// Of how many flushes that are remembered.
+    of: usize,
+}
+
+/// Whether the most flushes of the last ones came for changes, and what changed most often. A few are nobody's fault.
+pub fn restless(records: &[Record]) -> Option<Restless<'_>> {
+    let changes =
+        || records.iter().map(|record| record.path.as_str()).filter(|path| !path.is_empty());
+    let (all, of) = (changes().count(), records.len());
+    if all as u64 <= AT_ONCE || all * 2 < of {
+        return None;
+    }
+    let times = |path: &str| changes().filter(|other| *other == path).count();
+    let path = changes().max_by_key(|path| times(path))?;
+    Some(Restless { path, flushes: times(path), of })
+}
+
+impl fmt::Display for Restless<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, flushes, of } = self;
+        write!(f, "{flushes} of the last {of} flushes came since {path} had changed")
+    }
 }
 
 /// What the columns take, and the gaps before the bars.
@@ -139,6 +171,21 @@ mod tests {
         let expected: Vec<_> = (6..=MOST as u64 + 5).map(record).collect();
         assert_eq!(parse(&text), expected);
         assert_eq!(to_text(&expected), text);
+    }
+
+    #[test]
+    fn what_changes_again_and_again_is_named_when_most_flushes_came_for_that() {
+        let change = |path: &str| Record { path: path.to_owned(), ..record(1) };
+        let records = |counts: &[(&str, usize)]| -> Vec<Record> {
+            let each = counts.iter();
+            each.flat_map(|(path, count)| vec![change(path); *count]).collect()
+        };
+        assert_eq!(restless(&records(&[("/etc/x", 12)])), None);
+        assert_eq!(restless(&records(&[("/etc/x", 13), ("", 14)])), None);
+        let often = records(&[("/etc/y", 4), ("/etc/x", 9), ("", 13)]);
+        let words = "9 of the last 26 flushes came since /etc/x had changed";
+        assert_eq!(restless(&often).unwrap().to_string(), words);
+        assert_eq!(restless(&[]), None);
     }
 
     #[test]

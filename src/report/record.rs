@@ -14,6 +14,8 @@ pub struct Record {
     pub command: String,
     /// Why it came, if nobody called for it by hand.
     pub reason: String,
+    /// What had changed, if that is why; without control characters.
+    pub path: String,
     /// Bytes that it made durable.
     pub bytes: Bytes,
     /// Bytes appended to the flush log.
@@ -45,6 +47,7 @@ impl Record {
             when: decimal(value("when")).unwrap_or(0),
             command: value("command").to_owned(),
             reason: value("reason").to_owned(),
+            path: value("path").to_owned(),
             bytes: Bytes(number("bytes")),
             logged: Bytes(number("logged")),
             merged: Bytes(number("merged")),
@@ -63,6 +66,7 @@ impl Record {
             when,
             command,
             reason,
+            path,
             bytes,
             logged,
             merged,
@@ -75,7 +79,7 @@ impl Record {
         } = self;
         let (bytes, logged, merged, pruned) = (bytes.0, logged.0, merged.0, pruned.0);
         format!(
-            "when={when}\ncommand={command}\nreason={reason}\nbytes={bytes}\nlogged={logged}\nmerged={merged}\n\
+            "when={when}\ncommand={command}\nreason={reason}\npath={path}\nbytes={bytes}\nlogged={logged}\nmerged={merged}\n\
              took_ms={took_ms}\nlog_ms={log_ms}\nmerge_ms={merge_ms}\nstall_us={stall_us}\n\
              pruned={pruned}\nnot_pruned={not_pruned}\n"
         )
@@ -87,6 +91,7 @@ impl Record {
             .signed("when", self.when)
             .text("command", &self.command)
             .text("reason", &self.reason)
+            .text("path", &self.path)
             .number("bytes", self.bytes.0)
             .number("logged", self.logged.0)
             .number("merged", self.merged.0)
@@ -100,7 +105,7 @@ impl Record {
 }
 
 impl Display for Record {
-    /// `8.0 MiB in 2.31 s, root waited 4.2 ms, 1.5 MiB pruned`.
+    /// `8.0 MiB in 2.31 s, root waited 4.2 ms, 1.5 MiB pruned, since /etc/motd changed`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hundredths = self.took_ms / 10;
         write!(
@@ -114,6 +119,9 @@ impl Display for Record {
         )?;
         if self.pruned.0 > 0 {
             write!(f, ", {} pruned", self.pruned)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, ", since {} changed", self.path)?;
         }
         Ok(())
     }
@@ -136,7 +144,8 @@ mod tests {
         let record = Record {
             when: 4_102_444_800,
             command: "flush".to_owned(),
-            reason: "interval".to_owned(),
+            reason: "urgent".to_owned(),
+            path: "/etc/motd".to_owned(),
             bytes: Bytes(8 << 20),
             logged: Bytes(8 << 20),
             merged: Bytes(1 << 20),
@@ -148,8 +157,14 @@ mod tests {
             not_pruned: "it is switched off".to_owned(),
         };
         assert_eq!(Record::parse(&record.to_text()), record);
-        assert_eq!(record.to_string(), "8.0 MiB in 2.31 s, root waited 4.2 ms, 1.5 MiB pruned");
+        assert_eq!(
+            record.to_string(),
+            "8.0 MiB in 2.31 s, root waited 4.2 ms, 1.5 MiB pruned, since /etc/motd changed"
+        );
         let none = Record { pruned: Bytes(0), ..record };
+        let changed = "8.0 MiB in 2.31 s, root waited 4.2 ms, since /etc/motd changed";
+        assert_eq!(none.to_string(), changed);
+        let none = Record { path: String::new(), ..none };
         assert_eq!(none.to_string(), "8.0 MiB in 2.31 s, root waited 4.2 ms");
     }
 

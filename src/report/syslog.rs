@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::os::fd::AsFd;
 
+use nix::sys::stat::fstat;
 use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
 use super::kmsg;
@@ -18,6 +20,13 @@ impl<T: Display> LogFormat<T> for Plain {
         let pid = std::process::id();
         write!(to, "<{priority}>cowflush[{pid}]: {message}").map_err(syslog::Error::Write)
     }
+}
+
+/// Whether what this process writes to `stream` gets into the system's log by itself: systemd says so (systemd.exec(5)).
+/// Who writes a line there and logs it as well would say it twice.
+pub fn has(stream: impl AsFd) -> bool {
+    let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return false };
+    fstat(stream).is_ok_and(|at| journal == format!("{}:{}", at.st_dev, at.st_ino))
 }
 
 /// Logs a notice; to the kernel's log before a syslogd is up, and while it takes none: whoever flushes waits for no reader.

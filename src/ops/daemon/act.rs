@@ -59,6 +59,7 @@ impl Daemon<'_> {
                 }
                 self.reporter.flushed(complaints.is_empty());
                 self.last_note = run_dir::read(run_dir::LAST_FLUSH);
+                self.schedule.spend(reason, &self.config, &now);
                 let done = match reason {
                     Reason::Idle => Done::Merge,
                     _ => Done::Flush { on_card: !self.log_in_use },
@@ -86,19 +87,24 @@ impl Daemon<'_> {
     }
 
     fn flush(&mut self, reason: Reason, signals: &mut Held) -> Result<Did> {
+        let path = match reason {
+            Reason::Urgent => self.urgent.last(),
+            Reason::Boot { .. } => self.boot.last(),
+            _ => String::new(),
+        };
         let Self { valve, control, config, .. } = self;
         let session = match Session::behind(valve, control.clone(), config, signals) {
             // Somebody else flushes: what they do not take, the next look finds.
             Err(error) if error.exit_code() == Exit::Busy => return Ok(Did::Nothing),
             session => session?,
         };
-        let mut session = session.because(reason).settled(Wish::default())?;
+        let mut session = session.because(reason, path).settled(Wish::default())?;
         if reason == Reason::Idle {
             session.merge()?;
             return Ok(Did::Flushed(None));
         }
         let outcome = session.flush(how(reason))?;
-        if reason == Reason::Boot {
+        if reason == (Reason::Boot { merge: true }) {
             // Also what an earlier flush left in the log: a flush with nothing to do merges nothing.
             session.merge()?;
         }
@@ -186,7 +192,7 @@ impl Daemon<'_> {
 /// leaves no time.
 fn how(reason: Reason) -> How {
     How {
-        merge: reason == Reason::Boot,
+        merge: reason == (Reason::Boot { merge: true }),
         hurry: matches!(reason, Reason::High | Reason::Memory),
         ..How::default()
     }
@@ -205,7 +211,8 @@ mod tests {
             (Reason::Urgent, plain),
             (Reason::Asked, plain),
             (Reason::Idle, plain),
-            (Reason::Boot, How { merge: true, ..plain }),
+            (Reason::Boot { merge: true }, How { merge: true, ..plain }),
+            (Reason::Boot { merge: false }, plain),
             (Reason::High, How { hurry: true, ..plain }),
             (Reason::Memory, How { hurry: true, ..plain }),
         ] {

@@ -26,7 +26,7 @@ use self::feeder::Feeder;
 use self::report::Reporter;
 use self::swaps::Swaps;
 use self::voice::Voice;
-use self::watch::Watch;
+use self::watch::{Mounts, Watch};
 use super::rule::{self, Rule};
 use super::valve::Valve;
 use super::{run_dir, session, settings, settle, spill};
@@ -56,6 +56,11 @@ struct Daemon<'a> {
     roof: Bytes,
     urgent: Watch,
     boot: Watch,
+    mounts: Mounts,
+    /// A mount came or went since the last rest.
+    mounted: bool,
+    /// It was said that changes come too often.
+    told_often: bool,
     /// The flush log holds something that the card does not, as of the last [`Daemon::refresh`].
     log_in_use: bool,
     pressure: Option<Pressure>,
@@ -110,8 +115,11 @@ impl<'a> Daemon<'a> {
         let control = Control::open()?;
         // Its process is started now, while there is memory for that.
         let valve = Valve::ready(&control)?;
-        let (urgent, boot) = (Watch::new(&config.urgent), Watch::new(&config.merge_on));
         let stack = control.stack()?;
+        // Before the watches: what is mounted from now on has them looked for anew.
+        let mounts = Mounts::watch()?;
+        let root = stack.root.map(|root| root.number);
+        let (urgent, boot) = (Watch::new(&config.urgent, root), Watch::new(&config.merge_on, root));
         let roof = rule::roof(&stack);
         let mut daemon = Self {
             rule: Rule::of(&config, &stack, roof),
@@ -124,6 +132,9 @@ impl<'a> Daemon<'a> {
             told_lost: false,
             urgent,
             boot,
+            mounts,
+            mounted: false,
+            told_often: false,
             log_in_use: stack.logged.is_some(),
             pressure: Pressure::watch(),
             pressed: false,
@@ -183,9 +194,10 @@ impl<'a> Daemon<'a> {
     }
 
     fn reload(&mut self, config: Config) -> Result<()> {
-        self.urgent = Watch::new(&config.urgent);
-        self.boot = Watch::new(&config.merge_on);
-        self.config = config;
+        let root = self.control.stack()?.root.map(|root| root.number);
+        self.urgent = Watch::new(&config.urgent, root);
+        self.boot = Watch::new(&config.merge_on, root);
+        (self.config, self.told_often) = (config, false);
         self.voice.tell("the configuration was read again");
         self.take_up();
         self.refresh()

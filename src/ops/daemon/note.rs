@@ -18,13 +18,19 @@ pub struct DaemonNote {
     pub interval: Option<u64>,
     /// The next time of day to flush at, in minutes since midnight.
     pub at: Option<u16>,
+    /// When what changed under an urgent path is flushed, in milliseconds since boot.
+    pub urgent: Option<u64>,
+    /// When what changed of what a boot loader reads is.
+    pub boot: Option<u64>,
 }
 
 impl DaemonNote {
     fn to_text(self) -> String {
-        let Self { pid, interval, at } = self;
+        let Self { pid, interval, at, urgent, boot } = self;
         let text = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
-        format!("pid={pid}\ninterval={}\nat={}\n", text(interval), text(at.map(u64::from)))
+        let (interval, at) = (text(interval), text(at.map(u64::from)));
+        let (urgent, boot) = (text(urgent), text(boot));
+        format!("pid={pid}\ninterval={interval}\nat={at}\nurgent={urgent}\nboot={boot}\n")
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -32,6 +38,8 @@ impl DaemonNote {
             pid: decimal(value(text, "pid"))?,
             interval: decimal(value(text, "interval")),
             at: decimal(value(text, "at")).filter(|at| *at < 1440),
+            urgent: decimal(value(text, "urgent")),
+            boot: decimal(value(text, "boot")),
         })
     }
 
@@ -49,13 +57,17 @@ impl DaemonNote {
         }
     }
 
-    /// Seconds until the next flush that the clock brings, and what brings it.
+    /// Seconds until the next flush that the clock brings, or a change that came already, and what brings it.
     pub fn next(self) -> Option<(u64, &'static str)> {
         let left = |at: u64| at.saturating_sub(time::running()).div_ceil(1000);
         let minute = time::local().1;
-        let interval = self.interval.map(|at| (left(at), "interval"));
-        let at = self.at.map(|at| (seconds_until(at, minute), "at"));
-        interval.into_iter().chain(at).min()
+        let all = [
+            (self.urgent.map(left), "urgent"),
+            (self.boot.map(left), "boot files"),
+            (self.interval.map(left), "interval"),
+            (self.at.map(|at| seconds_until(at, minute)), "at"),
+        ];
+        all.into_iter().filter_map(|(seconds, why)| Some((seconds?, why))).min()
     }
 }
 
@@ -92,7 +104,13 @@ mod tests {
 
     #[test]
     fn a_note_reads_back() {
-        let note = DaemonNote { pid: 12, interval: Some(1_800_000), at: Some(210) };
+        let note = DaemonNote {
+            pid: 12,
+            interval: Some(1_800_000),
+            at: Some(210),
+            urgent: Some(7),
+            boot: Some(8),
+        };
         assert_eq!(DaemonNote::parse(&note.to_text()), Some(note));
         let bare = DaemonNote { pid: 12, ..DaemonNote::default() };
         assert_eq!(DaemonNote::parse(&bare.to_text()), Some(bare));

@@ -43,12 +43,13 @@ impl Reporter {
         control: &Control,
         now: &Now,
         interval_ends: Option<u64>,
+        changes: [Option<u64>; 2],
     ) -> Vec<String> {
         if !is_over(self.looked, EVERY, now) {
             return Vec::new();
         }
         self.looked = Some(now.running);
-        self.leave_note(config, now, interval_ends);
+        self.leave_note(config, now, interval_ends, changes);
         self.light(config, control, now);
         self.measure(config, control, now);
         self.complaints.take()
@@ -75,9 +76,15 @@ impl Reporter {
         self.remove_metrics();
     }
 
-    fn leave_note(&mut self, config: &Config, now: &Now, interval: Option<u64>) {
+    fn leave_note(
+        &mut self,
+        config: &Config,
+        now: &Now,
+        interval: Option<u64>,
+        [urgent, boot]: [Option<u64>; 2],
+    ) {
         let at = note::first_after(&config.at, now.minute);
-        DaemonNote { pid: std::process::id(), interval, at }.leave();
+        DaemonNote { pid: std::process::id(), interval, at, urgent, boot }.leave();
     }
 
     fn light(&mut self, config: &Config, control: &Control, now: &Now) {

@@ -1,11 +1,12 @@
 //! How the daemon waits until something happens, or could.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Daemon;
+use super::watch::Mounts;
 use crate::daemon::pressure::{self, Level};
 use crate::daemon::schedule::Now;
 use crate::dm::SnapshotStatus;
@@ -24,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 enum Event {
     /// Programs wait for memory.
     Pressure,
-    /// A signal, or a change under a watched path.
+    /// A signal, a change under a watched path, or a mount.
     Other,
 }
 
@@ -39,8 +40,20 @@ impl Daemon<'_> {
             let _ = log::tries::reached(&self.control);
         }
         let ends = self.schedule.interval_ends(&self.config);
-        for note in self.reporter.report(&self.config, &self.control, now, ends) {
+        let changes = self.schedule.changes_due(&self.config);
+        for note in self.reporter.report(&self.config, &self.control, now, ends, changes) {
             self.voice.tell(&note);
+        }
+        if self.schedule.is_put_off(&self.config, now)
+            && !std::mem::replace(&mut self.told_often, true)
+        {
+            let kinds = changes.into_iter().zip([&self.urgent, &self.boot]);
+            let path = kinds.max_by_key(|(due, _)| *due).map(|(_, watch)| watch.last());
+            self.voice.tell(&format!(
+                "{} changes again and again: flushes for such changes are `urgent-pause` apart from now on, and a power \
+                 cut may cost that much of them. Leave it out, if it need not be kept so soon: `!PATH` in `urgent`",
+                path.unwrap_or_default()
+            ));
         }
     }
 
@@ -74,11 +87,12 @@ impl Daemon<'_> {
         }
         // What came did so just now.
         let now = &Now { running: time::running(), ..*now };
-        if self.urgent.changed() {
+        let mounted = std::mem::take(&mut self.mounted);
+        if self.urgent.changed(mounted).is_some() {
             self.schedule.urgent(now);
         }
-        if self.boot.changed() {
-            self.schedule.boot_files(now);
+        if let Some(change) = self.boot.changed(mounted) {
+            self.schedule.boot_files(change.on_root, now);
         }
         for complaint in [self.urgent.complaint(), self.boot.complaint()].into_iter().flatten() {
             self.voice.tell(&complaint);
@@ -109,21 +123,31 @@ impl Daemon<'_> {
     }
 
     /// Waits for so many milliseconds, or until something happens.
-    fn wait(&self, millis: u64, signals: &Held) -> Option<Event> {
-        let mut descriptors = heapless::Vec::<PollFd<'_>, 4>::new();
+    fn wait(&mut self, millis: u64, signals: &Held) -> Option<Event> {
+        let mut descriptors = heapless::Vec::<PollFd<'_>, 5>::new();
         let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
         add(signals.as_fd(), PollFlags::POLLIN);
         if !self.valve.works() {
             let watches = [self.urgent.events(), self.boot.events()];
             watches.into_iter().flatten().for_each(|watch| add(watch, PollFlags::POLLIN));
+            // Asked for nothing it still tells this.
+            add(self.mounts.as_fd(), PollFlags::empty());
         }
         if let Some(pressure) = &self.pressure {
             add(pressure.as_fd(), Pressure::EVENT);
         }
         let timeout = PollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(PollTimeout::MAX);
         let happened = poll(&mut descriptors, timeout) != Ok(0);
-        let mut events = descriptors.iter().filter_map(PollFd::revents);
-        match events.any(|events| events.contains(Pressure::EVENT)) {
+        let (mut mounted, mut pressed) = (false, false);
+        for descriptor in &descriptors {
+            let events = descriptor.revents().unwrap_or(PollFlags::empty());
+            let mounts = descriptor.as_fd().as_raw_fd() == self.mounts.as_fd().as_raw_fd();
+            mounted |= mounts && events.contains(Mounts::EVENT);
+            pressed |= !mounts && events.contains(Pressure::EVENT);
+        }
+        drop(descriptors);
+        self.mounted |= mounted;
+        match pressed {
             true => Some(Event::Pressure),
             false => happened.then_some(Event::Other),
         }

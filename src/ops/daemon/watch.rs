@@ -3,40 +3,92 @@
 //! A path may name a folder, a file, or a link to one; it may come later, and go, and come again as another:
 //! editors replace a file by renaming a new one over it. The kernel watches an inode and not a name, so the folder that
 //! a path's name stands in is watched as well, for that name; where that folder is not there yet, the nearest one above.
+//! A filesystem that is mounted over a folder hides its inode, of which no inotify tells: the kernel tells of mounts by
+//! /proc/self/mountinfo, and then everything is looked for anew.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use nix::sys::stat::{lstat, stat};
+use nix::sys::statfs::{FsType, fstatfs};
+
+use crate::config::{is_in, left_out};
+use crate::error::{Doing, Result as Cowflush};
+use crate::units::DevNo;
+
+/// The kernel's list of mounts, which tells when one came or went.
+pub struct Mounts(File);
+
+impl Mounts {
+    /// What to poll it for, which forgets it: `mounts_poll` of fs/proc_namespace.c.
+    pub const EVENT: PollFlags = PollFlags::POLLERR;
+
+    /// Tells of all that come and go from now on.
+    pub fn watch() -> Cowflush<Self> {
+        const LIST: &str = "/proc/self/mountinfo";
+        File::open(LIST).map(Self).doing(|| format!("open {LIST}"))
+    }
+}
+
+impl AsFd for Mounts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 /// A watch over trees of folders.
 pub struct Watch {
     /// Why there is none: the machine has no more of them.
     inotify: Result<Inotify, Errno>,
     trees: Vec<PathBuf>,
+    /// Those, and what is no part of one, with a `!` before it.
+    paths: Vec<String>,
+    /// The stack's device that is root.
+    root: Option<DevNo>,
     watched: RefCell<Watched>,
+    /// What changed last.
+    last: RefCell<PathBuf>,
     told: Cell<bool>,
 }
 
 /// What is watched, and what could not be.
 #[derive(Default)]
 struct Watched {
-    places: Vec<(WatchDescriptor, Place)>,
+    places: Vec<Place>,
     /// How many folders and files of the trees.
     count: usize,
     /// The first path that could not be watched, and why.
     lacking: Option<(PathBuf, Errno)>,
 }
 
-/// Why a folder or a file is watched.
-enum Place {
+/// A folder or a file that is watched, and why.
+struct Place {
+    inode: WatchDescriptor,
     /// It belongs to a tree: whatever happens in it is a change.
-    Inside,
+    inside: Option<Inside>,
     /// These names in it lead to trees: they come, go or are replaced.
-    Above(Vec<OsString>),
+    names: Vec<OsString>,
+}
+
+/// A folder or a file of a tree.
+struct Inside {
+    path: PathBuf,
+    /// It is certainly not on root: a block device other than root's has it.
+    elsewhere: bool,
+}
+
+/// Something changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Some of it may be on root.
+    pub on_root: bool,
 }
 
 /// IN_MASK_ADD of include/uapi/linux/inotify.h: one that is watched already is watched for these as well.
@@ -46,6 +98,9 @@ const ADDED: AddWatchFlags = AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
 const MOST: usize = 4096;
 /// As many links one after the other as the kernel follows (MAXSYMLINKS of include/linux/namei.h is 40; nobody has 8).
 const MOST_LINKS: usize = 8;
+
+/// As much of a path is told, in characters.
+const LONGEST: usize = 200;
 
 /// What is a change of a folder or file inside a tree.
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
@@ -58,12 +113,22 @@ const NAMES: AddWatchFlags =
     AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_DELETE).union(AddWatchFlags::IN_MOVE);
 
 impl Watch {
-    /// Watches everything under `paths`, and the files among them.
-    pub fn new(paths: &[String]) -> Self {
+    /// Watches everything under `paths`, and the files among them; `root` is the stack's device.
+    pub fn new(paths: &[String], root: Option<DevNo>) -> Self {
         let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
-        let inotify = Inotify::init(flags);
-        let trees = paths.iter().map(PathBuf::from).collect();
-        let watch = Self { inotify, trees, watched: RefCell::default(), told: Cell::new(false) };
+        let watch = Self {
+            inotify: Inotify::init(flags),
+            trees: paths
+                .iter()
+                .filter(|path| left_out(path).is_none())
+                .map(PathBuf::from)
+                .collect(),
+            paths: paths.to_vec(),
+            root,
+            watched: RefCell::default(),
+            last: RefCell::default(),
+            told: Cell::new(false),
+        };
         watch.add_all();
         watch
     }
@@ -90,29 +155,103 @@ impl Watch {
         ))
     }
 
-    fn add_all(&self) {
-        let Ok(inotify) = &self.inotify else { return };
+    /// Looks for all that is to be watched. Returns what was watched before.
+    fn add_all(&self) -> Watched {
         let mut watched = Watched::default();
-        for tree in &self.trees {
-            watched.add_above(inotify, tree);
-            watched.add(inotify, tree);
+        if let Ok(inotify) = &self.inotify {
+            for tree in &self.trees {
+                // From the top down, so that none is looked behind.
+                let ancestors: Vec<_> = tree.ancestors().collect();
+                if ancestors.iter().rev().any(|path| is_automount(path)) {
+                    continue;
+                }
+                watched.add_above(inotify, tree);
+                self.add(&mut watched, inotify, tree);
+            }
         }
-        *self.watched.borrow_mut() = watched;
+        self.watched.replace(watched)
     }
 
-    /// Whether anything changed since the last call.
-    pub fn changed(&self) -> bool {
-        let Ok(inotify) = &self.inotify else { return false };
-        let (mut changed, mut moved) = (false, false);
+    /// Adds a folder or file and the folders in it; one that is watched already stays so. Links inside a
+    /// tree are not followed.
+    fn add(&self, watched: &mut Watched, inotify: &Inotify, path: &Path) {
+        if watched.count >= MOST {
+            watched.lack(path, Errno::ENOSPC);
+            return;
+        }
+        // Has nothing mounted: the C library says AT_NO_AUTOMOUNT.
+        let device = stat(path).ok().map(|found| DevNo::from_huge(found.st_dev));
+        match inotify.add_watch(path, CHANGES) {
+            Ok(inode) => {
+                if let Some(place) = watched.place(inode) {
+                    // Without a device of its own a filesystem may be on root, as an overlay.
+                    let elsewhere = device.is_some_and(|number| number.major > 0)
+                        && self.root.is_some_and(|root| Some(root) != device);
+                    place.inside = Some(Inside { path: path.to_owned(), elsewhere });
+                }
+            }
+            // What comes later is seen from above.
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return,
+            Err(errno) => {
+                watched.lack(path, errno);
+                return;
+            }
+        }
+        watched.count += 1;
+        if device.is_none_or(|number| number.major == 0) && is_automount(path) {
+            return;
+        }
+        let Ok(entries) = std::fs::read_dir(path) else { return };
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let path = entry.path();
+                if !self.leaves_out(&path) {
+                    self.add(watched, inotify, &path);
+                }
+            }
+        }
+    }
+
+    /// Whether the closest path around this one that is named is one to leave out.
+    fn leaves_out(&self, path: &Path) -> bool {
+        let Some(path) = path.to_str() else { return false };
+        let mut closest = "";
+        for named in &self.paths {
+            let of = left_out(named).unwrap_or(named);
+            if is_in(path, of) && of.len() >= left_out(closest).unwrap_or(closest).len() {
+                closest = named;
+            }
+        }
+        left_out(closest).is_some()
+    }
+
+    /// Whether anything changed since the last call, and whether that may be on root. `mounted`: a mount came or went.
+    pub fn changed(&self, mounted: bool) -> Option<Change> {
+        let Ok(inotify) = &self.inotify else { return None };
+        let (mut change, mut moved, mut renamed) = (None, mounted, false);
+        let mut note = |path: PathBuf, elsewhere: bool| {
+            *self.last.borrow_mut() = path;
+            change.get_or_insert(Change { on_root: false }).on_root |= !elsewhere;
+        };
         loop {
             match inotify.read_events() {
                 Ok(events) => {
                     for event in &events {
-                        match self.watched.borrow().what(event) {
-                            What::Change => changed = true,
-                            What::Grown => (changed, moved) = (true, true),
-                            What::Above => moved = true,
-                            What::Nothing => {}
+                        let watched = self.watched.borrow();
+                        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                            // Of more than the kernel remembers.
+                            note(self.trees.first().cloned().unwrap_or_default(), false);
+                            moved = true;
+                        }
+                        let Some(place) = watched.known(event) else { continue };
+                        renamed |= place.is_named(event);
+                        moved |= renamed || place.moves(event);
+                        if let Some(Inside { path, elsewhere }) = &place.inside {
+                            let path =
+                                event.name.as_ref().map_or(path.clone(), |name| path.join(name));
+                            if !self.leaves_out(&path) {
+                                note(path, *elsewhere);
+                            }
                         }
                     }
                 }
@@ -122,11 +261,33 @@ impl Watch {
         }
         if moved {
             // A name that leads to a tree came, went or is another's now. That is a change if the tree is there, or was.
-            let before = self.watched.borrow().inside();
-            self.add_all();
-            changed |= before != self.watched.borrow().inside();
+            let before = self.add_all();
+            let after = self.watched.borrow();
+            let (mut before, mut after) = (before.inside(), after.inside());
+            let found = loop {
+                match (before.next(), after.next()) {
+                    (Some((one, _)), Some((other, _))) if one == other => {}
+                    (one, other) => break [other, one],
+                }
+            };
+            // What a mount hides has not changed, nor what it hid.
+            let elsewhere = !renamed && found.iter().flatten().any(|(_, inside)| inside.elsewhere);
+            if let Some((_, inside)) = found.into_iter().flatten().next() {
+                // Behind what went stands its neighbour: an event tells better.
+                if change.is_none() {
+                    *self.last.borrow_mut() = inside.path.clone();
+                }
+                change.get_or_insert(Change { on_root: false }).on_root |= !elsewhere;
+            }
         }
-        changed
+        change
+    }
+
+    /// The path that changed last, for people.
+    pub fn last(&self) -> String {
+        let text = self.last.borrow().to_string_lossy().into_owned();
+        // A line of a note, and of the system's log.
+        text.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
     }
 
     /// What to wait for, if anything is watched.
@@ -135,46 +296,29 @@ impl Watch {
     }
 }
 
-/// What an event means.
-enum What {
-    /// Something in a tree changed.
-    Change,
-    /// The same, and there is more to watch, or less.
-    Grown,
-    /// A name above a tree changed.
-    Above,
-    Nothing,
+impl Place {
+    /// A name that leads to a tree may be another's by this.
+    fn is_named(&self, event: &InotifyEvent) -> bool {
+        self.names.iter().any(|name| Some(name.as_os_str()) == event.name.as_deref())
+    }
+
+    /// A folder came or went by this: there is more to watch, or less.
+    fn moves(&self, event: &InotifyEvent) -> bool {
+        let has = |flag| event.mask.intersects(flag);
+        has(AddWatchFlags::IN_IGNORED) || (self.inside.is_some() && has(AddWatchFlags::IN_ISDIR))
+    }
+}
+
+/// Whether a filesystem would be mounted here as soon as somebody looks into it, who waits for that. Whoever writes there has
+/// it mounted, too, and that is told.
+fn is_automount(path: &Path) -> bool {
+    // AUTOFS_SUPER_MAGIC of include/uapi/linux/magic.h. Only an open with O_PATH does not have it mounted (open(2)).
+    let place = File::options().read(true).custom_flags(libc::O_PATH).open(path);
+    let found = place.ok().and_then(|place| fstatfs(place).ok());
+    found.is_some_and(|found| found.filesystem_type() == FsType(0x0187))
 }
 
 impl Watched {
-    /// Adds a folder or file and the folders in it; one that is watched already stays so. Links inside a
-    /// tree are not followed.
-    fn add(&mut self, inotify: &Inotify, path: &Path) {
-        if self.count >= MOST {
-            self.lack(path, Errno::ENOSPC);
-            return;
-        }
-        match inotify.add_watch(path, CHANGES) {
-            Ok(inode) => match self.place(inode) {
-                Some(place) => *place = Place::Inside,
-                None => self.places.push((inode, Place::Inside)),
-            },
-            // What comes later is seen from above.
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return,
-            Err(errno) => {
-                self.lack(path, errno);
-                return;
-            }
-        }
-        self.count += 1;
-        let Ok(entries) = std::fs::read_dir(path) else { return };
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.add(inotify, &entry.path());
-            }
-        }
-    }
-
     /// Watches the names by which a tree is reached: its own, and where that is a link, the one it leads to.
     fn add_above(&mut self, inotify: &Inotify, tree: &Path) {
         let mut name = tree.to_owned();
@@ -192,15 +336,13 @@ impl Watched {
             // A mask that adds: the folder may be one of a tree itself, which is told by more.
             match inotify.add_watch(above, NAMES.union(ADDED)) {
                 Ok(inode) => {
-                    match self.place(inode) {
-                        Some(Place::Above(names)) if !names.iter().any(|known| known == name) => {
-                            names.push(name.to_owned());
-                        }
-                        Some(_) => {}
-                        None => self.places.push((inode, Place::Above(vec![name.to_owned()]))),
+                    if let Some(Place { names, .. }) = self.place(inode)
+                        && !names.iter().any(|known| known == name)
+                    {
+                        names.push(name.to_owned());
                     }
                     // What was made a moment before is told of by nobody: go on from there.
-                    if path == wanted || path.symlink_metadata().is_err() {
+                    if path == wanted || lstat(path).is_err() {
                         return;
                     }
                     path = wanted;
@@ -214,38 +356,26 @@ impl Watched {
         }
     }
 
-    /// Why an inode is watched.
+    /// Why an inode is watched, to add to it.
     fn place(&mut self, inode: WatchDescriptor) -> Option<&mut Place> {
-        self.places.iter_mut().find(|(known, _)| *known == inode).map(|(_, place)| place)
+        if !self.places.iter().any(|place| place.inode == inode) {
+            self.places.push(Place { inode, inside: None, names: Vec::new() });
+        }
+        self.places.iter_mut().find(|place| place.inode == inode)
+    }
+
+    /// The place that an event is of.
+    fn known(&self, event: &InotifyEvent) -> Option<&Place> {
+        self.places.iter().find(|place| place.inode == event.wd)
     }
 
     fn lack(&mut self, path: &Path, errno: Errno) {
         self.lacking.get_or_insert_with(|| (path.to_owned(), errno));
     }
 
-    /// The inodes of the trees that are watched.
-    fn inside(&self) -> Vec<WatchDescriptor> {
-        let inside = self.places.iter().filter(|(_, place)| matches!(place, Place::Inside));
-        inside.map(|(inode, _)| *inode).collect()
-    }
-
-    fn what(&self, event: &InotifyEvent) -> What {
-        let has = |flag| event.mask.intersects(flag);
-        if has(AddWatchFlags::IN_Q_OVERFLOW) {
-            return What::Grown;
-        }
-        match self.places.iter().find(|(inode, _)| *inode == event.wd).map(|(_, place)| place) {
-            Some(Place::Inside) if has(AddWatchFlags::IN_ISDIR | AddWatchFlags::IN_IGNORED) => {
-                What::Grown
-            }
-            Some(Place::Inside) => What::Change,
-            Some(Place::Above(names)) => {
-                let named = |name: &OsString| Some(name.as_os_str()) == event.name.as_deref();
-                let gone = has(AddWatchFlags::IN_IGNORED);
-                if gone || names.iter().any(named) { What::Above } else { What::Nothing }
-            }
-            None => What::Nothing,
-        }
+    /// What is watched of the trees.
+    fn inside(&self) -> impl Iterator<Item = (WatchDescriptor, &Inside)> {
+        self.places.iter().filter_map(|place| Some((place.inode, place.inside.as_ref()?)))
     }
 }
 
@@ -302,18 +432,18 @@ mod tests {
         ];
         for (what, change) in changes {
             let (tree, beside) = tree("kinds");
-            let watch = Watch::new(&[tree.to_string_lossy().into_owned()]);
-            assert!(!watch.changed(), "{what}: not yet");
+            let watch = Watch::new(&[tree.to_string_lossy().into_owned()], None);
+            assert!(watch.changed(false).is_none(), "{what}: not yet");
             change(&tree, &beside);
-            assert!(watch.changed(), "{what}");
-            assert!(!watch.changed(), "{what}: it came once");
+            assert!(watch.changed(false).is_some(), "{what}");
+            assert!(watch.changed(false).is_none(), "{what}: it came once");
         }
         fs::remove_dir_all(tree("kinds").0.parent().unwrap()).unwrap();
     }
 
     fn watch(path: &Path) -> Watch {
-        let watch = Watch::new(&[path.to_string_lossy().into_owned()]);
-        assert!(!watch.changed() && watch.complaint().is_none());
+        let watch = Watch::new(&[path.to_string_lossy().into_owned()], None);
+        assert!(watch.changed(false).is_none() && watch.complaint().is_none());
         watch
     }
 
@@ -331,17 +461,17 @@ mod tests {
         let watch = watch(&file);
         for round in 0..3 {
             replace(&file);
-            assert!(watch.changed(), "replacement {round}");
-            assert!(!watch.changed());
+            assert!(watch.changed(false).is_some(), "replacement {round}");
+            assert!(watch.changed(false).is_none());
             fs::write(&file, "once more").unwrap();
-            assert!(watch.changed(), "written after replacement {round}");
+            assert!(watch.changed(false).is_some(), "written after replacement {round}");
             fs::write(tree.join("other"), "").unwrap();
-            assert!(!watch.changed(), "nothing of it is named");
+            assert!(watch.changed(false).is_none(), "nothing of it is named");
         }
         fs::remove_file(&file).unwrap();
-        assert!(watch.changed() && !watch.changed());
+        assert!(watch.changed(false).is_some() && watch.changed(false).is_none());
         fs::write(&file, "back").unwrap();
-        assert!(watch.changed());
+        assert!(watch.changed(false).is_some());
         fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     }
 
@@ -351,21 +481,21 @@ mod tests {
         let watch = watch(&tree.join("a/b/c"));
         fs::create_dir(tree.join("x")).unwrap();
         fs::create_dir(tree.join("a")).unwrap();
-        assert!(!watch.changed(), "it is not there yet");
+        assert!(watch.changed(false).is_none(), "it is not there yet");
         fs::create_dir(tree.join("a/b")).unwrap();
-        assert!(!watch.changed());
+        assert!(watch.changed(false).is_none());
         fs::create_dir(tree.join("a/b/c")).unwrap();
-        assert!(watch.changed() && !watch.changed());
+        assert!(watch.changed(false).is_some() && watch.changed(false).is_none());
         fs::write(tree.join("a/b/c/file"), "").unwrap();
-        assert!(watch.changed());
+        assert!(watch.changed(false).is_some());
         fs::remove_dir_all(tree.join("a")).unwrap();
-        assert!(watch.changed(), "it went");
-        watch.changed();
+        assert!(watch.changed(false).is_some(), "it went");
+        watch.changed(false);
         // All at once.
         fs::create_dir_all(tree.join("a/b/c")).unwrap();
-        assert!(watch.changed());
+        assert!(watch.changed(false).is_some());
         fs::write(tree.join("a/b/c/file"), "").unwrap();
-        assert!(watch.changed());
+        assert!(watch.changed(false).is_some());
         fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     }
 
@@ -376,24 +506,110 @@ mod tests {
         symlink(&beside, &link).unwrap();
         let seen = watch(&link);
         fs::write(beside.join("file"), "after").unwrap();
-        assert!(seen.changed(), "a folder");
+        assert!(seen.changed(false).is_some(), "a folder");
         fs::remove_file(&link).unwrap();
         symlink("deep", &link).unwrap();
-        assert!(seen.changed() && !seen.changed(), "it leads elsewhere");
+        assert!(
+            seen.changed(false).is_some() && seen.changed(false).is_none(),
+            "it leads elsewhere"
+        );
         fs::write(beside.join("file"), "again").unwrap();
-        assert!(!seen.changed());
+        assert!(seen.changed(false).is_none());
         fs::write(tree.join("deep/er/file"), "after").unwrap();
-        assert!(seen.changed());
+        assert!(seen.changed(false).is_some());
         // As /etc/resolv.conf on a router: to a file that is replaced, and not there at first.
         let link = tree.join("resolv.conf");
         symlink(beside.join("resolv.conf"), &link).unwrap();
         let seen = watch(&link);
         for _ in 0..2 {
             replace(&beside.join("resolv.conf"));
-            assert!(seen.changed() && !seen.changed());
+            assert!(seen.changed(false).is_some() && seen.changed(false).is_none());
         }
         symlink("circle", tree.join("circle")).unwrap();
-        assert!(!Watch::new(&[tree.join("circle").to_string_lossy().into_owned()]).changed());
+        assert!(
+            Watch::new(&[tree.join("circle").to_string_lossy().into_owned()], None)
+                .changed(false)
+                .is_none()
+        );
+        fs::remove_dir_all(tree.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_out_changes_nothing_and_what_is_named_in_it_does() {
+        let (tree, _) = tree("left-out");
+        let named = |path: &str| tree.join(path).to_string_lossy().into_owned();
+        fs::create_dir_all(tree.join("deep/er/still")).unwrap();
+        fs::create_dir(tree.join("deeper")).unwrap();
+        let without = |path: &str| format!("!{}", named(path));
+        let watch = Watch::new(
+            &[named(""), without("deep"), named("deep/er/still"), without("file")],
+            None,
+        );
+        let changes = |path: &str| {
+            fs::write(tree.join(path), "after").unwrap();
+            watch.changed(false).map(|_| watch.last())
+        };
+        for silent in ["file", "deep/new", "deep/er/file"] {
+            assert_eq!(changes(silent), None, "{silent}");
+        }
+        // One whose name only begins so is another.
+        for said in ["other", "deeper/file", "deep/er/still/file"] {
+            assert_eq!(changes(said), Some(named(said)));
+        }
+        // Made anew it is left out as before, and what is named in it is watched again.
+        fs::remove_dir_all(tree.join("deep")).unwrap();
+        assert!(watch.changed(false).is_some(), "what is named in it went");
+        fs::create_dir_all(tree.join("deep/er")).unwrap();
+        assert_eq!(watch.changed(false), None);
+        assert_eq!(changes("deep/er/file"), None);
+        fs::create_dir(tree.join("deep/er/still")).unwrap();
+        watch.changed(false);
+        assert_eq!(changes("deep/er/still/file"), Some(named("deep/er/still/file")));
+        fs::remove_dir_all(tree.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_changed_last_is_named_in_one_line() {
+        let (tree, _) = tree("named");
+        let watch = watch(&tree);
+        // As a program writes that wants its file whole.
+        fs::write(tree.join("empty/tmp.Xy3"), "").unwrap();
+        fs::rename(tree.join("empty/tmp.Xy3"), tree.join("file")).unwrap();
+        assert_eq!(watch.changed(false), Some(Change { on_root: true }));
+        assert_eq!(watch.last(), tree.join("file").to_string_lossy());
+        // And not what stands behind it.
+        fs::remove_dir(tree.join("empty")).unwrap();
+        assert!(watch.changed(false).is_some());
+        assert!(watch.last().ends_with("/empty"), "{}", watch.last());
+        fs::write(tree.join("a\nb"), "").unwrap();
+        watch.changed(false);
+        assert_eq!(watch.last(), format!("{}/a?b", tree.to_string_lossy()));
+        fs::remove_dir_all(tree.parent().unwrap()).unwrap();
+    }
+
+    /// A mount makes another inode of a name without any event of inotify's. Here a name's folder is moved away unseen.
+    #[test]
+    fn what_a_mount_changes_is_watched_when_the_kernel_tells_of_it() {
+        let (tree, beside) = tree("mounted");
+        let link = beside.join("link");
+        symlink(&tree, &link).unwrap();
+        // Its folder is a link, which nobody watches: that it leads elsewhere is seen by nobody.
+        let path = link.join("deep");
+        let device = DevNo::from_huge(stat(&tree).unwrap().st_dev);
+        let not_root = Some(DevNo { major: device.major, minor: device.minor + 1 });
+        let watch = Watch::new(&[path.to_string_lossy().into_owned()], not_root);
+        fs::create_dir_all(beside.join("other/deep")).unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink(beside.join("other"), &link).unwrap();
+        assert_eq!(watch.changed(false), None);
+        fs::write(path.join("file"), "").unwrap();
+        assert_eq!(watch.changed(false), None, "so it has to be told");
+        let on_root = device.major == 0;
+        assert_eq!(watch.changed(true), Some(Change { on_root }));
+        assert_eq!(watch.changed(true), None, "nothing else was mounted");
+        fs::write(path.join("file"), "").unwrap();
+        assert_eq!(watch.changed(false), Some(Change { on_root }));
+        assert_eq!(watch.last(), path.join("file").to_string_lossy());
         fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     }
 
@@ -407,14 +623,14 @@ mod tests {
                      raise fs.inotify.max_user_instances";
         assert!(told.starts_with("changes under /") && told.ends_with(words), "{told}");
         assert!(lacking.complaint().is_none(), "once");
-        assert!(!lacking.changed() && lacking.events().is_none());
+        assert!(lacking.changed(false).is_none() && lacking.events().is_none());
         // Nothing to watch lacks nothing.
         let idle = Watch { trees: Vec::new(), told: Cell::new(false), ..lacking };
         assert!(idle.complaint().is_none());
         for number in 0..=MOST {
             fs::create_dir(tree.join(number.to_string())).unwrap();
         }
-        let most = Watch::new(&[path]);
+        let most = Watch::new(&[path], None);
         let told = most.complaint().unwrap();
         let words = "are not watched: No space left on device. They are flushed with everything \
                      else; raise fs.inotify.max_user_watches, or name fewer folders";
@@ -428,7 +644,7 @@ mod tests {
                      name what can be watched";
         assert!(told.ends_with(words), "{told}");
         fs::write(tree.join("file"), "after").unwrap();
-        assert!(most.changed(), "the rest is watched");
+        assert!(most.changed(false).is_some(), "the rest is watched");
         fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     }
 
@@ -436,18 +652,18 @@ mod tests {
     fn what_was_made_since_is_watched_and_a_read_is_no_change() {
         let (tree, beside) = tree("grown");
         let paths = [tree.join("file"), tree.join("deep"), tree.join("not-there")];
-        let watch = Watch::new(&paths.map(|path| path.to_string_lossy().into_owned()));
+        let watch = Watch::new(&paths.map(|path| path.to_string_lossy().into_owned()), None);
         fs::read(tree.join("file")).unwrap();
         fs::read_dir(tree.join("deep/er")).unwrap().count();
         fs::write(beside.join("file"), "after").unwrap();
         fs::write(tree.join("other"), "").unwrap();
-        assert!(!watch.changed(), "nothing of it is named");
+        assert!(watch.changed(false).is_none(), "nothing of it is named");
         fs::write(tree.join("file"), "after").unwrap();
-        assert!(watch.changed(), "a single file");
+        assert!(watch.changed(false).is_some(), "a single file");
         fs::create_dir(tree.join("deep/new")).unwrap();
-        assert!(watch.changed());
+        assert!(watch.changed(false).is_some());
         fs::write(tree.join("deep/new/file"), "").unwrap();
-        assert!(watch.changed(), "in a folder that is new");
+        assert!(watch.changed(false).is_some(), "in a folder that is new");
         fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     }
 }

@@ -162,6 +162,7 @@ impl Session<'_> {
             when: time::now(),
             command: self.command.to_owned(),
             reason: self.reason.clone(),
+            path: self.path.clone(),
             bytes: done.durable,
             logged: done.logged,
             merged: done.merged,

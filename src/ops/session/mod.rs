@@ -44,6 +44,8 @@ pub struct Session<'a> {
     config: &'a Config,
     command: &'static str,
     reason: String,
+    /// What had changed.
+    path: String,
     /// What is sealed was frozen, as far as this process knows.
     frozen: bool,
     /// Another program had frozen it. Who tries again after that, as a shutdown does, can't wait for its thaw.
@@ -120,6 +122,7 @@ impl<'a> Session<'a> {
             config,
             command,
             reason: String::new(),
+            path: String::new(),
             frozen: false,
             foreign: false,
             forget: false,
@@ -209,9 +212,9 @@ impl<'a> Session<'a> {
         self
     }
 
-    /// Says why, for the record.
-    pub fn because(mut self, reason: impl std::fmt::Display) -> Self {
-        self.reason = reason.to_string();
+    /// Says why, for the record, and what had changed, if that is why.
+    pub fn because(mut self, reason: impl std::fmt::Display, path: String) -> Self {
+        (self.reason, self.path) = (reason.to_string(), path);
         self
     }
 

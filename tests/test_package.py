@@ -130,6 +130,7 @@ FILES = {
     ),
     f"{DRACUT}/module-setup.sh": (0o755, "dracut/module-setup.sh"),
     f"{DRACUT}/pre-mount.sh": (0o755, "dracut/pre-mount.sh"),
+    f"{DRACUT}/in-doubt.sh": (0o755, "dracut/in-doubt.sh"),
     f"{DRACUT}/pre-mount.conf": (0o644, "dracut/pre-mount.conf"),
     f"{DRACUT}/by-log.sh": (0o755, "dracut/by-log.sh"),
     f"{DRACUT}/by-log.service": (0o644, "dracut/by-log.service"),
@@ -140,6 +141,7 @@ FILES = {
     ),
     "/usr/lib/systemd/system-shutdown/cowflush": (0o755, "debian/cowflush.shutdown"),
     "/etc/init.d/cowflush": (0o755, "debian/cowflush.init"),
+    "/etc/init.d/cowflush-single": (0o755, "debian/cowflush-single.init"),
     "/etc/grub.d/42_cowflush": (0o755, "debian/42_cowflush"),
     "/usr/share/cowflush/grub-default.cfg": (0o644, "debian/grub-default.cfg"),
     "/usr/lib/udev/rules.d/56-cowflush.rules": (0o644, "debian/56-cowflush.rules"),
@@ -151,7 +153,12 @@ FILES = {
     "/usr/share/doc/cowflush/changelog.Debian.gz": (0o644, "RELEASES"),
     "/usr/share/lintian/overrides/cowflush": (0o644, "debian/lintian-overrides"),
 }
-CONFFILES = {"/etc/cowflush.conf", "/etc/grub.d/42_cowflush", "/etc/init.d/cowflush"}
+CONFFILES = {
+    "/etc/cowflush.conf",
+    "/etc/grub.d/42_cowflush",
+    "/etc/init.d/cowflush",
+    "/etc/init.d/cowflush-single",
+}
 SCRIPTS = ("postinst", "prerm", "postrm")
 
 

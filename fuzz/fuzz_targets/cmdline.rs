@@ -46,6 +46,7 @@ fn write(options: &Options) -> String {
         init,
         panic,
         off,
+        vouched,
         log,
         settings,
         complaints: _,
@@ -60,7 +61,12 @@ fn write(options: &Options) -> String {
          cowflush.log=\"{log}\"",
         types.iter().map(|kind| format!("\"{kind}\"")).collect::<Vec<_>>().join(","),
     );
-    for (set, word) in [(writable, "rw"), (wait_for_ever, "rootwait"), (off, "cowflush=off")] {
+    for (set, word) in [
+        (writable, "rw"),
+        (wait_for_ever, "rootwait"),
+        (off, "cowflush=off"),
+        (vouched, "cowflush=on"),
+    ] {
         if *set {
             line.push_str(&format!(" {word}"));
         }

@@ -9,10 +9,11 @@ use super::cmdline::{LogChoice, Options};
 use super::console::Log;
 use super::devices::{self, Candidate};
 use super::flushlog::{self, Found};
+use super::inspecting;
 use super::reference::Reference;
 use super::stacking;
 use super::superblock::Filesystem;
-use crate::error::{Error, Result, why};
+use crate::error::{Error, Exit, Result, why};
 use crate::ops::{hold, log, run_dir, spill};
 use crate::stack::Name;
 use crate::sys::dm::Control;
@@ -194,7 +195,8 @@ fn stacked(
     };
     let number = stacking::build(control, card, flush_log, limit)?;
     let device = link_node(number);
-    let mounted = mount(&device, card.filesystem.as_ref());
+    let served = inspecting::root(&device, card.filesystem.as_ref(), options);
+    let mounted = served.and_then(|()| mount(&device, card.filesystem.as_ref()));
     let access = mounted.inspect_err(|_| drop(stacking::take_away(control)))?;
     log.info(&boot_line(&card.name, found, access, limit));
     Ok(())
@@ -316,10 +318,12 @@ pub fn is_known_by_log(reference: &Reference) -> bool {
 
 fn wanted(options: &Options) -> Result<&Reference> {
     options.root.as_ref().ok_or_else(|| {
-        Error::new("find root", "the kernel command line has no usable root=").advise(
-            "Give root= as a device such as /dev/sda1, or as UUID=, LABEL=, PARTUUID= or \
+        Error::new("find root", "the kernel command line has no usable root=")
+            .advise(
+                "Give root= as a device such as /dev/sda1, or as UUID=, LABEL=, PARTUUID= or \
              PARTLABEL=.",
-        )
+            )
+            .exit(Exit::NotActive)
     })
 }
 
@@ -327,6 +331,8 @@ fn not_found(options: &Options, why: &str) -> Error {
     let root = options.root.as_ref().map(|root| format!("={root}")).unwrap_or_default();
     Error::new(format!("find root{root}"), format!("{why}; there are: {}", seen()))
         .advise("Name one of them.")
+        // An initramfs learns by it that root is nothing for a stack, such as a volume of LVM, and has no flush log.
+        .exit(Exit::NotActive)
 }
 
 fn seen() -> String {

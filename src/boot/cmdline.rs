@@ -27,6 +27,8 @@ pub struct Options {
     pub panic: u64,
     /// `cowflush=off`: use the card directly.
     pub off: bool,
+    /// `cowflush=on`: somebody flushes root, in a way that [`served`](super::served) can't see.
+    pub vouched: bool,
     /// `cowflush.log=`: where the flush log is.
     pub log: LogChoice,
     /// `cowflush.KEY=` for every key of the configuration file: key and value, in order.
@@ -112,8 +114,8 @@ impl Options {
             // A negative value means "at once"; a prompt that nobody sees helps nobody.
             "panic" => self.panic = decimal(value).unwrap_or(u64::from(value.starts_with('-'))),
             "cowflush" => match value {
-                "off" | "0" | "no" => self.off = true,
-                "on" | "1" | "yes" => self.off = false,
+                "off" | "0" | "no" => (self.off, self.vouched) = (true, false),
+                "on" | "1" | "yes" => (self.off, self.vouched) = (false, true),
                 _ => self.complain(word, "it is neither on nor off"),
             },
             "cowflush.log" => match value {
@@ -283,6 +285,7 @@ mod tests {
             ("init", now.init != before.init),
             ("panic", now.panic != before.panic),
             ("off", now.off != before.off),
+            ("vouched", now.vouched != before.vouched),
             ("log", now.log != before.log),
             ("settings", now.settings != before.settings),
         ]
@@ -309,7 +312,7 @@ mod tests {
                 }
                 "init=" => (&[("init=/bin/ash", "init")], "init="),
                 "panic=" => (&[("panic=10", "panic")], "panic=0"),
-                "cowflush=" => (&[("cowflush=off", "off")], "cowflush=off cowflush=on"),
+                "cowflush=" => (&[("cowflush=off", "off"), ("cowflush=on", "vouched")], ""),
                 "cowflush.log=" => (
                     &[("cowflush.log=/dev/sda2", "log"), ("cowflush.log=none", "log")],
                     "cowflush.log=none cowflush.log=auto",
@@ -367,8 +370,10 @@ mod tests {
             [("off", true), ("0", true), ("no", true), ("on", false), ("1", false), ("yes", false)]
         {
             assert_eq!(Options::parse(format!("cowflush={text}")).off, off, "{text}");
-            let undone = Options::parse(format!("cowflush=off cowflush={text}"));
-            assert_eq!(undone.off, off, "{text}");
+            for before in ["off", "on"] {
+                let last = Options::parse(format!("cowflush={before} cowflush={text}"));
+                assert_eq!((last.off, last.vouched), (off, !off), "{before} {text}");
+            }
         }
         // "At once" is a second, garbage is never.
         assert_eq!(Options::parse("panic=-1").panic, 1);

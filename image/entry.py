@@ -40,7 +40,9 @@ class Addition:
     vouched: bool = False
 
 
-def arguments(words: tuple[str, ...], off: bool, addition: Addition = Addition("", "")) -> list[str]:
+def arguments(
+    words: tuple[str, ...], off: bool, addition: Addition = Addition("", "")
+) -> list[str]:
     """An entry's kernel command line with cowflush, or with it switched off."""
     kept = [word for word in words if not word.startswith(DROPPED)]
     if addition.root:

@@ -105,7 +105,12 @@ def hook(path: Path) -> tuple[Place, Path]:
     text = (PACKAGE / "debian/initramfs/hook").read_text()
     # Where the rules come from, not where they go.
     text = text.replace('cp -p "$rules"', f'cp -p "{path}$rules"')
-    for name in ("/usr/share/initramfs-tools/hook-functions", "/usr/sbin/cowflush", "/usr/lib/dracut", "/dev/mapper/"):
+    for name in (
+        "/usr/share/initramfs-tools/hook-functions",
+        "/usr/sbin/cowflush",
+        "/usr/lib/dracut",
+        "/dev/mapper/",
+    ):
         text = text.replace(name, f"{path}{name}")
     text = text.replace(" /sbin/blockdev", f" {path}/sbin/blockdev")
     return place, place.put("hook", text)
@@ -190,9 +195,7 @@ def test_dracut_makes_no_initramfs_without_all_of_it(tmp_path: Path, fails: str)
     place.stubs("cowflush", "ischroot", "blkid")
     place.put("dev/mapper/cowflush-root", "")
     text = (PACKAGE / "dracut/module-setup.sh").read_text()
-    place.put(
-        "module/module-setup.sh", text.replace("/dev/mapper/", f"{tmp_path}/dev/mapper/")
-    )
+    place.put("module/module-setup.sh", text.replace("/dev/mapper/", f"{tmp_path}/dev/mapper/"))
     done = place.run("bash", "-c", DRACUT, "dracut", str(tmp_path), FAILS=fails)
     assert ("made" in done.stdout, done.returncode) == ((True, 0) if not fails else (False, 1))
     if fails:
@@ -211,7 +214,13 @@ def doubting(path: Path, words: str = "root=/dev/sda1 quiet\n", noted: str = "\n
     place.put("etc/cowflush.words", noted)
     place.put("dev/kmsg", "")
     place.stubs("blockdev")
-    place.script(PACKAGE / "dracut/in-doubt.sh", "/proc/cmdline", "/etc/cowflush.words", "/sys/class", "/dev/")
+    place.script(
+        PACKAGE / "dracut/in-doubt.sh",
+        "/proc/cmdline",
+        "/etc/cowflush.words",
+        "/sys/class",
+        "/dev/",
+    )
     return place
 
 
@@ -265,7 +274,9 @@ def test_root_takes_no_writes_where_the_program_died_and_a_log_is_named(tmp_path
 def premount(path: Path) -> tuple[Place, Path]:
     place = Place(path)
     place.put("scripts/functions", FUNCTIONS)
-    place.put("scripts/cowflush-in-doubt", STUB.replace("${0##*/}", "in-doubt") + "blockdev --setro $1\n")
+    place.put(
+        "scripts/cowflush-in-doubt", STUB.replace("${0##*/}", "in-doubt") + "blockdev --setro $1\n"
+    )
     (path / "conf").mkdir()
     (path / "run").mkdir()
     place.stubs("cowflush", "modprobe", "blockdev", "mount", "umount")

@@ -188,7 +188,11 @@ def test_a_shutdown_takes_the_spill_area_away_and_nothing_is_lost(boot: Lab, bes
     off.wait(60)
     wanted = sums(vm)
     said = vm.run("dmesg").ok().text
-    killed = {line.split("(", 1)[1].split(")", 1)[0] for line in said.splitlines() if "Killed process" in line}
+    killed = {
+        line.split("(", 1)[1].split(")", 1)[0]
+        for line in said.splitlines()
+        if "Killed process" in line
+    }
     assert killed <= {"swapoff"}, said
     vm.kill()
     check_card(vm.card.fs(replay=True), wanted)

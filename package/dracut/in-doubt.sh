@@ -29,6 +29,7 @@ may_be() {
 # Root is nothing that it could put on the stack, and has no flush log.
 if [ "$2" = 3 ] || ! may_be; then exit 1; fi
 blockdev --setro "$1"
-echo "<3>cowflush: ended with $2 and did not say what is in the flush log, so root is read-only, and writes to $1 are \
-refused. To go on without the log's flushes: reboot with cowflush.log=none." >/dev/kmsg
+said=$(echo "cowflush: ended with $2 and did not say what is in the flush log, so root is read-only, and writes to $1 are refused. To go on without the log's flushes: reboot with cowflush.log=none.")
+# At once: it is one line of the kernel's log.
+echo "<3>$said" >/dev/kmsg
 exit 0

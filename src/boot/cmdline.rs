@@ -337,13 +337,8 @@ mod tests {
                 }
                 "rootwait`, `rootdelay=" => "30 s of patience, 0",
                 "panic=" => "0",
-                "cowflush=" => {
-                    if none.off {
-                        "`off`"
-                    } else {
-                        "`on`"
-                    }
-                }
+                // Neither word.
+                "cowflush=" => "none",
                 "cowflush.log=" => "`auto`",
                 "cowflush.merge=" => "`75%`",
                 "cowflush.size=" => "`40%`",

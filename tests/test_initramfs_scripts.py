@@ -265,6 +265,8 @@ def test_root_takes_no_writes_where_the_program_died_and_a_log_is_named(tmp_path
             ("quiet cowflush.log=UUID=x\n", "\n", True),
             ("quiet\n", "cowflush.log=UUID=x\n", True),
             ("quiet cowflush.log=none\n", "cowflush.log=UUID=x\n", False),
+            ("quiet cowflush.log=UUID=y\n", "cowflush.log=none\n", True),
+            ("cowflush.log=UUID=x cowflush.log=auto\n", "", False),
             ("xcowflush.log=UUID=x * quiet\n", "", False),
         ]
     ):

@@ -181,6 +181,20 @@ def test_systemd_never_gives_up_to_start_the_service() -> None:
     assert patience and int(patience[1]) < 90 and "TimeoutStartSec" not in service
 
 
+def test_the_daemon_starts_after_what_would_undo_or_lack_what_it_needs() -> None:
+    """systemd-sysctl would put the owner's vm.dirty_ratio over the daemon's limit; `watchdog=` and `spill=` are tried once, and
+    their drivers may be modules; /boot is watched as it is mounted."""
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(PACKAGE / "debian" / "cowflush.service")
+    assert {
+        "systemd-sysctl.service",
+        "systemd-modules-load.service",
+        "systemd-remount-fs.service",
+        "local-fs.target",
+    } <= set(unit["Unit"]["After"].split())
+
+
 def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:
     """Mode and content of each file in the package; all must be root's. `archive` is fsys or ctrl."""
     packed = local.run(

@@ -3,16 +3,21 @@
 # then makes the flushes useless that may be in a flush log. So if there may be one the kernel is told to refuse writes to
 # DEVICE, which is said, and the exit code is 0: root must be mounted read-only.
 
+# How the flush log is named; the kernel command line wins.
+named=
 set -f
-# shellcheck disable=SC2046,SC2116 # each word with a space on both sides
-words=$(echo $(cat /proc/cmdline /etc/cowflush.words 2>/dev/null))
+# shellcheck disable=SC2013 # words are meant
+for word in $(cat /etc/cowflush.words /proc/cmdline 2>/dev/null); do
+    case $word in cowflush.log=*) named=${word#cowflush.log=} ;; esac
+done
 set +f
 
 # Whether a flush log may be there. It begins with its name, in the first of its chunks and in the last.
 may_be() {
-    case " $words " in
-    *" cowflush.log=none "*) return 1 ;;
-    *" cowflush.log="*) return 0 ;;
+    case $named in
+    none) return 1 ;;
+    "" | auto) ;;
+    *) return 0 ;;
     esac
     for node in /sys/class/block/*; do
         case ${node##*/} in
@@ -29,7 +34,7 @@ may_be() {
 # Root is nothing that it could put on the stack, and has no flush log.
 if [ "$2" = 3 ] || ! may_be; then exit 1; fi
 blockdev --setro "$1"
+# shellcheck disable=SC2116 # one line of the kernel's log, at once
 said=$(echo "cowflush: ended with $2 and did not say what is in the flush log, so root is read-only, and writes to $1 are refused. To go on without the log's flushes: reboot with cowflush.log=none.")
-# At once: it is one line of the kernel's log.
 echo "<3>$said" >/dev/kmsg
 exit 0

@@ -250,6 +250,8 @@ fn link_node(root: DevNo) -> PathBuf {
     let node = block::path(root);
     let link = Path::new("/dev/mapper").join(Name::Root.text());
     let target = Path::new("..").join(block::name(root));
+    // Of a stack that was taken away again; it may lead to another device by now.
+    let _ = std::fs::remove_file(&link);
     let linked = std::fs::create_dir_all("/dev/mapper").and_then(|()| symlink(target, &link));
     if linked.is_ok() { link } else { node }
 }

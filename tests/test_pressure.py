@@ -169,36 +169,6 @@ def holds_more_than_the_ram(boot: Lab, vm: VM, spill: str) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("beside", [False, True], ids=["before", "beside"])
-def test_a_shutdown_takes_the_spill_area_away_and_nothing_is_lost(boot: Lab, beside: bool) -> None:
-    """sysvinit swaps off before the stop at shutdown, systemd beside it; what is there has no room in the RAM. The kernel
-    ends who swaps off then, before all others, and the area stays until the stop has read it."""
-    vm = boot(memory=64, drives=[swap(boot.directory, 64)])
-    vm.run("mkswap /dev/sdb").ok()
-    daemon.start(vm, QUIET + "size=8M\nspill=/dev/sdb\n")
-    daemon.flush(vm)
-    vm.run("cowflush hold").ok()
-    vm.run(fill(vm, SPILLED), timeout=120).ok()
-    vm.run("cowflush release").ok()
-    assert status(vm)["spill"]["used"] > 8 << 20
-    off = vm.start("swapoff /dev/sdb")
-    if not beside:
-        off.wait(120)
-    vm.run("cowflush stop --shutdown", timeout=120).ok()
-    off.wait(60)
-    wanted = sums(vm)
-    said = vm.run("dmesg").ok().text
-    killed = {
-        line.split("(", 1)[1].split(")", 1)[0]
-        for line in said.splitlines()
-        if "Killed process" in line
-    }
-    assert killed <= {"swapoff"}, said
-    vm.kill()
-    check_card(vm.card.fs(replay=True), wanted)
-
-
-@pytest.mark.thorough
 def test_a_spill_area_is_never_made_of_something_else(boot: Lab) -> None:
     vm = boot(drives=[swap(boot.directory, 16)], append="cowflush.spill=/dev/sdb")
     assert "/dev/sdb holds nothing that is known" in vm.console and "mkswap /dev/sdb" in vm.console

@@ -174,6 +174,7 @@ did() { echo "$*" >>"$PLACE/log"; case "$*" in "${FAILS:-none}"*) return 1 ;; es
 inst_multiple() { did inst_multiple "$@"; }
 inst_rules() { did inst_rules && mkdir -p "$initdir$udevdir/rules.d" && touch "$initdir$udevdir/rules.d/$1"; return 0; }
 inst_hook() { did inst_hook "$@"; }
+inst_script() { did "inst_script ${1##*/}"; }
 inst_simple() { did "inst_simple ${1##*/}"; }
 dracut_module_included() { true; }
 dfatal() { echo "$*" >&2; }
@@ -188,7 +189,7 @@ echo made
 
 @pytest.mark.parametrize(
     "fails",
-    ["", "inst_multiple cowflush", "inst_rules", "inst_hook", "inst_simple in-doubt.sh", "inst_multiple systemctl", "inst_simple pre-mount.conf", "cowflush log"],
+    ["", "inst_multiple blkid cowflush", "inst_rules", "inst_hook", "inst_simple in-doubt.sh", "inst_multiple systemctl", "inst_simple pre-mount.conf", "inst_script by-log.sh", "cowflush log"],
 )  # fmt: skip
 def test_dracut_makes_no_initramfs_without_all_of_it(tmp_path: Path, fails: str) -> None:
     place = Place(tmp_path)

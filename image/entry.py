@@ -30,20 +30,26 @@ class Entry:
 class Addition:
     """What the new entries start: a kernel of ours or the old one, and our initramfs.
 
-    `root` takes the place of what `root=` says, where that is another driver's name for the card.
+    `root` takes the place of what `root=` says, where that is another driver's name for the card. `vouched`: the owner
+    sees to it that somebody calls cowflush, since no service is put into root.
     """
 
     kernel: str
     initramfs: str
     root: str = ""
+    vouched: bool = False
 
 
-def arguments(words: tuple[str, ...], off: bool, root: str = "") -> list[str]:
+def arguments(
+    words: tuple[str, ...], off: bool, addition: Addition = Addition("", "")
+) -> list[str]:
     """An entry's kernel command line with cowflush, or with it switched off."""
     kept = [word for word in words if not word.startswith(DROPPED)]
-    if root:
-        kept = [f"root={root}" if word.startswith("root=") else word for word in kept]
-    return [*kept, "cowflush=off"] if off else kept
+    if addition.root:
+        kept = [f"root={addition.root}" if word.startswith("root=") else word for word in kept]
+    if off:
+        return [*kept, "cowflush=off"]
+    return [*kept, "cowflush=on"] if addition.vouched else kept
 
 
 def lines(text: str) -> list[str]:

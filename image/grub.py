@@ -210,7 +210,7 @@ def _rewritten(body: list[str], addition: Addition, off: bool) -> list[str]:
     for line in body:
         indent, command = line[: len(line) - len(line.lstrip())], line.split()[:1]
         if _is(line, "linux", "linux16"):
-            words = arguments(tuple(_words(line)[2:]), off, addition.root)
+            words = arguments(tuple(_words(line)[2:]), off, addition)
             line = indent + " ".join([command[0], addition.kernel, *map(_argument, words)])
         elif _is(line, "initrd", "initrd16"):
             # Not left out: a branch of an `if` must not be empty.

@@ -225,7 +225,9 @@ def _boot(plan: Plan, new: New) -> None:
         if entry.root.startswith("/dev/hd")
         else ""
     )
-    addition = Addition(name, beside(entry.kernel, INITRAMFS), portable)
+    addition = Addition(
+        name, beside(entry.kernel, INITRAMFS), portable, vouched=not _is_openwrt(plan.target)
+    )
     plan.writes.append((loader.files, addition.initramfs, new.initramfs, 0o644))
     if new.kernel is not None:
         plan.writes.append((loader.files, addition.kernel, new.kernel, 0o644))
@@ -241,7 +243,7 @@ def _boot(plan: Plan, new: New) -> None:
 def _root(plan: Plan, new: New) -> None:
     """The program, and on OpenWrt all of its package. Elsewhere, who calls it is the system's own affair."""
     root = plan.target
-    if root.read("/etc/openwrt_release") is not None:
+    if _is_openwrt(root):
         package = openwrt.package(new.program, new.notices())
         for path, content, mode in package.files:
             _place(plan, path, content, mode, owners=path in openwrt.CONFIGURATION)
@@ -261,10 +263,14 @@ def _root(plan: Plan, new: New) -> None:
         plan.notes.append(
             "Debian: the next update-grub drops the entries; the package (`make deb`) stays"
         )
-    else:
-        plan.notes.append(
-            "let the system run `cowflush daemon`, and `cowflush stop --shutdown` as its last step"
-        )
+    plan.notes.append(
+        "let the system run `cowflush daemon`, and `cowflush stop --shutdown` as its last step: the new entry says by "
+        "cowflush=on that it does"
+    )
+
+
+def _is_openwrt(root: Files) -> bool:
+    return root.read("/etc/openwrt_release") is not None
 
 
 def _prepared(opened: Files, number: int) -> str:

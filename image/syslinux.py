@@ -207,6 +207,6 @@ def add(text: str, entry: Entry, addition: Addition) -> str:
             *(["  MENU DEFAULT"] if not off else []),
             f"  LINUX {addition.kernel}",
             f"  INITRD {addition.initramfs}",
-            f"  APPEND {' '.join(arguments(entry.arguments, off, addition.root))}",
+            f"  APPEND {' '.join(arguments(entry.arguments, off, addition))}",
         ]
     return "\n".join([*top, *lines, *ours, ""])

@@ -45,7 +45,7 @@ def test_after_three_boots_that_crash_the_next_is_plain_and_the_one_after_it_is_
     vm = boot(card)
     said = logged.said(vm)
     assert (
-        f"{ENDED}: this one is without it, the next is on it again (always: cowflush=on)." in said
+        f"{ENDED}: this one is without it, the next is on it again (on it each time: cowflush=always)." in said
     )
     assert "root is the plain card sda1 (rw), since it has no stack: writes go to it." in said
     text = vm.run("cowflush status").exits(NOT_ACTIVE).text
@@ -82,7 +82,7 @@ def test_a_system_that_runs_and_never_flushes_is_no_loop(boot: Lab) -> None:
     # Whoever says so has the stack whatever happened.
     for _ in range(3):
         crash(boot, card)
-    vm = boot(card, append="cowflush=on")
+    vm = boot(card, append="cowflush=always")
     assert ON_THE_STACK in logged.said(vm)
     vm.kill()
 

@@ -122,6 +122,13 @@ def test_install_use_and_remove(boot: Lab, init: str) -> None:
     if init == "sysvinit":
         # As /etc/init.d/sendsigs looks for whom to spare at a shutdown; test_waits_for_nobody.py has what comes of it.
         vm.run("cat /run/sendsigs.omit.d/* | grep -w $(cat /run/cowflush.pid)").ok()
+        # On the way to runlevel 1 all are killed, and it is started again then.
+        for order in ("cowflush-single: killprocs", "single: .*cowflush-single.*"):
+            vm.run(f"grep -x '{order}' /etc/init.d/.depend.start").ok()
+        vm.run(
+            "daemon=$(cat /run/cowflush.pid); kill -9 $daemon; while [ -e /proc/$daemon ]; do sleep 0.1; done; "
+            "/etc/init.d/cowflush-single start && pgrep -f '[c]owflush daemon'"
+        ).ok()
     vm.run(
         "echo '* * * * * root date >>/root/cron' >/etc/cron.d/minute && logger from-rsyslog"
     ).ok()
@@ -164,8 +171,8 @@ def test_install_use_and_remove(boot: Lab, init: str) -> None:
     vm.card.fsck()
 
 
-def remove(vm: VM, init: str) -> None:
-    """Purges the package, writes something afterwards, and shuts down for a reboot."""
+def remove(vm: VM, init: str, last: str = "true") -> None:
+    """Purges the package, writes something afterwards, and shuts down for a reboot. `last` is a command before that."""
     removed = vm.run("apt-get purge --yes cowflush", timeout=SLOW).ok().text
     assert complaints(removed) == []
     # By hand, so that the console says nothing of it.
@@ -180,9 +187,30 @@ def remove(vm: VM, init: str) -> None:
         .text
     )
     assert roots.strip() == f"root=UUID={debian.UUID}"
-    vm.run("echo after >/root/after").ok()
+    vm.run(f"echo after >/root/after; {last}").ok()
     debian.shut_down(vm, init, "reboot")
     assert FAILURE.findall(vm.console) == []
+
+
+@SYSTEMS
+@INITS
+def test_an_initramfs_that_the_purge_did_not_reach_keeps_nothing_in_ram(
+    boot: Lab, init: str
+) -> None:
+    """One with cowflush in it that no kernel's name leads to, as a second kernel's was that stood beside a purge."""
+    vm = debian.running(boot, init)
+    vm.run("cp /boot/initrd.img-$(uname -r) /boot/older.img").ok()
+    remove(vm, init, "sed -i 's|/boot/initrd.img-.*|/boot/older.img|' /boot/grub/grub.cfg")
+    vm = debian.boot(boot, vm.card)
+    debian.settled(vm, init)
+    assert debian.root_device(vm) == CARD
+    said = vm.run("dmesg").text
+    assert "cowflush: cannot put root on the stack: there is no program cowflush on it" in said
+    vm.run("echo precious >/root/precious; sync; cat /run/cowflush/boot").ok()
+    vm.kill()
+    root = vm.card.fs(replay=True)
+    root.fsck()
+    assert root.read("/root/precious") == b"precious\n"
 
 
 @SYSTEMS

@@ -268,6 +268,18 @@ def test_a_name_of_the_card_that_is_gone_is_replaced() -> None:
     )
 
 
+def test_a_system_without_our_service_says_that_it_flushes_by_itself() -> None:
+    addition = Addition("/k", "/i", vouched=True)
+    text = 'menuentry "x" {\n  linux /old root=/dev/sda1 ro\n}\n'
+    added = grub.add(text, addition)
+    assert re.findall(r"linux /k .*", added) == [
+        f"linux /k root=/dev/sda1 ro cowflush={word}" for word in ("on", "off")
+    ]
+    text = "DEFAULT x\nLABEL x\n  KERNEL old\n  APPEND root=/dev/sda1 ro\n"
+    added = syslinux.add(text, syslinux.parse(text, ""), addition)
+    assert re.findall(r"ro cowflush=(.*)", added) == ["on", "off"]
+
+
 def test_a_menu_of_syslinux_stays_a_menu() -> None:
     text = "DEFAULT menu.c32\nLABEL a\n KERNEL /a\n APPEND root=/dev/sda1\nLABEL b\n MENU DEFAULT\n LINUX /b\n APPEND root=/dev/sda2\n"
     entry = syslinux.parse(text, "")

@@ -23,7 +23,7 @@ TOP = Path(__file__).resolve().parent.parent
 DOCUMENT = TOP / "docs" / "messages.md"
 SCRIPTS = (
     "Makefile", "package/debian/42_cowflush", "package/debian/cowflush.init", "package/debian/postinst", "package/debian/prerm",
-    "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.preinit", "package/openwrt/files/cowflush.upgrade",
+    "package/dracut/in-doubt.sh", "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.preinit", "package/openwrt/files/cowflush.upgrade",
 )  # fmt: skip
 
 # Whole files that tell nothing that went wrong.
@@ -34,7 +34,7 @@ EXEMPT_FILES = {
 }
 # Whole sentences in these files say what to do.
 ADVISERS = {
-    "src/boot/flushlog.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/commands/recover.rs",
+    "src/boot/flushlog.rs", "src/boot/served.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/commands/recover.rs",
     "src/error.rs", "src/ops/log/append.rs", "src/ops/log/guard.rs", "src/ops/daemon/swaps.rs", "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
 }  # fmt: skip
 EXEMPT = {

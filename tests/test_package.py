@@ -130,6 +130,7 @@ FILES = {
     ),
     f"{DRACUT}/module-setup.sh": (0o755, "dracut/module-setup.sh"),
     f"{DRACUT}/pre-mount.sh": (0o755, "dracut/pre-mount.sh"),
+    f"{DRACUT}/in-doubt.sh": (0o755, "dracut/in-doubt.sh"),
     f"{DRACUT}/pre-mount.conf": (0o644, "dracut/pre-mount.conf"),
     f"{DRACUT}/by-log.sh": (0o755, "dracut/by-log.sh"),
     f"{DRACUT}/by-log.service": (0o644, "dracut/by-log.service"),
@@ -140,6 +141,7 @@ FILES = {
     ),
     "/usr/lib/systemd/system-shutdown/cowflush": (0o755, "debian/cowflush.shutdown"),
     "/etc/init.d/cowflush": (0o755, "debian/cowflush.init"),
+    "/etc/init.d/cowflush-single": (0o755, "debian/cowflush-single.init"),
     "/etc/grub.d/42_cowflush": (0o755, "debian/42_cowflush"),
     "/usr/share/cowflush/grub-default.cfg": (0o644, "debian/grub-default.cfg"),
     "/usr/lib/udev/rules.d/56-cowflush.rules": (0o644, "debian/56-cowflush.rules"),
@@ -151,7 +153,12 @@ FILES = {
     "/usr/share/doc/cowflush/changelog.Debian.gz": (0o644, "RELEASES"),
     "/usr/share/lintian/overrides/cowflush": (0o644, "debian/lintian-overrides"),
 }
-CONFFILES = {"/etc/cowflush.conf", "/etc/grub.d/42_cowflush", "/etc/init.d/cowflush"}
+CONFFILES = {
+    "/etc/cowflush.conf",
+    "/etc/grub.d/42_cowflush",
+    "/etc/init.d/cowflush",
+    "/etc/init.d/cowflush-single",
+}
 SCRIPTS = ("postinst", "prerm", "postrm")
 
 
@@ -172,6 +179,20 @@ def test_systemd_never_gives_up_to_start_the_service() -> None:
     )
     # systemd's own patience is 90 seconds (DefaultTimeoutStartSec); a start that is killed has done nothing.
     assert patience and int(patience[1]) < 90 and "TimeoutStartSec" not in service
+
+
+def test_the_daemon_starts_after_what_would_undo_or_lack_what_it_needs() -> None:
+    """systemd-sysctl would put the owner's vm.dirty_ratio over the daemon's limit; `watchdog=` and `spill=` are tried once, and
+    their drivers may be modules; /boot is watched as it is mounted."""
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(PACKAGE / "debian" / "cowflush.service")
+    assert {
+        "systemd-sysctl.service",
+        "systemd-modules-load.service",
+        "systemd-remount-fs.service",
+        "local-fs.target",
+    } <= set(unit["Unit"]["After"].split())
 
 
 def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:

@@ -71,7 +71,7 @@ update-initramfs)
         if [ -x /usr/share/initramfs-tools/hooks/cowflush ]; then cat /usr/sbin/cowflush; else echo plain; fi >"$image.new"
         mv "$image.new" "$image"
     done ;;
-update-rc.d) if [ "$2" = remove ]; then rm -f /etc/rcS.d/S01cowflush; else ln -sf ../init.d/cowflush /etc/rcS.d/S01cowflush; fi ;;
+update-rc.d) if [ "$2" = remove ]; then rm -f "/etc/rcS.d/S01$1"; else ln -sf "../init.d/$1" "/etc/rcS.d/S01$1"; fi ;;
 *) "/usr/bin/$name" "$@" ;;
 esac
 """
@@ -85,6 +85,7 @@ CONFFILES = {
     "etc/cowflush.conf": "",
     "etc/grub.d/42_cowflush": "",
     "etc/init.d/cowflush": "",
+    "etc/init.d/cowflush-single": "",
 }
 
 
@@ -234,6 +235,27 @@ def test_all_kernels_get_it_and_none_keeps_it(tmp_path: Path, systemd: bool) -> 
     assert set(left) <= {"boot/grub/grub.cfg"}, left
 
 
+def test_a_lib_of_its_own_has_what_systemd_looks_for_there(tmp_path: Path) -> None:
+    """In Debian 10 and 11 /lib need not be a link. The call at the very end of a shutdown is looked for there alone."""
+    system = made(tmp_path / "root")
+    (system.root / "lib").unlink()
+    (system.root / "lib").mkdir()
+    before = set(system.all())
+    system.unpack()
+    for words in (("configure", ""), ("configure", "0.1")):
+        assert system.run("postinst", *words).returncode == 0
+        for name in ("system-shutdown/cowflush", *(f"system/{unit}" for unit in UNITS)):
+            link = system.root / "lib/systemd" / name
+            assert str(link.readlink()) == f"/usr/lib/systemd/{name}"
+    assert system.run("prerm", "remove").returncode == 0
+    system.take_away()
+    assert system.run("postrm", "remove").returncode == 0
+    assert not [name for name in system.all() if name.startswith("lib/")]
+    system.take_away(conffiles=True)
+    assert system.run("postrm", "purge").returncode == 0
+    assert set(system.all()) == before
+
+
 def test_grub_is_told_where_root_is_before_it_is_installed(tmp_path: Path) -> None:
     """As in an installer, or where an image is built: nothing runs there."""
     system = made(tmp_path / "root", systemd=False)
@@ -259,6 +281,27 @@ def test_a_chroot_with_the_host_s_devices_leaves_the_host_alone(
         assert system.run(script, word).returncode == 0
         acted = [call for call in system.calls() if call.startswith(("invoke-rc.d", "cowflush", "deb-systemd-invoke"))]  # fmt: skip
         assert acted == [], script
+
+
+def test_a_daemon_that_runlevel_1_has_killed_is_there_again_but_no_other(tmp_path: Path) -> None:
+    """killprocs kills all processes. What the owner stopped stays so; under systemd there is no such file."""
+    called = tmp_path / "called"
+    script = (PACKAGE / "cowflush-single.init").read_text()
+    for name in ("/run/cowflush.pid", "/etc/init.d/cowflush"):
+        script = script.replace(name, f"{tmp_path}{name}")
+    put(tmp_path / "single", script, 0o755)
+    put(tmp_path / "etc/init.d/cowflush", f"#!/bin/sh\necho $* >>{called}\n", 0o755)
+
+    def run(word: str) -> str:
+        called.unlink(missing_ok=True)
+        local.run([tmp_path / "single", word], check=True)
+        return called.read_text() if called.exists() else ""
+
+    assert run("start") == ""
+    put(tmp_path / "run/cowflush.pid", "4711")
+    assert run("start") == "start\n"
+    for word in ("stop", "status", "restart"):
+        assert run(word) == "", word
 
 
 @INITS

@@ -46,6 +46,8 @@ fn write(options: &Options) -> String {
         init,
         panic,
         off,
+        vouched,
+        insist,
         log,
         settings,
         complaints: _,
@@ -60,7 +62,13 @@ fn write(options: &Options) -> String {
          cowflush.log=\"{log}\"",
         types.iter().map(|kind| format!("\"{kind}\"")).collect::<Vec<_>>().join(","),
     );
-    for (set, word) in [(writable, "rw"), (wait_for_ever, "rootwait"), (off, "cowflush=off")] {
+    for (set, word) in [
+        (writable, "rw"),
+        (wait_for_ever, "rootwait"),
+        (off, "cowflush=off"),
+        (vouched, "cowflush=on"),
+        (insist, "cowflush=always"),
+    ] {
         if *set {
             line.push_str(&format!(" {word}"));
         }

@@ -4,7 +4,6 @@
 
 # Also where the kernel has no device mapper: what is in the flush log must get to the card.
 check() {
-    require_binaries cowflush || return 1
     return 0
 }
 
@@ -17,26 +16,48 @@ installkernel() {
     hostonly='' instmods loop dm_mod dm_snapshot
 }
 
+# A boot that has the script but not the program can't tell what is in the flush log. dracut goes on when a module
+# fails; so all of it is ended here, and the initramfs from before stays.
 install() {
-    inst_multiple blkid cat cowflush modprobe mount umount mkdir rmdir rm readlink sleep udevadm
-    # The links in /dev/disk lead to the stack from the start.
+    put_in && return
+    dfatal "cowflush can't be put into the initramfs, so none is made."
+    exit 1
+}
+
+put_in() {
+    inst_multiple blkid cowflush modprobe mount umount mkdir rmdir rm readlink sleep udevadm blockdev cat dd || return
+    # The links in /dev/disk lead to the stack from the start. A rule that is not there is no failure to inst_rules.
     inst_rules 56-cowflush.rules
-    inst_hook pre-mount 90 "$moddir/pre-mount.sh"
+    [[ -e $initdir$udevdir/rules.d/56-cowflush.rules || -e $initdir/etc/udev/rules.d/56-cowflush.rules ]] || return
+    inst_hook pre-mount 90 "$moddir/pre-mount.sh" || return
+    inst_simple "$moddir/in-doubt.sh" /usr/lib/cowflush/in-doubt.sh || return
     if dracut_module_included systemd; then
-        inst_multiple systemctl systemd-escape
-        inst_simple "$moddir/pre-mount.conf" "$systemdsystemunitdir/dracut-pre-mount.service.d/cowflush.conf"
+        inst_multiple systemctl systemd-escape || return
+        inst_simple "$moddir/pre-mount.conf" "$systemdsystemunitdir/dracut-pre-mount.service.d/cowflush.conf" || return
         # systemd waits for root, and dracut's own loop does not run for that alone.
-        inst_script "$moddir/by-log.sh" /usr/bin/cowflush-by-log
-        inst_simple "$moddir/by-log.service" "$systemdsystemunitdir/cowflush-by-log.service"
-        mkdir -p "$initdir$systemdsystemunitdir/sysinit.target.wants"
-        ln -sf ../cowflush-by-log.service "$initdir$systemdsystemunitdir/sysinit.target.wants/"
+        inst_script "$moddir/by-log.sh" /usr/bin/cowflush-by-log || return
+        inst_simple "$moddir/by-log.service" "$systemdsystemunitdir/cowflush-by-log.service" || return
+        mkdir -p "$initdir$systemdsystemunitdir/sysinit.target.wants" || return
+        ln -sf ../cowflush-by-log.service "$initdir$systemdsystemunitdir/sysinit.target.wants/" || return
     else
-        inst_hook initqueue/settled 90 "$moddir/by-log.sh"
+        inst_hook initqueue/settled 90 "$moddir/by-log.sh" || return
     fi
-    # A boot must know of a flush log on another disk: that may come later than root.
-    mkdir -p "$initdir/etc"
-    cowflush log --word >"$initdir/etc/cowflush.words" 2>/dev/null
-    name_the_card
+    mkdir -p "$initdir/etc" && note_the_log && name_the_card
+}
+
+# A boot must know of a flush log on another disk: that may come later than root. Not of one of the machine that an image
+# is built on. Where there is no stack, as before the first boot with cowflush, it needn't know.
+note_the_log() {
+    local word
+    ischroot 2>/dev/null && return
+    if ! word=$(cowflush log --word 2>&1); then
+        if [[ -e /dev/mapper/cowflush-root ]]; then
+            derror "$word"
+            return 1
+        fi
+        word=
+    fi
+    printf '%s\n' "$word" >"$initdir/etc/cowflush.words"
 }
 
 # An image that is made for this machine alone may hold its own root=. While root is on the

@@ -29,7 +29,7 @@ cowflush_attach() {
         if cowflush_mountable "$2" "$3" && "$4"; then return 0; fi
     fi
     # Nothing may hold the card when it is mounted, and what is in the flush log must get there.
-    cowflush attach --plain "$cowflush_card" >/dev/null
+    cowflush attach --plain "$cowflush_card" >/dev/null || /usr/lib/cowflush/in-doubt.sh "$cowflush_card" $?
     # ROOT may be a link that led to the stack.
     udevadm settle --timeout=10
     return 1

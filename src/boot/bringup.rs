@@ -9,6 +9,7 @@ use super::cmdline::{LogChoice, Options};
 use super::console::Log;
 use super::devices::{self, Candidate};
 use super::flushlog::{self, Found};
+use super::inspecting;
 use super::reference::Reference;
 use super::stacking;
 use super::superblock::Filesystem;
@@ -76,7 +77,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
             tries::MINUTES
         );
         log.error(&format!(
-            "{reason}: this one is without it, the next is on it again (always: cowflush=on)."
+            "{reason}: this one is without it, the next is on it again (on it each time: cowflush=always)."
         ));
         ("plain", reason)
     } else if before == Before::Tried {
@@ -230,7 +231,8 @@ fn stacked(
     };
     let number = stacking::build(control, card, flush_log, limit)?;
     let device = link_node(number);
-    let mounted = mount(&device, card.filesystem.as_ref());
+    let served = inspecting::root(&device, card.filesystem.as_ref(), options);
+    let mounted = served.and_then(|()| mount(&device, card.filesystem.as_ref()));
     let access = mounted.inspect_err(|_| drop(stacking::take_away(control)))?;
     log.info(&boot_line(&card.name, found, access, limit));
     Ok(())
@@ -288,6 +290,8 @@ fn link_node(root: DevNo) -> PathBuf {
     let node = block::path(root);
     let link = Path::new("/dev/mapper").join(Name::Root.text());
     let target = Path::new("..").join(block::name(root));
+    // Of a stack that was taken away again; it may lead to another device by now.
+    let _ = std::fs::remove_file(&link);
     let linked = std::fs::create_dir_all("/dev/mapper").and_then(|()| symlink(target, &link));
     if linked.is_ok() { link } else { node }
 }
@@ -356,10 +360,12 @@ pub fn is_known_by_log(reference: &Reference) -> bool {
 
 fn wanted(options: &Options) -> Result<&Reference> {
     options.root.as_ref().ok_or_else(|| {
-        Error::new("find root", "the kernel command line has no usable root=").advise(
-            "Give root= as a device such as /dev/sda1, or as UUID=, LABEL=, PARTUUID= or \
+        Error::new("find root", "the kernel command line has no usable root=")
+            .advise(
+                "Give root= as a device such as /dev/sda1, or as UUID=, LABEL=, PARTUUID= or \
              PARTLABEL=.",
-        )
+            )
+            .exit(Exit::NotActive)
     })
 }
 
@@ -367,6 +373,8 @@ fn not_found(options: &Options, why: &str) -> Error {
     let root = options.root.as_ref().map(|root| format!("={root}")).unwrap_or_default();
     Error::new(format!("find root{root}"), format!("{why}; there are: {}", seen()))
         .advise("Name one of them.")
+        // An initramfs learns by it that root is nothing for a stack, such as a volume of LVM, and has no flush log.
+        .exit(Exit::NotActive)
 }
 
 fn seen() -> String {

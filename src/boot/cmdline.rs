@@ -27,7 +27,9 @@ pub struct Options {
     pub panic: u64,
     /// `cowflush=off`: use the card directly.
     pub off: bool,
-    /// `cowflush=on`: use the stack, however many boots have failed on it.
+    /// `cowflush=on`: somebody flushes root, in a way that [`served`](super::served) can't see.
+    pub vouched: bool,
+    /// `cowflush=always`: that, and use the stack however many boots have failed on it.
     pub insist: bool,
     /// `cowflush.log=`: where the flush log is.
     pub log: LogChoice,
@@ -114,9 +116,10 @@ impl Options {
             // A negative value means "at once"; a prompt that nobody sees helps nobody.
             "panic" => self.panic = decimal(value).unwrap_or(u64::from(value.starts_with('-'))),
             "cowflush" => match value {
-                "off" | "0" | "no" => (self.off, self.insist) = (true, false),
-                "on" | "1" | "yes" => (self.off, self.insist) = (false, true),
-                _ => self.complain(word, "it is neither on nor off"),
+                "off" | "0" | "no" => (self.off, self.vouched, self.insist) = (true, false, false),
+                "on" | "1" | "yes" => (self.off, self.vouched, self.insist) = (false, true, false),
+                "always" => (self.off, self.vouched, self.insist) = (false, true, true),
+                _ => self.complain(word, "it is none of on, off and always"),
             },
             "cowflush.log" => match value {
                 "none" => self.log = LogChoice::None,
@@ -235,7 +238,7 @@ mod tests {
             [
                 "ignoring `root=sda1` on the kernel command line: it names no block device",
                 "ignoring `rootdelay=soon` on the kernel command line: it is no number of seconds",
-                "ignoring `cowflush=maybe` on the kernel command line: it is neither on nor off",
+                "ignoring `cowflush=maybe` on the kernel command line: it is none of on, off and always",
                 "ignoring `cowflush.size=lots` on the kernel command line: it needs a size such as \
                  32M or a share of the RAM such as 40%",
                 "ignoring `cowflush.sise=4M` on the kernel command line: it needs a key that this \
@@ -285,6 +288,7 @@ mod tests {
             ("init", now.init != before.init),
             ("panic", now.panic != before.panic),
             ("off", now.off != before.off),
+            ("vouched", now.vouched != before.vouched),
             ("insist", now.insist != before.insist),
             ("log", now.log != before.log),
             ("settings", now.settings != before.settings),
@@ -312,7 +316,7 @@ mod tests {
                 }
                 "init=" => (&[("init=/bin/ash", "init")], "init="),
                 "panic=" => (&[("panic=10", "panic")], "panic=0"),
-                "cowflush=" => (&[("cowflush=off", "off"), ("cowflush=on", "insist")], ""),
+                "cowflush=" => (&[("cowflush=off", "off"), ("cowflush=on", "vouched")], ""),
                 "cowflush.log=" => (
                     &[("cowflush.log=/dev/sda2", "log"), ("cowflush.log=none", "log")],
                     "cowflush.log=none cowflush.log=auto",
@@ -337,7 +341,8 @@ mod tests {
                 }
                 "rootwait`, `rootdelay=" => "30 s of patience, 0",
                 "panic=" => "0",
-                "cowflush=" => continue,
+                // Neither word.
+                "cowflush=" => "none",
                 "cowflush.log=" => "`auto`",
                 "cowflush.merge=" => "`75%`",
                 "cowflush.size=" => "`40%`",
@@ -364,11 +369,14 @@ mod tests {
             [("off", true), ("0", true), ("no", true), ("on", false), ("1", false), ("yes", false)]
         {
             assert_eq!(Options::parse(format!("cowflush={text}")).off, off, "{text}");
-            let undone = Options::parse(format!("cowflush=off cowflush={text}"));
-            assert_eq!((undone.off, undone.insist), (off, !off), "{text}");
-            let undone = Options::parse(format!("cowflush=on cowflush={text}"));
-            assert_eq!((undone.off, undone.insist), (off, !off), "{text}");
+            for before in ["off", "on", "always"] {
+                let last = Options::parse(format!("cowflush={before} cowflush={text}"));
+                let expected = (off, !off, false);
+                assert_eq!((last.off, last.vouched, last.insist), expected, "{before} {text}");
+            }
         }
+        let always = Options::parse("cowflush=off cowflush=always");
+        assert_eq!((always.off, always.vouched, always.insist), (false, true, true));
         // "At once" is a second, garbage is never.
         assert_eq!(Options::parse("panic=-1").panic, 1);
         assert_eq!((Options::parse("panic=x").panic, Options::parse("rw=1").writable), (0, false));

@@ -8,12 +8,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::{chdir, chroot};
 
 use super::console::Log;
 use crate::error::{Doing, Error, Result};
-use crate::sys::process::{could_start, turn_into};
+use crate::sys::process::{could_start, is_in_initramfs, turn_into};
 
 const NONE: Option<&str> = None;
 
@@ -80,14 +79,9 @@ fn is_there(root: &Path, init: &str) -> bool {
     root.join(init.trim_start_matches('/')).symlink_metadata().is_ok()
 }
 
-/// include/uapi/linux/magic.h
-const RAMFS_MAGIC: FsType = FsType(0x8584_58f6u32 as _);
-
 /// Deletes what the initramfs holds, which is RAM that nobody could reach any more.
 fn free_initramfs(root: &Path) {
-    let is_initramfs =
-        statfs("/").is_ok_and(|fs| [RAMFS_MAGIC, TMPFS_MAGIC].contains(&fs.filesystem_type()));
-    if let (true, Ok(meta)) = (is_initramfs, Path::new("/").metadata()) {
+    if let (true, Ok(meta)) = (is_in_initramfs(), Path::new("/").metadata()) {
         wipe(Path::new("/"), meta.dev(), root);
     }
 }

@@ -42,16 +42,17 @@ fn is_mounted(place: &str) -> bool {
     here.is_some() && here != place.parent().and_then(device)
 }
 
-/// Mounts root. Tries the types that were asked for; else what the superblock says, then every
+/// Mounts root, for writes if `writable`. Tries the types that were asked for; else what the superblock says, then every
 /// type that the kernel has.
 pub fn root(
     device: &Path,
     place: &Path,
     found: Option<&Filesystem>,
     options: &Options,
+    writable: bool,
 ) -> Result<&'static str> {
     let (mut flags, data) = split_options(&options.flags);
-    if !options.writable {
+    if !writable {
         flags |= MsFlags::MS_RDONLY;
     }
     let what = || format!("mount {}", device.display());

@@ -75,7 +75,7 @@ pub fn run(arguments: Vec<OsString>) -> ! {
 fn mount<'a>(options: &'a Options, log: &mut Log) -> error::Result<&'a str> {
     let root = Path::new(ROOT);
     bringup::root(options, bringup::Before::Nothing, log, &mut |device, found| {
-        mounting::root(device, root, found, options)
+        mounting::root(device, root, found, options, options.writable)
     })?;
     handover::find_init(root, options.init.as_deref(), log)
 }

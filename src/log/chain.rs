@@ -1588,7 +1588,7 @@ mod tests {
             flips in prop::collection::vec((0..160 * CHUNK_BYTES, 0u8..8), 0..2),
         ) {
             let mut card = Card::new(1);
-            let mut put = |card: &mut Card, chunks: &std::collections::BTreeSet<u64>| {
+            let put = |card: &mut Card, chunks: &std::collections::BTreeSet<u64>| {
                 card.append(&chunks.iter().copied().collect::<Vec<_>>(), 1);
             };
             before.iter().for_each(|chunks| put(&mut card, chunks));

@@ -26,11 +26,16 @@ pub fn is_the_machines() -> bool {
 
 /// As far as that can be told without /proc, which an initramfs begins without.
 pub fn may_be_the_machines() -> bool {
+    getpid().as_raw() == 1 && is_in_initramfs()
+}
+
+/// Whether this process's root is in RAM, as an initramfs is.
+pub fn is_in_initramfs() -> bool {
     // RAMFS_MAGIC and TMPFS_MAGIC of include/uapi/linux/magic.h: what the kernel's rootfs is.
     let in_ram = |root: nix::sys::statfs::Statfs| {
         [0x8584_58f6_u32, 0x0102_1994].contains(&(root.filesystem_type().0 as _))
     };
-    getpid().as_raw() == 1 && statfs("/").is_ok_and(in_ram)
+    statfs("/").is_ok_and(in_ram)
 }
 
 /// PROC_PID_INIT_INO of include/linux/proc_ns.h (PID_NS_INIT_INO of include/uapi/linux/nsfs.h since 6.18): the

@@ -56,6 +56,8 @@ def fill(root: Path, files: Mapping[str, bytes], target: str = "i586") -> None:
     (root / "sbin" / "init").unlink(missing_ok=True)
     _install(HERE / "init.sh", root / "sbin" / "init")
     _install(HERE / "agent.sh", root / "sbin" / "vm-agent")
+    # As a board's own service, which a boot looks for; tests flush by hand.
+    (root / "usr" / "sbin" / "flusher").touch()
     for built in _built(target):
         _install(built, root / PROGRAMS[built.name] / built.name)
     (root / "etc" / "passwd").write_text(PASSWD)

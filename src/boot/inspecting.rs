@@ -1,0 +1,168 @@
+//! Looks at root, through the stack, for who would flush it; [`served`] decides.
+//!
+//! The stack is there already, and nobody else has root yet: to mount it may replay its journal, which goes to RAM like
+//! any write, and the flush log is in what is seen. If root must not stay there, the stack is taken away, and all that
+//! was written with it; then the plain card gets what is in the log, and is mounted, as by every boot without a stack.
+
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, lstat};
+
+use super::cmdline::Options;
+use super::mounting;
+use super::served::{self, Seen};
+use super::superblock::Filesystem;
+use crate::error::Result;
+use crate::sys::process;
+
+/// Where root is mounted for that.
+const PLACE: &str = "/run/cowflush-look";
+
+/// Refuses a root that nobody would flush. `device` is the stack.
+pub fn root(device: &Path, found: Option<&Filesystem>, options: &Options) -> Result<()> {
+    let place = Path::new(PLACE);
+    // Whoever mounts it in earnest says why that can't be.
+    if mounting::root(device, place, found, options, false).is_err() {
+        return Ok(());
+    }
+    let (program, service) = if process::is_in_initramfs() {
+        (program(place), service(place))
+    } else {
+        // OpenWrt with a squashfs root calls this program from there. This is the filesystem that comes over it, and may
+        // say that they were removed.
+        (
+            unless_hidden(place, "upper/usr/sbin/cowflush"),
+            unless_hidden(place, "upper/etc/rc.d/K89cowflush"),
+        )
+    };
+    let _ = nix::mount::umount(place);
+    let _ = std::fs::remove_dir(place);
+    served::judge(program, service, options.vouched)
+}
+
+/// What an answer of the kernel means.
+fn seen(answer: nix::Result<()>) -> Seen {
+    match answer {
+        Ok(()) => Seen::There,
+        // The last two: no program for this kernel, or not executable.
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOEXEC | Errno::EACCES) => Seen::Missing,
+        Err(_) => Seen::Unclear,
+    }
+}
+
+fn file(root: &Path, name: &str) -> Seen {
+    seen(lstat(&root.join(name)).map(drop))
+}
+
+fn program(root: &Path) -> Seen {
+    let found =
+        served::PROGRAMS.iter().map(|program| seen(process::could_start(root, program))).max();
+    match found {
+        // On another filesystem, which the system mounts later.
+        Some(Seen::Missing) if file(root, "usr/sbin") == Seen::Missing => Seen::Unclear,
+        found => found.unwrap_or(Seen::Unclear),
+    }
+}
+
+fn service(root: &Path) -> Seen {
+    let called = |both: &[&str; 2]| both.iter().map(|name| file(root, name)).min();
+    let switched_on = |folder: &&str| link(&root.join(folder));
+    let called = served::CALLERS.iter().filter_map(called).max();
+    let on = served::SERVICES.iter().map(switched_on).max();
+    called.max(on).unwrap_or(Seen::Unclear)
+}
+
+/// A link of ours in a folder.
+fn link(folder: &Path) -> Seen {
+    let look = || -> io::Result<Seen> {
+        for entry in std::fs::read_dir(folder)? {
+            if entry?.file_name().to_string_lossy().contains("cowflush") {
+                return Ok(Seen::There);
+            }
+        }
+        Ok(Seen::Missing)
+    };
+    look().unwrap_or_else(|error| seen(Err(Errno::from_raw(error.raw_os_error().unwrap_or(0)))))
+}
+
+/// An overlay hides what is below it by a device 0:0 of its name.
+fn unless_hidden(root: &Path, name: &str) -> Seen {
+    match lstat(&root.join(name)) {
+        Ok(stat)
+            if stat.st_rdev == 0
+                && stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() =>
+        {
+            Seen::Missing
+        }
+        _ => Seen::There,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{create_dir_all, write};
+    use std::os::unix::fs::symlink;
+
+    fn with(files: &[&str]) -> Seen {
+        let root = std::env::temp_dir().join(format!("cowflush-served-{}", std::process::id()));
+        create_dir_all(&root).unwrap();
+        for file in files {
+            let path = root.join(file);
+            create_dir_all(path.parent().unwrap()).unwrap();
+            if path.extension().is_some_and(|name| name == "d") {
+                create_dir_all(path).unwrap();
+            } else if file.starts_with("etc") {
+                // Where it leads to can be on another filesystem.
+                symlink("../nowhere", path).unwrap();
+            } else {
+                write(path, "").unwrap();
+            }
+        }
+        let seen = service(&root);
+        std::fs::remove_dir_all(root).unwrap();
+        seen
+    }
+
+    #[test]
+    fn a_service_is_there_where_somebody_calls_it_and_not_where_its_files_lie_about() {
+        let hook = "usr/lib/systemd/system-shutdown/cowflush";
+        for there in [
+            &["etc/rc.d/K89cowflush"][..],
+            &["etc/rc0.d/K01cowflush", "etc/rc0.d/K01other"],
+            &["etc/rc6.d/K07cowflush"],
+            &["etc/systemd/system/sysinit.target.wants/cowflush-shutdown.service"],
+            &["etc/systemd/system/multi-user.target.wants/cowflush.service"],
+            &["etc/runlevels/default/cowflush"],
+            &[hook, "usr/lib/systemd/systemd"],
+            &["lib/systemd/system-shutdown/cowflush", "lib/systemd/systemd"],
+            &["usr/sbin/flusher"],
+        ] {
+            assert_eq!(with(there), Seen::There, "{there:?}");
+        }
+        for missing in [
+            &[][..],
+            &["etc/init.d/cowflush", "etc/rc.d", "etc/rc0.d/K01other"],
+            // The package has that file whatever init there is.
+            &[hook, "sbin/init"],
+            &[hook, "lib/systemd/systemd"],
+            &["usr/lib/systemd/system/cowflush.service"],
+        ] {
+            assert_eq!(with(missing), Seen::Missing, "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_not_missing() {
+        for errno in [Errno::ENOENT, Errno::ENOTDIR, Errno::ENOEXEC, Errno::EACCES] {
+            assert_eq!(seen(Err(errno)), Seen::Missing, "{errno}");
+        }
+        for errno in [Errno::EIO, Errno::ENOMEM, Errno::ELOOP, Errno::EUCLEAN, Errno::UnknownErrno]
+        {
+            assert_eq!(seen(Err(errno)), Seen::Unclear, "{errno}");
+        }
+        assert_eq!(seen(Ok(())), Seen::There);
+    }
+}

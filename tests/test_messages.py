@@ -22,7 +22,7 @@ from messages_named import named, strings
 TOP = Path(__file__).resolve().parent.parent
 DOCUMENT = TOP / "docs" / "messages.md"
 SCRIPTS = (
-    "Makefile", "package/debian/42_cowflush", "package/debian/cowflush.init", "package/debian/postinst", "package/debian/prerm",
+    "Makefile", "package/debian/42_cowflush", "package/debian/card-for-grub", "package/debian/cowflush.init", "package/debian/postinst", "package/debian/prerm",
     "package/dracut/in-doubt.sh", "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.preinit", "package/openwrt/files/cowflush.upgrade",
 )  # fmt: skip
 

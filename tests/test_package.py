@@ -139,6 +139,8 @@ FILES = {
         0o644,
         "debian/cowflush-shutdown.service",
     ),
+    "/usr/lib/systemd/system/cowflush-card.service": (0o644, "debian/cowflush-card.service"),
+    "/usr/lib/cowflush/card-for-grub": (0o755, "debian/card-for-grub"),
     "/usr/lib/systemd/system-shutdown/cowflush": (0o755, "debian/cowflush.shutdown"),
     "/etc/init.d/cowflush": (0o755, "debian/cowflush.init"),
     "/etc/init.d/cowflush-single": (0o755, "debian/cowflush-single.init"),
@@ -269,7 +271,8 @@ def test_debian_s_package_has_its_scripts_its_settings_and_sums(arch: str, targe
     listed = {f"/{line.split()[1]}" for line in sums.splitlines()}
     assert listed == {path for path in FILES if path.startswith("/usr/")}
     assert control == {
-        f"/{name}": (0o755, (PACKAGE / "debian" / name).read_bytes()) for name in SCRIPTS
+        f"/{name}": (mode, (PACKAGE / "debian" / name).read_bytes())
+        for name, mode in {**dict.fromkeys(SCRIPTS, 0o755), "triggers": 0o644}.items()
     }
 
 

@@ -18,14 +18,14 @@ import pytest
 from vm import artefacts, local
 
 PACKAGE = artefacts.TOP / "package" / "debian"
-UNITS = ("cowflush.service", "cowflush-shutdown.service")
+UNITS = ("cowflush.service", "cowflush-shutdown.service", "cowflush-card.service")
 # A user's namespaces: it needs no root.
 SPACES = "unshare --user --map-root-user --mount --pid --fork --kill-child"
 KERNELS = ("6.1.0-1", "6.1.0-2")
 # Calls that are steps: before each the power can go.
 REAL = ("cp", "mv", "mkdir", "rm", "sync", "deb-systemd-helper")
 STUBS = (
-    "cowflush", "deb-systemd-invoke", "dpkg-trigger", "invoke-rc.d", "ischroot", "systemctl", "update-grub",
+    "card-for-grub", "cowflush", "deb-systemd-invoke", "dpkg-trigger", "invoke-rc.d", "ischroot", "systemctl", "update-grub",
     "update-initramfs", "update-rc.d",
 )  # fmt: skip
 # Each says how it is called to /log. /cut has the number of the call before which the power goes, /fails what fails.
@@ -52,6 +52,8 @@ cowflush)
     [ -z "$code" ] || sed -i 1d /state/codes
     [ "${code:-0}" = 0 ] || exit "$code"
     put mode stopped ;;
+# In real systems it runs in test_debian_grub.py.
+card-for-grub) put led yes ;;
 # Without a record, and not enabled: it starts nothing.
 deb-systemd-invoke)
     [ -e "/etc/systemd/system/sysinit.target.wants/$2" ] || exit 0
@@ -78,6 +80,7 @@ esac
 # The package's files, as far as the scripts ask for them, and those that stay when it is removed but not purged.
 FILES = {
     "usr/sbin/cowflush": "the program",
+    "usr/lib/cowflush/card-for-grub": "#!/bin/sh\nexec card-for-grub\n",
     "usr/share/cowflush/grub-default.cfg": "GRUB's settings",
     "usr/share/initramfs-tools/hooks/cowflush": "",
 }
@@ -264,6 +267,17 @@ def test_grub_is_told_where_root_is_before_it_is_installed(tmp_path: Path) -> No
     assert system.run("postinst", "configure", "").returncode == 0
     assert (system.root / "etc/default/grub.d/cowflush.cfg").read_text() == "GRUB's settings"
     assert not any(call.startswith("update-grub") for call in system.calls())
+
+
+@INITS
+def test_grub_s_tools_are_led_to_the_card_as_soon_as_the_package_or_grub_comes(
+    tmp_path: Path, systemd: bool
+) -> None:
+    """Where that fails the package is configured all the same."""
+    system = installed(tmp_path / "root", systemd)
+    for words in (("configure", "0.1"), ("triggered", "/usr/sbin/grub-install")):
+        assert system.run("postinst", *words, fails="card-for-grub").returncode == 0
+        assert "card-for-grub " in system.calls()
 
 
 @INITS

@@ -53,7 +53,7 @@ cowflush)
     [ "${code:-0}" = 0 ] || exit "$code"
     put mode stopped ;;
 # In real systems it runs in test_debian_grub.py.
-card-for-grub) put led yes ;;
+card-for-grub) ;;
 # Without a record, and not enabled: it starts nothing.
 deb-systemd-invoke)
     [ -e "/etc/systemd/system/sysinit.target.wants/$2" ] || exit 0

@@ -45,7 +45,8 @@ def test_after_three_boots_that_crash_the_next_is_plain_and_the_one_after_it_is_
     vm = boot(card)
     said = logged.said(vm)
     assert (
-        f"{ENDED}: this one is without it, the next is on it again (on it each time: cowflush=always)." in said
+        f"{ENDED}: this one is without it, the next is on it again (on it each time: cowflush=always)."
+        in said
     )
     assert "root is the plain card sda1 (rw), since it has no stack: writes go to it." in said
     text = vm.run("cowflush status").exits(NOT_ACTIVE).text

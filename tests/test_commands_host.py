@@ -39,7 +39,7 @@ def test_the_readme_and_the_help_have_the_same_exit_codes() -> None:
     table = README.split("| exit code | meaning |")[1].split("\n\n")[0]
     documented = exit_codes(table, r"^\| (\d) \| (.+?) \|$")
     helped = exit_codes(logged.host("--help").stdout, r"^  (\d) (.+)$")
-    assert set(documented) == set(helped) == set(range(9))
+    assert set(documented) == set(helped) == set(range(10))
     for code, words in documented.items():
         # They say it in other words here and there, but of the same thing.
         same = set(re.findall(r"\w{4,}", words)) & set(re.findall(r"\w{4,}", helped[code]))
@@ -108,7 +108,7 @@ def test_every_command_that_takes_json_has_a_table_and_no_other() -> None:
 
 FLUSH: dict[str, Any] = {
     "when": 1, "command": "daemon", "reason": "at 03:30", "bytes": 2, "logged": 2, "merged": 0,
-    "took_ms": 3, "log_ms": 1, "merge_ms": 0, "stall_us": 9, "pruned": 0, "not_pruned": "",
+    "took_ms": 3, "log_ms": 1, "merge_ms": 0, "stall_us": 9, "pruned": 0, "not_pruned": "", "path": "",
 }  # fmt: skip
 ITEM = {"name": "tmpfs", "state": "found", "found": "for the COW", "advice": ""}
 

@@ -22,6 +22,7 @@ from vm.lab import Lab
 from vm.machine import VM
 
 LOST = 7
+NEWER = 9
 FLUSHES = 4
 IN_TABLE = 512 + 5  # a byte in a segment's table
 
@@ -307,7 +308,7 @@ def make_it_newer(card: Card) -> str:
     header[8:16] = bytes([2, 0, 0, 0, 0, 0, 0, 0])
     header[12:16] = flushlog.crc32c(bytes(header)).to_bytes(4, "little")
     both(card, lambda chunk: flushlog.write(card, chunk, bytes(header)))
-    return "its log has version 2, this program knows only 1"
+    return "its log has format 2, and this program knows none above 1"
 
 
 def cut_the_partition(card: Card) -> str:
@@ -324,10 +325,9 @@ def cut_the_partition(card: Card) -> str:
     [
         (damage_both_headers, ""),
         pytest.param(damage_both_headers, "cowflush.log=/dev/sda2", marks=pytest.mark.thorough),
-        pytest.param(make_it_newer, "cowflush.log=/dev/sda2", marks=pytest.mark.thorough),
         pytest.param(cut_the_partition, "", marks=pytest.mark.thorough),
     ],
-    ids=["damaged-found", "damaged-named", "newer-named", "cut-found"],
+    ids=["damaged-found", "damaged-named", "cut-found"],
 )
 def test_a_log_that_cannot_be_read(
     boot: Lab, card: Card, damage: Callable[[Card], str], append: str
@@ -357,11 +357,11 @@ def test_a_log_that_cannot_be_read(
 def test_recover_says_why_it_can_not(boot: Lab, card: Card) -> None:
     root, log = logged.images(card)
     whole = log.read_bytes()
-    for damage in (damage_both_headers, make_it_newer):
+    for damage, code in ((damage_both_headers, LOST), (make_it_newer, NEWER)):
         worse = card.copy(boot.directory / "worse.img")
         why = damage(worse)
         done = logged.host("recover", *logged.images(worse))
-        assert done.returncode == LOST and f"as the flush log: {why}" in done.stderr, done.stderr
+        assert done.returncode == code and f"as the flush log: {why}" in done.stderr, done.stderr
     log.write_bytes(whole[: len(whole) // 2])
     done = logged.host("recover", root, log, "--merge")
     assert done.returncode == LOST and "but the partition has only" in done.stderr, done.stderr

@@ -41,7 +41,7 @@ test-all: test ## All tests but those of test-systems: what CI runs (the first t
 	@$(SIDE_BY_SIDE) $(FOR_THOROUGH)
 	$(PYTEST) thorough tests
 
-test-systems: deps ## Real systems step by step, boards, the newest kernel: docs/tested.md (hours)
+test-systems: deps ## Real systems step by step, boards, the newest kernel: docs/tested.md (an hour)
 	@$(SIDE_BY_SIDE) $(FOR_TEST) $(FOR_THOROUGH) $(FOR_SYSTEMS)
 	$(PYTEST) systems tests
 

@@ -118,11 +118,11 @@ def test_it_boots_as_it_is_up_to_the_login(boot: Lab, image: Path) -> None:
     vm.type("cowflush status | head -n 1\n")
     vm.wait_console("^mode +deferring: writes stay in RAM, sda1 is only read")
     vm.kill()
-    # Nothing was flushed yet: the card has what was flashed, but for both copies of the log's header. A log that was made
-    # in an image learns where its root is.
+    # Nothing was flushed yet: the card has what was flashed, but for both copies of the log's header, since a log that was made
+    # in an image learns where its root is, and for the sector behind the second, where the boot is counted.
     log = vm.card.partitions[1]
     headers = [log.start, log.start + log.size - flushlog.CHUNK // sparse.SECTOR]
-    assert vm.card.differing_sectors(Card(image)) == headers
+    assert vm.card.differing_sectors(Card(image)) == [*headers, headers[1] + 1]
 
 
 @pytest.mark.parametrize(

@@ -202,16 +202,17 @@ def test_short_memory_is_given_back_but_not_for_a_few_bytes(boot: Lab) -> None:
 def test_programs_that_wait_for_memory_are_given_it(boot: Lab) -> None:
     """The kernel tells (PSI), however much is available by its other figures.
 
-    The limit of the COW follows the memory, so `high` may be first. A writer goes on, so that there
-    is a next time.
+    The limit of the COW follows the memory, so `high` would be first if a writer were fast, or little were left. This one
+    goes on until there is enough in the COW that a flush would free something.
     """
     vm = boot(memory=128)
     vm.run("dd if=/dev/urandom of=/root/read bs=64k count=480 2>/dev/null").ok()
     daemon.start(vm, QUIET + "memory-low=1%\nhigh=90%\nfull-wait=95%\n")
     writer = vm.start(
-        "while :; do dd if=/dev/urandom of=/root/big bs=64k count=128 2>/dev/null; sync; done"
+        "n=0; while :; do n=$(((n + 1) % 128)); "
+        "dd if=/dev/urandom of=/root/big bs=64k count=1 seek=$n conv=notrunc 2>/dev/null; sync; done"
     )
-    hog = vm.start("guest-tools hog --leave 8 --seconds 600")
+    hog = vm.start("guest-tools hog --leave 20 --seconds 600")
     # More than is left, so each page has to be read again.
     reader = vm.start("while :; do cat /root/read >/dev/null || exit; done")
     daemon.wait_for(vm, "(memory)", timeout=60)

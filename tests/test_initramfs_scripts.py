@@ -38,7 +38,7 @@ copy_exec() {
     *) cp "$1" "$DESTDIR$2/" ;;
     esac
 }
-manual_add_modules() { echo "$*" >"$DESTDIR/modules"; return 1; }
+manual_add_modules() { echo "$*" >>"$DESTDIR/modules"; return 1; }
 get_fstype() { echo ext4; }
 wait_for_udev() { :; }
 """
@@ -110,6 +110,8 @@ def hook(path: Path) -> tuple[Place, Path]:
         "/usr/sbin/cowflush",
         "/usr/lib/dracut",
         "/dev/mapper/",
+        "/sys/block/",
+        "/sys/devices/",
     ):
         text = text.replace(name, f"{path}{name}")
     text = text.replace(" /sbin/blockdev", f" {path}/sbin/blockdev")
@@ -127,6 +129,32 @@ def test_the_hook_puts_all_of_it_in(tmp_path: Path) -> None:
     assert (made / "etc/cowflush.words").read_text() == "cowflush.log=UUID=x\n"
     # A kernel that lacks them is no reason to have no initramfs.
     assert (made / "modules").read_text() == "loop dm_mod dm_snapshot\n"
+
+
+def test_the_card_s_drivers_go_in_whatever_a_flush_does_to_the_layers_above_it(
+    tmp_path: Path,
+) -> None:
+    """As on a PC: a partition on an IDE disk. Root's own device stands on layers that come and go."""
+    place, script = hook(tmp_path)
+    devices, blocks = tmp_path / "sys/devices", tmp_path / "sys/block"
+    disk = devices / "pci0000:00/0000:00:01.1/ata1/0:0:0:0/block/sda"
+    (disk / "sda1").mkdir(parents=True)
+    place.put("sys/devices/pci0000:00/0000:00:01.1/modalias", "pci:v8086\n")
+    for at, module in (("0000:00:01.1", "ata_piix"), ("0000:00:01.1/ata1/0:0:0:0", "sd_mod")):
+        (tmp_path / "sys/module" / module).mkdir(parents=True)
+        driver = devices / "pci0000:00" / at / "driver"
+        driver.mkdir()
+        (driver / "module").symlink_to(tmp_path / "sys/module" / module)
+    for number, name, below in ((0, "cowflush-origin", disk / "sda1"), (3, "cowflush-root", None)):
+        place.put(f"sys/block/dm-{number}/dm/name", f"{name}\n")
+        slaves = blocks / f"dm-{number}/slaves"
+        slaves.mkdir()
+        # What root stood on is gone.
+        (slaves / "below").symlink_to(below or devices / "virtual/block/dm-2")
+    done = place.run(script)
+    assert (done.returncode, done.stderr) == (0, "")
+    added = (tmp_path / "made/modules").read_text().split("\n")
+    assert added == ["loop dm_mod dm_snapshot", "sd_mod", "ata_piix", "pci:v8086", ""]
 
 
 @pytest.mark.parametrize(

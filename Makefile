@@ -33,11 +33,11 @@ shell: router kernel-6.1 ## Boot the same and get a shell in it
 SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2
 PYTEST = $(PYTHON) -m pytest -n $$(($$(nproc) + 1)) --tier
 
-test: deps ## The tests that say most: on this machine, then in QEMU (6 minutes; the first time 12)
+test: deps ## The tests that say most: on this machine, then in QEMU (10 minutes; the first time 16)
 	@$(SIDE_BY_SIDE) $(FOR_TEST) host-tests
 	$(PYTEST) test tests
 
-test-all: test ## All tests but those of test-systems: what CI runs (the first time 47 minutes)
+test-all: test ## All tests but those of test-systems: what CI runs (the first time an hour)
 	@$(SIDE_BY_SIDE) $(FOR_THOROUGH)
 	$(PYTEST) thorough tests
 

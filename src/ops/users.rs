@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::run_dir;
+use crate::config::is_in;
 use crate::sys::block::{self, Written};
 use crate::sys::swap::{self, Area, Row, table};
 use crate::units::{Bytes, DevNo};
@@ -42,10 +43,7 @@ fn mounted(list: Vec<Row>, number: impl Fn(&str, &str) -> Option<DevNo>) -> Vec<
 /// Which device a path is on, as far as it is a mounted one. Asks nothing of the path itself: it may be of a file that
 /// has no name any more, or on a filesystem that is asleep.
 pub fn device_of(path: &str, mounts: &[Mount]) -> Option<DevNo> {
-    let above = mounts.iter().filter(|mount| {
-        let behind = path.strip_prefix(mount.place.trim_end_matches('/'));
-        behind.is_some_and(|behind| behind.is_empty() || behind.starts_with('/'))
-    });
+    let above = mounts.iter().filter(|mount| is_in(path, &mount.place));
     // Of several at one place the last.
     above.max_by_key(|mount| mount.place.len()).map(|mount| mount.device)
 }

@@ -18,6 +18,7 @@ import pytest
 from vm import Card, CommandFailed, Filesystem, Result, artefacts, card, console, local
 from vm.ext import ExtImage
 from vm.lab import Lab
+from vm.outcome import impossible_flags
 from vm.patience import Patience
 
 HERE = Path(__file__).parent
@@ -88,6 +89,49 @@ def test_lost_is_loud_and_no_pass(tmp_path: Path) -> None:
     lost_section = done.stdout.split("these say nothing about their case", 1)[1]
     assert "test_lost" in lost_section
     assert "::test_fail" not in lost_section.split("short test summary")[0]
+
+
+ONCE = """
+from pathlib import Path
+from vm.outcome import {kind}
+def test_it():
+    first = Path("{mark}")
+    if not first.exists():
+        first.touch()
+        raise {kind}("QEMU made a mistake (EFLAGS: c3304606): it panicked", "its last words")
+    assert {holds}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "holds", "code", "twice"),
+    [
+        ("EmulatorFault", "True", 0, True),
+        ("EmulatorFault", "False", 1, True),
+        ("Lost", "True", 1, False),
+    ],
+)
+def test_a_test_runs_once_more_after_the_emulators_own_mistake_alone(
+    tmp_path: Path, kind: str, holds: str, code: int, twice: bool
+) -> None:
+    mark = tmp_path / "mark"
+    done = inner_pytest(tmp_path, ONCE.format(kind=kind, holds=holds, mark=mark))
+    assert done.returncode == code
+    assert ("these ran twice" in done.stdout) == twice
+    if twice:
+        assert "test_it: " in done.stdout and "EFLAGS: c3304606" in done.stdout
+
+
+def test_flags_that_no_processor_has_are_told_from_a_kernels_own_crash() -> None:
+    # As the emulator once left them: the direction flag and a pointer's bits among them.
+    broken = "[    7.33] DS: 007b ES: 007b FS: 00d8 GS: 0033 SS: 0068 EFLAGS: c3304606"
+    assert impossible_flags(f"before\n{broken}\nafter") == broken
+    assert (
+        impossible_flags("RSP: 0018:ffffc9 EFLAGS: 00010044") == "RSP: 0018:ffffc9 EFLAGS: 00010044"
+    )
+    for flags in ("00200246", "00010002", "003f7fd7"):
+        assert impossible_flags(f"SS: 0068 EFLAGS: {flags}") is None
+    assert impossible_flags("Kernel panic - not syncing: Fatal exception") is None
 
 
 def test_a_missing_artefact_is_an_error(tmp_path: Path) -> None:

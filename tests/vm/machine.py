@@ -19,7 +19,7 @@ from vm.drive import Throttle
 from vm.job import Job
 from vm.launch import CONSOLE_LOG, Machine, Process
 from vm.local import Record
-from vm.outcome import Lost, Result, tail
+from vm.outcome import EmulatorFault, Lost, Result, impossible_flags, tail
 from vm.patience import Patience
 from vm.qmp import Qmp
 
@@ -315,6 +315,10 @@ class VM:
         self._record.add("", f"lost: {reason}", partial.encode())
         self.kill()
         said = f"\n--- the command's output so far ---\n{tail(partial)}" if partial.strip() else ""
+        if flags := impossible_flags(self._console.text):
+            raise EmulatorFault(
+                f"QEMU made a mistake ({flags}): {reason}{said}", self._console.text
+            )
         raise Lost(f"{reason}{said}", self._console.text)
 
     def _take_in(self) -> bool:

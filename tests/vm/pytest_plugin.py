@@ -9,15 +9,18 @@ from random import Random
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from vm import artefacts, local
 from vm.lab import Lab
-from vm.outcome import Lost, tail
+from vm.outcome import EmulatorFault, Lost, tail
 
 # A file that is as old as the last run, beside its logs.
 RUN_BEGAN = "began"
 LAB = pytest.StashKey[Lab]()
 FAILED = pytest.StashKey[bool]()
+# The section of a report that says that the emulator failed in the test's first run.
+EMULATOR = "the emulator's mistake: the test ran twice"
 # From the inside out: `make test`, what `make test-all` runs besides, what `make test-systems` does.
 TIERS = ("test", "thorough", "systems")
 
@@ -86,11 +89,28 @@ def boot(request: pytest.FixtureRequest, kernel: str) -> Iterator[Lab]:
     lab.end(keep_images=request.node.stash.get(FAILED, False))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Runs a test, and once more where QEMU has made a mistake. That is said at the end of the run."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    if mistake := next((report for report in reports if report.emulator_fault), None):
+        item.stash = pytest.Stash()
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        for report in reports:
+            report.sections.append((EMULATOR, mistake.longreprtext))
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     outcome: Any = yield
     report = outcome.get_result()
     report.lost = call.excinfo is not None and call.excinfo.errisinstance(Lost)
+    report.emulator_fault = call.excinfo is not None and call.excinfo.errisinstance(EmulatorFault)
     if not report.failed:
         return
     if call.excinfo is not None and call.excinfo.errisinstance(artefacts.MissingArtefact):
@@ -120,3 +140,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
         for nodeid in lost:
             terminalreporter.line(nodeid)
+    twice = {
+        report.nodeid: text
+        for report in terminalreporter.getreports("passed") + reports
+        for name, text in report.sections
+        if name == EMULATOR
+    }
+    if twice:
+        terminalreporter.section("QEMU made a mistake, so these ran twice", yellow=True)
+        for nodeid, text in twice.items():
+            said = [line[2:] for line in text.splitlines() if "QEMU made a mistake" in line]
+            terminalreporter.line(f"{nodeid}: {said[0].strip() if said else text}")

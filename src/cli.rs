@@ -1,7 +1,7 @@
 //! The command line of `cowflush` itself.
 
 use argh::FromArgs;
-use cowflush::units::{Bytes, bytes};
+use cowflush::pure::units::{Bytes, bytes};
 
 /// Keeps a flash card's root filesystem in RAM copy-on-write and flushes it on demand.
 #[derive(FromArgs)]

@@ -1,9 +1,14 @@
 //! cowflush keeps a router's root filesystem in a RAM copy-on-write layer and flushes it to the
 //! flash card on demand. ARCHITECTURE.md tells how and why.
 //!
-//! * Pure modules decide and hold most tests: [`units`], [`dm`], [`cow`], [`log`], ….
+//! * [`pure`] decides, and holds most tests: it reads no file and calls no kernel.
 //! * [`sys`] is the kernel layer: every `unsafe` and every ioctl is there.
-//! * [`ops`] runs what was decided; [`commands`] is one file a subcommand.
+//! * [`flush`] changes the stack, [`daemon`] decides when, [`boot`] builds it. The commands are of the binary, one file a
+//!   subcommand.
+//! * [`throttle`] holds writers back, [`notes`] are in /run/cowflush, [`output`] is where messages go.
+//!
+//! Each room uses those below it alone: commands, then daemon and boot, flush, then throttle, notes and output, sys, pure.
+//! `tests/rooms.rs` checks it.
 
 // What input can't make panic is a rule for the product; a test may.
 #![cfg_attr(
@@ -12,16 +17,12 @@
 )]
 
 pub mod boot;
-pub mod config;
-pub mod cow;
 pub mod daemon;
-pub mod dm;
 pub mod error;
-pub mod ext;
-pub mod log;
-pub mod ops;
-pub mod report;
-pub mod stack;
+pub mod flush;
+pub mod notes;
+pub mod output;
+pub mod pure;
 #[allow(unsafe_code)]
 pub mod sys;
-pub mod units;
+pub mod throttle;

@@ -9,10 +9,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use cowflush::cow::format::{CHUNK_BYTES, Exception};
-use cowflush::ext::{Why, prune};
-use cowflush::log::chain::{Chunks, Unreadable};
-use cowflush::log::crc;
+use cowflush::pure::cow::format::{CHUNK_BYTES, Exception};
+use cowflush::pure::ext::{Why, prune};
+use cowflush::pure::flushlog::chain::{Chunks, Unreadable};
+use cowflush::pure::flushlog::crc;
 use proptest::prelude::*;
 
 /// A device in memory.

@@ -11,7 +11,7 @@ rm -rf "$copy/src" "$copy/cross" "$copy/tests/guest"
 # With their times, so that cargo builds only what has changed.
 cp -a "$top"/{Cargo.toml,Cargo.lock,src,cross} "$copy/"
 cp -a "$top/tests/guest" "$copy/tests/"
-format=src/log/format.rs
+format=src/pure/flushlog/format.rs
 sed -i 's/^pub const FORMAT: u32 = 1;$/pub const FORMAT: u32 = 2;/' "$copy/$format"
 if cmp --silent "$top/$format" "$copy/$format"; then
     echo "tests/newer.sh: $format has no number of the format where it was" >&2

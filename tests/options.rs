@@ -9,9 +9,9 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use cowflush::boot::superblock::uuid_text;
-use cowflush::cow::format::{CHUNK_BYTES, Exception};
-use cowflush::ops::log::Log;
+use cowflush::flush::flushlog::Log;
+use cowflush::pure::cow::format::{CHUNK_BYTES, Exception};
+use cowflush::pure::disk::superblock::uuid_text;
 use cowflush::sys::direct::Direct;
 
 const MIB: usize = 1 << 20;

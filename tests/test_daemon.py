@@ -13,7 +13,7 @@ from vm.machine import VM
 from vm.router import status
 
 FAILED, NOT_ACTIVE = 1, 3
-# Of src/daemon/schedule.rs
+# Of src/pure/policy/schedule.rs
 AT_ONCE = 12
 
 

@@ -29,13 +29,13 @@ SCRIPTS = (
 # Whole files that tell nothing that went wrong.
 EXEMPT_FILES = {
     "src/cli.rs": "--help",
-    "src/report/history.rs": "the head of the table",
-    "src/report/metrics.rs": "Prometheus's HELP",
+    "src/pure/report/history.rs": "the head of the table",
+    "src/pure/report/metrics.rs": "Prometheus's HELP",
 }
 # Whole sentences in these files say what to do.
 ADVISERS = {
-    "src/boot/flushlog.rs", "src/boot/served.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/commands/recover.rs",
-    "src/error.rs", "src/ops/log/append.rs", "src/ops/log/guard.rs", "src/ops/daemon/swaps.rs", "src/ops/log/mod.rs", "src/ops/seal.rs", "src/ops/spill.rs",
+    "src/boot/find_log.rs", "src/pure/policy/served.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/commands/recover.rs",
+    "src/error.rs", "src/flush/flushlog/append.rs", "src/flush/flushlog/guard.rs", "src/daemon/swaps.rs", "src/flush/flushlog/mod.rs", "src/flush/seal.rs", "src/notes/spill.rs",
 }  # fmt: skip
 EXEMPT = {
     "labels of a line": {

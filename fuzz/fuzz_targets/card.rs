@@ -1,9 +1,9 @@
 //! What a card holds: partition tables and superblocks.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::boot::partition::{self, GPT_ENTRY_BYTES, Names};
-use cowflush::boot::reference::Reference;
-use cowflush::boot::superblock;
+use cowflush::pure::disk::partition::{self, GPT_ENTRY_BYTES, Names};
+use cowflush::pure::disk::reference::Reference;
+use cowflush::pure::disk::superblock;
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

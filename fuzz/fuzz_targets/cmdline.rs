@@ -1,10 +1,10 @@
 //! The kernel command line.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::boot::cmdline::{LogChoice, Options};
-use cowflush::boot::reference::Reference;
-use cowflush::cow::size::{self, Room, SMALLEST};
-use cowflush::units::Bytes;
+use cowflush::pure::cmdline::{LogChoice, Options};
+use cowflush::pure::cow::size::{self, Room, SMALLEST};
+use cowflush::pure::disk::reference::Reference;
+use cowflush::pure::units::Bytes;
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

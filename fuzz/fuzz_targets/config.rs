@@ -1,8 +1,8 @@
 //! The configuration file.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::config::{Config, HoldFull, OnOverflow};
-use cowflush::cow::size::Size;
+use cowflush::pure::config::{Config, HoldFull, OnOverflow};
+use cowflush::pure::cow::size::Size;
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

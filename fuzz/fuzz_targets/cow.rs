@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use cowflush::cow::format::{self, CHUNK_BYTES, Chunk, Exception, PER_AREA};
-use cowflush::cow::view::{self, Areas};
+use cowflush::pure::cow::format::{self, CHUNK_BYTES, Chunk, Exception, PER_AREA};
+use cowflush::pure::cow::view::{self, Areas};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use cowflush::cow::format::CHUNK_BYTES;
-use cowflush::log::chain::{Chain, Chunks, End, Unreadable, behind_crc, header};
-use cowflush::log::crc::crc32c;
-use cowflush::log::format::{
+use cowflush::pure::cow::format::CHUNK_BYTES;
+use cowflush::pure::flushlog::chain::{Chain, Chunks, End, Unreadable, behind_crc, header};
+use cowflush::pure::flushlog::crc::crc32c;
+use cowflush::pure::flushlog::format::{
     Commit, Entry, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES, WITNESSES, Witness, sector_crcs,
 };
-use cowflush::log::ring::Ring;
-use cowflush::log::{segment, witness};
+use cowflush::pure::flushlog::ring::Ring;
+use cowflush::pure::flushlog::{layout, witness};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
@@ -109,7 +109,7 @@ impl Card {
 
     fn random(&mut self) -> u64 {
         self.draw += 1;
-        segment::unique(0, self.draw)
+        layout::unique(0, self.draw)
     }
 
     fn chunk(&self, chunk: u64) -> &[u8] {
@@ -157,7 +157,7 @@ impl Card {
         let chain = self.chain();
         let position = chain.ring.aligned(head.commit() + 1);
         let behind = behind_crc(self, &chain.ring, position);
-        let commit = segment::commit(&chain, &head, behind);
+        let commit = layout::commit(&chain, &head, behind);
         self.put(chain.ring.chunk(head.commit()), &commit.encode());
         self.states.push(after);
         self.check_as_left();
@@ -204,7 +204,7 @@ impl Card {
         let table: Vec<_> = new.iter().map(entry).collect();
         let after = sector_crcs(&contents(self.draw));
         let witnesses = [Witness { chunk: start % 3, before: [1; 8], after }; WITNESSES];
-        let laid = segment::layout(&chain, &table, witnesses, self.random(), -1);
+        let laid = layout::segment(&chain, &table, witnesses, self.random(), -1);
         let mut sectors = laid.bytes;
         sectors.extend(new.values().flat_map(|tag| contents(*tag)));
         for (position, data) in (laid.head.position..).zip(sectors.chunks(CHUNK_BYTES)) {
@@ -213,7 +213,7 @@ impl Card {
             let first = (position - laid.head.position) * 8;
             for (n, (to, from)) in (first..).zip(mixed.chunks_mut(SECTOR).zip(data.chunks(SECTOR)))
             {
-                if n < whole as u64 || segment::unique(seed, n).count_ones() % 2 == 1 {
+                if n < whole as u64 || layout::unique(seed, n).count_ones() % 2 == 1 {
                     to.copy_from_slice(from);
                 }
             }
@@ -341,7 +341,7 @@ impl Card {
                     }
                 }
                 table.truncate(usize::from(kind >> 3) % 4);
-                let laid = segment::layout(&chain, &table, Default::default(), 1, 0);
+                let laid = layout::segment(&chain, &table, Default::default(), 1, 0);
                 let count =
                     if kind >> 5 & 1 == 1 { input.number() as u32 } else { laid.head.count };
                 let mut bytes = laid.bytes;

@@ -1,7 +1,7 @@
 //! The list of an initramfs's modules, and their parameters on the kernel command line.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::boot::modules;
+use cowflush::pure::modules;
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

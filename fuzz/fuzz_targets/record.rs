@@ -1,9 +1,9 @@
 //! The records of the last flush and of those before, files in /run.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::report::history;
-use cowflush::report::record::Record;
-use cowflush::units::Bytes;
+use cowflush::pure::report::history;
+use cowflush::pure::report::record::Record;
+use cowflush::pure::units::Bytes;
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

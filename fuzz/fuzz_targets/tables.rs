@@ -1,7 +1,7 @@
 //! What device-mapper prints of a table and of a snapshot.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::dm::{SnapshotStatus, Target};
+use cowflush::pure::dm::{SnapshotStatus, Target};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

@@ -5,21 +5,22 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::cmdline::{LogChoice, Options};
 use super::console::Log;
-use super::devices::{self, Candidate};
-use super::flushlog::{self, Found};
+use super::find_log::{self, Found};
 use super::inspecting;
-use super::reference::Reference;
-use super::stacking;
-use super::superblock::Filesystem;
+use super::stacking::{self, Before};
 use crate::error::{Error, Exit, Result, why};
-use crate::log::tries;
-use crate::ops::{hold, log, run_dir, spill};
-use crate::stack::Name;
+use crate::flush::flushlog;
+use crate::notes::{hold, run_dir, spill};
+use crate::pure::cmdline::{LogChoice, Options};
+use crate::pure::disk::reference::Reference;
+use crate::pure::disk::superblock::Filesystem;
+use crate::pure::flushlog::tries;
+use crate::pure::stack::Name;
+use crate::pure::units::{Bytes, DevNo, Utc};
+use crate::sys::devices::{self, Candidate};
 use crate::sys::dm::Control;
 use crate::sys::{block, memory};
-use crate::units::{Bytes, DevNo, Utc};
 
 /// How long a card may take to appear, unless `rootwait` or `rootdelay` say otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,17 +30,6 @@ const SEEK_EVERY: Duration = Duration::from_secs(1);
 /// Uses a device as root; it gets the device and what is on it. `init` mounts it; an initramfs of a
 /// distribution is told of it and mounts it by itself. Returns `ro` or `rw`.
 pub type Use<'a> = dyn FnMut(&Path, Option<&Filesystem>) -> Result<&'static str> + 'a;
-
-/// What goes before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Before {
-    /// Nothing: the card may take a while to appear.
-    Nothing,
-    /// Somebody has waited for the card.
-    Found,
-    /// The same, and a stack was built but could not be used: it has to go.
-    Tried,
-}
 
 /// Builds the stack over the card and lets `mount` use it; or, if that can't be, the plain card.
 /// What was done is left as a note in /run/cowflush.
@@ -63,12 +53,12 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
             card.name
         ));
     }
-    let mut found = flushlog::find(&mut card, options, |text| log.error(text));
+    let mut found = find_log::find(&mut card, options, |text| log.error(text));
     check_size(&card)?;
     if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
-    let begun = counted(&mut found).map_or(0, log::Log::tries);
+    let begun = counted(&mut found).map_or(0, flushlog::Log::tries);
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
     } else if begun >= tries::LIMIT && !options.insist && before != Before::Tried {
@@ -117,7 +107,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
         block::claim(&card.path())?;
         // Root as it is without the log's flushes is old, and torn if a merge was cut short.
         let applied = match &mut found {
-            Found::Log { log, live, .. } => flushlog::apply(&card, log, live),
+            Found::Log { log, live, .. } => find_log::apply(&card, log, live),
             _ => Ok(()),
         };
         // What the stack did is no matter of this boot, and the next one is on it again.
@@ -156,7 +146,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
 }
 
 /// The log in which boots are counted. Nothing is written to one that can't be read to its end.
-fn counted(found: &mut Found) -> Option<&mut log::Log> {
+fn counted(found: &mut Found) -> Option<&mut flushlog::Log> {
     match found {
         Found::Log { log, .. } if log.hidden().is_none() => Some(log),
         _ => None,
@@ -278,7 +268,7 @@ fn boot_line(card: &str, found: &Found, access: &str, limit: Bytes) -> String {
 
 /// A stop leaves an empty log. With one that is not, the system ended in another way, as by a power
 /// cut or `reboot -f`, and lost what was younger than its last flush.
-fn last_stop(log: &log::Log) -> String {
+fn last_stop(log: &flushlog::Log) -> String {
     log.flushes().next_back().map_or_else(String::new, |segment| {
         let when = Utc(segment.head.when);
         format!(" Root was not stopped: what was written after the flush of {when} is gone.")
@@ -332,7 +322,7 @@ fn find_card(options: &Options, in_logs: bool, log: &mut Log) -> Result<Option<C
     let reference = wanted(options)?;
     let mut found = devices::find(reference);
     if found.is_empty() && in_logs && reference.is_of_filesystem() {
-        found = flushlog::find_root(reference);
+        found = find_log::find_root(reference);
         if let Some(card) = found.first() {
             let name = &card.name;
             log.error(&format!(
@@ -355,7 +345,7 @@ fn find_card(options: &Options, in_logs: bool, log: &mut Log) -> Result<Option<C
 pub fn is_known_by_log(reference: &Reference) -> bool {
     reference.is_of_filesystem()
         && devices::find(reference).is_empty()
-        && !flushlog::find_root(reference).is_empty()
+        && !find_log::find_root(reference).is_empty()
 }
 
 fn wanted(options: &Options) -> Result<&Reference> {

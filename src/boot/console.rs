@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 
-use crate::report::kmsg;
+use crate::output::kmsg;
 
 /// Collects what was said, for the note in /run/cowflush.
 #[derive(Clone, Default)]

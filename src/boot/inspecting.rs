@@ -10,11 +10,11 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, lstat};
 
-use super::cmdline::Options;
 use super::mounting;
-use super::served::{self, Seen};
-use super::superblock::Filesystem;
 use crate::error::Result;
+use crate::pure::cmdline::Options;
+use crate::pure::disk::superblock::Filesystem;
+use crate::pure::policy::served::{self, Seen};
 use crate::sys::process;
 
 /// Where root is mounted for that.

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
 use super::console::Log;
-use super::modules;
 use crate::error::{Doing, Error};
+use crate::pure::modules;
 
 /// Loads them in the order of their list. One that can't be loaded is named, and the boot goes on: the
 /// card's driver may be another. `line` is the kernel command line.

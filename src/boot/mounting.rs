@@ -5,9 +5,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
-use super::cmdline::Options;
-use super::superblock::Filesystem;
 use crate::error::{Doing, Error, Result};
+use crate::pure::cmdline::Options;
+use crate::pure::disk::superblock::Filesystem;
 
 const NOSUID: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 

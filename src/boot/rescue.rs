@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::reboot::{RebootMode, reboot};
 
-use super::devices;
+use crate::sys::devices;
 use crate::sys::process::Program;
 
 const HELP: &str = "\

@@ -1,18 +1,28 @@
 //! Puts the stack over the card.
 
-use super::bringup::Before;
-use super::devices::Candidate;
-use crate::cow::format::CHUNK_SECTORS;
-use crate::cow::pace;
-use crate::dm::{Line, Target};
 use crate::error::{Error, Result};
-use crate::ops::log::Log;
-use crate::ops::settle::explain;
-use crate::ops::{cowfile, view};
-use crate::stack::{Name, Trouble};
+use crate::flush::flushlog::Log;
+use crate::flush::trouble::explain;
+use crate::flush::{cowfile, view};
+use crate::pure::cow::format::CHUNK_SECTORS;
+use crate::pure::cow::pace;
+use crate::pure::dm::{Line, Target};
+use crate::pure::stack::{Name, Trouble};
+use crate::pure::units::{Bytes, DevNo, Sectors};
+use crate::sys::devices::Candidate;
 use crate::sys::dm::Control;
 use crate::sys::{block, cow_threshold, lock};
-use crate::units::{Bytes, DevNo, Sectors};
+
+/// What goes before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: the card may take a while to appear.
+    Nothing,
+    /// Somebody has waited for the card.
+    Found,
+    /// The same, and a stack was built but could not be used: it has to go.
+    Tried,
+}
 
 /// The flush log to build the stack with: its partition, and what was read of it, if anything could be.
 pub type FlushLog<'a> = (&'a Candidate, Option<&'a Log>);

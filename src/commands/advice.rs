@@ -1,7 +1,7 @@
 //! What `cowflush check` recommends of root's mount options, each with the effect that
 //! docs/wear.md measured: erases of a CompactFlash's model over a router's day.
 
-use super::check::Item;
+use super::item::Item;
 
 /// Commits more seldom than this are as seldom as flushes, in seconds.
 const SELDOM: u64 = 600;
@@ -46,7 +46,7 @@ fn commits(options: &str, prune: bool) -> Item {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::State;
+    use super::super::item::State;
     use super::*;
 
     fn states(mounts: &str) -> Vec<(&'static str, State)> {

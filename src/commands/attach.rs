@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use cowflush::boot::bringup::{self, Before};
-use cowflush::boot::cmdline::Options;
-use cowflush::boot::console::Log;
-use cowflush::boot::reference::Reference;
-use cowflush::error::{Exit, Result};
-
 use crate::commands::boot_options;
 use crate::put;
+use cowflush::boot::bringup;
+use cowflush::boot::console::Log;
+use cowflush::boot::stacking::Before;
+use cowflush::error::{Exit, Result};
+use cowflush::pure::cmdline::Options;
+use cowflush::pure::disk::reference::Reference;
 
 /// Does all that `init` does before it mounts root, and prints what to mount instead. `root` is what
 /// the initramfs has made of `root=`, a device that is there. `plain` is for when the initramfs can't

@@ -1,76 +1,21 @@
 //! `cowflush check`: what this kernel, memory and card can do.
 
-use cowflush::boot::devices;
-use cowflush::boot::reference::Reference;
-use cowflush::config::Config;
-use cowflush::cow::size;
-use cowflush::dm::Target;
-use cowflush::error::{Error, Exit, Result};
-use cowflush::ops::log::Log;
-use cowflush::ops::{cowfile, hold, run_dir, status, users};
-use cowflush::report::json::Object;
-use cowflush::sys::dm::Control;
-use cowflush::sys::swap::table;
-use cowflush::sys::{block, cgroups, loopdev, memory};
-use cowflush::units::DevNo;
-
+use crate::commands::item::{Item, State};
 use crate::commands::{advice, config, log, options, status as shown};
 use crate::put;
-
-/// How one requirement is met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// As it should be.
-    Found,
-    /// Works, but worth knowing.
-    Note,
-    /// cowflush can't work without it.
-    Missing,
-}
-
-impl State {
-    const fn word(self) -> &'static str {
-        match self {
-            State::Found => "found",
-            State::Note => "note",
-            State::Missing => "missing",
-        }
-    }
-}
-
-/// One requirement: what it is, what there is, and what to do.
-pub struct Item {
-    /// What it is.
-    pub name: &'static str,
-    /// How it is met.
-    pub state: State,
-    found: String,
-    advice: &'static str,
-}
-
-impl Item {
-    /// As it should be.
-    pub fn found(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, state: State::Found, found: found.into(), advice: "" }
-    }
-
-    /// Works, but worth knowing.
-    pub fn note(name: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
-        Self { name, state: State::Note, found: found.into(), advice }
-    }
-
-    fn missing(name: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
-        Self { name, state: State::Missing, found: found.into(), advice }
-    }
-
-    fn to_json(&self) -> Object {
-        Object::new()
-            .text("name", self.name)
-            .text("state", self.state.word())
-            .text("found", &self.found)
-            .text("advice", self.advice)
-    }
-}
+use cowflush::error::{Error, Exit, Result};
+use cowflush::flush::flushlog::Log;
+use cowflush::flush::{cowfile, status};
+use cowflush::notes::{self, hold, run_dir};
+use cowflush::pure::config::Config;
+use cowflush::pure::cow::size;
+use cowflush::pure::disk::reference::Reference;
+use cowflush::pure::dm::Target;
+use cowflush::pure::report::json::Object;
+use cowflush::pure::units::DevNo;
+use cowflush::sys::dm::Control;
+use cowflush::sys::swap::table;
+use cowflush::sys::{block, cgroups, devices, loopdev, memory, users};
 
 /// Checks everything; exits with `Missing` when cowflush could not work here.
 pub fn run(json: bool) -> Result<Exit> {
@@ -246,7 +191,7 @@ fn card(control: Option<&Control>) -> Vec<Item> {
         }
     }));
     let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
-    let (kept, named) = (status::value(&note, "log_kept"), status::value(&note, "log_named"));
+    let (kept, named) = (notes::value(&note, "log_kept"), notes::value(&note, "log_named"));
     items.push(match (stack.log_partition(), stack.root) {
         (Some(log), _) if log::is_far(&stack, log) && named.is_empty() => Item::note(
             "flush log",
@@ -286,7 +231,7 @@ fn swap(control: Option<&Control>) -> Vec<Item> {
     let Some(root) = root.or_else(|| users::device_of("/", &mounts)) else {
         return Vec::new();
     };
-    let in_use = users::all_swap_on(root);
+    let in_use = notes::swaps::all_swap_on(root);
     let fstab = users::swap_in(table("/etc/fstab"), &mounts, root);
     let idle = fstab.filter(|path| in_use.iter().all(|area| area.path != *path));
     let idle = idle.map(|path| format!("{path} of /etc/fstab is on root"));

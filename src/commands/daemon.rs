@@ -1,14 +1,13 @@
 //! `cowflush daemon`.
 
+use crate::commands::config;
+use crate::put;
+use cowflush::daemon;
 use cowflush::error::{Exit, Result};
-use cowflush::ops::daemon;
-use cowflush::report::syslog;
+use cowflush::output::syslog;
 use cowflush::sys::signals;
 use cowflush::sys::terminal::standard_error;
 use nix::sys::signal::Signal;
-
-use crate::commands::config;
-use crate::put;
 
 /// Runs until it is told to end.
 pub fn run() -> Result<Exit> {

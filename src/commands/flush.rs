@@ -2,23 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use cowflush::error::{Doing, Exit, Result};
-use cowflush::ops::daemon::note;
-use cowflush::ops::prune::Pruned;
-use cowflush::ops::session::{How, Outcome, Session};
-use cowflush::ops::settle::Settled;
-use cowflush::ops::{hold, run_dir, settings, spill};
-use cowflush::report::json::Object;
-use cowflush::report::{record::Record, syslog};
-use cowflush::stack::{Mode, Wish};
-use cowflush::sys::dm::Control;
-use cowflush::sys::signals::Held;
-use cowflush::sys::{block, lock, signals};
-use nix::sys::signal::Signal;
-
 use crate::commands::config;
 use crate::commands::hold::{refuse_in_doubt, refuse_while_held};
 use crate::put;
+use cowflush::error::{Doing, Exit, Result};
+use cowflush::flush::prune::Pruned;
+use cowflush::flush::session::{How, Outcome, Session};
+use cowflush::flush::settle::Settled;
+use cowflush::notes::{daemon_note, hold, run_dir, settings, spill};
+use cowflush::output::syslog;
+use cowflush::pure::report::json::Object;
+use cowflush::pure::report::record::Record;
+use cowflush::pure::stack::{Mode, Wish};
+use cowflush::sys::dm::Control;
+use cowflush::sys::signals::{self, Held};
+use cowflush::sys::{block, lock};
+use nix::sys::signal::Signal;
 
 /// `cowflush flush`.
 pub fn flush(json: bool, direct: bool) -> Result<Exit> {
@@ -88,7 +87,7 @@ pub fn stop(json: bool) -> Result<Exit> {
     let outcome = counted(session.stop())?;
     // Nothing is in RAM that the spill area could take. A daemon puts the rest back itself, unless it was killed.
     settings::restore(&[settings::SWAPPINESS]);
-    if note::running().is_none() {
+    if daemon_note::running().is_none() {
         settings::restore(&settings::dirty());
     }
     tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")

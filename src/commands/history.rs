@@ -1,14 +1,14 @@
 //! `cowflush history`.
 
-use cowflush::error::{Exit, Result};
-use cowflush::ops::{run_dir, status};
-use cowflush::report::history;
-use cowflush::report::json::Object;
-use cowflush::report::record::Record;
-use cowflush::sys::terminal;
-
 use crate::commands::log;
 use crate::put;
+use cowflush::error::{Exit, Result};
+use cowflush::flush::status;
+use cowflush::notes::run_dir;
+use cowflush::pure::report::history;
+use cowflush::pure::report::json::Object;
+use cowflush::pure::report::record::Record;
+use cowflush::sys::terminal;
 
 /// Version of the JSON: it changes when a key changes its meaning or goes.
 const JSON_VERSION: u64 = 1;

@@ -1,12 +1,11 @@
 //! `cowflush hold`, `release` and `discard`.
 
-use cowflush::error::{Error, Exit, Result};
-use cowflush::ops::hold::{self as note, Hold};
-use cowflush::ops::{settle, status};
-use cowflush::stack::{Mode, Trouble};
-use cowflush::units::Utc;
-
 use crate::put;
+use cowflush::error::{Error, Exit, Result};
+use cowflush::flush::{status, trouble};
+use cowflush::notes::hold::{self as note, Hold};
+use cowflush::pure::stack::{Mode, Trouble};
+use cowflush::pure::units::Utc;
 
 /// `cowflush hold`.
 pub fn hold() -> Result<Exit> {
@@ -86,7 +85,7 @@ fn deferring(what: &'static str) -> Result<()> {
         Some(Mode::WriteThrough) => Err(Error::new(what, "writes go straight to the card now")
             .advise("`cowflush start` keeps them in RAM.")
             .exit(Exit::NotActive)),
-        None => Err(settle::explain(Trouble::NotActive)),
+        None => Err(trouble::explain(Trouble::NotActive)),
     }
 }
 

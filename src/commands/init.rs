@@ -3,13 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use cowflush::boot::cmdline::Options;
+use crate::commands::boot_options;
 use cowflush::boot::console::{self, Log};
+use cowflush::boot::stacking::Before;
 use cowflush::boot::{bringup, handover, loading, mounting, rescue, stacking};
 use cowflush::error;
+use cowflush::pure::cmdline::Options;
 use cowflush::sys::process;
-
-use crate::commands::boot_options;
 
 /// Where root is mounted before it becomes the root.
 const ROOT: &str = "/sysroot";
@@ -74,7 +74,7 @@ pub fn run(arguments: Vec<OsString>) -> ! {
 /// Mounts root. Returns what shall be its init.
 fn mount<'a>(options: &'a Options, log: &mut Log) -> error::Result<&'a str> {
     let root = Path::new(ROOT);
-    bringup::root(options, bringup::Before::Nothing, log, &mut |device, found| {
+    bringup::root(options, Before::Nothing, log, &mut |device, found| {
         mounting::root(device, root, found, options, options.writable)
     })?;
     handover::find_init(root, options.init.as_deref(), log)

@@ -5,28 +5,29 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cowflush::boot::superblock::{
-    self, Content, FLUSH_LOG, HEAD_BYTES, TAIL_BYTES, uuid_bytes, uuid_text,
-};
-use cowflush::boot::whose::Place;
-use cowflush::boot::{devices, flushlog, stacking};
-use cowflush::cow::format::CHUNK_BYTES;
-use cowflush::error::{Doing, Error, Exit, Result};
-use cowflush::log::chain::{Bad, End, Segment};
-use cowflush::log::format::Life;
-use cowflush::ops::log::make::Wish;
-use cowflush::ops::log::{Log, Sought};
-use cowflush::ops::{hold, run_dir, status};
-use cowflush::report::json::Object;
-use cowflush::stack::{Name, Stack};
-use cowflush::sys::direct::Direct;
-use cowflush::sys::dm::Control;
-use cowflush::sys::{block, lock};
-use cowflush::units::{Bytes, DevNo, Utc};
-
 use super::status::log_trouble;
 use crate::commands::options;
 use crate::{cli, put};
+use cowflush::boot::{find_log, stacking};
+use cowflush::error::{Doing, Error, Exit, Result};
+use cowflush::flush::flushlog::make::Wish;
+use cowflush::flush::flushlog::{Log, Sought};
+use cowflush::flush::status;
+use cowflush::notes::{self, hold, run_dir};
+use cowflush::pure::cow::format::CHUNK_BYTES;
+use cowflush::pure::disk::superblock::{
+    self, Content, FLUSH_LOG, HEAD_BYTES, TAIL_BYTES, uuid_bytes, uuid_text,
+};
+use cowflush::pure::flushlog::chain::{Bad, End};
+use cowflush::pure::flushlog::format::Life;
+use cowflush::pure::flushlog::segment::Segment;
+use cowflush::pure::flushlog::whose::Place;
+use cowflush::pure::report::json::Object;
+use cowflush::pure::stack::{Name, Stack};
+use cowflush::pure::units::{Bytes, DevNo, Utc};
+use cowflush::sys::direct::Direct;
+use cowflush::sys::dm::Control;
+use cowflush::sys::{block, devices, lock};
 
 const VERSION: u64 = 1;
 
@@ -75,12 +76,12 @@ const LOOK_FOR: Duration = Duration::from_secs(10);
 pub fn word() -> Result<Exit> {
     let stack = Control::open()?.stack()?;
     let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
-    let named = || status::value(&note, "log_named").to_owned();
+    let named = || notes::value(&note, "log_named").to_owned();
     let word = match stack.log_partition() {
         // One that can't be read now is waited for by the name that it was found by.
         Some(log) if is_far(&stack, log) => Log::uuid_at(&block::path(log))
             .map_or_else(named, |uuid| format!("UUID={}", uuid_text(&uuid))),
-        None if !status::value(&note, "log_kept").is_empty() => named(),
+        None if !notes::value(&note, "log_kept").is_empty() => named(),
         _ => String::new(),
     };
     if !word.is_empty() {
@@ -116,7 +117,7 @@ pub fn count(bad: &[Bad]) -> (u64, u64) {
 /// A log that the boot found and did not use, and why.
 fn kept_log() -> Option<(PathBuf, String)> {
     let note = run_dir::read(run_dir::BOOT)?;
-    let (name, why) = (status::value(&note, "log"), status::value(&note, "log_kept"));
+    let (name, why) = (notes::value(&note, "log"), notes::value(&note, "log_kept"));
     (!why.is_empty()).then(|| (Path::new("/dev").join(name), why.to_owned()))
 }
 
@@ -388,7 +389,7 @@ fn alone(stack: &Stack, number: Option<DevNo>, root_path: &Path) -> Result<()> {
     let in_use = stack
         .log_partition()
         .filter(|log| Some(*log) != number && stack.card().is_some_and(|(card, _)| card == root));
-    let (name, advice) = match (in_use, flushlog::log_of(root, number)) {
+    let (name, advice) = match (in_use, find_log::log_of(root, number)) {
         (Some(log), _) => (
             format!("{}, in use", block::name(log)),
             "To move the log: `cowflush stop`, then reboot with cowflush.log=none, wipe the old one \
@@ -431,7 +432,7 @@ fn this_root() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::log::chain::{Damage, What};
+    use cowflush::pure::flushlog::chain::{Damage, What};
 
     const WRONG: Bad = Bad { place: 7, unreadable: false };
     const HIDDEN: Bad = Bad { place: 8, unreadable: true };

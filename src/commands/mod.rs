@@ -8,6 +8,7 @@ pub mod flush;
 pub mod history;
 pub mod hold;
 pub mod init;
+pub mod item;
 pub mod log;
 pub mod recover;
 pub mod shutdown;
@@ -15,11 +16,10 @@ pub mod status;
 
 use std::io::ErrorKind;
 
-use cowflush::boot::cmdline::{NOTED, Options};
-use cowflush::config::{self, Config};
-use cowflush::error::why;
-
 use crate::put;
+use cowflush::error::why;
+use cowflush::pure::cmdline::{NOTED, Options};
+use cowflush::pure::config::{self, Config};
 
 /// What this boot was asked for.
 fn options() -> Options {

@@ -3,20 +3,19 @@
 use std::fs::File;
 use std::io;
 
-use cowflush::boot::devices;
-use cowflush::boot::superblock::uuid_bytes;
-use cowflush::cow::format::{CHUNK_BYTES, PIECE};
-use cowflush::error::{Doing, Error, Exit, Result};
-use cowflush::log::chain::{Bad, End, Live};
-use cowflush::log::witness;
-use cowflush::ops::log::{Log, READ_AGAIN};
-use cowflush::report::json::Object;
-use cowflush::report::progress::Meter;
-use cowflush::sys::direct::Direct;
-use cowflush::units::{Bytes, Utc};
-
 use super::log::{count, segment_json};
 use crate::{cli, put};
+use cowflush::error::{Doing, Error, Exit, Result};
+use cowflush::flush::flushlog::{Log, READ_AGAIN};
+use cowflush::output::progress::Meter;
+use cowflush::pure::cow::format::{CHUNK_BYTES, PIECE};
+use cowflush::pure::disk::superblock::uuid_bytes;
+use cowflush::pure::flushlog::chain::{Bad, End, Live};
+use cowflush::pure::flushlog::witness;
+use cowflush::pure::report::json::Object;
+use cowflush::pure::units::{Bytes, Utc};
+use cowflush::sys::devices;
+use cowflush::sys::direct::Direct;
 
 /// Whether a log may be applied to a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,7 +225,7 @@ fn say(wanted: &cli::Recover, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::log::chain::{Damage, What};
+    use cowflush::pure::flushlog::chain::{Damage, What};
 
     #[test]
     fn a_damaged_log_and_one_that_does_not_fit_never_end_with_0() {

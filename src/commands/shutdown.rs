@@ -5,19 +5,18 @@ use std::num::NonZeroU32;
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::commands::config;
 use cowflush::error::{Exit, Result};
-use cowflush::ops::hold;
-use cowflush::ops::log::tries;
-use cowflush::ops::session::{How, Outcome, Session, at_risk};
-use cowflush::report::console::Console;
-use cowflush::report::progress::Meter;
+use cowflush::flush::flushlog::tries;
+use cowflush::flush::session::{How, Outcome, Session, at_risk};
+use cowflush::notes::hold;
+use cowflush::output::console::Console;
+use cowflush::output::progress::Meter;
+use cowflush::pure::units::{Bytes, Sectors, Utc};
 use cowflush::sys::dm::Control;
 use cowflush::sys::{block, signals};
-use cowflush::units::{Bytes, Sectors, Utc};
 use nix::sys::signal::Signal;
 use nix::unistd::alarm;
-
-use crate::commands::config;
 
 /// How long to wait before trying again when another command is at work.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -5,16 +5,16 @@ use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use cowflush::error::{Exit, Result};
-use cowflush::ops::daemon::note::DaemonNote;
-use cowflush::ops::status::{self, LogReport, Phase, Report};
-use cowflush::ops::users::{Beside, OnRoot};
-use cowflush::report::history;
-use cowflush::report::json::Object;
-use cowflush::report::record::Record;
-use cowflush::stack::Mode;
+use cowflush::flush::status::{self, LogReport, Phase, Report};
+use cowflush::notes::daemon_note::DaemonNote;
+use cowflush::pure::report::history;
+use cowflush::pure::report::json::Object;
+use cowflush::pure::report::record::Record;
+use cowflush::pure::stack::Mode;
+use cowflush::pure::units::{Bytes, Sectors, Utc};
 use cowflush::sys::block::{self, Written};
 use cowflush::sys::time;
-use cowflush::units::{Bytes, Sectors, Utc};
+use cowflush::sys::users::{Beside, OnRoot};
 
 /// Version of the JSON: it changes when a key changes its meaning or goes.
 const JSON_VERSION: u64 = 1;
@@ -373,7 +373,7 @@ fn bar(used: Bytes, size: Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::units::DevNo;
+    use cowflush::pure::units::DevNo;
 
     #[test]
     fn the_bar_is_always_20_wide() {

@@ -1,4 +1,215 @@
-//! When to flush, and when to hold writers back. Pure: who looks and acts is [`crate::ops`].
+//! The daemon: looks at clocks and levels, flushes when the schedule says so.
+//!
+//! look    what it sees of the clocks, root's COW and the memory
+//! act     flushes, and what becomes of a flush that fails
+//! rest    waits until something happens, or could
+//! swaps   swap on root is given up
+//! watch   changes under urgent paths
+//! report  tells people where things are: note, led, the file for Prometheus
+//! voice   what it says, and when it must not
+//! feeder  the machine's watchdog
 
-pub mod pressure;
-pub mod schedule;
+mod act;
+mod feeder;
+mod led;
+mod look;
+mod report;
+mod rest;
+mod swaps;
+mod voice;
+mod watch;
+
+use nix::sys::signal::Signal;
+
+use self::feeder::Feeder;
+use self::report::Reporter;
+use self::swaps::Swaps;
+use self::voice::Voice;
+use self::watch::{Mounts, Watch};
+use crate::error::Result;
+use crate::flush::{flushlog, session, trouble};
+use crate::notes::{run_dir, settings, spill};
+use crate::pure::config::Config;
+use crate::pure::dm::SnapshotStatus;
+use crate::pure::policy::rule::Rule;
+use crate::pure::policy::schedule::Schedule;
+use crate::pure::stack::{Name, Trouble};
+use crate::pure::units::Bytes;
+use crate::sys::dm::{Control, Message};
+use crate::sys::psi::Pressure;
+use crate::sys::signals::Held;
+use crate::throttle::valve::Valve;
+
+/// The daemon's state between two looks.
+struct Daemon<'a> {
+    config: Config,
+    schedule: Schedule,
+    control: Control,
+    message: Box<Message>,
+    /// What root's COW said of itself at the last look.
+    status: SnapshotStatus,
+    /// That it was lost has been told.
+    told_lost: bool,
+    /// By what root's COW is judged, and what one flush can put into the flush log; both as of the
+    /// last [`Daemon::refresh`].
+    rule: Rule,
+    roof: Bytes,
+    urgent: Watch,
+    boot: Watch,
+    mounts: Mounts,
+    /// A mount came or went since the last rest.
+    mounted: bool,
+    /// It was said that changes come too often.
+    told_often: bool,
+    /// The flush log holds something that the card does not, as of the last [`Daemon::refresh`].
+    log_in_use: bool,
+    pressure: Option<Pressure>,
+    /// The kernel has told of memory pressure since the last look.
+    pressed: bool,
+    /// Holds writers back during a flush, and until the next try where one failed. While it works nothing
+    /// may be done that could wait for root.
+    valve: Valve,
+    /// That this system has come up was said.
+    reached: bool,
+    /// It was said that programs wait for the owner's word.
+    waits_for_word: bool,
+    /// A reboot that drops what is held has begun.
+    rebooting: bool,
+    last_note: Option<String>,
+    noticed: u64,
+    reporter: Reporter,
+    feeder: Feeder,
+    swaps: Swaps,
+    voice: Voice<'a>,
+}
+
+/// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
+pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    // For all its sessions, and for the process at the valve. Real-time but for the long parts of a flush: no
+    // busy program may come between a writer and a look.
+    let config = load();
+    session::prepare_process()?;
+    let _settings = Settings;
+    let mut daemon = Daemon::begin(config, Voice::new(tell))?;
+    let ended = daemon.work(load, &mut signals);
+    // Writers go on before anything is told: whoever listens may be one of them.
+    daemon.valve.rest();
+    if let Some(note) = daemon.feeder.end() {
+        daemon.voice.tell(&note);
+    }
+    daemon.reporter.end();
+    ended
+}
+
+/// However the daemon ends, the page cache's limits are as they were. One that was killed leaves that to the next.
+struct Settings;
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        settings::restore(&settings::dirty());
+    }
+}
+
+impl<'a> Daemon<'a> {
+    fn begin(config: Config, voice: Voice<'a>) -> Result<Self> {
+        let control = Control::open()?;
+        // Its process is started now, while there is memory for that.
+        let valve = Valve::ready(&control)?;
+        let stack = control.stack()?;
+        // Before the watches: what is mounted from now on has them looked for anew.
+        let mounts = Mounts::watch()?;
+        let root = stack.root.map(|root| root.number);
+        let (urgent, boot) = (Watch::new(&config.urgent, root), Watch::new(&config.merge_on, root));
+        let roof = flushlog::roof(&stack);
+        let mut daemon = Self {
+            rule: Rule::of(&config, &stack, roof),
+            roof,
+            config,
+            schedule: Schedule::default(),
+            control,
+            message: Message::about(Name::Root),
+            status: stack.root.map_or(SnapshotStatus::Unknown, |root| root.status()),
+            told_lost: false,
+            urgent,
+            boot,
+            mounts,
+            mounted: false,
+            told_often: false,
+            log_in_use: stack.logged.is_some(),
+            pressure: Pressure::watch(),
+            pressed: false,
+            valve,
+            reached: false,
+            waits_for_word: false,
+            rebooting: false,
+            last_note: run_dir::read(run_dir::LAST_FLUSH),
+            noticed: 0,
+            reporter: Reporter::default(),
+            feeder: Feeder::default(),
+            swaps: Swaps::default(),
+            voice,
+        };
+        daemon.refresh()?;
+        daemon.take_up();
+        daemon.schedule = Schedule::new(&daemon.look());
+        daemon.schedule.log_in_use(daemon.log_in_use);
+        Ok(daemon)
+    }
+
+    fn work(&mut self, load: impl Fn() -> Config, signals: &mut Held) -> Result<()> {
+        loop {
+            let mut now = self.look();
+            if now.lost && !std::mem::replace(&mut self.told_lost, true) {
+                self.voice.tell(&trouble::explain(Trouble::Lost(Name::Root)).to_string());
+                self.reporter.flushed(false);
+            }
+            if let Some(reason) = self.schedule.due(&self.config, &now) {
+                now = self.act(reason, &now, signals)?;
+            } else {
+                self.guard(&now.level, self.schedule.is_failing() || now.doubt);
+                self.wait_for_word(&now);
+            }
+            self.feeder.feed(&now, self.valve.works());
+            if !self.valve.works() {
+                self.report(&now);
+            }
+            // Before the rest: one that came during a flush ended that.
+            if signals.has_ended() {
+                return Ok(());
+            }
+            self.rest(&now, signals);
+            if signals.has_ended() {
+                return Ok(());
+            }
+            // The configuration is on root.
+            while !self.valve.works()
+                && let Some(signal) = signals.other()
+            {
+                match signal {
+                    Signal::SIGHUP => self.reload(load())?,
+                    _ => self.schedule.ask(),
+                }
+            }
+        }
+    }
+
+    fn reload(&mut self, config: Config) -> Result<()> {
+        let root = self.control.stack()?.root.map(|root| root.number);
+        self.urgent = Watch::new(&config.urgent, root);
+        self.boot = Watch::new(&config.merge_on, root);
+        (self.config, self.told_often) = (config, false);
+        self.voice.tell("the configuration was read again");
+        self.take_up();
+        self.refresh()
+    }
+
+    /// Begins to use what the configuration names: a spill area, a watchdog. What can't be had is
+    /// told, and costs no flush.
+    fn take_up(&mut self) {
+        let spill = self.config.spill.as_ref().map(spill::begin);
+        let watchdog = self.feeder.follow(self.config.watchdog.as_deref());
+        for error in [spill.and_then(Result::err), watchdog.err()].into_iter().flatten() {
+            self.voice.tell(&error.to_string());
+        }
+    }
+}

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::error::{Doing, Exit, Result};
-use crate::units::{DevNo, Sectors, decimal};
+use crate::pure::units::{DevNo, Sectors, decimal};
 
 /// The number of an open block device.
 pub fn number(node: &File) -> std::io::Result<DevNo> {

@@ -8,10 +8,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{block, watchdog};
-use crate::cow::format::{CHUNK_BYTES, Chunk};
 use crate::error::{Doing, Result};
-use crate::log::chain::{Chunks, Unreadable};
-use crate::units::{Bytes, SECTOR_BYTES};
+use crate::pure::cow::format::{CHUNK_BYTES, Chunk};
+use crate::pure::flushlog::chain::{Chunks, Unreadable};
+use crate::pure::units::{Bytes, SECTOR_BYTES};
 
 /// Most chunks in one request: 256 KiB, more than usual disk drivers take at once.
 const MOST: usize = 64;

@@ -89,7 +89,7 @@ pub fn release(control: &Control) {
 /// lock waits for that. `false`: the lock is not the parent's any more, and may be somebody else's already.
 ///
 /// In this order: whoever takes the lock after this look finds the helper's.
-pub(super) fn help(control: &File, parent: Pid) -> bool {
+pub fn help(control: &File, parent: Pid) -> bool {
     let begun = set(control, Byte::Help, libc::F_RDLCK).is_ok();
     if begun && user(control, Byte::Work) == Ok(Some(parent.as_raw())) {
         return true;
@@ -99,7 +99,7 @@ pub(super) fn help(control: &File, parent: Pid) -> bool {
 }
 
 /// From here on nobody needs to wait for this helper.
-pub(super) fn end_help(control: &File) {
+pub fn end_help(control: &File) {
     let _ = set(control, Byte::Help, libc::F_UNLCK);
 }
 

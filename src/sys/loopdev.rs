@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use super::block;
 use crate::error::{Doing, Error, Result};
-use crate::units::{Bytes, DevNo};
+use crate::pure::units::{Bytes, DevNo};
 
 const SET_FD: u32 = 0x4C00;
 const CLR_FD: u32 = 0x4C01;

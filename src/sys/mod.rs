@@ -1,13 +1,12 @@
 //! The kernel layer: every ioctl and every `unsafe` of the crate. No decisions.
 
-pub mod attendant;
 pub mod block;
 pub mod cgroups;
 pub mod cow_threshold;
+pub mod devices;
 pub mod direct;
 pub mod dm;
 pub mod errand;
-pub mod guard;
 pub mod lock;
 pub mod loopdev;
 pub mod memory;
@@ -23,4 +22,5 @@ pub mod sysctl;
 pub mod terminal;
 pub mod time;
 pub mod tmpfs;
+pub mod users;
 pub mod watchdog;

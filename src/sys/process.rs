@@ -52,7 +52,7 @@ fn is_first_namespace(namespace: Result<PathBuf, ErrorKind>, proc_works: bool) -
 }
 
 /// Starts a child that does this and ends.
-pub(super) fn child(work: impl FnOnce()) -> nix::Result<Pid> {
+pub fn child(work: impl FnOnce()) -> nix::Result<Pid> {
     // SAFETY: cowflush has one thread, so the child may do all that its parent could; it leaves
     // by _exit and never returns into the caller.
     match unsafe { fork() }? {
@@ -109,14 +109,14 @@ pub fn could_start(root: &Path, program: &CStr) -> Result<(), Errno> {
 }
 
 /// Gives this process, a child, a name of its own: what `killall cowflush` ends is another.
-pub(super) fn rename(name: &CStr) {
+pub fn rename(name: &CStr) {
     // SAFETY: PR_SET_NAME reads a C string, of which it takes at most 16 bytes.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
 /// Closes what this process, a child, has of its parent's open files, but for `keep` and the three that
 /// everybody has: one that lives long would keep in use what its parent gave up.
-pub(super) fn close_others(keep: &[RawFd]) {
+pub fn close_others(keep: &[RawFd]) {
     for descriptor in (3..DESCRIPTORS).filter(|number| !keep.contains(number)) {
         // SAFETY: the child leaves by _exit and never drops, nor uses, what it closes here.
         unsafe { libc::close(descriptor) };

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::errand::Errand;
 use crate::error::Result;
-use crate::units::{Bytes, decimal};
+use crate::pure::units::{Bytes, decimal};
 
 /// One that the kernel uses.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The kernel's settings under /proc/sys.
 
-use crate::units::decimal;
+use crate::pure::units::decimal;
 
 /// One that is a number, such as `vm/swappiness`; `None` where this kernel has none of that name.
 pub fn read(name: &str) -> Option<u64> {

@@ -17,7 +17,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::process;
 use crate::error::{Doing, Result};
-use crate::units::Bytes;
+use crate::pure::units::Bytes;
 
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;

@@ -2,9 +2,9 @@
 
 use std::mem::size_of;
 
-use crate::dm::target::Line;
-use crate::stack::Name;
-use crate::units::{DevNo, Sectors};
+use crate::pure::dm::target::Line;
+use crate::pure::stack::Name;
+use crate::pure::units::{DevNo, Sectors};
 
 const VERSION: [u32; 3] = [4, 0, 0];
 const NAME_LEN: usize = 128;
@@ -319,7 +319,7 @@ fn text(bytes: &[u8]) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dm::Target;
+    use crate::pure::dm::Target;
 
     #[test]
     fn request_codes_are_the_kernels() {

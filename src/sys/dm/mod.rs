@@ -14,11 +14,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::dm::target::Line;
-use crate::dm::{SnapshotStatus, Target};
 use crate::error::{Doing, Error, Result};
-use crate::stack::{Device, Live, Name, Stack};
-use crate::units::DevNo;
+use crate::pure::dm::target::Line;
+use crate::pure::dm::{SnapshotStatus, Target};
+use crate::pure::stack::{Device, Live, Name, Stack};
+use crate::pure::units::DevNo;
 
 pub use message::{Message, Request};
 

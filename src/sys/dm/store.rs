@@ -1,10 +1,10 @@
-//! Devices beside the stack's own: those that COWs may stand on ([`crate::cow::store`]).
+//! Devices beside the stack's own: those that COWs may stand on ([`crate::pure::cow::store`]).
 
 use nix::errno::Errno;
 
 use super::{Control, Message, Request};
-use crate::cow::store::{self, Store};
-use crate::units::{DevNo, Sectors};
+use crate::pure::cow::store::{self, Store};
+use crate::pure::units::{DevNo, Sectors};
 
 impl Control {
     /// Makes such a device, without a table. Returns its number, by which it is called.

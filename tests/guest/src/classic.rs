@@ -3,17 +3,16 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::Failure;
 use argh::FromArgs;
-use cowflush::cow::format::CHUNK_SECTORS;
-use cowflush::dm::{Line, Target};
 use cowflush::error::{Doing, Error};
-use cowflush::ops::cowfile;
-use cowflush::stack::Name;
+use cowflush::flush::cowfile;
+use cowflush::pure::cow::format::CHUNK_SECTORS;
+use cowflush::pure::dm::{Line, Target};
+use cowflush::pure::stack::Name;
+use cowflush::pure::units::Bytes;
 use cowflush::sys::dm::{Control, Message, Request};
 use cowflush::sys::{block, mlock};
-use cowflush::units::Bytes;
-
-use crate::Failure;
 
 /// Flush root the classic way: freeze it, merge its COW in the COW's own order, give it a fresh
 /// COW, thaw it. Prints `merged_bytes N stall_us N`. Not safe against being killed.

@@ -1,0 +1,224 @@
+//! What the daemon does: flushes, and what becomes of a flush that fails.
+
+use super::Daemon;
+use crate::error::{Exit, Result};
+use crate::flush::session::{How, Outcome, Session};
+use crate::notes::{hold, run_dir};
+use crate::pure::config::{HoldFull, OnOverflow};
+use crate::pure::policy::pressure::Level;
+use crate::pure::policy::schedule::{self, Done, Now, Reason};
+use crate::pure::stack::Wish;
+use crate::sys::process::Program;
+use crate::sys::signals::Held;
+use crate::sys::{lock, priority};
+
+/// A reboot is not waited for when this share of the COW is in use, in percent.
+const BRIM: u64 = 95;
+
+/// What became of what was due.
+enum Did {
+    /// Nothing: another command is at work.
+    Nothing,
+    /// It was done; with what a flush came to, if it was one.
+    Flushed(Option<Outcome>),
+}
+
+impl Daemon<'_> {
+    /// Does what is due. Returns how things are afterwards.
+    pub(super) fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) -> Result<Now> {
+        if hold::since().is_some() != now.held {
+            // A hold that began, or ended, since the look.
+            return Ok(self.look());
+        }
+        if now.held && self.config.hold_full == HoldFull::Discard {
+            self.discard(now);
+            return Ok(self.look());
+        }
+        if hold::end() {
+            let kept = "the hold was ended, since the COW is full: what was held is flushed now";
+            self.voice.tell(kept);
+        }
+        self.reporter.flushing();
+        let flushed = self.flush(reason, signals);
+        // One that was ended by a signal, or not begun, leaves as little room as one that failed.
+        let failed = !matches!(flushed, Ok(Did::Flushed(_)));
+        // A flush that failed may have left something sealed, which leaves less room.
+        self.refresh()?;
+        let now = self.look();
+        self.guard(&now.level, failed);
+        match flushed {
+            Ok(Did::Nothing) => self.schedule.busy(&now),
+            Ok(Did::Flushed(outcome)) => {
+                let complaints = outcome.as_ref().map(Outcome::complaints).unwrap_or_default();
+                match outcome.as_ref().and_then(Outcome::record) {
+                    Some(record) => {
+                        self.voice.tell(&format!("flushed ({reason}): {record}{complaints}"))
+                    }
+                    None if complaints.is_empty() => {}
+                    None => self.voice.tell(complaints.trim_start()),
+                }
+                self.reporter.flushed(complaints.is_empty());
+                self.last_note = run_dir::read(run_dir::LAST_FLUSH);
+                self.schedule.spend(reason, &self.config, &now);
+                let done = match reason {
+                    Reason::Idle => Done::Merge,
+                    _ => Done::Flush { on_card: !self.log_in_use },
+                };
+                self.schedule.done(done, &now);
+            }
+            // Told to end: nothing has failed, and what is not flushed yet is not given up either.
+            Err(error) if error.exit_code() == Exit::Interrupted => {}
+            Err(error) => {
+                self.voice.tell(&format!("flush ({reason}) failed: {error}"));
+                self.schedule.failed(&now);
+                // Whoever has frozen root keeps writers away from the COW, too.
+                if error.exit_code() == Exit::Busy {
+                    return Ok(now);
+                }
+                self.reporter.flushed(false);
+                if schedule::is_pressing(&self.config, &now) {
+                    self.resort(signals);
+                    self.refresh()?;
+                    return Ok(self.look());
+                }
+            }
+        }
+        Ok(now)
+    }
+
+    fn flush(&mut self, reason: Reason, signals: &mut Held) -> Result<Did> {
+        let path = match reason {
+            Reason::Urgent => self.urgent.last(),
+            Reason::Boot { .. } => self.boot.last(),
+            _ => String::new(),
+        };
+        let Self { valve, control, config, .. } = self;
+        let session = match Session::behind(valve, control.clone(), config, signals) {
+            // Somebody else flushes: what they do not take, the next look finds.
+            Err(error) if error.exit_code() == Exit::Busy => return Ok(Did::Nothing),
+            session => session?,
+        };
+        let mut session = session.because(reason, path).settled(Wish::default())?;
+        if reason == Reason::Idle {
+            session.merge()?;
+            return Ok(Did::Flushed(None));
+        }
+        let outcome = session.flush(how(reason))?;
+        if reason == (Reason::Boot { merge: true }) {
+            // Also what an earlier flush left in the log: a flush with nothing to do merges nothing.
+            session.merge()?;
+        }
+        Ok(Did::Flushed(Some(outcome)))
+    }
+
+    /// Drops what is on trial. A reboot that is under way and does not come to its end before the
+    /// COW is full is cut short: nothing on root would be kept anyway.
+    fn discard(&mut self, now: &Now) {
+        if !self.rebooting {
+            self.rebooting = true;
+            self.voice.tell("the hold has filled the COW: rebooting, what was held is dropped");
+            priority::realtime(false);
+            // Not waited for: it may wait for root.
+            if Program::start(c"reboot", c"reboot").is_ok() {
+                return;
+            }
+        } else if now.level.percent_of_brim() < BRIM {
+            return;
+        }
+        if let Err(error) = hold::discard(true) {
+            self.voice.tell(&error.to_string());
+        }
+    }
+
+    /// A valve that a flush left stays while the COW is so full that the next flush is due, so that nobody
+    /// fills it up in between. After a flush that failed such a COW gets one anyway; one with much room
+    /// does without, so that everything can be told at once. With a valve the lock is this process's.
+    pub(super) fn guard(&mut self, level: &Level, failing: bool) {
+        if level.percent_of_brim() < self.config.high {
+            if self.valve.works() {
+                self.valve.rest();
+                lock::release(&self.control);
+            }
+        } else if failing
+            && !self.valve.works()
+            && lock::take(&self.control).is_ok()
+            && self.valve.work(self.rule).is_err()
+        {
+            lock::release(&self.control);
+        }
+        self.voice.hush(self.valve.works());
+    }
+
+    /// In doubt about the flush log a full COW is no reason to flush; so it gets a valve, as after a flush that failed, and
+    /// it is said when writers begin to wait.
+    pub(super) fn wait_for_word(&mut self, now: &Now) {
+        let waits = now.doubt && schedule::is_full(&self.config, now);
+        if waits && !self.waits_for_word {
+            self.voice.tell(
+                "THE COW IS FULL, and nothing may be flushed before you have decided about the flush log: programs wait. \
+                 `cowflush status` says why, `cowflush release` goes on without the log's flushes, a reboot drops what is in RAM",
+            );
+        }
+        self.waits_for_word = waits;
+    }
+
+    /// The card or the memory fails, and the COW is so full that writers wait: what the owner wants
+    /// then.
+    fn resort(&mut self, signals: &mut Held) {
+        match self.config.on_overflow {
+            OnOverflow::Wait => self
+                .voice
+                .tell("THE COW IS FULL and can't be flushed: programs wait until it can be"),
+            OnOverflow::WriteThrough => self.write_through(signals),
+        }
+    }
+
+    fn write_through(&mut self, signals: &mut Held) {
+        let Self { valve, control, config, .. } = self;
+        let through = Session::behind(valve, control.clone(), config, signals)
+            .and_then(Session::settled_anyhow)
+            .and_then(|mut session| session.give_up_deferring());
+        self.voice.hush(self.valve.works());
+        match through {
+            Ok(()) => self.voice.tell(
+                "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
+            ),
+            Err(error) => self.voice.tell(&format!("the last resort failed: {error}")),
+        }
+    }
+}
+
+/// How to flush for this reason: a boot loader reads the plain card; a COW that fills up, or memory that is short,
+/// leaves no time.
+fn how(reason: Reason) -> How {
+    How {
+        merge: reason == (Reason::Boot { merge: true }),
+        hurry: matches!(reason, Reason::High | Reason::Memory),
+        ..How::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_boot_files_are_merged_and_only_want_of_room_is_a_hurry() {
+        let plain = How::default();
+        for (reason, wanted) in [
+            (Reason::Interval, plain),
+            (Reason::At(0), plain),
+            (Reason::Urgent, plain),
+            (Reason::Asked, plain),
+            (Reason::Idle, plain),
+            (Reason::Boot { merge: true }, How { merge: true, ..plain }),
+            (Reason::Boot { merge: false }, plain),
+            (Reason::High, How { hurry: true, ..plain }),
+            (Reason::Memory, How { hurry: true, ..plain }),
+        ] {
+            assert_eq!(how(reason), wanted, "{reason}");
+        }
+        // Never past the log: a power cut could tear root.
+        assert!(!plain.direct);
+    }
+}

@@ -1,0 +1,100 @@
+//! Feeding the machine's watchdog, where the owner wants that of the daemon.
+//!
+//! The machine is never left unwatched: the daemon feeds only while it gets something done, in its loop
+//! or in a flush, and when it ends the watchdog goes on.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::pure::policy::schedule::Now;
+use crate::sys::watchdog;
+
+/// How long the watchdog is fed while all writers wait for a card that fails, in milliseconds. After
+/// that a reset is better than a machine that stands still.
+const PATIENCE: u64 = 10 * 60_000;
+
+/// What is fed, and since when writers have been waiting.
+#[derive(Default)]
+pub struct Feeder {
+    fed: Option<(String, Duration)>,
+    patience: Patience,
+}
+
+/// Since when all writers have been waiting for the card, in milliseconds.
+#[derive(Default)]
+struct Patience {
+    waiting_since: Option<u64>,
+}
+
+impl Patience {
+    /// Whether the machine shall go on at `running`, while writers wait or not.
+    fn holds(&mut self, running: u64, waiting: bool) -> bool {
+        let since = self.waiting_since.filter(|_| waiting).unwrap_or(running);
+        self.waiting_since = waiting.then_some(since);
+        running.saturating_sub(since) < PATIENCE
+    }
+}
+
+impl Feeder {
+    /// Feeds the watchdog at `path` from now on. One that is no longer wanted is stopped: that is the
+    /// only way to do so.
+    pub fn follow(&mut self, path: Option<&str>) -> Result<()> {
+        if self.fed.as_ref().map(|(path, _)| path.as_str()) == path {
+            return Ok(());
+        }
+        if self.fed.take().is_some() {
+            watchdog::stop();
+        }
+        if let Some(path) = path {
+            let timeout = watchdog::begin(Path::new(path)).map_err(|error| {
+                error.advise(
+                    "Only one process can feed it: take it from the other one, or set watchdog=none.",
+                )
+            })?;
+            self.fed = Some((path.to_owned(), timeout));
+        }
+        Ok(())
+    }
+
+    /// The daemon is alive. `waiting`: but all writers wait for the card.
+    pub fn feed(&mut self, now: &Now, waiting: bool) {
+        if self.patience.holds(now.running, waiting) {
+            watchdog::progress();
+        }
+    }
+
+    /// The daemon ends. Returns what the owner must know.
+    pub fn end(&mut self) -> Option<String> {
+        let (path, timeout) = self.fed.take()?;
+        watchdog::leave();
+        Some(format!(
+            "{path} is not fed any more: it resets the machine in {} s unless the daemon or somebody \
+             else feeds it",
+            timeout.as_secs()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_stands_still_for_ten_minutes_is_fed_no_more() {
+        let minute = 60_000;
+        let mut patience = Patience::default();
+        assert!((0..100).all(|n| patience.holds(n * minute, false)), "nobody waits");
+        let began = 200 * minute;
+        for n in 0..10 {
+            assert!(patience.holds(began + n * minute, true), "after {n} minutes");
+        }
+        assert!(!patience.holds(began + 10 * minute, true));
+        assert!(!patience.holds(began + 5000 * minute, true));
+        // One moment in which writers got on, and it begins anew.
+        assert!(patience.holds(began + 5001 * minute, false));
+        assert!(patience.holds(began + 5002 * minute, true));
+        assert!(patience.holds(began + 5011 * minute, true));
+        assert!(!patience.holds(began + 5012 * minute, true));
+    }
+}

@@ -1,0 +1,106 @@
+//! What the daemon sees of the clocks, root's COW and the memory.
+
+use super::Daemon;
+use crate::error::Result;
+use crate::flush::{flushlog, trouble};
+use crate::notes::{hold, settings};
+use crate::pure::dm::SnapshotStatus;
+use crate::pure::policy::rule::Rule;
+use crate::pure::policy::schedule::Now;
+use crate::pure::stack::Trouble;
+use crate::pure::units::Bytes;
+use crate::sys::{memory, time};
+
+impl Daemon<'_> {
+    /// One look at everything.
+    pub(super) fn look(&mut self) -> Now {
+        let status = self.status();
+        let memory = memory::info().unwrap_or_default();
+        let level = self.rule.level(status, &memory);
+        let (day, minute) = time::local();
+        let hold = hold::look();
+        let pending = match status {
+            SnapshotStatus::Used(usage) => {
+                Bytes(usage.data().bytes().0.saturating_add(memory.dirty.0))
+            }
+            // Without a COW nothing is pending, whatever is in the page cache.
+            SnapshotStatus::Unknown => Bytes(0),
+            _ => Bytes::MAX,
+        };
+        Now {
+            running: time::running(),
+            minute,
+            day,
+            level: level.unwrap_or_default(),
+            pending,
+            ram: memory.total,
+            available_percent: memory.available.percent_of(memory.total),
+            pressed: self.pressed,
+            held: hold.is_some(),
+            lost: status == SnapshotStatus::Invalid,
+            doubt: hold.is_some_and(|hold| hold.for_log),
+        }
+    }
+
+    /// What root's COW says of itself. Where the kernel does not answer, for want of memory, it is as it was. So it is in the
+    /// window of somebody's seal, where root's old table is Invalid.
+    fn status(&mut self) -> SnapshotStatus {
+        let looked = self.control.look(&mut self.message);
+        let asleep = self.message.is_suspended();
+        self.status = seen(self.status, looked.ok(), asleep);
+        self.status
+    }
+
+    /// Learns what the log holds and what is sealed, and whether root is still on a stack.
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        let stack = self.control.stack()?;
+        if stack.root.is_none() {
+            return Err(trouble::explain(Trouble::NotActive));
+        }
+        // While writers wait a card that fails is not asked for more than the next flush needs.
+        if !self.valve.works() {
+            self.roof = flushlog::roof(&stack);
+        }
+        self.rule = Rule::of(&self.config, &stack, self.roof);
+        self.log_in_use = stack.logged.is_some();
+        self.swaps.root = stack.root.map(|root| root.number);
+        self.schedule.log_in_use(self.log_in_use);
+        self.limit_dirty();
+        Ok(())
+    }
+
+    /// Written data wait in the page cache, by default up to a fifth of the memory, and all of them
+    /// can reach the COW at once: more than it holds. So the kernel is told to keep an eighth of the
+    /// COW's size at most. To write them there costs no more than copying memory.
+    fn limit_dirty(&mut self) {
+        let level = self.look().level;
+        if level.size == Bytes(0) {
+            return;
+        }
+        settings::limit_dirty((level.size.0 / 8).max(1 << 20));
+    }
+}
+
+/// What is known of a COW after a look at it that may have failed.
+fn seen(before: SnapshotStatus, now: Option<SnapshotStatus>, asleep: bool) -> SnapshotStatus {
+    now.filter(|now| !(asleep && *now == SnapshotStatus::Invalid)).unwrap_or(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_fails_changes_nothing() {
+        use SnapshotStatus::{Invalid, Overflow, Unknown};
+        for before in [Unknown, Overflow, Invalid] {
+            for asleep in [false, true] {
+                assert_eq!(seen(before, None, asleep), before);
+                assert_eq!(seen(before, Some(Overflow), asleep), Overflow);
+                assert_eq!(seen(before, Some(Unknown), asleep), Unknown, "it writes through");
+            }
+            assert_eq!(seen(before, Some(Invalid), false), Invalid);
+            assert_eq!(seen(before, Some(Invalid), true), before, "in a window");
+        }
+    }
+}

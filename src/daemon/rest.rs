@@ -1,0 +1,175 @@
+//! How the daemon waits until something happens, or could.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Daemon;
+use super::watch::Mounts;
+use crate::flush::flushlog;
+use crate::notes::run_dir;
+use crate::pure::dm::SnapshotStatus;
+use crate::pure::flushlog::tries;
+use crate::pure::policy::pressure::{self, Level};
+use crate::pure::policy::schedule::Now;
+use crate::pure::units::Bytes;
+use crate::sys::psi::Pressure;
+use crate::sys::signals::Held;
+use crate::sys::time;
+
+/// How often the daemon looks at everything when nothing happens; between two looks it glances at the COW.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What ends a rest.
+#[derive(PartialEq)]
+enum Event {
+    /// Programs wait for memory.
+    Pressure,
+    /// A signal, a change under a watched path, or a mount.
+    Other,
+}
+
+/// How often the daemon looks for flushes by hand, in milliseconds.
+const NOTICE_EVERY: u64 = 1000;
+
+impl Daemon<'_> {
+    /// Tells people what is to be told by the way.
+    pub(super) fn report(&mut self, now: &Now) {
+        if now.running >= tries::MINUTES * 60_000 && !std::mem::replace(&mut self.reached, true) {
+            // Whoever is at work writes to the log, which says it, too.
+            let _ = flushlog::tries::reached(&self.control);
+        }
+        let ends = self.schedule.interval_ends(&self.config);
+        let changes = self.schedule.changes_due(&self.config);
+        for note in self.reporter.report(&self.config, &self.control, now, ends, changes) {
+            self.voice.tell(&note);
+        }
+        if self.schedule.is_put_off(&self.config, now)
+            && !std::mem::replace(&mut self.told_often, true)
+        {
+            let kinds = changes.into_iter().zip([&self.urgent, &self.boot]);
+            let path = kinds.max_by_key(|(due, _)| *due).map(|(_, watch)| watch.last());
+            self.voice.tell(&format!(
+                "{} changes again and again: flushes for such changes are `urgent-pause` apart from now on, and a power \
+                 cut may cost that much of them. Leave it out, if it need not be kept so soon: `!PATH` in `urgent`",
+                path.unwrap_or_default()
+            ));
+        }
+    }
+
+    /// Waits until something happens, or could: then everything wants a look.
+    pub(super) fn rest(&mut self, now: &Now, signals: &Held) {
+        let most = match self.valve.works() {
+            // That looks after the COW.
+            true if self.schedule.is_failing() || now.doubt => pressure::SLOW,
+            // The next flush is due.
+            true => Duration::from_millis(1),
+            false => LOOK_EVERY,
+        };
+        let until =
+            now.running + self.schedule.sleep(&self.config, now, most.as_millis() as u64).max(1);
+        let mut level = now.level;
+        self.pressed = false;
+        while let Some(left) = until.checked_sub(time::running()).filter(|left| *left > 0) {
+            let happened = self.wait(left.min(self.pause(&level, now)), signals);
+            self.pressed = happened == Some(Event::Pressure);
+            if happened.is_some() {
+                break;
+            }
+            match self.glance(level) {
+                Some(glanced) => level = glanced,
+                None => break,
+            }
+        }
+        // To watch new folders is to read root.
+        if self.valve.works() {
+            return;
+        }
+        // What came did so just now.
+        let now = &Now { running: time::running(), ..*now };
+        let mounted = std::mem::take(&mut self.mounted);
+        if self.urgent.changed(mounted).is_some() {
+            self.schedule.urgent(now);
+        }
+        if let Some(change) = self.boot.changed(mounted) {
+            self.schedule.boot_files(change.on_root, now);
+        }
+        for complaint in [self.urgent.complaint(), self.boot.complaint()].into_iter().flatten() {
+            self.voice.tell(&complaint);
+        }
+        self.notice_others(now);
+    }
+
+    /// Until when nobody need look at the COW, in milliseconds from now.
+    fn pause(&self, level: &Level, now: &Now) -> u64 {
+        if self.valve.works() || level.size == Bytes(0) {
+            return u64::MAX;
+        }
+        // In doubt a valve is wanted from there on.
+        let mark = if now.held && !now.doubt { self.config.full_wait } else { self.config.high };
+        level.pause_until(mark).as_millis() as u64
+    }
+
+    /// A look at the COW alone, which is one ioctl: what the page cache and the memory may do to it in
+    /// the meantime is little ([`Daemon::limit_dirty`]). `None`: it is not as it was.
+    fn glance(&mut self, level: Level) -> Option<Level> {
+        if self.valve.works() || level.size == Bytes(0) {
+            return Some(level);
+        }
+        match self.control.look(&mut self.message) {
+            Ok(SnapshotStatus::Used(usage)) => level.glanced(usage.allocated.bytes()),
+            _ => None,
+        }
+    }
+
+    /// Waits for so many milliseconds, or until something happens.
+    fn wait(&mut self, millis: u64, signals: &Held) -> Option<Event> {
+        let mut descriptors = heapless::Vec::<PollFd<'_>, 5>::new();
+        let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
+        add(signals.as_fd(), PollFlags::POLLIN);
+        if !self.valve.works() {
+            let watches = [self.urgent.events(), self.boot.events()];
+            watches.into_iter().flatten().for_each(|watch| add(watch, PollFlags::POLLIN));
+            // Asked for nothing it still tells this.
+            add(self.mounts.as_fd(), PollFlags::empty());
+        }
+        if let Some(pressure) = &self.pressure {
+            add(pressure.as_fd(), Pressure::EVENT);
+        }
+        let timeout = PollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(PollTimeout::MAX);
+        let happened = poll(&mut descriptors, timeout) != Ok(0);
+        let (mut mounted, mut pressed) = (false, false);
+        for descriptor in &descriptors {
+            let events = descriptor.revents().unwrap_or(PollFlags::empty());
+            let mounts = descriptor.as_fd().as_raw_fd() == self.mounts.as_fd().as_raw_fd();
+            mounted |= mounts && events.contains(Mounts::EVENT);
+            pressed |= !mounts && events.contains(Pressure::EVENT);
+        }
+        drop(descriptors);
+        self.mounted |= mounted;
+        match pressed {
+            true => Some(Event::Pressure),
+            false => happened.then_some(Event::Other),
+        }
+    }
+
+    /// A flush by hand counts as one.
+    fn notice_others(&mut self, now: &Now) {
+        if now.running < self.noticed.saturating_add(NOTICE_EVERY) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.noticed, now.running);
+        self.give_up_swap(now.running);
+        let note = run_dir::read(run_dir::LAST_FLUSH);
+        if note != self.last_note {
+            self.last_note = note;
+            self.reporter.flushed(true);
+            let _ = self.refresh();
+            // It ended since the last look for one, and began so much earlier.
+            let took = run_dir::last_flush().map_or(0, |record| record.took_ms);
+            let since = before.saturating_sub(took);
+            self.schedule.flushed_by_hand(!self.log_in_use, since, now);
+        }
+    }
+}

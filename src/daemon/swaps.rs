@@ -1,0 +1,153 @@
+//! Swap that ends on root is given up while writes stay in RAM ([`users::OnRoot`] says why), and it is said.
+
+use std::time::Duration;
+
+use super::Daemon;
+use crate::error::Error;
+use crate::notes;
+use crate::pure::dm::SnapshotStatus;
+use crate::pure::units::{Bytes, DevNo};
+use crate::sys::errand::{Ended, Errand};
+use crate::sys::users::{self, OnRoot};
+use crate::sys::{memory, swap};
+
+/// What is left to others when all of it is back in RAM, as a COW leaves it.
+const SPARE: Bytes = Bytes(16 << 20);
+
+/// After one that failed, in milliseconds.
+const PAUSE: u64 = 60_000;
+
+const ADVICE: &str = "Swap on root is RAM while writes stay in RAM. Take it out of /etc/fstab, or switch off the program that \
+                      makes it; zram and a partition are fine.";
+
+/// What is under way, and what was said.
+#[derive(Default)]
+pub struct Swaps {
+    errand: Option<(String, Errand)>,
+    told: Vec<String>,
+    not_before: u64,
+    /// Root's device on the stack.
+    pub(super) root: Option<DevNo>,
+}
+
+/// What is to be done about one.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    GiveUp,
+    /// Not now, for this reason.
+    Leave(String),
+    Nothing,
+}
+
+fn next(area: &OnRoot, available: Bytes) -> Next {
+    match area.room {
+        // To give that up would take away what nobody asked for: it is RAM.
+        Some(_) if swap::is_zram(&area.path) => {
+            Next::Leave("it is zram, which puts on root what it gets rid of".to_owned())
+        }
+        Some((used, _)) if used.0 > 0 && used.0.saturating_add(SPARE.0) > available.0 => {
+            Next::Leave(format!("it holds {used}, and {available} of RAM are available"))
+        }
+        Some(_) => Next::GiveUp,
+        None => Next::Nothing,
+    }
+}
+
+/// Why it is still in use.
+fn failure(ended: Ended) -> Option<&'static str> {
+    match ended {
+        Ended::Done => None,
+        Ended::Failed(errno) => Some(errno.desc()),
+        Ended::Killed => Some("memory ran out meanwhile"),
+    }
+}
+
+fn complaint(path: &str, why: &str) -> String {
+    Error::new(format!("give up swap on {path}"), why.to_owned()).advise(ADVICE).to_string()
+}
+
+impl Daemon<'_> {
+    /// Gives up the next area, as far as there is room for what is in it.
+    pub(super) fn give_up_swap(&mut self, running: u64) {
+        if let Some((path, errand)) = &mut self.swaps.errand {
+            let Some(ended) = errand.wait(Duration::ZERO) else { return };
+            let path = std::mem::take(path);
+            self.swaps.errand = None;
+            if let Some(why) = failure(ended) {
+                self.refused(path, running, why);
+            } else {
+                notes::swaps::note_given_up(&path);
+                self.swaps.told.retain(|told| *told != path);
+                self.voice.tell(&format!("swap on {path} was given up. {ADVICE}"));
+            }
+        }
+        let deferring = matches!(self.status, SnapshotStatus::Used(_) | SnapshotStatus::Overflow);
+        if !deferring || running < self.swaps.not_before {
+            return;
+        }
+        let Some(root) = self.swaps.root else { return };
+        let available = memory::info().unwrap_or_default().available;
+        for area in users::swap_on(root) {
+            match next(&area, available) {
+                Next::GiveUp => {
+                    match swap::give_up(&area.path) {
+                        Ok(errand) => self.swaps.errand = Some((area.path, errand)),
+                        Err(error) => self.refused(area.path, running, &error.to_string()),
+                    }
+                    return;
+                }
+                Next::Leave(why) => self.complain(area.path, &why),
+                Next::Nothing => {}
+            }
+        }
+    }
+
+    fn refused(&mut self, path: String, running: u64, why: &str) {
+        self.swaps.not_before = running.saturating_add(PAUSE);
+        self.complain(path, why);
+    }
+
+    /// Says it once for each.
+    fn complain(&mut self, path: String, why: &str) {
+        if !self.swaps.told.contains(&path) {
+            self.voice.tell(&complaint(&path, why));
+            self.swaps.told.push(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_room_in_ram_is_not_read_back_and_zram_stays() {
+        let next = |path: &str, used: u64, available: u64| {
+            let room = Some((Bytes(used << 20), Bytes(100 << 20)));
+            super::next(&OnRoot { path: path.into(), room }, Bytes(available << 20))
+        };
+        let leave = |why: &str| Next::Leave(why.to_owned());
+        assert_eq!(next("/swapfile", 0, 0), Next::GiveUp, "there is nothing to read back");
+        assert_eq!(next("/swapfile", 10, 26), Next::GiveUp);
+        let short = "it holds 10.0 MiB, and 25.0 MiB of RAM are available";
+        assert_eq!(next("/swapfile", 10, 25), leave(short));
+        assert_eq!(next("/dev/loop0", 0, 50), Next::GiveUp);
+        let zram = "it is zram, which puts on root what it gets rid of";
+        assert_eq!(next("/dev/zram0", 0, 50), leave(zram));
+        assert_eq!(next("/var/zram", 0, 50), Next::GiveUp, "a file of that name");
+        let given_up = OnRoot { path: "/swapfile".into(), room: None };
+        assert_eq!(super::next(&given_up, Bytes(0)), Next::Nothing);
+    }
+
+    #[test]
+    fn only_what_the_kernel_has_let_go_is_given_up() {
+        assert_eq!(failure(Ended::Done), None);
+        assert_eq!(failure(Ended::Failed(nix::errno::Errno::ENOMEM)), Some("Out of memory"));
+        assert_eq!(failure(Ended::Killed), Some("memory ran out meanwhile"));
+        let said = complaint("/swapfile", "Out of memory");
+        assert!(
+            said.starts_with("cannot give up swap on /swapfile: Out of memory. Swap on root"),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,110 @@
+//! Applying a log to root without device-mapper: for a boot with `cowflush=off`, and offline.
+//!
+//! The order: everything is copied, in the order of root; a FLUSH makes it durable; only then may
+//! the caller start a new generation in the log. Cut short at any moment it can be begun again.
+
+use super::Log;
+use crate::error::{Error, Exit, Result};
+use crate::output::progress::Meter;
+use crate::pure::cow::format::{CHUNK_BYTES, PIECE};
+use crate::pure::flushlog::chain::Live;
+use crate::pure::flushlog::crc::crc32c;
+use crate::pure::flushlog::format::sector_crcs;
+use crate::pure::flushlog::whose::Fit;
+use crate::pure::flushlog::witness;
+use crate::pure::units::Bytes;
+use crate::sys::direct::Direct;
+
+impl Log {
+    /// Whether root is still what the segments were written for.
+    pub fn fits(&self, root: &mut Direct) -> Result<bool> {
+        self.fit(root, false).map(|fit| fit == Fit::Fits)
+    }
+
+    /// The same, in more words. Where root is `torn`, so that there is no filesystem to be seen, a telling chunk that the
+    /// log has may hold anything: a card that loses its power while it writes that chunk leaves rubbish there, and a
+    /// filesystem that somebody else mounted would be one.
+    pub fn fit(&self, root: &mut Direct, torn: bool) -> Result<Fit> {
+        let segments = &self.chain.segments;
+        let last = segments.iter().filter_map(|segment| segment.table.last()).map(|last| last.old);
+        if last.max().is_some_and(|last| last >= root.size().0.div_ceil(CHUNK_BYTES as u64)) {
+            return Ok(Fit::Changed);
+        }
+        for chunk in witness::watched(segments) {
+            let replaced = torn && self.place_of(chunk).is_some();
+            match root.chunk(chunk).map(|now| sector_crcs(&now)) {
+                Ok(now) if witness::recognised(segments, chunk, &now) => {}
+                _ if replaced => {}
+                Ok(_) => return Ok(Fit::Changed),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Fit::Fits)
+    }
+
+    /// Where the youngest data of a chunk of root stand in the log, and their checksum.
+    fn place_of(&self, chunk: u64) -> Option<(u64, u32)> {
+        self.chain.segments.iter().rev().find_map(|segment| {
+            let index = segment.table.binary_search_by_key(&chunk, |entry| entry.old).ok()?;
+            let position = segment.head.data().saturating_add(index as u64);
+            let entry = segment.table.get(index)?;
+            Some((self.chain.ring.chunk(position), entry.crc))
+        })
+    }
+
+    /// Root's first `bytes` (whole chunks) as it is read through the log. A chunk that can't be read is zero.
+    pub fn head_of(&mut self, root: &mut Direct, bytes: usize) -> Vec<u8> {
+        let mut head = vec![0; bytes];
+        for (chunk, into) in (0..).zip(head.chunks_exact_mut(CHUNK_BYTES)) {
+            let read = match self.place_of(chunk) {
+                Some((place, crc)) => self.disk.read_at(place, into).is_ok() && crc32c(into) == crc,
+                None => root.read_at(chunk, into).is_ok(),
+            };
+            if !read {
+                into.fill(0);
+            }
+        }
+        head
+    }
+
+    /// Copies `live`, what [`Self::verify`] returned, into root and makes it durable.
+    pub fn apply(&mut self, live: &[Live], root: &mut Direct, meter: &mut Meter) -> Result<()> {
+        meter.begin("merging", Bytes((live.len() * CHUNK_BYTES) as u64));
+        let mut rest = live;
+        let mut buffer = vec![0; PIECE * CHUNK_BYTES];
+        while let Some(first) = rest.first() {
+            meter.show(Bytes((rest.len() * CHUNK_BYTES) as u64));
+            let row = (first.old..).zip(rest).take(PIECE).take_while(|(at, live)| *at == live.old);
+            let (row, next) = rest.split_at(row.count().max(1).min(rest.len()));
+            rest = next;
+            let bytes = buffer.get_mut(..row.len() * CHUNK_BYTES).unwrap_or_default();
+            self.gather(row, bytes)?;
+            root.write_at(first.old, bytes)?;
+        }
+        meter.clear();
+        root.sync()
+    }
+
+    /// Reads a row of chunks from the log, neighbours in it together.
+    fn gather(&mut self, row: &[Live], into: &mut [u8]) -> Result<()> {
+        let (mut rest, mut bytes) = (row, into);
+        while let Some(first) = rest.first() {
+            let near = (first.place..).zip(rest).take_while(|(at, live)| *at == live.place).count();
+            let (run, next) = rest.split_at(near.max(1).min(rest.len()));
+            let (now, later) = bytes.split_at_mut((run.len() * CHUNK_BYTES).min(bytes.len()));
+            self.disk.read_at(first.place, now)?;
+            for (chunk, live) in now.chunks_exact(CHUNK_BYTES).zip(run) {
+                if crc32c(chunk) != live.crc {
+                    return Err(Error::new(
+                        format!("read chunk {} of {}", live.place, self.path().display()),
+                        "its checksum was right before and is wrong now",
+                    )
+                    .advise("Is the card dying? Nothing was lost yet: try again.")
+                    .exit(Exit::Card));
+                }
+            }
+            (rest, bytes) = (next, later);
+        }
+        Ok(())
+    }
+}

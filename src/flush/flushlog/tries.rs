@@ -1,0 +1,50 @@
+//! Notes in the log how many boots have begun on the stack; [`crate::pure::flushlog::tries`] says what that means.
+
+use super::Log;
+use crate::error::Result;
+use crate::notes::{self, run_dir};
+use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::flushlog::format::{RECORD_BYTES, Tries};
+use crate::pure::flushlog::tries::{AT, LIMIT, begun};
+use crate::sys::dm::Control;
+use crate::sys::{block, lock};
+
+impl Log {
+    /// How many boots in a row have begun on the stack and left nothing behind.
+    pub fn tries(&mut self) -> u32 {
+        let place = last_chunk(self.header().chunks);
+        let chunk = self.disk.chunk(place).ok();
+        let bytes = chunk.as_ref().and_then(|chunk| chunk.get(AT..AT + RECORD_BYTES));
+        begun(bytes, self.header().uuid, self.chain.next.id)
+    }
+
+    /// Notes that so many have. No FLUSH goes with it: after a cut that comes so soon one boot more is no loop, and a card
+    /// without one has written it by the time somebody pulls the plug of a machine that hangs.
+    pub fn note_tries(&mut self, count: u32) -> Result<()> {
+        let tries = Tries { log: self.header().uuid, last: self.chain.next.id, count };
+        self.disk.write_sector(last_chunk(self.header().chunks), AT, &tries.encode())
+    }
+}
+
+fn last_chunk(chunks: u64) -> u64 {
+    chunks.saturating_sub(1)
+}
+
+/// This system runs. Nothing is written where a flush will say so, or has: a boot's sector is all that it costs. But where
+/// the next boot would do without the stack, as on a system whose power is always cut before its first flush, one more is.
+pub fn reached(control: &Control) -> Result<()> {
+    let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
+    let tries = notes::value(&note, "tries").parse::<u32>().unwrap_or(0);
+    let Some(partition) = control.stack()?.log_partition().filter(|_| tries >= LIMIT) else {
+        return Ok(());
+    };
+    lock::take(control)?;
+    let noted = Log::open_in_use(&block::path(partition)).and_then(|mut log| {
+        let needed = log.tries() >= LIMIT;
+        if needed { log.note_tries(0) } else { Ok(()) }
+    });
+    lock::release(control);
+    noted
+}
+
+const _: () = assert!(AT + RECORD_BYTES <= CHUNK_BYTES);

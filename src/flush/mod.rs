@@ -1,0 +1,14 @@
+//! Flushes: the only code that changes a stack. [`session`] is a command at work; it asks [`crate::pure::stack`] for the
+//! next step and lets the files here carry it out. [`status`] only looks.
+
+pub mod cowfile;
+pub mod flushlog;
+pub mod prune;
+pub mod quiet;
+pub mod seal;
+pub mod session;
+pub mod settle;
+pub mod status;
+pub mod trouble;
+pub mod view;
+pub mod window;

@@ -1,0 +1,59 @@
+//! Leaves out what needn't reach the card; [`crate::pure::ext`] decides what that is.
+//!
+//! Safe under a mounted root: what is left out is not used by the filesystem that was sealed, and
+//! whatever root's filesystem begins to use since then it writes first. ARCHITECTURE.md has the
+//! reasons one by one.
+
+use super::view::Data;
+use crate::error::Result;
+use crate::pure::cow::format::{CHUNK_BYTES, CHUNK_SECTORS};
+use crate::pure::dm::{SnapshotStatus, Target};
+use crate::pure::ext::{self, Why};
+use crate::pure::stack::Device;
+use crate::pure::units::Bytes;
+use crate::sys::block;
+use crate::sys::direct::Direct;
+
+/// What a flush may leave out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The owner wants it.
+    pub on: bool,
+    /// What is sealed was sealed by this process, and was frozen.
+    pub frozen: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// What was left out.
+    pub bytes: Bytes,
+    /// Why nothing could be.
+    pub refused: Option<Why>,
+}
+
+/// Takes from `data`, which `layer` shows, what needn't reach the card.
+pub fn prune(policy: Policy, layer: &Device, data: &mut Data) -> Pruned {
+    match try_prune(policy, layer, data) {
+        Ok(chunks) => Pruned { bytes: Bytes(chunks * CHUNK_BYTES as u64), refused: None },
+        Err(why) => Pruned { bytes: Bytes(0), refused: Some(why) },
+    }
+}
+
+fn try_prune(policy: Policy, layer: &Device, data: &mut Data) -> core::result::Result<u64, Why> {
+    let Some(Target::Snapshot { origin, .. }) = layer.target().filter(|_| policy.on) else {
+        return Err("it is switched off (prune=off)");
+    };
+    // A filesystem that was refused writes is not what its metadata say.
+    if layer.status() == SnapshotStatus::Overflow {
+        return Err("the RAM copy was full");
+    }
+    let open = |device| -> Result<(Direct, u64)> {
+        let chunks = block::size(device)?.0.div_ceil(u64::from(CHUNK_SECTORS));
+        Ok((Direct::open(&block::path(device))?, chunks))
+    };
+    let (Ok((mut sealed, chunks)), Ok((mut below, _))) = (open(layer.number), open(origin)) else {
+        return Err("root's metadata can't be read");
+    };
+    ext::prune(&mut data.table, &mut sealed, &mut below, chunks, policy.frozen)
+}

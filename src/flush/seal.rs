@@ -1,0 +1,379 @@
+//! Seal: swap root's COW for a fresh one at a moment when it holds a complete filesystem.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::cowfile::{self, Cow};
+use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
+use crate::error::{Doing, Error, Exit, Result};
+use crate::notes::run_dir;
+use crate::pure::cow::format::CHUNK_SECTORS;
+use crate::pure::cow::pace;
+use crate::pure::dm::{Line, Target};
+use crate::pure::stack::{Device, Name, Stack};
+use crate::pure::units::{Bytes, DevNo, Sectors};
+use crate::sys::dm::Control;
+use crate::sys::{block, cow_threshold, signals};
+use crate::throttle::guard::{self, End, Guard};
+use crate::throttle::valve::Valve;
+
+/// What root continues on after the seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// A fresh COW; together with the sealed one it should stay below `limit`.
+    Defer {
+        /// The COW's limit.
+        limit: Bytes,
+        /// What one flush can put into the flush log.
+        roof: Bytes,
+    },
+    /// The card: the sealed COW is merged in its own order, writes go straight through.
+    WriteThrough,
+}
+
+/// A deferring root: its parts by name.
+struct Deferring {
+    length: Sectors,
+    seat: DevNo,
+    cow: DevNo,
+    /// What its COW holds, where the kernel counts that.
+    used: Option<Bytes>,
+}
+
+fn deferring(stack: &Stack) -> Result<Deferring> {
+    let parts = |root: Device| {
+        let Target::Snapshot { origin, cow, .. } = root.target()? else { return None };
+        let used = root.usage().map(|usage| usage.allocated.bytes());
+        Some(Deferring { length: root.length()?, seat: origin, cow, used })
+    };
+    stack
+        .root
+        .and_then(parts)
+        .ok_or_else(|| Error::new("seal root", "its writes already go straight to the card"))
+}
+
+impl Deferring {
+    /// The tables of the sealed device and of root, by which root goes on deferring; and the fresh COW of the latter.
+    fn defer(
+        &self,
+        control: &Control,
+        sealed: DevNo,
+        limit: Bytes,
+        roof: Bytes,
+    ) -> Result<(Target, Target, Cow)> {
+        let chunk = CHUNK_SECTORS;
+        let fresh = cowfile::create(control, limit, self.used.unwrap_or(limit), roof)?;
+        let below = Target::Snapshot { origin: self.seat, cow: self.cow, chunk };
+        let above = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
+        Ok((below, above, fresh))
+    }
+}
+
+/// Seals root's COW. The stack must be settled and deferring.
+///
+/// The process's memory must be locked. All memory is had and all tables are loaded before root is
+/// suspended; a kernel that needs memory then might wait for a write to root, for ever. That is why the
+/// sealed device takes root's exceptions over (a *handover*) instead of reading them anew.
+///
+/// `valve` holds writers back until shortly before the window, which needs root awake. With
+/// [`Freeze::Before`] the filesystem is frozen from then on, until the caller drops what this returns: it
+/// gets a valve for the fresh COW first.
+pub fn run(
+    control: &Control,
+    stack: &Stack,
+    after: After,
+    valve: &mut Valve,
+    freeze: Freeze,
+) -> Result<(Sealed, Tight)> {
+    let root = deferring(stack)?;
+    let sealed = control.create(Name::Sealed)?;
+    let (sealed_target, root_target, fresh) = match after {
+        After::Defer { limit, roof } => {
+            let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
+            (below, above, Some(fresh))
+        }
+        After::WriteThrough => (
+            Target::SnapshotMerge { origin: root.seat, cow: root.cow, chunk: CHUNK_SECTORS },
+            Target::Linear { device: sealed, offset: Sectors(0) },
+            None,
+        ),
+    };
+    let (sealed_line, root_line) =
+        (Line::whole(root.length, sealed_target), Line::whole(root.length, root_target));
+    let mut requests = window::Seal::prepare(root_line);
+    let mut for_guard = window::Seal::prepare(root_line);
+    let root_folder = File::open("/").doing(|| "open /")?;
+    let early = freeze == Freeze::Before;
+    let mut guard = guard::post(control, early.then_some(&root_folder), &mut |end| {
+        // A root that sleeps all the same has to be read for that, which would
+        // wait for the next command, while that waits for the guard: it thaws by itself.
+        if let End::Orphaned { frozen } = end
+            && for_guard.rescue(control)
+            && early
+        {
+            if frozen {
+                block::thaw(&root_folder);
+            }
+            // With the note of its own freeze the next command would thaw whatever it finds.
+            run_dir::end_freeze();
+        }
+    })?;
+    // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
+    // here the valve's time ends.
+    valve.rest();
+    let since = Instant::now();
+    let unpaced = Unpaced::begin(after);
+    // Nobody thaws what another program froze. The guard knows whose freeze it is; the note is for the next command, where both
+    // were killed. Without it the suspend freezes, which the kernel takes back by itself. Between the two nothing may take
+    // time: who finds the note after that can't tell.
+    let noted = early && run_dir::note_freeze().is_ok();
+    let froze = noted.then(|| guard.freeze());
+    let frozen = froze == Some(Ok(()));
+    if let Some(Err(errno)) = froze {
+        if errno == Errno::EPIPE {
+            // It ended in its call, which is over then.
+            block::thaw(&root_folder);
+        }
+        run_dir::end_freeze();
+        let error = match errno {
+            Errno::EBUSY => Some(explain(Failed { at: Moment::Freeze, errno, asleep: false })),
+            Errno::EPIPE => Some(guard::ended()),
+            // One that shut down after errors.
+            _ => None,
+        };
+        if let Some(error) = error {
+            guard.dismiss();
+            return Err(error);
+        }
+    }
+    let freeze = if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
+    // From here on whatever happens thaws it.
+    let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
+    control.load(Name::Sealed, &[sealed_line])?;
+    control.load(Name::Root, &[root_line])?;
+    let sealed = signals::undisturbed(|| requests.run(control, freeze));
+    // The loaded table keeps it, but the kernel drops a table that it can't swap in.
+    drop(fresh);
+    drop(unpaced);
+    match sealed {
+        Ok(sealed) => Ok((sealed, tight)),
+        Err(failed) => {
+            if failed.asleep {
+                tight.leave();
+            }
+            Err(explain(failed))
+        }
+    }
+}
+
+/// Thaws root's filesystem, if a window that failed or was killed has left it frozen. Root must be awake, and
+/// no valve at work: to thaw is to write, and whoever waits at a valve may hold what that needs.
+pub fn thaw_root() {
+    if run_dir::has_frozen()
+        && let Ok(root) = File::open("/")
+    {
+        block::thaw(&root);
+        run_dir::end_freeze();
+    }
+}
+
+/// A root that is suspended for a last step: what its COW held shows the sealed device, and nothing new comes.
+///
+/// Dropped, or should this process die, root goes on with the table that waits: at first one with a fresh COW over the
+/// sealed device, as after any seal.
+pub struct Held<'a> {
+    control: &'a Control,
+    requests: window::Seal,
+    /// Dropped when root goes on.
+    _guard: Tight,
+    /// In case root's table has to be loaded again.
+    _fresh: Cow,
+    length: Sectors,
+    origin: DevNo,
+    since: Instant,
+}
+
+/// Seals root's COW as [`run`] does, and leaves root suspended.
+pub fn hold<'a>(
+    control: &'a Control,
+    stack: &Stack,
+    limit: Bytes,
+    roof: Bytes,
+    valve: &mut Valve,
+) -> Result<Held<'a>> {
+    let root = deferring(stack)?;
+    let sealed = control.create(Name::Sealed)?;
+    let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
+    let (origin, length) = (root.seat, root.length);
+    let (below, above) = (Line::whole(length, below), Line::whole(length, above));
+    let mut requests = window::Seal::prepare(above);
+    let mut for_guard = window::Seal::prepare(above);
+    let guard = guard::post(control, None, &mut |end| {
+        if end != End::Dismissed {
+            for_guard.rescue(control);
+        }
+    })?;
+    let guard = Tight { frozen: None, guard: Some(guard) };
+    valve.rest();
+    control.load(Name::Sealed, &[below])?;
+    control.load(Name::Root, &[above])?;
+    let since = Instant::now();
+    requests.hold(control).map_err(explain)?;
+    Ok(Held { control, requests, _guard: guard, _fresh: fresh, length, origin, since })
+}
+
+impl Held<'_> {
+    /// Lets root go on, straight to the card, which has by now what was sealed. Returns for how long it was suspended.
+    ///
+    /// The sealed device, which nobody reads any more, is for the plan to remove.
+    pub fn write_through(mut self) -> Result<Duration> {
+        let target = Target::Linear { device: self.origin, offset: Sectors(0) };
+        self.control.load(Name::Root, &[Line::whole(self.length, target)])?;
+        // Where the kernel drops that table root goes on over the sealed device.
+        let asleep = !self.requests.rescue(self.control);
+        let root = self.control.device(Name::Root)?.and_then(|root| root.target());
+        match root == Some(target) {
+            true => Ok(self.since.elapsed()),
+            false => Err(explain(Failed { at: Moment::Resume, errno: Errno::EAGAIN, asleep })),
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.requests.rescue(self.control);
+    }
+}
+
+/// To freeze is to write out what the page cache holds while everybody waits, so a small COW may be filled
+/// at any speed meanwhile. Dropped, the pace is that of the COW that root has then; should this process
+/// die, it stays until the next seal, which the valve can do with.
+struct Unpaced {
+    then: u64,
+}
+
+impl Unpaced {
+    fn begin(after: After) -> Self {
+        cow_threshold::set(pace::FREE);
+        Self {
+            then: match after {
+                After::Defer { limit, .. } => pace::threshold(limit),
+                After::WriteThrough => pace::FREE,
+            },
+        }
+    }
+}
+
+impl Drop for Unpaced {
+    fn drop(&mut self) {
+        cow_threshold::set(self.then);
+    }
+}
+
+/// A frozen filesystem, if it was; thawed when this is dropped, or this process dies.
+pub struct Tight {
+    frozen: Option<(File, Instant)>,
+    guard: Option<Guard>,
+}
+
+impl Tight {
+    /// Thaws it. Returns for how long it was frozen.
+    pub fn thaw(self) -> Option<Duration> {
+        let since = self.frozen.as_ref().map(|(_, since)| *since);
+        drop(self);
+        since.map(|since| since.elapsed())
+    }
+
+    /// Leaves it as it is: root is asleep, and to thaw would wait for that. [`thaw_root`] is for whoever wakes it up.
+    fn leave(mut self) {
+        self.frozen = None;
+    }
+}
+
+impl Drop for Tight {
+    fn drop(&mut self) {
+        if let Some((root, _)) = &self.frozen {
+            // The guard has frozen it; it may have been killed since.
+            if self.guard.as_mut().is_none_or(|guard| guard.thaw().is_err()) {
+                block::thaw(root);
+            }
+            run_dir::end_freeze();
+        }
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss();
+        }
+    }
+}
+
+/// Lets a failed merge under a write-through root start again.
+pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
+    let (Some(Target::SnapshotMerge { origin, cow, chunk }), Some(length)) =
+        (sealed.target(), sealed.length())
+    else {
+        return Err(Error::new("restart the merge", "nothing is being merged"));
+    };
+    control.load(Name::Sealed, &[Line::whole(length, Target::Snapshot { origin, cow, chunk })])?;
+    let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
+    let mut requests = Restart::prepare(merge);
+    let mut for_guard = Restart::prepare(merge);
+    let guard = guard::post(control, None, &mut |end| {
+        if end != End::Dismissed {
+            for_guard.rescue(control);
+        }
+    })?;
+    let restarted = signals::undisturbed(|| requests.run(control));
+    guard.dismiss();
+    restarted.map_err(explain)
+}
+
+fn explain(Failed { at, errno, asleep }: Failed) -> Error {
+    let why = errno.desc();
+    let error = match at {
+        Moment::Freeze => {
+            return Error::new("freeze root's filesystem", "it is frozen by another program")
+                .advise(
+                    "Nothing was lost: what was written stays in RAM. Try again when whoever froze it, such as a \
+                     hypervisor's snapshot or `fsfreeze`, has thawed it.",
+                )
+                .exit(Exit::Busy);
+        }
+        Moment::Suspend => Error::new("suspend cowflush-root", why),
+        Moment::Handover => Error::new("hand root's changes over to cowflush-sealed", why),
+        Moment::Resume => Error::new("resume cowflush-root", why),
+    };
+    error.advise(match asleep {
+        false => {
+            "Nothing was lost and root goes on as before. Try again; the kernel log (dmesg) may \
+             have more."
+        }
+        true => {
+            "Nothing was lost, but root may still be suspended: whoever writes to it waits. Try \
+             again, which wakes it up; the kernel log (dmesg) may have more."
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_the_seal_that_failed_is_named_and_whether_root_sleeps() {
+        for (at, said) in [
+            (Moment::Suspend, "cannot suspend cowflush-root: Out of memory. Nothing was lost"),
+            (
+                Moment::Handover,
+                "cannot hand root's changes over to cowflush-sealed: Out of memory. Nothing was lost",
+            ),
+            (Moment::Resume, "cannot resume cowflush-root: Out of memory. Nothing was lost"),
+        ] {
+            for asleep in [false, true] {
+                let error = explain(Failed { at, errno: Errno::ENOMEM, asleep }).to_string();
+                assert!(error.starts_with(said), "{error}");
+                assert_eq!(error.contains("root may still be suspended"), asleep, "{error}");
+            }
+        }
+    }
+}

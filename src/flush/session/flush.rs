@@ -1,0 +1,216 @@
+//! Flush: everything that was written until now becomes durable.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::outcome::Seen;
+use super::{How, Outcome, Session};
+use crate::error::{Doing, Exit, Result};
+use crate::flush::settle::Settled;
+use crate::flush::window::{Freeze, Sealed};
+use crate::flush::{seal, trouble};
+use crate::notes::run_dir;
+use crate::pure::cow::size;
+use crate::pure::dm::SnapshotStatus;
+use crate::pure::policy::pressure::SLOW;
+use crate::pure::report::record::Record;
+use crate::pure::stack::{Mode, Name, Stack, Trouble, Wish};
+use crate::pure::units::{Bytes, Sectors};
+use crate::sys::dm::Message;
+use crate::sys::syncing::{Synced, Syncing, write_out};
+use crate::sys::{block, memory, time};
+use crate::throttle::valve;
+
+/// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
+/// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
+/// window.
+const PREPARING: Duration = Duration::from_millis(100);
+
+impl Session<'_> {
+    /// Makes everything that was written until now durable: in the flush log if there is one, else
+    /// in root itself.
+    pub fn flush(&mut self, how: How) -> Result<Outcome> {
+        self.hold_back()?;
+        // A filesystem in trouble can't write everything out; what it could is still flushed.
+        let synced = if how.hurry { Synced::Unknown } else { remembered(self.sync()?) };
+        let stack = self.control.stack()?;
+        let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
+        let overflowed = status == SnapshotStatus::Overflow || run_dir::has_overflowed();
+        let mut seen = Seen { overflowed, synced, frozen: false };
+        match (stack.mode(), status) {
+            (Some(Mode::WriteThrough), _) => {
+                flush_card(&stack)?;
+                if synced == Synced::Unknown {
+                    seen.synced = Synced::Failed(Errno::EINTR);
+                }
+                return Ok(self.nothing(seen));
+            }
+            (_, SnapshotStatus::Invalid) => {
+                return Err(trouble::explain(Trouble::Lost(Name::Root)));
+            }
+            // Where it is not known what is in the page cache a freeze writes that out.
+            (_, SnapshotStatus::Used(usage))
+                if usage.data().0 == 0 && synced != Synced::Unknown =>
+            {
+                return Ok(self.nothing(seen));
+            }
+            _ => {}
+        }
+        let wish = Wish { direct: how.direct, ..Wish::default() };
+        let (sealed, settled) =
+            self.seal(&stack, seal::After::Defer { limit: self.limit, roof: self.roof }, wish)?;
+        if settled.appended && how.merges(settled.log_used, self.config.merge) {
+            self.merge()?;
+        }
+        let record = self.note(sealed.stall);
+        if status == SnapshotStatus::Overflow {
+            run_dir::note_overflow();
+        }
+        seen.frozen = sealed.frozen;
+        Ok(Outcome::flushed(record, seen).after(self.refused.take()))
+    }
+
+    /// Nothing of this command's own was there to be made durable.
+    fn nothing(&mut self, seen: Seen) -> Outcome {
+        let found = (self.done.durable > Bytes(0)).then(|| self.note(Duration::ZERO));
+        Outcome::rest(found).and(Outcome::nothing(seen)).after(self.refused.take())
+    }
+
+    /// Merges what is in the flush log into the card. Returns what was merged and how long that
+    /// took, `None` when the log is empty or there is none.
+    pub fn merge(&mut self) -> Result<Option<Settled>> {
+        let settled = self.settle(Wish { merge: true, ..Wish::default() })?;
+        Ok(settled.of_log())
+    }
+
+    /// Seals and brings the stack to rest again, also when the seal failed halfway.
+    pub(super) fn seal(
+        &mut self,
+        stack: &Stack,
+        after: seal::After,
+        wish: Wish,
+    ) -> Result<(Sealed, Settled)> {
+        self.hold_back()?;
+        let freeze = self.freeze()?;
+        let sealed = seal::run(&self.control, stack, after, self.valve.valve(), freeze);
+        // A seal that failed may have left root suspended, which the plan mends, but not a valve.
+        self.valve.valve().rest();
+        self.frozen = sealed.as_ref().is_ok_and(|(sealed, _)| sealed.frozen);
+        let sealed = match sealed {
+            Ok((sealed, tight)) => {
+                self.hold_back()?;
+                Ok(Sealed { stall: tight.thaw().unwrap_or(sealed.stall), ..sealed })
+            }
+            Err(error) => {
+                self.foreign |= error.exit_code() == Exit::Busy;
+                Err(error)
+            }
+        };
+        let settled = self.settle(wish);
+        Ok((sealed?, settled?))
+    }
+
+    /// When to freeze root's filesystem.
+    fn freeze(&self) -> Result<Freeze> {
+        let stack = self.control.stack()?;
+        let memory = memory::info().unwrap_or_default();
+        let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
+        let can = match status {
+            SnapshotStatus::Overflow => false,
+            SnapshotStatus::Used(usage) => {
+                let (device, used) = (usage.total.bytes(), usage.allocated.bytes());
+                size::can_freeze(device, used, memory.unwritten())
+            }
+            _ => true,
+        };
+        let tight = self.rule(&stack).level(status, &memory);
+        let tight = tight.is_some_and(|level| !level.lasts(PREPARING));
+        // One that was refused writes has shut down, most likely, and stays so until the next boot.
+        let can = can && !run_dir::has_overflowed() && !self.foreign;
+        Ok(match (can, tight) {
+            (false, _) => Freeze::Never,
+            (true, true) => Freeze::Before,
+            (true, false) => Freeze::Within,
+        })
+    }
+
+    /// Writes the page cache out while writers are free, so that little is left for the seal, which
+    /// stops them. It is given up once the COW is so full that they would have to wait: the seal's
+    /// freeze does the same, and nothing but the seal makes room: at that mark the valve closes, and what is
+    /// written out waits for it as well.
+    fn sync(&mut self) -> Result<Synced> {
+        let rule = self.rule(&self.control.stack()?);
+        let mut message = Message::about(Name::Root);
+        let mut syncing = Syncing::begin(&open_root()?)?;
+        loop {
+            let level = valve::level(&self.control, &mut message, &rule);
+            let pause = level.map_or(SLOW, |level| level.pause_until(rule.full_wait));
+            if level.is_some_and(|level| level.percent_of_brim() >= rule.full_wait) {
+                return Ok(Synced::Unknown);
+            }
+            if let Some(synced) = syncing.wait(pause) {
+                return Ok(synced);
+            }
+        }
+    }
+
+    /// Notes what was done since the last note, or since the command began, as a flush of its own.
+    pub(super) fn note(&mut self, stall: Duration) -> Record {
+        let begin = std::mem::replace(&mut self.since, Instant::now());
+        let done = std::mem::take(&mut self.done);
+        let record = Record {
+            when: time::now(),
+            command: self.command.to_owned(),
+            reason: self.reason.clone(),
+            path: self.path.clone(),
+            bytes: done.durable,
+            logged: done.logged,
+            merged: done.merged,
+            took_ms: begin.elapsed().as_millis() as u64,
+            log_ms: done.logging.as_millis() as u64,
+            merge_ms: done.merging.as_millis() as u64,
+            stall_us: stall.as_micros() as u64,
+            pruned: done.pruned.bytes,
+            not_pruned: done.pruned.refused.unwrap_or_default().to_owned(),
+        };
+        // Each part of a stop is a flush of its own here.
+        let _ = run_dir::note_flush(&record);
+        remember(&record);
+        record
+    }
+}
+
+/// The kernel tells once that it gave up what it could not write out, and what it gave up is not made good by what is written later: it
+/// is remembered until the next boot.
+fn remembered(synced: Synced) -> Synced {
+    match synced {
+        Synced::Failed(Errno::EIO | Errno::EROFS) => run_dir::note_unwritten(),
+        Synced::Done(_) if run_dir::has_unwritten() => return Synced::Failed(Errno::EIO),
+        _ => {}
+    }
+    synced
+}
+
+fn open_root() -> Result<File> {
+    File::open("/").doing(|| "open /")
+}
+
+/// Writes the page cache out, however long that takes.
+pub(super) fn sync_root() -> Result<()> {
+    write_out(&open_root()?).map(drop).doing(|| "sync the root filesystem")
+}
+
+/// The note is for people; a /run that is gone is no error.
+pub(super) fn remember(record: &Record) {
+    let _ = run_dir::write(run_dir::LAST_FLUSH, &record.to_text());
+}
+
+/// The last word to the card: everything merged or written through becomes durable.
+pub(super) fn flush_card(stack: &Stack) -> Result<()> {
+    match stack.card() {
+        Some((card, Sectors(_))) => block::flush(card),
+        None => Ok(()),
+    }
+}

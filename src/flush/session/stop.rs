@@ -1,0 +1,193 @@
+//! Stop: root's writes go straight through to the card. Start: they are deferred again.
+
+use std::time::Duration;
+
+use super::flush::{flush_card, remember, sync_root};
+use super::outcome::Seen;
+use super::{How, Outcome, Session};
+use crate::error::{Exit, Result};
+use crate::flush::prune::{Policy, Pruned};
+use crate::flush::settle::{self, Hands, Settled};
+use crate::flush::{cowfile, seal, trouble};
+use crate::pure::cow::format::CHUNK_SECTORS;
+use crate::pure::cow::pace;
+use crate::pure::dm::{Line, SnapshotStatus, Target};
+use crate::pure::stack::{Mode, Name, Trouble, Wish};
+use crate::pure::units::Bytes;
+use crate::sys::syncing::Synced;
+use crate::sys::{cow_threshold, signals};
+
+/// How much a stop accepts for its last step. More is worth another flush: everybody waits for that step. Without a
+/// log it is merged in the COW's own order, and a power cut meanwhile can tear what is in it.
+const TAIL: Bytes = Bytes(256 << 10);
+/// How often a stop flushes to get below [`TAIL`] while writers are at work.
+const TAIL_TRIES: u32 = 4;
+
+/// A last step that was done.
+struct Last {
+    stall: Duration,
+    /// It went past the log, and what was sealed was frozen or not.
+    past_log: Option<bool>,
+}
+
+impl Session<'_> {
+    /// A flush on the way down: a log that can't be written is no reason to lose what is in RAM.
+    fn last_flush(&mut self) -> Result<Outcome> {
+        self.flush(How::default()).or_else(|error| {
+            self.pass_by_log(error)?;
+            self.flush(How { direct: true, ..How::default() })
+        })
+    }
+
+    /// Merges the log; what that took is the flush's before it.
+    fn merge_after(&mut self, flushed: &mut Outcome) -> Result<()> {
+        self.merge()?;
+        if let Some(record) = flushed.record_mut() {
+            let done = std::mem::take(&mut self.done);
+            record.merged.0 = record.merged.0.saturating_add(done.merged.0);
+            record.merge_ms = record.merge_ms.saturating_add(done.merging.as_millis() as u64);
+        }
+        Ok(())
+    }
+
+    /// Flushes and lets root write straight through to the card.
+    pub fn stop(&mut self) -> Result<Outcome> {
+        let mut outcome = self.last_flush()?;
+        self.merge_after(&mut outcome)?;
+        for _ in 0..TAIL_TRIES {
+            let stack = self.control.stack()?;
+            let overflowed =
+                stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow);
+            if !overflowed && stack.pending().is_some_and(|pending| pending.bytes() <= TAIL) {
+                break;
+            }
+            outcome = outcome.and(self.last_flush()?);
+            self.merge_after(&mut outcome)?;
+        }
+        let stack = self.control.stack()?;
+        if stack.mode() == Some(Mode::Deferring) {
+            let Last { stall, past_log } = self.last_step()?;
+            let record = self.note(stall);
+            let last = match past_log {
+                Some(frozen) => Outcome::flushed(
+                    record,
+                    Seen { overflowed: false, synced: Synced::Unknown, frozen },
+                ),
+                None => Outcome::rest(Some(record)),
+            };
+            outcome = outcome.and(last.after(self.refused.take()));
+            if let Some(record) = outcome.record() {
+                remember(record);
+            }
+        }
+        flush_card(&self.control.stack()?)?;
+        Ok(outcome)
+    }
+
+    /// What is left in RAM goes to the card, and root's writes from then on: by way of the log if there is one that can be
+    /// written, so that a power cut does no harm.
+    fn last_step(&mut self) -> Result<Last> {
+        let let_be = match self.last_step_by_log() {
+            Ok(Some(last)) => return Ok(last),
+            Ok(None) => false,
+            Err(error) => self.pass_by_log(error)?.let_be,
+        };
+        self.last_step_past_log(let_be)
+    }
+
+    /// Root is suspended meanwhile. `None`: there is no log, or root's COW overflowed, which may be large.
+    fn last_step_by_log(&mut self) -> Result<Option<Last>> {
+        let stack = self.control.stack()?;
+        let sound = matches!(stack.root.map(|root| root.status()), Some(SnapshotStatus::Used(_)));
+        if stack.log.is_none() || stack.logged.is_some() || !sound {
+            return Ok(None);
+        }
+        let policy = Policy { on: false, frozen: false };
+        let Self { control, valve, meter, signals, config, limit, roof, forget, .. } = self;
+        let (valve, limit, roof, forget) = (valve.valve(), *limit, *roof, *forget);
+        // Nor may a terminal's Ctrl-Z stop this process now.
+        let done: Result<_> = signals::undisturbed(|| {
+            let held = seal::hold(control, &stack, limit, roof, valve)?;
+            let mut hands =
+                Hands { control, meter, signals, valve, policy, config, limit, roof, forget };
+            let Some(settled) = settle::into_card(&mut hands)? else { return Ok(None) };
+            Ok(Some((held.write_through()?, settled)))
+        });
+        let Some((stall, settled)) = done.or_else(|error| {
+            // Root goes on over what is sealed, as after any seal; where it could not wake up the plan knows how. A
+            // card that fails is the caller's, and who interrupts does not want to wait.
+            match error.exit_code() {
+                Exit::Card | Exit::Interrupted => Err(error),
+                _ => self.settle(Wish::default()).and(Err(error)),
+            }
+        })?
+        else {
+            self.settle(Wish { direct: true, ..Wish::default() })?;
+            return Ok(None);
+        };
+        cow_threshold::set(pace::FREE);
+        self.settle(Wish::default())?;
+        // Nothing was left out, and nobody has asked for that.
+        self.done.add(&Settled { pruned: Pruned::default(), ..settled });
+        Ok(Some(Last { stall, past_log: None }))
+    }
+
+    /// The same without the log: the kernel merges the rest in the COW's own order, and a power cut meanwhile can tear what
+    /// is in it. `let_be`: root has all that the log holds, and that could not be emptied.
+    fn last_step_past_log(&mut self, let_be: bool) -> Result<Last> {
+        let stack = self.control.stack()?;
+        // From here on root is written to directly, past the log.
+        settle::retire_log(&stack, let_be)?;
+        let (sealed, _) = self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
+        Ok(Last { stall: sealed.stall, past_log: Some(sealed.frozen) })
+    }
+
+    /// Defers root's writes again. Returns whether there was anything to do.
+    pub fn start(&mut self) -> Result<bool> {
+        let stack = self.control.stack()?;
+        if stack.mode() == Some(Mode::Deferring) {
+            return Ok(false);
+        }
+        // What can't be written out now would not be on the card either.
+        sync_root()?;
+        let (Some(origin), Some(length)) =
+            (stack.seat(), stack.root.and_then(|root| root.length()))
+        else {
+            return Err(trouble::explain(Trouble::Foreign(Name::Root)));
+        };
+        let cow = cowfile::create(&self.control, self.limit, Bytes(0), self.roof)?;
+        let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
+        // One request suspends root, swaps the table and resumes it: nothing can die between.
+        self.control.load(Name::Root, &[Line::whole(length, target)])?;
+        cow_threshold::set(pace::threshold(self.limit));
+        self.control.swap(Name::Root)?;
+        // Not before: the kernel drops a table that it can't swap in.
+        drop(cow);
+        Ok(true)
+    }
+
+    /// The last resort when the COW fills up and no flush makes room: root's writes go to the card
+    /// from now on. What is in RAM goes first, by way of the log if that can be written by now, else past it.
+    pub fn give_up_deferring(&mut self) -> Result<()> {
+        // Root reads through what the log holds until that is merged; if it can't be, this is no way out. A log
+        // that can't be emptied after that is passed by.
+        let settled = self.settle(Wish { merge: true, direct: true })?;
+        let last = match self.control.stack()?.log.map(|_| self.flush_in_a_hurry()) {
+            Some(Ok(())) => self.last_step(),
+            Some(Err(error)) if error.exit_code() == Exit::Interrupted => return Err(error),
+            Some(Err(_)) => {
+                let again = self.settle(Wish { merge: true, direct: true })?;
+                self.last_step_past_log(settled.let_be || again.let_be)
+            }
+            None => self.last_step_past_log(false),
+        };
+        let stall = last?.stall;
+        self.note(stall);
+        Ok(())
+    }
+
+    fn flush_in_a_hurry(&mut self) -> Result<()> {
+        self.flush(How { hurry: true, ..How::default() })?;
+        self.merge().map(drop)
+    }
+}

@@ -1,0 +1,34 @@
+//! What the planner finds wrong with a stack, in words.
+
+use crate::error::{Error, Exit};
+use crate::pure::stack::plan::Trouble;
+
+/// The planner's trouble as an error.
+pub fn explain(trouble: Trouble) -> Error {
+    match trouble {
+        Trouble::NotActive => Error::new(
+            "find cowflush's devices",
+            "root is not on a cowflush stack",
+        )
+        .advise(
+            "Boot with the cowflush initramfs and without `cowflush=off`; /run/cowflush/boot \
+                 tells what the boot did.",
+        )
+        .exit(Exit::NotActive),
+        Trouble::Lost(name) => Error::new(
+            format!("read {}", name.text()),
+            "its COW was lost (the kernel calls it Invalid), because memory ran out or a write \
+             to it failed",
+        )
+        .advise(
+            "What was written since the last flush can't be had any more. The card holds the \
+             last flush: reboot.",
+        )
+        .exit(Exit::Lost),
+        Trouble::Foreign(name) => Error::new(
+            format!("go on with {}", name.text()),
+            "its table is none that cowflush makes",
+        )
+        .advise("Has another tool changed it? `dmsetup table` shows it; a reboot clears it."),
+    }
+}

@@ -1,0 +1,185 @@
+//! The folder in which cowflush leaves notes for people. It may be gone; nothing depends on it.
+
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use crate::pure::report::history;
+use crate::pure::report::record::Record;
+use crate::pure::report::totals::Totals;
+
+/// Where the notes are.
+pub const PATH: &str = "/run/cowflush";
+
+/// The last finished flush.
+pub const LAST_FLUSH: &str = "last-flush";
+
+/// The flushes before it, the oldest first.
+pub const HISTORY: &str = "history";
+
+/// What all flushes since boot come to.
+pub const TOTALS: &str = "totals";
+
+/// What the boot did.
+pub const BOOT: &str = "boot";
+
+/// There since root's COW overflowed.
+const OVERFLOWED: &str = "overflowed";
+/// There since root's filesystem could not write something out.
+const UNWRITTEN: &str = "unwritten";
+/// There while a command has root's filesystem frozen, or is about to.
+const FROZEN: &str = "frozen";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// A copy of this program, for when root can't be read: a filesystem that was refused writes may
+/// refuse reads as well, and then it takes a program in RAM to flush.
+pub const PROGRAM: &str = "cowflush";
+
+/// Where it is when it can't be there.
+const FOLDER: &str = "bin";
+
+/// Leaves the copy, or renews it: after an upgrade it must understand what the new program wrote. Debian's
+/// initramfs mounts /run so that nothing in it can be started; there it lies in a tmpfs of its own, behind
+/// a link.
+pub fn keep_program() -> io::Result<()> {
+    let mut folder = Path::new(PATH).to_owned();
+    std::fs::create_dir_all(&folder)?;
+    let flags = statvfs(&folder).map(|fs| fs.flags()).unwrap_or(FsFlags::empty());
+    if flags.contains(FsFlags::ST_NOEXEC) {
+        let link = folder.join(PROGRAM);
+        folder.push(FOLDER);
+        if !link.is_symlink() {
+            std::fs::create_dir_all(&folder)?;
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            mount(Some("tmpfs"), &folder, Some("tmpfs"), flags, Some("mode=0755,size=2M"))?;
+            symlink(Path::new(FOLDER).join(PROGRAM), link)?;
+        }
+    }
+    // In one step: the old one stays when there is no memory for another, and it may be running.
+    let unfinished = folder.join(".program");
+    std::fs::copy("/proc/self/exe", &unfinished)
+        .and_then(|_| std::fs::rename(&unfinished, folder.join(PROGRAM)))
+        // What is left of one would take memory away that is short already.
+        .inspect_err(|_| _ = std::fs::remove_file(&unfinished))
+}
+
+/// Notes that root's COW has overflowed in this boot.
+pub fn note_overflow() {
+    let _ = write_for_this_boot(OVERFLOWED, "");
+}
+
+/// It has.
+pub fn has_overflowed() -> bool {
+    read_of_this_boot(OVERFLOWED).is_some()
+}
+
+/// Notes that root's filesystem is about to be frozen: should this process be killed, whoever comes next thaws it.
+pub fn note_freeze() -> io::Result<()> {
+    write_for_this_boot(FROZEN, "")
+}
+
+/// It was thawed, or not frozen.
+pub fn end_freeze() {
+    let _ = std::fs::remove_file(Path::new(PATH).join(FROZEN));
+}
+
+/// A command has frozen it, and has not thawed it.
+pub fn has_frozen() -> bool {
+    read_of_this_boot(FROZEN).is_some()
+}
+
+/// Notes that root's filesystem could not write something out in this boot.
+pub fn note_unwritten() {
+    let _ = write_for_this_boot(UNWRITTEN, "");
+}
+
+/// It could not.
+pub fn has_unwritten() -> bool {
+    read_of_this_boot(UNWRITTEN).is_some()
+}
+
+/// Writes a note that counts until the next boot only, also where /run is not in RAM and it outlives that.
+pub fn write_for_this_boot(name: &str, text: &str) -> io::Result<()> {
+    write(name, &format!("boot={}\n{text}", boot_id()))
+}
+
+/// Reads such a note; `None` when there is none, or it is of an earlier boot.
+pub fn read_of_this_boot(name: &str) -> Option<String> {
+    of_boot(&read(name)?, &boot_id()).map(str::to_owned)
+}
+
+/// What is in a note that was written in this boot.
+fn of_boot<'a>(note: &'a str, boot: &str) -> Option<&'a str> {
+    let (first, rest) = note.split_once('\n')?;
+    (first.strip_prefix("boot=") == Some(boot)).then_some(rest)
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
+}
+
+/// Writes a note in one step, so that a reader never sees half of it.
+pub fn write(name: &str, text: &str) -> io::Result<()> {
+    let folder = Path::new(PATH);
+    std::fs::create_dir_all(folder)?;
+    let (unfinished, path) = (folder.join(format!(".{name}")), folder.join(name));
+    std::fs::write(&unfinished, text)?;
+    std::fs::rename(unfinished, path)
+}
+
+/// Reads a note.
+pub fn read(name: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new(PATH).join(name)).ok()
+}
+
+/// The last flushes since boot, the oldest first, as far as their notes are still there.
+pub fn history() -> Vec<Record> {
+    history::parse(&read(HISTORY).unwrap_or_default())
+}
+
+/// The sums over all flushes since boot.
+pub fn totals() -> Totals {
+    Totals::parse(&read(TOTALS).unwrap_or_default())
+}
+
+/// Notes a flush that ended well.
+pub fn note_flush(record: &Record) -> io::Result<()> {
+    write(HISTORY, &history::append(&read(HISTORY).unwrap_or_default(), record))?;
+    let mut totals = totals();
+    totals.add(record);
+    write(TOTALS, &totals.to_text())
+}
+
+/// Notes a flush that failed. Two at once may count as one: they are for people.
+pub fn note_failure() {
+    let mut totals = totals();
+    totals.failures = totals.failures.saturating_add(1);
+    let _ = write(TOTALS, &totals.to_text());
+}
+
+/// The last flush since boot, if there was one and its note is still there.
+pub fn last_flush() -> Option<Record> {
+    read(LAST_FLUSH).map(|text| Record::parse(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_of_another_boot_says_nothing() {
+        let note = "boot=one\nsince=7\n";
+        assert_eq!(of_boot(note, "one"), Some("since=7\n"));
+        assert_eq!(of_boot("boot=one\n", "one"), Some(""));
+        for (note, boot) in
+            [(note, "two"), (note, ""), ("since=7\n", ""), ("boot=one", "one"), ("", "")]
+        {
+            assert_eq!(of_boot(note, boot), None, "{note:?} in {boot:?}");
+        }
+        // A machine that does not tell which boot it is has one.
+        assert_eq!(of_boot("boot=\nsince=7\n", ""), Some("since=7\n"));
+    }
+}

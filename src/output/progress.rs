@@ -1,0 +1,126 @@
+//! A line of progress on a terminal, lines of it on a machine's console; nothing in a pipe.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use super::console::Console;
+use crate::pure::units::Bytes;
+use crate::sys::terminal::standard_error;
+
+/// Where progress is shown.
+enum Sink {
+    Nowhere,
+    Terminal(File),
+    Console(Console),
+}
+
+impl Sink {
+    /// How often something new is shown.
+    const fn every(&self) -> Duration {
+        Duration::from_millis(if matches!(self, Sink::Console(_)) { 2000 } else { 200 })
+    }
+}
+
+/// What is being done, how much of it there is, and since when.
+struct Work {
+    what: &'static str,
+    total: Bytes,
+    since: Instant,
+}
+
+/// Shows how much of a flush is left. Writes to standard error, so that standard output keeps
+/// to the result.
+pub struct Meter {
+    sink: Sink,
+    work: Option<Work>,
+    shown: Option<Instant>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Meter {
+    /// Silent unless standard error is a terminal. It never waits for that: a flush has the lock, and root may be
+    /// frozen.
+    pub fn new() -> Self {
+        Self {
+            sink: standard_error().map_or(Sink::Nowhere, Sink::Terminal),
+            work: None,
+            shown: None,
+        }
+    }
+
+    /// Silent.
+    pub fn silent() -> Self {
+        Self { sink: Sink::Nowhere, work: None, shown: None }
+    }
+
+    /// Shows it on the machine's console, where somebody waits for its end.
+    pub fn on_console() -> Self {
+        Self { sink: Sink::Console(Console::open()), work: None, shown: None }
+    }
+
+    /// Tells that something is done with `total` bytes: `merging`, `logging`.
+    pub fn begin(&mut self, what: &'static str, total: Bytes) {
+        self.work = Some(Work { what, total, since: Instant::now() });
+    }
+
+    /// Tells how many bytes are left.
+    pub fn show(&mut self, left: Bytes) {
+        let now = Instant::now();
+        let Some(work) = &self.work else { return };
+        if self.shown.is_some_and(|shown| now.duration_since(shown) < self.sink.every()) {
+            return;
+        }
+        self.shown = Some(now);
+        let line = || line(work.what, work.total, left, work.since.elapsed());
+        match &self.sink {
+            Sink::Nowhere => {}
+            Sink::Terminal(terminal) => put(terminal, &format!("\r{}\x1b[K", line())),
+            Sink::Console(console) => console.say(&format!("{}. Don't power off.", line())),
+        }
+    }
+
+    /// Removes the line.
+    pub fn clear(&mut self) {
+        if let (Some(_), Sink::Terminal(terminal)) = (self.shown.take(), &self.sink) {
+            put(terminal, "\r\x1b[K");
+        }
+        self.work = None;
+    }
+}
+
+/// A terminal that went away is no reason to stop a flush.
+fn put(mut terminal: &File, text: &str) {
+    let _ = terminal.write_all(text.as_bytes());
+}
+
+/// `merging   3.2 MiB of 8.0 MiB  40 %  5.1 MiB/s  1 s left`.
+fn line(what: &str, total: Bytes, left: Bytes, elapsed: Duration) -> String {
+    let done = Bytes(total.0.saturating_sub(left.0));
+    let mut text = format!("{what}  {done} of {total}  {} %", done.percent_of(total));
+    let millis = elapsed.as_millis() as u64;
+    if millis >= 500 && done.0 > 0 {
+        let rate = (u128::from(done.0) * 1000 / u128::from(millis)) as u64;
+        let _ = write!(text, "  {}/s  {} s left", Bytes(rate), left.0.div_ceil(rate.max(1)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_has_amount_share_rate_and_time() {
+        let text = line("merging", Bytes(8 << 20), Bytes(6 << 20), Duration::from_secs(1));
+        assert_eq!(text, "merging  2.0 MiB of 8.0 MiB  25 %  2.0 MiB/s  3 s left");
+        let start = line("merging", Bytes(8 << 20), Bytes(8 << 20), Duration::ZERO);
+        assert_eq!(start, "merging  0 B of 8.0 MiB  0 %");
+    }
+}

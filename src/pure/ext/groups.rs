@@ -1,0 +1,204 @@
+//! Block groups: their descriptors, and which blocks are free.
+
+use core::ops::Range;
+
+use super::bytes::{Why, le16, le32};
+use super::superblock::{Sums, Superblock};
+use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::flushlog::chain::Chunks;
+use crate::pure::flushlog::crc;
+
+/// A filesystem that is read group by group.
+pub struct Groups<'a, C> {
+    /// What it is.
+    pub superblock: &'a Superblock,
+    from: &'a mut C,
+    /// The last group that was looked at, and its bitmap.
+    seen: Option<(u32, Option<Vec<u8>>)>,
+}
+
+/// A group's descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Descriptor {
+    /// Where its block bitmap is.
+    pub block_bitmap: u32,
+    /// Where its inode bitmap is.
+    pub inode_bitmap: u32,
+    /// Where its inodes begin.
+    pub inode_table: u32,
+    /// Free blocks.
+    pub free: u32,
+    /// The bitmap was never written: nothing is used but metadata, where that may be.
+    pub block_uninit: bool,
+    /// The bitmap's checksum; 16 bits of it in a short descriptor.
+    bitmap_sum: u32,
+}
+
+const BLOCK_UNINIT: u16 = 2;
+const SUM_AT: usize = 0x1e;
+
+impl<'a, C: Chunks> Groups<'a, C> {
+    /// Starts with nothing read.
+    pub fn new(superblock: &'a Superblock, from: &'a mut C) -> Self {
+        Self { superblock, from, seen: None }
+    }
+
+    /// Reads a block.
+    pub fn block(&mut self, block: u32) -> Result<Vec<u8>, Why> {
+        let length = self.superblock.block_bytes();
+        let start = u64::from(block) << self.superblock.shift;
+        let mut bytes = vec![0; length.max(CHUNK_BYTES)];
+        self.from.read(start / CHUNK_BYTES as u64, &mut bytes)?;
+        bytes.drain(..start as usize % CHUNK_BYTES);
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// Whether the bitmaps call a block free. What is in no group is not.
+    pub fn is_free(&mut self, block: u32) -> Result<bool, Why> {
+        let Superblock { first, end, per_group, .. } = *self.superblock;
+        if !(first..end).contains(&block) {
+            return Ok(false);
+        }
+        let (group, bit) = ((block - first) / per_group, (block - first) % per_group);
+        let bits = match self.seen.take() {
+            Some((seen, bits)) if seen == group => bits,
+            _ => self.bitmap(group)?,
+        };
+        let free = bits.as_ref().is_some_and(|bits| !is_set(bits, bit));
+        self.seen = Some((group, bits));
+        Ok(free)
+    }
+
+    /// A group's descriptor, if its checksum is right.
+    pub fn descriptor(&mut self, group: u32) -> Result<Descriptor, Why> {
+        let Superblock { descriptor_bytes: length, first, is_64bit, .. } = *self.superblock;
+        let (table, within) = self.superblock.place(group, length);
+        let block = self.block(table.saturating_add(first + 1))?;
+        let bytes = block.get(within..within + length).unwrap_or_default();
+        let right = match self.superblock.sums {
+            Sums::None => true,
+            Sums::Crc16 => le16(bytes, SUM_AT) == self.superblock.crc16(group, bytes),
+            Sums::Crc32c => le16(bytes, SUM_AT) == self.superblock.crc32c(group, bytes) as u16,
+        };
+        if !right {
+            return Err("one of root's group descriptors has a wrong checksum");
+        }
+        // In a short descriptor the upper halves lie behind the end, and are 0.
+        let high = [0x20, 0x24, 0x28].map(|at| le32(bytes, at));
+        if is_64bit && high != [0; 3] {
+            return Err("one of root's group descriptors makes no sense");
+        }
+        let short = |low, high| u32::from(le16(bytes, high)) << 16 | u32::from(le16(bytes, low));
+        let flags = if self.superblock.sums == Sums::None { 0 } else { le16(bytes, 0x12) };
+        Ok(Descriptor {
+            block_bitmap: le32(bytes, 0x0),
+            inode_bitmap: le32(bytes, 0x4),
+            inode_table: le32(bytes, 0x8),
+            free: short(0xc, 0x2c),
+            block_uninit: flags & BLOCK_UNINIT != 0,
+            bitmap_sum: short(0x18, 0x38),
+        })
+    }
+
+    /// A group's block bitmap, if everything about it is right; `None` when it was never written.
+    fn bitmap(&mut self, group: u32) -> Result<Option<Vec<u8>>, Why> {
+        let descriptor = self.descriptor(group)?;
+        if descriptor.block_uninit {
+            return Ok(None);
+        }
+        let Superblock { first, end, per_group, sums, seed, .. } = *self.superblock;
+        if !(first..end).contains(&descriptor.block_bitmap) {
+            return Err("one of root's block bitmaps is nowhere");
+        }
+        let bits = self.block(descriptor.block_bitmap)?;
+        if sums == Sums::Crc32c {
+            let covered = bits.get(..(per_group / 8) as usize).unwrap_or_default();
+            let mask = if self.superblock.is_64bit { !0 } else { 0xffff };
+            if crc::update(seed, covered) & mask != descriptor.bitmap_sum {
+                return Err("one of root's block bitmaps has a wrong checksum");
+            }
+        }
+        let blocks = self.superblock.group(group);
+        if !self.agrees(&descriptor, &bits, &blocks) {
+            return Err(
+                "one of root's block bitmaps does not agree with its group: let e2fsck check it",
+            );
+        }
+        Ok(Some(bits))
+    }
+
+    /// The bitmap has as many free blocks as the descriptor says, and what holds the group's own
+    /// metadata is not among them. That is all there is to tell a bitmap from garbage where there
+    /// are no checksums.
+    fn agrees(&self, descriptor: &Descriptor, bits: &[u8], blocks: &Range<u32>) -> bool {
+        let used = |block: u32| is_set(bits, block.saturating_sub(blocks.start));
+        let free = blocks.clone().filter(|block| !used(*block)).count() as u32;
+        let Superblock { inodes_per_group, inode_bytes, .. } = *self.superblock;
+        let (blocks_of_inodes, rest) = self.superblock.place(inodes_per_group, inode_bytes);
+        let length = blocks_of_inodes + u32::from(rest > 0);
+        let end = descriptor.inode_table.saturating_add(length);
+        let own = [descriptor.block_bitmap, descriptor.inode_bitmap];
+        let mut own = own.into_iter().chain(descriptor.inode_table..end);
+        // With flex_bg they may lie in another group.
+        free == descriptor.free && own.all(|block| !blocks.contains(&block) || used(block))
+    }
+}
+
+impl Superblock {
+    /// Where entry `index` of a table stands whose entries have so many bytes, a power of 2 that is no
+    /// larger than a block: in which of its blocks, and at which byte of that.
+    pub fn place(&self, index: u32, bytes: usize) -> (u32, usize) {
+        let per_block = self.shift - bytes.trailing_zeros().min(self.shift);
+        let within = index as usize & ((1 << per_block) - 1);
+        (index >> per_block, within * bytes)
+    }
+
+    fn crc32c(&self, group: u32, descriptor: &[u8]) -> u32 {
+        let (before, after) = around_sum(descriptor);
+        let state = crc::update(self.seed, &group.to_le_bytes());
+        [before, &[0; 2], after].into_iter().fold(state, crc::update)
+    }
+
+    fn crc16(&self, group: u32, descriptor: &[u8]) -> u16 {
+        let (before, after) = around_sum(descriptor);
+        let number = group.to_le_bytes();
+        [&self.uuid, &number[..], before, after].into_iter().fold(!0, crc16)
+    }
+}
+
+fn around_sum(descriptor: &[u8]) -> (&[u8], &[u8]) {
+    let part = |range| descriptor.get(range).unwrap_or_default();
+    (part(0..SUM_AT), part(SUM_AT + 2..descriptor.len().max(SUM_AT + 2)))
+}
+
+/// CRC-16 with the polynomial 0x8005, reflected (the kernel's lib/crc16.c).
+fn crc16(state: u16, bytes: &[u8]) -> u16 {
+    bytes.iter().fold(state, |state, byte| {
+        (0..8).fold(state ^ u16::from(*byte), |state, _| {
+            if state & 1 == 1 { state >> 1 ^ 0xa001 } else { state >> 1 }
+        })
+    })
+}
+
+/// What lies behind the bitmap's end is not free.
+fn is_set(bits: &[u8], bit: u32) -> bool {
+    bits.get((bit / 8) as usize).is_none_or(|byte| byte >> (bit % 8) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_known_value_of_crc16() {
+        assert_eq!(crc16(0, b"123456789"), 0xbb3d);
+    }
+
+    #[test]
+    fn bits_behind_the_end_are_set() {
+        assert!(
+            !is_set(&[0b10], 0) && is_set(&[0b10], 1) && is_set(&[0], 8) && is_set(&[], u32::MAX)
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! What of a sealed ext2/3/4 needn't reach the card: blocks that are free in its bitmaps, and the
+//! journal's, which is empty. ARCHITECTURE.md ("Prune") tells why that is safe.
+//!
+//! Pure, and sceptical: the metadata are hostile input, and whatever is unusual (a feature that is
+//! not known here, a wrong checksum or count, a journal that is not empty, recorded errors) means
+//! that nothing is pruned. Formats: the kernel's Documentation/filesystems/ext4.
+
+mod bytes;
+pub mod groups;
+pub mod journal;
+pub mod superblock;
+
+use crate::pure::cow::format::{CHUNK_BYTES, Exception, PIECE};
+use crate::pure::flushlog::chain::Chunks;
+pub use bytes::Why;
+use groups::Groups;
+use journal::Journal;
+use superblock::Superblock;
+
+/// Takes from `table` (ascending by chunk of root) what needn't reach the card. Returns how many
+/// chunks that were. If nothing may be pruned the table stays as it is.
+///
+/// `sealed` is the filesystem at the moment of the seal, `below` what a read of a chunk that is left
+/// out will find instead: both have so many `chunks`; a last, partial one counts. `frozen` says that the filesystem is
+/// known to have been frozen; one with a journal tells by itself.
+pub fn prune(
+    table: &mut Vec<Exception>,
+    sealed: &mut impl Chunks,
+    below: &mut impl Chunks,
+    chunks: u64,
+    frozen: bool,
+) -> Result<u64, Why> {
+    let superblock = Superblock::read(sealed, chunks, frozen)?;
+    let mut groups = Groups::new(&superblock, sealed);
+    let journal = Journal::read(&mut groups)?;
+    let mut uses = Vec::with_capacity(table.len());
+    for exception in table.iter() {
+        uses.push(usage(&superblock, &mut groups, &journal, exception.old)?);
+    }
+    keep_what_a_recovery_could_read(&superblock, &journal, table, &mut uses, below);
+    let before = table.len();
+    let mut uses = uses.into_iter();
+    table.retain(|_| uses.next() == Some(Use::Needed));
+    Ok(before.saturating_sub(table.len()) as u64)
+}
+
+/// What a chunk is to the filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// Something in it counts.
+    Needed,
+    /// All of it is free, or the journal's.
+    Journal,
+    /// All of it is free.
+    Free,
+}
+
+fn usage(
+    superblock: &Superblock,
+    groups: &mut Groups<'_, impl Chunks>,
+    journal: &Journal,
+    chunk: u64,
+) -> Result<Use, Why> {
+    // The superblock's chunk is the log's witness of root, too.
+    let Some(blocks) = superblock.blocks_of(chunk).filter(|_| chunk != 0) else {
+        return Ok(Use::Needed);
+    };
+    let mut found = Use::Free;
+    for block in blocks {
+        if journal.has(block) {
+            found = Use::Journal;
+        } else if !groups.is_free(block)? {
+            return Ok(Use::Needed);
+        }
+    }
+    Ok(found)
+}
+
+/// Of the journal's chunks only those are left out below which no block could pass for one of the
+/// journal's future (see [`Journal::is_past`]). What can't be read is not left out.
+fn keep_what_a_recovery_could_read(
+    superblock: &Superblock,
+    journal: &Journal,
+    table: &[Exception],
+    uses: &mut [Use],
+    below: &mut impl Chunks,
+) {
+    let mut buffer = vec![0; PIECE * CHUNK_BYTES];
+    let (mut table, mut uses) = (table, uses);
+    while let Some(first) = table.first() {
+        let next_to = |(n, (exception, used)): &(u64, (&Exception, &Use))| {
+            first.old.checked_add(*n) == Some(exception.old) && **used == Use::Journal
+        };
+        let row = (0..).zip(table.iter().zip(uses.iter())).take(PIECE).take_while(next_to).count();
+        let count = row.max(1).min(table.len()).min(uses.len());
+        let (now, later) = table.split_at(count);
+        let (used, rest) = uses.split_at_mut(count);
+        let bytes = buffer.get_mut(..row * CHUNK_BYTES).unwrap_or_default();
+        let readable = row == 0 || below.read(first.old, bytes).is_ok();
+        for ((exception, used), chunk) in now.iter().zip(used).zip(bytes.chunks(CHUNK_BYTES)) {
+            let past =
+                superblock.headers_in(exception.old, chunk).all(|head| journal.is_past(head));
+            if !(readable && past) {
+                *used = Use::Needed;
+            }
+        }
+        (table, uses) = (later, rest);
+    }
+}

@@ -1,0 +1,63 @@
+//! Laying out a segment: its head and table as bytes, and what its commit record says.
+
+use super::chain::Chain;
+use super::crc::crc32c;
+use super::format::{Commit, Entry, Head, Link, RECORD_BYTES, WITNESSES, Witness};
+use crate::pure::cow::format::CHUNK_BYTES;
+
+/// A segment that is to be written behind a chain.
+pub struct Layout {
+    /// Its head; the table's checksum is in it.
+    pub head: Head,
+    /// Head and table, in whole chunks.
+    pub bytes: Vec<u8>,
+}
+
+/// Lays out a segment behind `chain`. `table` is ascending by chunk of root; `random` gives the
+/// segment its number; `when` is in seconds since 1970.
+pub fn segment(
+    chain: &Chain,
+    table: &[Entry],
+    witnesses: [Witness; WITNESSES],
+    random: u64,
+    when: i64,
+) -> Layout {
+    let mut bytes = vec![0; RECORD_BYTES];
+    bytes.extend(table.iter().flat_map(Entry::encode));
+    let sequence = chain.next.sequence.saturating_add(1);
+    let head = Head {
+        log: chain.header.uuid,
+        generation: chain.header.start.id,
+        id: unique(random, sequence),
+        previous: chain.next.id,
+        sequence,
+        position: chain.next.position,
+        count: u32::try_from(table.len()).unwrap_or(u32::MAX),
+        table: crc32c(bytes.get(RECORD_BYTES..).unwrap_or_default()),
+        when,
+        witnesses,
+    };
+    if let Some(record) = bytes.first_chunk_mut() {
+        *record = head.encode();
+    }
+    bytes.resize(bytes.len().next_multiple_of(CHUNK_BYTES), 0);
+    Layout { head, bytes }
+}
+
+/// The commit record of a segment; `behind` is the checksum of what stands behind it.
+pub fn commit(chain: &Chain, head: &Head, behind: u32) -> Commit {
+    let position = chain.ring.aligned(head.commit().saturating_add(1));
+    Commit {
+        log: head.log,
+        generation: head.generation,
+        position: head.position,
+        link: Link { id: head.id, sequence: head.sequence, position, behind },
+    }
+}
+
+/// A number that no other segment has: a machine without a clock or a source of randomness may
+/// draw the same number after every boot, but sequence numbers differ.
+pub fn unique(random: u64, sequence: u64) -> u64 {
+    // An odd factor maps different sequence numbers to different values.
+    random ^ sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

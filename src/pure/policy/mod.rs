@@ -1,0 +1,8 @@
+//! When to flush ([`schedule`]), how full a COW is ([`rule`], [`memory`]), when to hold writers back ([`pressure`]), and whether a
+//! root would be flushed at all ([`served`]). Who looks and acts is in other rooms.
+
+pub mod memory;
+pub mod pressure;
+pub mod rule;
+pub mod schedule;
+pub mod served;

@@ -1,0 +1,255 @@
+//! What root's COW may hold now, and how full it is: the owner's wishes, the stack and the memory
+//! together. Whoever judges a COW, a command, the daemon or a valve, does so by this.
+
+use super::memory::MemInfo;
+use crate::pure::config::Config;
+use crate::pure::cow::size::{Room, Size, fresh, usable};
+use crate::pure::dm::SnapshotStatus;
+use crate::pure::policy::pressure::Level;
+use crate::pure::stack::Stack;
+use crate::pure::units::Bytes;
+
+/// What stays the same until the stack changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    size: Size,
+    spill: bool,
+    /// What one flush can put into the flush log.
+    roof: Bytes,
+    /// What a sealed COW holds in RAM. As long as it is there root's has less.
+    sealed: Bytes,
+    /// At which share of the COW writers are held back, in percent.
+    pub full_wait: u64,
+}
+
+impl Rule {
+    /// The rule for `stack`, of whose log `roof` is known.
+    pub fn of(config: &Config, stack: &Stack, roof: Bytes) -> Self {
+        let sealed = stack.sealed_in_ram().and_then(|sealed| sealed.usage());
+        Self {
+            size: config.size,
+            spill: config.spill.is_some(),
+            roof,
+            sealed: sealed.map_or(Bytes(0), |usage| usage.allocated.bytes()),
+            full_wait: config.full_wait,
+        }
+    }
+
+    /// The same for another process.
+    pub fn to_words(self) -> [u64; 6] {
+        let (percent, bytes) = match self.size {
+            Size::Percent(percent) => (percent, 0),
+            Size::Fixed(bytes) => (0, bytes.0),
+        };
+        [percent, bytes, self.spill.into(), self.roof.0, self.sealed.0, self.full_wait]
+    }
+
+    /// What [`Rule::to_words`] made.
+    pub fn from_words([percent, bytes, spill, roof, sealed, full_wait]: [u64; 6]) -> Self {
+        let size = if percent > 0 { Size::Percent(percent) } else { Size::Fixed(Bytes(bytes)) };
+        Self { size, spill: spill > 0, roof: Bytes(roof), sealed: Bytes(sealed), full_wait }
+    }
+
+    /// What root's COW may hold when nothing is sealed. `held`: what COWs hold now; that is not
+    /// available to others, but it is to COWs.
+    pub fn limit(&self, memory: &MemInfo, held: Bytes) -> Bytes {
+        self.limit_in(&memory.room(self.spill), memory, held)
+    }
+
+    /// The same where there is so much room.
+    fn limit_in(&self, room: &Room, memory: &MemInfo, held: Bytes) -> Bytes {
+        self.size.limit(memory.total, &room.with(held)).min(self.roof)
+    }
+
+    /// Root's COW may hold as much by this as by `other`, as far as the stack is concerned.
+    pub fn allows_as_much_as(&self, other: &Rule) -> bool {
+        self.sealed == other.sealed
+    }
+
+    /// How full root's COW is. `None` when root defers nothing.
+    pub fn level(&self, status: SnapshotStatus, memory: &MemInfo) -> Option<Level> {
+        match status {
+            SnapshotStatus::Used(usage) => {
+                let (used, device) = (usage.allocated.bytes(), usage.total.bytes());
+                let held = Bytes(used.0.saturating_add(self.sealed.0));
+                let (dirty, room) = (memory.unwritten(), memory.room(self.spill));
+                Some(Level::new(used, dirty, room, |room| {
+                    fresh(self.limit_in(room, memory, held), self.sealed).min(usable(device))
+                }))
+            }
+            // The kernel does not count a COW that overflowed.
+            SnapshotStatus::Overflow => Some(Level::FULL),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::dm::status::Usage;
+    use crate::pure::units::Sectors;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn rule(sealed: u64, roof: u64) -> Rule {
+        let size = Size::Fixed(Bytes(16 * MIB));
+        let (sealed, roof) = (Bytes(sealed * MIB), Bytes(roof * MIB));
+        Rule { size, spill: false, roof, sealed, full_wait: 80 }
+    }
+
+    fn size(rule: &Rule, used: u64, available: u64) -> u64 {
+        let memory = MemInfo {
+            total: Bytes(256 * MIB),
+            available: Bytes(available * MIB),
+            ..MemInfo::default()
+        };
+        let sectors = |mib: u64| Bytes(mib * MIB).sectors();
+        let usage = Usage { allocated: sectors(used), total: sectors(24), metadata: sectors(0) };
+        rule.level(SnapshotStatus::Used(usage), &memory).unwrap().brim.0 / MIB
+    }
+
+    #[test]
+    fn a_sealed_cow_leaves_less_to_the_live_one() {
+        assert_eq!(size(&rule(0, 64), 1, 200), 16);
+        assert_eq!(size(&rule(10, 64), 1, 200), 6);
+        assert_eq!(size(&rule(16, 64), 1, 200), 4, "a quarter at least");
+    }
+
+    #[test]
+    fn a_rule_goes_to_another_process_and_stays_the_same() {
+        for size in [Size::Fixed(Bytes(u64::MAX)), Size::Fixed(Bytes(0)), Size::Percent(40)] {
+            for spill in [false, true] {
+                let rule = Rule { size, spill, ..rule(3, 5) };
+                assert_eq!(Rule::from_words(rule.to_words()), rule);
+            }
+        }
+    }
+
+    #[test]
+    fn neither_the_log_nor_the_memory_is_forgotten() {
+        assert_eq!(size(&rule(0, 8), 1, 200), 8);
+        // (24 + 4 - 16) / 4 * 3
+        assert_eq!(size(&rule(0, 64), 4, 24), 9);
+        // The same, of which the sealed one holds 4.
+        assert_eq!(size(&rule(4, 64), 4, 24), 8);
+    }
+
+    #[test]
+    fn every_key_that_says_how_large_is_in_the_rule() {
+        let memory = MemInfo {
+            total: Bytes(200 * MIB),
+            available: Bytes(200 * MIB),
+            swap_total: Bytes(32 * MIB),
+            swap_free: Bytes(32 * MIB),
+            ..MemInfo::default()
+        };
+        let of = |keys: &str, roof: u64| {
+            let mut config = Config::default();
+            assert_eq!(config.read(keys), [""; 0]);
+            Rule::of(&config, &Stack::default(), Bytes(roof * MIB))
+        };
+        let limit = |rule: Rule| rule.limit(&memory, Bytes(0)).0 / MIB;
+        assert_eq!(limit(of("", 999)), 80, "40 %");
+        assert_eq!(limit(of("size=8M", 999)), 8);
+        assert_eq!(limit(of("size=10%", 999)), 20);
+        assert_eq!(limit(of("size=8M\nspill=/dev/sda3", 999)), 40);
+        assert_eq!(limit(of("size=32M", 9)), 9, "what the log takes in one flush");
+        // What a COW holds is there for COWs.
+        assert_eq!(of("size=90%", 999).limit(&memory, Bytes(40 * MIB)).0 / MIB, 168);
+        assert_eq!(limit(of("size=90%", 999)), 138);
+        assert_eq!((of("", 9).full_wait, of("full-wait=55%", 9).full_wait), (80, 55));
+    }
+
+    #[test]
+    fn a_valve_is_as_good_as_another_only_over_what_is_sealed_now() {
+        assert!(rule(3, 5).allows_as_much_as(&rule(3, 9)));
+        assert!(!rule(3, 5).allows_as_much_as(&rule(4, 5)));
+    }
+
+    /// RAM of 64 MiB with a spill area as large, as a small router has it.
+    fn small(used: u64) -> MemInfo {
+        MemInfo {
+            total: Bytes(64 * MIB),
+            available: Bytes((48 - used) * MIB),
+            swap_total: Bytes(64 * MIB),
+            swap_free: Bytes(64 * MIB),
+            ..MemInfo::default()
+        }
+    }
+
+    fn used(mib: u64, device: u64) -> SnapshotStatus {
+        let sectors = |mib: u64| Bytes(mib * MIB).sectors();
+        let (allocated, total) = (sectors(mib), sectors(device));
+        SnapshotStatus::Used(Usage { allocated, total, metadata: sectors(0) })
+    }
+
+    #[test]
+    fn a_spill_area_as_large_as_what_the_log_or_the_device_takes_leaves_every_mark_in_reach() {
+        let with = |roof| Rule { size: Size::default(), spill: true, ..rule(0, roof) };
+        // A log of 24 MiB; and a device that was made before there was a spill area.
+        for (rule, device) in [(with(24), 24), (with(999), 24)] {
+            let percents: Vec<_> = [0, 8, 12, 16, 20, 23]
+                .map(|mib| rule.level(used(mib, device), &small(mib)).unwrap().percent())
+                .into();
+            assert_eq!(percents, [0, 50, 75, 100, 100, 100], "{rule:?}");
+        }
+    }
+
+    proptest! {
+        /// Whatever there is of RAM, log and spill area, and whatever was wished for: a COW that grows gets fuller, and is full
+        /// before its device is.
+        #[test]
+        fn every_cow_is_full_before_its_device_is(
+            size in prop_oneof![(1u64..=90).prop_map(Size::Percent), any::<u32>().prop_map(|b| Size::Fixed(Bytes(b.into())))],
+            spill: bool,
+            (roof, sealed) in (chunks(), chunks()),
+            (total, available, swap_total, swap_free) in (chunks(), chunks(), chunks(), chunks()),
+            (device, fill, dirty) in (1u64..1 << 18, 0u64..=1 << 18, 0u64..1 << 10),
+        ) {
+            let rule = Rule { size, spill, roof, sealed, full_wait: 80 };
+            let chunk = |chunks: u64| Bytes(chunks * CHUNK);
+            let (device, fill) = (chunk(device), chunk(fill.min(device)));
+            let at = |used: Bytes| {
+                // What it takes it takes of the RAM first, then of the spill area.
+                let spilled = used.0.saturating_sub(available.0);
+                let memory = MemInfo {
+                    total: total.max(chunk(1)),
+                    available: Bytes(available.0.saturating_sub(used.0)),
+                    swap_total,
+                    swap_free: Bytes(swap_free.min(swap_total).0.saturating_sub(spilled)),
+                    dirty: chunk(dirty),
+                    ..MemInfo::default()
+                };
+                let usage = Usage { allocated: used.sectors(), total: device.sectors(), metadata: Sectors(0) };
+                rule.level(SnapshotStatus::Used(usage), &memory).unwrap()
+            };
+            let (some, more, full) = (at(fill), at(chunk(fill.0 / CHUNK + 1)), at(device));
+            prop_assert!(some.size.0 > 0 && some.size <= some.brim && some.brim <= usable(device), "{some:?}");
+            prop_assert!(some.percent() >= some.percent_of_brim(), "{some:?}");
+            prop_assert_eq!((full.percent(), full.percent_of_brim()), (100, 100));
+            prop_assert!(some.percent() <= more.percent(), "{some:?} {more:?}");
+            prop_assert!(some.percent_of_brim() <= more.percent_of_brim(), "{some:?} {more:?}");
+        }
+    }
+
+    const CHUNK: u64 = 4096;
+
+    /// Of nothing, of some, and of more than any machine has.
+    fn chunks() -> impl Strategy<Value = Bytes> {
+        prop_oneof![Just(0), 0u64..1 << 18, Just(1 << 40)].prop_map(|chunks| Bytes(chunks * CHUNK))
+    }
+
+    #[test]
+    fn only_a_root_that_defers_has_a_level_and_one_that_overflowed_is_full() {
+        let level = |status| rule(0, 64).level(status, &MemInfo::default());
+        assert_eq!(level(SnapshotStatus::Overflow).map(|level| level.percent()), Some(100));
+        assert_eq!(level(SnapshotStatus::Overflow).map(|level| level.percent_of_brim()), Some(100));
+        for status in
+            [SnapshotStatus::Invalid, SnapshotStatus::Unknown, SnapshotStatus::MergeFailed]
+        {
+            assert_eq!(level(status), None);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A second process that waits to be given work, and is there at once when it is: to start a process
+//! takes tens of milliseconds while memory is short.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, getpid, getppid};
+
+use super::guard;
+use crate::error::Result;
+use crate::sys::dm::Control;
+use crate::sys::{lock, priority};
+
+/// What an attendant is told to work by; what the words mean is the [`Work`]'s.
+pub type Order = [u64; 6];
+
+/// What an attendant does. It may neither print nor touch a file on root: it runs while root may be
+/// suspended.
+pub trait Work {
+    /// From now on it works by this.
+    fn take(&mut self, order: Order);
+    /// Does something. Returns for how long it may rest, at most a minute.
+    fn turn(&mut self) -> Duration;
+    /// The work is over, or this process's parent is dead.
+    fn end(&mut self);
+}
+
+/// An attendant, waiting or at work.
+pub struct Attendant {
+    wire: UnixStream,
+    pid: Pid,
+}
+
+const WORK: u8 = 1;
+const REST: u8 = 2;
+const HEARD: u8 = 3;
+
+impl Attendant {
+    /// Starts one. Of this process's files it keeps device-mapper's control device, and no other. Returns when its
+    /// memory is locked.
+    pub fn start(control: &Control, work: &mut dyn Work) -> Result<Self> {
+        let (parent, file) = (getpid(), control.file());
+        let attend = |wire| attend(parent, file, wire, work);
+        let (wire, pid) = guard::beside(Some(file.as_raw_fd()), || true, attend)?;
+        Ok(Self { wire, pid })
+    }
+
+    /// Lets it work, by this from now on. This process must have the lock, which nobody else gets until the work is
+    /// over. When this returns it has had a turn. `false`: it is dead.
+    pub fn work(&mut self, order: Order) -> bool {
+        let mut message = [WORK; MESSAGE];
+        for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(order) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        self.tell(&message)
+    }
+
+    /// Lets it end its work, and wait for the next. `false`: it is dead.
+    pub fn rest(&mut self) -> bool {
+        self.tell(&[REST])
+    }
+
+    fn tell(&mut self, message: &[u8]) -> bool {
+        self.wire.write_all(message).is_ok() && self.is_heard()
+    }
+
+    fn is_heard(&mut self) -> bool {
+        let mut answer = [0];
+        self.wire.read_exact(&mut answer).is_ok() && answer == [HEARD]
+    }
+}
+
+/// The longest message: what to do, and an order.
+const MESSAGE: usize = 1 + size_of::<Order>();
+
+impl Drop for Attendant {
+    /// Sends it home and waits until it is gone. It ends its work.
+    fn drop(&mut self) {
+        let _ = self.wire.shutdown(std::net::Shutdown::Both);
+        let _ = waitpid(self.pid, None);
+        guard::spare(self.pid, false);
+    }
+}
+
+fn attend(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work) {
+    priority::realtime(true);
+    let mut working = false;
+    loop {
+        let rest = working.then(|| work.turn());
+        // The wire does not tell of a parent's death while another child of it has a copy.
+        if getppid() != parent {
+            break;
+        }
+        let mut heard = [PollFd::new(wire.as_fd(), PollFlags::POLLIN)];
+        let rest = rest.map(|rest| PollTimeout::from(rest.as_millis().min(60_000) as u16));
+        if matches!(poll(&mut heard, rest), Ok(0) | Err(Errno::EINTR)) {
+            continue;
+        }
+        match listen(&mut wire) {
+            Some(Some(order)) => {
+                if !working && !lock::help(control, parent) {
+                    break;
+                }
+                working = true;
+                work.take(order);
+                work.turn();
+            }
+            Some(None) => {
+                work.end();
+                lock::end_help(control);
+                working = false;
+            }
+            None => break,
+        }
+        if wire.write_all(&[HEARD]).is_err() {
+            break;
+        }
+    }
+    work.end();
+}
+
+/// The next order; `Some(None)` is to rest, `None` the end.
+fn listen(wire: &mut UnixStream) -> Option<Option<Order>> {
+    let mut what = [0];
+    wire.read_exact(&mut what).ok()?;
+    if what != [WORK] {
+        return Some(None);
+    }
+    let mut order = Order::default();
+    let mut bytes = [0; 8];
+    for word in &mut order {
+        wire.read_exact(&mut bytes).ok()?;
+        *word = u64::from_le_bytes(bytes);
+    }
+    Some(Some(order))
+}

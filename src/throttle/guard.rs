@@ -1,0 +1,247 @@
+//! A second process beside the one that flushes: it wakes root up should the first one die while
+//! root is suspended.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, getpid, setsid};
+
+use crate::error::{Doing, Error, Result};
+use crate::sys::dm::Control;
+use crate::sys::process::{child, close_others, rename};
+use crate::sys::{block, lock, mlock};
+
+/// The guard process, waiting.
+pub struct Guard {
+    wire: UnixStream,
+    pid: Pid,
+}
+
+/// How a guard's time ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was sent home.
+    Dismissed,
+    /// The process it guards died.
+    Orphaned {
+        /// The guard has frozen the filesystem, and nobody has asked it to thaw it.
+        frozen: bool,
+    },
+}
+
+/// Starts a guard that runs `at_end` when this process, which must have the lock, ends or sends it home with
+/// [`Guard::dismiss`]. Until it has run that, nobody else gets the lock. The filesystem that it is to freeze when it is
+/// asked to is the one that holds `freezes`.
+///
+/// Returns when the guard is in place with its memory locked. It may neither print nor touch a file on
+/// root: it runs while root may be suspended.
+pub fn post(
+    control: &Control,
+    freezes: Option<&File>,
+    at_end: &mut dyn FnMut(End),
+) -> Result<Guard> {
+    let parent = getpid();
+    let (wire, pid) =
+        beside(None, || lock::help(control.file(), parent), |wire| at_end(stand(wire, freezes)))?;
+    Ok(Guard { wire, pid })
+}
+
+/// What a guard does until its time ends.
+///
+/// It freezes and thaws the filesystem, and not its parent: then whether the freeze is this flush's is known to a process
+/// that goes on when the parent is killed, before the call, in it or after it. The kernel does not tell who has frozen
+/// a filesystem, and thaws it for anybody.
+fn stand(mut wire: UnixStream, freezes: Option<&File>) -> End {
+    let mut frozen = false;
+    loop {
+        let mut word = [0];
+        // An end without a word is the parent's death.
+        match (wire.read(&mut word), word, freezes) {
+            (Ok(1), FREEZE, Some(file)) => {
+                let froze = block::freeze(file);
+                frozen = froze.is_ok();
+                // Nobody may be there to hear it; that is the next thing to be read.
+                let _ = wire.write_all(&[froze.err().map_or(0, |errno| errno as u8)]);
+            }
+            (Ok(1), THAW, Some(file)) => {
+                if std::mem::take(&mut frozen) {
+                    block::thaw(file);
+                }
+                let _ = wire.write_all(&[0]);
+            }
+            (Ok(1), ..) => return End::Dismissed,
+            _ => return End::Orphaned { frozen },
+        }
+    }
+}
+
+/// Starts a process beside this one, which what happens to this one does not happen to, and gives it its
+/// end of a wire; the other end is returned. Its memory is locked by then, and it is `ready`. With `only` it keeps
+/// that file of this process's, and no other.
+pub(super) fn beside(
+    only: Option<RawFd>,
+    ready: impl FnOnce() -> bool,
+    work: impl FnOnce(UnixStream),
+) -> Result<(UnixStream, Pid)> {
+    let (wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
+    let mut ends = Some((wire, far_end));
+    let pid = child(|| {
+        // Both processes have both ends now. Here the parent's is closed, or its death would not be heard.
+        let Some((_, mut wire)) = ends.take() else { return };
+        if let Some(only) = only {
+            close_others(&[wire.as_raw_fd(), only]);
+        }
+        // So that `killall -9 cowflush` does not kill both at once.
+        rename(c"cowflush-guard");
+        // The parent's session and its terminal's signals are not the guard's.
+        let _ = setsid();
+        // Locks are not inherited.
+        if mlock::all().is_err() {
+            let _ = wire.write_all(UNLOCKED);
+        } else if ready() && wire.write_all(READY).is_ok() {
+            work(wire);
+        }
+    })
+    .doing(|| "start the guard process")?;
+    let mut answer = *b" ";
+    if let Some((mut wire, far_end)) = ends {
+        drop(far_end);
+        let _ = wire.read(&mut answer);
+        if answer == *READY {
+            spare(pid, true);
+            return Ok((wire, pid));
+        }
+    }
+    let _ = waitpid(pid, None);
+    Err(match answer == *UNLOCKED {
+        true => Error::new("start the guard process", "it could not lock its memory")
+            .advise("Nothing was begun. Free some memory, or raise `ulimit -l`, then try again."),
+        false => ended(),
+    })
+}
+
+/// What such a process says first.
+const READY: &[u8; 1] = b"r";
+const UNLOCKED: &[u8; 1] = b"m";
+/// What a guard is told.
+const FREEZE: [u8; 1] = *b"f";
+const THAW: [u8; 1] = *b"t";
+const DISMISSED: [u8; 1] = *b"d";
+
+/// The error where it said nothing.
+pub fn ended() -> Error {
+    Error::new("start the guard process", "it ended before it was ready")
+        .advise("Nothing was begun: try again, and let `cowflush-guard` live.")
+}
+
+/// Has this process and a helper of it spared by sysvinit's sendsigs, or the helper no longer: both killed at one instant,
+/// while root is suspended, would leave it so, and everybody who shuts the machine down waiting for it. What a killed
+/// process leaves there is a number of nobody.
+///
+/// Where there is no such folder nobody looks into it.
+pub(super) fn spare(helper: Pid, spared: bool) {
+    let path = format!("/run/sendsigs.omit.d/cowflush-{helper}");
+    let _ = match spared {
+        true => std::fs::write(path, format!("{} {helper}\n", getpid())),
+        false => std::fs::remove_file(path),
+    };
+}
+
+impl Guard {
+    /// Lets it freeze the filesystem. The kernel's answer; [`Errno::EPIPE`]: the guard is gone, and nobody knows whether it has
+    /// frozen it.
+    pub fn freeze(&mut self) -> std::result::Result<(), Errno> {
+        self.ask(FREEZE)
+    }
+
+    /// Lets it thaw what it has frozen. An error: the guard is gone, and may not have done it.
+    pub fn thaw(&mut self) -> std::result::Result<(), Errno> {
+        self.ask(THAW)
+    }
+
+    fn ask(&mut self, word: [u8; 1]) -> std::result::Result<(), Errno> {
+        let mut answer = [0];
+        let heard = self.wire.write_all(&word).and_then(|()| self.wire.read_exact(&mut answer));
+        match (heard, answer) {
+            (Ok(()), [0]) => Ok(()),
+            (Ok(()), [errno]) => Err(Errno::from_raw(errno.into())),
+            (Err(_), _) => Err(Errno::EPIPE),
+        }
+    }
+
+    /// Sends the guard home and waits until it is gone.
+    pub fn dismiss(mut self) {
+        // If this fails the guard finds root awake and does nothing.
+        let _ = self.wire.write_all(&DISMISSED);
+        let _ = waitpid(self.pid, None);
+        spare(self.pid, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, kill};
+
+    use super::*;
+
+    #[test]
+    fn a_guard_that_ends_before_it_is_ready_is_no_guard() {
+        let died = || kill(getpid(), Signal::SIGKILL).is_ok();
+        for (ready, what) in [(&(|| false) as &dyn Fn() -> bool, "gone"), (&died, "killed")] {
+            let error = beside(None, ready, |_| ()).unwrap_err().to_string();
+            let said = "cannot start the guard process: it ended before it was ready.";
+            assert!(error.starts_with(said), "{what}: {error}");
+        }
+        let (mut wire, pid) = beside(None, || true, |mut wire| _ = wire.read(&mut [0])).unwrap();
+        wire.write_all(b"d").unwrap();
+        waitpid(pid, None).unwrap();
+    }
+
+    /// A guard of this file's filesystem that says how its time ended: 0 for dismissed, else whether it had frozen it.
+    fn guard(file: &File) -> (Guard, UnixStream) {
+        let (mut far, near) = UnixStream::pair().unwrap();
+        let (wire, pid) = beside(
+            None,
+            || true,
+            |wire| {
+                let end = match stand(wire, Some(file)) {
+                    End::Dismissed => 0,
+                    End::Orphaned { frozen } => 1 + u8::from(frozen),
+                };
+                let _ = far.write_all(&[end]);
+            },
+        )
+        .unwrap();
+        (Guard { wire, pid }, near)
+    }
+
+    #[test]
+    fn a_freeze_that_failed_is_none_of_the_guards_and_one_that_is_gone_is_told() {
+        // Nobody may freeze /proc.
+        let file = File::open("/proc/self/stat").unwrap();
+        let (mut asked, mut end) = guard(&file);
+        assert!(matches!(asked.freeze(), Err(errno) if errno != Errno::EPIPE));
+        assert_eq!(asked.thaw(), Ok(()));
+        let pid = asked.pid;
+        // Its parent dies.
+        drop(asked.wire);
+        let mut said = [9];
+        end.read_exact(&mut said).unwrap();
+        assert_eq!(said, [1]);
+        waitpid(pid, None).unwrap();
+
+        let (killed, _) = guard(&file);
+        kill(killed.pid, Signal::SIGKILL).unwrap();
+        let mut killed = killed;
+        assert_eq!(killed.freeze(), Err(Errno::EPIPE));
+        killed.dismiss();
+        let (sent_home, mut end) = guard(&file);
+        sent_home.dismiss();
+        end.read_exact(&mut said).unwrap();
+        assert_eq!(said, [0]);
+    }
+}

@@ -1,0 +1,258 @@
+//! Who may use whom. ARCHITECTURE.md ("Where things are") has the rooms; here it is held:
+//!
+//! * a room uses those below it alone, and of the same height none but itself,
+//! * what is in `src/pure` reads no file, starts no process and calls no kernel,
+//! * no two files of a room need each other.
+//!
+//! A module's tests are left out: they may reach where they like.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms by height. Anything may use `error`, and `error` nothing here.
+const HEIGHTS: [&[&str]; 6] = [
+    &["pure"],
+    &["sys"],
+    &["throttle", "notes", "output"],
+    &["flush"],
+    &["daemon", "boot"],
+    &["commands", "cli", "main"],
+];
+
+/// Paths that decide nothing and act.
+const ACTS: [&str; 9] = [
+    "std::fs",
+    "std::io",
+    "std::process",
+    "std::net",
+    "std::os",
+    "std::env",
+    "std::thread",
+    "libc",
+    "nix",
+];
+
+/// In which `sys` knows cowflush's own devices by name, each with why.
+const NAMES_IN_SYS: [(&str, &str); 2] = [
+    (
+        "sys::dm",
+        "its requests take a device by cowflush's name for it, so that nothing else can be asked for",
+    ),
+    ("sys::dm::message", "a message is about one of cowflush's devices, for the same reason"),
+];
+
+/// Files that need each other, each with why.
+const CIRCLES: [(&[&str], &str); 0] = [];
+
+/// A file of the program: its text without comments and without its tests, and whom it uses.
+struct Module {
+    text: String,
+    uses: BTreeSet<String>,
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let mut all: Vec<_> = folders.iter().flat_map(|folder| sources(folder)).collect();
+    all.extend(files.into_iter().filter(|path| path.extension().is_some_and(|end| end == "rs")));
+    all
+}
+
+/// `a::{b, c::{d, self}}` is `a::b`, `a::c::d` and `a::c`.
+fn leaves(path: &str) -> Vec<String> {
+    let Some((before, inside)) = path.split_once('{') else {
+        let path = path.split(" as ").next().unwrap_or(path).trim();
+        return vec![path.trim_end_matches("::self").to_owned()];
+    };
+    let inside = inside.trim_end().strip_suffix('}').expect("braces come in pairs");
+    let (mut parts, mut depth) = (vec![String::new()], 0);
+    for sign in inside.chars() {
+        match sign {
+            ',' if depth == 0 => parts.push(String::new()),
+            _ => {
+                depth += i32::from(sign == '{') - i32::from(sign == '}');
+                parts.last_mut().unwrap().push(sign);
+            }
+        }
+    }
+    let parts = parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty());
+    parts.flat_map(|part| leaves(&format!("{}{part}", before.trim()))).collect()
+}
+
+/// The words of a path as it is written in a module, from the crate on; `None`: it is none of the crate's.
+fn absolute(module: &str, path: &str) -> Option<Vec<String>> {
+    let mut base: Vec<_> = module.split("::").map(str::to_owned).collect();
+    let mut words = path.split("::").peekable();
+    match *words.peek()? {
+        "crate" | "cowflush" => base.clear(),
+        "self" => {}
+        "super" => {
+            while words.next_if_eq(&"super").is_some() {
+                base.pop();
+            }
+            return Some(base.into_iter().chain(words.map(str::to_owned)).collect());
+        }
+        _ => return None,
+    }
+    words.next();
+    Some(base.into_iter().chain(words.map(str::to_owned)).collect())
+}
+
+/// All paths that a text names: those of its `use` lines, and those that begin with `crate` or `super` elsewhere.
+fn paths(text: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for (at, _) in text.match_indices("use ") {
+        let before = text[..at].chars().next_back();
+        if before.is_none_or(|sign| sign.is_whitespace()) {
+            let statement = text[at + 4..].split(';').next().unwrap_or_default();
+            all.extend(leaves(&statement.split_whitespace().collect::<Vec<_>>().join(" ")));
+        }
+    }
+    let of_a_path = |sign: char| sign.is_alphanumeric() || sign == '_' || sign == ':';
+    for start in ["crate::", "cowflush::", "super::"] {
+        for (at, _) in text.match_indices(start) {
+            if !text[..at].ends_with(of_a_path) {
+                let end = text[at..].find(|sign| !of_a_path(sign)).unwrap_or(text.len() - at);
+                all.push(text[at..at + end].trim_end_matches(':').to_owned());
+            }
+        }
+    }
+    all
+}
+
+fn without_comments_and_tests(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect()
+}
+
+/// All files of the program by their module's name.
+fn modules() -> BTreeMap<String, Module> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let name = |path: &Path| {
+        let inside = path.strip_prefix(&top).unwrap().with_extension("");
+        let words: Vec<_> = inside.iter().map(|word| word.to_str().unwrap()).collect();
+        words.strip_suffix(&["mod"]).unwrap_or(&words).join("::")
+    };
+    let texts: BTreeMap<_, _> = sources(&top)
+        .iter()
+        .map(|path| (name(path), without_comments_and_tests(&fs::read_to_string(path).unwrap())))
+        .filter(|(name, _)| name != "lib")
+        .collect();
+    let used = |module: &str, text: &str| {
+        let paths = paths(text);
+        let known = paths.iter().filter_map(|path| {
+            let words = absolute(module, path)?;
+            let ends = (1..=words.len()).rev().map(|end| words[..end].join("::"));
+            ends.into_iter().find(|name| texts.contains_key(name))
+        });
+        known.filter(|name| name != module).collect()
+    };
+    let all = texts
+        .iter()
+        .map(|(name, text)| (name.clone(), Module { text: text.clone(), uses: used(name, text) }));
+    let all: BTreeMap<_, _> = all.collect();
+    assert!(all.len() > 100 && all.values().filter(|module| module.uses.is_empty()).count() < 40);
+    all
+}
+
+fn room(module: &str) -> &str {
+    module.split("::").next().unwrap_or_default()
+}
+
+fn height(module: &str) -> usize {
+    let room = room(module);
+    let found = HEIGHTS.iter().position(|rooms| rooms.contains(&room));
+    found.unwrap_or_else(|| {
+        panic!("{room} is no room: give it a height here and in ARCHITECTURE.md")
+    })
+}
+
+#[test]
+fn a_room_uses_only_those_below_it() {
+    for (name, module) in modules() {
+        for used in &module.uses {
+            if name == "error" {
+                panic!("error uses {used}");
+            }
+            let inside = room(&name) == room(used) || height(&name) == HEIGHTS.len() - 1;
+            assert!(
+                used == "error" || inside || height(used) < height(&name),
+                "{name} uses {used}, which is not below it"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_decides_does_not_act() {
+    for (name, module) in modules().into_iter().filter(|(name, _)| room(name) == "pure") {
+        for path in paths(&module.text) {
+            let acts =
+                ACTS.iter().find(|acts| path == **acts || path.starts_with(&format!("{acts}::")));
+            assert_eq!(acts, None, "{name} uses {path}");
+        }
+        for acts in ACTS {
+            let called = format!("{acts}::");
+            let mut places = module.text.match_indices(&called).map(|(at, _)| at);
+            let whole = |at| {
+                !module.text[..at].ends_with(|sign: char| sign.is_alphanumeric() || sign == '_')
+            };
+            assert!(!places.any(whole), "{name} calls something of {acts}");
+        }
+    }
+}
+
+#[test]
+fn the_kernel_layer_knows_cowflushs_devices_in_few_places() {
+    let names = |module: &Module| module.uses.iter().any(|used| used.starts_with("pure::stack"));
+    let found = modules();
+    let found = found.iter().filter(|(name, module)| room(name) == "sys" && names(module));
+    let expected: Vec<_> = NAMES_IN_SYS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(found.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn no_two_files_of_a_room_need_each_other() {
+    let all = modules();
+    // What is in a folder may use what the folder's own file says: that is where it is declared.
+    let uses = |name: &str| -> Vec<&str> {
+        let module = all.get(name);
+        let used = module.into_iter().flat_map(|module| module.uses.iter().map(String::as_str));
+        used.filter(|used| !name.starts_with(&format!("{used}::"))).collect()
+    };
+    let reached = |name: &str| {
+        let (mut seen, mut next) = (BTreeSet::new(), uses(name));
+        while let Some(now) = next.pop() {
+            if seen.insert(now.to_owned()) {
+                next.extend(uses(now));
+            }
+        }
+        seen
+    };
+    let circles: BTreeSet<Vec<String>> = all
+        .keys()
+        .map(|name| {
+            let together = reached(name).into_iter().filter(|other| reached(other).contains(name));
+            together.collect::<Vec<_>>()
+        })
+        .filter(|together| !together.is_empty())
+        .collect();
+    let expected =
+        CIRCLES.iter().map(|(files, _)| files.iter().map(|file| (*file).to_owned()).collect());
+    assert_eq!(circles, expected.collect());
+}
+
+#[test]
+fn paths_are_found_as_rust_reads_them() {
+    let text = "use crate::a::{self, b::{C, d}};\npub use super::e;\nfn f() { super::super::g::h(); crate::i::J }\n";
+    let text = without_comments_and_tests(text);
+    let all: BTreeSet<_> =
+        paths(&text).iter().filter_map(|path| absolute("x::y::z", path)).collect();
+    let all: Vec<_> = all.iter().map(|words| words.join("::")).collect();
+    for path in ["a", "a::b::C", "a::b::d", "x::y::e", "x::g::h", "i::J"] {
+        assert!(all.iter().any(|found| found == path), "{path}: {all:?}");
+    }
+    assert_eq!(absolute("x::y", "std::fs::read"), None);
+    assert!(paths("use std::{fs, io::Read};").contains(&"std::fs".to_owned()));
+}

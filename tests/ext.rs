@@ -9,10 +9,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use cowflush::pure::cow::format::{CHUNK_BYTES, Exception};
+use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
+use cowflush::pure::cow::format::Exception;
+use cowflush::pure::crc;
 use cowflush::pure::ext::{Why, prune};
-use cowflush::pure::flushlog::chain::{Chunks, Unreadable};
-use cowflush::pure::flushlog::crc;
 use proptest::prelude::*;
 
 /// A device in memory.

@@ -10,7 +10,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use cowflush::flush::flushlog::Log;
-use cowflush::pure::cow::format::{CHUNK_BYTES, Exception};
+use cowflush::pure::chunks::CHUNK_BYTES;
+use cowflush::pure::cow::format::Exception;
 use cowflush::pure::disk::superblock::uuid_text;
 use cowflush::sys::direct::Direct;
 

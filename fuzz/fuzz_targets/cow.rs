@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use cowflush::pure::cow::format::{self, CHUNK_BYTES, Chunk, Exception, PER_AREA};
+use cowflush::pure::chunks::{CHUNK_BYTES, Chunk};
+use cowflush::pure::cow::format::{self, Exception, PER_AREA};
 use cowflush::pure::cow::view::{self, Areas};
 
 #[cfg(not(test))]

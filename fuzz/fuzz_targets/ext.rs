@@ -1,9 +1,9 @@
 //! A sealed filesystem whose unused chunks are left out.
 #![cfg_attr(not(test), no_main)]
 
-use cowflush::pure::cow::format::{CHUNK_BYTES, Exception};
+use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
+use cowflush::pure::cow::format::Exception;
 use cowflush::pure::ext::prune;
-use cowflush::pure::flushlog::chain::{Chunks, Unreadable};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

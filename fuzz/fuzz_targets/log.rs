@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use cowflush::pure::cow::format::CHUNK_BYTES;
-use cowflush::pure::flushlog::chain::{Chain, Chunks, End, Unreadable, behind_crc, header};
-use cowflush::pure::flushlog::crc::crc32c;
+use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
+use cowflush::pure::crc::crc32c;
+use cowflush::pure::flushlog::chain::{Chain, End, behind_crc, header};
 use cowflush::pure::flushlog::format::{
     Commit, Entry, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES, WITNESSES, Witness, sector_crcs,
 };

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::flush::flushlog::Log;
 use crate::flush::trouble::explain;
 use crate::flush::{cowfile, view};
-use crate::pure::cow::format::CHUNK_SECTORS;
+use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::pace;
 use crate::pure::dm::{Line, Target};
 use crate::pure::stack::{Name, Trouble};

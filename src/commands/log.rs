@@ -14,7 +14,7 @@ use cowflush::flush::flushlog::make::Wish;
 use cowflush::flush::flushlog::{Log, Sought};
 use cowflush::flush::status;
 use cowflush::notes::{self, hold, run_dir};
-use cowflush::pure::cow::format::CHUNK_BYTES;
+use cowflush::pure::chunks::CHUNK_BYTES;
 use cowflush::pure::disk::superblock::{
     self, Content, FLUSH_LOG, HEAD_BYTES, TAIL_BYTES, uuid_bytes, uuid_text,
 };

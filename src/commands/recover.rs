@@ -8,7 +8,7 @@ use crate::{cli, put};
 use cowflush::error::{Doing, Error, Exit, Result};
 use cowflush::flush::flushlog::{Log, READ_AGAIN};
 use cowflush::output::progress::Meter;
-use cowflush::pure::cow::format::{CHUNK_BYTES, PIECE};
+use cowflush::pure::chunks::{CHUNK_BYTES, PIECE};
 use cowflush::pure::disk::superblock::uuid_bytes;
 use cowflush::pure::flushlog::chain::{Bad, End, Live};
 use cowflush::pure::flushlog::witness;

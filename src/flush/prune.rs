@@ -6,7 +6,7 @@
 
 use super::view::Data;
 use crate::error::Result;
-use crate::pure::cow::format::{CHUNK_BYTES, CHUNK_SECTORS};
+use crate::pure::chunks::{CHUNK_BYTES, CHUNK_SECTORS};
 use crate::pure::dm::{SnapshotStatus, Target};
 use crate::pure::ext::{self, Why};
 use crate::pure::stack::Device;

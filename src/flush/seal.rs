@@ -9,7 +9,7 @@ use super::cowfile::{self, Cow};
 use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::notes::run_dir;
-use crate::pure::cow::format::CHUNK_SECTORS;
+use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::pace;
 use crate::pure::dm::{Line, Target};
 use crate::pure::stack::{Device, Name, Stack};

@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt;
 
 use super::trouble::explain;
 use crate::error::{Doing, Error, Exit, Result};
+use crate::pure::chunks::{self, CHUNK_BYTES, Chunk};
 use crate::pure::cow::fill::{self, Budget, EraseBlocks, FROM_CARD};
-use crate::pure::cow::format::{self, CHUNK_BYTES, Chunk, Defect, Exception, PER_AREA};
+use crate::pure::cow::format::{self, Defect, Exception, PER_AREA};
 use crate::pure::cow::view::{self, Areas};
 use crate::pure::dm::{Line, Target};
 use crate::pure::flushlog::chain::Chain;
@@ -19,7 +20,7 @@ use crate::sys::{block, loopdev, memory, tmpfs};
 
 /// The name of the file that holds a view's table.
 const TABLE_NAME: &str = "cowflush-table";
-const CHUNK_SECTORS: u64 = format::CHUNK_SECTORS as u64;
+const CHUNK_SECTORS: u64 = chunks::CHUNK_SECTORS as u64;
 /// Where in the table's first chunk the mark stands, behind the kernel's header, in bytes.
 const MARK_AT: usize = 512;
 

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{block, watchdog};
 use crate::error::{Doing, Result};
-use crate::pure::cow::format::{CHUNK_BYTES, Chunk};
-use crate::pure::flushlog::chain::{Chunks, Unreadable};
+use crate::pure::chunks::{CHUNK_BYTES, Chunk, Chunks, Unreadable};
 use crate::pure::units::{Bytes, SECTOR_BYTES};
 
 /// Most chunks in one request: 256 KiB, more than usual disk drivers take at once.

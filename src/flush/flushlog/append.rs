@@ -6,11 +6,12 @@
 
 use super::Log;
 use crate::error::{Exit, Result};
-use crate::pure::cow::format::{CHUNK_BYTES, Exception, PIECE};
+use crate::pure::chunks::{CHUNK_BYTES, PIECE};
+use crate::pure::cow::format::Exception;
 use crate::pure::cow::view;
+use crate::pure::crc::crc32c;
 use crate::pure::disk::superblock;
 use crate::pure::flushlog::chain::behind_crc;
-use crate::pure::flushlog::crc::crc32c;
 use crate::pure::flushlog::format::{Commit, Entry, Head, WITNESSES, Witness, sector_crcs};
 use crate::pure::flushlog::{layout, witness};
 use crate::pure::units::Bytes;

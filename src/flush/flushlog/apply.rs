@@ -6,9 +6,9 @@
 use super::Log;
 use crate::error::{Error, Exit, Result};
 use crate::output::progress::Meter;
-use crate::pure::cow::format::{CHUNK_BYTES, PIECE};
+use crate::pure::chunks::{CHUNK_BYTES, PIECE};
+use crate::pure::crc::crc32c;
 use crate::pure::flushlog::chain::Live;
-use crate::pure::flushlog::crc::crc32c;
 use crate::pure::flushlog::format::sector_crcs;
 use crate::pure::flushlog::whose::Fit;
 use crate::pure::flushlog::witness;

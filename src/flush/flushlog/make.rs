@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Log;
 use crate::error::{Error, Result};
-use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::chain::{Chain, End, behind_crc};
 use crate::pure::flushlog::format::{FORMAT, Format, Header, Life, Link};
 use crate::pure::flushlog::layout;

@@ -10,7 +10,7 @@ pub mod tries;
 use std::path::Path;
 
 use crate::error::{Error, Exit, Result};
-use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::chain::{self, Bad, Chain, End, NoLog};
 use crate::pure::flushlog::format::{Header, Life, Link, Mark, Uuid};
 use crate::pure::flushlog::ring::Ring;

@@ -3,7 +3,7 @@
 use super::Log;
 use crate::error::Result;
 use crate::notes::{self, run_dir};
-use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::format::{RECORD_BYTES, Tries};
 use crate::pure::flushlog::tries::{AT, LIMIT, begun};
 use crate::sys::dm::Control;

@@ -9,7 +9,7 @@ use crate::error::{Exit, Result};
 use crate::flush::prune::{Policy, Pruned};
 use crate::flush::settle::{self, Hands, Settled};
 use crate::flush::{cowfile, seal, trouble};
-use crate::pure::cow::format::CHUNK_SECTORS;
+use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::pace;
 use crate::pure::dm::{Line, SnapshotStatus, Target};
 use crate::pure::stack::{Mode, Name, Trouble, Wish};

@@ -8,21 +8,14 @@
 //! * an exception is (old chunk on the origin, new chunk on the COW), 2 × u64; the first one
 //!   whose new chunk is 0 ends the table.
 
-/// Chunk size that cowflush uses, in sectors: the page and the usual filesystem block.
-pub const CHUNK_SECTORS: u32 = 8;
-/// The same in bytes.
-pub const CHUNK_BYTES: usize = 4096;
-/// Chunks that are read or written together: 256 KiB, at which a card works at its full rate.
-pub const PIECE: usize = 64;
+use crate::pure::chunks::{CHUNK_BYTES, CHUNK_SECTORS, Chunk};
+
 /// Exceptions in one metadata area (`epa`).
 pub const PER_AREA: u64 = (CHUNK_BYTES / EXCEPTION_BYTES) as u64;
 
 const EXCEPTION_BYTES: usize = 16;
 const MAGIC: u32 = 0x7041_6e53;
 const VERSION: u32 = 1;
-
-/// The bytes of one chunk.
-pub type Chunk = [u8; CHUNK_BYTES];
 
 /// One remapped chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

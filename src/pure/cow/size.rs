@@ -1,6 +1,7 @@
 //! How large a COW may be. No I/O.
 
-use super::format::{CHUNK_BYTES, PER_AREA};
+use super::format::PER_AREA;
+use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::units::Bytes;
 
 /// The smallest COW that is worth having: header, one metadata area and a few megabytes.

@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_request_of_root_is_never_a_whole_chunk() {
         assert!(CHUNK.is_power_of_two());
-        assert!(CHUNK > u64::from(crate::pure::cow::format::CHUNK_SECTORS));
+        assert!(CHUNK > u64::from(crate::pure::chunks::CHUNK_SECTORS));
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //! [`super::fill`] added are copied there in any case: they are on no COW.
 
 use super::fill::{Budget, is_filler};
-use super::format::{self, CHUNK_BYTES, Chunk, Exception, PER_AREA};
+use super::format::{self, Exception, PER_AREA};
+use crate::pure::chunks::{CHUNK_BYTES, Chunk};
 
 /// Where a view's parts stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What all readers of the filesystem share: numbers at a place, and why one of them gives up.
 
-use crate::pure::flushlog::chain::Unreadable;
+use crate::pure::chunks::Unreadable;
 
 /// Why nothing is pruned, as a sentence about root's filesystem.
 pub type Why = &'static str;

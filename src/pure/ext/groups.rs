@@ -4,9 +4,8 @@ use core::ops::Range;
 
 use super::bytes::{Why, le16, le32};
 use super::superblock::{Sums, Superblock};
-use crate::pure::cow::format::CHUNK_BYTES;
-use crate::pure::flushlog::chain::Chunks;
-use crate::pure::flushlog::crc;
+use crate::pure::chunks::{CHUNK_BYTES, Chunks};
+use crate::pure::crc;
 
 /// A filesystem that is read group by group.
 pub struct Groups<'a, C> {

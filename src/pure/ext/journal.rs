@@ -3,8 +3,8 @@
 use super::bytes::{Why, le16, le32};
 use super::groups::Groups;
 use super::superblock::{Sums, Superblock};
-use crate::pure::flushlog::chain::Chunks;
-use crate::pure::flushlog::crc;
+use crate::pure::chunks::Chunks;
+use crate::pure::crc;
 
 /// An empty journal.
 #[derive(Clone, Debug, Default)]

@@ -10,8 +10,8 @@ pub mod groups;
 pub mod journal;
 pub mod superblock;
 
-use crate::pure::cow::format::{CHUNK_BYTES, Exception, PIECE};
-use crate::pure::flushlog::chain::Chunks;
+use crate::pure::chunks::{CHUNK_BYTES, Chunks, PIECE};
+use crate::pure::cow::format::Exception;
 pub use bytes::Why;
 use groups::Groups;
 use journal::Journal;

@@ -3,9 +3,8 @@
 use core::ops::Range;
 
 use super::bytes::{Why, le16, le32};
-use crate::pure::cow::format::CHUNK_BYTES;
-use crate::pure::flushlog::chain::Chunks;
-use crate::pure::flushlog::crc;
+use crate::pure::chunks::{CHUNK_BYTES, Chunks};
+use crate::pure::crc;
 
 /// How a filesystem protects its metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,7 +32,6 @@
 
 use core::ops::Range;
 
-use super::crc::{self, crc32c};
 use super::format::{
     BEHIND, Commit, Defect, Entry, FORMAT, HEADER_MAGIC, Head, Header, Link, Mark, RECORD_BYTES,
     segment_chunks,
@@ -40,17 +39,9 @@ use super::format::{
 use super::ring::Ring;
 use super::segment::Segment;
 use super::witness::watched;
-use crate::pure::cow::format::{CHUNK_BYTES, Exception, PIECE};
-
-/// A log's chunks, wherever they are.
-pub trait Chunks {
-    /// Reads whole chunks from number `chunk` on.
-    fn read(&mut self, chunk: u64, into: &mut [u8]) -> Result<(), Unreadable>;
-}
-
-/// A chunk could not be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unreadable;
+use crate::pure::chunks::{CHUNK_BYTES, Chunks, PIECE, Unreadable};
+use crate::pure::cow::format::Exception;
+use crate::pure::crc::{self, crc32c};
 
 /// What was asked for is there, or something else is, or it can't be read (that chunk), which may be either.
 enum Answer<T> {

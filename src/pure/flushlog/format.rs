@@ -3,8 +3,8 @@
 //! Everything is little-endian. Each record is one sector of 512 bytes, so that no power cut
 //! leaves half of one, and carries a checksum of itself.
 
-use super::crc::crc32c;
-use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::chunks::CHUNK_BYTES;
+use crate::pure::crc::crc32c;
 use crate::pure::units::{Bytes, Utc};
 
 /// The format of the segments that this program writes. It reads all up to it, and leaves a newer one alone.

@@ -1,9 +1,9 @@
 //! Laying out a segment: its head and table as bytes, and what its commit record says.
 
 use super::chain::Chain;
-use super::crc::crc32c;
 use super::format::{Commit, Entry, Head, Link, RECORD_BYTES, WITNESSES, Witness};
-use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::chunks::CHUNK_BYTES;
+use crate::pure::crc::crc32c;
 
 /// A segment that is to be written behind a chain.
 pub struct Layout {

@@ -6,7 +6,6 @@
 
 pub mod agree;
 pub mod chain;
-pub mod crc;
 pub mod format;
 pub mod layout;
 pub mod ring;

@@ -10,7 +10,7 @@
 
 use super::format::{SECTORS, WITNESSES, Witness};
 use super::segment::Segment;
-use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::chunks::CHUNK_BYTES;
 
 /// The telling chunks of a root filesystem of this kind; `head` is its first chunk.
 pub fn places(kind: Option<&str>, head: &[u8]) -> [Option<u64>; WITNESSES] {

@@ -6,7 +6,7 @@ use std::fmt::{Display, Write};
 
 use super::record::Record;
 use super::totals::Totals;
-use crate::pure::cow::format::CHUNK_BYTES;
+use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::format::Life;
 use crate::pure::units::Bytes;
 

@@ -7,7 +7,7 @@ use crate::Failure;
 use argh::FromArgs;
 use cowflush::error::{Doing, Error};
 use cowflush::flush::cowfile;
-use cowflush::pure::cow::format::CHUNK_SECTORS;
+use cowflush::pure::chunks::CHUNK_SECTORS;
 use cowflush::pure::dm::{Line, Target};
 use cowflush::pure::stack::Name;
 use cowflush::pure::units::Bytes;

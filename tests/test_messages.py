@@ -270,7 +270,8 @@ def quoted() -> list[str]:
 
 
 # What follows an entry's messages.
-WHEN = re.compile(r"  \*\*When\*\* [^\s.][^\n]*[^\s:,;]$", re.MULTILINE)
+# A sentence, on as many lines as it takes.
+WHEN = re.compile(r"  \*\*When\*\* [^\s.](?:[^\n]|\n  (?!\*\*))*?\.$", re.MULTILINE)
 
 
 def entries(document: str) -> list[tuple[str, str]]:
@@ -381,7 +382,9 @@ def test_an_entry_without_its_event_is_seen() -> None:
         "- `cannot x: WHY.`\\\n  `cannot y: WHY.`\\\n  **When** the kernel refused.\n  Try again.\n"
     )
     assert without_event(good) == []
+    assert without_event(good.replace("refused.", "refused it,\n  twice.")) == []
     for bad in (
+        good.replace("refused.\n  Try again.", "refused,\n  **Exit 5.** Try again."),
         good.replace("  **When** the kernel refused.\n", ""),
         good.replace("the kernel refused.", ""),
         good.replace("Try again.", "**When** twice."),

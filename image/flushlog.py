@@ -13,7 +13,7 @@ from image.table import Partition
 
 TOP = Path(__file__).resolve().parent.parent
 PROGRAM = TOP / "build" / "host" / "release" / "cowflush"
-# Of the header, as ARCHITECTURE.md has it.
+# Of the header, as docs/formats.md has it.
 RECORD, CHUNK = 512, 4096
 MAGIC, CHECKSUM_AT, UUID_AT, RANDOM_AT, TIME_AT = b"cowflLOG", 12, 16, 96, 128
 
@@ -58,7 +58,7 @@ def _settle(log: Path, chunks: int, digest: bytes) -> None:
         for chunk in (0, chunks - 1):
             record = bytearray(regions.read_all(file.fileno(), RECORD, chunk * CHUNK))
             if record[: len(MAGIC)] != MAGIC or _sealed(record) != record:
-                raise Refused("the flush log's header is not as ARCHITECTURE.md has it")
+                raise Refused("the flush log's header is not as docs/formats.md has it")
             record[UUID_AT : UUID_AT + 16] = _uuid(digest)
             record[RANDOM_AT : RANDOM_AT + 8] = digest[16:24]
             struct.pack_into("<Q", record, TIME_AT, version.epoch())

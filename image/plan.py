@@ -119,7 +119,7 @@ def make(image: Path, new: New, called: Path) -> Plan:
     if files.kind(image, root) == "squashfs":
         raise Refused(
             "its root is a squashfs, which nothing can be added to. Build the image with cowflush's package in it "
-            "(package/openwrt/README.md), which covers the writable partition"
+            "(docs/install/openwrt.md), which covers the writable partition"
         )
     target = opened[root.number]
     if not isinstance(target, Ext):
@@ -254,7 +254,7 @@ def _root(plan: Plan, new: New) -> None:
     if root.exists(PACKAGED):
         raise Refused(
             "cowflush's package is installed in it, and dpkg looks after its files: begin with the image as it was "
-            "before, or make a log in it as the README says, and flash it as it is"
+            "before, or make a log in it as docs/use/flush-log.md says, and flash it as it is"
         )
     _place(plan, PROGRAM, new.program, 0o755)
     _place(plan, notices.PLACE, new.notices(), 0o644)

@@ -186,9 +186,9 @@ mod tests {
     ];
 
     #[test]
-    fn the_exit_codes_are_those_of_the_readme() {
-        let readme = include_str!("../README.md");
-        let table = readme.split("| exit code | meaning |").nth(1).unwrap();
+    fn the_exit_codes_are_those_of_the_document() {
+        let document = include_str!("../docs/use/commands.md");
+        let table = document.split("| exit code | meaning |").nth(1).unwrap();
         let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| "));
         let codes: Vec<u8> =
             rows.map(|row| row.split(' ').next().unwrap().parse().unwrap()).collect();

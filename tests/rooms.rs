@@ -1,4 +1,4 @@
-//! Who may use whom. ARCHITECTURE.md ("Where things are") has the rooms; here it is held:
+//! Who may use whom. ARCHITECTURE.md ("The map of the code") has the rooms; here it is held:
 //!
 //! * a room uses those below it alone, and of the same height none but itself,
 //! * what is in `src/pure` reads no file, starts no process and calls no kernel,

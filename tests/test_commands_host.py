@@ -1,6 +1,6 @@
 """What the commands say on a machine without a stack, such as this one: no guest boots for that.
 
-And docs/json.md, by which the guests' tests judge all JSON, against the README and against itself.
+And docs/json.md, by which the guests' tests judge all JSON, against docs/use/commands.md and against itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 from vm import artefacts, jsondoc, logged
 
 DONE, USAGE, INACTIVE = 0, 2, 3
-README = (artefacts.TOP / "README.md").read_text()
+DOCUMENT = (artefacts.TOP / "docs" / "use" / "commands.md").read_text()
 
 
 # --- help and usage ----------------------------------------------------------------
@@ -35,8 +35,8 @@ def exit_codes(text: str, line: str) -> dict[int, str]:
     return {int(code): words for code, words in re.findall(line, text, re.MULTILINE)}
 
 
-def test_the_readme_and_the_help_have_the_same_exit_codes() -> None:
-    table = README.split("| exit code | meaning |")[1].split("\n\n")[0]
+def test_the_document_and_the_help_have_the_same_exit_codes() -> None:
+    table = DOCUMENT.split("| exit code | meaning |")[1].split("\n\n")[0]
     documented = exit_codes(table, r"^\| (\d) \| (.+?) \|$")
     helped = exit_codes(logged.host("--help").stdout, r"^  (\d) (.+)$")
     assert set(documented) == set(helped) == set(range(10))
@@ -94,7 +94,7 @@ def test_without_a_stack_there_is_no_history() -> None:
 
 
 def test_every_command_that_takes_json_has_a_table_and_no_other() -> None:
-    sentence = re.search(r"^(`flush`.*) take `--json`;", README, re.MULTILINE)
+    sentence = re.search(r"^(`flush`.*) take `--json`;", DOCUMENT, re.MULTILINE)
     assert sentence
     commands = set(re.findall(r"`([a-z]+)`", sentence[1]))
     tables = jsondoc.tables()

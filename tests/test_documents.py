@@ -1,4 +1,4 @@
-"""What the documents tell people to type exists."""
+"""What the documents tell people to type exists, and so does what they lead to; they have the form that they are to have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vm import artefacts
 TOP = artefacts.TOP
 DOCUMENTS = sorted(
     path.relative_to(TOP)
-    for pattern in ("*.md", "docs/*.md", "board/*/*.md", "package/*/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "board/*/*.md", "package/*/*.md")
     for path in TOP.glob(pattern)
 )
 
@@ -122,3 +122,103 @@ def test_cowflush_has_every_command_and_option_that_a_document_names(helps: dict
                 assert option in helps[command] or option == "--help", (
                     f"{path}: cowflush {' '.join(words)}"
                 )
+
+
+def test_the_document_of_commands_has_each_command_once(helps: dict[str, str]) -> None:
+    table = (TOP / "docs" / "use" / "commands.md").read_text().split("\n\n## ", 1)[0]
+    rows = re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
+    named = [word for row in rows for word in re.findall(r"`(?:cowflush )?([a-z]+)`", row)]
+    assert sorted(named) == sorted(name for name in helps if name and " " not in name)
+
+
+# --- links ---------------------------------------------------------------------------
+
+
+def links(text: str) -> list[str]:
+    """Where a document's links and pictures lead, but for its code."""
+    prose = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+    prose = re.sub(r"``.+?``|`[^`]*`", "code", prose, flags=re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", prose)
+
+
+def anchors(text: str) -> set[str]:
+    """Of a document's headings, as the forges make them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ +(.+)$", text, re.MULTILINE):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        anchor = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+        number, first = 0, anchor
+        while anchor in found:
+            number += 1
+            anchor = f"{first}-{number}"
+        found.add(anchor)
+    return found
+
+
+def broken(document: Path) -> list[str]:
+    """The relative links of a document that lead nowhere, or to a heading that is not there."""
+    text = document.read_text()
+    lost = []
+    for link in links(text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        there = document.parent / name if name else document
+        if not there.exists() or (anchor and anchor not in anchors(there.read_text())):
+            lost.append(link)
+    return lost
+
+
+def test_a_link_that_leads_nowhere_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# What `it` is, and why\n\n## Twice\n\n## Twice\n")
+    document = tmp_path / "document.md"
+    document.write_text(
+        "# Here\n[a](other.md#what-it-is-and-why) [b](#here) [c](other.md#twice-1) ![d](other.md) "
+        "`[e](gone.md)` [f](https://example.org/gone)\n\n    [g](gone.md)\n"
+    )
+    assert broken(document) == []
+    gone = ["other.md#what", "#there", "gone.md", "other.md#twice-2"]
+    document.write_text("# Here\n" + " ".join(f"[a\nlink]({link})" for link in gone))
+    assert broken(document) == gone
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_every_link_of_a_document_leads_to_something(path: Path) -> None:
+    assert broken(TOP / path) == []
+
+
+def test_the_documents_link_to_each_other() -> None:
+    """So that the test above has something to look at."""
+    assert sum(len(links((TOP / path).read_text())) for path in DOCUMENTS) > 150
+
+
+def test_the_index_leads_to_every_document() -> None:
+    """From docs/README.md in one step, which README.md leads to."""
+    index = TOP / "docs" / "README.md"
+    led = {(index.parent / link.partition("#")[0]).resolve() for link in links(index.read_text())}
+    missing = [str(path) for path in DOCUMENTS if (TOP / path).resolve() not in led | {index}]
+    assert missing == []
+    assert "docs/README.md" in links((TOP / "README.md").read_text())
+
+
+def test_sources_name_documents_that_exist() -> None:
+    """Comments and messages lead to documents, too, as a path from the project's top."""
+    listed = subprocess.run(
+        ["git", "ls-files", "src", "tests", "image", "package", "initramfs", "cross", "fuzz"],
+        cwd=TOP, check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    named: set[str] = set()
+    for name in listed:
+        path = TOP / name
+        if path.suffix in (".rs", ".py", ".sh", ".toml") and path.is_file():
+            named |= set(re.findall(r"\b(?:docs/[\w/-]+|[A-Z]{5,})\.md\b", path.read_text()))
+    assert len(named) > 8
+    assert sorted(name for name in named if not (TOP / name).exists()) == []
+
+
+# --- form ----------------------------------------------------------------------------
+
+
+def test_what_a_newcomer_reads_first_is_short() -> None:
+    for name, most in (("README.md", 150), ("ARCHITECTURE.md", 200)):
+        assert len((TOP / name).read_text().splitlines()) <= most, name

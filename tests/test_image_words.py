@@ -78,7 +78,7 @@ def test_tables_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "sfdisk did not make partition 2 where it belongs"
     )
     assert said(lambda: flushlog._settle(path, 4, bytes(32))) == (
-        "the flush log's header is not as ARCHITECTURE.md has it"
+        "the flush log's header is not as docs/formats.md has it"
     )
 
 

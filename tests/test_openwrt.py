@@ -179,13 +179,13 @@ def test_the_same_partition_without_cowflush(boot: Lab) -> None:
 def test_a_squashfs_root_can_t_be_added_to(boot: Lab) -> None:
     card = squashfs(boot, OURS)
     out = boot.directory / "out.img"
-    # It is prepared already, as the README tells to.
+    # It is prepared already, as docs/use/flush-log.md tells to.
     assert "partition 4 is a flush log already" in images.refused("add", card.path, "--out", out)
     with open(card.path, "r+b") as file:
         file.seek(card.log.start * 512)
         file.write(bytes(card.log.size * 512))
     said = images.refused("add", card.path, "--out", out)
-    assert "its root is a squashfs" in said and "package/openwrt/README.md" in said
+    assert "its root is a squashfs" in said and "docs/install/openwrt.md" in said
 
 
 # --- sysupgrade -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ sys.path.insert(0, str(artefacts.TOP))
 from image import notices
 
 FOLDER = artefacts.TOP / "package" / "openwrt"
-README = artefacts.TOP / "README.md"
+CONFIGURATION = artefacts.TOP / "docs" / "use" / "configuration.md"
 
 # What a router gets: place, mode, and which of package/openwrt/files it is, or where a link leads to.
 PROGRAM, NOTICES = "the program", "what the licences of its parts ask for"
@@ -56,8 +56,8 @@ endef
 
 
 def keys() -> list[tuple[str, str]]:
-    """The daemon's table in the README: each key with its default. Another test compares it with the code."""
-    table = README.read_text().split("### The daemon", 1)[1].split("## Commands", 1)[0]
+    """The daemon's table: each key with its default. Another test compares it with the code."""
+    table = CONFIGURATION.read_text().split("\n## Keys\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"^\| `([a-z-]+)` \| `([^`]+)` \|", table, re.MULTILINE)
 
 

@@ -20,7 +20,7 @@ from image import notices
 
 PACKAGE = artefacts.TOP / "package"
 MANUAL = PACKAGE / "cowflush.8"
-README = artefacts.TOP / "README.md"
+CONFIGURATION = artefacts.TOP / "docs" / "use" / "configuration.md"
 # Each is a word and what `cowflush WORD --help` lists besides it.
 NESTED = {"log": ("format",)}
 
@@ -72,8 +72,8 @@ def test_the_manual_has_the_exit_codes() -> None:
 
 
 def test_the_configuration_has_each_key_with_its_default() -> None:
-    """The README's table is compared with the code by another test."""
-    table = README.read_text().split("### The daemon", 1)[1].split("## Commands", 1)[0]
+    """The document's table is compared with the code by another test."""
+    table = CONFIGURATION.read_text().split("\n## Keys\n", 1)[1].split("\n## ", 1)[0]
     keys = re.findall(r"^\| `([a-z-]+)` \| `([^`]+)` \|", table, re.MULTILINE)
     assert len(keys) > 10
     manual = MANUAL.read_text().split(".SH CONFIGURATION", 1)[1].replace("\\-", "-")

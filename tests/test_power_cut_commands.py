@@ -1,7 +1,7 @@
 """Power cuts in what else writes to a card: stop, merge and --direct, boots that merge or mend, offline work, errors.
 
-Each runs in one recorded guest. All states that a cut may leave its card in are then judged by what README's table
-"What a power cut costs" promises; and each FLUSH is looked for in its place.
+Each runs in one recorded guest. All states that a cut may leave its card in are then judged by what the
+table of docs/use/power-cut.md promises; and each FLUSH is looked for in its place.
 """
 
 from __future__ import annotations

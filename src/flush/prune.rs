@@ -1,8 +1,8 @@
 //! Leaves out what needn't reach the card; [`crate::pure::ext`] decides what that is.
 //!
 //! Safe under a mounted root: what is left out is not used by the filesystem that was sealed, and
-//! whatever root's filesystem begins to use since then it writes first. ARCHITECTURE.md has the
-//! reasons one by one.
+//! whatever root's filesystem begins to use since then it writes first.
+//! docs/design/prune.md has the reasons one by one.
 
 use super::view::Data;
 use crate::error::Result;

@@ -261,12 +261,10 @@ mod tests {
         }
     }
 
-    /// README's table of the kernel command line: what each row calls its key, and its default.
+    /// The document's table: what each row calls its key, and its default.
     fn documented() -> Vec<(&'static str, &'static str)> {
-        let readme = include_str!("../../README.md");
-        let section = readme.split("\n## Kernel command line\n").nth(1).unwrap();
-        let section = section.split("\n## ").next().unwrap();
-        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let document = include_str!("../../docs/use/kernel-command-line.md");
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
         let rows = rows.map(|row| {
             let mut cells = row.split(" | ");
             (cells.next().unwrap().trim_end_matches('`'), cells.next().unwrap().trim())

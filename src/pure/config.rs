@@ -8,7 +8,7 @@ use crate::pure::units::{Bytes, bytes, decimal};
 /// Where the file is.
 pub const PATH: &str = "/etc/cowflush.conf";
 
-/// All settings. README has the table of them.
+/// All settings. docs/use/configuration.md has the table of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The COW's limit.
@@ -347,10 +347,10 @@ mod tests {
         assert_eq!(config.led.as_deref(), Some("alix:3"));
     }
 
-    /// README's table: keys and defaults.
+    /// The document's table: keys and defaults.
     fn documented() -> Vec<(&'static str, &'static str)> {
-        let readme = include_str!("../../README.md");
-        let section = readme.split("\n### The daemon\n").nth(1).unwrap();
+        let document = include_str!("../../docs/use/configuration.md");
+        let section = document.split("\n## Keys\n").nth(1).unwrap();
         let section = section.split("\n## ").next().unwrap();
         let cells = |line: &'static str| {
             let mut cells = line.strip_prefix("| `")?.split("` | `");
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_every_key_and_its_default() {
+    fn the_document_has_every_key_and_its_default() {
         let mut config = Config::default();
         for (key, default) in documented() {
             // Where the default is taken back, it must have been another value.

@@ -257,7 +257,7 @@ def openwrt_squashfs(work: Path, kernel: Path) -> Laid:
     (work / "data/dev").mkdir(parents=True)
     put_ext(card, 3, work / "data", Filesystem(label="rootfs_data"))
     card = Laid(card.path, 3, 4)
-    # As the README tells the owner to.
+    # As docs/use/flush-log.md tells the owner to.
     log_file, root_file = work / "log.img", work / "data.img"
     for part, file in ((card.log, log_file), (card.root, root_file)):
         sparse.copy_range(card.path, file, part.start * SECTOR, 0, part.size * SECTOR)

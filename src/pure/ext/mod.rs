@@ -1,5 +1,5 @@
 //! What of a sealed ext2/3/4 needn't reach the card: blocks that are free in its bitmaps, and the
-//! journal's, which is empty. ARCHITECTURE.md ("Prune") tells why that is safe.
+//! journal's, which is empty. docs/design/prune.md tells why that is safe.
 //!
 //! Pure, and sceptical: the metadata are hostile input, and whatever is unusual (a feature that is
 //! not known here, a wrong checksum or count, a journal that is not empty, recorded errors) means

@@ -1,4 +1,4 @@
-//! The flush log's records, byte by byte. ARCHITECTURE.md has the tables.
+//! The flush log's records, byte by byte. docs/formats.md has the tables, and tests/formats.rs compares.
 //!
 //! Everything is little-endian. Each record is one sector of 512 bytes, so that no power cut
 //! leaves half of one, and carries a checksum of itself.

@@ -100,10 +100,11 @@ lint: deps ## Rust, Python and shell: formatting and lints
 	@cross/deps.sh lint
 	@cross/lint
 
-fmt: deps ## Format the sources of Rust and Python
+fmt: deps ## Format the sources of Rust and Python, and the documents
 	@cross/deps.sh lint
 	/usr/bin/cargo-fmt fmt --all
 	@tools=$$(cross/python-tools); "$$tools"/bin/ruff format; "$$tools"/bin/ruff check --fix
+	@git ls-files -z '*.md' | xargs -0 $(PYTHON) tests/markdown.py
 
 build: deps ## Binary, initramfs and test kernel in build/: what `make test` needs
 	@$(SIDE_BY_SIDE) $(FOR_TEST)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from markdown import wrapped
 from vm import artefacts
 
 TOP = artefacts.TOP
@@ -222,3 +223,25 @@ def test_sources_name_documents_that_exist() -> None:
 def test_what_a_newcomer_reads_first_is_short() -> None:
     for name, most in (("README.md", 150), ("ARCHITECTURE.md", 200)):
         assert len((TOP / name).read_text().splitlines()) <= most, name
+
+
+def test_prose_is_wrapped_and_nothing_else() -> None:
+    long = "word " * 30
+    text = (
+        f"# {long}\n\n{long}\n- {long}\n  more\n\n| {long} |\n\n    {long}\n\n"
+        f"- `{long}`\\\n  `{long}`\\\n  **When** it\n  happens.\n  {long}\n"
+    )
+    done = wrapped(text)
+    assert " ".join(done.split()) == " ".join(text.split()) and wrapped(done) == done
+    lines = done.splitlines()
+    kept = (f"# {long}", f"| {long} |", f"    {long}", f"- `{long}`\\", f"  `{long}`\\")
+    assert [line for line in lines if len(line) > 100] == [*kept]
+    assert "  **When** it happens." in lines
+    # Not as an item of its own: "1." at the beginning of a line would be one.
+    assert wrapped("x" * 96 + " y 1. z").splitlines() == ["x" * 96, "y 1. z"]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_a_document_is_wrapped_once(path: Path) -> None:
+    text = (TOP / path).read_text()
+    assert wrapped(text) == text, f"`make fmt`, or: /usr/bin/python3 tests/markdown.py {path}"

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::context::Context;
 use super::cowfile::{self, Cow};
+use super::layer::named;
 use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::notes::run_dir;
@@ -17,7 +19,6 @@ use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::dm::Control;
 use crate::sys::{block, cow_threshold, signals};
 use crate::throttle::guard::{self, End, Guard};
-use crate::throttle::valve::Valve;
 
 /// What root continues on after the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,16 +78,16 @@ impl Deferring {
 /// suspended; a kernel that needs memory then might wait for a write to root, for ever. That is why the
 /// sealed device takes root's exceptions over (a *handover*) instead of reading them anew.
 ///
-/// `valve` holds writers back until shortly before the window, which needs root awake. With
+/// The throttle holds writers back until shortly before the window, which needs root awake. With
 /// [`Freeze::Before`] the filesystem is frozen from then on, until the caller drops what this returns: it
-/// gets a valve for the fresh COW first.
+/// looks at the stack first, by which the throttle is armed for the fresh COW.
 pub fn run(
-    control: &Control,
+    context: &mut Context<'_>,
     stack: &Stack,
     after: After,
-    valve: &mut Valve,
     freeze: Freeze,
 ) -> Result<(Sealed, Tight)> {
+    let control = &context.control;
     let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
     let (sealed_target, root_target, fresh) = match after {
@@ -121,8 +122,8 @@ pub fn run(
         }
     })?;
     // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
-    // here the valve's time ends.
-    valve.rest();
+    // here the throttle's time ends.
+    context.throttle.rest();
     let since = Instant::now();
     let unpaced = Unpaced::begin(after);
     // Nobody thaws what another program froze. The guard knows whose freeze it is; the note is for the next command, where both
@@ -179,12 +180,38 @@ pub fn thaw_root() {
     }
 }
 
+/// Puts root on the sealed device, which has taken over what its COW holds. The fresh COW is kept until root
+/// has it: the kernel drops a table that it can't swap in, and a loop device with its last user. Root is awake then, and
+/// its filesystem thawed.
+pub fn reseat(context: &Context<'_>, stack: &Stack) -> Result<()> {
+    let (root, sealed) = (named(stack, Name::Root)?, named(stack, Name::Sealed)?);
+    let (fresh, target) = match sealed.target() {
+        Some(Target::Snapshot { chunk, .. }) => {
+            let used = sealed.usage().map_or(context.limit, |usage| usage.allocated.bytes());
+            let fresh = cowfile::create(&context.control, context.limit, used, context.roof)?;
+            let cow = fresh.number();
+            (Some(fresh), Target::Snapshot { origin: sealed.number, cow, chunk })
+        }
+        _ => (None, Target::Linear { device: sealed.number, offset: Sectors(0) }),
+    };
+    let length = root.length().unwrap_or_default();
+    context.control.load(Name::Root, &[Line::whole(length, target)])?;
+    let awake = context.control.swap_root();
+    drop(fresh);
+    awake.inspect(|()| thaw_root())
+}
+
+/// Lets a suspended root go on, with its filesystem thawed. Nothing holds writers back by then: see [`thaw_root`].
+pub fn wake_root(control: &Control) -> Result<()> {
+    control.resume(Name::Root).inspect(|()| thaw_root())
+}
+
 /// A root that is suspended for a last step: what its COW held shows the sealed device, and nothing new comes.
 ///
 /// Dropped, or should this process die, root goes on with the table that waits: at first one with a fresh COW over the
 /// sealed device, as after any seal.
-pub struct Held<'a> {
-    control: &'a Control,
+pub struct Held {
+    control: Control,
     requests: window::Seal,
     /// Dropped when root goes on.
     _guard: Tight,
@@ -196,13 +223,8 @@ pub struct Held<'a> {
 }
 
 /// Seals root's COW as [`run`] does, and leaves root suspended.
-pub fn hold<'a>(
-    control: &'a Control,
-    stack: &Stack,
-    limit: Bytes,
-    roof: Bytes,
-    valve: &mut Valve,
-) -> Result<Held<'a>> {
+pub fn hold(context: &mut Context<'_>, stack: &Stack) -> Result<Held> {
+    let (control, limit, roof) = (&context.control, context.limit, context.roof);
     let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
     let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
@@ -216,15 +238,16 @@ pub fn hold<'a>(
         }
     })?;
     let guard = Tight { frozen: None, guard: Some(guard) };
-    valve.rest();
+    context.throttle.rest();
     control.load(Name::Sealed, &[below])?;
     control.load(Name::Root, &[above])?;
     let since = Instant::now();
     requests.hold(control).map_err(explain)?;
+    let control = control.clone();
     Ok(Held { control, requests, _guard: guard, _fresh: fresh, length, origin, since })
 }
 
-impl Held<'_> {
+impl Held {
     /// Lets root go on, straight to the card, which has by now what was sealed. Returns for how long it was suspended.
     ///
     /// The sealed device, which nobody reads any more, is for the plan to remove.
@@ -232,7 +255,7 @@ impl Held<'_> {
         let target = Target::Linear { device: self.origin, offset: Sectors(0) };
         self.control.load(Name::Root, &[Line::whole(self.length, target)])?;
         // Where the kernel drops that table root goes on over the sealed device.
-        let asleep = !self.requests.rescue(self.control);
+        let asleep = !self.requests.rescue(&self.control);
         let root = self.control.device(Name::Root)?.and_then(|root| root.target());
         match root == Some(target) {
             true => Ok(self.since.elapsed()),
@@ -241,9 +264,9 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.requests.rescue(self.control);
+        self.requests.rescue(&self.control);
     }
 }
 

@@ -51,7 +51,7 @@ impl Valve {
         Ok(())
     }
 
-    /// Sets it to work by `rule`, the one for `stack`, unless it judges the COW by what is sealed now. Only a root
+    /// Sets it to work by `rule`, the one for `stack`, unless what it works by is right for that still. Only a root
     /// that is awake, on a table that serves, and defers can have one; any other is for the plan to mend, or
     /// needs none.
     pub fn hold_back(&mut self, stack: &Stack, rule: Rule) -> Result<()> {
@@ -63,7 +63,7 @@ impl Valve {
             return Ok(());
         }
         match &self.rule {
-            Some(now) if now.allows_as_much_as(&rule) => Ok(()),
+            Some(now) if now.is_right_for(stack) => Ok(()),
             _ => self.work(rule),
         }
     }

@@ -303,6 +303,17 @@ impl Stack {
         (!logged).then_some(sealed)
     }
 
+    /// RAM that a sealed COW holds, metadata included. `None`: the kernel does not count one that overflowed, or whose merge
+    /// failed.
+    pub fn sealed_bytes(&self) -> Option<Bytes> {
+        match self.sealed_in_ram() {
+            Some(sealed) if sealed.target().and_then(store).is_some() => {
+                sealed.usage().map(|usage| usage.allocated.bytes())
+            }
+            _ => Some(Bytes(0)),
+        }
+    }
+
     /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one. `None`: the kernel does not count a COW
     /// that overflowed, was lost, or whose merge failed.
     pub fn pending(&self) -> Option<Sectors> {

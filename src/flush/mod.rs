@@ -7,6 +7,8 @@ pub mod cowfile;
 pub mod flushlog;
 pub mod last_step;
 pub mod layer;
+#[cfg(test)]
+mod machine;
 pub mod merge;
 pub mod prune;
 pub mod quiet;

@@ -156,3 +156,216 @@ impl Course {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::error::Exit;
+    use crate::flush::machine::{CARD, CHUNKS, Machine};
+    use crate::sys::dm::{Message, Request};
+    use crate::sys::model::Fate;
+
+    const MERGED: Wish = Wish { merge: true, direct: false };
+    const DIRECT: Wish = Wish { merge: false, direct: true };
+
+    /// A machine whose root has flushed once, has changed since, and was sealed.
+    fn sealed(log: bool) -> Machine {
+        let mut machine = Machine::new(log);
+        machine.write([1, 2, 3, 9, 20, 40], 1);
+        machine.seal().unwrap();
+        machine.settle(Wish::default()).unwrap();
+        machine.write([2, 3, 4, 21], 2);
+        machine.seal().unwrap();
+        // Root goes on meanwhile.
+        machine.write([4, 5], 3);
+        machine
+    }
+
+    /// What was flushed first, and is flushed now, of [`sealed`].
+    fn flushed() -> [Vec<u8>; 2] {
+        let mut content = vec![0; CHUNKS as usize];
+        for chunk in [1, 2, 3, 9, 20, 40] {
+            content[chunk] = 1;
+        }
+        let first = content.clone();
+        for chunk in [2, 3, 4, 21] {
+            content[chunk] = 2;
+        }
+        [first, content]
+    }
+
+    #[test]
+    fn a_flush_into_the_log_makes_these_requests_in_this_order() {
+        let mut machine = sealed(true);
+        machine.model.said();
+        let (settled, stack) = machine.settle(Wish::default()).unwrap();
+        assert_eq!((settled.appended, settled.logged), (true, Bytes(4 * 4096)));
+        assert_eq!((settled.durable, settled.merged), (Bytes(4 * 4096), Bytes(0)));
+        assert_eq!(
+            machine.model.said(),
+            [
+                // The view reads all of the log, and takes the place of the COW.
+                "create view",
+                "load view: linear, linear",
+                "resume view",
+                "load sealed: snapshot",
+                "resume sealed",
+                // Then what read the log before goes, the reader first.
+                "remove logged",
+                "remove log-view",
+                "rename view: log-view",
+                "rename sealed: logged",
+            ]
+        );
+        assert!(stack.sealed.is_none() && stack.is_under_root(Name::Logged));
+        machine.check();
+        assert_eq!(machine.after_a_cut(), flushed()[1]);
+    }
+
+    #[test]
+    fn a_merge_of_the_log_makes_these_requests_in_this_order() {
+        let mut machine = sealed(true);
+        machine.settle(Wish::default()).unwrap();
+        machine.model.said();
+        let (settled, stack) = machine.settle(MERGED).unwrap();
+        assert_eq!(settled.of_log().unwrap().merged, Bytes(8 * 4096));
+        let (origin, log) = (stack.origin.unwrap().number, stack.log.unwrap().number);
+        let said = machine.model.said();
+        assert_eq!(
+            said,
+            [
+                "create view".to_owned(),
+                "load view: linear, linear".to_owned(),
+                "resume view".to_owned(),
+                // The log's own table must not be at work while its origin is written to.
+                "load logged: snapshot".to_owned(),
+                "resume logged".to_owned(),
+                // FLUSHes are off before the first run is merged, and on before the card is asked to keep everything.
+                format!("write through {}", "253:1"),
+                format!("write through {log}"),
+                "load logged: snapshot-merge".to_owned(),
+                "resume logged".to_owned(),
+                format!("write back {}", "253:1"),
+                format!("write back {log}"),
+                // Then the layer is the card.
+                format!("flush {CARD}"),
+                "load logged: linear".to_owned(),
+                "resume logged".to_owned(),
+                "remove view".to_owned(),
+                "remove log-view".to_owned(),
+                "remove origin".to_owned(),
+                "rename logged: origin".to_owned(),
+            ]
+        );
+        assert_ne!(origin.to_string(), "253:1", "it is another device by now");
+        machine.check();
+        assert_eq!(machine.after_a_cut(), flushed()[1]);
+    }
+
+    #[test]
+    fn each_step_looks_at_the_tables_once() {
+        let mut machine = sealed(true);
+        machine.model.looks();
+        machine.settle(Wish::default()).unwrap();
+        let before = machine.model.looks();
+        // Five steps and a look before the first; two requests for each device that is there, one for each that is not,
+        // and two for whether writers wait while the log is written.
+        assert!(before <= 6 * 14 + 2, "{before}");
+        machine.settle(Wish::default()).unwrap();
+        assert!(machine.model.looks() <= 14, "one look where nothing is to be done");
+    }
+
+    /// Whatever request fails, or comes too late because the command was killed before it: what was flushed before is
+    /// there after a power cut, root shows what it showed, and the next command brings all of it to its end.
+    #[test]
+    fn whatever_request_fails_nothing_is_lost_and_the_next_command_settles() {
+        for (name, log, wish) in [
+            ("append-fails", true, Wish::default()),
+            ("merge-fails", true, MERGED),
+            ("direct-fails", true, DIRECT),
+            ("no-log-fails", false, Wish::default()),
+        ] {
+            let mut machine = sealed(log);
+            machine.model.ordain(None);
+            machine.settle(wish).unwrap();
+            let calls = machine.model.ordain(None);
+            assert!(calls > 40, "{name}: {calls}");
+            for at in 1..=calls {
+                for fate in [Fate::Fails(at, Errno::ENOMEM), Fate::Killed(at)] {
+                    let mut machine = sealed(log);
+                    machine.model.ordain(Some(fate));
+                    let done = machine.settle(wish).map(drop);
+                    machine.model.ordain(None);
+                    let what = format!("{name}, {fate:?}: {done:?}");
+                    let said = machine.model.said();
+                    let found = machine.after_a_cut();
+                    // A merge without the log may be half done.
+                    if log && wish != DIRECT {
+                        assert!(flushed().contains(&found), "{what}\n{said:#?}\n{found:?}");
+                    }
+                    if done.is_ok() {
+                        assert_eq!(found, flushed()[1], "{what}\n{said:#?}");
+                    }
+                    machine.check();
+                    let again = machine.settle(wish);
+                    assert!(again.is_ok(), "{what}: {:?}\n{said:#?}", again.map(drop));
+                    machine.check();
+                    assert_eq!(machine.after_a_cut(), flushed()[1], "{what}\n{said:#?}");
+                    let stack = machine.context.observe().unwrap();
+                    assert_eq!(stack::next(&stack, Wish::default()), Ok(None), "{what}");
+                    machine.write([7], 9);
+                    machine.check();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_merge_that_the_card_refuses_is_told_and_done_when_the_card_takes_it() {
+        for (log, wish) in [(true, MERGED), (false, Wish::default())] {
+            let mut machine = sealed(log);
+            machine.model.refuse_writes(CARD, true);
+            let error = machine.settle(wish).unwrap_err();
+            assert_eq!(error.exit_code(), Exit::Card, "{error}");
+            assert!(
+                error.to_string().starts_with("cannot merge into 8:1: writing sectors"),
+                "{error}"
+            );
+            machine.check();
+            machine.model.refuse_writes(CARD, false);
+            machine.settle(wish).unwrap();
+            machine.check();
+            assert_eq!(machine.after_a_cut(), flushed()[1]);
+        }
+    }
+
+    /// The protocol of [`Context::observe`].
+    #[test]
+    fn a_look_arms_the_throttle_for_what_is_sealed_and_releases_it_where_root_can_have_none() {
+        let mut machine = Machine::new(true);
+        assert!(!machine.context.throttle.works());
+        machine.context.observe().unwrap();
+        let empty = *machine.context.throttle.rule().unwrap();
+        machine.write([1, 2, 3], 1);
+        machine.context.observe().unwrap();
+        assert_eq!(machine.context.throttle.rule(), Some(&empty), "nothing is sealed");
+        machine.seal().unwrap();
+        assert!(!machine.context.throttle.works(), "a handover releases it");
+        let stack = machine.context.observe().unwrap();
+        let full = *machine.context.throttle.rule().unwrap();
+        assert!(full.is_right_for(&stack) && !empty.is_right_for(&stack));
+        machine.settle(Wish::default()).unwrap();
+        assert_eq!(machine.context.throttle.rule(), Some(&empty), "the COW was given back");
+        // Another process has suspended root, or was killed while it had.
+        machine.context.throttle.rest();
+        let mut message = Message::about(Name::Root);
+        let suspend = Request::Suspend { freeze: false };
+        machine.context.control.run(suspend, &mut message).unwrap();
+        assert!(machine.context.observe().unwrap().root.unwrap().suspended);
+        assert!(!machine.context.throttle.works());
+        machine.settle(Wish::default()).unwrap();
+        assert!(machine.context.throttle.works(), "root is awake again");
+    }
+}

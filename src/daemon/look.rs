@@ -58,7 +58,7 @@ impl Daemon<'_> {
             return Err(trouble::explain(Trouble::NotActive));
         }
         // While writers wait a card that fails is not asked for more than the next flush needs.
-        if !self.valve.works() {
+        if !self.throttle.is_armed() {
             self.roof = flushlog::roof(&stack);
         }
         self.rule = Rule::of(&self.config, &stack, self.roof);

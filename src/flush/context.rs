@@ -22,7 +22,7 @@ use crate::pure::units::{Bytes, Sectors};
 use crate::sys::block;
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
-use crate::throttle::valve::Valve;
+use crate::throttle::Throttle;
 
 /// What each step of a flush works with.
 pub struct Context<'a> {
@@ -30,7 +30,7 @@ pub struct Context<'a> {
     pub control: Control,
     /// Holds writers back when the COW has no room for them, from the first look on: as long as this
     /// process has the lock nobody else can make room.
-    pub throttle: Throttle<'a>,
+    pub throttle: ThrottleOf<'a>,
     /// Shows progress.
     pub meter: Meter,
     /// May end a wait.
@@ -48,38 +48,38 @@ pub struct Context<'a> {
 }
 
 /// Whose throttle a flush works with.
-pub enum Throttle<'a> {
+pub enum ThrottleOf<'a> {
     /// A command's: it goes with the session.
-    Own(Valve),
+    Command(Throttle),
     /// The daemon's, which goes on to look after the COW.
-    Lent(&'a mut Valve),
+    Daemon(&'a mut Throttle),
 }
 
-impl Deref for Throttle<'_> {
-    type Target = Valve;
+impl Deref for ThrottleOf<'_> {
+    type Target = Throttle;
 
-    fn deref(&self) -> &Valve {
+    fn deref(&self) -> &Throttle {
         match self {
-            Self::Own(valve) => valve,
-            Self::Lent(valve) => valve,
+            Self::Command(throttle) => throttle,
+            Self::Daemon(throttle) => throttle,
         }
     }
 }
 
-impl DerefMut for Throttle<'_> {
-    fn deref_mut(&mut self) -> &mut Valve {
+impl DerefMut for ThrottleOf<'_> {
+    fn deref_mut(&mut self) -> &mut Throttle {
         match self {
-            Self::Own(valve) => valve,
-            Self::Lent(valve) => valve,
+            Self::Command(throttle) => throttle,
+            Self::Daemon(throttle) => throttle,
         }
     }
 }
 
-impl Throttle<'_> {
+impl ThrottleOf<'_> {
     /// Releases it, unless it is the daemon's, which decides that by itself.
     pub fn release_own(&mut self) {
-        if let Self::Own(valve) = self {
-            valve.rest();
+        if let Self::Command(throttle) = self {
+            throttle.release();
         }
     }
 }
@@ -95,9 +95,9 @@ impl Context<'_> {
     /// throttle's doing.
     pub fn hold_back(&mut self, mut stack: Stack) -> Result<Stack> {
         let rule = self.rule(&stack);
-        self.throttle.hold_back(&stack, rule)?;
+        self.throttle.arm_for(&stack, rule)?;
         // A throttle that holds writers back suspends root; that is not what the plan is to mend.
-        if let (Some(root), true) = (&mut stack.root, self.throttle.works()) {
+        if let (Some(root), true) = (&mut stack.root, self.throttle.is_armed()) {
             root.suspended = false;
         }
         Ok(stack)
@@ -125,7 +125,7 @@ impl Context<'_> {
     /// To be called often during what takes long: shows progress. Returns a signal that came.
     pub fn tend(&mut self, left: Bytes) -> Option<Signal> {
         // While root is suspended, by a throttle or for a last step, whoever reads the progress may be waiting for it.
-        if !self.throttle.is_closed() {
+        if !self.throttle.is_holding() {
             self.meter.show(left);
         }
         self.signals.arrived()

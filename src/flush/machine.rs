@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::context::{Context, Throttle};
+use super::context::{Context, ThrottleOf};
 use super::settle::settle;
 use super::settled::Settled;
 use super::window::Freeze;
@@ -22,7 +22,7 @@ use crate::sys::direct::Direct;
 use crate::sys::model::Model;
 use crate::sys::signals::{self, Held};
 use crate::sys::{block, lock};
-use crate::throttle::valve::Valve;
+use crate::throttle::Throttle;
 
 pub const CARD: DevNo = DevNo { major: 8, minor: 1 };
 pub const LOG: DevNo = DevNo { major: 8, minor: 2 };
@@ -68,7 +68,7 @@ impl Machine {
         let root = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         control.replace(Name::Root, &[Line::whole(length, root)]).unwrap();
         lock::take(&control).unwrap();
-        let throttle = Throttle::Own(Valve::ready(&control).unwrap());
+        let throttle = ThrottleOf::Command(Throttle::ready(&control).unwrap());
         let signals: &'static mut Held = Box::leak(Box::new(signals::hold(&[], &[]).unwrap()));
         let config: &'static Config = Box::leak(Box::default());
         let context = Context {

@@ -123,7 +123,7 @@ pub fn run(
     })?;
     // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
     // here the throttle's time ends.
-    context.throttle.rest();
+    context.throttle.release();
     let since = Instant::now();
     let unpaced = Unpaced::begin(after);
     // Nobody thaws what another program froze. The guard knows whose freeze it is; the note is for the next command, where both
@@ -170,7 +170,7 @@ pub fn run(
 }
 
 /// Thaws root's filesystem, if a window that failed or was killed has left it frozen. Root must be awake, and
-/// no valve at work: to thaw is to write, and whoever waits at a valve may hold what that needs.
+/// no throttle armed: to thaw is to write, and who waits for that may hold what that needs.
 pub fn thaw_root() {
     if run_dir::has_frozen()
         && let Ok(root) = File::open("/")
@@ -238,7 +238,7 @@ pub fn hold(context: &mut Context<'_>, stack: &Stack) -> Result<Held> {
         }
     })?;
     let guard = Tight { frozen: None, guard: Some(guard) };
-    context.throttle.rest();
+    context.throttle.release();
     control.load(Name::Sealed, &[below])?;
     control.load(Name::Root, &[above])?;
     let since = Instant::now();
@@ -272,7 +272,7 @@ impl Drop for Held {
 
 /// To freeze is to write out what the page cache holds while everybody waits, so a small COW may be filled
 /// at any speed meanwhile. Dropped, the pace is that of the COW that root has then; should this process
-/// die, it stays until the next seal, which the valve can do with.
+/// die, it stays until the next seal, which the throttle can do with.
 struct Unpaced {
     then: u64,
 }

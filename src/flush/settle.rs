@@ -345,27 +345,27 @@ mod tests {
     #[test]
     fn a_look_arms_the_throttle_for_what_is_sealed_and_releases_it_where_root_can_have_none() {
         let mut machine = Machine::new(true);
-        assert!(!machine.context.throttle.works());
+        assert!(!machine.context.throttle.is_armed());
         machine.context.observe().unwrap();
         let empty = *machine.context.throttle.rule().unwrap();
         machine.write([1, 2, 3], 1);
         machine.context.observe().unwrap();
         assert_eq!(machine.context.throttle.rule(), Some(&empty), "nothing is sealed");
         machine.seal().unwrap();
-        assert!(!machine.context.throttle.works(), "a handover releases it");
+        assert!(!machine.context.throttle.is_armed(), "a handover releases it");
         let stack = machine.context.observe().unwrap();
         let full = *machine.context.throttle.rule().unwrap();
         assert!(full.is_right_for(&stack) && !empty.is_right_for(&stack));
         machine.settle(Wish::default()).unwrap();
         assert_eq!(machine.context.throttle.rule(), Some(&empty), "the COW was given back");
         // Another process has suspended root, or was killed while it had.
-        machine.context.throttle.rest();
+        machine.context.throttle.release();
         let mut message = Message::about(Name::Root);
         let suspend = Request::Suspend { freeze: false };
         machine.context.control.run(suspend, &mut message).unwrap();
         assert!(machine.context.observe().unwrap().root.unwrap().suspended);
-        assert!(!machine.context.throttle.works());
+        assert!(!machine.context.throttle.is_armed());
         machine.settle(Wish::default()).unwrap();
-        assert!(machine.context.throttle.works(), "root is awake again");
+        assert!(machine.context.throttle.is_armed(), "root is awake again");
     }
 }

@@ -23,7 +23,7 @@ use crate::pure::units::{Bytes, Sectors};
 use crate::sys::dm::Message;
 use crate::sys::syncing::{Synced, Syncing, write_out};
 use crate::sys::{block, memory, time};
-use crate::throttle::valve;
+use crate::throttle;
 
 /// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
 /// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
@@ -100,7 +100,7 @@ impl Session<'_> {
         let freeze = self.freeze(stack);
         let sealed = seal::run(&mut self.context, stack, after, freeze);
         // A seal that failed may have left root suspended, which the plan mends, but not a throttle.
-        self.context.throttle.rest();
+        self.context.throttle.release();
         self.context.frozen = sealed.as_ref().is_ok_and(|(sealed, _)| sealed.frozen);
         // By this the throttle is armed for the fresh COW before writers go on.
         let found = self.context.observe();
@@ -152,7 +152,7 @@ impl Session<'_> {
         let mut message = Message::about(Name::Root);
         let mut syncing = Syncing::begin(&open_root()?)?;
         loop {
-            let level = valve::level(&self.context.control, &mut message, &rule);
+            let level = throttle::level(&self.context.control, &mut message, &rule);
             let pause = level.map_or(SLOW, |level| level.pause_until(rule.full_wait));
             if level.is_some_and(|level| level.percent_of_brim() >= rule.full_wait) {
                 return Ok(Synced::Unknown);

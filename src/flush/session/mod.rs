@@ -13,7 +13,7 @@ pub use self::outcome::{How, Incomplete, Outcome, at_risk};
 
 use std::time::{Duration, Instant};
 
-use super::context::{Context, Throttle};
+use super::context::{Context, ThrottleOf};
 use super::settle::settle;
 use super::settled::Settled;
 use super::{context, cowfile, flushlog, seal};
@@ -26,7 +26,7 @@ use crate::pure::units::Bytes;
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
 use crate::sys::{block, lock, memory, mlock, priority};
-use crate::throttle::valve::Valve;
+use crate::throttle::Throttle;
 
 /// A command at work: it holds the lock.
 pub struct Session<'a> {
@@ -51,22 +51,22 @@ impl<'a> Session<'a> {
         // All that takes long comes before the lock, which keeps others from making room.
         prepare_process()?;
         let control = Control::open()?;
-        let throttle = Throttle::Own(Valve::ready(&control)?);
+        let throttle = ThrottleOf::Command(Throttle::ready(&control)?);
         Self::open(control, command, config, signals, throttle)
     }
 
     /// The same for the daemon, which has its control device open already (to close another would give the
-    /// lock back), and a valve. If that works when this session ends, whether it succeeded or not, it
-    /// goes on working, and the lock is kept: no other command may meet that valve. The next session
+    /// lock back), and a throttle. If that is armed when this session ends, whether it succeeded or not, it
+    /// goes on working, and the lock is kept: no other command may meet that throttle. The next session
     /// begins behind it.
     pub fn behind(
-        valve: &'a mut Valve,
+        throttle: &'a mut Throttle,
         control: Control,
         config: &'a Config,
         signals: &'a mut Held,
     ) -> Result<Self> {
         prepare_process()?;
-        Self::open(control, "daemon", config, signals, Throttle::Lent(valve))
+        Self::open(control, "daemon", config, signals, ThrottleOf::Daemon(throttle))
     }
 
     fn open(
@@ -74,9 +74,9 @@ impl<'a> Session<'a> {
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
-        throttle: Throttle<'a>,
+        throttle: ThrottleOf<'a>,
     ) -> Result<Self> {
-        match throttle.works() {
+        match throttle.is_armed() {
             true => lock::keep(&control)?,
             false => lock::take(&control)?,
         }
@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
         // left root suspended, too, who wakes it up thaws: to thaw is to write. Never with a throttle: whoever waits
         // at one may hold what a thaw needs, and a seal of this process thaws by itself.
         let awake = found.root.is_some_and(|root| !root.suspended);
-        if awake && !self.context.throttle.works() {
+        if awake && !self.context.throttle.is_armed() {
             seal::thaw_root();
         }
         let found = self.context.hold_back(found)?;
@@ -241,7 +241,7 @@ impl<'a> Session<'a> {
 }
 
 impl Drop for Session<'_> {
-    /// Gives the lock back, but not with a valve that stays. In this order: whoever takes the lock next
+    /// Gives the lock back, but not with a throttle that stays armed. In this order: whoever takes the lock next
     /// must find root awake.
     fn drop(&mut self) {
         self.context.throttle.release_own();
@@ -249,7 +249,7 @@ impl Drop for Session<'_> {
         if self.done.durable > Bytes(0) {
             self.note(Duration::ZERO);
         }
-        if !self.context.throttle.works() {
+        if !self.context.throttle.is_armed() {
             lock::release(&self.context.control);
         }
     }
@@ -263,7 +263,7 @@ pub fn prepare_process() -> Result<()> {
     // a folder on root this would wait for root.
     let _ = std::env::set_current_dir("/proc");
     mlock::all()?;
-    // Nor may a writer at memory speed be ahead of what follows, until it has a valve.
+    // Nor may a writer at memory speed be ahead of what follows, until a throttle is armed.
     priority::realtime(true);
     Ok(())
 }

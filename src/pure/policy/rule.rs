@@ -1,5 +1,5 @@
 //! What root's COW may hold now, and how full it is: the owner's wishes, the stack and the memory
-//! together. Whoever judges a COW, a command, the daemon or a valve, does so by this.
+//! together. Whoever judges a COW, a command, the daemon or the throttle, does so by this.
 
 use super::memory::MemInfo;
 use crate::pure::config::Config;

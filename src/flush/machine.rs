@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::context::{Context, ThrottleOf};
+use super::handover::Freeze;
 use super::settle::settle;
 use super::settled::Settled;
-use super::window::Freeze;
 use super::{cowfile, seal};
 use crate::error::Result;
 use crate::flush::flushlog::Log;

@@ -5,6 +5,7 @@ pub mod append;
 pub mod context;
 pub mod cowfile;
 pub mod flushlog;
+pub mod handover;
 pub mod last_step;
 pub mod layer;
 #[cfg(test)]
@@ -19,4 +20,3 @@ pub mod settled;
 pub mod status;
 pub mod trouble;
 pub mod view;
-pub mod window;

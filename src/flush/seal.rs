@@ -7,8 +7,8 @@ use nix::errno::Errno;
 
 use super::context::Context;
 use super::cowfile::{self, Cow};
+use super::handover::{self, Failed, Freeze, Moment, Restart, Sealed};
 use super::layer::named;
-use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::notes::run_dir;
 use crate::pure::chunks::CHUNK_SECTORS;
@@ -37,7 +37,7 @@ pub enum After {
 /// A deferring root: its parts by name.
 struct Deferring {
     length: Sectors,
-    seat: DevNo,
+    origin: DevNo,
     cow: DevNo,
     /// What its COW holds, where the kernel counts that.
     used: Option<Bytes>,
@@ -47,7 +47,7 @@ fn deferring(stack: &Stack) -> Result<Deferring> {
     let parts = |root: Device| {
         let Target::Snapshot { origin, cow, .. } = root.target()? else { return None };
         let used = root.usage().map(|usage| usage.allocated.bytes());
-        Some(Deferring { length: root.length()?, seat: origin, cow, used })
+        Some(Deferring { length: root.length()?, origin, cow, used })
     };
     stack
         .root
@@ -66,7 +66,7 @@ impl Deferring {
     ) -> Result<(Target, Target, Cow)> {
         let chunk = CHUNK_SECTORS;
         let fresh = cowfile::create(control, limit, self.used.unwrap_or(limit), roof)?;
-        let below = Target::Snapshot { origin: self.seat, cow: self.cow, chunk };
+        let below = Target::Snapshot { origin: self.origin, cow: self.cow, chunk };
         let above = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
         Ok((below, above, fresh))
     }
@@ -78,7 +78,7 @@ impl Deferring {
 /// suspended; a kernel that needs memory then might wait for a write to root, for ever. That is why the
 /// sealed device takes root's exceptions over (a *handover*) instead of reading them anew.
 ///
-/// The throttle holds writers back until shortly before the window, which needs root awake. With
+/// The throttle holds writers back until shortly before the handover, which needs root awake. With
 /// [`Freeze::Before`] the filesystem is frozen from then on, until the caller drops what this returns: it
 /// looks at the stack first, by which the throttle is armed for the fresh COW.
 pub fn run(
@@ -86,7 +86,7 @@ pub fn run(
     stack: &Stack,
     after: After,
     freeze: Freeze,
-) -> Result<(Sealed, Tight)> {
+) -> Result<(Sealed, FrozenRoot)> {
     let control = &context.control;
     let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
@@ -96,15 +96,15 @@ pub fn run(
             (below, above, Some(fresh))
         }
         After::WriteThrough => (
-            Target::SnapshotMerge { origin: root.seat, cow: root.cow, chunk: CHUNK_SECTORS },
+            Target::SnapshotMerge { origin: root.origin, cow: root.cow, chunk: CHUNK_SECTORS },
             Target::Linear { device: sealed, offset: Sectors(0) },
             None,
         ),
     };
     let (sealed_line, root_line) =
         (Line::whole(root.length, sealed_target), Line::whole(root.length, root_target));
-    let mut requests = window::Seal::prepare(root_line);
-    let mut for_guard = window::Seal::prepare(root_line);
+    let mut requests = handover::Seal::prepare(root_line);
+    let mut for_guard = handover::Seal::prepare(root_line);
     let root_folder = File::open("/").doing(|| "open /")?;
     let early = freeze == Freeze::Before;
     let mut guard = guard::post(control, early.then_some(&root_folder), &mut |end| {
@@ -151,7 +151,8 @@ pub fn run(
     }
     let freeze = if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
     // From here on whatever happens thaws it.
-    let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
+    let frozen_root =
+        FrozenRoot { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
     control.load(Name::Sealed, &[sealed_line])?;
     control.load(Name::Root, &[root_line])?;
     let sealed = signals::undisturbed(|| requests.run(control, freeze));
@@ -159,17 +160,17 @@ pub fn run(
     drop(fresh);
     drop(unpaced);
     match sealed {
-        Ok(sealed) => Ok((sealed, tight)),
+        Ok(sealed) => Ok((sealed, frozen_root)),
         Err(failed) => {
             if failed.asleep {
-                tight.leave();
+                frozen_root.leave();
             }
             Err(explain(failed))
         }
     }
 }
 
-/// Thaws root's filesystem, if a window that failed or was killed has left it frozen. Root must be awake, and
+/// Thaws root's filesystem, if a handover that failed or was killed has left it frozen. Root must be awake, and
 /// no throttle armed: to thaw is to write, and who waits for that may hold what that needs.
 pub fn thaw_root() {
     if run_dir::has_frozen()
@@ -183,7 +184,7 @@ pub fn thaw_root() {
 /// Puts root on the sealed device, which has taken over what its COW holds. The fresh COW is kept until root
 /// has it: the kernel drops a table that it can't swap in, and a loop device with its last user. Root is awake then, and
 /// its filesystem thawed.
-pub fn reseat(context: &Context<'_>, stack: &Stack) -> Result<()> {
+pub fn move_root(context: &Context<'_>, stack: &Stack) -> Result<()> {
     let (root, sealed) = (named(stack, Name::Root)?, named(stack, Name::Sealed)?);
     let (fresh, target) = match sealed.target() {
         Some(Target::Snapshot { chunk, .. }) => {
@@ -212,9 +213,9 @@ pub fn wake_root(control: &Control) -> Result<()> {
 /// sealed device, as after any seal.
 pub struct Held {
     control: Control,
-    requests: window::Seal,
+    requests: handover::Seal,
     /// Dropped when root goes on.
-    _guard: Tight,
+    _guard: FrozenRoot,
     /// In case root's table has to be loaded again.
     _fresh: Cow,
     length: Sectors,
@@ -228,16 +229,16 @@ pub fn hold(context: &mut Context<'_>, stack: &Stack) -> Result<Held> {
     let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
     let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
-    let (origin, length) = (root.seat, root.length);
+    let (origin, length) = (root.origin, root.length);
     let (below, above) = (Line::whole(length, below), Line::whole(length, above));
-    let mut requests = window::Seal::prepare(above);
-    let mut for_guard = window::Seal::prepare(above);
+    let mut requests = handover::Seal::prepare(above);
+    let mut for_guard = handover::Seal::prepare(above);
     let guard = guard::post(control, None, &mut |end| {
         if end != End::Dismissed {
             for_guard.rescue(control);
         }
     })?;
-    let guard = Tight { frozen: None, guard: Some(guard) };
+    let guard = FrozenRoot { frozen: None, guard: Some(guard) };
     context.throttle.release();
     control.load(Name::Sealed, &[below])?;
     control.load(Name::Root, &[above])?;
@@ -296,12 +297,12 @@ impl Drop for Unpaced {
 }
 
 /// A frozen filesystem, if it was; thawed when this is dropped, or this process dies.
-pub struct Tight {
+pub struct FrozenRoot {
     frozen: Option<(File, Instant)>,
     guard: Option<Guard>,
 }
 
-impl Tight {
+impl FrozenRoot {
     /// Thaws it. Returns for how long it was frozen.
     pub fn thaw(self) -> Option<Duration> {
         let since = self.frozen.as_ref().map(|(_, since)| *since);
@@ -315,7 +316,7 @@ impl Tight {
     }
 }
 
-impl Drop for Tight {
+impl Drop for FrozenRoot {
     fn drop(&mut self) {
         if let Some((root, _)) = &self.frozen {
             // The guard has frozen it; it may have been killed since.

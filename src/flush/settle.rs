@@ -80,7 +80,7 @@ impl Course {
                 return Err(merge::failed(stack));
             }
             Step::Resume(Name::Root) => seal::wake_root(&context.control)?,
-            Step::Reseat => seal::reseat(context, stack)?,
+            Step::MoveRoot => seal::move_root(context, stack)?,
             Step::Resume(name) => context.control.resume(name)?,
             Step::Clear(name) => context.control.clear(name)?,
             Step::Remove(name) => context.control.remove(name)?,

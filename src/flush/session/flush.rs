@@ -9,10 +9,10 @@ use super::outcome::Seen;
 use super::{How, Outcome, Session};
 use crate::error::{Doing, Exit, Result};
 use crate::flush::context::Context;
+use crate::flush::handover::{Freeze, Sealed};
 use crate::flush::seal;
 use crate::flush::settled::Settled;
 use crate::flush::trouble::explain;
-use crate::flush::window::{Freeze, Sealed};
 use crate::notes::run_dir;
 use crate::pure::cow::size;
 use crate::pure::dm::SnapshotStatus;
@@ -27,7 +27,7 @@ use crate::throttle;
 
 /// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
 /// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
-/// window.
+/// handover.
 const PREPARING: Duration = Duration::from_millis(100);
 
 impl Session<'_> {
@@ -105,9 +105,9 @@ impl Session<'_> {
         // By this the throttle is armed for the fresh COW before writers go on.
         let found = self.context.observe();
         match sealed {
-            Ok((sealed, tight)) => {
+            Ok((sealed, frozen_root)) => {
                 let found = found?;
-                let stall = tight.thaw().unwrap_or(sealed.stall);
+                let stall = frozen_root.thaw().unwrap_or(sealed.stall);
                 let (settled, _) = self.settle_from(found, wish)?;
                 Ok((Sealed { stall, ..sealed }, settled))
             }
@@ -132,11 +132,11 @@ impl Session<'_> {
             }
             _ => true,
         };
-        let tight = self.context.rule(stack).level(status, &memory);
-        let tight = tight.is_some_and(|level| !level.lasts(PREPARING));
+        let level = self.context.rule(stack).level(status, &memory);
+        let hurries = level.is_some_and(|level| !level.lasts(PREPARING));
         // One that was refused writes has shut down, most likely, and stays so until the next boot.
         let can = can && !run_dir::has_overflowed() && !self.foreign;
-        match (can, tight) {
+        match (can, hurries) {
             (false, _) => Freeze::Never,
             (true, true) => Freeze::Before,
             (true, false) => Freeze::Within,

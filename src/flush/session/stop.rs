@@ -149,7 +149,7 @@ impl Session<'_> {
         // What can't be written out now would not be on the card either.
         sync_root()?;
         let (Some(origin), Some(length)) =
-            (stack.seat(), stack.root.and_then(|root| root.length()))
+            (stack.roots_origin(), stack.root.and_then(|root| root.length()))
         else {
             return Err(explain(Trouble::Foreign(Name::Root)));
         };

@@ -88,12 +88,12 @@ impl Context<'_> {
     /// The stack as it is, for the next step; from now on writers are held back by what is sealed in it.
     pub fn observe(&mut self) -> Result<Stack> {
         let stack = tables(&self.control)?;
-        self.hold_back(stack)
+        self.arm_for(stack)
     }
 
     /// The second half of [`Self::observe`], for `stack`, which was read just now. Returns it without what is only the
     /// throttle's doing.
-    pub fn hold_back(&mut self, mut stack: Stack) -> Result<Stack> {
+    pub fn arm_for(&mut self, mut stack: Stack) -> Result<Stack> {
         let rule = self.rule(&stack);
         self.throttle.arm_for(&stack, rule)?;
         // A throttle that holds writers back suspends root; that is not what the plan is to mend.

@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
         if awake && !self.context.throttle.is_armed() {
             seal::thaw_root();
         }
-        let found = self.context.hold_back(found)?;
+        let found = self.context.arm_for(found)?;
         self.context.roof = flushlog::roof(&found);
         self.measure(&found)?;
         Ok(found)

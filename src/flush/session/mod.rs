@@ -55,7 +55,7 @@ impl<'a> Session<'a> {
         Self::open(control, command, config, signals, throttle)
     }
 
-    /// The same for the daemon, which has its control device open already (to close another would give the
+    /// As [`Self::begin`], for the daemon, which has its control device open already (to close another would give the
     /// lock back), and a throttle. If that is armed when this session ends, whether it succeeded or not, it
     /// goes on working, and the lock is kept: no other command may meet that throttle. The next session
     /// begins behind it.
@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
         self.ready(&stack)
     }
 
-    /// The same, and merges what is in the flush log: first of all, since that is the way out when nothing
+    /// As [`Self::settled`], and merges what is in the flush log: first of all, since that is the way out when nothing
     /// can be appended behind what is in it. Returns what was merged, as [`Self::merge`] does.
     pub fn merged(mut self) -> Result<(Self, Option<Settled>)> {
         let found = self.prepare()?;
@@ -123,7 +123,7 @@ impl<'a> Session<'a> {
         Ok((self.ready(&stack)?, settled.of_log()))
     }
 
-    /// The same on the way down: a log that can't be written is passed by.
+    /// As [`Self::settled`], for a shutdown: when the log can't be written, merges straight into root.
     pub fn settled_anyhow(mut self) -> Result<Self> {
         let found = self.prepare()?;
         let settled = self.settle_from(found, Wish::default());
@@ -193,14 +193,14 @@ impl<'a> Session<'a> {
         self.context.limit
     }
 
-    /// Brings the stack to rest, while writers may be at work. While a COW is sealed they have less
+    /// Looks, and brings the stack to rest, while writers may be at work. While a COW is sealed they have less
     /// room than usual.
     fn settle(&mut self, wish: Wish) -> Result<Settled> {
         let found = self.context.observe()?;
         self.settle_from(found, wish).map(|(settled, _)| settled)
     }
 
-    /// The same from `found` on, which was observed just now. Returns the stack at rest, too.
+    /// As [`Self::settle`], from `found` on, which this session has observed. Returns the stack at rest, too.
     fn settle_from(&mut self, found: Stack, wish: Wish) -> Result<(Settled, Stack)> {
         priority::realtime(false);
         let settled = settle(&mut self.context, found, wish);

@@ -8,12 +8,12 @@ use crate::put;
 use cowflush::error::{Doing, Exit, Result};
 use cowflush::flush::prune::Pruned;
 use cowflush::flush::session::{How, Outcome, Session};
-use cowflush::flush::settle::Settled;
+use cowflush::flush::settled::Settled;
 use cowflush::notes::{daemon_note, hold, run_dir, settings, spill};
 use cowflush::output::syslog;
 use cowflush::pure::report::json::Object;
 use cowflush::pure::report::record::Record;
-use cowflush::pure::stack::{Mode, Wish};
+use cowflush::pure::stack::{Mode, Stack, Wish};
 use cowflush::sys::dm::Control;
 use cowflush::sys::signals::{self, Held};
 use cowflush::sys::{block, lock};
@@ -49,7 +49,7 @@ pub fn merge(json: bool) -> Result<Exit> {
     let config = config();
     refuse_while_held("merge")?;
     let (session, merged) = Session::begin("merge", &config, &mut signals)?.merged()?;
-    let card = card(&session)?;
+    let card = card(&session.stack()?);
     drop(session);
     let Settled {
         merged: bytes, merging: time, log_pruned: Pruned { bytes: pruned, refused }, ..
@@ -165,8 +165,8 @@ fn counted<T>(result: Result<T>) -> Result<T> {
     })
 }
 
-fn card(session: &Session<'_>) -> Result<String> {
-    Ok(session.stack()?.card().map_or_else(String::new, |(card, _)| block::name(card)))
+fn card(stack: &Stack) -> String {
+    stack.card().map_or_else(String::new, |(card, _)| block::name(card))
 }
 
 fn tell(
@@ -176,7 +176,8 @@ fn tell(
     did: &str,
     nothing: &str,
 ) -> Result<Exit> {
-    let (card, log) = (card(&session)?, session.stack()?.log_partition());
+    let stack = session.stack()?;
+    let (card, log) = (card(&stack), stack.log_partition());
     // Whoever reads this may be slow, or wait for root: the next flush must not wait for them.
     drop(session);
     let record = outcome.record();

@@ -92,8 +92,8 @@ impl Daemon<'_> {
             Reason::Boot { .. } => self.boot.last(),
             _ => String::new(),
         };
-        let Self { valve, control, config, .. } = self;
-        let session = match Session::behind(valve, control.clone(), config, signals) {
+        let Self { throttle, control, config, .. } = self;
+        let session = match Session::behind(throttle, control.clone(), config, signals) {
             // Somebody else flushes: what they do not take, the next look finds.
             Err(error) if error.exit_code() == Exit::Busy => return Ok(Did::Nothing),
             session => session?,
@@ -130,26 +130,26 @@ impl Daemon<'_> {
         }
     }
 
-    /// A valve that a flush left stays while the COW is so full that the next flush is due, so that nobody
+    /// A throttle that a flush left armed stays so while the COW is so full that the next flush is due, so that nobody
     /// fills it up in between. After a flush that failed such a COW gets one anyway; one with much room
-    /// does without, so that everything can be told at once. With a valve the lock is this process's.
+    /// does without, so that everything can be told at once. With an armed throttle the lock is this process's.
     pub(super) fn guard(&mut self, level: &Level, failing: bool) {
         if level.percent_of_brim() < self.config.high {
-            if self.valve.works() {
-                self.valve.rest();
+            if self.throttle.is_armed() {
+                self.throttle.release();
                 lock::release(&self.control);
             }
         } else if failing
-            && !self.valve.works()
+            && !self.throttle.is_armed()
             && lock::take(&self.control).is_ok()
-            && self.valve.work(self.rule).is_err()
+            && self.throttle.arm(self.rule).is_err()
         {
             lock::release(&self.control);
         }
-        self.voice.hush(self.valve.works());
+        self.voice.hush(self.throttle.is_armed());
     }
 
-    /// In doubt about the flush log a full COW is no reason to flush; so it gets a valve, as after a flush that failed, and
+    /// In doubt about the flush log a full COW is no reason to flush; so the throttle is armed, as after a flush that failed, and
     /// it is said when writers begin to wait.
     pub(super) fn wait_for_word(&mut self, now: &Now) {
         let waits = now.doubt && schedule::is_full(&self.config, now);
@@ -174,11 +174,11 @@ impl Daemon<'_> {
     }
 
     fn write_through(&mut self, signals: &mut Held) {
-        let Self { valve, control, config, .. } = self;
-        let through = Session::behind(valve, control.clone(), config, signals)
+        let Self { throttle, control, config, .. } = self;
+        let through = Session::behind(throttle, control.clone(), config, signals)
             .and_then(Session::settled_anyhow)
             .and_then(|mut session| session.give_up_deferring());
-        self.voice.hush(self.valve.works());
+        self.voice.hush(self.throttle.is_armed());
         match through {
             Ok(()) => self.voice.tell(
                 "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",

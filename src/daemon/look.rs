@@ -43,7 +43,7 @@ impl Daemon<'_> {
     }
 
     /// What root's COW says of itself. Where the kernel does not answer, for want of memory, it is as it was. So it is in the
-    /// window of somebody's seal, where root's old table is Invalid.
+    /// handover of somebody's seal, where root's old table is Invalid.
     fn status(&mut self) -> SnapshotStatus {
         let looked = self.control.look(&mut self.message);
         let asleep = self.message.is_suspended();
@@ -58,7 +58,7 @@ impl Daemon<'_> {
             return Err(trouble::explain(Trouble::NotActive));
         }
         // While writers wait a card that fails is not asked for more than the next flush needs.
-        if !self.valve.works() {
+        if !self.throttle.is_armed() {
             self.roof = flushlog::roof(&stack);
         }
         self.rule = Rule::of(&self.config, &stack, self.roof);
@@ -100,7 +100,7 @@ mod tests {
                 assert_eq!(seen(before, Some(Unknown), asleep), Unknown, "it writes through");
             }
             assert_eq!(seen(before, Some(Invalid), false), Invalid);
-            assert_eq!(seen(before, Some(Invalid), true), before, "in a window");
+            assert_eq!(seen(before, Some(Invalid), true), before, "during a handover");
         }
     }
 }

@@ -38,7 +38,7 @@ use crate::pure::units::Bytes;
 use crate::sys::dm::{Control, Message};
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
-use crate::throttle::valve::Valve;
+use crate::throttle::Throttle;
 
 /// The daemon's state between two looks.
 struct Daemon<'a> {
@@ -68,7 +68,7 @@ struct Daemon<'a> {
     pressed: bool,
     /// Holds writers back during a flush, and until the next try where one failed. While it works nothing
     /// may be done that could wait for root.
-    valve: Valve,
+    throttle: Throttle,
     /// That this system has come up was said.
     reached: bool,
     /// It was said that programs wait for the owner's word.
@@ -85,7 +85,7 @@ struct Daemon<'a> {
 
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
 pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&str)) -> Result<()> {
-    // For all its sessions, and for the process at the valve. Real-time but for the long parts of a flush: no
+    // For all its sessions, and for the throttle's worker. Real-time but for the long parts of a flush: no
     // busy program may come between a writer and a look.
     let config = load();
     session::prepare_process()?;
@@ -93,7 +93,7 @@ pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&s
     let mut daemon = Daemon::begin(config, Voice::new(tell))?;
     let ended = daemon.work(load, &mut signals);
     // Writers go on before anything is told: whoever listens may be one of them.
-    daemon.valve.rest();
+    daemon.throttle.release();
     if let Some(note) = daemon.feeder.end() {
         daemon.voice.tell(&note);
     }
@@ -114,7 +114,7 @@ impl<'a> Daemon<'a> {
     fn begin(config: Config, voice: Voice<'a>) -> Result<Self> {
         let control = Control::open()?;
         // Its process is started now, while there is memory for that.
-        let valve = Valve::ready(&control)?;
+        let throttle = Throttle::ready(&control)?;
         let stack = control.stack()?;
         // Before the watches: what is mounted from now on has them looked for anew.
         let mounts = Mounts::watch()?;
@@ -138,7 +138,7 @@ impl<'a> Daemon<'a> {
             log_in_use: stack.logged.is_some(),
             pressure: Pressure::watch(),
             pressed: false,
-            valve,
+            throttle,
             reached: false,
             waits_for_word: false,
             rebooting: false,
@@ -169,8 +169,8 @@ impl<'a> Daemon<'a> {
                 self.guard(&now.level, self.schedule.is_failing() || now.doubt);
                 self.wait_for_word(&now);
             }
-            self.feeder.feed(&now, self.valve.works());
-            if !self.valve.works() {
+            self.feeder.feed(&now, self.throttle.is_armed());
+            if !self.throttle.is_armed() {
                 self.report(&now);
             }
             // Before the rest: one that came during a flush ended that.
@@ -182,7 +182,7 @@ impl<'a> Daemon<'a> {
                 return Ok(());
             }
             // The configuration is on root.
-            while !self.valve.works()
+            while !self.throttle.is_armed()
                 && let Some(signal) = signals.other()
             {
                 match signal {

@@ -60,7 +60,7 @@ impl Daemon<'_> {
 
     /// Waits until something happens, or could: then everything wants a look.
     pub(super) fn rest(&mut self, now: &Now, signals: &Held) {
-        let most = match self.valve.works() {
+        let most = match self.throttle.is_armed() {
             // That looks after the COW.
             true if self.schedule.is_failing() || now.doubt => pressure::SLOW,
             // The next flush is due.
@@ -83,7 +83,7 @@ impl Daemon<'_> {
             }
         }
         // To watch new folders is to read root.
-        if self.valve.works() {
+        if self.throttle.is_armed() {
             return;
         }
         // What came did so just now.
@@ -103,10 +103,10 @@ impl Daemon<'_> {
 
     /// Until when nobody need look at the COW, in milliseconds from now.
     fn pause(&self, level: &Level, now: &Now) -> u64 {
-        if self.valve.works() || level.size == Bytes(0) {
+        if self.throttle.is_armed() || level.size == Bytes(0) {
             return u64::MAX;
         }
-        // In doubt a valve is wanted from there on.
+        // In doubt the throttle is wanted armed from there on.
         let mark = if now.held && !now.doubt { self.config.full_wait } else { self.config.high };
         level.pause_until(mark).as_millis() as u64
     }
@@ -114,7 +114,7 @@ impl Daemon<'_> {
     /// A look at the COW alone, which is one ioctl: what the page cache and the memory may do to it in
     /// the meantime is little ([`Daemon::limit_dirty`]). `None`: it is not as it was.
     fn glance(&mut self, level: Level) -> Option<Level> {
-        if self.valve.works() || level.size == Bytes(0) {
+        if self.throttle.is_armed() || level.size == Bytes(0) {
             return Some(level);
         }
         match self.control.look(&mut self.message) {
@@ -128,7 +128,7 @@ impl Daemon<'_> {
         let mut descriptors = heapless::Vec::<PollFd<'_>, 5>::new();
         let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
         add(signals.as_fd(), PollFlags::POLLIN);
-        if !self.valve.works() {
+        if !self.throttle.is_armed() {
             let watches = [self.urgent.events(), self.boot.events()];
             watches.into_iter().flatten().for_each(|watch| add(watch, PollFlags::POLLIN));
             // Asked for nothing it still tells this.

@@ -1,14 +1,22 @@
 //! Flushes: the only code that changes a stack. [`session`] is a command at work; it asks [`crate::pure::stack`] for the
 //! next step and lets the files here carry it out. [`status`] only looks.
 
+pub mod append;
+pub mod context;
 pub mod cowfile;
 pub mod flushlog;
+pub mod handover;
+pub mod last_step;
+pub mod layer;
+#[cfg(test)]
+mod machine;
+pub mod merge;
 pub mod prune;
 pub mod quiet;
 pub mod seal;
 pub mod session;
 pub mod settle;
+pub mod settled;
 pub mod status;
 pub mod trouble;
 pub mod view;
-pub mod window;

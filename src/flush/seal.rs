@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::context::Context;
 use super::cowfile::{self, Cow};
-use super::window::{self, Failed, Freeze, Moment, Restart, Sealed};
+use super::handover::{self, Failed, Freeze, Moment, Restart, Sealed};
+use super::layer::named;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::notes::run_dir;
 use crate::pure::chunks::CHUNK_SECTORS;
@@ -17,7 +19,6 @@ use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::dm::Control;
 use crate::sys::{block, cow_threshold, signals};
 use crate::throttle::guard::{self, End, Guard};
-use crate::throttle::valve::Valve;
 
 /// What root continues on after the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub enum After {
 /// A deferring root: its parts by name.
 struct Deferring {
     length: Sectors,
-    seat: DevNo,
+    origin: DevNo,
     cow: DevNo,
     /// What its COW holds, where the kernel counts that.
     used: Option<Bytes>,
@@ -46,7 +47,7 @@ fn deferring(stack: &Stack) -> Result<Deferring> {
     let parts = |root: Device| {
         let Target::Snapshot { origin, cow, .. } = root.target()? else { return None };
         let used = root.usage().map(|usage| usage.allocated.bytes());
-        Some(Deferring { length: root.length()?, seat: origin, cow, used })
+        Some(Deferring { length: root.length()?, origin, cow, used })
     };
     stack
         .root
@@ -65,7 +66,7 @@ impl Deferring {
     ) -> Result<(Target, Target, Cow)> {
         let chunk = CHUNK_SECTORS;
         let fresh = cowfile::create(control, limit, self.used.unwrap_or(limit), roof)?;
-        let below = Target::Snapshot { origin: self.seat, cow: self.cow, chunk };
+        let below = Target::Snapshot { origin: self.origin, cow: self.cow, chunk };
         let above = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
         Ok((below, above, fresh))
     }
@@ -77,16 +78,16 @@ impl Deferring {
 /// suspended; a kernel that needs memory then might wait for a write to root, for ever. That is why the
 /// sealed device takes root's exceptions over (a *handover*) instead of reading them anew.
 ///
-/// `valve` holds writers back until shortly before the window, which needs root awake. With
+/// The throttle holds writers back until shortly before the handover, which needs root awake. With
 /// [`Freeze::Before`] the filesystem is frozen from then on, until the caller drops what this returns: it
-/// gets a valve for the fresh COW first.
+/// looks at the stack first, by which the throttle is armed for the fresh COW.
 pub fn run(
-    control: &Control,
+    context: &mut Context<'_>,
     stack: &Stack,
     after: After,
-    valve: &mut Valve,
     freeze: Freeze,
-) -> Result<(Sealed, Tight)> {
+) -> Result<(Sealed, FrozenRoot)> {
+    let control = &context.control;
     let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
     let (sealed_target, root_target, fresh) = match after {
@@ -95,15 +96,15 @@ pub fn run(
             (below, above, Some(fresh))
         }
         After::WriteThrough => (
-            Target::SnapshotMerge { origin: root.seat, cow: root.cow, chunk: CHUNK_SECTORS },
+            Target::SnapshotMerge { origin: root.origin, cow: root.cow, chunk: CHUNK_SECTORS },
             Target::Linear { device: sealed, offset: Sectors(0) },
             None,
         ),
     };
     let (sealed_line, root_line) =
         (Line::whole(root.length, sealed_target), Line::whole(root.length, root_target));
-    let mut requests = window::Seal::prepare(root_line);
-    let mut for_guard = window::Seal::prepare(root_line);
+    let mut requests = handover::Seal::prepare(root_line);
+    let mut for_guard = handover::Seal::prepare(root_line);
     let root_folder = File::open("/").doing(|| "open /")?;
     let early = freeze == Freeze::Before;
     let mut guard = guard::post(control, early.then_some(&root_folder), &mut |end| {
@@ -121,8 +122,8 @@ pub fn run(
         }
     })?;
     // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
-    // here the valve's time ends.
-    valve.rest();
+    // here the throttle's time ends.
+    context.throttle.release();
     let since = Instant::now();
     let unpaced = Unpaced::begin(after);
     // Nobody thaws what another program froze. The guard knows whose freeze it is; the note is for the next command, where both
@@ -150,7 +151,8 @@ pub fn run(
     }
     let freeze = if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
     // From here on whatever happens thaws it.
-    let tight = Tight { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
+    let frozen_root =
+        FrozenRoot { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
     control.load(Name::Sealed, &[sealed_line])?;
     control.load(Name::Root, &[root_line])?;
     let sealed = signals::undisturbed(|| requests.run(control, freeze));
@@ -158,18 +160,18 @@ pub fn run(
     drop(fresh);
     drop(unpaced);
     match sealed {
-        Ok(sealed) => Ok((sealed, tight)),
+        Ok(sealed) => Ok((sealed, frozen_root)),
         Err(failed) => {
             if failed.asleep {
-                tight.leave();
+                frozen_root.leave();
             }
             Err(explain(failed))
         }
     }
 }
 
-/// Thaws root's filesystem, if a window that failed or was killed has left it frozen. Root must be awake, and
-/// no valve at work: to thaw is to write, and whoever waits at a valve may hold what that needs.
+/// Thaws root's filesystem, if a handover that failed or was killed has left it frozen. Root must be awake, and
+/// no throttle armed: to thaw is to write, and who waits for that may hold what that needs.
 pub fn thaw_root() {
     if run_dir::has_frozen()
         && let Ok(root) = File::open("/")
@@ -179,15 +181,41 @@ pub fn thaw_root() {
     }
 }
 
+/// Puts root on the sealed device, which has taken over what its COW holds. The fresh COW is kept until root
+/// has it: the kernel drops a table that it can't swap in, and a loop device with its last user. Root is awake then, and
+/// its filesystem thawed.
+pub fn move_root(context: &Context<'_>, stack: &Stack) -> Result<()> {
+    let (root, sealed) = (named(stack, Name::Root)?, named(stack, Name::Sealed)?);
+    let (fresh, target) = match sealed.target() {
+        Some(Target::Snapshot { chunk, .. }) => {
+            let used = sealed.usage().map_or(context.limit, |usage| usage.allocated.bytes());
+            let fresh = cowfile::create(&context.control, context.limit, used, context.roof)?;
+            let cow = fresh.number();
+            (Some(fresh), Target::Snapshot { origin: sealed.number, cow, chunk })
+        }
+        _ => (None, Target::Linear { device: sealed.number, offset: Sectors(0) }),
+    };
+    let length = root.length().unwrap_or_default();
+    context.control.load(Name::Root, &[Line::whole(length, target)])?;
+    let awake = context.control.swap_root();
+    drop(fresh);
+    awake.inspect(|()| thaw_root())
+}
+
+/// Lets a suspended root go on, with its filesystem thawed. Nothing holds writers back by then: see [`thaw_root`].
+pub fn wake_root(control: &Control) -> Result<()> {
+    control.resume(Name::Root).inspect(|()| thaw_root())
+}
+
 /// A root that is suspended for a last step: what its COW held shows the sealed device, and nothing new comes.
 ///
 /// Dropped, or should this process die, root goes on with the table that waits: at first one with a fresh COW over the
 /// sealed device, as after any seal.
-pub struct Held<'a> {
-    control: &'a Control,
-    requests: window::Seal,
+pub struct Held {
+    control: Control,
+    requests: handover::Seal,
     /// Dropped when root goes on.
-    _guard: Tight,
+    _guard: FrozenRoot,
     /// In case root's table has to be loaded again.
     _fresh: Cow,
     length: Sectors,
@@ -196,35 +224,31 @@ pub struct Held<'a> {
 }
 
 /// Seals root's COW as [`run`] does, and leaves root suspended.
-pub fn hold<'a>(
-    control: &'a Control,
-    stack: &Stack,
-    limit: Bytes,
-    roof: Bytes,
-    valve: &mut Valve,
-) -> Result<Held<'a>> {
+pub fn hold(context: &mut Context<'_>, stack: &Stack) -> Result<Held> {
+    let (control, limit, roof) = (&context.control, context.limit, context.roof);
     let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
     let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
-    let (origin, length) = (root.seat, root.length);
+    let (origin, length) = (root.origin, root.length);
     let (below, above) = (Line::whole(length, below), Line::whole(length, above));
-    let mut requests = window::Seal::prepare(above);
-    let mut for_guard = window::Seal::prepare(above);
+    let mut requests = handover::Seal::prepare(above);
+    let mut for_guard = handover::Seal::prepare(above);
     let guard = guard::post(control, None, &mut |end| {
         if end != End::Dismissed {
             for_guard.rescue(control);
         }
     })?;
-    let guard = Tight { frozen: None, guard: Some(guard) };
-    valve.rest();
+    let guard = FrozenRoot { frozen: None, guard: Some(guard) };
+    context.throttle.release();
     control.load(Name::Sealed, &[below])?;
     control.load(Name::Root, &[above])?;
     let since = Instant::now();
     requests.hold(control).map_err(explain)?;
+    let control = control.clone();
     Ok(Held { control, requests, _guard: guard, _fresh: fresh, length, origin, since })
 }
 
-impl Held<'_> {
+impl Held {
     /// Lets root go on, straight to the card, which has by now what was sealed. Returns for how long it was suspended.
     ///
     /// The sealed device, which nobody reads any more, is for the plan to remove.
@@ -232,7 +256,7 @@ impl Held<'_> {
         let target = Target::Linear { device: self.origin, offset: Sectors(0) };
         self.control.load(Name::Root, &[Line::whole(self.length, target)])?;
         // Where the kernel drops that table root goes on over the sealed device.
-        let asleep = !self.requests.rescue(self.control);
+        let asleep = !self.requests.rescue(&self.control);
         let root = self.control.device(Name::Root)?.and_then(|root| root.target());
         match root == Some(target) {
             true => Ok(self.since.elapsed()),
@@ -241,15 +265,15 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.requests.rescue(self.control);
+        self.requests.rescue(&self.control);
     }
 }
 
 /// To freeze is to write out what the page cache holds while everybody waits, so a small COW may be filled
 /// at any speed meanwhile. Dropped, the pace is that of the COW that root has then; should this process
-/// die, it stays until the next seal, which the valve can do with.
+/// die, it stays until the next seal, which the throttle can do with.
 struct Unpaced {
     then: u64,
 }
@@ -273,12 +297,12 @@ impl Drop for Unpaced {
 }
 
 /// A frozen filesystem, if it was; thawed when this is dropped, or this process dies.
-pub struct Tight {
+pub struct FrozenRoot {
     frozen: Option<(File, Instant)>,
     guard: Option<Guard>,
 }
 
-impl Tight {
+impl FrozenRoot {
     /// Thaws it. Returns for how long it was frozen.
     pub fn thaw(self) -> Option<Duration> {
         let since = self.frozen.as_ref().map(|(_, since)| *since);
@@ -292,7 +316,7 @@ impl Tight {
     }
 }
 
-impl Drop for Tight {
+impl Drop for FrozenRoot {
     fn drop(&mut self) {
         if let Some((root, _)) = &self.frozen {
             // The guard has frozen it; it may have been killed since.

@@ -32,3 +32,35 @@ pub fn explain(trouble: Trouble) -> Error {
         .advise("Has another tool changed it? `dmsetup table` shows it; a reboot clears it."),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::stack::Name;
+
+    #[test]
+    fn each_trouble_has_its_words_and_its_exit_code() {
+        for (trouble, said, exit) in [
+            (
+                Trouble::NotActive,
+                "cannot find cowflush's devices: root is not on a cowflush stack. Boot with",
+                Exit::NotActive,
+            ),
+            (
+                Trouble::Lost(Name::Root),
+                "cannot read cowflush-root: its COW was lost (the kernel calls it Invalid), because \
+                 memory ran out or a write to it failed. What was written",
+                Exit::Lost,
+            ),
+            (
+                Trouble::Foreign(Name::Logged),
+                "cannot go on with cowflush-logged: its table is none that cowflush makes. Has",
+                Exit::Failed,
+            ),
+        ] {
+            let error = explain(trouble);
+            assert!(error.to_string().starts_with(said), "{error}");
+            assert_eq!(error.exit_code(), exit, "{error}");
+        }
+    }
+}

@@ -37,12 +37,20 @@ pub fn sysfs(device: DevNo) -> PathBuf {
 
 /// The kernel's name of a block device, such as `sda1`; its number where sysfs has none.
 pub fn name(device: DevNo) -> String {
+    #[cfg(test)]
+    if let Some(model) = super::kernel::model() {
+        return model.name(device);
+    }
     let link = std::fs::read_link(sysfs(device)).unwrap_or_default();
     link.file_name().map_or_else(|| device.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The path of a block device's node, as devtmpfs names it.
 pub fn path(device: DevNo) -> PathBuf {
+    #[cfg(test)]
+    if let Some(model) = super::kernel::model() {
+        return model.path(device);
+    }
     let path = Path::new("/dev").join(name(device).replace('!', "/"));
     make_node(&path, device);
     path
@@ -59,6 +67,10 @@ fn make_node(path: &Path, device: DevNo) {
 
 /// The size of a block device, from sysfs: it works on every word size.
 pub fn size(device: DevNo) -> Result<Sectors> {
+    #[cfg(test)]
+    if let Some(model) = super::kernel::model() {
+        return model.size(device);
+    }
     let path = sysfs(device).join("size");
     std::fs::read_to_string(&path)
         .and_then(|text| decimal(text.trim()).map(Sectors).ok_or(ErrorKind::InvalidData.into()))
@@ -67,6 +79,10 @@ pub fn size(device: DevNo) -> Result<Sectors> {
 
 /// Where a partition begins on its disk; 0 for a whole disk. `None` when sysfs does not tell.
 pub fn start(device: DevNo) -> Option<Sectors> {
+    #[cfg(test)]
+    if let Some(model) = super::kernel::model() {
+        return model.start(device);
+    }
     let folder = sysfs(device);
     match std::fs::read_to_string(folder.join("start")) {
         Ok(text) => decimal(text.trim()).map(Sectors),
@@ -126,6 +142,10 @@ pub fn written(device: DevNo) -> Option<Written> {
 /// Makes everything that was written to a device durable: fsync of a block device ends with a
 /// FLUSH.
 pub fn flush(device: DevNo) -> Result<()> {
+    #[cfg(test)]
+    if let Some(model) = super::kernel::model() {
+        return model.flush(device);
+    }
     let path = path(device);
     let node = File::open(&path).doing(|| format!("open {}", path.display()));
     node.and_then(|node| {
@@ -155,12 +175,20 @@ pub fn in_the_way(device: DevNo) -> Option<&'static str> {
 
 /// How the kernel treats a device's write cache: `write back` (FLUSHes are sent) or `write through`.
 pub fn write_cache(device: DevNo) -> std::io::Result<String> {
+    #[cfg(test)]
+    if let Some(model) = super::kernel::model() {
+        return model.write_cache(device);
+    }
     let text = std::fs::read_to_string(sysfs(device).join("queue/write_cache"))?;
     Ok(text.trim().to_owned())
 }
 
 /// Tells the kernel how to treat a device's write cache. The device itself is not told.
 pub fn set_write_cache(device: DevNo, mode: &str) -> std::io::Result<()> {
+    #[cfg(test)]
+    if let Some(model) = super::kernel::model() {
+        return model.set_write_cache(device, mode);
+    }
     std::fs::write(sysfs(device).join("queue/write_cache"), mode)
 }
 

@@ -5,6 +5,10 @@
 
 /// Whether this kernel can. Whether somebody has such a limit can change at any time.
 pub fn count_loop_pages() -> bool {
+    #[cfg(test)]
+    if super::kernel::model().is_some() {
+        return false;
+    }
     let listed = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
     let delegated = std::fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_default();
     counts(&listed, &delegated)

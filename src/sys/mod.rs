@@ -7,10 +7,14 @@ pub mod devices;
 pub mod direct;
 pub mod dm;
 pub mod errand;
+#[cfg(test)]
+pub mod kernel;
 pub mod lock;
 pub mod loopdev;
 pub mod memory;
 pub mod mlock;
+#[cfg(test)]
+pub(crate) mod model;
 pub mod priority;
 pub mod process;
 pub mod psi;

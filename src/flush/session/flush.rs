@@ -8,9 +8,11 @@ use nix::errno::Errno;
 use super::outcome::Seen;
 use super::{How, Outcome, Session};
 use crate::error::{Doing, Exit, Result};
-use crate::flush::settle::Settled;
-use crate::flush::window::{Freeze, Sealed};
-use crate::flush::{seal, trouble};
+use crate::flush::context::Context;
+use crate::flush::handover::{Freeze, Sealed};
+use crate::flush::seal;
+use crate::flush::settled::Settled;
+use crate::flush::trouble::explain;
 use crate::notes::run_dir;
 use crate::pure::cow::size;
 use crate::pure::dm::SnapshotStatus;
@@ -21,21 +23,24 @@ use crate::pure::units::{Bytes, Sectors};
 use crate::sys::dm::Message;
 use crate::sys::syncing::{Synced, Syncing, write_out};
 use crate::sys::{block, memory, time};
-use crate::throttle::valve;
+use crate::throttle;
 
 /// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
 /// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
-/// window.
+/// handover.
 const PREPARING: Duration = Duration::from_millis(100);
 
 impl Session<'_> {
     /// Makes everything that was written until now durable: in the flush log if there is one, else
     /// in root itself.
     pub fn flush(&mut self, how: How) -> Result<Outcome> {
-        self.hold_back()?;
+        let mut stack = self.context.observe()?;
         // A filesystem in trouble can't write everything out; what it could is still flushed.
-        let synced = if how.hurry { Synced::Unknown } else { remembered(self.sync()?) };
-        let stack = self.control.stack()?;
+        let mut synced = Synced::Unknown;
+        if !how.hurry {
+            synced = remembered(self.sync(&stack)?);
+            stack = self.context.observe()?;
+        }
         let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
         let overflowed = status == SnapshotStatus::Overflow || run_dir::has_overflowed();
         let mut seen = Seen { overflowed, synced, frozen: false };
@@ -48,7 +53,7 @@ impl Session<'_> {
                 return Ok(self.nothing(seen));
             }
             (_, SnapshotStatus::Invalid) => {
-                return Err(trouble::explain(Trouble::Lost(Name::Root)));
+                return Err(explain(Trouble::Lost(Name::Root)));
             }
             // Where it is not known what is in the page cache a freeze writes that out.
             (_, SnapshotStatus::Used(usage))
@@ -59,9 +64,9 @@ impl Session<'_> {
             _ => {}
         }
         let wish = Wish { direct: how.direct, ..Wish::default() };
-        let (sealed, settled) =
-            self.seal(&stack, seal::After::Defer { limit: self.limit, roof: self.roof }, wish)?;
-        if settled.appended && how.merges(settled.log_used, self.config.merge) {
+        let Context { limit, roof, .. } = self.context;
+        let (sealed, settled) = self.seal(&stack, seal::After::Defer { limit, roof }, wish)?;
+        if settled.appended && how.merges(settled.log_used, self.context.config.merge) {
             self.merge()?;
         }
         let record = self.note(sealed.stall);
@@ -85,36 +90,38 @@ impl Session<'_> {
         Ok(settled.of_log())
     }
 
-    /// Seals and brings the stack to rest again, also when the seal failed halfway.
+    /// Seals `stack`, which was observed just now, and brings it to rest again, also when the seal failed halfway.
     pub(super) fn seal(
         &mut self,
         stack: &Stack,
         after: seal::After,
         wish: Wish,
     ) -> Result<(Sealed, Settled)> {
-        self.hold_back()?;
-        let freeze = self.freeze()?;
-        let sealed = seal::run(&self.control, stack, after, self.valve.valve(), freeze);
-        // A seal that failed may have left root suspended, which the plan mends, but not a valve.
-        self.valve.valve().rest();
-        self.frozen = sealed.as_ref().is_ok_and(|(sealed, _)| sealed.frozen);
-        let sealed = match sealed {
-            Ok((sealed, tight)) => {
-                self.hold_back()?;
-                Ok(Sealed { stall: tight.thaw().unwrap_or(sealed.stall), ..sealed })
+        let freeze = self.freeze(stack);
+        let sealed = seal::run(&mut self.context, stack, after, freeze);
+        // A seal that failed may have left root suspended, which the plan mends, but not a throttle.
+        self.context.throttle.release();
+        self.context.frozen = sealed.as_ref().is_ok_and(|(sealed, _)| sealed.frozen);
+        // By this the throttle is armed for the fresh COW before writers go on.
+        let found = self.context.observe();
+        match sealed {
+            Ok((sealed, frozen_root)) => {
+                let found = found?;
+                let stall = frozen_root.thaw().unwrap_or(sealed.stall);
+                let (settled, _) = self.settle_from(found, wish)?;
+                Ok((Sealed { stall, ..sealed }, settled))
             }
             Err(error) => {
                 self.foreign |= error.exit_code() == Exit::Busy;
+                // What the seal left is mended where it can be; what is said is why it failed.
+                let _ = found.and_then(|found| self.settle_from(found, wish));
                 Err(error)
             }
-        };
-        let settled = self.settle(wish);
-        Ok((sealed?, settled?))
+        }
     }
 
     /// When to freeze root's filesystem.
-    fn freeze(&self) -> Result<Freeze> {
-        let stack = self.control.stack()?;
+    fn freeze(&self, stack: &Stack) -> Freeze {
         let memory = memory::info().unwrap_or_default();
         let status = stack.root.map_or(SnapshotStatus::Unknown, |root| root.status());
         let can = match status {
@@ -125,27 +132,27 @@ impl Session<'_> {
             }
             _ => true,
         };
-        let tight = self.rule(&stack).level(status, &memory);
-        let tight = tight.is_some_and(|level| !level.lasts(PREPARING));
+        let level = self.context.rule(stack).level(status, &memory);
+        let hurries = level.is_some_and(|level| !level.lasts(PREPARING));
         // One that was refused writes has shut down, most likely, and stays so until the next boot.
         let can = can && !run_dir::has_overflowed() && !self.foreign;
-        Ok(match (can, tight) {
+        match (can, hurries) {
             (false, _) => Freeze::Never,
             (true, true) => Freeze::Before,
             (true, false) => Freeze::Within,
-        })
+        }
     }
 
     /// Writes the page cache out while writers are free, so that little is left for the seal, which
     /// stops them. It is given up once the COW is so full that they would have to wait: the seal's
-    /// freeze does the same, and nothing but the seal makes room: at that mark the valve closes, and what is
+    /// freeze does the same, and nothing but the seal makes room: at that mark the throttle holds writers back, and what is
     /// written out waits for it as well.
-    fn sync(&mut self) -> Result<Synced> {
-        let rule = self.rule(&self.control.stack()?);
+    fn sync(&self, stack: &Stack) -> Result<Synced> {
+        let rule = self.context.rule(stack);
         let mut message = Message::about(Name::Root);
         let mut syncing = Syncing::begin(&open_root()?)?;
         loop {
-            let level = valve::level(&self.control, &mut message, &rule);
+            let level = throttle::level(&self.context.control, &mut message, &rule);
             let pause = level.map_or(SLOW, |level| level.pause_until(rule.full_wait));
             if level.is_some_and(|level| level.percent_of_brim() >= rule.full_wait) {
                 return Ok(Synced::Unknown);

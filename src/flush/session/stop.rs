@@ -6,9 +6,11 @@ use super::flush::{flush_card, remember, sync_root};
 use super::outcome::Seen;
 use super::{How, Outcome, Session};
 use crate::error::{Exit, Result};
-use crate::flush::prune::{Policy, Pruned};
-use crate::flush::settle::{self, Hands, Settled};
-use crate::flush::{cowfile, seal, trouble};
+use crate::flush::context::Context;
+use crate::flush::prune::Pruned;
+use crate::flush::settled::Settled;
+use crate::flush::trouble::explain;
+use crate::flush::{cowfile, last_step, merge, seal};
 use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::pace;
 use crate::pure::dm::{Line, SnapshotStatus, Target};
@@ -55,7 +57,7 @@ impl Session<'_> {
         let mut outcome = self.last_flush()?;
         self.merge_after(&mut outcome)?;
         for _ in 0..TAIL_TRIES {
-            let stack = self.control.stack()?;
+            let stack = self.context.observe()?;
             let overflowed =
                 stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow);
             if !overflowed && stack.pending().is_some_and(|pending| pending.bytes() <= TAIL) {
@@ -64,7 +66,7 @@ impl Session<'_> {
             outcome = outcome.and(self.last_flush()?);
             self.merge_after(&mut outcome)?;
         }
-        let stack = self.control.stack()?;
+        let stack = self.context.observe()?;
         if stack.mode() == Some(Mode::Deferring) {
             let Last { stall, past_log } = self.last_step()?;
             let record = self.note(stall);
@@ -80,7 +82,7 @@ impl Session<'_> {
                 remember(record);
             }
         }
-        flush_card(&self.control.stack()?)?;
+        flush_card(&self.context.observe()?)?;
         Ok(outcome)
     }
 
@@ -90,27 +92,23 @@ impl Session<'_> {
         let let_be = match self.last_step_by_log() {
             Ok(Some(last)) => return Ok(last),
             Ok(None) => false,
-            Err(error) => self.pass_by_log(error)?.let_be,
+            Err(error) => self.pass_by_log(error)?.0.let_be,
         };
         self.last_step_past_log(let_be)
     }
 
     /// Root is suspended meanwhile. `None`: there is no log, or root's COW overflowed, which may be large.
     fn last_step_by_log(&mut self) -> Result<Option<Last>> {
-        let stack = self.control.stack()?;
+        let stack = self.context.observe()?;
         let sound = matches!(stack.root.map(|root| root.status()), Some(SnapshotStatus::Used(_)));
         if stack.log.is_none() || stack.logged.is_some() || !sound {
             return Ok(None);
         }
-        let policy = Policy { on: false, frozen: false };
-        let Self { control, valve, meter, signals, config, limit, roof, forget, .. } = self;
-        let (valve, limit, roof, forget) = (valve.valve(), *limit, *roof, *forget);
+        let context = &mut self.context;
         // Nor may a terminal's Ctrl-Z stop this process now.
         let done: Result<_> = signals::undisturbed(|| {
-            let held = seal::hold(control, &stack, limit, roof, valve)?;
-            let mut hands =
-                Hands { control, meter, signals, valve, policy, config, limit, roof, forget };
-            let Some(settled) = settle::into_card(&mut hands)? else { return Ok(None) };
+            let held = seal::hold(context, &stack)?;
+            let Some(settled) = last_step::into_card(context)? else { return Ok(None) };
             Ok(Some((held.write_through()?, settled)))
         });
         let Some((stall, settled)) = done.or_else(|error| {
@@ -135,32 +133,33 @@ impl Session<'_> {
     /// The same without the log: the kernel merges the rest in the COW's own order, and a power cut meanwhile can tear what
     /// is in it. `let_be`: root has all that the log holds, and that could not be emptied.
     fn last_step_past_log(&mut self, let_be: bool) -> Result<Last> {
-        let stack = self.control.stack()?;
         // From here on root is written to directly, past the log.
-        settle::retire_log(&stack, let_be)?;
+        merge::retire_log(&self.context.observe()?, let_be)?;
+        let stack = self.context.observe()?;
         let (sealed, _) = self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
         Ok(Last { stall: sealed.stall, past_log: Some(sealed.frozen) })
     }
 
     /// Defers root's writes again. Returns whether there was anything to do.
     pub fn start(&mut self) -> Result<bool> {
-        let stack = self.control.stack()?;
+        let stack = self.context.observe()?;
         if stack.mode() == Some(Mode::Deferring) {
             return Ok(false);
         }
         // What can't be written out now would not be on the card either.
         sync_root()?;
         let (Some(origin), Some(length)) =
-            (stack.seat(), stack.root.and_then(|root| root.length()))
+            (stack.roots_origin(), stack.root.and_then(|root| root.length()))
         else {
-            return Err(trouble::explain(Trouble::Foreign(Name::Root)));
+            return Err(explain(Trouble::Foreign(Name::Root)));
         };
-        let cow = cowfile::create(&self.control, self.limit, Bytes(0), self.roof)?;
+        let Context { control, limit, roof, .. } = &self.context;
+        let cow = cowfile::create(control, *limit, Bytes(0), *roof)?;
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         // One request suspends root, swaps the table and resumes it: nothing can die between.
-        self.control.load(Name::Root, &[Line::whole(length, target)])?;
-        cow_threshold::set(pace::threshold(self.limit));
-        self.control.swap(Name::Root)?;
+        control.load(Name::Root, &[Line::whole(length, target)])?;
+        cow_threshold::set(pace::threshold(*limit));
+        control.swap(Name::Root)?;
         // Not before: the kernel drops a table that it can't swap in.
         drop(cow);
         Ok(true)
@@ -172,7 +171,7 @@ impl Session<'_> {
         // Root reads through what the log holds until that is merged; if it can't be, this is no way out. A log
         // that can't be emptied after that is passed by.
         let settled = self.settle(Wish { merge: true, direct: true })?;
-        let last = match self.control.stack()?.log.map(|_| self.flush_in_a_hurry()) {
+        let last = match self.context.observe()?.log.map(|_| self.flush_in_a_hurry()) {
             Some(Ok(())) => self.last_step(),
             Some(Err(error)) if error.exit_code() == Exit::Interrupted => return Err(error),
             Some(Err(_)) => {

@@ -1,5 +1,5 @@
 //! What root's COW may hold now, and how full it is: the owner's wishes, the stack and the memory
-//! together. Whoever judges a COW, a command, the daemon or a valve, does so by this.
+//! together. Whoever judges a COW, a command, the daemon or the throttle, does so by this.
 
 use super::memory::MemInfo;
 use crate::pure::config::Config;
@@ -25,12 +25,11 @@ pub struct Rule {
 impl Rule {
     /// The rule for `stack`, of whose log `roof` is known.
     pub fn of(config: &Config, stack: &Stack, roof: Bytes) -> Self {
-        let sealed = stack.sealed_in_ram().and_then(|sealed| sealed.usage());
         Self {
             size: config.size,
             spill: config.spill.is_some(),
             roof,
-            sealed: sealed.map_or(Bytes(0), |usage| usage.allocated.bytes()),
+            sealed: stack.sealed_bytes().unwrap_or_default(),
             full_wait: config.full_wait,
         }
     }
@@ -61,9 +60,12 @@ impl Rule {
         self.size.limit(memory.total, &room.with(held)).min(self.roof)
     }
 
-    /// Root's COW may hold as much by this as by `other`, as far as the stack is concerned.
-    pub fn allows_as_much_as(&self, other: &Rule) -> bool {
-        self.sealed == other.sealed
+    /// Whether this, by which a COW is judged, is still right for `stack`: nothing else is sealed. What a merge has moved so
+    /// far is given back at its end only, so one that shrinks is what it was; and what the kernel does not count, too.
+    pub fn is_right_for(&self, stack: &Stack) -> bool {
+        stack
+            .sealed_bytes()
+            .is_none_or(|sealed| sealed == self.sealed || Bytes(0) < sealed && sealed < self.sealed)
     }
 
     /// How full root's COW is. `None` when root defers nothing.
@@ -88,6 +90,8 @@ impl Rule {
 mod tests {
     use super::*;
     use crate::pure::dm::status::Usage;
+    use crate::pure::stack::fixtures::*;
+    use crate::pure::stack::{Device, Live};
     use crate::pure::units::Sectors;
     use proptest::prelude::*;
 
@@ -163,9 +167,30 @@ mod tests {
     }
 
     #[test]
-    fn a_valve_is_as_good_as_another_only_over_what_is_sealed_now() {
-        assert!(rule(3, 5).allows_as_much_as(&rule(3, 9)));
-        assert!(!rule(3, 5).allows_as_much_as(&rule(4, 5)));
+    fn a_throttle_is_armed_anew_when_a_cow_was_sealed_or_given_back_and_not_for_what_a_merge_has_moved_so_far()
+     {
+        let sealed = |target, status| {
+            let live = Some(Live::Single { length: LENGTH, target, status });
+            Some(Device { number: SEALED, suspended: false, live, inactive: false })
+        };
+        let of = |target, status| Stack { sealed: sealed(target, status), ..Stack::default() };
+        let holds = |mib| used(mib * (MIB >> 9) - 16);
+        let (snapshot, merge) = (snapshot(ORIGIN, OLD_COW), merge(ORIGIN, OLD_COW));
+        for (stack, right) in [
+            (of(snapshot, holds(4)), true),
+            (of(snapshot, holds(5)), false),
+            (of(merge, holds(4)), true),
+            (of(merge, holds(1)), true),
+            // The kernel does not count it: it is what it was.
+            (of(merge, SnapshotStatus::MergeFailed), true),
+            (of(snapshot, SnapshotStatus::Overflow), true),
+            (of(linear(CARD), SnapshotStatus::Unknown), false),
+            (Stack::default(), false),
+        ] {
+            assert_eq!(rule(4, 9).is_right_for(&stack), right, "{stack:?}");
+        }
+        assert!(rule(0, 9).is_right_for(&Stack::default()));
+        assert!(!rule(0, 9).is_right_for(&of(snapshot, holds(4))));
     }
 
     /// RAM of 64 MiB with a spill area as large, as a small router has it.
@@ -179,7 +204,7 @@ mod tests {
         }
     }
 
-    fn used(mib: u64, device: u64) -> SnapshotStatus {
+    fn holding(mib: u64, device: u64) -> SnapshotStatus {
         let sectors = |mib: u64| Bytes(mib * MIB).sectors();
         let (allocated, total) = (sectors(mib), sectors(device));
         SnapshotStatus::Used(Usage { allocated, total, metadata: sectors(0) })
@@ -191,7 +216,7 @@ mod tests {
         // A log of 24 MiB; and a device that was made before there was a spill area.
         for (rule, device) in [(with(24), 24), (with(999), 24)] {
             let percents: Vec<_> = [0, 8, 12, 16, 20, 23]
-                .map(|mib| rule.level(used(mib, device), &small(mib)).unwrap().percent())
+                .map(|mib| rule.level(holding(mib, device), &small(mib)).unwrap().percent())
                 .into();
             assert_eq!(percents, [0, 50, 75, 100, 100, 100], "{rule:?}");
         }

@@ -1,4 +1,4 @@
-//! What the tests of the planner and of the window write stacks down with.
+//! What the tests of the planner and of the handover write stacks down with.
 
 use crate::pure::dm::status::Usage;
 use crate::pure::dm::{SnapshotStatus, Target};

@@ -19,7 +19,7 @@ pub enum Step {
     Remove(Name),
     /// Load the table into root that reads through the sealed device, and let root go on with it: what root's
     /// COW holds was handed over, and the table that waited for that is gone.
-    Reseat,
+    MoveRoot,
     /// Append the sealed COW to the flush log, then let the sealed device read it there.
     Append,
     /// Write a table over the layer's data in the order of the card, make the view from it, and
@@ -97,7 +97,7 @@ fn harmless(stack: &Stack, step: Step) -> Result<Step, Trouble> {
             let serves = stack.is_under_root(Name::Sealed) || stack.has_handed_over();
             (!serves && !waits).then_some(Name::Sealed)
         }
-        Step::Reseat => (!stack.has_handed_over()).then_some(Name::Root),
+        Step::MoveRoot => (!stack.has_handed_over()).then_some(Name::Root),
         Step::StartMerge(layer) | Step::AwaitMerge(layer) | Step::Unlink(layer) => {
             (!stack.is_on_card(layer)).then_some(layer)
         }
@@ -119,11 +119,11 @@ fn decide(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
     if let Some(step) = wake_root(stack, &root, Way::Back)? {
         return Ok(Some(step));
     }
-    let seated = seated(stack);
+    let in_use = sealed_in_use(stack);
     if root.inactive {
         return Ok(Some(Step::Clear(Name::Root)));
     }
-    if stack.sealed.is_some() && seated.is_none() {
+    if stack.sealed.is_some() && in_use.is_none() {
         // A preparation that never came to its seal: root does not use it.
         return Ok(Some(Step::Remove(Name::Sealed)));
     }
@@ -131,15 +131,15 @@ fn decide(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
         return Ok(Some(Step::Remove(Name::Log)));
     }
     // Before the layer under it: a table that waits here may hold the view, which has to go first.
-    if let Some(step) = seated.as_ref().and_then(|sealed| tidy(Name::Sealed, sealed)) {
+    if let Some(step) = in_use.as_ref().and_then(|sealed| tidy(Name::Sealed, sealed)) {
         return Ok(Some(step));
     }
-    if let Some(logged) = logged_in_use(stack, seated.as_ref())
-        && let Some(step) = logged_layer(stack, &logged, seated.as_ref(), wish)?
+    if let Some(logged) = logged_in_use(stack, in_use.as_ref())
+        && let Some(step) = logged_layer(stack, &logged, in_use.as_ref(), wish)?
     {
         return Ok(Some(step));
     }
-    match seated {
+    match in_use {
         Some(sealed) => finish(stack, &sealed, wish).map(Some),
         None => leftovers(stack),
     }
@@ -153,14 +153,14 @@ fn origin(device: &Device) -> Option<DevNo> {
     }
 }
 
-/// The sealed device, if root sits on it.
-fn seated(stack: &Stack) -> Option<Device> {
-    stack.sealed.filter(|sealed| stack.seat() == Some(sealed.number))
+/// The sealed device, if root reads through it.
+fn sealed_in_use(stack: &Stack) -> Option<Device> {
+    stack.sealed.filter(|sealed| stack.roots_origin() == Some(sealed.number))
 }
 
 /// The logged device, if root reads through it.
-fn logged_in_use(stack: &Stack, seated: Option<&Device>) -> Option<Device> {
-    let under = seated.and_then(origin).or_else(|| stack.seat());
+fn logged_in_use(stack: &Stack, in_use: Option<&Device>) -> Option<Device> {
+    let under = in_use.and_then(origin).or_else(|| stack.roots_origin());
     stack.logged.filter(|logged| under == Some(logged.number))
 }
 
@@ -168,7 +168,7 @@ fn logged_in_use(stack: &Stack, seated: Option<&Device>) -> Option<Device> {
 fn logged_layer(
     stack: &Stack,
     logged: &Device,
-    seated: Option<&Device>,
+    in_use: Option<&Device>,
     wish: Wish,
 ) -> Result<Option<Step>, Trouble> {
     if let Some(step) = tidy(Name::Logged, logged) {
@@ -184,7 +184,7 @@ fn logged_layer(
         }
         Some(Target::Snapshot { .. }) if stack.view.is_some() => Ok(Some(Step::Remove(Name::View))),
         Some(Target::Snapshot { .. }) => {
-            let for_sealed = seated.is_some() && (wish.direct || stack.log.is_none());
+            let for_sealed = in_use.is_some() && (wish.direct || stack.log.is_none());
             let wanted = wish.merge || for_sealed;
             Ok(wanted.then_some(Step::StartMerge(Name::Logged)))
         }
@@ -218,7 +218,7 @@ pub enum Way {
 }
 
 /// What lets root go on with a table that is right, for who looked at root and the sealed device only; `None`: it
-/// does. The one rule for a window of [`crate::flush::window`] in which a call failed, for its guard, and for the
+/// does. The one rule for a handover of [`crate::flush::handover`] in which a call failed, for its guard, and for the
 /// next command.
 pub fn wake(stack: &Stack, way: Way) -> Result<Option<Step>, Trouble> {
     let root = stack.root.ok_or(Trouble::NotActive)?;
@@ -230,25 +230,25 @@ pub fn wake(stack: &Stack, way: Way) -> Result<Option<Step>, Trouble> {
 
 /// Root must not stay suspended; but what it would wake up on has to be right first.
 fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, Trouble> {
-    let (sealed, seated) = (stack.sealed.as_ref(), seated(stack));
+    let (sealed, in_use) = (stack.sealed.as_ref(), sealed_in_use(stack));
     if let Some(sealed) = sealed
         && stack.has_handed_over()
     {
         // There is no way back: root's own table is void, also for a root that is awake on it. The kernel hands
         // over only between tables that have the same origin; what else looks like it is left alone.
-        if stack.seat() != origin(sealed) {
+        if stack.roots_origin() != origin(sealed) {
             return Err(Trouble::Foreign(Name::Sealed));
         }
         return Ok(Some(match tidy(Name::Sealed, sealed) {
             Some(step) => step,
             None if root.suspended && root.inactive => Step::Resume(Name::Root),
-            None => Step::Reseat,
+            None => Step::MoveRoot,
         }));
     }
     if !root.suspended {
         return Ok(None);
     }
-    if let Some(sealed) = seated {
+    if let Some(sealed) = in_use {
         let plain = matches!(sealed.target(), Some(Target::Snapshot { .. }));
         // Caught in the middle of `RestartMerge`. A store that was merging no longer knows its
         // free chunks, so a write to it as a plain snapshot would destroy data: merge first. The kernel
@@ -264,14 +264,14 @@ fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, Tro
         // Not before the other table was given up: root can't be resumed while the kernel sees one that waits
         // for its exceptions, and must not wake up on a device that has no table.
         let ready = |sealed: &Device| sealed.inactive || sealed.suspended && sealed.live.is_some();
-        let forward = way == Way::Forward && seated.is_none() && sealed.is_some_and(ready);
+        let forward = way == Way::Forward && in_use.is_none() && sealed.is_some_and(ready);
         return Ok(Some(match forward {
             true => Step::Resume(Name::Sealed),
             false => Step::Clear(Name::Root),
         }));
     }
     Ok(Some(match sealed {
-        Some(sealed) if seated.is_none() && sealed.inactive => Step::Clear(Name::Sealed),
+        Some(sealed) if in_use.is_none() && sealed.inactive => Step::Clear(Name::Sealed),
         Some(_) if stack.shares_cow() => Step::Remove(Name::Sealed),
         // One that is empty goes when root is awake: whoever has it open keeps nobody waiting.
         _ => Step::Resume(Name::Root),
@@ -289,7 +289,7 @@ fn tidy(name: Name, device: &Device) -> Option<Step> {
     }
 }
 
-/// Root sits on the sealed device: bring its data to the log or the card.
+/// Root reads through the sealed device: bring its data to the log or the card.
 fn finish(stack: &Stack, sealed: &Device, wish: Wish) -> Result<Step, Trouble> {
     let Some(Target::Snapshot { .. }) = sealed.target() else {
         return merging(stack, Name::Sealed, sealed);
@@ -701,7 +701,7 @@ mod tests {
             }
             Step::Clear(name) => stack.slot(name).as_mut().unwrap().inactive = false,
             Step::Remove(name) => *stack.slot(name) = None,
-            Step::Reseat => {
+            Step::MoveRoot => {
                 let merges = matches!(seal(stack).target(), Some(Target::SnapshotMerge { .. }));
                 stack.root = match merges {
                     true => device(ROOT, linear(SEALED), SnapshotStatus::Unknown),
@@ -756,7 +756,7 @@ mod tests {
         let waits = stack.root.is_some_and(|root| root.inactive);
         if handed_over(stack, &under) {
             let right = match step {
-                Step::Reseat | Step::Resume(Name::Sealed) | Step::Clear(Name::Sealed) => true,
+                Step::MoveRoot | Step::Resume(Name::Sealed) | Step::Clear(Name::Sealed) => true,
                 Step::Resume(Name::Root) => waits,
                 _ => false,
             };
@@ -768,7 +768,7 @@ mod tests {
                 reads(name) && stack.device(name).unwrap().live.is_none(),
                 "drops the only table of what root reads through",
             ),
-            Step::Reseat => Some("puts root on what was not handed over"),
+            Step::MoveRoot => Some("puts root on what was not handed over"),
             Step::Resume(Name::Root) if waits => {
                 Some("lets a table in before what it reads is there")
             }
@@ -852,7 +852,7 @@ mod tests {
         let disturbed = |device: Option<Device>, suspended, inactive| {
             device.map(|device| Device { suspended, inactive, ..device })
         };
-        let seats = [ORIGIN, SEALED, LOGGED];
+        let origins = [ORIGIN, SEALED, LOGGED];
         let mut roots = vec![
             Some(Device { live: None, ..device(ROOT, Target::Other, used(0)).unwrap() }),
             Some(Device {
@@ -860,12 +860,12 @@ mod tests {
                 ..device(ROOT, Target::Other, used(0)).unwrap()
             }),
         ];
-        for seat in seats {
+        for origin in origins {
             for cow in [OLD_COW, NEW_COW] {
-                roots.push(device(ROOT, snapshot(seat, cow), used(80)));
+                roots.push(device(ROOT, snapshot(origin, cow), used(80)));
             }
-            roots.push(device(ROOT, snapshot(seat, OLD_COW), SnapshotStatus::Invalid));
-            roots.push(device(ROOT, linear(seat), SnapshotStatus::Unknown));
+            roots.push(device(ROOT, snapshot(origin, OLD_COW), SnapshotStatus::Invalid));
+            roots.push(device(ROOT, linear(origin), SnapshotStatus::Unknown));
         }
         let merges = [
             used(0),
@@ -964,28 +964,28 @@ mod tests {
             root(s).suspended = true;
             s.sealed = device(SEALED, snapshot(ORIGIN, OLD_COW), used(80));
         });
-        assert_eq!(plan(&handed), Ok(Some(Step::Reseat)));
+        assert_eq!(plan(&handed), Ok(Some(Step::MoveRoot)));
         let direct = Wish { direct: true, ..Wish::default() };
-        assert_eq!(path(handed, direct)[..2], [Step::Reseat, Step::StartMerge(Name::Sealed)]);
+        assert_eq!(path(handed, direct)[..2], [Step::MoveRoot, Step::StartMerge(Name::Sealed)]);
         // A stop: the kernel merges meanwhile, and may be done.
         for status in [used(8), used(0), SnapshotStatus::MergeFailed] {
             let stopping =
                 Stack { sealed: device(SEALED, merge(ORIGIN, OLD_COW), status), ..handed };
             let steps = path(stopping, Wish::default());
-            assert_eq!(steps[0], Step::Reseat);
+            assert_eq!(steps[0], Step::MoveRoot);
             assert!(steps.contains(&Step::Unlink(Name::Sealed)), "{steps:?}");
         }
         // Root was let go on before it had its table: what it reads is void.
         let void = edit(handed, |s| {
             s.root = device(ROOT, snapshot(ORIGIN, OLD_COW), SnapshotStatus::Invalid);
         });
-        assert_eq!(plan(&void), Ok(Some(Step::Reseat)));
+        assert_eq!(plan(&void), Ok(Some(Step::MoveRoot)));
         // Another tool suspended the sealed device.
         let held = edit(void, |s| seal(s).suspended = true);
-        assert_eq!(path(held, direct)[..2], [Step::Resume(Name::Sealed), Step::Reseat]);
+        assert_eq!(path(held, direct)[..2], [Step::Resume(Name::Sealed), Step::MoveRoot]);
     }
 
-    /// What the window of a seal and its guard do, of every stack that has root asleep: it ends, either way, and
+    /// What the handover of a seal and its guard do, of every stack that has root asleep: it ends, either way, and
     /// where it ends well root is awake, on no table that is void.
     #[test]
     fn either_way_root_wakes_up_and_never_on_a_void_table() {
@@ -999,7 +999,7 @@ mod tests {
                 let (mut stack, mut steps) = (*start, Vec::new());
                 while let Ok(Some(step)) = wake(&stack, way) {
                     if let Some(harm) = harm(&stack, step) {
-                        // The window meant to hand over; the plan does not.
+                        // The seal meant to hand over; the plan does not.
                         let means = way == Way::Forward && step == Step::Resume(Name::Sealed);
                         assert!(
                             means && root_asleep(&stack) && root(&mut stack).inactive,
@@ -1011,7 +1011,7 @@ mod tests {
                     steps.push(step);
                     assert!(steps.len() < 8, "{steps:?} {start:#?}");
                 }
-                let sane = start.sealed.as_ref().and_then(origin) == start.seat();
+                let sane = start.sealed.as_ref().and_then(origin) == start.roots_origin();
                 if sane && handed_over(start, &under_root(start)) {
                     assert_eq!(wake(&stack, way), Ok(None), "{steps:?} {start:#?}");
                 }
@@ -1019,7 +1019,7 @@ mod tests {
                     assert!(!root_asleep(&stack), "{steps:?} {start:#?}");
                     assert!(!handed_over(&stack, &under_root(&stack)), "{steps:?} {start:#?}");
                     woken += u64::from(root_asleep(start));
-                    handed += u64::from(steps.contains(&Step::Reseat));
+                    handed += u64::from(steps.contains(&Step::MoveRoot));
                 }
             }
         });

@@ -213,7 +213,7 @@ impl Stack {
     }
 
     /// The device under root: origin or sealed.
-    pub fn seat(&self) -> Option<DevNo> {
+    pub fn roots_origin(&self) -> Option<DevNo> {
         match self.root?.target()? {
             Target::Snapshot { origin, .. } => Some(origin),
             Target::Linear { device, .. } => Some(device),
@@ -301,6 +301,17 @@ impl Stack {
         let logged = matches!(sealed.target()?, Target::Snapshot { .. })
             && self.store(&sealed) != Some(Store::Ram);
         (!logged).then_some(sealed)
+    }
+
+    /// RAM that a sealed COW holds, metadata included. `None`: the kernel does not count one that overflowed, or whose merge
+    /// failed.
+    pub fn sealed_bytes(&self) -> Option<Bytes> {
+        match self.sealed_in_ram() {
+            Some(sealed) if sealed.target().and_then(store).is_some() => {
+                sealed.usage().map(|usage| usage.allocated.bytes())
+            }
+            _ => Some(Bytes(0)),
+        }
     }
 
     /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one. `None`: the kernel does not count a COW
@@ -417,20 +428,20 @@ mod tests {
     fn where_writes_go_and_what_is_under_root_is_in_its_table() {
         let stack = whole();
         assert_eq!(
-            (stack.mode(), stack.seat()),
+            (stack.mode(), stack.roots_origin()),
             (Some(Mode::Deferring), Some(number(Name::Sealed)))
         );
         let through =
             Stack { root: device(Name::Root, linear_to(number(Name::Origin)), 0), ..stack };
         assert_eq!(
-            (through.mode(), through.seat()),
+            (through.mode(), through.roots_origin()),
             (Some(Mode::WriteThrough), Some(number(Name::Origin)))
         );
         for target in [merging(Name::Origin, COW), Target::Other] {
             let foreign = Stack { root: device(Name::Root, target, 0), ..stack };
-            assert_eq!((foreign.mode(), foreign.seat()), (None, None));
+            assert_eq!((foreign.mode(), foreign.roots_origin()), (None, None));
         }
-        assert_eq!((Stack::default().mode(), Stack::default().seat()), (None, None));
+        assert_eq!((Stack::default().mode(), Stack::default().roots_origin()), (None, None));
     }
 
     #[test]

@@ -302,6 +302,55 @@ impl Message {
     }
 }
 
+/// What a model of the kernel reads of a request, and answers.
+#[cfg(test)]
+impl Message {
+    /// The device that it is about.
+    pub(crate) fn device(&self) -> &str {
+        text(&self.header.name)
+    }
+
+    /// The name that the device is to have.
+    pub(crate) fn new_name(&self) -> &str {
+        text(&self.body)
+    }
+
+    /// The targets that are to be loaded: start, length, type, text.
+    pub(crate) fn loads(&self) -> Vec<(Sectors, Sectors, String, String)> {
+        let (mut at, mut found) = (0, Vec::new());
+        for _ in 0..self.header.target_count {
+            let spec = &self.body[at..];
+            let word = |at: usize| u64::from_ne_bytes(spec[at..at + 8].try_into().unwrap());
+            let (kind, params) = (text(&spec[24..SPEC]), text(&spec[SPEC..]));
+            found.push((Sectors(word(0)), Sectors(word(8)), kind.to_owned(), params.to_owned()));
+            at += u32::from_ne_bytes(spec[20..24].try_into().unwrap()) as usize;
+        }
+        found
+    }
+
+    /// The answer: which device it is, whether it is suspended, and has a live and a loaded table.
+    pub(crate) fn answer(&mut self, number: DevNo, suspended: bool, live: bool, loaded: bool) {
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        self.header.dev = u64::from(number.major << 8 | number.minor);
+        self.header.flags =
+            flag(suspended, SUSPEND) | flag(live, ACTIVE_PRESENT) | flag(loaded, INACTIVE_PRESENT);
+        self.header.target_count = 0;
+    }
+
+    /// The same about its targets: start, length, type, text.
+    pub(crate) fn answer_targets(&mut self, targets: &[(Sectors, Sectors, &str, String)]) {
+        let mut at = 0;
+        for (start, length, kind, params) in targets {
+            let end = self.put(at, *start, *length, kind, params).unwrap();
+            // Unlike in a load, offsets in an answer count from the start of the data.
+            self.body[at + 20..at + 24].copy_from_slice(&(end as u32).to_ne_bytes());
+            self.body[at + SPEC + params.len()] = 0;
+            at = end;
+        }
+        self.header.target_count = targets.len() as u32;
+    }
+}
+
 /// Copies as much of `text` as fits with a final NUL.
 fn put_text(slot: &mut [u8], text: &str) {
     let room = slot.len().saturating_sub(1);

@@ -2,7 +2,7 @@
 //!
 //! Source: include/uapi/linux/dm-ioctl.h and drivers/md/dm-ioctl.c.
 
-mod message;
+pub(super) mod message;
 mod store;
 
 use std::fs::File;
@@ -52,6 +52,12 @@ impl Control {
             })
     }
 
+    /// One that a model stands behind.
+    #[cfg(test)]
+    pub(crate) fn of(file: File) -> Self {
+        Self(Rc::new(file))
+    }
+
     /// The file, for locks.
     pub fn file(&self) -> &File {
         &self.0
@@ -60,6 +66,10 @@ impl Control {
     /// Runs one request. The only way to the kernel's device-mapper; allocates nothing.
     pub fn run(&self, request: Request, message: &mut Message) -> std::result::Result<(), Errno> {
         message.prepare(request);
+        #[cfg(test)]
+        if let Some(model) = super::kernel::model() {
+            return model.mapper(request, message);
+        }
         // SAFETY: every request in `Request` takes a `struct dm_ioctl` with data_size bytes
         // behind the pointer; `Message` is that struct with its buffer (sizes asserted above),
         // initialised, exclusively borrowed, and outlives the call.

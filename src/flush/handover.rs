@@ -1,4 +1,4 @@
-//! The window in which root is suspended: only prepared requests, nothing allocated, nothing
+//! A handover: root is suspended, and the sealed device takes over what root's COW holds. Only prepared requests, nothing allocated, nothing
 //! printed, no file touched. Everything here is also what the guard process may have to do.
 //!
 //! Each call may fail, and the kernel may have dropped a loaded table when it does. So whoever goes on after
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The requests of a seal, prepared.
 pub struct Seal(Messages);
 
-/// What becomes of root's filesystem in the window.
+/// What becomes of root's filesystem in a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freeze {
     /// It was frozen before.
@@ -44,7 +44,7 @@ pub struct Sealed {
     pub frozen: bool,
 }
 
-/// What went wrong in the window.
+/// What went wrong in a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// Another program has frozen root's filesystem.
@@ -57,7 +57,7 @@ pub enum Moment {
     Resume,
 }
 
-/// A window that failed. Root is awake again on the table it had, or asleep.
+/// A handover that failed. Root is awake again on the table it had, or asleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// Where it began.
@@ -68,7 +68,7 @@ pub struct Failed {
     pub asleep: bool,
 }
 
-/// A call to the kernel in a window.
+/// A call to the kernel in a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     /// Suspend root.
@@ -83,7 +83,7 @@ enum Call {
     Load,
 }
 
-/// The kernel's device-mapper as a window sees it.
+/// The kernel's device-mapper as a handover sees it.
 trait Kernel {
     fn call(&mut self, call: Call) -> Result<(), Errno>;
     /// Root and the sealed device.
@@ -92,7 +92,7 @@ trait Kernel {
     fn pause(&mut self);
 }
 
-/// What a window says to the kernel, and what the kernel answers.
+/// What a handover says to the kernel, and what the kernel answers.
 struct Messages {
     root: Box<Message>,
     sealed: Box<Message>,
@@ -145,7 +145,7 @@ impl Kernel for (&Control, &mut Messages) {
 
 impl Seal {
     /// Prepares the requests. Both devices must have their new tables loaded when it runs; `root` is root's.
-    /// What that reads has to be kept in being until the window is over, in case it is loaded again.
+    /// What that reads has to be kept in being until the handover is over, in case it is loaded again.
     pub fn prepare(root: Line) -> Self {
         Self(Messages::new(Message::load(Name::Root, &[root])))
     }
@@ -302,7 +302,7 @@ fn take(kernel: &mut impl Kernel, step: Step) -> Result<(), Errno> {
         Step::Resume(name) => kernel.call(Call::Resume(name)),
         Step::Clear(name) => kernel.call(Call::Clear(name)),
         Step::Remove(name) => kernel.call(Call::Remove(name)),
-        Step::Reseat => {
+        Step::MoveRoot => {
             kernel.call(Call::Load)?;
             kernel.call(Call::Resume(Name::Root))
         }
@@ -561,7 +561,7 @@ mod tests {
                         step @ (Step::Resume(_)
                         | Step::Clear(_)
                         | Step::Remove(_)
-                        | Step::Reseat
+                        | Step::MoveRoot
                         | Step::MergeInPlace),
                     ) => {
                         if take(self, step).is_err() {
@@ -617,10 +617,10 @@ mod tests {
         fn pause(&mut self) {}
     }
 
-    /// A window that was prepared, and what runs in it. Returns whether that says that all was done.
-    type Window = (Model, fn(&mut Model) -> Result<(), Failed>);
+    /// A handover that was prepared, and what runs it. Returns whether that says that all was done.
+    type Handover = (Model, fn(&mut Model) -> Result<(), Failed>);
 
-    fn prepared(sealed: Target, root: Target) -> Window {
+    fn prepared(sealed: Target, root: Target) -> Handover {
         let root_before =
             Mapped { live: Some(Table::live(snapshot(ORIGIN, OLD_COW))), ..Mapped::default() };
         let mut model = Model {
@@ -638,15 +638,15 @@ mod tests {
         (model, |model| seal(model, Freeze::Within).map(drop))
     }
 
-    fn deferring() -> Window {
+    fn deferring() -> Handover {
         prepared(snapshot(ORIGIN, OLD_COW), snapshot(SEALED, NEW_COW))
     }
 
-    fn writing_through() -> Window {
+    fn writing_through() -> Handover {
         prepared(merge(ORIGIN, OLD_COW), linear(SEALED))
     }
 
-    fn restarting() -> Window {
+    fn restarting() -> Handover {
         let (mut model, _) = writing_through();
         seal(&mut model, Freeze::Never).unwrap();
         model.sealed.as_mut().unwrap().live.as_mut().unwrap().merge_failed = true;
@@ -657,7 +657,7 @@ mod tests {
     }
 
     /// Held, and let go without anything that a last step does in between.
-    fn holding() -> Window {
+    fn holding() -> Handover {
         let (model, _) = deferring();
         (model, |model| {
             hold(model)?;
@@ -670,17 +670,17 @@ mod tests {
         })
     }
 
-    /// A process in the window, its guard should it be killed, and then commands until one comes to its end. Returns
+    /// A process in a handover, its guard should it be killed, and then commands until one comes to its end. Returns
     /// how many calls there were.
-    fn live_through((start, window): &Window, faults: &[(usize, Fate)]) -> usize {
+    fn live_through((start, handover): &Handover, faults: &[(usize, Fate)]) -> usize {
         let mut model = Model { faults: faults.to_vec(), ..start.clone() };
-        let ended = window(&mut model);
+        let ended = handover(&mut model);
         let history = |model: &Model| format!("{faults:?} {ended:?}\n{}", model.said.join("\n"));
         if !model.killed {
             let asleep = ended.is_err_and(|failed| failed.asleep);
             assert_eq!(model.root.suspended, asleep, "{}", history(&model));
-            let seated = model.root.live.unwrap().reads_sealed();
-            assert!(seated || ended.is_err(), "{}", history(&model));
+            let moved = model.root.live.unwrap().reads_sealed();
+            assert!(moved || ended.is_err(), "{}", history(&model));
         } else {
             model.killed = false;
             let woken = mend(&mut model).is_some();
@@ -703,15 +703,15 @@ mod tests {
         model.calls
     }
 
-    fn every_fault(window: &Window, faults: &mut Vec<(usize, Fate)>, more: usize) -> usize {
-        let calls = live_through(window, faults);
+    fn every_fault(handover: &Handover, faults: &mut Vec<(usize, Fate)>, more: usize) -> usize {
+        let calls = live_through(handover, faults);
         let mut runs = 1;
         if more > 0 {
             let first = faults.last().map_or(0, |(at, _)| at + 1);
             for at in first..calls {
                 for fate in [Fate::Fails, Fate::Drops, Fate::Killed] {
                     faults.push((at, fate));
-                    runs += every_fault(window, faults, more - 1);
+                    runs += every_fault(handover, faults, more - 1);
                     faults.pop();
                 }
             }
@@ -719,24 +719,24 @@ mod tests {
         runs
     }
 
-    /// Each call of a window, of what mends it, of its guard and of the commands after it fails in turn, or its
+    /// Each call of a handover, of what mends it, of its guard and of the commands after it fails in turn, or its
     /// process is killed, up to three times in a run.
     #[test]
-    fn whatever_fails_in_a_window_nothing_is_lost_and_root_wakes_up_on_what_it_wrote() {
-        for (window, least) in [
+    fn whatever_fails_in_a_handover_nothing_is_lost_and_root_wakes_up_on_what_it_wrote() {
+        for (handover, least) in [
             (deferring(), 5_000),
             (writing_through(), 5_000),
             (restarting(), 5_000),
             (holding(), 5_000),
         ] {
-            let runs = every_fault(&window, &mut Vec::new(), 3);
+            let runs = every_fault(&handover, &mut Vec::new(), 3);
             assert!(runs > least, "{runs}");
         }
     }
 
     #[test]
-    fn where_nothing_fails_a_window_makes_no_other_call() {
-        for (window, calls) in [
+    fn where_nothing_fails_a_handover_makes_no_other_call() {
+        for (handover, calls) in [
             (deferring(), &["Suspend", "Resume(Sealed)", "Resume(Root)"][..]),
             (writing_through(), &["Suspend", "Resume(Sealed)", "Resume(Root)"]),
             (
@@ -744,7 +744,7 @@ mod tests {
                 &["Suspend", "Resume(Sealed)", "Load", "Resume(Sealed)", "Resume(Root)"],
             ),
         ] {
-            let (mut model, run) = window;
+            let (mut model, run) = handover;
             run(&mut model).unwrap();
             assert_eq!(model.calls, calls.len());
             assert!(model.said.iter().zip(calls).all(|(said, call)| said.starts_with(call)));

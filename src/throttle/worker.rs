@@ -17,22 +17,22 @@ use crate::error::Result;
 use crate::sys::dm::Control;
 use crate::sys::{lock, priority};
 
-/// What an attendant is told to work by; what the words mean is the [`Work`]'s.
+/// What a worker is told to work by; what the words mean is the [`Work`]'s.
 pub type Order = [u64; 6];
 
-/// What an attendant does. It may neither print nor touch a file on root: it runs while root may be
+/// What a worker does. It may neither print nor touch a file on root: it runs while root may be
 /// suspended.
 pub trait Work {
     /// From now on it works by this.
     fn take(&mut self, order: Order);
     /// Does something. Returns for how long it may rest, at most a minute.
-    fn turn(&mut self) -> Duration;
+    fn step(&mut self) -> Duration;
     /// The work is over, or this process's parent is dead.
     fn end(&mut self);
 }
 
-/// An attendant, waiting or at work.
-pub struct Attendant {
+/// A worker, waiting or at work.
+pub struct Worker {
     wire: UnixStream,
     pid: Pid,
 }
@@ -41,7 +41,7 @@ const WORK: u8 = 1;
 const REST: u8 = 2;
 const HEARD: u8 = 3;
 
-impl Attendant {
+impl Worker {
     /// Starts one. Of this process's files it keeps device-mapper's control device, and no other. Returns when its
     /// memory is locked.
     pub fn start(control: &Control, work: &mut dyn Work) -> Result<Self> {
@@ -52,7 +52,7 @@ impl Attendant {
     }
 
     /// Lets it work, by this from now on. This process must have the lock, which nobody else gets until the work is
-    /// over. When this returns it has had a turn. `false`: it is dead.
+    /// over. When this returns it has done a step. `false`: it is dead.
     pub fn work(&mut self, order: Order) -> bool {
         let mut message = [WORK; MESSAGE];
         for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(order) {
@@ -79,7 +79,7 @@ impl Attendant {
 /// The longest message: what to do, and an order.
 const MESSAGE: usize = 1 + size_of::<Order>();
 
-impl Drop for Attendant {
+impl Drop for Worker {
     /// Sends it home and waits until it is gone. It ends its work.
     fn drop(&mut self) {
         let _ = self.wire.shutdown(std::net::Shutdown::Both);
@@ -92,7 +92,7 @@ fn attend(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work
     priority::realtime(true);
     let mut working = false;
     loop {
-        let rest = working.then(|| work.turn());
+        let rest = working.then(|| work.step());
         // The wire does not tell of a parent's death while another child of it has a copy.
         if getppid() != parent {
             break;
@@ -109,7 +109,7 @@ fn attend(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work
                 }
                 working = true;
                 work.take(order);
-                work.turn();
+                work.step();
             }
             Some(None) => {
                 work.end();

@@ -1,0 +1,127 @@
+//! Append: what is sealed goes into the flush log, and the sealed device reads it there.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::context::Context;
+use super::layer::{named, replace};
+use super::prune::{Policy, Pruned, prune};
+use super::trouble::explain;
+use super::view;
+use crate::error::{Error, Exit, Result};
+use crate::flush::flushlog::Log;
+use crate::flush::flushlog::append::APPEND_AGAIN;
+use crate::flush::flushlog::guard::{self, Guarded};
+use crate::pure::dm::Target;
+use crate::pure::flushlog::agree::{Act, Go};
+use crate::pure::stack::{Name, Stack, Trouble};
+use crate::pure::units::Bytes;
+use crate::sys::block;
+use crate::sys::direct::Direct;
+
+/// What came of an append.
+pub enum Appended {
+    /// It is durable: the log, and what that took.
+    Done(Box<Log>, Append),
+    /// The log must be merged first.
+    NoRoom,
+    /// It is larger than the whole log.
+    TooLarge,
+}
+
+/// An append that is durable.
+#[derive(Clone, Copy)]
+pub struct Append {
+    /// What was appended.
+    pub bytes: Bytes,
+    /// What of the sealed COW needn't reach the log.
+    pub pruned: Pruned,
+    /// How long it took, until it was durable.
+    pub took: Duration,
+    /// How much of the log is in use since, in percent.
+    pub log_used: u64,
+}
+
+/// Appends the sealed COW to the log, for good. `policy` says what may be left out.
+///
+/// Killed after the append, or when the view could not be made, the next command finds it in the log. (Should
+/// another share of it be pruned then, it appends once more, which changes nothing.)
+pub fn append(context: &mut Context<'_>, stack: &Stack, policy: Policy) -> Result<Appended> {
+    let (sealed, begin) = (named(stack, Name::Sealed)?, Instant::now());
+    let (Some(Target::Snapshot { origin, cow, .. }), Some((card, _))) =
+        (sealed.target(), stack.card())
+    else {
+        return Err(explain(Trouble::Foreign(Name::Sealed)));
+    };
+    let mut data = view::Data::of_cow(origin, cow)?;
+    let pruned = prune(policy, &sealed, &mut data);
+    let mut store = Direct::open(&block::path(cow))?;
+    let sealed_data = Some((data.table.as_slice(), &mut store));
+    let Guarded { log: Some(mut log), go } = guard::check(stack, Act::Append, false, sealed_data)?
+    else {
+        return Err(explain(Trouble::Foreign(Name::Log)));
+    };
+    if go == Go::Anew {
+        // Root was written to past them. A segment behind such ones would bring them back to life.
+        log.reset(0).map_err(|error| error.advise(APPEND_AGAIN).exit(Exit::Card))?;
+    }
+    let count = u32::try_from(data.table.len()).unwrap_or(u32::MAX);
+    // It was appended, and what came after that failed: its view could not be made, or the command was killed. Where its
+    // commit record can't be written, another segment goes behind it.
+    let again = go == Go::Again && log.commit_again().is_ok();
+    if !again && !log.chain.fits(count) {
+        if !log.chain.could_fit(count) {
+            return Ok(Appended::TooLarge);
+        }
+        return Ok(Appended::NoRoom);
+    }
+    context.meter.begin("logging", data.bytes());
+    let mut watch = |left| match context.tend(left) {
+        Some(signal) => Err(interrupted(signal)),
+        None => Ok(()),
+    };
+    let mut card = Direct::open(&block::path(card))?;
+    let appended =
+        if again { Ok(()) } else { log.append(&data.table, &mut store, &mut card, &mut watch) };
+    context.meter.clear();
+    appended?;
+    let (bytes, took, log_used) = (data.bytes(), begin.elapsed(), log.used_percent());
+    Ok(Appended::Done(Box::new(log), Append { bytes, pruned, took, log_used }))
+}
+
+/// Lets the sealed device read the log, which has all of it now: its memory is free then.
+pub fn read_log(context: &Context<'_>, stack: &Stack, log: &Log) -> Result<()> {
+    let (control, sealed) = (&context.control, named(stack, Name::Sealed)?);
+    // Both tables have the same content but for what was pruned, which root does not read, and
+    // nobody writes to the sealed device: root can read through it while they are swapped. The view reads all of the log, so it takes the origin
+    // for what is under it, and what read the log before is no longer needed. What that one's table holds was not read from
+    // the card again.
+    let number = named(stack, Name::Log)?.number;
+    let data = match log.chain.part {
+        Some(_) => view::Data::of_both(number, view::seen(stack)?, &log.chain),
+        None => view::Data::of_log(number, &log.chain),
+    };
+    let cow = view::build(control, Name::View, &data, 0)?;
+    let origin = named(stack, Name::Origin)?.number;
+    replace(control, Name::Sealed, &sealed, |_, _, chunk| Target::Snapshot { origin, cow, chunk })
+}
+
+fn interrupted(signal: Signal) -> Error {
+    Error::new("append to the flush log", format!("{signal} came"))
+        .advise("Nothing is lost: what was sealed stays in RAM, and the next flush appends it.")
+        .exit(Exit::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_append_that_a_signal_ended_says_what_becomes_of_the_data() {
+        let error = interrupted(Signal::SIGTERM);
+        let said = "cannot append to the flush log: SIGTERM came. Nothing is lost";
+        assert!(error.to_string().starts_with(said), "{error}");
+        assert_eq!(error.exit_code(), Exit::Interrupted);
+    }
+}

@@ -1,0 +1,155 @@
+//! What each step of a flush works with, and how it looks at the stack.
+//!
+//! [`Context::observe`] is the one place that reads the tables for a step, and the one that has writers held back by
+//! what is sealed then. So no step has to remember to: it looks again, as it does anyway. Only what must not meet a
+//! throttle says so by itself: a handover releases it, and the next look arms it again.
+
+use std::ops::{Deref, DerefMut};
+
+use nix::sys::signal::Signal;
+
+use super::layer::data;
+use super::prune::Policy;
+use super::view;
+use crate::error::Result;
+use crate::output::progress::Meter;
+use crate::pure::config::Config;
+use crate::pure::dm::status::Usage;
+use crate::pure::dm::{SnapshotStatus, Target};
+use crate::pure::policy::rule::Rule;
+use crate::pure::stack::{Device, Live, Name, Stack};
+use crate::pure::units::{Bytes, Sectors};
+use crate::sys::block;
+use crate::sys::dm::Control;
+use crate::sys::signals::Held;
+use crate::throttle::Throttle;
+
+/// What each step of a flush works with.
+pub struct Context<'a> {
+    /// Device-mapper.
+    pub control: Control,
+    /// Holds writers back when the COW has no room for them, from the first look on: as long as this
+    /// process has the lock nobody else can make room.
+    pub throttle: ThrottleOf<'a>,
+    /// Shows progress.
+    pub meter: Meter,
+    /// May end a wait.
+    pub signals: &'a mut Held,
+    /// What the owner wants.
+    pub config: &'a Config,
+    /// What root's COW may hold, should it need another.
+    pub limit: Bytes,
+    /// What one flush can put into the flush log.
+    pub roof: Bytes,
+    /// What is sealed was frozen, as far as this process knows.
+    pub frozen: bool,
+    /// The owner has said that flushes may be dropped that the log holds and root does not have.
+    pub forget: bool,
+}
+
+/// Whose throttle a flush works with.
+pub enum ThrottleOf<'a> {
+    /// A command's: it goes with the session.
+    Command(Throttle),
+    /// The daemon's, which goes on to look after the COW.
+    Daemon(&'a mut Throttle),
+}
+
+impl Deref for ThrottleOf<'_> {
+    type Target = Throttle;
+
+    fn deref(&self) -> &Throttle {
+        match self {
+            Self::Command(throttle) => throttle,
+            Self::Daemon(throttle) => throttle,
+        }
+    }
+}
+
+impl DerefMut for ThrottleOf<'_> {
+    fn deref_mut(&mut self) -> &mut Throttle {
+        match self {
+            Self::Command(throttle) => throttle,
+            Self::Daemon(throttle) => throttle,
+        }
+    }
+}
+
+impl ThrottleOf<'_> {
+    /// Releases it, unless it is the daemon's, which decides that by itself.
+    pub fn release_own(&mut self) {
+        if let Self::Command(throttle) = self {
+            throttle.release();
+        }
+    }
+}
+
+impl Context<'_> {
+    /// The stack as it is, for the next step; from now on writers are held back by what is sealed in it.
+    pub fn observe(&mut self) -> Result<Stack> {
+        let stack = tables(&self.control)?;
+        self.arm_for(stack)
+    }
+
+    /// The second half of [`Self::observe`], for `stack`, which was read just now. Returns it without what is only the
+    /// throttle's doing.
+    pub fn arm_for(&mut self, mut stack: Stack) -> Result<Stack> {
+        let rule = self.rule(&stack);
+        self.throttle.arm_for(&stack, rule)?;
+        // A throttle that holds writers back suspends root; that is not what the plan is to mend.
+        if let (Some(root), true) = (&mut stack.root, self.throttle.is_armed()) {
+            root.suspended = false;
+        }
+        Ok(stack)
+    }
+
+    /// How much is left of the layer of that name; 0 where it is not known.
+    pub fn left(&self, name: Name) -> Result<Bytes> {
+        let mut device = self.control.device(name)?;
+        if let Some(device) = &mut device {
+            count(device)?;
+        }
+        Ok(data(device.as_ref()))
+    }
+
+    /// How full root's COW may be, with what is sealed in `stack`.
+    pub fn rule(&self, stack: &Stack) -> Rule {
+        Rule::of(self.config, stack, self.roof)
+    }
+
+    /// What may be left out of what is sealed.
+    pub fn policy(&self) -> Policy {
+        Policy { on: self.config.prune, frozen: self.frozen }
+    }
+
+    /// To be called often during what takes long: shows progress. Returns a signal that came.
+    pub fn tend(&mut self, left: Bytes) -> Option<Signal> {
+        // While root is suspended, by a throttle or for a last step, whoever reads the progress may be waiting for it.
+        if !self.throttle.is_holding() {
+            self.meter.show(left);
+        }
+        self.signals.arrived()
+    }
+}
+
+/// The stack as the kernel's tables show it, with the one thing that they do not: how much is left of a
+/// merge whose COW overflowed before it was sealed.
+pub fn tables(control: &Control) -> Result<Stack> {
+    let mut stack = control.stack()?;
+    if let Some(sealed) = &mut stack.sealed {
+        count(sealed)?;
+    }
+    Ok(stack)
+}
+
+/// Counts what the kernel does not.
+fn count(device: &mut Device) -> Result<()> {
+    if let Some(Live::Single { target, status, .. }) = &mut device.live
+        && let (Target::SnapshotMerge { cow, .. }, SnapshotStatus::Overflow) = (*target, *status)
+    {
+        let (allocated, nothing) = (view::left(cow)?.sectors(), Sectors(0));
+        *status =
+            SnapshotStatus::Used(Usage { allocated, total: block::size(cow)?, metadata: nothing });
+    }
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! The last step of a stop, while root is suspended: what was sealed goes into the card by way of the log.
+
+use std::time::Instant;
+
+use super::append::{Appended, append};
+use super::context::Context;
+use super::layer::data;
+use super::prune::Policy;
+use super::settled::Settled;
+use super::trouble::explain;
+use crate::error::{Error, Exit, Result};
+use crate::flush::flushlog::append::APPEND_AGAIN;
+use crate::flush::flushlog::guard;
+use crate::output::progress::Meter;
+use crate::pure::chunks::CHUNK_BYTES;
+use crate::pure::flushlog::agree::Act;
+use crate::pure::stack::{Name, Trouble};
+use crate::pure::units::Bytes;
+use crate::sys::block;
+use crate::sys::direct::Direct;
+
+/// Brings what was sealed into the card for a last step, while root is suspended and nothing new comes: first into the
+/// log, which until then is empty. Only when that is durable it is copied, and only when all of it is on the card
+/// the log is emptied; so a power cut at any moment leaves what was sealed, whole. The sealed device shows the same
+/// before and after, from the COW. `None`: the log has no room.
+///
+/// The log must be emptied: after that root is written to past it, and as nothing was frozen its superblock, by which a
+/// boot knows whether a log still fits, need not change for long.
+pub fn into_card(context: &mut Context<'_>) -> Result<Option<Settled>> {
+    let (stack, mut settled) = (context.observe()?, Settled::default());
+    let Some((card, _)) = stack.card() else { return Err(explain(Trouble::Foreign(Name::Origin))) };
+    let must = |error: Error| error.advise(APPEND_AGAIN).exit(Exit::Card);
+    if data(stack.sealed.as_ref()) == Bytes(0) {
+        let checked = guard::check(&stack, Act::Retire, context.forget, None)?;
+        // An append that was cut short.
+        let left = checked.log.filter(|log| !log.is_unused());
+        return left.map_or(Ok(()), |mut log| log.reset(0)).map_err(must).map(|()| Some(settled));
+    }
+    // Nobody has frozen it, so what its filesystem says of free blocks counts for nothing.
+    let whole = Policy { on: false, frozen: false };
+    let Appended::Done(mut log, done) = append(context, &stack, whole)? else { return Ok(None) };
+    settled.append(&done);
+    let begin = Instant::now();
+    let live = log.verify();
+    let bytes = Bytes(live.len() as u64 * CHUNK_BYTES as u64);
+    if bytes != settled.logged {
+        let why = log.damage().or_else(|| log.hidden()).unwrap_or_default();
+        return Err(must(Error::new("merge the flush log", why)));
+    }
+    let mut root = Direct::open_writable(&block::path(card))?;
+    log.apply(&live, &mut root, &mut Meter::silent())
+        .and_then(|()| log.reset(live.len() as u64))
+        .map_err(must)?;
+    (settled.merged, settled.merging) = (bytes, begin.elapsed());
+    Ok(Some(settled))
+}

@@ -1,0 +1,336 @@
+//! Merge: a view in the order of the card is built over a layer's data, the kernel merges it, and the merged layer
+//! becomes the card.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::context::Context;
+use super::layer::{named, replace};
+use super::prune::{Policy, prune};
+use super::settled::Settled;
+use super::trouble::explain;
+use super::{quiet, view};
+use crate::error::{Error, Exit, Result};
+use crate::flush::flushlog::guard::{self, Guarded};
+use crate::flush::flushlog::{Log, READ_AGAIN};
+use crate::pure::chunks::{CHUNK_BYTES, PIECE};
+use crate::pure::cow::fill::Budget;
+use crate::pure::dm::{Line, Target};
+use crate::pure::flushlog::agree::Act;
+use crate::pure::flushlog::chain::bad_chunks;
+use crate::pure::stack::{Live, Name, Stack, Trouble};
+use crate::pure::units::Bytes;
+use crate::sys::direct::Direct;
+use crate::sys::{block, watchdog};
+
+/// How often the merge is looked at: soon at first, since most are short.
+const FIRST_POLL: Duration = Duration::from_millis(2);
+const LAST_POLL: Duration = Duration::from_millis(64);
+
+/// Builds the view and starts its merge. Returns how much will be merged.
+pub fn start(
+    context: &mut Context<'_>,
+    stack: &Stack,
+    name: Name,
+    settled: &mut Settled,
+) -> Result<Bytes> {
+    let layer = named(stack, name)?;
+    let mut data = match (name, layer.target()) {
+        (Name::Logged, _) => logged_data(context, stack)?,
+        (_, Some(Target::Snapshot { origin, cow, .. })) => {
+            // Root is about to be written to past the log: nothing in it may count after that, not
+            // even a segment that an append left when it failed.
+            retire(stack, context.forget, settled.let_be)?;
+            view::Data::of_cow(origin, cow)?
+        }
+        _ => return Err(explain(Trouble::Foreign(name))),
+    };
+    if name == Name::Logged {
+        // Whether what the log holds was frozen is known only if it tells by itself.
+        let policy = Policy { frozen: false, ..context.policy() };
+        settled.log_pruned = prune(policy, &layer, &mut data);
+    } else {
+        settled.pruned = prune(context.policy(), &layer, &mut data);
+    }
+    let mut copies = view::copy_budget();
+    let data = fill_gaps(stack, name, data, &mut copies)?;
+    let control = &context.control;
+    let view = view::build(control, Name::View, &data, copies)?;
+    // Before a chunk of an origin is written the kernel saves it in every snapshot of that origin that is at
+    // work and has not got it, and a table is at work until the next one is: the log's own table would take what the
+    // merge writes besides, fillers of gaps, and put it behind its last data, wherever in the ring that is.
+    // So first another snapshot takes its place, with the same content and the view for a store, and then hands
+    // the view over to the merge. A sealed COW is merged by no more than its own table has, which is saved nowhere; and
+    // a sealed device that is a snapshot of the view is one that reads the log.
+    if name == Name::Logged {
+        replace(control, name, &layer, |origin, _, chunk| Target::Snapshot {
+            origin,
+            cow: view,
+            chunk,
+        })?;
+    }
+    // Before the first run is merged. The layer's new table has nobody's FLUSHes to pass on.
+    quiet::begin(stack);
+    replace(control, name, &layer, |origin, _, chunk| Target::SnapshotMerge {
+        origin,
+        cow: view,
+        chunk,
+    })
+    .inspect_err(|_| drop(quiet::end(stack)))?;
+    Ok(data.bytes())
+}
+
+/// What root reads through the log, by the kernel's own table, read once before anything is written: the
+/// log on the card may be damaged or not readable since, and what is not right must not get into root. Checksums are
+/// compared where the log still has them.
+fn logged_data(context: &mut Context<'_>, stack: &Stack) -> Result<view::Data> {
+    let seen = view::seen(stack)?;
+    let Guarded { mut log, .. } = guard::check(stack, Act::Merge, context.forget, None)?;
+    let store = named(stack, Name::Log)?.number;
+    let known = log.as_ref().map_or_else(Vec::new, |log| log.chain.live());
+    let mut wanted: Vec<_> = seen
+        .iter()
+        .map(|seen| {
+            let at = known.binary_search_by_key(&seen.old, |live| live.old).ok();
+            let live = at.and_then(|at| known.get(at)).filter(|live| live.place == seen.new);
+            (seen.new, live.map(|live| live.crc))
+        })
+        .collect();
+    wanted.sort_unstable();
+    let mut disk = Direct::open(&block::path(store))?;
+    let bytes = |count: usize| Bytes(count as u64 * CHUNK_BYTES as u64);
+    // A slow card takes minutes for a full log, and a shutdown may not have them.
+    context.meter.begin("checking", bytes(wanted.len()));
+    let (mut bad, mut left) = (Vec::new(), wanted.len());
+    for piece in wanted.chunks(PIECE) {
+        if let Some(signal) = context.tend(bytes(left)) {
+            context.meter.clear();
+            return Err(interrupted_check(signal));
+        }
+        bad.extend(bad_chunks(&mut disk, piece.to_vec()));
+        left = left.saturating_sub(piece.len());
+    }
+    context.meter.clear();
+    // One that is wrong says most.
+    let Some(bad) = bad.into_iter().min_by_key(|bad| bad.unreadable) else {
+        return Ok(view::Data::of_seen(store, seen));
+    };
+    if bad.unreadable {
+        return Err(Error::new(
+            "merge the flush log",
+            format!("its chunk {} can't be read", bad.place),
+        )
+        .advise(READ_AGAIN)
+        .exit(Exit::Card));
+    }
+    // Of the segment that it belongs to.
+    let index = known.iter().find(|live| live.place == bad.place).map_or(0, |live| live.segment);
+    let damage = log.as_mut().and_then(|log| {
+        log.chain.cut(index, bad);
+        log.damage()
+    });
+    Err(Error::new("merge the flush log", damage.unwrap_or_default())
+        .advise(
+            "Nothing was written to the card. Copy what you need to another machine, then \
+             reboot: the boot goes on from the last flush that is intact.",
+        )
+        .exit(Exit::Lost))
+}
+
+/// Fills gaps when the log was told to. Only for the lowest layer: what stands
+/// between its chunks is on the card.
+fn fill_gaps(
+    stack: &Stack,
+    name: Name,
+    data: view::Data,
+    copies: &mut Budget,
+) -> Result<view::Data> {
+    let (Name::Logged, Some(log), Some((card, _))) = (name, stack.log_partition(), stack.card())
+    else {
+        return Ok(data);
+    };
+    // One that can't be read now asks for nothing.
+    let size = Log::header_at(&block::path(log)).map_or(0, |header| u64::from(header.fill));
+    Ok(if size > 1 { data.fill(card, size, copies) } else { data })
+}
+
+/// Makes sure that nothing in the log counts, before root is written to past it. Refuses while root reads through
+/// the log, or while the log may hold flushes that root does not have. `let_be`: root has all of it, and it could not be
+/// emptied.
+///
+/// A log that can't be written to is let be: its segments are told by root's superblock, which is
+/// about to change.
+pub fn retire_log(stack: &Stack, let_be: bool) -> Result<()> {
+    retire(stack, false, let_be)
+}
+
+fn retire(stack: &Stack, forget: bool, let_be: bool) -> Result<()> {
+    if stack.is_under_root(Name::Logged) {
+        return Err(explain(Trouble::Foreign(Name::Logged)));
+    }
+    // Whoever has just seen that it holds nothing more needs no second look.
+    let checked = guard::check(stack, Act::Retire, forget || let_be, None)?;
+    if let Some(mut log) = checked.log.filter(|log| !log.is_unused()) {
+        let _ = log.reset(0);
+    }
+    Ok(())
+}
+
+/// Turns the sealed device, under a root that writes through, into a merge of its own COW, in the COW's order.
+pub fn start_in_place(context: &Context<'_>, stack: &Stack) -> Result<()> {
+    let sealed = named(stack, Name::Sealed)?;
+    replace(&context.control, Name::Sealed, &sealed, |origin, cow, chunk| Target::SnapshotMerge {
+        origin,
+        cow,
+        chunk,
+    })
+}
+
+/// Takes the view out of a layer whose merge failed or has not begun: it reads its own store again.
+pub fn take_back(context: &Context<'_>, stack: &Stack, name: Name) -> Result<()> {
+    let cow = match (name, stack.view.and_then(|view| view.live)) {
+        (Name::Logged, _) => named(stack, Name::LogView)?.number,
+        // The view's second part is the sealed COW.
+        (_, Some(Live::Joined(_, Line { target: Target::Linear { device, .. }, .. }))) => device,
+        _ => return Err(explain(Trouble::Foreign(Name::View))),
+    };
+    replace(&context.control, name, &named(stack, name)?, |origin, _, chunk| Target::Snapshot {
+        origin,
+        cow,
+        chunk,
+    })
+}
+
+/// The merged layer becomes the card, once the card has confirmed that it keeps everything, and
+/// the log that its segments don't count any more. In this order: until then the segments are
+/// what a boot after a power cut would need; and from the swap on root may be written to.
+///
+/// A log that can't be written to is no reason to fail when root shall be written past it
+/// (`direct`), for the reason that [`retire_log`] has. `merged` is for the log's figures. Returns whether that was so.
+pub fn unlink(
+    context: &Context<'_>,
+    stack: &Stack,
+    name: Name,
+    direct: bool,
+    merged: Bytes,
+) -> Result<bool> {
+    let (control, layer) = (&context.control, named(stack, name)?);
+    let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
+        return Err(explain(Trouble::Foreign(Name::Origin)));
+    };
+    let refused = |error: Error| {
+        error
+            .advise(
+                "Nothing is lost: all data are still where they were and can be read. Look for \
+                 the card's errors in the kernel log (dmesg), then run the command again.",
+            )
+            .exit(Exit::Card)
+    };
+    // By way of a view it was merged without FLUSHes, all or in part. So one now, and of the card itself, not of a
+    // device that may have been told to have no cache. In place the kernel flushed after each run.
+    let kept = if stack.view.is_some() { block::flush(card).map_err(refused) } else { Ok(()) };
+    let kept = kept.and_then(|()| match name {
+        Name::Logged => match guard::check(stack, Act::Merge, context.forget, None)?.log {
+            Some(mut log) => match log.reset(merged.0 / CHUNK_BYTES as u64) {
+                Err(error) if !direct => Err(refused(error)),
+                emptied => Ok(emptied.is_err()),
+            },
+            // Nothing in it can count any more.
+            None => Ok(true),
+        },
+        _ => Ok(false),
+    });
+    if kept.is_err() && stack.view.is_some() {
+        take_back(context, stack, name)?;
+    }
+    let let_be = kept?;
+    control.replace(name, &[Line::whole(length, Target::Linear { device: card, offset })])?;
+    Ok(let_be)
+}
+
+/// Waits until the merge ends, well or badly; the caller looks at the stack to learn which. Or
+/// until a signal comes.
+pub fn wait(context: &mut Context<'_>, name: Name, total: Bytes) -> Result<Option<Signal>> {
+    context.meter.begin("merging", total);
+    let (mut pause, mut before) = (FIRST_POLL, total);
+    let signal = loop {
+        let left = context.left(name)?;
+        if left == Bytes(0) {
+            break None;
+        }
+        if left != before {
+            before = left;
+            watchdog::progress();
+        }
+        if let Some(signal) = context.tend(left.min(total)) {
+            break Some(signal);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LAST_POLL);
+    };
+    context.meter.clear();
+    Ok(signal)
+}
+
+fn interrupted_check(signal: Signal) -> Error {
+    Error::new("compare the flush log's checksums", format!("{signal} came"))
+        .advise("Nothing is lost, and nothing was written: the next merge begins again.")
+        .exit(Exit::Interrupted)
+}
+
+/// The error of a wait for a merge that a signal ended.
+pub fn interrupted(signal: Signal) -> Error {
+    Error::new("wait for the end of the merge", format!("{signal} came"))
+        .advise(
+            "The kernel goes on merging; `cowflush flush` finishes it, `cowflush status` shows how \
+             far it is.",
+        )
+        .exit(Exit::Interrupted)
+}
+
+/// The error of a merge that the card has refused.
+pub fn failed(stack: &Stack) -> Error {
+    let card = stack.card().map_or_else(|| "the card".to_owned(), |(card, _)| block::name(card));
+    let range = stack.view.and_then(|view| view::failed_sectors(&view).ok().flatten());
+    let cause = match range {
+        Some((first, last)) => format!("writing sectors {first} to {last} of {card} failed"),
+        None => format!("a write to {card} failed"),
+    };
+    Error::new(format!("merge into {card}"), cause)
+        .advise(
+            "Nothing is lost: all data stay in RAM or in the flush log and can be read, and root \
+             goes on. Look for the card's errors in the kernel log (dmesg), then run `cowflush \
+             flush` to try again. If the card is dying, copy your files to another machine before you reboot.",
+        )
+        .exit(Exit::Card)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_of_a_merge_has_its_words_and_its_exit_code() {
+        for (error, said, exit) in [
+            (
+                interrupted_check(Signal::SIGINT),
+                "cannot compare the flush log's checksums: SIGINT came. Nothing is lost",
+                Exit::Interrupted,
+            ),
+            (
+                interrupted(Signal::SIGHUP),
+                "cannot wait for the end of the merge: SIGHUP came. The kernel goes on",
+                Exit::Interrupted,
+            ),
+            (
+                failed(&Stack::default()),
+                "cannot merge into the card: a write to the card failed. Nothing is lost",
+                Exit::Card,
+            ),
+        ] {
+            assert!(error.to_string().starts_with(said), "{error}");
+            assert_eq!(error.exit_code(), exit, "{error}");
+        }
+    }
+}

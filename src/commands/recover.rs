@@ -225,11 +225,11 @@ fn say(wanted: &cli::Recover, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::pure::flushlog::chain::{Damage, What};
+    use cowflush::pure::flushlog::chain::{Damage, DamagedPart};
 
     #[test]
     fn a_damaged_log_and_one_that_does_not_fit_never_end_with_0() {
-        let damaged = End::Damaged(Damage { chunk: 9, what: What::Data, youngest: 3 });
+        let damaged = End::Damaged(Damage { chunk: 9, what: DamagedPart::Data, youngest: 3 });
         let unreadable = End::Unreadable { chunk: 9, youngest: None };
         for force in [false, true] {
             for end in [End::Clean, End::Torn] {

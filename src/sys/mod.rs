@@ -7,6 +7,7 @@ pub mod devices;
 pub mod direct;
 pub mod dm;
 pub mod errand;
+pub mod file;
 pub mod lock;
 pub mod loopdev;
 pub mod memory;

@@ -21,7 +21,9 @@ impl Log {
         self.fit(root, false).map(|fit| fit == Fit::Fits)
     }
 
-    /// The same, in more words. Where root is `torn`, so that there is no filesystem to be seen, a telling chunk that the
+    /// Whether the log fits root, and if not, why.
+    ///
+    /// Where root is `torn`, so that there is no filesystem to be seen, a telling chunk that the
     /// log has may hold anything: a card that loses its power while it writes that chunk leaves rubbish there, and a
     /// filesystem that somebody else mounted would be one.
     pub fn fit(&self, root: &mut Direct, torn: bool) -> Result<Fit> {

@@ -10,7 +10,7 @@ use crate::flush::prune::{Policy, Pruned};
 use crate::flush::settle::{self, Hands, Settled};
 use crate::flush::{cowfile, seal, trouble};
 use crate::pure::chunks::CHUNK_SECTORS;
-use crate::pure::cow::pace;
+use crate::pure::cow::threshold;
 use crate::pure::dm::{Line, SnapshotStatus, Target};
 use crate::pure::stack::{Mode, Name, Trouble, Wish};
 use crate::pure::units::Bytes;
@@ -125,7 +125,7 @@ impl Session<'_> {
             self.settle(Wish { direct: true, ..Wish::default() })?;
             return Ok(None);
         };
-        cow_threshold::set(pace::FREE);
+        cow_threshold::set(threshold::FREE);
         self.settle(Wish::default())?;
         // Nothing was left out, and nobody has asked for that.
         self.done.add(&Settled { pruned: Pruned::default(), ..settled });
@@ -159,7 +159,7 @@ impl Session<'_> {
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         // One request suspends root, swaps the table and resumes it: nothing can die between.
         self.control.load(Name::Root, &[Line::whole(length, target)])?;
-        cow_threshold::set(pace::threshold(self.limit));
+        cow_threshold::set(threshold::of(self.limit));
         self.control.swap(Name::Root)?;
         // Not before: the kernel drops a table that it can't swap in.
         drop(cow);

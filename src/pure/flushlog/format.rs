@@ -35,9 +35,9 @@ pub type Record = [u8; RECORD_BYTES];
 /// Why bytes are no record of the wanted kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// They begin differently.
+    /// The bytes begin differently.
     Magic,
-    /// They are of a format that this program does not know.
+    /// The bytes are of a format that this program does not know.
     Newer,
     /// The checksum is wrong.
     Checksum,
@@ -154,7 +154,7 @@ pub struct Witness {
     pub chunk: u64,
     /// Checksums of its sectors on the card.
     pub before: [u32; SECTORS],
-    /// The same with this segment applied.
+    /// Checksums of the sectors with this segment applied.
     pub after: [u32; SECTORS],
 }
 
@@ -200,7 +200,7 @@ pub struct Tries {
     pub log: Uuid,
     /// The random number of its last segment, or of the generation.
     pub last: u64,
-    /// So many.
+    /// How many boots have begun.
     pub count: u32,
 }
 
@@ -502,7 +502,7 @@ impl Fields<'_> {
     }
 }
 
-/// The same for a record whose fields are another format's business.
+/// Checks magic number and checksum of a record whose fields may be another format's.
 fn known<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<Fields<'a>, Defect> {
     let (format, fields) = checked(magic, bytes)?;
     if format.is_newer() { Err(Defect::Newer) } else { Ok(fields) }

@@ -11,8 +11,8 @@ use crate::pure::cmdline::{LogChoice, Options};
 use crate::pure::disk::reference::Reference;
 use crate::pure::disk::superblock::{self, FLUSH_LOG, Filesystem, uuid_bytes, uuid_text};
 use crate::pure::flushlog::chain::{End, Live};
+use crate::pure::flushlog::fingerprint;
 use crate::pure::flushlog::whose::{self, Choice, Fit, Holds, Owner, Place};
-use crate::pure::flushlog::witness;
 use crate::pure::units::{DevNo, Sectors};
 use crate::sys::block;
 use crate::sys::devices::{self, Candidate};
@@ -395,7 +395,7 @@ fn fit(log: &Log, card: &Candidate) -> Fit {
 
 /// Root's superblock is as the log's flushes know it: that is proof, whatever the header says.
 fn proves(log: &Log, card: &Candidate) -> bool {
-    !witness::watched(&log.chain.segments).is_empty()
+    !fingerprint::watched(&log.chain.segments).is_empty()
         && Direct::open(&card.path()).and_then(|mut root| log.fits(&mut root)).unwrap_or(false)
 }
 
@@ -442,7 +442,7 @@ pub fn find_root(reference: &Reference) -> Vec<Candidate> {
 fn filesystem(log: &mut Log, card: &Candidate) -> Option<Filesystem> {
     let mut root = Direct::open(&card.path()).ok()?;
     // Most are told by their first chunk; a card may be slow.
-    let first = superblock::identify(&log.head_of(&mut root, witness::HEAD_BYTES));
+    let first = superblock::identify(&log.head_of(&mut root, fingerprint::HEAD_BYTES));
     first.or_else(|| superblock::identify(&log.head_of(&mut root, superblock::HEAD_BYTES)))
 }
 

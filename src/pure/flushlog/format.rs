@@ -16,7 +16,7 @@ pub const ENTRY_BYTES: usize = 12;
 /// How many chunks behind a segment its commit record describes.
 pub const BEHIND: u64 = 8;
 /// How many places of root a segment can watch.
-pub const WITNESSES: usize = 4;
+pub const FINGERPRINTS: usize = 4;
 /// Sectors in a chunk.
 pub const SECTORS: usize = CHUNK_BYTES / 512;
 
@@ -144,13 +144,13 @@ pub struct Head {
     /// When it was written, in seconds since 1970.
     pub when: i64,
     /// What root's telling places hold.
-    pub witnesses: [Witness; WITNESSES],
+    pub fingerprints: [Fingerprint; FINGERPRINTS],
 }
 
 /// What one telling chunk of root held when a segment was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Witness {
-    /// Chunk number on root; [`Witness::NONE`] marks a place that is not used.
+pub struct Fingerprint {
+    /// Chunk number on root; [`Fingerprint::NONE`] marks a place that is not used.
     pub chunk: u64,
     /// Checksums of its sectors on the card.
     pub before: [u32; SECTORS],
@@ -158,12 +158,12 @@ pub struct Witness {
     pub after: [u32; SECTORS],
 }
 
-impl Witness {
+impl Fingerprint {
     /// The chunk number of an unused place.
     pub const NONE: u64 = u64::MAX;
 }
 
-impl Default for Witness {
+impl Default for Fingerprint {
     fn default() -> Self {
         Self { chunk: Self::NONE, before: [0; SECTORS], after: [0; SECTORS] }
     }
@@ -275,7 +275,7 @@ impl Head {
         fields.put(&self.log).u64(self.generation).u64(self.id).u64(self.previous);
         fields.u64(self.sequence).u64(self.position).u32(self.count).u32(self.table);
         fields.i64(self.when);
-        for Witness { chunk, before, after } in &self.witnesses {
+        for Fingerprint { chunk, before, after } in &self.fingerprints {
             fields.u64(*chunk);
             for crc in before.iter().chain(after) {
                 fields.u32(*crc);
@@ -297,7 +297,7 @@ impl Head {
             count: fields.u32(),
             table: fields.u32(),
             when: fields.i64(),
-            witnesses: std::array::from_fn(|_| Witness {
+            fingerprints: std::array::from_fn(|_| Fingerprint {
                 chunk: fields.u64(),
                 before: std::array::from_fn(|_| fields.u32()),
                 after: std::array::from_fn(|_| fields.u32()),
@@ -533,8 +533,9 @@ mod tests {
     }
 
     fn head() -> Head {
-        let mut witnesses = [Witness::default(); WITNESSES];
-        witnesses[3] = Witness { chunk: 16, before: [5; SECTORS], after: [u32::MAX; SECTORS] };
+        let mut fingerprints = [Fingerprint::default(); FINGERPRINTS];
+        fingerprints[3] =
+            Fingerprint { chunk: 16, before: [5; SECTORS], after: [u32::MAX; SECTORS] };
         Head {
             log: [7; 16],
             generation: 1,
@@ -545,7 +546,7 @@ mod tests {
             count: 300,
             table: 6,
             when: -1,
-            witnesses,
+            fingerprints,
         }
     }
 
@@ -573,7 +574,7 @@ mod tests {
         assert_eq!(Mark::decode(&mark.encode()), Ok(mark));
         assert_eq!(Head::decode(&commit.encode()), Err(Defect::Magic));
         // The last field of the longest record is inside the sector.
-        assert_ne!(head().encode()[88 + WITNESSES * 72 - 1], 0);
+        assert_ne!(head().encode()[88 + FINGERPRINTS * 72 - 1], 0);
     }
 
     #[test]

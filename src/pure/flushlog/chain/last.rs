@@ -3,9 +3,9 @@
 use super::Chain;
 use super::follow::Tail;
 use crate::pure::chunks::Chunks;
+use crate::pure::flushlog::fingerprint::watched;
 use crate::pure::flushlog::format::{Header, Link, Mark, segment_chunks};
 use crate::pure::flushlog::ring::Ring;
-use crate::pure::flushlog::witness::watched;
 
 /// How many of the segments before the last one an append looks at, in turn.
 pub const LOOKS: u32 = 8;

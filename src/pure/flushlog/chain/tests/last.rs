@@ -130,7 +130,7 @@ fn a_mark_of_another_time_says_nothing() {
 fn a_last_segment_that_knows_less_of_root_than_all_is_no_mark() {
     let mut chain = long(3).chain();
     assert!(chain.mark().is_some());
-    chain.segments[2].head.witnesses = [Witness::default(); 4];
+    chain.segments[2].head.fingerprints = [Fingerprint::default(); 4];
     assert_eq!(chain.mark(), None);
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
 use crate::pure::crc::crc32c;
-use crate::pure::flushlog::format::{Witness, sector_crcs};
+use crate::pure::flushlog::format::{Fingerprint, sector_crcs};
 use crate::pure::flushlog::layout;
 
 pub const CHUNKS: u64 = 300;
@@ -101,8 +101,8 @@ impl Card {
         let data = [byte; CHUNK_BYTES];
         let table: Vec<_> =
             chunks.iter().map(|old| Entry { old: *old, crc: crc32c(&data) }).collect();
-        let witnesses = [Witness { chunk: 0, before: [0; 8], after: sector_crcs(&data) }; 4];
-        let laid = layout::segment(chain, &table, witnesses, 5, 0);
+        let fingerprints = [Fingerprint { chunk: 0, before: [0; 8], after: sector_crcs(&data) }; 4];
+        let laid = layout::segment(chain, &table, fingerprints, 5, 0);
         assert!(chain.fits(laid.head.count));
         for (position, piece) in (laid.head.position..).zip(laid.bytes.chunks(CHUNK_BYTES)) {
             self.put(chain.ring.chunk(position), piece);

@@ -8,7 +8,7 @@ use std::ops::Range;
 use cowflush::pure::cow::format::{PER_AREA, area_chunk, header};
 use cowflush::pure::flushlog::format::{
     Commit, Entry, FORMAT, Format, Head, Header, Life, Link, Mark, Record, SECTORS, Tries,
-    WITNESSES, Witness,
+    FINGERPRINTS, Fingerprint,
 };
 
 const DOCUMENT: &str = include_str!("../docs/formats.md");
@@ -92,7 +92,7 @@ fn the_header_is_as_documented() {
 #[test]
 fn a_segment_is_as_documented() {
     let plain = Head::default();
-    let witness = Witness { chunk: 0, before: [u32::MAX; SECTORS], after: [u32::MAX; SECTORS] };
+    let fingerprint = Fingerprint { chunk: 0, before: [u32::MAX; SECTORS], after: [u32::MAX; SECTORS] };
     let changed = [
         Head { log: [255; 16], ..plain }.encode(),
         Head { generation: u64::MAX, ..plain }.encode(),
@@ -103,7 +103,7 @@ fn a_segment_is_as_documented() {
         Head { count: u32::MAX, ..plain }.encode(),
         Head { table: u32::MAX, ..plain }.encode(),
         Head { when: -1, ..plain }.encode(),
-        Head { witnesses: [witness; WITNESSES], ..plain }.encode(),
+        Head { fingerprints: [fingerprint; FINGERPRINTS], ..plain }.encode(),
     ];
     check("head of a segment", &plain.encode(), &changed);
     let entry = Entry { old: 1, crc: u32::MAX }.encode();

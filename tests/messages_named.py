@@ -109,7 +109,7 @@ def strings() -> Iterator[str]:
         if path.name not in READERS:
             yield from of_python(path.read_text())
     for path in [*sorted((TOP / "src").rglob("*.rs")), *sorted((TOP / "tests").glob("*.rs"))]:
-        yield from of_rust(path.read_text(), whole=path.parent == TOP / "tests")
+        yield from of_rust(path.read_text(), whole="tests" in path.relative_to(TOP).parts)
 
 
 def of_python(source: str) -> Iterator[str]:

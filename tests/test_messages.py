@@ -196,6 +196,8 @@ def literals(source: str) -> Iterator[tuple[str, bool]]:
 def from_rust(only_told: bool) -> Iterator[tuple[str, str]]:
     for path in sorted((TOP / "src").rglob("*.rs")):
         place = str(path.relative_to(TOP))
+        if "/tests/" in place:
+            continue
         for text, advice in literals(path.read_text()):
             for line in text.split("\n"):
                 sentence = re.match(r"[A-Z`]", line) and line.endswith((".", "?"))

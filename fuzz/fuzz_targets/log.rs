@@ -8,10 +8,11 @@ use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
 use cowflush::pure::crc::crc32c;
 use cowflush::pure::flushlog::chain::{Chain, End, behind_crc, header};
 use cowflush::pure::flushlog::format::{
-    Commit, Entry, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES, WITNESSES, Witness, sector_crcs,
+    Commit, Entry, FINGERPRINTS, Fingerprint, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES,
+    sector_crcs,
 };
 use cowflush::pure::flushlog::ring::Ring;
-use cowflush::pure::flushlog::{layout, witness};
+use cowflush::pure::flushlog::{fingerprint, layout};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
@@ -203,8 +204,8 @@ impl Card {
         let entry = |(old, tag): (&u64, &u64)| Entry { old: *old, crc: crc32c(&contents(*tag)) };
         let table: Vec<_> = new.iter().map(entry).collect();
         let after = sector_crcs(&contents(self.draw));
-        let witnesses = [Witness { chunk: start % 3, before: [1; 8], after }; WITNESSES];
-        let laid = layout::segment(&chain, &table, witnesses, self.random(), -1);
+        let fingerprints = [Fingerprint { chunk: start % 3, before: [1; 8], after }; FINGERPRINTS];
+        let laid = layout::segment(&chain, &table, fingerprints, self.random(), -1);
         let mut sectors = laid.bytes;
         sectors.extend(new.values().flat_map(|tag| contents(*tag)));
         for (position, data) in (laid.head.position..).zip(sectors.chunks(CHUNK_BYTES)) {
@@ -241,11 +242,11 @@ impl Card {
         assert_eq!(chain.segments.len() + 1, self.states.len());
         assert!(chain.verify_all(self).is_empty());
         assert_eq!(Some(&self.state(&mut chain)), self.states.last());
-        let watched = witness::watched(&chain.segments);
+        let watched = fingerprint::watched(&chain.segments);
         assert_eq!(watched.is_empty(), chain.segments.is_empty());
         for chunk in watched {
-            let after = witness::inherited(&chain.segments, chunk, [0; 8]);
-            assert!(witness::recognised(&chain.segments, chunk, &after));
+            let after = fingerprint::inherited(&chain.segments, chunk, [0; 8]);
+            assert!(fingerprint::recognised(&chain.segments, chunk, &after));
         }
     }
 
@@ -379,9 +380,9 @@ impl Card {
             assert_eq!(crc32c(self.chunk(live.place)), live.crc);
         }
         assert_eq!(live, chain.live());
-        for chunk in witness::watched(&chain.segments) {
+        for chunk in fingerprint::watched(&chain.segments) {
             let now = sector_crcs(self.chunk(chunk % CHUNKS));
-            let _ = witness::recognised(&chain.segments, chunk, &now);
+            let _ = fingerprint::recognised(&chain.segments, chunk, &now);
         }
     }
 }

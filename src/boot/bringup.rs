@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::console::Log;
-use super::find_log::{self, Found};
+use super::find_log::{self, FoundLog};
 use super::inspecting;
-use super::stacking::{self, Before};
+use super::messages::BootMessages;
+use super::stacking::{self, Prior};
 use crate::error::{Error, Exit, Result, why};
 use crate::flush::flushlog;
 use crate::notes::{hold, run_dir, spill};
@@ -16,7 +16,7 @@ use crate::pure::cmdline::{LogChoice, Options};
 use crate::pure::disk::reference::Reference;
 use crate::pure::disk::superblock::Filesystem;
 use crate::pure::flushlog::tries;
-use crate::pure::stack::Name;
+use crate::pure::stack::{Mode, Name};
 use crate::pure::units::{Bytes, DevNo, Utc};
 use crate::sys::devices::{self, Candidate};
 use crate::sys::dm::Control;
@@ -29,13 +29,18 @@ const SEEK_EVERY: Duration = Duration::from_secs(1);
 
 /// Uses a device as root; it gets the device and what is on it. `init` mounts it; an initramfs of a
 /// distribution is told of it and mounts it by itself. Returns `ro` or `rw`.
-pub type Use<'a> = dyn FnMut(&Path, Option<&Filesystem>) -> Result<&'static str> + 'a;
+pub type UseRoot<'a> = dyn FnMut(&Path, Option<&Filesystem>) -> Result<&'static str> + 'a;
 
 /// Builds the stack over the card and lets `mount` use it; or, if that can't be, the plain card.
 /// What was done is left as a note in /run/cowflush.
-pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_>) -> Result<()> {
-    let control = stacking::begin(before)?;
-    let mut card = if before == Before::Nothing {
+pub fn root(
+    options: &Options,
+    prior: Prior,
+    log: &mut BootMessages,
+    mount: &mut UseRoot<'_>,
+) -> Result<()> {
+    let control = stacking::begin(prior)?;
+    let mut card = if prior == Prior::Nothing {
         wait_for_card(options, log)?
     } else {
         find_card(options, true, log)?
@@ -43,7 +48,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     };
     // Before anything is written to it or to its log: nobody uses it.
     block::claim(&card.path())?;
-    if before == Before::Tried {
+    if prior == Prior::StackTried {
         // The try before this one may have been in doubt.
         let _ = block::refuse_writes(card.number, false);
     }
@@ -55,13 +60,13 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
     }
     let mut found = find_log::find(&mut card, options, |text| log.error(text));
     check_size(&card)?;
-    if let Found::Kept { why, .. } | Found::Unread { why, .. } = &found {
+    if let FoundLog::Kept { why, .. } | FoundLog::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
     let begun = counted(&mut found).map_or(0, flushlog::Log::tries);
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
-    } else if begun >= tries::LIMIT && !options.insist && before != Before::Tried {
+    } else if begun >= tries::LIMIT && !options.insist && prior != Prior::StackTried {
         let reason = format!(
             "{begun} boots in a row on the stack ended without a flush, the last one within {} minutes",
             tries::MINUTES
@@ -70,7 +75,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
             "{reason}: this one is without it, the next is on it again (on it each time: cowflush=always)."
         ));
         ("plain", reason)
-    } else if before == Before::Tried {
+    } else if prior == Prior::StackTried {
         let reason = "the stack could not be used";
         log.error(&format!("{reason}."));
         ("plain", reason.to_owned())
@@ -95,19 +100,19 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
             Err(error) => Err(error.to_string()),
         };
         match built {
-            Ok(()) => ("deferring", String::new()),
+            Ok(()) => (Mode::Deferring.word(), String::new()),
             Err(why) => {
                 log.error(&why);
                 ("plain", why)
             }
         }
     };
-    if mode != "deferring" {
+    if mode != Mode::Deferring.word() {
         // A stack that could not be taken away stands on it still.
         block::claim(&card.path())?;
         // Root as it is without the log's flushes is old, and torn if a merge was cut short.
         let applied = match &mut found {
-            Found::Log { log, live, .. } => find_log::apply(&card, log, live),
+            FoundLog::Log { log, live, .. } => find_log::apply(&card, log, live),
             _ => Ok(()),
         };
         // What the stack did is no matter of this boot, and the next one is on it again.
@@ -123,7 +128,7 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
             block::refuse_writes(card.number, true)?;
         }
         let mounted = applied.and_then(|()| mount(&card.path(), card.filesystem.as_ref()));
-        if mounted.is_err() && before == Before::Nothing {
+        if mounted.is_err() && prior == Prior::Nothing {
             // Nobody mounts it, and the next try may be told to do without the log.
             let _ = block::refuse_writes(card.number, false);
         }
@@ -146,9 +151,9 @@ pub fn root(options: &Options, before: Before, log: &mut Log, mount: &mut Use<'_
 }
 
 /// The log in which boots are counted. Nothing is written to one that can't be read to its end.
-fn counted(found: &mut Found) -> Option<&mut flushlog::Log> {
+fn counted(found: &mut FoundLog) -> Option<&mut flushlog::Log> {
     match found {
-        Found::Log { log, .. } if log.hidden().is_none() => Some(log),
+        FoundLog::Log { log, .. } if log.hidden().is_none() => Some(log),
         _ => None,
     }
 }
@@ -158,23 +163,23 @@ fn leave_notes(
     mode: &str,
     reason: &str,
     begun: u32,
-    found: Found,
+    found: FoundLog,
     options: &Options,
-    log: &mut Log,
+    log: &mut BootMessages,
 ) {
     let (log_name, kept, open) = match found {
-        Found::None => (String::new(), String::new(), false),
-        Found::Log { partition, .. } | Found::Unread { partition, .. } => {
+        FoundLog::None => (String::new(), String::new(), false),
+        FoundLog::Log { partition, .. } | FoundLog::Unread { partition, .. } => {
             (partition.name, String::new(), false)
         }
-        Found::Kept { name, why, open } => (name, why.to_string(), open),
+        FoundLog::Kept { name, why, open } => (name, why.to_string(), open),
     };
     let named = match &options.log {
         LogChoice::At(reference) => reference.to_string(),
         _ => String::new(),
     };
     // Left by a stack that could not be used, or not be built.
-    if !(open && mode == "deferring") && hold::is_for_log() {
+    if !(open && mode == Mode::Deferring.word()) && hold::is_for_log() {
         hold::end();
     }
     let note = format!(
@@ -192,12 +197,12 @@ fn leave_notes(
 fn stacked(
     control: &Control,
     card: &Candidate,
-    found: &Found,
+    found: &FoundLog,
     options: &Options,
-    log: &mut Log,
-    mount: &mut Use<'_>,
+    log: &mut BootMessages,
+    mount: &mut UseRoot<'_>,
 ) -> Result<()> {
-    if let Found::Kept { open: true, .. } = found {
+    if let FoundLog::Kept { open: true, .. } = found {
         // Before there is anything that could be flushed: what would go to root makes the log useless. Where nobody can be
         // told of that there is no stack, and the kernel keeps root as it is.
         hold::begin_for_log()?;
@@ -211,12 +216,12 @@ fn stacked(
     let memory = memory::info()?;
     let mut limit = config.size.limit(memory.total, &memory.room(config.spill.is_some()));
     let flush_log = match found {
-        Found::Log { partition, log, .. } => {
+        FoundLog::Log { partition, log, .. } => {
             // What a flush seals must fit into the log.
             limit = limit.min(log.capacity());
             Some((partition, Some(&**log)))
         }
-        Found::Unread { partition, .. } => Some((partition, None)),
+        FoundLog::Unread { partition, .. } => Some((partition, None)),
         _ => None,
     };
     let number = stacking::build(control, card, flush_log, limit)?;
@@ -229,18 +234,18 @@ fn stacked(
 }
 
 /// The line at boot: what mode it is in and what a power cut would cost.
-fn boot_line(card: &str, found: &Found, access: &str, limit: Bytes) -> String {
+fn boot_line(card: &str, found: &FoundLog, access: &str, limit: Bytes) -> String {
     let refused = |partition: &Candidate| {
         format!("FLUSHES ARE REFUSED: the flush log on {} can't be read.", partition.name)
     };
     let what = match found {
-        Found::Unread { partition, why } if why.exit_code() == Exit::Newer => format!(
+        FoundLog::Unread { partition, why } if why.exit_code() == Exit::Newer => format!(
             "FLUSHES ARE REFUSED: the flush log on {} is of a newer cowflush, and root is without what it holds.",
             partition.name
         ),
-        Found::Unread { partition, .. } => refused(partition),
-        Found::Log { partition, log, .. } if log.hidden().is_some() => refused(partition),
-        Found::Log { partition, log, .. } => format!(
+        FoundLog::Unread { partition, .. } => refused(partition),
+        FoundLog::Log { partition, log, .. } if log.hidden().is_some() => refused(partition),
+        FoundLog::Log { partition, log, .. } => format!(
             "A power cut loses what was not flushed and nothing else: the flush log on {} holds {} \
              flushes and is {} % full.{}",
             partition.name,
@@ -248,12 +253,12 @@ fn boot_line(card: &str, found: &Found, access: &str, limit: Bytes) -> String {
             log.used_percent(),
             last_stop(log)
         ),
-        Found::Kept { .. } => {
+        FoundLog::Kept { .. } => {
             "A power cut loses what was not flushed; one during a flush can tear root, since the \
              flush log is not used."
                 .to_owned()
         }
-        Found::None => {
+        FoundLog::None => {
             "A power cut loses what was not flushed; one during a flush can tear root, since \
              there is no flush log (`cowflush log --help` tells how to add one)."
                 .to_owned()
@@ -287,7 +292,7 @@ fn link_node(root: DevNo) -> PathBuf {
 }
 
 /// Waits until the card is there.
-fn wait_for_card(options: &Options, log: &mut Log) -> Result<Candidate> {
+fn wait_for_card(options: &Options, log: &mut BootMessages) -> Result<Candidate> {
     sleep(Duration::from_secs(options.delay.min(3600)));
     let (begin, mut news, mut seek) = (Instant::now(), NEWS_EVERY, Duration::ZERO);
     loop {
@@ -318,7 +323,11 @@ fn wait_for_card(options: &Options, log: &mut Log) -> Result<Candidate> {
 }
 
 /// Looks for the card; also in the logs, where it has to be known by what is on it and that is torn.
-fn find_card(options: &Options, in_logs: bool, log: &mut Log) -> Result<Option<Candidate>> {
+fn find_card(
+    options: &Options,
+    in_logs: bool,
+    log: &mut BootMessages,
+) -> Result<Option<Candidate>> {
     let reference = wanted(options)?;
     let mut found = devices::find(reference);
     if found.is_empty() && in_logs && reference.is_of_filesystem() {
@@ -392,14 +401,14 @@ mod tests {
 
     #[test]
     fn a_boot_without_a_flush_log_says_whether_there_is_one_that_is_not_used() {
-        let kept = Found::Kept {
+        let kept = FoundLog::Kept {
             name: "sda2".to_owned(),
             why: Error::new("use the flush log on sda2", "a reason"),
             open: false,
         };
         for (found, what) in [
             (
-                Found::None,
+                FoundLog::None,
                 "A power cut loses what was not flushed; one during a flush can tear root, since there is no flush log \
                  (`cowflush log --help` tells how to add one).",
             ),

@@ -11,8 +11,8 @@ use crate::pure::cmdline::{LogChoice, Options};
 use crate::pure::disk::reference::Reference;
 use crate::pure::disk::superblock::{self, FLUSH_LOG, Filesystem, uuid_bytes, uuid_text};
 use crate::pure::flushlog::chain::{End, Live};
+use crate::pure::flushlog::fingerprint;
 use crate::pure::flushlog::whose::{self, Choice, Fit, Holds, Owner, Place};
-use crate::pure::flushlog::witness;
 use crate::pure::units::{DevNo, Sectors};
 use crate::sys::block;
 use crate::sys::devices::{self, Candidate};
@@ -25,11 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CONTACT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What there is.
-pub enum Found {
+/// What a boot found of a flush log.
+pub enum FoundLog {
     /// No log.
     None,
-    /// One that belongs to this root.
+    /// A log that belongs to this root.
     Log {
         /// Its partition.
         partition: Candidate,
@@ -38,25 +38,25 @@ pub enum Found {
         /// What it holds for root.
         live: Vec<Live>,
     },
-    /// One that can't be read now. It is the stack's log all the same, so that nothing is written past it.
+    /// A log that can't be read now. It is the stack's log all the same, so that nothing is written past it.
     Unread {
         /// Its partition.
         partition: Candidate,
         /// Why, and what to do.
         why: Error,
     },
-    /// One that must not be used. It stays as it is.
+    /// A log that must not be used. It stays as it is.
     Kept {
         /// Its partition, or how it was asked for.
         name: String,
         /// Why, and what to do.
         why: Error,
-        /// It may have flushes that fit root as it is: nothing may be flushed until the owner has decided.
+        /// Whether the log may have flushes that fit root as it is: nothing may be flushed until the owner has decided.
         open: bool,
     },
 }
 
-impl Found {
+impl FoundLog {
     /// There may be flushes of root that can't be had now. They can be had at a later boot, unless root is written to.
     pub fn is_in_doubt(&self) -> bool {
         match self {
@@ -73,13 +73,13 @@ struct Seen {
     partition: Candidate,
     what: whose::Candidate,
     found: Sought,
-    /// It has flushes for another partition with root's UUID.
+    /// Whether the log has flushes for another partition with root's UUID.
     elsewhere: bool,
 }
 
 /// Finds the log and verifies it; `news` gets what is worth knowing. `card` gets the filesystem that the log makes
 /// of it.
-pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str)) -> Found {
+pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str)) -> FoundLog {
     let named = match &options.log {
         LogChoice::At(reference) => match wait_for(reference) {
             Some(named) => named,
@@ -120,23 +120,23 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
     }
     match &choice {
         Choice::None => match nothing {
-            Some((name, why)) => Found::Kept { name, why, open: false },
-            None => Found::None,
+            Some((name, why)) => FoundLog::Kept { name, why, open: false },
+            None => FoundLog::None,
         },
         Choice::Use(index) => {
             let Seen { partition, found: Sought::Log(log), .. } = seen.swap_remove(*index) else {
-                return Found::None;
+                return FoundLog::None;
             };
             let name = partition.name.clone();
             match take(card, partition, log, &mut news) {
                 Ok(found) => found,
                 // It may be whole, and readable at the next boot.
-                Err(why) => Found::Kept { name, why, open: true },
+                Err(why) => FoundLog::Kept { name, why, open: true },
             }
         }
         Choice::Foreign(index) | Choice::Changed(index) => {
             let (name, why) = kept(card, &seen, *index, matches!(choice, Choice::Foreign(_)));
-            Found::Kept { name, why, open: false }
+            FoundLog::Kept { name, why, open: false }
         }
         Choice::Ambiguous(all) => {
             let name = name_of(&seen, all.first());
@@ -145,7 +145,7 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
                 format!("it may be {}", names(&seen, all)),
             )
             .advise(DECIDE);
-            Found::Kept { name, why, open: true }
+            FoundLog::Kept { name, why, open: true }
         }
         Choice::Unclear(all) => {
             let (name, all_names) = (name_of(&seen, all.first()), names(&seen, all));
@@ -155,19 +155,19 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
             };
             let why = match one {
                 Some(Seen { partition, found: Sought::Newer(_, why), .. }) => {
-                    return Found::Unread { partition, why };
+                    return FoundLog::Unread { partition, why };
                 }
                 Some(Seen { partition, what, found: Sought::Unclear(why), .. }) => {
                     // Certainly root's log, by its name or its sign, that can't be read now.
                     let known = what.named || what.holds == (Holds::Unclear { marked: true });
                     if known && why.exit_code() == Exit::Card {
-                        return Found::Unread { partition, why };
+                        return FoundLog::Unread { partition, why };
                     }
                     why
                 }
                 _ => unclear(card, &all_names),
             };
-            Found::Kept { name, why: why.advise(DECIDE), open: true }
+            FoundLog::Kept { name, why: why.advise(DECIDE), open: true }
         }
     }
 }
@@ -199,7 +199,7 @@ fn wait_for(reference: &Reference) -> Option<Vec<DevNo>> {
     }
 }
 
-fn missing(card: &Candidate, reference: &Reference) -> Found {
+fn missing(card: &Candidate, reference: &Reference) -> FoundLog {
     let (seen, _) = look(card, &[]);
     let own = of_root(&seen);
     let mut cause = "no such device appeared".to_owned();
@@ -208,10 +208,10 @@ fn missing(card: &Candidate, reference: &Reference) -> Found {
     }
     let why =
         Error::new(format!("use the flush log cowflush.log={reference}"), cause).advise(DECIDE);
-    Found::Kept { name: reference.to_string(), why, open: true }
+    FoundLog::Kept { name: reference.to_string(), why, open: true }
 }
 
-/// Those that have flushes of root, whether they fit it or not, or are damaged.
+/// The logs that have flushes of root, whether they fit it or not, or are damaged.
 fn of_root(seen: &[Seen]) -> Vec<usize> {
     let own = |seen: &Seen| {
         matches!(seen.what.holds, Holds::Flushes(_) | Holds::Unclear { marked: true })
@@ -239,17 +239,17 @@ pub fn log_of(root: DevNo, except: Option<DevNo>) -> Option<(String, bool)> {
 }
 
 /// Not using a log that holds something is what was asked for, but it is no small thing.
-fn unused(seen: &[Seen]) -> Found {
+fn unused(seen: &[Seen]) -> FoundLog {
     let own = of_root(seen);
     if own.is_empty() {
-        return Found::None;
+        return FoundLog::None;
     }
     let why = Error::new(
         format!("see the flushes that are only in the log on {}", names(seen, &own)),
         "cowflush.log=none is on the kernel command line",
     )
     .advise(KEPT);
-    Found::Kept { name: name_of(seen, own.first()), why, open: false }
+    FoundLog::Kept { name: name_of(seen, own.first()), why, open: false }
 }
 
 fn kept(card: &Candidate, seen: &[Seen], index: usize, foreign: bool) -> (String, Error) {
@@ -395,7 +395,7 @@ fn fit(log: &Log, card: &Candidate) -> Fit {
 
 /// Root's superblock is as the log's flushes know it: that is proof, whatever the header says.
 fn proves(log: &Log, card: &Candidate) -> bool {
-    !witness::watched(&log.chain.segments).is_empty()
+    !fingerprint::watched(&log.chain.segments).is_empty()
         && Direct::open(&card.path()).and_then(|mut root| log.fits(&mut root)).unwrap_or(false)
 }
 
@@ -442,7 +442,7 @@ pub fn find_root(reference: &Reference) -> Vec<Candidate> {
 fn filesystem(log: &mut Log, card: &Candidate) -> Option<Filesystem> {
     let mut root = Direct::open(&card.path()).ok()?;
     // Most are told by their first chunk; a card may be slow.
-    let first = superblock::identify(&log.head_of(&mut root, witness::HEAD_BYTES));
+    let first = superblock::identify(&log.head_of(&mut root, fingerprint::HEAD_BYTES));
     first.or_else(|| superblock::identify(&log.head_of(&mut root, superblock::HEAD_BYTES)))
 }
 
@@ -452,7 +452,7 @@ fn take(
     partition: Candidate,
     mut log: Box<Log>,
     news: &mut impl FnMut(&str),
-) -> Result<Found> {
+) -> Result<FoundLog> {
     let path = partition.path();
     // What is mended here must be nobody's.
     let _claim = block::claim(&path)?;
@@ -520,7 +520,7 @@ fn take(
         card.filesystem = Some(found);
     }
     rebind(card, &partition, &mut log, news);
-    Ok(Found::Log { partition, log, live })
+    Ok(FoundLog::Log { partition, log, live })
 }
 
 /// The header names root as it is now. Where it can't be written the old one does: the log was found by it.

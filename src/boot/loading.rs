@@ -7,13 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
-use super::console::Log;
+use super::messages::BootMessages;
 use crate::error::{Doing, Error};
 use crate::pure::modules;
 
 /// Loads them in the order of their list. One that can't be loaded is named, and the boot goes on: the
 /// card's driver may be another. `line` is the kernel command line.
-pub fn load(line: &[u8], log: &mut Log) {
+pub fn load(line: &[u8], log: &mut BootMessages) {
     // Without a list there are none: all is built in.
     let Ok(list) = std::fs::read(modules::LIST) else { return };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -50,9 +50,9 @@ pub fn load(line: &[u8], log: &mut Log) {
 /// What the kernel's refusal of a module means.
 #[derive(Debug)]
 enum Refusal {
-    /// It is there already.
+    /// The module is there already.
     Loaded,
-    /// It finds nothing that it is for, as with a list for several machines.
+    /// The module finds no hardware that it is for, as with a list for several machines.
     NoHardware,
     /// This kernel loads no modules: the next one can't do better.
     NoModules(Error),

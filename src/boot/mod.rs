@@ -2,11 +2,11 @@
 //! [`crate::pure`].
 
 pub mod bringup;
-pub mod console;
 pub mod find_log;
-pub mod handover;
 pub mod inspecting;
 pub mod loading;
+pub mod messages;
 pub mod mounting;
 pub mod rescue;
 pub mod stacking;
+pub mod switch_root;

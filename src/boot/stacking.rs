@@ -5,7 +5,7 @@ use crate::flush::flushlog::Log;
 use crate::flush::trouble::explain;
 use crate::flush::{cowfile, view};
 use crate::pure::chunks::CHUNK_SECTORS;
-use crate::pure::cow::pace;
+use crate::pure::cow::threshold;
 use crate::pure::dm::{Line, Target};
 use crate::pure::stack::{Name, Trouble};
 use crate::pure::units::{Bytes, DevNo, Sectors};
@@ -13,26 +13,26 @@ use crate::sys::devices::Candidate;
 use crate::sys::dm::Control;
 use crate::sys::{block, cow_threshold, lock};
 
-/// What goes before.
+/// What was done before the stack is built.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Before {
+pub enum Prior {
     /// Nothing: the card may take a while to appear.
     Nothing,
-    /// Somebody has waited for the card.
-    Found,
-    /// The same, and a stack was built but could not be used: it has to go.
-    Tried,
+    /// The caller has waited for the card.
+    CardFound,
+    /// The caller has waited for the card, and built a stack that could not be used: it has to go.
+    StackTried,
 }
 
 /// The flush log to build the stack with: its partition, and what was read of it, if anything could be.
-pub type FlushLog<'a> = (&'a Candidate, Option<&'a Log>);
+pub type LogInUse<'a> = (&'a Candidate, Option<&'a Log>);
 
 /// Builds the stack over the card, with an empty COW of `limit` bytes, and returns root's number.
 /// What was made before a failure is taken away again.
 pub fn build(
     control: &Control,
     card: &Candidate,
-    log: Option<FlushLog<'_>>,
+    log: Option<LogInUse<'_>>,
     limit: Bytes,
 ) -> Result<DevNo> {
     put_together(control, card, log, limit).inspect_err(|_| drop(take_away(control)))
@@ -41,7 +41,7 @@ pub fn build(
 fn put_together(
     control: &Control,
     card: &Candidate,
-    log: Option<FlushLog<'_>>,
+    log: Option<LogInUse<'_>>,
     limit: Bytes,
 ) -> Result<DevNo> {
     let mut seat = partition(control, Name::Origin, card)?;
@@ -57,7 +57,7 @@ fn put_together(
     let cow = cowfile::create(control, limit, Bytes(0), roof)?;
     let root = snapshot(control, Name::Root, card.size, seat, cow.number())?;
     // Not before: to load the table may have loaded the kernel module.
-    cow_threshold::set(pace::threshold(limit));
+    cow_threshold::set(threshold::of(limit));
     Ok(root)
 }
 
@@ -91,14 +91,14 @@ fn snapshot(
 /// The first thing of all that builds a stack: takes the lock, for as long as what is returned is kept, and takes away what was
 /// left of a stack. A whole one is refused, since what it holds is in RAM alone; so is one that is in use. Without
 /// device-mapper, as the inner error has it, there is none.
-pub fn begin(before: Before) -> Result<Result<Control>> {
+pub fn begin(prior: Prior) -> Result<Result<Control>> {
     let control = match Control::open() {
         Ok(control) => control,
         without => return Ok(without),
     };
     lock::take(&control)?;
     let stack = control.stack()?;
-    if before != Before::Tried && stack.root.is_some_and(|root| root.live.is_some()) {
+    if prior != Prior::StackTried && stack.root.is_some_and(|root| root.live.is_some()) {
         return Err(Error::new("build the stack", "there is one already").advise(
             "Root is its /dev/mapper/cowflush-root. `cowflush attach --plain` takes it away, unless it is in use.",
         ));

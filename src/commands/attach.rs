@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use crate::commands::boot_options;
 use crate::put;
 use cowflush::boot::bringup;
-use cowflush::boot::console::Log;
-use cowflush::boot::stacking::Before;
+use cowflush::boot::messages::BootMessages;
+use cowflush::boot::stacking::Prior;
 use cowflush::error::{Exit, Result};
 use cowflush::pure::cmdline::Options;
 use cowflush::pure::disk::reference::Reference;
@@ -17,7 +17,7 @@ use cowflush::pure::disk::reference::Reference;
 /// `by_log` is for when nothing is called so: it does what is done anyway, but only where a flush log knows which
 /// partition is meant, and says nothing where none does.
 pub fn run(root: Option<&str>, plain: bool, by_log: bool) -> Result<Exit> {
-    let (mut options, mut log) = (boot_options(), Log::default());
+    let (mut options, mut log) = (boot_options(), BootMessages::default());
     if let Some(root) = root {
         options.root = Reference::parse(root);
     }
@@ -27,8 +27,8 @@ pub fn run(root: Option<&str>, plain: bool, by_log: bool) -> Result<Exit> {
     for complaint in &options.complaints {
         log.error(&format!("{complaint}."));
     }
-    let before = if plain { Before::Tried } else { Before::Found };
-    match device(&options, before, &mut log) {
+    let prior = if plain { Prior::StackTried } else { Prior::CardFound };
+    match device(&options, prior, &mut log) {
         Ok(device) => put(std::io::stdout(), &format!("{}\n", device.display())),
         Err(error) => {
             log.error(&error.to_string());
@@ -38,9 +38,9 @@ pub fn run(root: Option<&str>, plain: bool, by_log: bool) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn device(options: &Options, before: Before, log: &mut Log) -> Result<PathBuf> {
+fn device(options: &Options, prior: Prior, log: &mut BootMessages) -> Result<PathBuf> {
     let mut device = PathBuf::new();
-    bringup::root(options, before, log, &mut |path, _| {
+    bringup::root(options, prior, log, &mut |path, _| {
         path.clone_into(&mut device);
         Ok(if options.writable { "rw" } else { "ro" })
     })?;

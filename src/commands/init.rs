@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::commands::boot_options;
-use cowflush::boot::console::{self, Log};
-use cowflush::boot::stacking::Before;
-use cowflush::boot::{bringup, handover, loading, mounting, rescue, stacking};
+use cowflush::boot::messages::{self, BootMessages};
+use cowflush::boot::stacking::Prior;
+use cowflush::boot::{bringup, loading, mounting, rescue, stacking, switch_root};
 use cowflush::error;
 use cowflush::pure::cmdline::Options;
 use cowflush::sys::process;
@@ -39,10 +39,10 @@ pub fn is_the_machines() -> bool {
 /// left for init.
 pub fn run(arguments: Vec<OsString>) -> ! {
     mounting::kernel_filesystems();
-    console::attach();
+    messages::attach();
     let line = std::fs::read("/proc/cmdline").unwrap_or_default();
     // Before anything is looked for: the card's driver may be one of them.
-    let mut loaded = Log::default();
+    let mut loaded = BootMessages::default();
     loading::load(&line, &mut loaded);
     let mut typed: Vec<String> = Vec::new();
     loop {
@@ -55,7 +55,7 @@ pub fn run(arguments: Vec<OsString>) -> ! {
         }
         let error = match mount(&options, &mut log) {
             Ok(init) => {
-                let error = handover::run(Path::new(ROOT), init, arguments, &mut log);
+                let error = switch_root::run(Path::new(ROOT), init, arguments, &mut log);
                 log.error(&error.to_string());
                 stranded(options.panic, &mut log);
             }
@@ -72,17 +72,17 @@ pub fn run(arguments: Vec<OsString>) -> ! {
 }
 
 /// Mounts root. Returns what shall be its init.
-fn mount<'a>(options: &'a Options, log: &mut Log) -> error::Result<&'a str> {
+fn mount<'a>(options: &'a Options, log: &mut BootMessages) -> error::Result<&'a str> {
     let root = Path::new(ROOT);
-    bringup::root(options, Before::Nothing, log, &mut |device, found| {
+    bringup::root(options, Prior::Nothing, log, &mut |device, found| {
         mounting::root(device, root, found, options, options.writable)
     })?;
-    handover::find_init(root, options.init.as_deref(), log)
+    switch_root::find_init(root, options.init.as_deref(), log)
 }
 
 /// Root is the root already, and what this began with is gone: nothing of that can be taken back, so nothing else can
 /// be tried.
-fn stranded(panic: u64, log: &mut Log) -> ! {
+fn stranded(panic: u64, log: &mut BootMessages) -> ! {
     loop {
         log.error(
             "root is in use, so no words can be tried any more, only `list`, `sh`, `reboot` and `poweroff`. What `sh` changes \

@@ -10,7 +10,7 @@ use crate::commands::options;
 use crate::{cli, put};
 use cowflush::boot::{find_log, stacking};
 use cowflush::error::{Doing, Error, Exit, Result};
-use cowflush::flush::flushlog::make::Wish;
+use cowflush::flush::flushlog::make::LogOptions;
 use cowflush::flush::flushlog::{Log, Sought};
 use cowflush::flush::status;
 use cowflush::notes::{self, hold, run_dir};
@@ -280,14 +280,14 @@ pub fn format(wanted: &cli::Format) -> Result<Exit> {
     }
     let far = log_disk.is_some() && root.disk.is_some() && log_disk != root.disk;
     let root = root.as_owner_of(log_disk, [0; 16]);
-    let wish = Wish { root, erase_block: wanted.erase_block, fill: wanted.fill, label };
+    let made = LogOptions { root, erase_block: wanted.erase_block, fill: wanted.fill, label };
     let (path_text, root_text) = (path.display(), root_path.display());
     if wanted.dry_run {
         let text = format!("would make a flush log of {path_text} ({size}) for {root_text}\n");
         put(std::io::stdout(), &text);
         return Ok(Exit::Done);
     }
-    let log = Log::make(path, &wish)?;
+    let log = Log::make(path, &made)?;
     // The stack claims it for itself.
     drop(claimed);
     let uuid = uuid_text(&log.header().uuid);
@@ -432,14 +432,14 @@ fn this_root() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::pure::flushlog::chain::{Damage, What};
+    use cowflush::pure::flushlog::chain::{Damage, DamagedPart};
 
     const WRONG: Bad = Bad { place: 7, unreadable: false };
     const HIDDEN: Bad = Bad { place: 8, unreadable: true };
 
     #[test]
     fn damage_is_told_wherever_it_is_and_a_flush_that_was_cut_short_is_none() {
-        let damaged = End::Damaged(Damage { chunk: 9, what: What::Head, youngest: 3 });
+        let damaged = End::Damaged(Damage { chunk: 9, what: DamagedPart::Head, youngest: 3 });
         for end in [End::Clean, End::Torn] {
             assert_eq!(verdict(end, &[]), Exit::Done);
             assert_eq!(verdict(end, &[WRONG]), Exit::Lost, "found by --verify");

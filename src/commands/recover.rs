@@ -11,7 +11,7 @@ use cowflush::output::progress::Meter;
 use cowflush::pure::chunks::{CHUNK_BYTES, PIECE};
 use cowflush::pure::disk::superblock::uuid_bytes;
 use cowflush::pure::flushlog::chain::{Bad, End, Live};
-use cowflush::pure::flushlog::witness;
+use cowflush::pure::flushlog::fingerprint;
 use cowflush::pure::report::json::Object;
 use cowflush::pure::units::{Bytes, Utc};
 use cowflush::sys::devices;
@@ -90,7 +90,8 @@ fn fit(log: &Log, wanted: &cli::Recover, root: &mut Direct) -> Result<Fit> {
     // none is to be read. And it may be another one by now, which root's own sectors then tell.
     let same = if uuid == [0; 16] { owner.size == size } else { owner.uuid == uuid };
     let fits = log.fits(root)?;
-    let proven = fits && owner.size == size && !witness::watched(&log.chain.segments).is_empty();
+    let proven =
+        fits && owner.size == size && !fingerprint::watched(&log.chain.segments).is_empty();
     Ok(match (same || proven, fits) {
         (false, _) => Fit::Foreign,
         (true, true) => Fit::Fits,
@@ -225,11 +226,11 @@ fn say(wanted: &cli::Recover, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::pure::flushlog::chain::{Damage, What};
+    use cowflush::pure::flushlog::chain::{Damage, DamagedPart};
 
     #[test]
     fn a_damaged_log_and_one_that_does_not_fit_never_end_with_0() {
-        let damaged = End::Damaged(Damage { chunk: 9, what: What::Data, youngest: 3 });
+        let damaged = End::Damaged(Damage { chunk: 9, what: DamagedPart::Data, youngest: 3 });
         let unreadable = End::Unreadable { chunk: 9, youngest: None };
         for force in [false, true] {
             for end in [End::Clean, End::Torn] {

@@ -1,31 +1,31 @@
 //! The daemon: looks at clocks and levels, flushes when the schedule says so.
 //!
-//! look    what it sees of the clocks, root's COW and the memory
-//! act     flushes, and what becomes of a flush that fails
-//! rest    waits until something happens, or could
-//! swaps   swap on root is given up
-//! watch   changes under urgent paths
-//! report  tells people where things are: note, led, the file for Prometheus
-//! voice   what it says, and when it must not
-//! feeder  the machine's watchdog
+//! sample    what it sees of the clocks, root's COW and the memory
+//! flush     flushes, and what becomes of a flush that fails
+//! wait      waits until something happens, or could
+//! swaps     swap on root is given up
+//! watch     changes under urgent paths
+//! report    tells people where things are: note, led, the file for Prometheus
+//! notify    what it logs, and what it defers while root is suspended
+//! watchdog  the machine's watchdog
 
-mod act;
-mod feeder;
+mod flush;
 mod led;
-mod look;
+mod notify;
 mod report;
-mod rest;
+mod sample;
 mod swaps;
-mod voice;
+mod wait;
 mod watch;
+mod watchdog;
 
 use nix::sys::signal::Signal;
 
-use self::feeder::Feeder;
+use self::notify::Notify;
 use self::report::Reporter;
 use self::swaps::Swaps;
-use self::voice::Voice;
 use self::watch::{Mounts, Watch};
+use self::watchdog::Watchdog;
 use crate::error::Result;
 use crate::flush::{flushlog, session, trouble};
 use crate::notes::{run_dir, settings, spill};
@@ -48,7 +48,7 @@ struct Daemon<'a> {
     message: Box<Message>,
     /// What root's COW said of itself at the last look.
     status: SnapshotStatus,
-    /// That it was lost has been told.
+    /// Whether it was logged that root's COW was lost.
     told_lost: bool,
     /// By what root's COW is judged, and what one flush can put into the flush log; both as of the
     /// last [`Daemon::refresh`].
@@ -57,9 +57,9 @@ struct Daemon<'a> {
     urgent: Watch,
     boot: Watch,
     mounts: Mounts,
-    /// A mount came or went since the last rest.
+    /// A mount came or went since the last wait.
     mounted: bool,
-    /// It was said that changes come too often.
+    /// Whether it was logged that changes come too often.
     told_often: bool,
     /// The flush log holds something that the card does not, as of the last [`Daemon::refresh`].
     log_in_use: bool,
@@ -69,18 +69,18 @@ struct Daemon<'a> {
     /// Holds writers back during a flush, and until the next try where one failed. While it works nothing
     /// may be done that could wait for root.
     throttle: Throttle,
-    /// That this system has come up was said.
+    /// Whether the log knows that this system has come up.
     reached: bool,
-    /// It was said that programs wait for the owner's word.
+    /// Whether it was logged that programs wait for the owner's word.
     waits_for_word: bool,
     /// A reboot that drops what is held has begun.
     rebooting: bool,
     last_note: Option<String>,
     noticed: u64,
     reporter: Reporter,
-    feeder: Feeder,
+    watchdog: Watchdog,
     swaps: Swaps,
-    voice: Voice<'a>,
+    notify: Notify<'a>,
 }
 
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
@@ -90,12 +90,12 @@ pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&s
     let config = load();
     session::prepare_process()?;
     let _settings = Settings;
-    let mut daemon = Daemon::begin(config, Voice::new(tell))?;
+    let mut daemon = Daemon::begin(config, Notify::new(tell))?;
     let ended = daemon.work(load, &mut signals);
     // Writers go on before anything is told: whoever listens may be one of them.
     daemon.throttle.release();
-    if let Some(note) = daemon.feeder.end() {
-        daemon.voice.tell(&note);
+    if let Some(note) = daemon.watchdog.end() {
+        daemon.notify.log(&note);
     }
     daemon.reporter.end();
     ended
@@ -111,7 +111,7 @@ impl Drop for Settings {
 }
 
 impl<'a> Daemon<'a> {
-    fn begin(config: Config, voice: Voice<'a>) -> Result<Self> {
+    fn begin(config: Config, notify: Notify<'a>) -> Result<Self> {
         let control = Control::open()?;
         // Its process is started now, while there is memory for that.
         let throttle = Throttle::ready(&control)?;
@@ -145,22 +145,22 @@ impl<'a> Daemon<'a> {
             last_note: run_dir::read(run_dir::LAST_FLUSH),
             noticed: 0,
             reporter: Reporter::default(),
-            feeder: Feeder::default(),
+            watchdog: Watchdog::default(),
             swaps: Swaps::default(),
-            voice,
+            notify,
         };
         daemon.refresh()?;
         daemon.take_up();
-        daemon.schedule = Schedule::new(&daemon.look());
+        daemon.schedule = Schedule::new(&daemon.sample());
         daemon.schedule.log_in_use(daemon.log_in_use);
         Ok(daemon)
     }
 
     fn work(&mut self, load: impl Fn() -> Config, signals: &mut Held) -> Result<()> {
         loop {
-            let mut now = self.look();
+            let mut now = self.sample();
             if now.lost && !std::mem::replace(&mut self.told_lost, true) {
-                self.voice.tell(&trouble::explain(Trouble::Lost(Name::Root)).to_string());
+                self.notify.log(&trouble::explain(Trouble::Lost(Name::Root)).to_string());
                 self.reporter.flushed(false);
             }
             if let Some(reason) = self.schedule.due(&self.config, &now) {
@@ -169,15 +169,15 @@ impl<'a> Daemon<'a> {
                 self.guard(&now.level, self.schedule.is_failing() || now.doubt);
                 self.wait_for_word(&now);
             }
-            self.feeder.feed(&now, self.throttle.is_armed());
+            self.watchdog.feed(&now, self.throttle.is_armed());
             if !self.throttle.is_armed() {
                 self.report(&now);
             }
-            // Before the rest: one that came during a flush ended that.
+            // Before the wait: one that came during a flush ended that.
             if signals.has_ended() {
                 return Ok(());
             }
-            self.rest(&now, signals);
+            self.wait(&now, signals);
             if signals.has_ended() {
                 return Ok(());
             }
@@ -198,7 +198,7 @@ impl<'a> Daemon<'a> {
         self.urgent = Watch::new(&config.urgent, root);
         self.boot = Watch::new(&config.merge_on, root);
         (self.config, self.told_often) = (config, false);
-        self.voice.tell("the configuration was read again");
+        self.notify.log("the configuration was read again");
         self.take_up();
         self.refresh()
     }
@@ -207,9 +207,9 @@ impl<'a> Daemon<'a> {
     /// told, and costs no flush.
     fn take_up(&mut self) {
         let spill = self.config.spill.as_ref().map(spill::begin);
-        let watchdog = self.feeder.follow(self.config.watchdog.as_deref());
+        let watchdog = self.watchdog.follow(self.config.watchdog.as_deref());
         for error in [spill.and_then(Result::err), watchdog.err()].into_iter().flatten() {
-            self.voice.tell(&error.to_string());
+            self.notify.log(&error.to_string());
         }
     }
 }

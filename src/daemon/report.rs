@@ -1,9 +1,9 @@
 //! What the daemon tells people between flushes: its note for `cowflush status`, the file for
 //! Prometheus, the light. None of it is worth a flush: what fails is noted once, and that's it.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::led::{Led, Light};
 use crate::error::why;
@@ -11,11 +11,11 @@ use crate::flush::status::{self, LogWatch};
 use crate::notes::daemon_note::{self, DaemonNote};
 use crate::notes::run_dir;
 use crate::pure::config::Config;
-use crate::pure::policy::schedule::Now;
+use crate::pure::policy::schedule::Sample;
 use crate::pure::report::metrics::{self, Metrics};
 use crate::pure::units::Bytes;
 use crate::sys::dm::Control;
-use crate::sys::{lock, memory};
+use crate::sys::{file, lock, memory};
 
 /// How often people see something new, in milliseconds.
 const EVERY: u64 = 1000;
@@ -41,7 +41,7 @@ impl Reporter {
         &mut self,
         config: &Config,
         control: &Control,
-        now: &Now,
+        now: &Sample,
         interval_ends: Option<u64>,
         changes: [Option<u64>; 2],
     ) -> Vec<String> {
@@ -79,7 +79,7 @@ impl Reporter {
     fn leave_note(
         &mut self,
         config: &Config,
-        now: &Now,
+        now: &Sample,
         interval: Option<u64>,
         [urgent, boot]: [Option<u64>; 2],
     ) {
@@ -87,7 +87,7 @@ impl Reporter {
         DaemonNote { pid: std::process::id(), interval, at, urgent, boot }.leave();
     }
 
-    fn light(&mut self, config: &Config, control: &Control, now: &Now) {
+    fn light(&mut self, config: &Config, control: &Control, now: &Sample) {
         if self.led.as_ref().map(|(name, _)| name) != config.led.as_ref() {
             self.show(Light::Rest);
             self.led = config.led.clone().map(|name| (name.clone(), Led::new(&name)));
@@ -112,7 +112,7 @@ impl Reporter {
         }
     }
 
-    fn measure(&mut self, config: &Config, control: &Control, now: &Now) {
+    fn measure(&mut self, config: &Config, control: &Control, now: &Sample) {
         if self.metrics != config.metrics {
             self.remove_metrics();
             (self.metrics, self.measured) = (config.metrics.clone(), None);
@@ -132,7 +132,7 @@ impl Reporter {
         }
     }
 
-    fn figures(&mut self, control: &Control, now: &Now) -> Metrics {
+    fn figures(&mut self, control: &Control, now: &Sample) -> Metrics {
         let report = status::privileged(control, |partition| self.log.look(control, partition));
         Metrics {
             mode: report.mode_word(),
@@ -155,30 +155,16 @@ impl Reporter {
     }
 }
 
-fn is_over(last: Option<u64>, pause: u64, now: &Now) -> bool {
+fn is_over(last: Option<u64>, pause: u64, now: &Sample) -> bool {
     last.is_none_or(|last| now.running >= last.saturating_add(pause))
 }
 
-/// Writes a file so that a reader never sees half of it.
+/// Writes the file for Prometheus. Its folder may be one that others can write to.
 fn write_in_one_step(path: &Path, text: &str) -> io::Result<()> {
-    let unfinished = unfinished(path).ok_or(io::ErrorKind::InvalidInput)?;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    // Whatever is there by this name is not written through: it may be another user's link.
-    let _ = std::fs::remove_file(&unfinished);
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&unfinished)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| std::fs::rename(&unfinished, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&unfinished);
-    }
-    written
-}
-
-/// In the same folder, by a name that no collector reads.
-fn unfinished(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    Some(path.with_file_name(format!(".{name}.unfinished")))
+    file::replace(path, |path| File::create_new(path)?.write_all(text.as_bytes()))
 }
 
 /// Each complaint is made once, until the next start.
@@ -219,21 +205,5 @@ mod tests {
         assert_eq!(complaints.take(), [""; 0]);
         complaints.add("b".to_owned());
         assert_eq!(complaints.take(), ["b"]);
-    }
-
-    #[test]
-    fn a_link_by_the_unfinished_name_is_not_followed() {
-        let folder = std::env::temp_dir().join(format!("cowflush-report-{}", std::process::id()));
-        let (path, victim) = (folder.join("deep/x.prom"), folder.join("victim"));
-        std::fs::create_dir_all(folder.join("deep")).unwrap();
-        std::fs::write(&victim, "kept").unwrap();
-        std::os::unix::fs::symlink(&victim, unfinished(&path).unwrap()).unwrap();
-        write_in_one_step(&path, "one\n").unwrap();
-        write_in_one_step(&path, "two\n").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
-        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "kept");
-        assert_eq!(std::fs::read_dir(folder.join("deep")).unwrap().count(), 1);
-        std::fs::remove_dir_all(&folder).unwrap();
-        write_in_one_step(Path::new("/"), "x").unwrap_err();
     }
 }

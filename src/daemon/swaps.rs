@@ -78,7 +78,7 @@ impl Daemon<'_> {
             } else {
                 notes::swaps::note_given_up(&path);
                 self.swaps.told.retain(|told| *told != path);
-                self.voice.tell(&format!("swap on {path} was given up. {ADVICE}"));
+                self.notify.log(&format!("swap on {path} was given up. {ADVICE}"));
             }
         }
         let deferring = matches!(self.status, SnapshotStatus::Used(_) | SnapshotStatus::Overflow);
@@ -110,7 +110,7 @@ impl Daemon<'_> {
     /// Says it once for each.
     fn complain(&mut self, path: String, why: &str) {
         if !self.swaps.told.contains(&path) {
-            self.voice.tell(&complaint(&path, why));
+            self.notify.log(&complaint(&path, why));
             self.swaps.told.push(path);
         }
     }

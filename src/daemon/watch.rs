@@ -71,7 +71,7 @@ struct Watched {
 /// A folder or a file that is watched, and why.
 struct Place {
     inode: WatchDescriptor,
-    /// It belongs to a tree: whatever happens in it is a change.
+    /// The tree that it belongs to: whatever happens in it is a change.
     inside: Option<Inside>,
     /// These names in it lead to trees: they come, go or are replaced.
     names: Vec<OsString>,
@@ -80,7 +80,7 @@ struct Place {
 /// A folder or a file of a tree.
 struct Inside {
     path: PathBuf,
-    /// It is certainly not on root: a block device other than root's has it.
+    /// Whether it is certainly not on root: a block device other than root's has it.
     elsewhere: bool,
 }
 

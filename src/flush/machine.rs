@@ -10,7 +10,7 @@ use super::settled::Settled;
 use super::{cowfile, seal};
 use crate::error::Result;
 use crate::flush::flushlog::Log;
-use crate::flush::flushlog::make::Wish as Ask;
+use crate::flush::flushlog::make::LogOptions;
 use crate::output::progress::Meter;
 use crate::pure::chunks::{CHUNK_BYTES, CHUNK_SECTORS, Chunk};
 use crate::pure::config::Config;
@@ -56,7 +56,7 @@ impl Machine {
         let log = with_log.then(|| {
             let path = model.disk(LOG, LOG_CHUNKS);
             let root = Owner { size: length, ..Owner::default() };
-            let ask = Ask { root, erase_block: Bytes(4096), fill: Bytes(0), label: [0; 16] };
+            let ask = LogOptions { root, erase_block: Bytes(4096), fill: Bytes(0), label: [0; 16] };
             Log::make(&path, &ask).unwrap();
             control.create(Name::Log).unwrap();
             let whole = Line::whole(block::size(LOG).unwrap(), linear(LOG));

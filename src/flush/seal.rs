@@ -12,13 +12,13 @@ use super::layer::named;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::notes::run_dir;
 use crate::pure::chunks::CHUNK_SECTORS;
-use crate::pure::cow::pace;
+use crate::pure::cow::threshold;
 use crate::pure::dm::{Line, Target};
 use crate::pure::stack::{Device, Name, Stack};
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::dm::Control;
 use crate::sys::{block, cow_threshold, signals};
-use crate::throttle::guard::{self, End, Guard};
+use crate::throttle::guard::{self, Guard, GuardOutcome};
 
 /// What root continues on after the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub fn run(
     let mut guard = guard::post(control, early.then_some(&root_folder), &mut |end| {
         // A root that sleeps all the same has to be read for that, which would
         // wait for the next command, while that waits for the guard: it thaws by itself.
-        if let End::Orphaned { frozen } = end
+        if let GuardOutcome::Orphaned { frozen } = end
             && for_guard.rescue(control)
             && early
         {
@@ -125,7 +125,7 @@ pub fn run(
     // here the throttle's time ends.
     context.throttle.release();
     let since = Instant::now();
-    let unpaced = Unpaced::begin(after);
+    let full_speed = FullSpeed::begin(after);
     // Nobody thaws what another program froze. The guard knows whose freeze it is; the note is for the next command, where both
     // were killed. Without it the suspend freezes, which the kernel takes back by itself. Between the two nothing may take
     // time: who finds the note after that can't tell.
@@ -158,7 +158,7 @@ pub fn run(
     let sealed = signals::undisturbed(|| requests.run(control, freeze));
     // The loaded table keeps it, but the kernel drops a table that it can't swap in.
     drop(fresh);
-    drop(unpaced);
+    drop(full_speed);
     match sealed {
         Ok(sealed) => Ok((sealed, frozen_root)),
         Err(failed) => {
@@ -234,7 +234,7 @@ pub fn hold(context: &mut Context<'_>, stack: &Stack) -> Result<Held> {
     let mut requests = handover::Seal::prepare(above);
     let mut for_guard = handover::Seal::prepare(above);
     let guard = guard::post(control, None, &mut |end| {
-        if end != End::Dismissed {
+        if end != GuardOutcome::Dismissed {
             for_guard.rescue(control);
         }
     })?;
@@ -272,25 +272,25 @@ impl Drop for Held {
 }
 
 /// To freeze is to write out what the page cache holds while everybody waits, so a small COW may be filled
-/// at any speed meanwhile. Dropped, the pace is that of the COW that root has then; should this process
+/// at any speed meanwhile. Dropped, the threshold is that of the COW that root has then; should this process
 /// die, it stays until the next seal, which the throttle can do with.
-struct Unpaced {
+struct FullSpeed {
     then: u64,
 }
 
-impl Unpaced {
+impl FullSpeed {
     fn begin(after: After) -> Self {
-        cow_threshold::set(pace::FREE);
+        cow_threshold::set(threshold::FREE);
         Self {
             then: match after {
-                After::Defer { limit, .. } => pace::threshold(limit),
-                After::WriteThrough => pace::FREE,
+                After::Defer { limit, .. } => threshold::of(limit),
+                After::WriteThrough => threshold::FREE,
             },
         }
     }
 }
 
-impl Drop for Unpaced {
+impl Drop for FullSpeed {
     fn drop(&mut self) {
         cow_threshold::set(self.then);
     }
@@ -343,7 +343,7 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
     let guard = guard::post(control, None, &mut |end| {
-        if end != End::Dismissed {
+        if end != GuardOutcome::Dismissed {
             for_guard.rescue(control);
         }
     })?;

@@ -115,8 +115,7 @@ impl Report {
     /// The word for programs.
     pub const fn mode_word(&self) -> &'static str {
         match (self.mode, &self.unknown) {
-            (Some(Mode::Deferring), _) => "deferring",
-            (Some(Mode::WriteThrough), _) => "write-through",
+            (Some(mode), _) => mode.word(),
             (None, Some(_)) => "unknown",
             (None, None) => "inactive",
         }

@@ -18,7 +18,7 @@ const NOTE: &str = "hold";
 pub struct Hold {
     /// When it began, in seconds since 1970.
     pub since: i64,
-    /// It is the boot's own.
+    /// The boot made the hold, since it could not tell what is in the flush log.
     pub for_log: bool,
 }
 
@@ -46,7 +46,7 @@ pub fn begin_for_log() -> Result<()> {
         .doing(|| "note in /run/cowflush that nothing may be flushed")
 }
 
-/// It is the boot's own.
+/// Whether there is a hold that the boot made, since it could not tell what is in the flush log.
 pub fn is_for_log() -> bool {
     look().is_some_and(|hold| hold.for_log)
 }

@@ -10,6 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use crate::pure::report::history;
 use crate::pure::report::record::Record;
 use crate::pure::report::totals::Totals;
+use crate::sys::file;
 
 /// Where the notes are.
 pub const PATH: &str = "/run/cowflush";
@@ -59,11 +60,7 @@ pub fn keep_program() -> io::Result<()> {
         }
     }
     // In one step: the old one stays when there is no memory for another, and it may be running.
-    let unfinished = folder.join(".program");
-    std::fs::copy("/proc/self/exe", &unfinished)
-        .and_then(|_| std::fs::rename(&unfinished, folder.join(PROGRAM)))
-        // What is left of one would take memory away that is short already.
-        .inspect_err(|_| _ = std::fs::remove_file(&unfinished))
+    file::replace(&folder.join(PROGRAM), |path| std::fs::copy("/proc/self/exe", path).map(drop))
 }
 
 /// Notes that root's COW has overflowed in this boot.
@@ -71,7 +68,7 @@ pub fn note_overflow() {
     let _ = write_for_this_boot(OVERFLOWED, "");
 }
 
-/// It has.
+/// Whether root's COW has overflowed in this boot.
 pub fn has_overflowed() -> bool {
     read_of_this_boot(OVERFLOWED).is_some()
 }
@@ -81,12 +78,12 @@ pub fn note_freeze() -> io::Result<()> {
     write_for_this_boot(FROZEN, "")
 }
 
-/// It was thawed, or not frozen.
+/// Removes the note that root's filesystem is frozen: it was thawed, or not frozen.
 pub fn end_freeze() {
     let _ = std::fs::remove_file(Path::new(PATH).join(FROZEN));
 }
 
-/// A command has frozen it, and has not thawed it.
+/// Whether a command has frozen root's filesystem, and has not thawed it.
 pub fn has_frozen() -> bool {
     read_of_this_boot(FROZEN).is_some()
 }
@@ -96,7 +93,7 @@ pub fn note_unwritten() {
     let _ = write_for_this_boot(UNWRITTEN, "");
 }
 
-/// It could not.
+/// Whether root's filesystem could not write something out in this boot.
 pub fn has_unwritten() -> bool {
     read_of_this_boot(UNWRITTEN).is_some()
 }
@@ -125,9 +122,7 @@ fn boot_id() -> String {
 pub fn write(name: &str, text: &str) -> io::Result<()> {
     let folder = Path::new(PATH);
     std::fs::create_dir_all(folder)?;
-    let (unfinished, path) = (folder.join(format!(".{name}")), folder.join(name));
-    std::fs::write(&unfinished, text)?;
-    std::fs::rename(unfinished, path)
+    file::replace(&folder.join(name), |path| std::fs::write(path, text))
 }
 
 /// Reads a note.

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::kmsg;
+
 /// The machine's console.
 pub struct Console {
     console: Option<File>,
@@ -24,10 +26,7 @@ impl Console {
         if let Some(mut console) = self.console.as_ref() {
             let _ = console.write_all(format!("cowflush: {text}\r\n").as_bytes());
         }
-        let level = if self.console.is_some() { 7 } else { 3 };
-        let _ = File::options()
-            .write(true)
-            .open("/dev/kmsg")
-            .and_then(|mut kmsg| kmsg.write_all(format!("<{level}>cowflush: {text}\n").as_bytes()));
+        let level = if self.console.is_some() { kmsg::DEBUG } else { kmsg::ERROR };
+        let _ = kmsg::say(level, text);
     }
 }

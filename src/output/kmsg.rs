@@ -11,6 +11,8 @@ pub const ERROR: u8 = 3;
 pub const WARNING: u8 = 4;
 /// Something to know.
 pub const NOTICE: u8 = 5;
+/// Never shown on the console.
+pub const DEBUG: u8 = 7;
 
 /// The kernel takes a line of about a kilobyte into its log and cuts the rest.
 const LONGEST: usize = 900;

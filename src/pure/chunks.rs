@@ -2,7 +2,7 @@
 
 /// Chunk size that cowflush uses, in sectors: the page and the usual filesystem block.
 pub const CHUNK_SECTORS: u32 = 8;
-/// The same in bytes.
+/// Chunk size in bytes.
 pub const CHUNK_BYTES: usize = 4096;
 /// Chunks that are read or written together: 256 KiB, at which a card works at its full rate.
 pub const PIECE: usize = 64;

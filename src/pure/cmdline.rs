@@ -45,9 +45,9 @@ pub enum LogChoice {
     /// Wherever one is that was made for this root.
     #[default]
     Own,
-    /// There.
+    /// The log that the command line names.
     At(Reference),
-    /// It is not used.
+    /// No log is used.
     None,
 }
 

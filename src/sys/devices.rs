@@ -86,7 +86,7 @@ pub fn candidates() -> Vec<Candidate> {
     unread_candidates().map(Candidate::read).collect()
 }
 
-/// The same, without a look at what they hold.
+/// All block devices that could hold root, without a look at what they hold.
 fn unread_candidates() -> impl Iterator<Item = Candidate> {
     let entries = std::fs::read_dir(CLASS).into_iter().flatten().flatten();
     let mut found: Vec<Candidate> = Vec::new();

@@ -41,7 +41,7 @@ impl Direct {
         Self::open_as(path, true)
     }
 
-    /// The same for whoever acts on it by itself: see [`block::claim`].
+    /// Opens a device for a caller that alone may use it: see [`block::claim`].
     pub fn open_exclusive(path: &Path) -> Result<Self> {
         let claim = block::claim(path)?;
         Ok(Self { _claim: Some(claim), ..Self::open_writable(path)? })

@@ -18,11 +18,11 @@ use crate::error::{Doing, Result};
 /// What became of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It succeeded.
+    /// The errand succeeded.
     Done,
-    /// It failed.
+    /// The errand failed.
     Failed(Errno),
-    /// Who made it was killed.
+    /// The process that ran the errand was killed.
     Killed,
 }
 

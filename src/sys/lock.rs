@@ -69,7 +69,7 @@ pub fn take(control: &Control) -> Result<()> {
     }
 }
 
-/// The same for a process that has it already, and helpers at work.
+/// Takes the lock for a process that may have it already, and helpers at work.
 pub fn keep(control: &Control) -> Result<()> {
     signals::never_stop()?;
     match set(control.file(), Byte::Work, libc::F_WRLCK) {

@@ -7,6 +7,7 @@ pub mod devices;
 pub mod direct;
 pub mod dm;
 pub mod errand;
+pub mod file;
 #[cfg(test)]
 pub mod kernel;
 pub mod lock;

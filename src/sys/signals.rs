@@ -40,7 +40,7 @@ pub struct Held {
     ending: SigSet,
     /// What came and does not end anything.
     others: Vec<Signal>,
-    /// One that ends waits has come.
+    /// Whether a signal that ends waits has come.
     ended: bool,
 }
 
@@ -72,7 +72,7 @@ impl Held {
         None
     }
 
-    /// One that ends a wait has come at any time, now or in a wait that it has ended.
+    /// Whether a signal that ends waits has come at any time, now or in a wait that it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.arrived();
         self.ended

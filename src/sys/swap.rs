@@ -9,12 +9,12 @@ use super::errand::Errand;
 use crate::error::Result;
 use crate::pure::units::{Bytes, decimal};
 
-/// One that the kernel uses.
+/// A swap area that the kernel uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Area {
     /// Its node or file.
     pub path: String,
-    /// It is a file, and not a block device.
+    /// Whether it is a file, and not a block device.
     pub is_file: bool,
     /// Its size.
     pub size: Bytes,

@@ -24,11 +24,11 @@ impl WrittenOut {
 /// What became of writing a filesystem out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Synced {
-    /// It has.
+    /// The filesystem was written out.
     Done(WrittenOut),
-    /// It could not.
+    /// The filesystem could not be written out.
     Failed(Errno),
-    /// It was not waited for, or who did it was killed.
+    /// The end was not waited for, or the process that wrote out was killed.
     Unknown,
 }
 

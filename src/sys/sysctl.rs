@@ -2,12 +2,12 @@
 
 use crate::pure::units::decimal;
 
-/// One that is a number, such as `vm/swappiness`; `None` where this kernel has none of that name.
+/// Reads a setting that is a number, such as `vm/swappiness`; `None` where this kernel has none of that name.
 pub fn read(name: &str) -> Option<u64> {
     decimal(std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim())
 }
 
-/// Sets it. What can't be set stays.
+/// Writes a setting. One that can't be written stays.
 pub fn write(name: &str, value: u64) {
     let _ = std::fs::write(format!("/proc/sys/{name}"), value.to_string());
 }

@@ -92,7 +92,7 @@ fn create(folder: std::os::fd::BorrowedFd<'_>, name: &str) -> std::result::Resul
     Ok(File::from(file))
 }
 
-/// The same by a mount that only this process sees, for an instant.
+/// Makes the file by a mount that only this process sees, for an instant.
 ///
 /// The machine's own init must keep the namespace that everybody inherits; at that time there is nobody else.
 fn in_private_namespace(room: &str, name: &str) -> std::result::Result<File, Errno> {

@@ -23,7 +23,7 @@ pub struct Guard {
 
 /// How a guard's time ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum GuardOutcome {
     /// It was sent home.
     Dismissed,
     /// The process it guards died.
@@ -42,7 +42,7 @@ pub enum End {
 pub fn post(
     control: &Control,
     freezes: Option<&File>,
-    at_end: &mut dyn FnMut(End),
+    at_end: &mut dyn FnMut(GuardOutcome),
 ) -> Result<Guard> {
     let parent = getpid();
     let (wire, pid) =
@@ -55,7 +55,7 @@ pub fn post(
 /// It freezes and thaws the filesystem, and not its parent: then whether the freeze is this flush's is known to a process
 /// that goes on when the parent is killed, before the call, in it or after it. The kernel does not tell who has frozen
 /// a filesystem, and thaws it for anybody.
-fn stand(mut wire: UnixStream, freezes: Option<&File>) -> End {
+fn stand(mut wire: UnixStream, freezes: Option<&File>) -> GuardOutcome {
     let mut frozen = false;
     loop {
         let mut word = [0];
@@ -73,8 +73,8 @@ fn stand(mut wire: UnixStream, freezes: Option<&File>) -> End {
                 }
                 let _ = wire.write_all(&[0]);
             }
-            (Ok(1), ..) => return End::Dismissed,
-            _ => return End::Orphaned { frozen },
+            (Ok(1), ..) => return GuardOutcome::Dismissed,
+            _ => return GuardOutcome::Orphaned { frozen },
         }
     }
 }
@@ -209,8 +209,8 @@ mod tests {
             || true,
             |wire| {
                 let end = match stand(wire, Some(file)) {
-                    End::Dismissed => 0,
-                    End::Orphaned { frozen } => 1 + u8::from(frozen),
+                    GuardOutcome::Dismissed => 0,
+                    GuardOutcome::Orphaned { frozen } => 1 + u8::from(frozen),
                 };
                 let _ = far.write_all(&[end]);
             },

@@ -18,8 +18,8 @@ from vm.sparse import SECTOR
 # How many chunks behind a segment its commit record describes
 BEHIND = 8
 # For each of four places: chunk of root, checksums of its sectors before the segment and with it
-WITNESS = struct.Struct("<Q8I8I")
-UNUSED = WITNESS.pack(2**64 - 1, *[0] * 16)
+FINGERPRINT = struct.Struct("<Q8I8I")
+UNUSED = FINGERPRINT.pack(2**64 - 1, *[0] * 16)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LogWriter:
         self.uuid = self._random.randbytes(16)
         self.length = (self.chunks - 1 - self.align) // self.align * self.align
         self._number = self._generation = self._previous = 0
-        self._witness: tuple[int, ...] = ()
+        self._fingerprint: tuple[int, ...] = ()
         self._sequence = 0
         self._position = self._first = 0
         self._life = [0, 0, 0, 0]  # segments, chunks, merges, merged chunks
@@ -121,7 +121,7 @@ class LogWriter:
         self._number += 1
         self._generation = self._previous = self._random.getrandbits(64)
         self._first = self._position
-        self._witness = ()
+        self._fingerprint = ()
         header = HEADER.pack(
             self.uuid, self.label, self.chunks, self.align, 0, self._number, self.root_uuid,
             self.root_sectors, self._generation, self._sequence, self._position,
@@ -135,9 +135,9 @@ class LogWriter:
         if not card:
             return UNUSED * 4
         before = _sectors(card)
-        after = _sectors(data[0]) if 0 in data else self._witness or before
-        self._witness = after
-        return WITNESS.pack(0, *before, *after) + UNUSED * 3
+        after = _sectors(data[0]) if 0 in data else self._fingerprint or before
+        self._fingerprint = after
+        return FINGERPRINT.pack(0, *before, *after) + UNUSED * 3
 
     @staticmethod
     def _head_chunks(count: int) -> int:

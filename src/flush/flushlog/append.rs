@@ -12,8 +12,8 @@ use crate::pure::cow::view;
 use crate::pure::crc::crc32c;
 use crate::pure::disk::superblock;
 use crate::pure::flushlog::chain::behind_crc;
-use crate::pure::flushlog::format::{Commit, Entry, Head, WITNESSES, Witness, sector_crcs};
-use crate::pure::flushlog::{layout, witness};
+use crate::pure::flushlog::format::{Commit, Entry, FINGERPRINTS, Fingerprint, Head, sector_crcs};
+use crate::pure::flushlog::{fingerprint, layout};
 use crate::pure::units::Bytes;
 use crate::sys::direct::Direct;
 use crate::sys::{random, time};
@@ -57,20 +57,20 @@ impl Log {
         card: &mut Direct,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        let mut witnesses = self.witnesses(card)?;
+        let mut fingerprints = self.fingerprints(card)?;
         let mut entries = Vec::with_capacity(table.len());
         each_run(table, cow, |run, data| {
             for (exception, chunk) in run.iter().zip(data.chunks_exact(CHUNK_BYTES)) {
                 entries.push(Entry { old: exception.old, crc: crc32c(chunk) });
-                for witness in witnesses.iter_mut().filter(|w| w.chunk == exception.old) {
-                    witness.after = sector_crcs(chunk);
+                for fingerprint in fingerprints.iter_mut().filter(|w| w.chunk == exception.old) {
+                    fingerprint.after = sector_crcs(chunk);
                 }
             }
             Ok(())
         })?;
         self.raise()?;
         let laid =
-            layout::segment(&self.chain, &entries, witnesses, random::random()?, time::now());
+            layout::segment(&self.chain, &entries, fingerprints, random::random()?, time::now());
 
         let mut out = Stream::new(self, laid.head.position);
         out.put(&laid.bytes)?;
@@ -113,17 +113,17 @@ impl Log {
     }
 
     /// What root's telling places hold now, on the card and with the log applied.
-    fn witnesses(&self, card: &mut Direct) -> Result<[Witness; WITNESSES]> {
+    fn fingerprints(&self, card: &mut Direct) -> Result<[Fingerprint; FINGERPRINTS]> {
         let head = card.chunk(0)?;
         let kind = superblock::identify(&head).map(|found| found.kind);
-        let mut witnesses = [Witness::default(); WITNESSES];
-        for (slot, place) in witnesses.iter_mut().zip(witness::places(kind, &head)) {
+        let mut fingerprints = [Fingerprint::default(); FINGERPRINTS];
+        for (slot, place) in fingerprints.iter_mut().zip(fingerprint::places(kind, &head)) {
             let Some(chunk) = place.filter(|chunk| *chunk < card.chunks()) else { continue };
             let before = sector_crcs(&card.chunk(chunk)?);
-            let after = witness::inherited(&self.chain.segments, chunk, before);
-            *slot = Witness { chunk, before, after };
+            let after = fingerprint::inherited(&self.chain.segments, chunk, before);
+            *slot = Fingerprint { chunk, before, after };
         }
-        Ok(witnesses)
+        Ok(fingerprints)
     }
 }
 

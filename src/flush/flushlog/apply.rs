@@ -9,9 +9,9 @@ use crate::output::progress::Meter;
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
 use crate::pure::crc::crc32c;
 use crate::pure::flushlog::chain::Live;
+use crate::pure::flushlog::fingerprint;
 use crate::pure::flushlog::format::sector_crcs;
 use crate::pure::flushlog::whose::Fit;
-use crate::pure::flushlog::witness;
 use crate::pure::units::Bytes;
 use crate::sys::direct::Direct;
 
@@ -21,7 +21,9 @@ impl Log {
         self.fit(root, false).map(|fit| fit == Fit::Fits)
     }
 
-    /// The same, in more words. Where root is `torn`, so that there is no filesystem to be seen, a telling chunk that the
+    /// Whether the log fits root, and if not, why.
+    ///
+    /// Where root is `torn`, so that there is no filesystem to be seen, a telling chunk that the
     /// log has may hold anything: a card that loses its power while it writes that chunk leaves rubbish there, and a
     /// filesystem that somebody else mounted would be one.
     pub fn fit(&self, root: &mut Direct, torn: bool) -> Result<Fit> {
@@ -30,10 +32,10 @@ impl Log {
         if last.max().is_some_and(|last| last >= root.size().0.div_ceil(CHUNK_BYTES as u64)) {
             return Ok(Fit::Changed);
         }
-        for chunk in witness::watched(segments) {
+        for chunk in fingerprint::watched(segments) {
             let replaced = torn && self.place_of(chunk).is_some();
             match root.chunk(chunk).map(|now| sector_crcs(&now)) {
-                Ok(now) if witness::recognised(segments, chunk, &now) => {}
+                Ok(now) if fingerprint::recognised(segments, chunk, &now) => {}
                 _ if replaced => {}
                 Ok(_) => return Ok(Fit::Changed),
                 Err(error) => return Err(error),

@@ -16,7 +16,7 @@ use crate::sys::{random, time};
 
 /// What a new log is asked to be.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
+pub struct LogOptions {
     /// The root that it will belong to.
     pub root: Owner,
     /// Segments begin at a multiple of this many bytes; 0 for none.
@@ -29,10 +29,10 @@ pub struct Wish {
 
 impl Log {
     /// Makes an empty log of a partition. What was there is gone.
-    pub fn make(path: &Path, wish: &Wish) -> Result<Self> {
+    pub fn make(path: &Path, options: &LogOptions) -> Result<Self> {
         let mut disk = Direct::open_writable(path)?;
         let chunks = |bytes: Bytes| u32::try_from(bytes.0 / CHUNK_BYTES as u64).unwrap_or(u32::MAX);
-        let align = chunks(wish.erase_block).max(1);
+        let align = chunks(options.erase_block).max(1);
         let ring = Ring::new(disk.chunks(), align).ok_or_else(|| {
             let least = Bytes((SMALLEST + u64::from(align) + 1) * CHUNK_BYTES as u64);
             Error::new(
@@ -56,16 +56,16 @@ impl Log {
         let header = Header {
             format: Format::default(),
             uuid,
-            label: wish.label,
+            label: options.label,
             chunks: disk.chunks(),
             align,
-            fill: chunks(wish.fill),
+            fill: chunks(options.fill),
             number: 1,
-            root_uuid: wish.root.uuid,
-            root_sectors: wish.root.size.0,
+            root_uuid: options.root.uuid,
+            root_sectors: options.root.size.0,
             start: Link { id: random::random()?, sequence: 0, position: 0, behind },
             life: Life { made: time::now(), ..Life::default() },
-            root_start: wish.root.start.0,
+            root_start: options.root.start.0,
         };
         let segments = Vec::new();
         let next = header.start;

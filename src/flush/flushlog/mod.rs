@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::error::{Error, Exit, Result};
 use crate::pure::chunks::CHUNK_BYTES;
-use crate::pure::flushlog::chain::{self, Bad, Chain, End, NoLog};
+use crate::pure::flushlog::chain::{self, Bad, Chain, End, LogError};
 use crate::pure::flushlog::format::{Header, Life, Link, Mark, Uuid};
 use crate::pure::flushlog::ring::Ring;
 use crate::pure::flushlog::segment::Segment;
@@ -27,7 +27,7 @@ pub enum Sought {
     Nothing,
     /// A log.
     Log(Box<Log>),
-    /// One that can't be read, or something that can't be read and may be one.
+    /// A log that can't be read, or something that can't be read and may be one.
     Unclear(Error),
     /// One of a format that this program does not know: what its header says of it, and what to do.
     Newer(Box<Header>, Error),
@@ -48,12 +48,12 @@ impl Log {
         Self::read(Direct::open_writable(path)?, false)
     }
 
-    /// The same, but fails while the partition is used by another device.
+    /// Opens the log at `path`; fails while the partition is used by another device.
     pub fn open_exclusive(path: &Path) -> Result<Self> {
         Self::read(Direct::open_exclusive(path)?, false)
     }
 
-    /// The same, for looking only.
+    /// Opens the log at `path` for reading only.
     pub fn look(path: &Path) -> Result<Self> {
         Self::read(Direct::open(path)?, false)
     }
@@ -71,11 +71,11 @@ impl Log {
         let chunks = disk.chunks();
         match chain::open(&mut disk, chunks, false) {
             Ok((chain, whole)) => Sought::Log(Box::new(Self { disk, chain, whole })),
-            Err(NoLog::Absent) => Sought::Nothing,
+            Err(LogError::Absent) => Sought::Nothing,
             Err(why) => {
                 let error = explain(path, &why);
                 match why {
-                    NoLog::Newer(header) => Sought::Newer(header, error),
+                    LogError::Newer(header) => Sought::Newer(header, error),
                     _ => Sought::Unclear(error),
                 }
             }
@@ -88,7 +88,7 @@ impl Log {
         Ok(())
     }
 
-    /// The same for a log that the stack uses: without the long search behind a flush that was cut
+    /// Opens a log that the stack uses: without the long search behind a flush that was cut
     /// short.
     pub fn open_in_use(path: &Path) -> Result<Self> {
         Self::read(Direct::open_writable(path)?, true)
@@ -99,7 +99,7 @@ impl Log {
         let mut disk = Direct::open_writable(path).ok()?;
         let chunks = disk.chunks();
         let found = chain::header(&mut disk, chunks).ok()?;
-        let chain = Chain::glance(&mut disk, found.header, mark)?;
+        let chain = Chain::read_last(&mut disk, found.header, mark)?;
         Some(Self { disk, chain, whole: found.whole })
     }
 
@@ -137,7 +137,7 @@ impl Log {
         let chunks = disk.chunks();
         match chain::header(&mut disk, chunks) {
             Ok(found) => Some(found.header.uuid),
-            Err(NoLog::Newer(header)) => Some(header.uuid),
+            Err(LogError::Newer(header)) => Some(header.uuid),
             Err(_) => None,
         }
     }
@@ -277,16 +277,16 @@ const NEWER: &str = "A newer cowflush wrote it, and nothing in it is lost. Boot 
     has it, or make all initramfs images anew with it. To go back to this one: `cowflush merge` with the newer one empties \
     the log, and after that this one reads it.";
 
-fn explain(path: &Path, why: &NoLog) -> Error {
+fn explain(path: &Path, why: &LogError) -> Error {
     let (advice, exit) = match why {
-        NoLog::Unreadable(_) => (READ_AGAIN, Exit::Card),
-        NoLog::Absent => ("`cowflush log format` makes a log of a partition.", Exit::Failed),
-        NoLog::Truncated { .. } => (
+        LogError::Unreadable(_) => (READ_AGAIN, Exit::Card),
+        LogError::Absent => ("`cowflush log format` makes a log of a partition.", Exit::Failed),
+        LogError::Truncated { .. } => (
             "Make the partition as large as it was; `cowflush recover` can then apply the log.",
             Exit::Lost,
         ),
-        NoLog::Newer(_) => (NEWER, Exit::Newer),
-        NoLog::Damaged | NoLog::Nonsense => (
+        LogError::Newer(_) => (NEWER, Exit::Newer),
+        LogError::Damaged | LogError::Nonsense => (
             "Flushes that were only in the log are lost, and the card holds the last merge. \
              `cowflush log format DEVICE --over cowflush-log` makes the log anew.",
             Exit::Lost,
@@ -308,7 +308,7 @@ pub fn roof(stack: &Stack) -> Bytes {
 mod tests {
     use std::path::PathBuf;
 
-    use super::make::Wish;
+    use super::make::LogOptions;
     use super::*;
     use crate::output::progress::Meter;
     use crate::pure::cow::format::Exception;
@@ -332,8 +332,9 @@ mod tests {
 
         fn log(&self) -> Log {
             let root = Owner { size: Sectors(4096), ..Owner::default() };
-            let wish = Wish { root, erase_block: Bytes(4096), fill: Bytes(0), label: [0; 16] };
-            Log::make(&self.0.join("log"), &wish).unwrap()
+            let options =
+                LogOptions { root, erase_block: Bytes(4096), fill: Bytes(0), label: [0; 16] };
+            Log::make(&self.0.join("log"), &options).unwrap()
         }
     }
 

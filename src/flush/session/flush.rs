@@ -154,7 +154,7 @@ impl Session<'_> {
         loop {
             let level = throttle::level(&self.context.control, &mut message, &rule);
             let pause = level.map_or(SLOW, |level| level.pause_until(rule.full_wait));
-            if level.is_some_and(|level| level.percent_of_brim() >= rule.full_wait) {
+            if level.is_some_and(|level| level.percent_of_limit() >= rule.full_wait) {
                 return Ok(Synced::Unknown);
             }
             if let Some(synced) = syncing.wait(pause) {

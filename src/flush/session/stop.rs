@@ -12,7 +12,7 @@ use crate::flush::settled::Settled;
 use crate::flush::trouble::explain;
 use crate::flush::{cowfile, last_step, merge, seal};
 use crate::pure::chunks::CHUNK_SECTORS;
-use crate::pure::cow::pace;
+use crate::pure::cow::threshold;
 use crate::pure::dm::{Line, SnapshotStatus, Target};
 use crate::pure::stack::{Mode, Name, Trouble, Wish};
 use crate::pure::units::Bytes;
@@ -123,7 +123,7 @@ impl Session<'_> {
             self.settle(Wish { direct: true, ..Wish::default() })?;
             return Ok(None);
         };
-        cow_threshold::set(pace::FREE);
+        cow_threshold::set(threshold::FREE);
         self.settle(Wish::default())?;
         // Nothing was left out, and nobody has asked for that.
         self.done.add(&Settled { pruned: Pruned::default(), ..settled });
@@ -158,7 +158,7 @@ impl Session<'_> {
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         // One request suspends root, swaps the table and resumes it: nothing can die between.
         control.load(Name::Root, &[Line::whole(length, target)])?;
-        cow_threshold::set(pace::threshold(*limit));
+        cow_threshold::set(threshold::of(*limit));
         control.swap(Name::Root)?;
         // Not before: the kernel drops a table that it can't swap in.
         drop(cow);

@@ -4,7 +4,7 @@
 
 pub mod fill;
 pub mod format;
-pub mod pace;
 pub mod size;
 pub mod store;
+pub mod threshold;
 pub mod view;

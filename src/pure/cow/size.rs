@@ -61,12 +61,12 @@ impl Room {
         most(Bytes(self.available.0.saturating_add(self.spill_free.0)))
     }
 
-    /// The same room without a spill area.
+    /// The room that RAM alone has, without a spill area.
     pub fn in_ram(&self) -> Self {
         Self { available: self.available, ..Self::default() }
     }
 
-    /// The same with `held` bytes more, since a COW holds them now.
+    /// The room with `held` bytes more, since a COW holds them now.
     pub fn with(mut self, held: Bytes) -> Self {
         self.available.0 = self.available.0.saturating_add(held.0);
         self

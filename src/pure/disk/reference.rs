@@ -22,7 +22,7 @@ pub enum Reference {
 }
 
 impl Reference {
-    /// It names what is on a device, not the device.
+    /// Whether the reference names what is on a device, not the device.
     pub fn is_of_filesystem(&self) -> bool {
         matches!(self, Self::Uuid(_) | Self::Label(_))
     }

@@ -23,7 +23,7 @@ pub struct Filesystem {
     pub label: String,
     /// How large it says it is; `None` where the format does not say it simply.
     pub size: Option<Bytes>,
-    /// It has a journal (ext only; true for the others, which are consistent by design).
+    /// Whether it has a journal (ext only; true for the others, which are consistent by design).
     pub journal: bool,
     /// What of it is not on this device; empty where all of it is.
     pub elsewhere: &'static str,

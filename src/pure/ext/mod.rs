@@ -61,7 +61,7 @@ fn usage(
     journal: &Journal,
     chunk: u64,
 ) -> Result<Use, Why> {
-    // The superblock's chunk is the log's witness of root, too.
+    // The superblock's chunk is the log's fingerprint of root, too.
     let Some(blocks) = superblock.blocks_of(chunk).filter(|_| chunk != 0) else {
         return Ok(Use::Needed);
     };

@@ -39,13 +39,13 @@ pub fn compare(chain: &Chain, seen: &[Exception]) -> Agreement {
 /// What is known of the segments that root does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
-    /// It is one, of just what is sealed now: it was appended, and something failed after that.
+    /// The log has one segment more, of just what is sealed now: it was appended, and something failed after that.
     Sealed,
     /// All that they hold is on the card or in what is sealed.
     Held,
     /// Root was written to past them since, so they count for nobody.
     Stale,
-    /// They are flushes that root does not have.
+    /// The log has flushes that root does not have.
     Missing,
 }
 
@@ -91,7 +91,7 @@ pub fn rule(act: Act, agreement: Agreement, extra: Extra, forget: bool) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::super::chain::{Damage, What};
+    use super::super::chain::{Damage, DamagedPart};
     use super::super::format::{Entry, Head, Header, Link};
     use super::super::ring::Ring;
     use super::super::segment::Segment;
@@ -124,7 +124,7 @@ mod tests {
         live.iter().map(|live| Exception { old: live.old, new: live.place }).collect()
     }
 
-    const DAMAGED: End = End::Damaged(Damage { chunk: 9, what: What::Head, youngest: 9 });
+    const DAMAGED: End = End::Damaged(Damage { chunk: 9, what: DamagedPart::Head, youngest: 9 });
     const UNREADABLE: End = End::Unreadable { chunk: 9, youngest: None };
 
     #[test]

@@ -16,7 +16,7 @@ pub const ENTRY_BYTES: usize = 12;
 /// How many chunks behind a segment its commit record describes.
 pub const BEHIND: u64 = 8;
 /// How many places of root a segment can watch.
-pub const WITNESSES: usize = 4;
+pub const FINGERPRINTS: usize = 4;
 /// Sectors in a chunk.
 pub const SECTORS: usize = CHUNK_BYTES / 512;
 
@@ -35,9 +35,9 @@ pub type Record = [u8; RECORD_BYTES];
 /// Why bytes are no record of the wanted kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// They begin differently.
+    /// The bytes begin differently.
     Magic,
-    /// They are of a format that this program does not know.
+    /// The bytes are of a format that this program does not know.
     Newer,
     /// The checksum is wrong.
     Checksum,
@@ -144,26 +144,26 @@ pub struct Head {
     /// When it was written, in seconds since 1970.
     pub when: i64,
     /// What root's telling places hold.
-    pub witnesses: [Witness; WITNESSES],
+    pub fingerprints: [Fingerprint; FINGERPRINTS],
 }
 
 /// What one telling chunk of root held when a segment was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Witness {
-    /// Chunk number on root; [`Witness::NONE`] marks a place that is not used.
+pub struct Fingerprint {
+    /// Chunk number on root; [`Fingerprint::NONE`] marks a place that is not used.
     pub chunk: u64,
     /// Checksums of its sectors on the card.
     pub before: [u32; SECTORS],
-    /// The same with this segment applied.
+    /// Checksums of the sectors with this segment applied.
     pub after: [u32; SECTORS],
 }
 
-impl Witness {
+impl Fingerprint {
     /// The chunk number of an unused place.
     pub const NONE: u64 = u64::MAX;
 }
 
-impl Default for Witness {
+impl Default for Fingerprint {
     fn default() -> Self {
         Self { chunk: Self::NONE, before: [0; SECTORS], after: [0; SECTORS] }
     }
@@ -200,7 +200,7 @@ pub struct Tries {
     pub log: Uuid,
     /// The random number of its last segment, or of the generation.
     pub last: u64,
-    /// So many.
+    /// How many boots have begun.
     pub count: u32,
 }
 
@@ -275,7 +275,7 @@ impl Head {
         fields.put(&self.log).u64(self.generation).u64(self.id).u64(self.previous);
         fields.u64(self.sequence).u64(self.position).u32(self.count).u32(self.table);
         fields.i64(self.when);
-        for Witness { chunk, before, after } in &self.witnesses {
+        for Fingerprint { chunk, before, after } in &self.fingerprints {
             fields.u64(*chunk);
             for crc in before.iter().chain(after) {
                 fields.u32(*crc);
@@ -297,7 +297,7 @@ impl Head {
             count: fields.u32(),
             table: fields.u32(),
             when: fields.i64(),
-            witnesses: std::array::from_fn(|_| Witness {
+            fingerprints: std::array::from_fn(|_| Fingerprint {
                 chunk: fields.u64(),
                 before: std::array::from_fn(|_| fields.u32()),
                 after: std::array::from_fn(|_| fields.u32()),
@@ -502,7 +502,7 @@ impl Fields<'_> {
     }
 }
 
-/// The same for a record whose fields are another format's business.
+/// Checks magic number and checksum of a record whose fields may be another format's.
 fn known<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<Fields<'a>, Defect> {
     let (format, fields) = checked(magic, bytes)?;
     if format.is_newer() { Err(Defect::Newer) } else { Ok(fields) }
@@ -533,8 +533,9 @@ mod tests {
     }
 
     fn head() -> Head {
-        let mut witnesses = [Witness::default(); WITNESSES];
-        witnesses[3] = Witness { chunk: 16, before: [5; SECTORS], after: [u32::MAX; SECTORS] };
+        let mut fingerprints = [Fingerprint::default(); FINGERPRINTS];
+        fingerprints[3] =
+            Fingerprint { chunk: 16, before: [5; SECTORS], after: [u32::MAX; SECTORS] };
         Head {
             log: [7; 16],
             generation: 1,
@@ -545,7 +546,7 @@ mod tests {
             count: 300,
             table: 6,
             when: -1,
-            witnesses,
+            fingerprints,
         }
     }
 
@@ -573,7 +574,7 @@ mod tests {
         assert_eq!(Mark::decode(&mark.encode()), Ok(mark));
         assert_eq!(Head::decode(&commit.encode()), Err(Defect::Magic));
         // The last field of the longest record is inside the sector.
-        assert_ne!(head().encode()[88 + WITNESSES * 72 - 1], 0);
+        assert_ne!(head().encode()[88 + FINGERPRINTS * 72 - 1], 0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Laying out a segment: its head and table as bytes, and what its commit record says.
 
 use super::chain::Chain;
-use super::format::{Commit, Entry, Head, Link, RECORD_BYTES, WITNESSES, Witness};
+use super::format::{Commit, Entry, FINGERPRINTS, Fingerprint, Head, Link, RECORD_BYTES};
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::crc::crc32c;
 
@@ -18,7 +18,7 @@ pub struct Layout {
 pub fn segment(
     chain: &Chain,
     table: &[Entry],
-    witnesses: [Witness; WITNESSES],
+    fingerprints: [Fingerprint; FINGERPRINTS],
     random: u64,
     when: i64,
 ) -> Layout {
@@ -35,7 +35,7 @@ pub fn segment(
         count: u32::try_from(table.len()).unwrap_or(u32::MAX),
         table: crc32c(bytes.get(RECORD_BYTES..).unwrap_or_default()),
         when,
-        witnesses,
+        fingerprints,
     };
     if let Some(record) = bytes.first_chunk_mut() {
         *record = head.encode();

@@ -2,14 +2,14 @@
 //!
 //! Pure: the records byte by byte ([`format`]), where they stand ([`ring`]), which of them count
 //! ([`chain`]), whether they are what root reads ([`agree`]), how a new one is laid out ([`layout`]), and whether they still fit the card
-//! ([`witness`]), and how many boots have begun over one that ends as it does ([`tries`]). Who reads and writes the partition is in [`crate::flush::flushlog`].
+//! ([`fingerprint`]), and how many boots have begun over one that ends as it does ([`tries`]). Who reads and writes the partition is in [`crate::flush::flushlog`].
 
 pub mod agree;
 pub mod chain;
+pub mod fingerprint;
 pub mod format;
 pub mod layout;
 pub mod ring;
 pub mod segment;
 pub mod tries;
 pub mod whose;
-pub mod witness;

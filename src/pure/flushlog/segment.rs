@@ -15,7 +15,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// It is one of a flush. A boot appends an empty one, to cut off what is damaged.
+    /// Whether it is one of a flush. A boot appends an empty one, to cut off what is damaged.
     pub fn is_flush(&self) -> bool {
         self.head.count > 0
     }

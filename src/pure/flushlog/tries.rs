@@ -8,7 +8,7 @@ use super::format::{Defect, Tries, Uuid};
 /// After so many boots that left nothing behind the next one does without the stack.
 pub const LIMIT: u32 = 3;
 
-/// So long after its boot a system has come up, in minutes.
+/// How long after its boot a system has come up, in minutes.
 pub const MINUTES: u64 = 3;
 
 /// Where in the chunk of the header's second copy the record stands, in bytes.

@@ -48,12 +48,14 @@ impl Owner {
         self.uuid == place.uuid && (self.uuid != [0; 16] || self.size == place.size)
     }
 
-    /// It is known to be there, if that is on the log's own disk.
+    /// Whether root is known to be at this place, if that is on the log's own disk.
     pub fn is_known_at(&self, place: &Place) -> bool {
         self.by_place(place) && self.size == place.size
     }
 
-    /// So does the place, on the log's own disk: the filesystem may have another UUID by now, or may be torn.
+    /// Whether the place says that root is the log's, on the log's own disk.
+    ///
+    /// The filesystem may have another UUID by now, or may be torn.
     fn by_place(&self, place: &Place) -> bool {
         self.start != Sectors(0) && self.start == place.start
     }
@@ -99,7 +101,7 @@ impl Owner {
 pub struct Candidate {
     /// The log's own UUID. A copied card has one of the same.
     pub uuid: Uuid,
-    /// It is on root's disk.
+    /// The log is on root's disk.
     pub near: bool,
     /// The owner says that it is root's.
     pub named: bool,
@@ -110,9 +112,9 @@ pub struct Candidate {
 /// What a candidate holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
-    /// It can't be read whether there is a log, or which; with or without the sign that it is one.
+    /// Whether there is a log, and which, can't be told: a part of it can't be read.
     Unclear {
-        /// It begins as a log does.
+        /// The partition begins as a log does.
         marked: bool,
     },
     /// A log that was made for another root.
@@ -126,11 +128,11 @@ pub enum Holds {
 /// Whether root is still what a log's flushes were written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// It is.
+    /// Root is what the log was written for.
     Fits,
-    /// Somebody else wrote to it since.
+    /// Another system wrote to root since.
     Changed,
-    /// It can't be read.
+    /// Root can't be read.
     Unknown,
 }
 

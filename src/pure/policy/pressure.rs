@@ -15,8 +15,8 @@ pub struct Level {
     pub used: Bytes,
     /// What it may hold in RAM now: its limit, or less while memory is short.
     pub size: Bytes,
-    /// The same with the spill area.
-    pub brim: Bytes,
+    /// What it may hold in RAM and in the spill area together.
+    pub limit: Bytes,
     /// Data in the page cache on their way to it; those of other filesystems are counted, too.
     pub dirty: Bytes,
 }
@@ -32,48 +32,49 @@ impl Level {
     /// so neither can be computed from the other.
     pub fn new(used: Bytes, dirty: Bytes, room: Room, limit: impl Fn(&Room) -> Bytes) -> Self {
         let may_hold = |room: Room| limit(&room).min(room.with(used).most());
-        Self { used, size: may_hold(room.in_ram()), brim: may_hold(room), dirty }
+        Self { used, size: may_hold(room.in_ram()), limit: may_hold(room), dirty }
     }
 
     /// A COW that is full, of which the kernel tells no figures.
-    pub const FULL: Self = Self { used: Bytes(1), size: Bytes(1), brim: Bytes(1), dirty: Bytes(0) };
+    pub const FULL: Self =
+        Self { used: Bytes(1), size: Bytes(1), limit: Bytes(1), dirty: Bytes(0) };
 
     /// Used and on its way, as a share of what the RAM can hold, in percent.
     pub fn percent(&self) -> u64 {
         self.share(self.size)
     }
 
-    /// The same as a share of what RAM and spill area can hold.
-    pub fn percent_of_brim(&self) -> u64 {
-        self.share(self.brim)
+    /// Used and on its way, as a share of what RAM and spill area can hold, in percent.
+    pub fn percent_of_limit(&self) -> u64 {
+        self.share(self.limit)
     }
 
     /// Where root defers nothing there is no COW, and none that could be full: a COW may hold something.
     fn share(&self, whole: Bytes) -> u64 {
-        if self.size.max(self.brim) == Bytes(0) { 0 } else { self.taken().percent_of(whole) }
+        if self.size.max(self.limit) == Bytes(0) { 0 } else { self.taken().percent_of(whole) }
     }
 
     fn taken(&self) -> Bytes {
         Bytes(self.used.0.saturating_add(self.dirty.0))
     }
 
-    /// A writer at full memory speed needs at least that long to reach the brim.
+    /// A writer at full memory speed needs at least that long to reach the limit.
     pub fn lasts(&self, time: Duration) -> bool {
-        let room = self.brim.0.saturating_sub(self.taken().0);
+        let room = self.limit.0.saturating_sub(self.taken().0);
         room / (FASTEST / 1000) >= time.as_millis() as u64
     }
 
-    /// The same after a glance at the COW alone, which holds `used` now. `None` when that changed so
+    /// The level after a poll of the COW alone, which holds `used` now. `None` when that changed so
     /// much that everything wants a look: by a 64th of what it may hold.
-    pub fn glanced(self, used: Bytes) -> Option<Self> {
+    pub fn polled(self, used: Bytes) -> Option<Self> {
         let changed = used.0.abs_diff(self.used.0);
         (changed <= self.size.0 / 64).then_some(Self { used, ..self })
     }
 
-    /// How long nobody need look before `percent` of the brim can be reached: a writer at full
+    /// How long nobody need look before `percent` of the limit can be reached: a writer at full
     /// memory speed counts. Never longer than half a second.
     pub fn pause_until(&self, percent: u64) -> Duration {
-        let mark = (self.brim.0 / 100).saturating_mul(percent);
+        let mark = (self.limit.0 / 100).saturating_mul(percent);
         let room = mark.saturating_sub(self.taken().0);
         Duration::from_millis(room / (FASTEST / 1000)).clamp(SHORTEST, LONGEST)
     }
@@ -82,9 +83,9 @@ impl Level {
 /// Whether writers are held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
-    /// They go on.
+    /// Writers go on.
     Open,
-    /// They wait, for so long by now.
+    /// Writers wait, for this long by now.
     Closed(Duration),
 }
 
@@ -93,7 +94,7 @@ pub const SLOW: Duration = Duration::from_millis(50);
 /// Readers wait as well while writers are held back; after so long everybody gets a moment.
 const STEP: Duration = Duration::from_millis(200);
 /// A moment ends well before this share of the COW can be in use, in percent.
-const BRIM: u64 = 95;
+const ALMOST_FULL: u64 = 95;
 
 /// Below this share of the COW writers that were held back are let go, in percent: well below the
 /// mark, else every write would open and close.
@@ -107,13 +108,13 @@ pub fn let_go(full_wait: u64) -> u64 {
 /// go on as well, and those that write only slow down; unless so little room is left that a writer at
 /// full speed could fill the COW in that moment.
 pub fn tend(level: &Level, full_wait: u64, gate: Gate) -> (bool, Duration) {
-    let percent = level.percent_of_brim();
+    let percent = level.percent_of_limit();
     match gate {
         Gate::Open if percent >= full_wait => (true, SLOW),
         Gate::Open => (false, level.pause_until(full_wait)),
         Gate::Closed(_) if percent < let_go(full_wait) => (false, level.pause_until(full_wait)),
         Gate::Closed(since) => {
-            let moment = level.pause_until(BRIM) / 4;
+            let moment = level.pause_until(ALMOST_FULL) / 4;
             let bearable = since >= STEP && moment >= SHORTEST;
             (!bearable, if bearable { moment } else { SLOW })
         }
@@ -128,7 +129,7 @@ mod tests {
 
     fn level(used: u64, dirty: u64) -> Level {
         let mib = |n: u64| Bytes(n << 20);
-        Level { used: mib(used), size: mib(16), brim: mib(16), dirty: mib(dirty) }
+        Level { used: mib(used), size: mib(16), limit: mib(16), dirty: mib(dirty) }
     }
 
     #[test]
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!(level(4, 4).percent(), 50);
         assert_eq!(level(0, 0).pause_until(50), Duration::from_millis(31));
         assert_eq!(level(7, 1).pause_until(50), SHORTEST);
-        let large = Level { brim: Bytes(1 << 30), ..Level::default() };
+        let large = Level { limit: Bytes(1 << 30), ..Level::default() };
         assert_eq!(large.pause_until(80), LONGEST);
     }
 
@@ -147,7 +148,7 @@ mod tests {
         let of = |available| {
             let room = Room { available: mib(available), ..Room::default() };
             let level = Level::new(mib(4), Bytes(0), room, |_| mib(16));
-            assert_eq!(level.size, level.brim);
+            assert_eq!(level.size, level.limit);
             level.size
         };
         assert_eq!(of(200), mib(16));
@@ -162,7 +163,7 @@ mod tests {
         let room = Room { available: mib(200), spill_free: mib(64), spill: mib(64) };
         let limit = |room: &Room| Bytes(mib(16).0 + room.spill.0);
         let level = Level::new(mib(8), Bytes(0), room, limit);
-        assert_eq!((level.percent(), level.percent_of_brim()), (50, 10));
+        assert_eq!((level.percent(), level.percent_of_limit()), (50, 10));
     }
 
     #[test]
@@ -177,10 +178,10 @@ mod tests {
     #[test]
     fn who_waits_gets_a_moment_now_and_then_while_there_is_room() {
         let mib = |n: u64| Bytes(n << 20);
-        let large = |percent| Level { used: mib(percent), brim: mib(100), ..Level::default() };
+        let large = |percent| Level { used: mib(percent), limit: mib(100), ..Level::default() };
         let long = Gate::Closed(STEP);
-        // 10 MiB to the brim take 40 ms at full speed.
-        assert_eq!(tend(&large(85), 80, long), (false, large(85).pause_until(BRIM) / 4));
+        // 10 MiB to the limit take 40 ms at full speed.
+        assert_eq!(tend(&large(85), 80, long), (false, large(85).pause_until(ALMOST_FULL) / 4));
         assert!(tend(&large(85), 80, Gate::Closed(STEP / 2)).0);
         assert!(tend(&large(94), 80, long).0, "no room for a moment");
     }
@@ -195,30 +196,30 @@ mod tests {
     #[test]
     fn no_cow_is_not_full() {
         let none = Level { dirty: Bytes(1 << 20), ..Level::default() };
-        assert_eq!((none.percent(), none.percent_of_brim()), (0, 0));
-        assert_eq!((Level::FULL.percent(), Level::FULL.percent_of_brim()), (100, 100));
+        assert_eq!((none.percent(), none.percent_of_limit()), (0, 0));
+        assert_eq!((Level::FULL.percent(), Level::FULL.percent_of_limit()), (100, 100));
     }
 
     #[test]
     fn a_glance_is_enough_while_little_happens() {
         let before = level(4, 1);
         let used = |kib: u64| Bytes((4 << 20) + (kib << 10));
-        let after = before.glanced(used(200));
+        let after = before.polled(used(200));
         assert_eq!(after, Some(Level { used: used(200), ..before }));
-        assert_eq!(before.glanced(used(300)), None);
-        assert_eq!(before.glanced(Bytes(0)), None, "another COW");
+        assert_eq!(before.polled(used(300)), None);
+        assert_eq!(before.polled(Bytes(0)), None, "another COW");
     }
 
     proptest! {
         #[test]
-        fn any_level_is_judged(used: u64, dirty: u64, brim: u64, percent in 0u64..200) {
-            let (used_bytes, dirty, brim) = (Bytes(used), Bytes(dirty), Bytes(brim));
-            let level = Level { used: used_bytes, size: brim, brim, dirty };
+        fn any_level_is_judged(used: u64, dirty: u64, limit: u64, percent in 0u64..200) {
+            let (used_bytes, dirty, limit) = (Bytes(used), Bytes(dirty), Bytes(limit));
+            let level = Level { used: used_bytes, size: limit, limit, dirty };
             prop_assert!((SHORTEST..=LONGEST).contains(&level.pause_until(percent)));
             let gate = if used % 2 == 0 { Gate::Open } else { Gate::Closed(STEP) };
             let (hold, rest) = tend(&level, percent, gate);
             prop_assert!((SHORTEST..=LONGEST).contains(&rest));
-            prop_assert!(!hold || level.percent_of_brim() >= percent.saturating_sub(10));
+            prop_assert!(!hold || level.percent_of_limit() >= percent.saturating_sub(10));
         }
     }
 
@@ -226,7 +227,7 @@ mod tests {
     fn each_mark_counts_from_its_very_value_on() {
         let of = |percent: u64| Level {
             used: Bytes(percent << 20),
-            brim: Bytes(100 << 20),
+            limit: Bytes(100 << 20),
             ..Level::default()
         };
         let closed = Gate::Closed(Duration::ZERO);
@@ -242,7 +243,7 @@ mod tests {
         assert!(!tend(&room(4400), 80, Gate::Closed(STEP)).0);
         assert!(tend(&room(3900), 80, Gate::Closed(STEP)).0);
         let before = Level { size: Bytes(64 << 10), ..of(1) };
-        let after = |more: u64| before.glanced(Bytes((1 << 20) + more));
+        let after = |more: u64| before.polled(Bytes((1 << 20) + more));
         assert!(after(1024).is_some() && after(1025).is_none());
     }
 }

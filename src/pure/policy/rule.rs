@@ -111,7 +111,7 @@ mod tests {
         };
         let sectors = |mib: u64| Bytes(mib * MIB).sectors();
         let usage = Usage { allocated: sectors(used), total: sectors(24), metadata: sectors(0) };
-        rule.level(SnapshotStatus::Used(usage), &memory).unwrap().brim.0 / MIB
+        rule.level(SnapshotStatus::Used(usage), &memory).unwrap().limit.0 / MIB
     }
 
     #[test]
@@ -251,11 +251,11 @@ mod tests {
                 rule.level(SnapshotStatus::Used(usage), &memory).unwrap()
             };
             let (some, more, full) = (at(fill), at(chunk(fill.0 / CHUNK + 1)), at(device));
-            prop_assert!(some.size.0 > 0 && some.size <= some.brim && some.brim <= usable(device), "{some:?}");
-            prop_assert!(some.percent() >= some.percent_of_brim(), "{some:?}");
-            prop_assert_eq!((full.percent(), full.percent_of_brim()), (100, 100));
+            prop_assert!(some.size.0 > 0 && some.size <= some.limit && some.limit <= usable(device), "{some:?}");
+            prop_assert!(some.percent() >= some.percent_of_limit(), "{some:?}");
+            prop_assert_eq!((full.percent(), full.percent_of_limit()), (100, 100));
             prop_assert!(some.percent() <= more.percent(), "{some:?} {more:?}");
-            prop_assert!(some.percent_of_brim() <= more.percent_of_brim(), "{some:?} {more:?}");
+            prop_assert!(some.percent_of_limit() <= more.percent_of_limit(), "{some:?} {more:?}");
         }
     }
 
@@ -270,7 +270,10 @@ mod tests {
     fn only_a_root_that_defers_has_a_level_and_one_that_overflowed_is_full() {
         let level = |status| rule(0, 64).level(status, &MemInfo::default());
         assert_eq!(level(SnapshotStatus::Overflow).map(|level| level.percent()), Some(100));
-        assert_eq!(level(SnapshotStatus::Overflow).map(|level| level.percent_of_brim()), Some(100));
+        assert_eq!(
+            level(SnapshotStatus::Overflow).map(|level| level.percent_of_limit()),
+            Some(100)
+        );
         for status in
             [SnapshotStatus::Invalid, SnapshotStatus::Unknown, SnapshotStatus::MergeFailed]
         {

@@ -24,7 +24,7 @@ pub enum Reason {
     Urgent,
     /// Something that a boot loader reads changed.
     Boot {
-        /// It is on root: a boot loader reads the plain card, which wants a merge. Of a filesystem of its own it reads
+        /// What changed is on root: a boot loader reads the plain card, which wants a merge. Of a filesystem of its own it reads
         /// everything at once, and the boot that it begins has what the log holds of root.
         merge: bool,
     },
@@ -51,7 +51,7 @@ impl fmt::Display for Reason {
 
 /// One look at the clocks and the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
+pub struct Sample {
     /// Milliseconds on a clock that only runs forward.
     pub running: u64,
     /// Minutes since midnight, local time.
@@ -72,7 +72,7 @@ pub struct Now {
     pub held: bool,
     /// Root's COW was lost: there is nothing that could be flushed any more.
     pub lost: bool,
-    /// And that is since the boot was in doubt about the flush log.
+    /// The hold is there since the boot was in doubt about the flush log.
     pub doubt: bool,
 }
 
@@ -91,7 +91,7 @@ pub enum Done {
 /// What has happened so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
-    /// When the last flush ended, or the daemon began; `running` of [`Now`].
+    /// When the last flush ended, or the daemon began; `running` of [`Sample`].
     flushed: u64,
     /// The last look at the wall clock: day and minute.
     looked: Option<(i64, u16)>,
@@ -112,7 +112,7 @@ pub struct Schedule {
     failures: u32,
 }
 
-/// So many flushes for changes of a kind come as soon as they are due, before they have to be `urgent-pause` apart.
+/// How many flushes for changes of a kind come as soon as they are due, before they have to be `urgent-pause` apart.
 pub const AT_ONCE: u64 = 12;
 
 /// Changes of one kind, and how often they may ask for a flush: a file that is rewritten every few seconds would wear
@@ -128,7 +128,7 @@ struct Changes {
 }
 
 impl Changes {
-    fn came(&mut self, now: &Now) {
+    fn came(&mut self, now: &Sample) {
         self.since.get_or_insert(now.running);
         self.last = now.running;
     }
@@ -140,18 +140,18 @@ impl Changes {
         Some(soon.max(self.full.saturating_sub(spent)))
     }
 
-    fn are_due(&self, config: &Config, now: &Now) -> bool {
+    fn are_due(&self, config: &Config, now: &Sample) -> bool {
         self.due(config).is_some_and(|due| now.running >= due)
     }
 
     /// More than an empty bucket can't be missing: another `urgent-pause` may hold by now.
-    fn look(&mut self, config: &Config, now: &Now) {
+    fn look(&mut self, config: &Config, now: &Sample) {
         let empty = config.urgent_pause.saturating_mul(AT_ONCE);
         self.full = self.full.min(now.running.saturating_add(empty));
     }
 
     /// A flush was made for them.
-    fn spend(&mut self, config: &Config, now: &Now) {
+    fn spend(&mut self, config: &Config, now: &Sample) {
         self.full = self.full.max(now.running).saturating_add(config.urgent_pause);
     }
 
@@ -164,7 +164,7 @@ impl Changes {
 
 /// The first retry after a failed flush, in milliseconds; doubled each time, up to 64 times.
 const RETRY: u64 = 2000;
-/// The same when somebody else was at work.
+/// How soon a flush is tried again when another process was at work, in milliseconds.
 const RETRY_BUSY: u64 = 100;
 /// A flush for memory's sake gives back at least this part of the RAM: a 32nd.
 const WORTH_FREEING: u64 = 32;
@@ -173,23 +173,23 @@ const LEAP: i64 = 5;
 
 impl Schedule {
     /// Begins now.
-    pub fn new(now: &Now) -> Self {
+    pub fn new(now: &Sample) -> Self {
         let looked = Some((now.day, now.minute));
         Self { flushed: now.running, looked, ..Self::default() }
     }
 
     /// Something under an urgent path changed.
-    pub fn urgent(&mut self, now: &Now) {
+    pub fn urgent(&mut self, now: &Sample) {
         self.urgent.came(now);
     }
 
     /// Something that a boot loader reads changed; on root, or on a filesystem of its own.
-    pub fn boot_files(&mut self, on_root: bool, now: &Now) {
+    pub fn boot_files(&mut self, on_root: bool, now: &Sample) {
         self.boot.came(now);
         self.merge |= on_root;
     }
 
-    /// Somebody asked for a flush.
+    /// The owner asked for a flush (SIGUSR1).
     pub fn ask(&mut self) {
         self.asked = true;
     }
@@ -200,7 +200,7 @@ impl Schedule {
     }
 
     /// What is due now. To be called at least once a minute.
-    pub fn due(&mut self, config: &Config, now: &Now) -> Option<Reason> {
+    pub fn due(&mut self, config: &Config, now: &Sample) -> Option<Reason> {
         self.look_at_the_wall(config, now);
         self.urgent.look(config, now);
         self.boot.look(config, now);
@@ -247,7 +247,7 @@ impl Schedule {
 
     /// A time of day has come when the wall clock passes it. A clock that was set passes nothing:
     /// a router that boots in 1970 does not make up for all the days since.
-    fn look_at_the_wall(&mut self, config: &Config, now: &Now) {
+    fn look_at_the_wall(&mut self, config: &Config, now: &Sample) {
         let minute = |day: i64, minute: u16| day.saturating_mul(1440).saturating_add(minute.into());
         if let Some((day, last)) = self.looked {
             let (from, to) = (minute(day, last), minute(now.day, now.minute));
@@ -265,7 +265,7 @@ impl Schedule {
     }
 
     /// A flush was made for this reason, and ended well: one of those that the reason may ask for.
-    pub fn spend(&mut self, reason: Reason, config: &Config, now: &Now) {
+    pub fn spend(&mut self, reason: Reason, config: &Config, now: &Sample) {
         match reason {
             Reason::Urgent => self.urgent.spend(config, now),
             Reason::Boot { .. } => self.boot.spend(config, now),
@@ -274,7 +274,7 @@ impl Schedule {
     }
 
     /// What was due was done, and ended well. Changes that are told of from here on may have come after it.
-    pub fn done(&mut self, done: Done, now: &Now) {
+    pub fn done(&mut self, done: Done, now: &Sample) {
         self.failures = 0;
         match done {
             Done::Flush { on_card } => {
@@ -285,13 +285,13 @@ impl Schedule {
         }
     }
 
-    /// Somebody else flushed. What had changed until `since`, a time as `running` of [`Now`], is certainly in that
+    /// Another process flushed. What had changed until `since`, a time as `running` of [`Sample`], is certainly in that
     /// flush; what came later may have come when it had begun.
-    pub fn flushed_by_hand(&mut self, on_card: bool, since: u64, now: &Now) {
+    pub fn flushed_by_hand(&mut self, on_card: bool, since: u64, now: &Sample) {
         self.flushed(on_card, since, now);
     }
 
-    fn flushed(&mut self, on_card: bool, until: u64, now: &Now) {
+    fn flushed(&mut self, on_card: bool, until: u64, now: &Sample) {
         (self.flushed, self.at) = (now.running, None);
         self.urgent.settle(until);
         self.log_in_use &= !on_card;
@@ -303,14 +303,14 @@ impl Schedule {
     }
 
     /// A flush failed: everything is still due, but not at once.
-    pub fn failed(&mut self, now: &Now) {
+    pub fn failed(&mut self, now: &Sample) {
         self.failures = self.failures.saturating_add(1);
         self.failed = now.running;
     }
 
-    /// Somebody else is at work: what is due then still is, is tried again as soon as they may have
+    /// Another process is at work: what is due then still is, is tried again as soon as that may have
     /// ended. Until then it counts as a failure, since nobody may look after the COW in between.
-    pub fn busy(&mut self, now: &Now) {
+    pub fn busy(&mut self, now: &Sample) {
         self.failures = self.failures.max(1);
         self.failed = now.running.saturating_sub(RETRY - RETRY_BUSY);
     }
@@ -322,7 +322,7 @@ impl Schedule {
 
     /// Until when nothing is tried again after a failure. While writers may be waiting for room that
     /// is soon.
-    fn patience(&self, config: &Config, now: &Now) -> u64 {
+    fn patience(&self, config: &Config, now: &Sample) -> u64 {
         match self.failures {
             0 => 0,
             _ if is_pressing(config, now) => self.failed.saturating_add(RETRY),
@@ -330,20 +330,20 @@ impl Schedule {
         }
     }
 
-    /// When the interval is over, as `running` of [`Now`]; `None` when there is none.
+    /// When the interval is over, as `running` of [`Sample`]; `None` when there is none.
     pub fn interval_ends(&self, config: &Config) -> Option<u64> {
         let millis = config.interval.saturating_mul(1000);
         (config.interval > 0).then(|| self.flushed.saturating_add(millis))
     }
 
-    /// When the flushes for changes are due that came already, as `running` of [`Now`]: under an urgent path, and in what a
+    /// When the flushes for changes are due that came already, as `running` of [`Sample`]: under an urgent path, and in what a
     /// boot loader reads.
     pub fn changes_due(&self, config: &Config) -> [Option<u64>; 2] {
         [self.urgent.due(config), self.boot.due(config)]
     }
 
     /// A change waits for longer than `urgent-delay`, since its kind came too often.
-    pub fn is_put_off(&self, config: &Config, now: &Now) -> bool {
+    pub fn is_put_off(&self, config: &Config, now: &Sample) -> bool {
         [&self.urgent, &self.boot].into_iter().any(|changes| {
             let soon = changes.since.map(|since| since.saturating_add(config.urgent_delay));
             changes.due(config).is_some_and(|due| due > now.running && Some(due) > soon)
@@ -351,7 +351,7 @@ impl Schedule {
     }
 
     /// Milliseconds until something that is known now is due; at most `most`.
-    pub fn sleep(&self, config: &Config, now: &Now, most: u64) -> u64 {
+    pub fn sleep(&self, config: &Config, now: &Sample, most: u64) -> u64 {
         let soon = self.changes_due(config).into_iter().flatten().min();
         let wait = soon.map_or(most, |at| at.saturating_sub(now.running));
         let wait = if self.asked { 0 } else { wait };
@@ -360,20 +360,20 @@ impl Schedule {
 }
 
 /// The COW is so full that writers are held back.
-pub fn is_full(config: &Config, now: &Now) -> bool {
-    now.level.percent_of_brim() >= config.full_wait
+pub fn is_full(config: &Config, now: &Sample) -> bool {
+    now.level.percent_of_limit() >= config.full_wait
 }
 
 /// Writers are held back, or the COW is so full that they may be.
-pub fn is_pressing(config: &Config, now: &Now) -> bool {
-    now.level.percent_of_brim() >= pressure::let_go(config.full_wait)
+pub fn is_pressing(config: &Config, now: &Sample) -> bool {
+    now.level.percent_of_limit() >= pressure::let_go(config.full_wait)
 }
 
 /// A flush gives memory back that is short.
 ///
 /// Only one that gives back some: a machine that is always short of memory would wear its card out
 /// for nothing.
-fn memory_is_short(config: &Config, now: &Now) -> bool {
+fn memory_is_short(config: &Config, now: &Sample) -> bool {
     let short = now.pressed || now.available_percent < config.memory_low;
     config.memory_low > 0 && short && now.level.used.0 >= (now.ram.0 / WORTH_FREEING).max(1)
 }
@@ -386,7 +386,7 @@ mod tests {
     /// A change that a boot loader has to find on the card.
     const BOOT: Reason = Reason::Boot { merge: true };
 
-    fn boot_files(schedule: &mut Schedule, now: &Now) {
+    fn boot_files(schedule: &mut Schedule, now: &Sample) {
         schedule.boot_files(true, now);
     }
 
@@ -395,11 +395,11 @@ mod tests {
 
     fn level(mib: u64) -> Level {
         let size = Bytes(16 << 20);
-        Level { used: Bytes(mib << 20), size, brim: size, dirty: Bytes(0) }
+        Level { used: Bytes(mib << 20), size, limit: size, dirty: Bytes(0) }
     }
 
-    fn now(seconds: u64) -> Now {
-        Now {
+    fn now(seconds: u64) -> Sample {
+        Sample {
             running: seconds * 1000,
             minute: (seconds / 60 % 1440) as u16,
             day: (seconds / 86_400) as i64,
@@ -440,11 +440,11 @@ mod tests {
             (0..failures).for_each(|_| schedule.failed(&begin));
             let level = level(used);
             let (available_percent, held) = (if pressed { 0 } else { 50 }, true);
-            let now = Now { level, pressed, available_percent, held, ..now(seconds) };
+            let now = Sample { level, pressed, available_percent, held, ..now(seconds) };
             // The owner's own hold ends when it is full; in doubt only by a reboot, which drops what is in RAM alone.
             let full = is_full(&config, &now).then_some(Reason::High);
             prop_assert_eq!(schedule.due(&config, &now), full);
-            let doubt = Now { doubt: true, ..now };
+            let doubt = Sample { doubt: true, ..now };
             prop_assert_eq!(schedule.due(&config, &doubt), full.filter(|_| discard));
         }
     }
@@ -468,7 +468,7 @@ mod tests {
                 // The daemon sleeps as long as it may, and looks at each change.
                 let until = running + after;
                 while running < until {
-                    let moment = Now { running, ..now(0) };
+                    let moment = Sample { running, ..now(0) };
                     let (kind, reason) = match schedule.due(&config, &moment) {
                         None => {
                             let sleep = schedule.sleep(&config, &moment, until - running);
@@ -485,14 +485,14 @@ mod tests {
                     prop_assert!(running - since <= longest, "{} after {longest}", running - since);
                     flushes[kind].push(running);
                     running += took;
-                    let moment = Now { running, ..moment };
+                    let moment = Sample { running, ..moment };
                     schedule.spend(reason, &config, &moment);
                     schedule.done(Done::Flush { on_card: kind == 1 }, &moment);
                     // Whatever kind it was for, it had everything.
                     waiting[0] = None;
                     if kind == 1 { waiting[1] = None; }
                 }
-                let moment = Now { running, ..now(0) };
+                let moment = Sample { running, ..now(0) };
                 let kind = usize::from(kind == 0);
                 match kind {
                     0 => schedule.urgent(&moment),
@@ -524,7 +524,7 @@ mod tests {
             let config = config("interval=off\nurgent-delay=1ms");
             let mut schedule = Schedule::new(&now(0));
             for running in &times {
-                let at = Now { running: *running, ..now(0) };
+                let at = Sample { running: *running, ..now(0) };
                 if boot { schedule.boot_files(on_root, &at) } else { schedule.urgent(&at) }
             }
             schedule.flushed_by_hand(on_card, until, &now(20));
@@ -580,7 +580,7 @@ mod tests {
     }
 
     /// The seconds at which flushes come, with a look every 30 s.
-    fn run(config: &Config, mut at: impl FnMut(u64) -> Now, until: u64) -> Vec<(u64, Reason)> {
+    fn run(config: &Config, mut at: impl FnMut(u64) -> Sample, until: u64) -> Vec<(u64, Reason)> {
         let mut schedule = Schedule::new(&at(0));
         let mut flushes = Vec::new();
         for second in (30..until).step_by(30) {
@@ -598,7 +598,7 @@ mod tests {
         let flushes = run(&config("interval=10m"), now, 2000);
         assert_eq!(flushes, [600, 1200, 1800].map(|second| (second, Reason::Interval)));
         assert!(run(&config("interval=off"), now, 100_000).is_empty());
-        let idle = |second| Now { pending: Bytes(4096), ..now(second) };
+        let idle = |second| Sample { pending: Bytes(4096), ..now(second) };
         assert!(run(&config("interval=10m"), idle, 100_000).is_empty(), "not worth it");
     }
 
@@ -623,7 +623,7 @@ mod tests {
                 600..4000 => 20_000,
                 _ => 19_999,
             };
-            Now { day, ..now(second) }
+            Sample { day, ..now(second) }
         };
         let flushes = run(&config, leaping, 8000);
         assert_eq!(flushes, [(3600, Reason::Interval), (7200, Reason::Interval)]);
@@ -633,7 +633,7 @@ mod tests {
     fn changes_that_are_urgent_come_together() {
         let config = config("urgent-delay=2s");
         let mut schedule = Schedule::new(&now(0));
-        let at = |millis| Now { running: millis, ..now(0) };
+        let at = |millis| Sample { running: millis, ..now(0) };
         schedule.urgent(&at(1000));
         schedule.urgent(&at(2500));
         assert_eq!(schedule.sleep(&config, &at(2500), 60_000), 500);
@@ -649,20 +649,20 @@ mod tests {
     fn a_full_cow_and_short_memory_do_not_wait() {
         let config = Config::default();
         let mut schedule = Schedule::new(&now(0));
-        let full = Now { level: level(8), ..now(1) };
+        let full = Sample { level: level(8), ..now(1) };
         assert_eq!(schedule.due(&config, &full), Some(Reason::High));
-        let short = Now { available_percent: 3, level: level(3), ..now(1) };
+        let short = Sample { available_percent: 3, level: level(3), ..now(1) };
         assert_eq!(schedule.due(&config, &short), Some(Reason::Memory));
-        let pressed = Now { pressed: true, level: level(3), ..now(1) };
+        let pressed = Sample { pressed: true, level: level(3), ..now(1) };
         assert_eq!(schedule.due(&config, &pressed), Some(Reason::Memory));
         // What gives back little memory is not worth a write to the card.
-        assert_eq!(schedule.due(&config, &Now { level: level(1), ..pressed }), None);
+        assert_eq!(schedule.due(&config, &Sample { level: level(1), ..pressed }), None);
         let mut off = config.clone();
         off.memory_low = 0;
         assert_eq!(schedule.due(&off, &pressed), None);
         // Held: only when it can't be kept any more.
-        assert_eq!(schedule.due(&config, &Now { held: true, ..full }), None);
-        let held = Now { level: level(15), held: true, ..now(1) };
+        assert_eq!(schedule.due(&config, &Sample { held: true, ..full }), None);
+        let held = Sample { level: level(15), held: true, ..now(1) };
         assert_eq!(schedule.due(&config, &held), Some(Reason::High));
     }
 
@@ -671,7 +671,7 @@ mod tests {
         let config = Config::default();
         let mut schedule = Schedule::new(&now(0));
         schedule.ask();
-        let at = |millis| Now { running: millis, ..now(0) };
+        let at = |millis| Sample { running: millis, ..now(0) };
         schedule.busy(&at(10_000));
         assert!(schedule.is_failing());
         assert_eq!(schedule.due(&config, &at(10_099)), None);
@@ -695,7 +695,7 @@ mod tests {
         }
         assert_eq!(tries, [0, 2, 6, 14, 30, 62, 126, 254, 382, 510]);
         // Once writers wait there is no time for that. They wait until well below the mark.
-        let full = Now { level: level(12), ..now(512) };
+        let full = Sample { level: level(12), ..now(512) };
         assert_eq!(schedule.due(&config, &full), Some(Reason::High));
     }
 
@@ -705,7 +705,7 @@ mod tests {
             let config = config("at=03:30");
             let mut schedule = Schedule::new(&now(0));
             for day in days {
-                let now = Now { day, minute, running, ..now(0) };
+                let now = Sample { day, minute, running, ..now(0) };
                 if schedule.due(&config, &now).is_some() { schedule.failed(&now) }
                 let _ = (schedule.sleep(&config, &now, 1000), schedule.interval_ends(&config));
             }
@@ -722,7 +722,7 @@ mod tests {
         assert_eq!(schedule.interval_ends(&config), Some(900_000));
         assert_eq!(schedule.due(&config, &now(899)), None, "what was urgent is flushed");
         assert_eq!(schedule.due(&config, &now(900)), Some(Reason::Interval));
-        let nothing = |second| Now { pending: Bytes(0), ..now(second) };
+        let nothing = |second| Sample { pending: Bytes(0), ..now(second) };
         assert_eq!(schedule.due(&config, &nothing(1199)), None);
         assert_eq!(schedule.due(&config, &nothing(1200)), Some(Reason::Idle));
     }
@@ -746,9 +746,9 @@ mod tests {
     #[test]
     fn what_changed_when_a_flush_by_hand_may_have_begun_is_flushed_again() {
         let config = config("interval=off\nurgent-delay=2s");
-        let at = |millis| Now { running: millis, ..now(0) };
+        let at = |millis| Sample { running: millis, ..now(0) };
         for (change, reason) in
-            [(Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent), (boot_files, BOOT)]
+            [(Schedule::urgent as fn(&mut Schedule, &Sample), Reason::Urgent), (boot_files, BOOT)]
         {
             for (when, due) in [(5000, None), (5001, Some(reason))] {
                 let mut schedule = Schedule::new(&now(0));
@@ -781,12 +781,12 @@ mod tests {
                 schedule.looked = Some((0, 10));
                 want(&mut schedule);
                 let moment = match reason {
-                    Reason::Idle => Now { pending: Bytes(0), ..now(600) },
+                    Reason::Idle => Sample { pending: Bytes(0), ..now(600) },
                     _ => now(600),
                 };
                 assert_eq!(schedule.due(&config, &moment), Some(reason));
                 schedule.done(done, &moment);
-                let later = Now { minute: 10, running: moment.running + 301_000, ..moment };
+                let later = Sample { minute: 10, running: moment.running + 301_000, ..moment };
                 let due = schedule.due(&config, &later);
                 assert_eq!(due == Some(reason), still, "{reason} after {done:?}: {due:?}");
             }
@@ -821,7 +821,7 @@ mod tests {
     fn a_time_of_day_that_came_is_made_up_for_when_there_is_something_to_flush() {
         let config = config("interval=off\nat=00:02");
         let mut schedule = Schedule::new(&now(0));
-        let little = |second| Now { pending: Bytes(4096), ..now(second) };
+        let little = |second| Sample { pending: Bytes(4096), ..now(second) };
         assert_eq!(schedule.due(&config, &little(60)), None);
         assert_eq!(schedule.due(&config, &little(120)), None, "not worth a write");
         assert_eq!(schedule.due(&config, &now(600)), Some(Reason::At(2)));
@@ -833,12 +833,12 @@ mod tests {
     /// Each key that a schedule reads, two values, and a moment at which they differ.
     #[test]
     fn every_key_that_says_when_changes_when() {
-        let at = |change: fn(&mut Now)| {
+        let at = |change: fn(&mut Sample)| {
             let mut now = now(3600);
             change(&mut now);
             now
         };
-        type Case = (&'static str, &'static str, Now, Option<Reason>, Option<Reason>);
+        type Case = (&'static str, &'static str, Sample, Option<Reason>, Option<Reason>);
         let cases: [Case; 7] = [
             ("interval=1h", "interval=2h", at(|_| ()), Some(Reason::Interval), None),
             ("at=01:00", "at=01:01", at(|now| now.minute = 60), Some(Reason::At(60)), None),
@@ -874,7 +874,7 @@ mod tests {
                 let mut schedule = Schedule::new(&now(0));
                 schedule.log_in_use(keys.starts_with("idle"));
                 // A look a minute before, so that a time of day is passed by.
-                schedule.look_at_the_wall(&config, &Now { minute: 59, ..moment });
+                schedule.look_at_the_wall(&config, &Sample { minute: 59, ..moment });
                 schedule.due(&config, &moment)
             };
             assert_eq!(due(one), first, "{one}");
@@ -885,31 +885,31 @@ mod tests {
     #[test]
     fn each_limit_counts_from_its_very_value_on() {
         let config = config("interval=off\nhigh=50%\nmemory-low=8%\nmin-flush=8K\nidle=60s");
-        let due = |now: Now| Schedule::new(&super::tests::now(0)).due(&config, &now);
-        let high = |used| Now { level: Level { used: Bytes(used), ..level(0) }, ..now(1) };
+        let due = |now: Sample| Schedule::new(&super::tests::now(0)).due(&config, &now);
+        let high = |used| Sample { level: Level { used: Bytes(used), ..level(0) }, ..now(1) };
         assert_eq!(due(high(8 << 20)), Some(Reason::High));
         assert_eq!(due(high((8 << 20) - (1 << 17))), None);
         // Nothing to flush, however full: dirty data of other filesystems fill no COW.
-        assert_eq!(due(Now { pending: Bytes(0), ..high(8 << 20) }), None);
-        let short = |percent| Now { available_percent: percent, level: level(2), ..now(1) };
+        assert_eq!(due(Sample { pending: Bytes(0), ..high(8 << 20) }), None);
+        let short = |percent| Sample { available_percent: percent, level: level(2), ..now(1) };
         assert_eq!((due(short(7)), due(short(8))), (Some(Reason::Memory), None));
-        let small = |used| Now { level: Level { used: Bytes(used), ..level(0) }, ..short(7) };
+        let small = |used| Sample { level: Level { used: Bytes(used), ..level(0) }, ..short(7) };
         assert_eq!((due(small(2 << 20)), due(small((2 << 20) - 1))), (Some(Reason::Memory), None));
         let mut worthwhile = config.clone();
         worthwhile.interval = 60;
-        let pending = |bytes| Now { pending: Bytes(bytes), ..now(60) };
-        let due = |now: Now| Schedule::new(&super::tests::now(0)).due(&worthwhile, &now);
+        let pending = |bytes| Sample { pending: Bytes(bytes), ..now(60) };
+        let due = |now: Sample| Schedule::new(&super::tests::now(0)).due(&worthwhile, &now);
         assert_eq!((due(pending(8193)), due(pending(8192))), (Some(Reason::Interval), None));
     }
 
     #[test]
     fn writers_that_may_be_held_back_make_a_retry_soon() {
         let config = config("full-wait=80%");
-        let pressing = |percent: u64| Now {
+        let pressing = |percent: u64| Sample {
             level: Level {
                 used: Bytes(percent << 20),
                 size: Bytes(100 << 20),
-                brim: Bytes(100 << 20),
+                limit: Bytes(100 << 20),
                 dirty: Bytes(0),
             },
             ..now(100)
@@ -921,7 +921,7 @@ mod tests {
             schedule.failed(&now(100));
         }
         let after =
-            |percent, seconds: u64| Now { running: (100 + seconds) * 1000, ..pressing(percent) };
+            |percent, seconds: u64| Sample { running: (100 + seconds) * 1000, ..pressing(percent) };
         assert_eq!(schedule.due(&config, &after(60, 31)), None);
         assert_eq!(schedule.due(&config, &after(70, 1)), None);
         assert!(schedule.due(&config, &after(70, 2)).is_some());
@@ -933,10 +933,11 @@ mod tests {
     fn how_soon_what_is_urgent_comes_is_the_owners_choice() {
         for (delay, millis) in [("500ms", 500), ("5s", 5000)] {
             let config = config(&format!("urgent-delay={delay}"));
-            let at = |millis| Now { running: millis, ..now(0) };
-            for (change, reason) in
-                [(Schedule::urgent as fn(&mut Schedule, &Now), Reason::Urgent), (boot_files, BOOT)]
-            {
+            let at = |millis| Sample { running: millis, ..now(0) };
+            for (change, reason) in [
+                (Schedule::urgent as fn(&mut Schedule, &Sample), Reason::Urgent),
+                (boot_files, BOOT),
+            ] {
                 let mut schedule = Schedule::new(&now(0));
                 change(&mut schedule, &at(1000));
                 assert_eq!(schedule.sleep(&config, &at(1000), 60_000), millis, "{delay}");
@@ -982,24 +983,24 @@ mod tests {
         assert_eq!(schedule.interval_ends(&idle), None);
         let never = config("interval=off\nidle=off");
         assert_eq!(schedule.due(&never, &now(1_000_000)), None);
-        let full = Now { level: level(8), pending: Bytes(1), ..now(1) };
+        let full = Sample { level: level(8), pending: Bytes(1), ..now(1) };
         assert_eq!(schedule.due(&never, &full), Some(Reason::High), "any pending byte");
     }
 
     #[test]
     fn nothing_is_due_once_the_cow_was_lost() {
         let config = config("interval=1m\nat=00:10\n");
-        let lost = Now { lost: true, pending: Bytes::MAX, level: Level::default(), ..now(9000) };
+        let lost = Sample { lost: true, pending: Bytes::MAX, level: Level::default(), ..now(9000) };
         let mut schedule = Schedule::new(&now(0));
         schedule.ask();
         assert_eq!(schedule.due(&config, &lost), None);
-        assert_eq!(schedule.due(&config, &Now { lost: false, ..lost }), Some(Reason::Asked));
+        assert_eq!(schedule.due(&config, &Sample { lost: false, ..lost }), Some(Reason::Asked));
     }
 
     #[test]
     fn a_hold_ends_from_the_very_mark_on() {
         let config = config("full-wait=75%");
-        let held = |mib| Now { held: true, level: level(mib), ..now(1) };
+        let held = |mib| Sample { held: true, level: level(mib), ..now(1) };
         let mut schedule = Schedule::new(&now(0));
         assert_eq!(schedule.due(&config, &held(11)), None);
         assert_eq!(schedule.due(&config, &held(12)), Some(Reason::High));
@@ -1008,7 +1009,7 @@ mod tests {
     #[test]
     fn the_last_minute_of_a_day_is_not_lost_at_midnight() {
         let config = config("interval=off\nat=23:59");
-        let at = |day, minute| Now { day, minute, ..now(0) };
+        let at = |day, minute| Sample { day, minute, ..now(0) };
         for (before, after, passed) in
             [((0, 1438), (1, 1), true), ((0, 1439), (1, 1), false), ((1, 0), (1, 3), false)]
         {
@@ -1026,7 +1027,7 @@ mod tests {
         schedule.ask();
         assert_eq!(schedule.sleep(&config, &now(0), 1000), 0);
         schedule.done(FLUSH, &now(0));
-        let empty = |percent| Now { available_percent: percent, level: level(3), ..now(1) };
+        let empty = |percent| Sample { available_percent: percent, level: level(3), ..now(1) };
         assert_eq!(schedule.due(&config, &empty(1)), None);
         assert_eq!(schedule.due(&config, &empty(0)), Some(Reason::Memory));
     }

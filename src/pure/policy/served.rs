@@ -30,11 +30,11 @@ pub const CALLERS: [[&str; 2]; 3] = [
 /// What a look at root found. What can't be told is no "no". Of two of which one will do the greater counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seen {
-    /// It certainly is not there.
+    /// The file is certainly not there.
     Missing,
-    /// It may be: on a filesystem that is not mounted yet, or behind what can't be read.
+    /// The file may be there: on a filesystem that is not mounted yet, or behind what can't be read.
     Unclear,
-    /// It is there.
+    /// The file is there.
     There,
 }
 

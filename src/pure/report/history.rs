@@ -6,7 +6,7 @@ use super::record::Record;
 use crate::pure::policy::schedule::AT_ONCE;
 use crate::pure::units::{Bytes, Utc};
 
-/// So many flushes are remembered: some 16 KiB of RAM.
+/// How many flushes are remembered: some 16 KiB of RAM.
 pub const MOST: usize = 100;
 
 /// Reads a file's text, oldest first. What is no record is left out; of many the youngest stay.

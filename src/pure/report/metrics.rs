@@ -8,6 +8,7 @@ use super::record::Record;
 use super::totals::Totals;
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::format::Life;
+use crate::pure::stack::Mode;
 use crate::pure::units::Bytes;
 
 /// What is told.
@@ -36,7 +37,8 @@ pub struct Metrics {
 }
 
 /// All modes, so that a series does not come and go.
-pub const MODES: [&str; 4] = ["deferring", "write-through", "inactive", "unknown"];
+pub const MODES: [&str; 4] =
+    [Mode::Deferring.word(), Mode::WriteThrough.word(), "inactive", "unknown"];
 
 /// The file's text.
 pub fn to_text(metrics: &Metrics) -> String {

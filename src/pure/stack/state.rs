@@ -146,6 +146,16 @@ pub enum Mode {
     WriteThrough,
 }
 
+impl Mode {
+    /// The word for programs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Mode::Deferring => "deferring",
+            Mode::WriteThrough => "write-through",
+        }
+    }
+}
+
 /// All of cowflush's devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stack {

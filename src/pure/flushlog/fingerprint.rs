@@ -8,12 +8,12 @@
 //! Places: the superblock of ext2/3/4 and XFS is in chunk 0, that of Btrfs in chunk 16. F2FS writes
 //! its two checkpoint packs instead, whose place its superblock tells (include/linux/f2fs_fs.h).
 
-use super::format::{SECTORS, WITNESSES, Witness};
+use super::format::{FINGERPRINTS, Fingerprint, SECTORS};
 use super::segment::Segment;
 use crate::pure::chunks::CHUNK_BYTES;
 
 /// The telling chunks of a root filesystem of this kind; `head` is its first chunk.
-pub fn places(kind: Option<&str>, head: &[u8]) -> [Option<u64>; WITNESSES] {
+pub fn places(kind: Option<&str>, head: &[u8]) -> [Option<u64>; FINGERPRINTS] {
     match kind {
         Some("btrfs") => [Some(16), None, None, None],
         Some("f2fs") => {
@@ -34,24 +34,26 @@ pub fn places(kind: Option<&str>, head: &[u8]) -> [Option<u64>; WITNESSES] {
 /// The chunks of root that the segments watch.
 pub fn watched(segments: &[Segment]) -> Vec<u64> {
     let mut chunks = Vec::new();
-    for witness in known(segments) {
-        if !chunks.contains(&witness.chunk) {
-            chunks.push(witness.chunk);
+    for fingerprint in known(segments) {
+        if !chunks.contains(&fingerprint.chunk) {
+            chunks.push(fingerprint.chunk);
         }
     }
     chunks
 }
 
-fn known(segments: &[Segment]) -> impl Iterator<Item = &Witness> {
-    let all = segments.iter().flat_map(|segment| &segment.head.witnesses);
-    all.filter(|witness| witness.chunk != Witness::NONE)
+fn known(segments: &[Segment]) -> impl Iterator<Item = &Fingerprint> {
+    let all = segments.iter().flat_map(|segment| &segment.head.fingerprints);
+    all.filter(|fingerprint| fingerprint.chunk != Fingerprint::NONE)
 }
 
 /// Whether a watched chunk of root, by its sectors' checksums, is something that the segments know.
 pub fn recognised(segments: &[Segment], chunk: u64, now: &[u32; SECTORS]) -> bool {
     now.iter().enumerate().all(|(sector, crc)| {
-        known(segments).filter(|witness| witness.chunk == chunk).any(|witness| {
-            [&witness.before, &witness.after].iter().any(|crcs| crcs.get(sector) == Some(crc))
+        known(segments).filter(|fingerprint| fingerprint.chunk == chunk).any(|fingerprint| {
+            [&fingerprint.before, &fingerprint.after]
+                .iter()
+                .any(|crcs| crcs.get(sector) == Some(crc))
         })
     })
 }
@@ -59,9 +61,9 @@ pub fn recognised(segments: &[Segment], chunk: u64, now: &[u32; SECTORS]) -> boo
 /// What a segment makes of a watched chunk that it does not hold: what the youngest segment
 /// before it made of it, or what the card holds.
 pub fn inherited(segments: &[Segment], chunk: u64, card: [u32; SECTORS]) -> [u32; SECTORS] {
-    let younger_first = segments.iter().rev().flat_map(|segment| &segment.head.witnesses);
-    let mut same = younger_first.filter(|witness| witness.chunk == chunk);
-    same.next().map_or(card, |witness| witness.after)
+    let younger_first = segments.iter().rev().flat_map(|segment| &segment.head.fingerprints);
+    let mut same = younger_first.filter(|fingerprint| fingerprint.chunk == chunk);
+    same.next().map_or(card, |fingerprint| fingerprint.after)
 }
 
 /// Bytes of root's head that [`places`] wants to see.
@@ -75,7 +77,8 @@ mod tests {
 
     fn segment(chunk: u64, before: u32, after: u32) -> Segment {
         let mut head = Head::default();
-        head.witnesses[0] = Witness { chunk, before: [before; SECTORS], after: [after; SECTORS] };
+        head.fingerprints[0] =
+            Fingerprint { chunk, before: [before; SECTORS], after: [after; SECTORS] };
         Segment { head, table: Vec::new(), committed: true }
     }
 
@@ -148,8 +151,12 @@ mod tests {
 
     #[test]
     fn every_chunk_that_any_segment_watches_is_looked_at_once() {
-        let segments =
-            [segment(0, 1, 2), segment(16, 3, 4), segment(0, 2, 5), segment(Witness::NONE, 0, 0)];
+        let segments = [
+            segment(0, 1, 2),
+            segment(16, 3, 4),
+            segment(0, 2, 5),
+            segment(Fingerprint::NONE, 0, 0),
+        ];
         assert_eq!(watched(&segments), [0, 16]);
         assert!(watched(&[]).is_empty());
         // What one chunk may be another may not.

@@ -8,11 +8,11 @@ use crate::output::kmsg;
 
 /// Collects what was said, for the note in /run/cowflush.
 #[derive(Clone, Default)]
-pub struct Log {
+pub struct BootMessages {
     lines: Vec<String>,
 }
 
-impl Log {
+impl BootMessages {
     /// Something to know.
     pub fn info(&mut self, text: &str) {
         self.say(kmsg::NOTICE, text);

@@ -9,7 +9,7 @@ pub const FREE: u64 = 2048;
 /// As many while a writer must not be at memory speed. Whoever writes more waits until earlier chunks
 /// are there, so the speed falls to about a fifth; a few chunks, such as a small fsync has, are as fast
 /// as ever. Fewer would slow down little more, and cost more metadata writes.
-const PACED: u64 = 4;
+const SLOWED: u64 = 4;
 
 /// Above that a COW lasts long enough at any speed: a quarter of a second at 256 MiB/s.
 const SMALL: Bytes = Bytes(64 << 20);
@@ -18,8 +18,8 @@ const SMALL: Bytes = Bytes(64 << 20);
 ///
 /// Whoever looks after a COW may be late: a busy machine, a process that is started while memory is
 /// short. A small COW must not overflow in that time.
-pub fn threshold(limit: Bytes) -> u64 {
-    if limit <= SMALL { PACED } else { FREE }
+pub fn of(limit: Bytes) -> u64 {
+    if limit <= SMALL { SLOWED } else { FREE }
 }
 
 #[cfg(test)]
@@ -28,8 +28,8 @@ mod tests {
 
     #[test]
     fn only_a_small_cow_is_filled_slowly() {
-        assert_eq!(threshold(Bytes(16 << 20)), PACED);
-        assert_eq!(threshold(SMALL), PACED);
-        assert_eq!(threshold(Bytes(SMALL.0 + 1)), FREE);
+        assert_eq!(of(Bytes(16 << 20)), SLOWED);
+        assert_eq!(of(SMALL), SLOWED);
+        assert_eq!(of(Bytes(SMALL.0 + 1)), FREE);
     }
 }

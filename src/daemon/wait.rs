@@ -12,16 +12,16 @@ use crate::notes::run_dir;
 use crate::pure::dm::SnapshotStatus;
 use crate::pure::flushlog::tries;
 use crate::pure::policy::pressure::{self, Level};
-use crate::pure::policy::schedule::Now;
+use crate::pure::policy::schedule::Sample;
 use crate::pure::units::Bytes;
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
 use crate::sys::time;
 
-/// How often the daemon looks at everything when nothing happens; between two looks it glances at the COW.
+/// How often the daemon samples everything when nothing happens; between two samples it polls the COW.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What ends a rest.
+/// What ends a wait.
 #[derive(PartialEq)]
 enum Event {
     /// Programs wait for memory.
@@ -35,7 +35,7 @@ const NOTICE_EVERY: u64 = 1000;
 
 impl Daemon<'_> {
     /// Tells people what is to be told by the way.
-    pub(super) fn report(&mut self, now: &Now) {
+    pub(super) fn report(&mut self, now: &Sample) {
         if now.running >= tries::MINUTES * 60_000 && !std::mem::replace(&mut self.reached, true) {
             // Whoever is at work writes to the log, which says it, too.
             let _ = flushlog::tries::reached(&self.control);
@@ -43,14 +43,14 @@ impl Daemon<'_> {
         let ends = self.schedule.interval_ends(&self.config);
         let changes = self.schedule.changes_due(&self.config);
         for note in self.reporter.report(&self.config, &self.control, now, ends, changes) {
-            self.voice.tell(&note);
+            self.notify.log(&note);
         }
         if self.schedule.is_put_off(&self.config, now)
             && !std::mem::replace(&mut self.told_often, true)
         {
             let kinds = changes.into_iter().zip([&self.urgent, &self.boot]);
             let path = kinds.max_by_key(|(due, _)| *due).map(|(_, watch)| watch.last());
-            self.voice.tell(&format!(
+            self.notify.log(&format!(
                 "{} changes again and again: flushes for such changes are `urgent-pause` apart from now on, and a power \
                  cut may cost that much of them. Leave it out, if it need not be kept so soon: `!PATH` in `urgent`",
                 path.unwrap_or_default()
@@ -59,7 +59,7 @@ impl Daemon<'_> {
     }
 
     /// Waits until something happens, or could: then everything wants a look.
-    pub(super) fn rest(&mut self, now: &Now, signals: &Held) {
+    pub(super) fn wait(&mut self, now: &Sample, signals: &Held) {
         let most = match self.throttle.is_armed() {
             // That looks after the COW.
             true if self.schedule.is_failing() || now.doubt => pressure::SLOW,
@@ -72,13 +72,13 @@ impl Daemon<'_> {
         let mut level = now.level;
         self.pressed = false;
         while let Some(left) = until.checked_sub(time::running()).filter(|left| *left > 0) {
-            let happened = self.wait(left.min(self.pause(&level, now)), signals);
+            let happened = self.poll(left.min(self.pause(&level, now)), signals);
             self.pressed = happened == Some(Event::Pressure);
             if happened.is_some() {
                 break;
             }
-            match self.glance(level) {
-                Some(glanced) => level = glanced,
+            match self.poll_cow(level) {
+                Some(polled) => level = polled,
                 None => break,
             }
         }
@@ -87,7 +87,7 @@ impl Daemon<'_> {
             return;
         }
         // What came did so just now.
-        let now = &Now { running: time::running(), ..*now };
+        let now = &Sample { running: time::running(), ..*now };
         let mounted = std::mem::take(&mut self.mounted);
         if self.urgent.changed(mounted).is_some() {
             self.schedule.urgent(now);
@@ -96,13 +96,13 @@ impl Daemon<'_> {
             self.schedule.boot_files(change.on_root, now);
         }
         for complaint in [self.urgent.complaint(), self.boot.complaint()].into_iter().flatten() {
-            self.voice.tell(&complaint);
+            self.notify.log(&complaint);
         }
         self.notice_others(now);
     }
 
     /// Until when nobody need look at the COW, in milliseconds from now.
-    fn pause(&self, level: &Level, now: &Now) -> u64 {
+    fn pause(&self, level: &Level, now: &Sample) -> u64 {
         if self.throttle.is_armed() || level.size == Bytes(0) {
             return u64::MAX;
         }
@@ -113,18 +113,18 @@ impl Daemon<'_> {
 
     /// A look at the COW alone, which is one ioctl: what the page cache and the memory may do to it in
     /// the meantime is little ([`Daemon::limit_dirty`]). `None`: it is not as it was.
-    fn glance(&mut self, level: Level) -> Option<Level> {
+    fn poll_cow(&mut self, level: Level) -> Option<Level> {
         if self.throttle.is_armed() || level.size == Bytes(0) {
             return Some(level);
         }
         match self.control.look(&mut self.message) {
-            Ok(SnapshotStatus::Used(usage)) => level.glanced(usage.allocated.bytes()),
+            Ok(SnapshotStatus::Used(usage)) => level.polled(usage.allocated.bytes()),
             _ => None,
         }
     }
 
     /// Waits for so many milliseconds, or until something happens.
-    fn wait(&mut self, millis: u64, signals: &Held) -> Option<Event> {
+    fn poll(&mut self, millis: u64, signals: &Held) -> Option<Event> {
         let mut descriptors = heapless::Vec::<PollFd<'_>, 5>::new();
         let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
         add(signals.as_fd(), PollFlags::POLLIN);
@@ -155,7 +155,7 @@ impl Daemon<'_> {
     }
 
     /// A flush by hand counts as one.
-    fn notice_others(&mut self, now: &Now) {
+    fn notice_others(&mut self, now: &Sample) {
         if now.running < self.noticed.saturating_add(NOTICE_EVERY) {
             return;
         }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, chroot};
 
-use super::console::Log;
+use super::messages::BootMessages;
 use crate::error::{Doing, Error, Result};
 use crate::sys::process::{could_start, is_in_initramfs, turn_into};
 
@@ -21,13 +21,18 @@ const USUAL: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
 
 /// Moves the kernel's filesystems over, frees the initramfs, makes `root` the root and becomes
 /// `init`. Returns only on failure, and there is no way back then.
-pub fn run(root: &Path, init: &str, arguments: Vec<OsString>, log: &mut Log) -> Error {
+pub fn run(root: &Path, init: &str, arguments: Vec<OsString>, log: &mut BootMessages) -> Error {
     match try_run(root, init, arguments, log) {
         Err(error) => error,
     }
 }
 
-fn try_run(root: &Path, init: &str, arguments: Vec<OsString>, log: &mut Log) -> Result<Infallible> {
+fn try_run(
+    root: &Path,
+    init: &str,
+    arguments: Vec<OsString>,
+    log: &mut BootMessages,
+) -> Result<Infallible> {
     for place in ["/dev", "/proc", "/sys", "/run"] {
         let target = root.join(place.trim_start_matches('/'));
         let moved = mount(Some(place), &target, NONE, MsFlags::MS_MOVE, NONE);
@@ -58,7 +63,11 @@ fn not_started(init: &str, errno: Errno) -> Error {
 
 /// The first program on `root` that the kernel would start as init. To be asked before anything is moved: as long as
 /// nothing was, everything else can be tried at the rescue prompt.
-pub fn find_init<'a>(root: &Path, wanted: Option<&'a str>, log: &mut Log) -> Result<&'a str> {
+pub fn find_init<'a>(
+    root: &Path,
+    wanted: Option<&'a str>,
+    log: &mut BootMessages,
+) -> Result<&'a str> {
     for init in wanted.into_iter().chain(USUAL) {
         let Ok(program) = CString::new(init) else { continue };
         match could_start(root, &program) {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::pure::policy::schedule::Now;
+use crate::pure::policy::schedule::Sample;
 use crate::sys::watchdog;
 
 /// How long the watchdog is fed while all writers wait for a card that fails, in milliseconds. After
@@ -16,7 +16,7 @@ const PATIENCE: u64 = 10 * 60_000;
 
 /// What is fed, and since when writers have been waiting.
 #[derive(Default)]
-pub struct Feeder {
+pub struct Watchdog {
     fed: Option<(String, Duration)>,
     patience: Patience,
 }
@@ -36,7 +36,7 @@ impl Patience {
     }
 }
 
-impl Feeder {
+impl Watchdog {
     /// Feeds the watchdog at `path` from now on. One that is no longer wanted is stopped: that is the
     /// only way to do so.
     pub fn follow(&mut self, path: Option<&str>) -> Result<()> {
@@ -58,7 +58,7 @@ impl Feeder {
     }
 
     /// The daemon is alive. `waiting`: but all writers wait for the card.
-    pub fn feed(&mut self, now: &Now, waiting: bool) {
+    pub fn feed(&mut self, now: &Sample, waiting: bool) {
         if self.patience.holds(now.running, waiting) {
             watchdog::progress();
         }

@@ -6,37 +6,42 @@ use crate::flush::session::{How, Outcome, Session};
 use crate::notes::{hold, run_dir};
 use crate::pure::config::{HoldFull, OnOverflow};
 use crate::pure::policy::pressure::Level;
-use crate::pure::policy::schedule::{self, Done, Now, Reason};
+use crate::pure::policy::schedule::{self, Done, Reason, Sample};
 use crate::pure::stack::Wish;
 use crate::sys::process::Program;
 use crate::sys::signals::Held;
 use crate::sys::{lock, priority};
 
 /// A reboot is not waited for when this share of the COW is in use, in percent.
-const BRIM: u64 = 95;
+const ALMOST_FULL: u64 = 95;
 
 /// What became of what was due.
 enum Did {
     /// Nothing: another command is at work.
     Nothing,
-    /// It was done; with what a flush came to, if it was one.
+    /// What was due was done; with what a flush came to, if it was one.
     Flushed(Option<Outcome>),
 }
 
 impl Daemon<'_> {
     /// Does what is due. Returns how things are afterwards.
-    pub(super) fn act(&mut self, reason: Reason, now: &Now, signals: &mut Held) -> Result<Now> {
+    pub(super) fn act(
+        &mut self,
+        reason: Reason,
+        now: &Sample,
+        signals: &mut Held,
+    ) -> Result<Sample> {
         if hold::since().is_some() != now.held {
             // A hold that began, or ended, since the look.
-            return Ok(self.look());
+            return Ok(self.sample());
         }
         if now.held && self.config.hold_full == HoldFull::Discard {
             self.discard(now);
-            return Ok(self.look());
+            return Ok(self.sample());
         }
         if hold::end() {
             let kept = "the hold was ended, since the COW is full: what was held is flushed now";
-            self.voice.tell(kept);
+            self.notify.log(kept);
         }
         self.reporter.flushing();
         let flushed = self.flush(reason, signals);
@@ -44,7 +49,7 @@ impl Daemon<'_> {
         let failed = !matches!(flushed, Ok(Did::Flushed(_)));
         // A flush that failed may have left something sealed, which leaves less room.
         self.refresh()?;
-        let now = self.look();
+        let now = self.sample();
         self.guard(&now.level, failed);
         match flushed {
             Ok(Did::Nothing) => self.schedule.busy(&now),
@@ -52,10 +57,10 @@ impl Daemon<'_> {
                 let complaints = outcome.as_ref().map(Outcome::complaints).unwrap_or_default();
                 match outcome.as_ref().and_then(Outcome::record) {
                     Some(record) => {
-                        self.voice.tell(&format!("flushed ({reason}): {record}{complaints}"))
+                        self.notify.log(&format!("flushed ({reason}): {record}{complaints}"))
                     }
                     None if complaints.is_empty() => {}
-                    None => self.voice.tell(complaints.trim_start()),
+                    None => self.notify.log(complaints.trim_start()),
                 }
                 self.reporter.flushed(complaints.is_empty());
                 self.last_note = run_dir::read(run_dir::LAST_FLUSH);
@@ -69,7 +74,7 @@ impl Daemon<'_> {
             // Told to end: nothing has failed, and what is not flushed yet is not given up either.
             Err(error) if error.exit_code() == Exit::Interrupted => {}
             Err(error) => {
-                self.voice.tell(&format!("flush ({reason}) failed: {error}"));
+                self.notify.log(&format!("flush ({reason}) failed: {error}"));
                 self.schedule.failed(&now);
                 // Whoever has frozen root keeps writers away from the COW, too.
                 if error.exit_code() == Exit::Busy {
@@ -79,7 +84,7 @@ impl Daemon<'_> {
                 if schedule::is_pressing(&self.config, &now) {
                     self.resort(signals);
                     self.refresh()?;
-                    return Ok(self.look());
+                    return Ok(self.sample());
                 }
             }
         }
@@ -113,20 +118,20 @@ impl Daemon<'_> {
 
     /// Drops what is on trial. A reboot that is under way and does not come to its end before the
     /// COW is full is cut short: nothing on root would be kept anyway.
-    fn discard(&mut self, now: &Now) {
+    fn discard(&mut self, now: &Sample) {
         if !self.rebooting {
             self.rebooting = true;
-            self.voice.tell("the hold has filled the COW: rebooting, what was held is dropped");
+            self.notify.log("the hold has filled the COW: rebooting, what was held is dropped");
             priority::realtime(false);
             // Not waited for: it may wait for root.
             if Program::start(c"reboot", c"reboot").is_ok() {
                 return;
             }
-        } else if now.level.percent_of_brim() < BRIM {
+        } else if now.level.percent_of_limit() < ALMOST_FULL {
             return;
         }
         if let Err(error) = hold::discard(true) {
-            self.voice.tell(&error.to_string());
+            self.notify.log(&error.to_string());
         }
     }
 
@@ -134,7 +139,7 @@ impl Daemon<'_> {
     /// fills it up in between. After a flush that failed such a COW gets one anyway; one with much room
     /// does without, so that everything can be told at once. With an armed throttle the lock is this process's.
     pub(super) fn guard(&mut self, level: &Level, failing: bool) {
-        if level.percent_of_brim() < self.config.high {
+        if level.percent_of_limit() < self.config.high {
             if self.throttle.is_armed() {
                 self.throttle.release();
                 lock::release(&self.control);
@@ -146,15 +151,15 @@ impl Daemon<'_> {
         {
             lock::release(&self.control);
         }
-        self.voice.hush(self.throttle.is_armed());
+        self.notify.defer(self.throttle.is_armed());
     }
 
     /// In doubt about the flush log a full COW is no reason to flush; so the throttle is armed, as after a flush that failed, and
     /// it is said when writers begin to wait.
-    pub(super) fn wait_for_word(&mut self, now: &Now) {
+    pub(super) fn wait_for_word(&mut self, now: &Sample) {
         let waits = now.doubt && schedule::is_full(&self.config, now);
         if waits && !self.waits_for_word {
-            self.voice.tell(
+            self.notify.log(
                 "THE COW IS FULL, and nothing may be flushed before you have decided about the flush log: programs wait. \
                  `cowflush status` says why, `cowflush release` goes on without the log's flushes, a reboot drops what is in RAM",
             );
@@ -167,8 +172,8 @@ impl Daemon<'_> {
     fn resort(&mut self, signals: &mut Held) {
         match self.config.on_overflow {
             OnOverflow::Wait => self
-                .voice
-                .tell("THE COW IS FULL and can't be flushed: programs wait until it can be"),
+                .notify
+                .log("THE COW IS FULL and can't be flushed: programs wait until it can be"),
             OnOverflow::WriteThrough => self.write_through(signals),
         }
     }
@@ -178,12 +183,12 @@ impl Daemon<'_> {
         let through = Session::behind(throttle, control.clone(), config, signals)
             .and_then(Session::settled_anyhow)
             .and_then(|mut session| session.give_up_deferring());
-        self.voice.hush(self.throttle.is_armed());
+        self.notify.defer(self.throttle.is_armed());
         match through {
-            Ok(()) => self.voice.tell(
+            Ok(()) => self.notify.log(
                 "THE COW IS FULL and can't be flushed: writes go straight to the card from now on",
             ),
-            Err(error) => self.voice.tell(&format!("the last resort failed: {error}")),
+            Err(error) => self.notify.log(&format!("the last resort failed: {error}")),
         }
     }
 }

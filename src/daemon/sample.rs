@@ -6,14 +6,14 @@ use crate::flush::{flushlog, trouble};
 use crate::notes::{hold, settings};
 use crate::pure::dm::SnapshotStatus;
 use crate::pure::policy::rule::Rule;
-use crate::pure::policy::schedule::Now;
+use crate::pure::policy::schedule::Sample;
 use crate::pure::stack::Trouble;
 use crate::pure::units::Bytes;
 use crate::sys::{memory, time};
 
 impl Daemon<'_> {
     /// One look at everything.
-    pub(super) fn look(&mut self) -> Now {
+    pub(super) fn sample(&mut self) -> Sample {
         let status = self.status();
         let memory = memory::info().unwrap_or_default();
         let level = self.rule.level(status, &memory);
@@ -27,7 +27,7 @@ impl Daemon<'_> {
             SnapshotStatus::Unknown => Bytes(0),
             _ => Bytes::MAX,
         };
-        Now {
+        Sample {
             running: time::running(),
             minute,
             day,
@@ -73,7 +73,7 @@ impl Daemon<'_> {
     /// can reach the COW at once: more than it holds. So the kernel is told to keep an eighth of the
     /// COW's size at most. To write them there costs no more than copying memory.
     fn limit_dirty(&mut self) {
-        let level = self.look().level;
+        let level = self.sample().level;
         if level.size == Bytes(0) {
             return;
         }

@@ -50,6 +50,7 @@ daemon() {
 case $name in
 # With what codes it ends, one after the other, stands in /state/codes.
 cowflush)
+    [ "$1" != check ] || cat /state/check 2>/dev/null
     [ "$1" = stop ] || exit 0
     code=$(sed -n 1p /state/codes 2>/dev/null)
     [ -z "$code" ] || sed -i 1d /state/codes
@@ -319,6 +320,27 @@ def test_a_daemon_that_runlevel_1_has_killed_is_there_again_but_no_other(tmp_pat
     assert run("start") == "start\n"
     for word in ("stop", "status", "restart"):
         assert run(word) == "", word
+
+
+def test_a_root_that_no_boot_keeps_in_ram_is_told_of_when_the_package_comes(tmp_path: Path) -> None:
+    """As on LVM. An owner who is told to reboot would take it for done."""
+    system = made(tmp_path / "root")
+    system.unpack()
+    checked = "found    device-mapper    yes\n{}note     stack            root is not on one now\n"
+    on_lvm = "missing  card             dm-0: it stands on sda5 by md, LVM, LUKS or the like\n         Root must be all on one.\n"
+    reboot = "cowflush: reboot to keep root's writes in RAM. See cowflush(8) for the flush log."
+    for card, chroot, said in (
+        ("found    card             sda1, ext4 of 60.0 MiB\n", "no", (reboot, "")),
+        (on_lvm, "yes", (reboot, "")),
+        (on_lvm, "no", ("", "cowflush: root can't be kept in RAM: dm-0: it stands on sda5 by md, LVM, LUKS or the like. Writes go on to it; 'cowflush check' says more.")),
+    ):  # fmt: skip
+        put(system.root / "state/check", checked.format(card))
+        put(system.root / "state/chroot", f"{chroot}\n")
+        done = system.run("postinst", "configure", "")
+        assert done.returncode == 0
+        for text, wanted in zip((done.stdout, done.stderr), said, strict=True):
+            ours = [line for line in text.splitlines() if line.startswith("cowflush: ")]
+            assert ours == ([wanted] if wanted else [])
 
 
 @INITS

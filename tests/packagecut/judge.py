@@ -119,32 +119,45 @@ class Look:
 
     def at(self, root: ExtImage, kept: Mapping[str, str]) -> Found:
         """Root as a boot finds it, after e2fsck. `kept` is what must be there, by path."""
-        wrong = []
-        with tempfile.TemporaryDirectory(dir=_room()) as temporary:
+        with tempfile.TemporaryDirectory(dir=room()) as temporary:
             base = Path(temporary)
-            names = sorted({*self.packages.files[OLD], *self.packages.files[NEWER]})
-            tree = _read(root, base, [*FOLDERS], [STATUS, PROGRAM, *names, *kept])
-            for name, text in kept.items():
-                if tree.get(name) != text.encode():
-                    wrong.append(f"{name} is lost: {tree.get(name)!r}")
-            versions = {name: self.packages.version(name, tree.get(name)) for name in names}
-            wrong += [f"{name} is torn" for name, version in versions.items() if version == "torn"]
-            images = self._kernels(tree)
-            wrong += [f"initrd.img-{kernel} is {what}" for kernel, what in images.items() if what.startswith(("torn", "part", "missing"))]  # fmt: skip
-            menu, complaints = _menu(tree)
-            wrong += complaints
-            outcome = {
-                "dpkg": _status(tree),
-                "program": versions[PROGRAM],
-                "files": "+".join(sorted(set(versions.values()) - {"both"})) or "both",
-                **images,
-                "menu": menu,
-                "units": _enabled(tree),
-                "runlevels": str(sum(bool(re.match(r"/etc/rcS.d/S\d+cowflush", name)) for name in tree)),
-                "GRUB's settings": "yes" if "/etc/default/grub.d/cowflush.cfg" in tree else "no",
-                "half written": "+".join(sorted(_half(tree))) or "none",
-            }  # fmt: skip
-        return Found(outcome, tuple(wrong))
+            _dump(root, base, FOLDERS, [STATUS, *self._names(), *kept])
+            return self.of(base, kept)
+
+    def of(self, base: Path, kept: Mapping[str, str]) -> Found:
+        """The same, of a folder with all its files."""
+        names = self._names()
+        tree = dict(_files_of(base, FOLDERS, [STATUS, *names, *kept]))
+        wrong = []
+        for name, text in kept.items():
+            if tree.get(name) != text.encode():
+                wrong.append(f"{name} is lost: {tree.get(name)!r}")
+        versions = {name: self.packages.version(name, tree.get(name)) for name in names}
+        wrong += [f"{name} is torn" for name, version in versions.items() if version == "torn"]
+        images = self._kernels(tree)
+        wrong += [
+            f"initrd.img-{kernel} is {what}"
+            for kernel, what in images.items()
+            if what.startswith(("torn", "part", "missing"))
+        ]
+        menu, complaints = _menu(tree)
+        outcome = {
+            "dpkg": _status(tree),
+            "program": versions[PROGRAM],
+            "files": "+".join(sorted(set(versions.values()) - {"both"})) or "both",
+            **images,
+            "menu": menu,
+            "units": _enabled(tree),
+            "runlevels": str(
+                sum(bool(re.match(r"/etc/rcS.d/S\d+cowflush", name)) for name in tree)
+            ),
+            "GRUB's settings": "yes" if "/etc/default/grub.d/cowflush.cfg" in tree else "no",
+            "half written": "+".join(sorted(set(_half(tree)))) or "none",
+        }
+        return Found(outcome, (*wrong, *complaints))
+
+    def _names(self) -> list[str]:
+        return sorted({*self.packages.files[OLD], *self.packages.files[NEWER]})
 
     def _kernels(self, tree: Mapping[str, bytes]) -> dict[str, str]:
         kernels = [
@@ -203,14 +216,12 @@ def _unzipped(content: bytes) -> bytes:
     return done.stdout
 
 
-def _room() -> str | None:
+def room() -> str | None:
+    """In RAM where that can be had: all of it is written and read again, hundreds of times."""
     return SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
 
 
-def _read(
-    root: ExtImage, base: Path, folders: Sequence[str], files: Sequence[str]
-) -> dict[str, bytes]:
-    """The files by path; of a link its target counts."""
+def _dump(root: ExtImage, base: Path, folders: Sequence[str], files: Sequence[str]) -> None:
     script = []
     for folder in folders:
         (base / folder.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
@@ -221,14 +232,19 @@ def _read(
     local.run(
         ["debugfs", "-f", "-", root.path], input="\n".join(script).encode(), capture_output=True, env={**os.environ, **ext.PATH}
     )  # fmt: skip
-    found = {}
-    for path in base.rglob("*"):
+
+
+def _files_of(
+    base: Path, folders: Sequence[str], files: Sequence[str]
+) -> Iterator[tuple[str, bytes]]:
+    """The files by path; of a link its target counts."""
+    below = [path for folder in folders for path in (base / folder.lstrip("/")).rglob("*")]
+    for path in [*below, *(base / file.lstrip("/") for file in files)]:
         name = f"/{path.relative_to(base)}"
         if path.is_symlink():
-            found[name] = os.readlink(path).encode()
+            yield name, os.readlink(path).encode()
         elif path.is_file():
-            found[name] = path.read_bytes()
-    return found
+            yield name, path.read_bytes()
 
 
 def _status(tree: Mapping[str, bytes]) -> str:
@@ -298,12 +314,23 @@ class Judge:
         """At each FLUSH, and so many between them."""
         return [*self.cuts.boundaries(), *self.cuts.drawn(drawn, seed)]
 
-    def verdicts(self, states: Sequence[State]) -> Iterator[Verdict]:
-        with tempfile.TemporaryDirectory(dir=_room()) as work:
+    def copies(self, states: Sequence[State]) -> Iterator[tuple[State, ExtImage]]:
+        """Root as a boot finds it after each of these cuts, in a file until the next one."""
+        for state, files in self._after(states):
+            root, _ = recovered(files)
+            assert not repair(root), state
+            yield state, root
+
+    def _after(self, states: Sequence[State]) -> Iterator[tuple[State, Sequence[Path]]]:
+        with tempfile.TemporaryDirectory(dir=room()) as work:
             medium = Medium(Path(work), self.blank, self.entries)
             for state in sorted(states, key=lambda state: state.start):
                 with medium.after(state):
-                    yield Verdict(state, self._found(medium.files))
+                    yield state, medium.files
+
+    def verdicts(self, states: Sequence[State]) -> Iterator[Verdict]:
+        for state, files in self._after(states):
+            yield Verdict(state, self._found(files))
 
     def _found(self, files: Sequence[Path]) -> Found:
         kept = {self.operation.kept: f"{self.operation.name}\n"}

@@ -56,12 +56,12 @@ class Story:
     directory: Path
     init: str
 
-    def operations(self) -> list[Operation]:
-        listed = json.loads((self.directory / "operations.json").read_text())
+    def operations(self, root: str) -> list[Operation]:
+        listed = json.loads((self.directory / f"{root}.json").read_text())
         return [Operation(**each) for each in listed]
 
     def operation(self, root: str, name: str) -> Operation:
-        return next(each for each in self.operations() if (each.root, each.name) == (root, name))
+        return next(each for each in self.operations(root) if each.name == name)
 
     def entries(self, operation: Operation) -> list[Entry]:
         log = self.directory / f"{operation.root}.writes"
@@ -81,6 +81,7 @@ class Teller:
     def __init__(self, lab: Lab, card: Card, story: Story, root: str) -> None:
         self._log = story.directory / f"{root}.writes"
         self._root = root
+        self._noted = story.directory / f"{root}.json"
         self.operations: list[Operation] = []
         running = card.copy(lab.directory / f"{root}-running.img")
         machine = debian.machine(running)
@@ -98,6 +99,7 @@ class Teller:
         self.vm.run(OPERATIONS[name], timeout=LONG).ok()
         bring()
         self.operations.append(Operation(self._root, name, begin, self._received()))
+        self._noted.write_text(json.dumps([asdict(each) for each in self.operations]))
 
     def _received(self) -> int:
         return sum(1 for _ in writelog.entries(self._log))
@@ -125,15 +127,12 @@ def tell(lab: Lab, init: str, start: Path, directory: Path) -> Story:
     plain = Card(start).copy(directory / PLAIN_CARD)
     old, newer = artefacts.debian_package(), debian._newer_package(lab.directory, "i386")
     plain.edit([f"cd {PACKAGES}", f"write {old} cowflush.deb", f"write {newer} cowflush-newer.deb"])
-    on_plain = _on_the_plain_card(lab, story, plain)
-    on_stack = _on_the_stack(lab, story)
-    listed = [asdict(each) for each in [*on_plain, *on_stack]]
-    (directory / "operations.json").write_text(json.dumps(listed))
+    on_the_plain_card(lab, story)
     return story
 
 
-def _on_the_plain_card(lab: Lab, story: Story, card: Card) -> list[Operation]:
-    teller = Teller(lab, card, story, "plain")
+def on_the_plain_card(lab: Lab, story: Story) -> None:
+    teller = Teller(lab, Card(story.directory / PLAIN_CARD), story, "plain")
     vm = teller.vm
 
     def bring() -> None:
@@ -141,14 +140,13 @@ def _on_the_plain_card(lab: Lab, story: Story, card: Card) -> list[Operation]:
 
     teller.run("install", bring)
     vm.run("cowflush log format /dev/sda2 && sync").ok()
-    vm.cut_copy(story.directory / STACK_CARD)
+    vm.cut_copy(lab.directory / "installed.img").path.rename(story.directory / STACK_CARD)
     for name in PLAIN[1:]:
         teller.run(name, bring)
     vm.kill()
-    return teller.operations
 
 
-def _on_the_stack(lab: Lab, story: Story) -> list[Operation]:
+def on_the_stack(lab: Lab, story: Story) -> None:
     teller = Teller(lab, Card(story.directory / STACK_CARD), story, "stack")
     vm = teller.vm
     assert debian.root_device(vm) == debian.STACK, vm.console
@@ -163,4 +161,3 @@ def _on_the_stack(lab: Lab, story: Story) -> list[Operation]:
     for name in STACK:
         teller.run(name, bring)
     vm.kill()
-    return teller.operations

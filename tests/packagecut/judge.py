@@ -19,7 +19,7 @@ from pathlib import Path
 
 from powercut.medium import Medium
 from powercut.states import Cuts, State
-from powercut.ways import Refused, by_both
+from powercut.ways import Refused, with_the_tool
 from vm import artefacts, debian, ext, local, sparse
 from vm.card import Card
 from vm.ext import ExtImage
@@ -355,7 +355,7 @@ def recovered(partitions: Sequence[Path]) -> tuple[ExtImage, str]:
     if not there:
         sparse.copy(root, copy)
         return ExtImage(copy), "none"
-    return ExtImage(by_both(partitions)), "whole"
+    return ExtImage(with_the_tool(partitions)), "whole"
 
 
 def recovered_card(card: Card) -> tuple[ExtImage, str]:
@@ -389,3 +389,45 @@ def look() -> Look:
     with tempfile.TemporaryDirectory() as temporary:
         newer = debian._newer_package(Path(temporary), "i386")
         return Look(Packages.of(artefacts.debian_package(), newer))
+
+
+# What an operation must end with, however often it was cut.
+ENDS = ("dpkg", "program", "files", "units", "runlevels", "GRUB's settings")
+
+
+def differing(found: Found, wanted: Found, but: Sequence[str] = ()) -> list[str]:
+    """In what a card is not as the operation leaves it."""
+    keys = [key for key in wanted.outcome if key in ENDS or IMAGE.match(f"initrd.img-{key}")]
+    keys += [key for key in ("menu",) if key not in but]
+    return [
+        f"{key} is {found.outcome.get(key)}, not {wanted.outcome[key]}"
+        for key in keys
+        if found.outcome.get(key) != wanted.outcome[key]
+    ]
+
+
+def distinct(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The first of each outcome, in the order in which they appear."""
+    first: dict[str, Verdict] = {}
+    for verdict in verdicts:
+        first.setdefault(str(verdict.found), verdict)
+    return list(first.values())
+
+
+def riskiest(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
+    """Of the outcomes those in which most does not fit together: what a kernel would boot with, what is on root, and what dpkg thinks."""
+    return sorted(distinct(verdicts), key=lambda each: -risk(each.found))[:most]
+
+
+def risk(found: Found) -> int:
+    images = {what for key, what in found.outcome.items() if IMAGE.match(f"initrd.img-{key}")}
+    program = found.outcome.get("program", "none")
+    odd = [
+        len(images) > 1,
+        bool(images - {program, "plain"}),
+        bool(images - {"plain"}) and found.outcome.get("units") != "3",
+        "ok installed" not in found.outcome.get("dpkg", "unknown"),
+        "+" in found.outcome.get("files", ""),
+        found.outcome.get("half written", "none") != "none",
+    ]
+    return sum(odd)

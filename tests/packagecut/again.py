@@ -171,7 +171,7 @@ def finished(judge: Judge, look: Look, states: Sequence[State]) -> Iterator[tupl
         with chroots() as some:
             chroot = some.of(root)
             name = judge.operation.name
-            done = chroot.run(f"{FINISH}; {{ {AGAIN[name]}; }} && test -z \"$(dpkg --audit)\"")
+            done = chroot.run(f'{FINISH}; {{ {AGAIN[name]}; }} && test -z "$(dpkg --audit)"')
             said = done.stdout + done.stderr
             assert done.returncode == 0, f"{state}: {said}"
             yield state, said, look.of(chroot.path, {judge.operation.kept: f"{name}\n"})

@@ -156,6 +156,18 @@ class Look:
         }
         return Found(outcome, (*wrong, *complaints))
 
+    def loader(self, root: ExtImage) -> dict[str, str]:
+        """What GRUB finds, by its own code: it replays no journal, checks nothing, and knows of no flush log. Of which
+        version each kernel's initramfs is, by kernel, or why it can't be loaded; where there is no menu, that by `menu`."""
+        menu = _by_grub(root, MENU).decode(errors="replace")
+        kernels = sorted(set(re.findall(r"^\s*linux\s+\S*vmlinuz-(\S+)", menu, re.M)))
+        if not kernels or "### END /etc/grub.d/41_custom" not in menu:
+            return {"menu": "torn" if menu else "missing"}
+        return {
+            kernel: self.initramfs(_by_grub(root, f"/boot/initrd.img-{kernel}") or None)
+            for kernel in kernels
+        }
+
     def _names(self) -> list[str]:
         return sorted({*self.packages.files[OLD], *self.packages.files[NEWER]})
 
@@ -247,6 +259,14 @@ def _files_of(
             yield name, path.read_bytes()
 
 
+def _by_grub(root: ExtImage, name: str) -> bytes:
+    """A file as GRUB reads it; empty where it can't."""
+    with tempfile.TemporaryDirectory(dir=room()) as temporary:
+        out = Path(temporary) / "out"
+        local.run(["grub-fstest", root.path, "cp", name, out], capture_output=True)
+        return out.read_bytes() if out.exists() else b""
+
+
 def _status(tree: Mapping[str, bytes]) -> str:
     """What dpkg thinks of the package: its state, with what is in dpkg's journal applied."""
     parts = [tree.get(STATUS, b"").decode()]
@@ -309,6 +329,12 @@ class Judge:
         self.blank = story.before(operation, directory / f"{operation.root}-{operation.name}.img")
         self.cuts = Cuts(self.entries)
         self._look = look
+        # While root is the plain card nobody writes to the log, and to look into it takes long.
+        log = self.blank.log.sectors
+        self._log_used = any(entry.data and entry.sector in log for entry in self.entries)
+        assert self._log_used == (operation.root == "stack"), (
+            "the flush log was written to beside it"
+        )
 
     def states(self, drawn: int, seed: int = 0) -> list[State]:
         """At each FLUSH, and so many between them."""
@@ -317,7 +343,7 @@ class Judge:
     def copies(self, states: Sequence[State]) -> Iterator[tuple[State, ExtImage]]:
         """Root as a boot finds it after each of these cuts, in a file until the next one."""
         for state, files in self._after(states):
-            root, _ = recovered(files)
+            root, _ = recovered(files, self._log_used)
             assert not repair(root), state
             yield state, root
 
@@ -335,26 +361,28 @@ class Judge:
     def _found(self, files: Sequence[Path]) -> Found:
         kept = {self.operation.kept: f"{self.operation.name}\n"}
         try:
-            root, log = recovered(files)
+            root, log = recovered(files, self._log_used)
         except Refused as refused:
             return Found({"log": str(refused)}, (f"the log is refused: {refused}",))
         complaint = repair(root)
         if complaint:
             return Found({"filesystem": complaint}, (complaint,))
         found = self._look.at(root, kept)
-        return Found({**found.outcome, "log": log}, found.wrong)
+        read = self._look.loader(ExtImage(files[0]))
+        loader = " and ".join(f"{kernel} {what.partition(' ')[0]}" for kernel, what in read.items())
+        return Found({**found.outcome, "log": log, "GRUB reads": loader}, found.wrong)
 
 
-def recovered(partitions: Sequence[Path]) -> tuple[ExtImage, str]:
-    """Root in a file of its own, with what is in the flush log; and whether there is one."""
+def recovered(partitions: Sequence[Path], used: bool = True) -> tuple[ExtImage, str]:
+    """Root in a file of its own, with what is in the flush log if that is `used`; and whether there is one."""
     root, log = partitions
     copy = root.with_name("root-recovered.img")
     copy.unlink(missing_ok=True)
     with open(log, "rb") as file:
         there = file.read(8) == b"cowflLOG"
-    if not there:
+    if not there or not used:
         sparse.copy(root, copy)
-        return ExtImage(copy), "none"
+        return ExtImage(copy), "empty" if there else "none"
     return ExtImage(with_the_tool(partitions)), "whole"
 
 

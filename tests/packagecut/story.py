@@ -128,6 +128,7 @@ def tell(lab: Lab, init: str, start: Path, directory: Path) -> Story:
     old, newer = artefacts.debian_package(), debian._newer_package(lab.directory, "i386")
     plain.edit([f"cd {PACKAGES}", f"write {old} cowflush.deb", f"write {newer} cowflush-newer.deb"])
     on_the_plain_card(lab, story)
+    on_the_stack(lab, story)
     return story
 
 

@@ -23,9 +23,9 @@ from vm.lab import Lab
 
 INIT = "systemd"
 # Between the FLUSHes
-DRAWN = 100
+DRAWN = 40
 # Of each operation; a boot with the operation run again takes minutes.
-BOOTED = 3
+BOOTED = 2
 ALL = [*(("plain", name) for name in PLAIN), *(("stack", name) for name in STACK)]
 
 
@@ -73,7 +73,7 @@ def test_a_cut_leaves_a_system_that_boots_and_in_which_the_operation_ends_well(
     wrong = [f"{each.state}: {each.found.wrong}" for each in verdicts if each.found.wrong]
     assert not wrong, wrong
     last = next(each for each in verdicts if each.state.name == "end").found
-    assert not judge.differing(last, last)
+    assert judge.loadable(last), last
     # All of them here, with Debian's own dpkg, scripts and initramfs-tools in a chroot, and those that say most in a guest.
     different = [each.state for each in judge.distinct(verdicts)]
     for state, said, found in again.finished(cuts, look, different):

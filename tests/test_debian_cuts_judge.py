@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from packagecut import judge
 from packagecut.judge import NEWER as NEW
-from packagecut.judge import OLD, PROGRAM, Found, Look, Packages, read_cpio, repair
+from packagecut.judge import OLD, PROGRAM, Found, Look, Packages, Verdict, read_cpio, repair
+from powercut.states import State
 from vm import debian, ext
 from vm.ext import ExtImage, Filesystem
 
@@ -96,10 +98,10 @@ def found(tmp_path: Path, **files: str | bytes) -> Found:
 
 
 def test_a_system_as_it_should_be_has_nothing_wrong(tmp_path: Path) -> None:
-    judged = found(tmp_path)
-    assert judged.wrong == ()
+    seen = found(tmp_path)
+    assert seen.wrong == ()
     wanted = {"dpkg": "install ok installed older", "program": OLD, KERNEL: OLD, "menu": "1 kernels"}  # fmt: skip
-    assert {key: judged.outcome[key] for key in wanted} == wanted
+    assert {key: seen.outcome[key] for key in wanted} == wanted
 
 
 def test_an_initramfs_that_ends_anywhere_before_its_end_is_torn(tmp_path: Path) -> None:
@@ -143,9 +145,42 @@ def test_what_no_cut_may_leave_is_wrong(tmp_path: Path) -> None:
 
 def test_what_dpkg_had_begun_to_note_counts(tmp_path: Path) -> None:
     update = "Package: cowflush\nStatus: install ok half-configured\nVersion: 999-1\n"
-    judged = found(tmp_path, update=update, program=NEW)
-    assert judged.outcome["dpkg"] == "install ok half-configured newer"
-    assert judged.outcome["program"] == NEW and judged.wrong == ()
+    seen = found(tmp_path, update=update, program=NEW)
+    assert seen.outcome["dpkg"] == "install ok half-configured newer"
+    assert seen.outcome["program"] == NEW and seen.wrong == ()
+
+
+def test_the_riskiest_are_those_in_which_the_parts_do_not_fit_but_grub_finds_all() -> None:
+    def verdict(name: str, **outcome: str) -> Verdict:
+        whole = {"dpkg": "install ok installed newer", "program": NEW, KERNEL: NEW, "6.1.0-50-686": NEW, "units": "3", "menu": "2 kernels", "GRUB reads": NEW}  # fmt: skip
+        state = State(name, 0, 0, 0)
+        return Verdict(state, Found({**whole, **outcome}))
+
+    gone = verdict("gone", program="none", dpkg="purge ok half-installed newer")
+    mixed = verdict("mixed", **{KERNEL: OLD})
+    torn = verdict("torn", program="none", **{KERNEL: OLD, "GRUB reads": f"{KERNEL} torn"})
+    all_of_them = [verdict("whole"), mixed, torn, gone, verdict("again")]
+    assert [each.state.name for each in judge.distinct(all_of_them)] == ["whole", "mixed", "torn", "gone"]  # fmt: skip
+    assert {each.state.name for each in judge.riskiest(all_of_them, 2)} == {"gone", "mixed"}
+    assert judge.differing(mixed.found, all_of_them[0].found) == [f"{KERNEL} is older, not newer"]
+
+
+def test_grub_s_own_code_reads_what_a_boot_would_load(tmp_path: Path) -> None:
+    """Without a look at the journal: a name without its content is no initramfs."""
+    look = Look(PACKAGES)
+    menu = MENU.replace("42_cowflush", "41_custom")
+    for number, (files, wanted) in enumerate((
+        ({}, {KERNEL: OLD}),
+        ({"initrd.img-" + KERNEL: initramfs(NEW)[:-9]}, {KERNEL: "torn (Compressed file ended before the end-of-stream marker was reached)"}),
+        ({"initrd.img-" + KERNEL: b""}, {KERNEL: "missing"}),
+        ({"grub/grub.cfg": menu[:60].encode()}, {"menu": "torn"}),
+        ({"grub/grub.cfg": b""}, {"menu": "missing"}),
+    )):  # fmt: skip
+        given: dict[str, bytes] = {"grub/grub.cfg": menu.encode(), **files}
+        root = system(
+            tmp_path / str(number), {f"/boot/{name}": content for name, content in given.items()}
+        )
+        assert look.loader(root) == wanted
 
 
 def test_a_filesystem_that_a_boot_would_not_repair_is_said(tmp_path: Path) -> None:

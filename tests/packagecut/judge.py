@@ -443,8 +443,15 @@ def distinct(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def riskiest(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
-    """Of the outcomes those in which most does not fit together: what a kernel would boot with, what is on root, and what dpkg thinks."""
-    return sorted(distinct(verdicts), key=lambda each: -risk(each.found))[:most]
+    """Of the outcomes those in which most does not fit together: what a kernel would boot with, what is on root, and what
+    dpkg thinks. What GRUB itself can't load is left out: no order of writes alone prevents that."""
+    loaded = [each for each in distinct(verdicts) if loadable(each.found)]
+    return sorted(loaded, key=lambda each: -risk(each.found))[:most]
+
+
+def loadable(found: Found) -> bool:
+    """Whether GRUB finds its menu, and with each kernel a whole initramfs."""
+    return not re.search(r"torn|missing|part", found.outcome.get("GRUB reads", "missing"))
 
 
 def risk(found: Found) -> int:

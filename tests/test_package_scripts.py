@@ -28,12 +28,15 @@ STUBS = (
     "card-for-grub", "cowflush", "deb-systemd-invoke", "dpkg-trigger", "invoke-rc.d", "ischroot", "systemctl", "update-grub",
     "update-initramfs", "update-rc.d",
 )  # fmt: skip
-# Each says how it is called to /log. /cut has the number of the call before which the power goes, /fails what fails.
+# Each says how it is called to /log. /cut has the number of the call before which the power goes, /fails what fails, or
+# which call does, by its number.
 STUB = r"""#!/bin/sh
 PATH=/usr/bin:/usr/sbin
 name=${0##*/}
 echo "$name $*" >>/log
 if [ "$(wc -l </log)" = "$(cat /cut 2>/dev/null)" ]; then kill -KILL "$(cat /pid)"; exit 1; fi
+# As what dies of an error: 1 may be an answer.
+if [ "$(wc -l </log)" = "$(cat /fails)" ]; then exit 2; fi
 if [ -s /fails ] && echo "$name $*" | grep -q "^$(cat /fails)"; then exit 1; fi
 is() { [ "$(cat "/state/$1" 2>/dev/null)" = "$2" ]; }
 put() { echo "$2" >"/state/$1"; }
@@ -47,6 +50,7 @@ daemon() {
 case $name in
 # With what codes it ends, one after the other, stands in /state/codes.
 cowflush)
+    [ "$1" != check ] || cat /state/check 2>/dev/null
     [ "$1" = stop ] || exit 0
     code=$(sed -n 1p /state/codes 2>/dev/null)
     [ -z "$code" ] || sed -i 1d /state/codes
@@ -243,6 +247,8 @@ def test_a_lib_of_its_own_has_what_systemd_looks_for_there(tmp_path: Path) -> No
     system = made(tmp_path / "root")
     (system.root / "lib").unlink()
     (system.root / "lib").mkdir()
+    # Debian 12's asks systemctl, which knows no such /lib; that of those systems makes its links itself.
+    put(system.root / "stubs/deb-systemd-helper", "#!/bin/sh\n", 0o755)
     before = set(system.all())
     system.unpack()
     for words in (("configure", ""), ("configure", "0.1")):
@@ -318,6 +324,27 @@ def test_a_daemon_that_runlevel_1_has_killed_is_there_again_but_no_other(tmp_pat
         assert run(word) == "", word
 
 
+def test_a_root_that_no_boot_keeps_in_ram_is_told_of_when_the_package_comes(tmp_path: Path) -> None:
+    """As on LVM. An owner who is told to reboot would take it for done."""
+    system = made(tmp_path / "root")
+    system.unpack()
+    checked = "found    device-mapper    yes\n{}note     stack            root is not on one now\n"
+    on_lvm = "missing  card             dm-0: it stands on sda5 by md, LVM, LUKS or the like\n         Root must be all on one.\n"
+    reboot = "cowflush: reboot to keep root's writes in RAM. See cowflush(8) for the flush log."
+    for card, chroot, said in (
+        ("found    card             sda1, ext4 of 60.0 MiB\n", "no", (reboot, "")),
+        (on_lvm, "yes", (reboot, "")),
+        (on_lvm, "no", ("", "cowflush: root can't be kept in RAM: dm-0: it stands on sda5 by md, LVM, LUKS or the like. Writes go on to it; 'cowflush check' says more.")),
+    ):  # fmt: skip
+        put(system.root / "state/check", checked.format(card))
+        put(system.root / "state/chroot", f"{chroot}\n")
+        done = system.run("postinst", "configure", "")
+        assert done.returncode == 0
+        for text, wanted in zip((done.stdout, done.stderr), said, strict=True):
+            ours = [line for line in text.splitlines() if line.startswith("cowflush: ")]
+            assert ours == ([wanted] if wanted else [])
+
+
 @INITS
 def test_an_upgrade_leaves_a_daemon_alone_that_the_owner_stopped(
     tmp_path: Path, systemd: bool
@@ -387,24 +414,33 @@ def test_a_step_that_fails_is_said_and_the_others_are_done(tmp_path: Path) -> No
     assert system.run("postrm", "remove", fails="update-initramfs").returncode == 1
 
 
+STAGES: dict[str, list[tuple[str, ...]]] = {
+    "install": [("postinst", "configure", "")],
+    "upgrade": [("postinst", "configure", "0.1")],
+    "remove": [("prerm", "remove"), ("postrm", "remove"), ("postrm", "purge")],
+}
+STORIES = pytest.mark.parametrize("story", list(STAGES))
+
+
+def begun(root: Path, systemd: bool, story: str) -> System:
+    """A system in which dpkg has unpacked what it now calls the scripts for."""
+    if story == "install":
+        system = made(root, systemd)
+        system.unpack()
+    else:
+        system = installed(root, systemd)
+        system.unpack("the newer program")
+    return system
+
+
 @pytest.mark.thorough
 @INITS
-@pytest.mark.parametrize("story", ["install", "upgrade", "remove"])
+@STORIES
 def test_a_power_cut_at_each_step_is_made_good_when_dpkg_runs_it_again(
     tmp_path: Path, systemd: bool, story: str
 ) -> None:
-    if story == "install":
-        system = made(tmp_path / "root", systemd)
-        system.unpack()
-    else:
-        system = installed(tmp_path / "root", systemd)
-        system.unpack("the newer program")
-    all_stages: dict[str, list[tuple[str, ...]]] = {
-        "install": [("postinst", "configure", "")],
-        "upgrade": [("postinst", "configure", "0.1")],
-        "remove": [("prerm", "remove"), ("postrm", "remove"), ("postrm", "purge")],
-    }
-    for script, *words in all_stages[story]:
+    system = begun(tmp_path / "root", systemd, story)
+    for script, *words in STAGES[story]:
         if script == "postrm":
             system.take_away(conffiles=words == ["purge"])
         after = system.copy("uncut")
@@ -419,3 +455,50 @@ def test_a_power_cut_at_each_step_is_made_good_when_dpkg_runs_it_again(
             assert once.run(script, *words).returncode == 0, call
             assert once.all() == after.all(), call
         system = after.copy("root")
+
+
+# What a package is configured or removed without: it costs no data and no boot, and whoever fails says it. By what it is
+# called with, and what the script says besides.
+DISPENSABLE = {
+    "update-grub ": "cowflush: update-grub failed",
+    "invoke-rc.d cowflush restart": "cowflush: its daemon did not start",
+    "card-for-grub ": "",
+    "systemctl --system daemon-reload": "",
+    "deb-systemd-invoke start cowflush-shutdown.service": "",
+}
+
+
+@pytest.mark.thorough
+@INITS
+@STORIES
+def test_a_command_that_fails_once_stops_the_script_or_is_said_and_all_is_well_when_dpkg_runs_it_again(
+    tmp_path: Path, systemd: bool, story: str
+) -> None:
+    """A unit that is not enabled, or stays masked, and a kernel's initramfs that is not made anew, would lose data in silence."""
+    system = begun(tmp_path / "root", systemd, story)
+    for script, *words in STAGES[story]:
+        if script == "postrm":
+            system.take_away(conffiles=words == ["purge"])
+        after = system.copy("uncut")
+        assert after.run(script, *words).returncode == 0
+        for number, call in enumerate(after.calls(), 1):
+            once = system.copy("failed")
+            done = once.run(script, *words, fails=str(number))
+            if done.returncode == 0 and not answers(call):
+                said = [word for begin, word in DISPENSABLE.items() if call.startswith(begin)]
+                assert said and (script == "postrm" or said[0] in done.stderr), (call, done.stderr)
+            if done.returncode and script == "prerm":
+                # As dpkg does then
+                assert once.run("postinst", "abort-remove").returncode == 0, call
+                assert once.state("mode") == "deferring", call
+                assert once.state("cowflush.service") == "active", call
+            assert once.run(script, *words).returncode == 0, call
+            assert once.all() == after.all(), call
+        system = after.copy("root")
+
+
+def answers(call: str) -> bool:
+    """Whether its failure is an answer: no chroot; the daemon that is not known to run is left as it is."""
+    return call.startswith("ischroot") or call.endswith(
+        ("is-active cowflush.service", "cowflush status")
+    )

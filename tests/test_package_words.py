@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -180,3 +181,16 @@ def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts)
     (scripts.folder / "cmdline").write_text("quiet\n")
     scripts.run(script, after=call)
     assert scripts.calls.read_text() == "boot_hook_add preinit_main cowflush_overlay\n"
+
+
+def test_the_script_at_the_very_end_comes_back_before_systemd_goes_on_also_on_a_slow_card() -> None:
+    """systemd gives each 90 s (DEFAULT_TIMEOUT_USEC). Signals are looked at between two writes of a piece, and the one
+    that is under way may have been begun just before the time was over."""
+    shutdown = (DEBIAN / "cowflush.shutdown").read_text()
+    chunks = (artefacts.TOP / "src/pure/chunks.rs").read_text()
+    within = re.search(r"^exec .* stop --shutdown --within (\d+)$", shutdown, re.MULTILINE)
+    piece = re.search(r"PIECE: usize = (\d+);", chunks)
+    assert within and piece
+    # As slow as the card of test_debian_shutdown.py. What is read besides is a few chunks.
+    seconds = int(piece[1]) * 4096 / (16 << 10)
+    assert int(within[1]) + seconds + 10 <= 90

@@ -1,21 +1,33 @@
 //! `cowflush check`: what this kernel, memory and card can do.
 
+use argh::FromArgs;
+
+use crate::commands::asked::{config, options};
 use crate::commands::item::{Item, State};
-use crate::commands::{advice, config, log, options, status as shown};
-use crate::put;
-use cowflush::error::{Error, Exit, Result};
-use cowflush::flush::flushlog::Log;
-use cowflush::flush::{cowfile, status};
-use cowflush::notes::{self, hold, run_dir};
-use cowflush::pure::config::Config;
-use cowflush::pure::cow::size;
-use cowflush::pure::disk::reference::Reference;
-use cowflush::pure::dm::Target;
-use cowflush::pure::report::json::Object;
-use cowflush::pure::units::DevNo;
-use cowflush::sys::dm::Control;
-use cowflush::sys::swap::table;
-use cowflush::sys::{block, cgroups, devices, loopdev, memory, users};
+use crate::commands::{advice, log, status as shown};
+use crate::error::{Error, Exit, Result};
+use crate::flush::flushlog::Log;
+use crate::flush::{cowfile, status};
+use crate::notes::{self, hold, run_dir};
+use crate::output::put;
+use crate::pure::config::Config;
+use crate::pure::cow::size;
+use crate::pure::disk::reference::Reference;
+use crate::pure::dm::Target;
+use crate::pure::report::json::Object;
+use crate::pure::units::DevNo;
+use crate::sys::dm::Control;
+use crate::sys::swap::table;
+use crate::sys::{block, cgroups, devices, loopdev, memory, users};
+
+/// Say what this kernel, memory and card can do, and what to do about what is missing.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "check")]
+pub struct Arguments {
+    /// print as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
 
 /// Checks everything; exits with `Missing` when cowflush could not work here.
 pub fn run(json: bool) -> Result<Exit> {

@@ -2,22 +2,66 @@
 
 use std::time::{Duration, Instant};
 
-use crate::commands::config;
+use argh::FromArgs;
+
+use crate::commands::asked::config;
 use crate::commands::hold::{refuse_in_doubt, refuse_while_held};
-use crate::put;
-use cowflush::error::{Doing, Exit, Result};
-use cowflush::flush::prune::Pruned;
-use cowflush::flush::session::{How, Outcome, Session};
-use cowflush::flush::settle::Settled;
-use cowflush::notes::{daemon_note, hold, run_dir, settings, spill};
-use cowflush::output::syslog;
-use cowflush::pure::report::json::Object;
-use cowflush::pure::report::record::Record;
-use cowflush::pure::stack::{Mode, Wish};
-use cowflush::sys::dm::Control;
-use cowflush::sys::signals::{self, Held};
-use cowflush::sys::{block, lock};
+use crate::commands::shutdown;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::flush::prune::Pruned;
+use crate::flush::session::{How, Outcome, Session};
+use crate::flush::settle::Settled;
+use crate::notes::{daemon_note, hold, run_dir, settings, spill};
+use crate::output::put;
+use crate::output::syslog;
+use crate::pure::report::json::Object;
+use crate::pure::report::record::Record;
+use crate::pure::stack::{Mode, Wish};
+use crate::sys::dm::Control;
+use crate::sys::signals::{self, Held};
+use crate::sys::{block, lock};
 use nix::sys::signal::Signal;
+
+/// Make everything that was written until now durable on the card.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "flush")]
+pub struct Flush {
+    /// merge into the card without the flush log; a power cut meanwhile can tear root
+    #[argh(switch)]
+    pub direct: bool,
+    /// print the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Merge what is in the flush log into the card.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "merge")]
+pub struct Merge {
+    /// print the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Flush, then write straight through to the card.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "stop")]
+pub struct Stop {
+    /// the machine goes down: tell the console, wait for other commands, drop what is held
+    #[argh(switch)]
+    pub shutdown: bool,
+    /// with --shutdown: come back after so many seconds, done or not
+    #[argh(option)]
+    pub within: Option<std::num::NonZeroU32>,
+    /// print the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Keep writes in RAM again after a stop.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "start")]
+pub struct Start {}
 
 /// `cowflush flush`.
 pub fn flush(json: bool, direct: bool) -> Result<Exit> {
@@ -75,6 +119,18 @@ pub fn merge(json: bool) -> Result<Exit> {
     };
     put(std::io::stdout(), &format!("{text}\n"));
     Ok(Exit::Done)
+}
+
+/// `cowflush stop`, with or without `--shutdown`.
+pub fn stop_as(wanted: &Stop) -> Result<Exit> {
+    if wanted.shutdown && !wanted.json {
+        return shutdown::run(wanted.within);
+    }
+    if wanted.shutdown || wanted.within.is_some() {
+        let cause = "--within is for --shutdown, and --json is not";
+        return Err(Error::new("stop", cause).exit(Exit::Usage));
+    }
+    stop(wanted.json)
 }
 
 /// `cowflush stop`. A shutdown sends SIGTERM and SIGHUP to everybody; that must not end it.

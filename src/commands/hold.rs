@@ -1,11 +1,33 @@
 //! `cowflush hold`, `release` and `discard`.
 
-use crate::put;
-use cowflush::error::{Error, Exit, Result};
-use cowflush::flush::{status, trouble};
-use cowflush::notes::hold::{self as note, Hold};
-use cowflush::pure::stack::{Mode, Trouble};
-use cowflush::pure::units::Utc;
+use argh::FromArgs;
+
+use crate::error::{Error, Exit, Result};
+use crate::flush::{status, trouble};
+use crate::notes::hold as note;
+use crate::output::put;
+use crate::pure::stack::{Mode, Trouble};
+use crate::pure::units::Utc;
+
+/// Let nothing reach the card, as for an upgrade on trial, until `flush` keeps it, `discard` throws it
+/// away, or `release` ends the hold.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "hold")]
+pub struct Hold {}
+
+/// End a hold: flushes come as before.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "release")]
+pub struct Release {}
+
+/// Throw away everything since the last flush: reboots, and what is in RAM is dropped.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "discard")]
+pub struct Discard {
+    /// reboot at once, without asking programs to end
+    #[argh(switch)]
+    pub now: bool,
+}
 
 /// `cowflush hold`.
 pub fn hold() -> Result<Exit> {
@@ -59,7 +81,7 @@ pub fn refuse_while_held(what: &'static str) -> Result<()> {
 /// Refuses a flush while the boot's own hold lasts: it could not tell what is in the flush log, and whoever calls this may
 /// not know of it.
 pub fn refuse_in_doubt(what: &'static str) -> Result<()> {
-    let Some(Hold { since, for_log: true }) = note::look() else { return Ok(()) };
+    let Some(note::Hold { since, for_log: true }) = note::look() else { return Ok(()) };
     let cause = format!("since {} the owner's word about the flush log is waited for", Utc(since));
     Err(Error::new(what, cause).advise(
         "`cowflush status` says why. To have the flushes that may be in it, bring the log back and reboot; what was \

@@ -5,31 +5,103 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use argh::FromArgs;
+
 use super::status::log_trouble;
-use crate::commands::options;
-use crate::{cli, put};
-use cowflush::boot::{find_log, stacking};
-use cowflush::error::{Doing, Error, Exit, Result};
-use cowflush::flush::flushlog::make::Wish;
-use cowflush::flush::flushlog::{Log, Sought};
-use cowflush::flush::status;
-use cowflush::notes::{self, hold, run_dir};
-use cowflush::pure::chunks::CHUNK_BYTES;
-use cowflush::pure::disk::superblock::{
+use crate::boot::{find_log, stacking};
+use crate::commands::asked::options;
+use crate::error::{Doing, Error, Exit, Result};
+use crate::flush::flushlog::make::Wish;
+use crate::flush::flushlog::{Log, Sought};
+use crate::flush::status;
+use crate::notes::{self, hold, run_dir};
+use crate::output::put;
+use crate::pure::chunks::CHUNK_BYTES;
+use crate::pure::disk::superblock::{
     self, Content, FLUSH_LOG, HEAD_BYTES, TAIL_BYTES, uuid_bytes, uuid_text,
 };
-use cowflush::pure::flushlog::chain::{Bad, End};
-use cowflush::pure::flushlog::format::Life;
-use cowflush::pure::flushlog::segment::Segment;
-use cowflush::pure::flushlog::whose::Place;
-use cowflush::pure::report::json::Object;
-use cowflush::pure::stack::{Name, Stack};
-use cowflush::pure::units::{Bytes, DevNo, Utc};
-use cowflush::sys::direct::Direct;
-use cowflush::sys::dm::Control;
-use cowflush::sys::{block, devices, lock};
+use crate::pure::flushlog::chain::{Bad, End};
+use crate::pure::flushlog::format::Life;
+use crate::pure::flushlog::segment::Segment;
+use crate::pure::flushlog::whose::Place;
+use crate::pure::report::json::Object;
+use crate::pure::stack::{Name, Stack};
+use crate::pure::units::{self, Bytes, DevNo, Utc};
+use crate::sys::direct::Direct;
+use crate::sys::dm::Control;
+use crate::sys::{block, devices, lock};
+
+/// Show the flush log: its segments, its usage, its wear position.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "log",
+    note = "With a flush log a power cut during a flush can't tear root. It is a partition of the card,\n64 MiB or more. To add one in the card's unpartitioned tail, with the card sda:\n  echo ',,da' | sfdisk --append /dev/sda     # a new partition, say sda2\n  cowflush log format /dev/sda2"
+)]
+pub struct Arguments {
+    #[argh(subcommand)]
+    pub command: Option<LogCommand>,
+    /// read all of its data and compare their checksums
+    #[argh(switch)]
+    pub verify: bool,
+    /// print the kernel command line's word for it, if it is on another disk than root: what is put into an initramfs
+    #[argh(switch)]
+    pub word: bool,
+    /// print as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+pub enum LogCommand {
+    Format(FormatArguments),
+}
+
+/// Make a flush log of a partition. What is on it is lost.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "format")]
+pub struct FormatArguments {
+    /// the partition, or an image file
+    #[argh(positional)]
+    pub device: std::path::PathBuf,
+    /// the root that the log is for; default: this system's
+    #[argh(option)]
+    pub root: Option<std::path::PathBuf>,
+    /// begin each segment at a multiple of this, such as 128K; default: 4K
+    #[argh(option, default = "Bytes(0)", from_str_fn(whole_chunks))]
+    pub erase_block: Bytes,
+    /// let merges fill the gaps in erase blocks of this size, such as 128K, which spares a
+    /// CompactFlash card; default: don't
+    #[argh(option, default = "Bytes(0)", from_str_fn(whole_chunks))]
+    pub fill: Bytes,
+    /// a label for cowflush.log=LABEL=, at most 16 bytes
+    #[argh(option, default = "String::new()")]
+    pub label: String,
+    /// what is on the partition and may be destroyed, such as ext4 or cowflush-log
+    #[argh(option)]
+    pub over: Option<String>,
+    /// only say what would be done
+    #[argh(switch)]
+    pub dry_run: bool,
+}
+
+fn whole_chunks(text: &str) -> core::result::Result<Bytes, String> {
+    units::bytes(text)
+        .filter(|bytes| bytes.0 % 4096 == 0 && bytes.0 <= 64 << 20)
+        .ok_or_else(|| format!("`{text}` is no multiple of 4K up to 64M"))
+}
 
 const VERSION: u64 = 1;
+
+/// `cowflush log`, and what stands behind it.
+pub fn run(wanted: &Arguments) -> Result<Exit> {
+    match &wanted.command {
+        None if wanted.word => word(),
+        None => show(wanted.verify, wanted.json),
+        Some(LogCommand::Format(wanted)) => format(wanted),
+    }
+}
 
 /// `cowflush log`.
 pub fn show(verify: bool, json: bool) -> Result<Exit> {
@@ -239,7 +311,7 @@ fn to_text(log: &Log, kept: Option<String>, bad: &[Bad]) -> String {
 }
 
 /// `cowflush log format`.
-pub fn format(wanted: &cli::Format) -> Result<Exit> {
+pub fn format(wanted: &FormatArguments) -> Result<Exit> {
     let path = &wanted.device;
     let what = || format!("make a flush log of {}", path.display());
     let control = Control::open().ok();
@@ -432,7 +504,7 @@ fn this_root() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::pure::flushlog::chain::{Damage, What};
+    use crate::pure::flushlog::chain::{Damage, What};
 
     const WRONG: Bad = Bad { place: 7, unreadable: false };
     const HIDDEN: Bad = Bad { place: 8, unreadable: true };

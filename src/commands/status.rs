@@ -4,17 +4,31 @@ use std::fmt::Write;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
-use cowflush::error::{Exit, Result};
-use cowflush::flush::status::{self, LogReport, Phase, Report};
-use cowflush::notes::daemon_note::DaemonNote;
-use cowflush::pure::report::history;
-use cowflush::pure::report::json::Object;
-use cowflush::pure::report::record::Record;
-use cowflush::pure::stack::Mode;
-use cowflush::pure::units::{Bytes, Sectors, Utc};
-use cowflush::sys::block::{self, Written};
-use cowflush::sys::time;
-use cowflush::sys::users::{Beside, OnRoot};
+use argh::FromArgs;
+
+use crate::error::{Exit, Result};
+use crate::flush::status::{self, LogReport, Phase, Report};
+use crate::notes::daemon_note::DaemonNote;
+use crate::pure::report::history;
+use crate::pure::report::json::Object;
+use crate::pure::report::record::Record;
+use crate::pure::stack::Mode;
+use crate::pure::units::{Bytes, Sectors, Utc};
+use crate::sys::block::{self, Written};
+use crate::sys::time;
+use crate::sys::users::{Beside, OnRoot};
+
+/// Show what is in RAM, what reached the card and what is at risk.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "status")]
+pub struct Arguments {
+    /// print as JSON; docs/json.md documents the keys
+    #[argh(switch)]
+    pub json: bool,
+    /// go on every second until Ctrl-C; in a pipe, one line a second
+    #[argh(switch)]
+    pub watch: bool,
+}
 
 /// Version of the JSON: it changes when a key changes its meaning or goes.
 const JSON_VERSION: u64 = 1;
@@ -373,7 +387,7 @@ fn bar(used: Bytes, size: Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::pure::units::DevNo;
+    use crate::pure::units::DevNo;
 
     #[test]
     fn the_bar_is_always_20_wide() {

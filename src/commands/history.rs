@@ -2,7 +2,7 @@
 
 use argh::FromArgs;
 
-use crate::commands::log;
+use crate::commands::log::show;
 use crate::error::{Exit, Result};
 use crate::flush::status;
 use crate::notes::run_dir;
@@ -32,7 +32,7 @@ pub fn run(json: bool) -> Result<Exit> {
     let text = if json {
         let object = Object::new().number("version", JSON_VERSION);
         let object = object.list("flushes", records.iter().map(Record::to_json));
-        object.object("life", life.map(|life| log::life_json(&life))).end() + "\n"
+        object.object("life", life.map(|life| show::life_json(&life))).end() + "\n"
     } else if width.is_some() {
         let none = if records.is_empty() { "no flush since boot\n" } else { "" };
         // In a pipe each line is a flush.

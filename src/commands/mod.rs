@@ -3,7 +3,6 @@
 // The options' doc comments are the help that users get.
 #![allow(missing_docs)]
 
-pub mod advice;
 mod asked;
 pub mod attach;
 pub mod check;
@@ -12,7 +11,6 @@ pub mod flush;
 pub mod history;
 pub mod hold;
 pub mod init;
-pub mod item;
 pub mod log;
 pub mod recover;
 pub mod shutdown;

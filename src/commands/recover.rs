@@ -5,7 +5,7 @@ use std::io;
 
 use argh::FromArgs;
 
-use super::log::{count, segment_json};
+use super::log::show::{count, segment_json};
 use crate::error::{Doing, Error, Exit, Result};
 use crate::flush::flushlog::{Log, READ_AGAIN};
 use crate::output::progress::Meter;

@@ -22,6 +22,7 @@ pub const PATH: &str = "/etc/cowflush.conf";
 pub const UNKNOWN: Wanted = "a key that this version knows";
 
 /// A key, for what lists them; the program itself has no use for it.
+#[derive(Clone, Debug)]
 pub struct Key {
     /// What the file calls it.
     pub name: &'static str,

@@ -16,6 +16,7 @@ pub mod crc;
 pub mod disk;
 pub mod dm;
 pub mod ext;
+pub mod field;
 pub mod flushlog;
 pub mod modules;
 pub mod policy;

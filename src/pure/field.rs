@@ -82,7 +82,7 @@ macro_rules! fields {
         const _: () = {
             let mut end = 0;
             $(
-                assert!($name.at >= end, "a field overlaps the one before it");
+                assert!($name.at >= end);
                 end = $name.range().end;
             )+
             let _ = end;

@@ -356,7 +356,7 @@ const SIZES: [(&str, u64); 4] = [("", 1), ("K", 1 << 10), ("M", 1 << 20), ("G", 
 
 /// A number in the largest unit in which it is a whole one.
 fn in_units(value: u64, units: &[(&str, u64)]) -> String {
-    let fits = units.iter().rev().find(|(_, factor)| value % factor == 0);
+    let fits = units.iter().rev().find(|(_, factor)| value.is_multiple_of(*factor));
     fits.map_or_else(String::new, |(unit, factor)| format!("{}{unit}", value / factor))
 }
 

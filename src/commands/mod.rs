@@ -7,14 +7,21 @@ mod asked;
 pub mod attach;
 pub mod check;
 pub mod daemon;
+pub mod discard;
 pub mod flush;
+mod held;
 pub mod history;
 pub mod hold;
 pub mod init;
 pub mod log;
+pub mod merge;
+mod outcome;
 pub mod recover;
+pub mod release;
 pub mod shutdown;
+pub mod start;
 pub mod status;
+pub mod stop;
 pub mod version;
 
 use argh::FromArgs;
@@ -52,17 +59,17 @@ pub struct Cli {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 pub enum Command {
-    Flush(flush::Flush),
-    Merge(flush::Merge),
-    Stop(flush::Stop),
-    Start(flush::Start),
+    Flush(flush::Arguments),
+    Merge(merge::Arguments),
+    Stop(stop::Arguments),
+    Start(start::Arguments),
     Status(status::Arguments),
     History(history::Arguments),
     Check(check::Arguments),
     Daemon(daemon::Arguments),
-    Hold(hold::Hold),
-    Release(hold::Release),
-    Discard(hold::Discard),
+    Hold(hold::Arguments),
+    Release(release::Arguments),
+    Discard(discard::Arguments),
     Log(log::Arguments),
     Recover(recover::Arguments),
     Init(init::Arguments),
@@ -74,17 +81,17 @@ impl Command {
     /// Does what the subcommand is for.
     pub fn run(self) -> Result<Exit> {
         match self {
-            Self::Flush(wanted) => flush::flush(wanted.json, wanted.direct),
-            Self::Merge(wanted) => flush::merge(wanted.json),
-            Self::Stop(wanted) => flush::stop_as(&wanted),
-            Self::Start(_) => flush::start(),
+            Self::Flush(wanted) => flush::run(wanted.json, wanted.direct),
+            Self::Merge(wanted) => merge::run(wanted.json),
+            Self::Stop(wanted) => stop::run(&wanted),
+            Self::Start(_) => start::run(),
             Self::Status(wanted) => status::run(wanted.json, wanted.watch),
             Self::History(wanted) => history::run(wanted.json),
             Self::Check(wanted) => check::run(wanted.json),
             Self::Daemon(_) => daemon::run(),
-            Self::Hold(_) => hold::hold(),
-            Self::Release(_) => hold::release(),
-            Self::Discard(wanted) => hold::discard(wanted.now),
+            Self::Hold(_) => hold::run(),
+            Self::Release(_) => release::run(),
+            Self::Discard(wanted) => discard::run(wanted.now),
             Self::Log(wanted) => log::run(&wanted),
             Self::Recover(wanted) => recover::run(&wanted),
             Self::Init(_) => init::refuse(),

@@ -100,6 +100,10 @@ lint: deps ## Rust, Python and shell: formatting and lints
 	@cross/deps.sh lint
 	@cross/lint
 
+keys: deps ## Write the configuration's keys into what lists them, after a change of src/pure/config
+	@MAKEFLAGS= COWFLUSH_WRITE_KEYS=1 $(CARGO) test --quiet --locked --test keys everything || true
+	@MAKEFLAGS= $(CARGO) test --quiet --locked --test keys
+
 fmt: deps ## Format the sources of Rust and Python, and the documents
 	@cross/deps.sh lint
 	/usr/bin/cargo-fmt fmt --all

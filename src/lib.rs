@@ -3,7 +3,7 @@
 //!
 //! * [`pure`] decides, and holds most tests: it reads no file and calls no kernel.
 //! * [`sys`] is the kernel layer: every `unsafe` and every ioctl is there.
-//! * [`flush`] changes the stack, [`daemon`] decides when, [`boot`] builds it. The commands are of the binary, one file a
+//! * [`flush`] changes the stack, [`daemon`] decides when, [`boot`] builds it. [`commands`] are what a user types, one file a
 //!   subcommand.
 //! * [`throttle`] holds writers back, [`notes`] are in /run/cowflush, [`output`] is where messages go.
 //!
@@ -17,6 +17,7 @@
 )]
 
 pub mod boot;
+pub mod commands;
 pub mod daemon;
 pub mod error;
 pub mod flush;

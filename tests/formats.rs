@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use cowflush::pure::cow::format::{PER_AREA, area_chunk, header};
 use cowflush::pure::flushlog::format::{
-    Commit, Entry, FORMAT, Format, Head, Header, Life, Link, Mark, Record, SECTORS, Tries,
-    FINGERPRINTS, Fingerprint,
+    Commit, Entry, FINGERPRINTS, FORMAT, Fingerprint, Format, Head, Header, Life, Link, Mark,
+    Record, SECTORS, Tries,
 };
 
 const DOCUMENT: &str = include_str!("../docs/formats.md");
@@ -92,7 +92,8 @@ fn the_header_is_as_documented() {
 #[test]
 fn a_segment_is_as_documented() {
     let plain = Head::default();
-    let fingerprint = Fingerprint { chunk: 0, before: [u32::MAX; SECTORS], after: [u32::MAX; SECTORS] };
+    let fingerprint =
+        Fingerprint { chunk: 0, before: [u32::MAX; SECTORS], after: [u32::MAX; SECTORS] };
     let changed = [
         Head { log: [255; 16], ..plain }.encode(),
         Head { generation: u64::MAX, ..plain }.encode(),

@@ -20,7 +20,7 @@ const HEIGHTS: [&[&str]; 6] = [
     &["throttle", "notes", "output"],
     &["flush"],
     &["daemon", "boot"],
-    &["commands", "cli", "main"],
+    &["commands", "main"],
 ];
 
 /// Paths that decide nothing and act.

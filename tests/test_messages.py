@@ -28,13 +28,12 @@ SCRIPTS = (
 
 # Whole files that tell nothing that went wrong.
 EXEMPT_FILES = {
-    "src/cli.rs": "--help",
     "src/pure/report/history.rs": "the head of the table",
     "src/pure/report/metrics.rs": "Prometheus's HELP",
 }
 # Whole sentences in these files say what to do.
 ADVISERS = {
-    "src/boot/find_log.rs", "src/pure/policy/served.rs", "src/commands/advice.rs", "src/commands/check.rs", "src/commands/log.rs", "src/commands/recover.rs",
+    "src/boot/find_log.rs", "src/pure/policy/served.rs", "src/commands/check/advice.rs", "src/commands/check/card.rs", "src/commands/check/kernel.rs", "src/commands/check/memory.rs", "src/commands/check/mod.rs", "src/commands/log/format.rs", "src/commands/log/show.rs", "src/commands/recover.rs",
     "src/error.rs", "src/flush/flushlog/append.rs", "src/flush/flushlog/guard.rs", "src/daemon/swaps.rs", "src/flush/flushlog/mod.rs", "src/flush/seal.rs", "src/notes/spill.rs",
 }  # fmt: skip
 EXEMPT = {
@@ -168,21 +167,27 @@ HOLE = re.compile(r"\{[\w.:<>]*\}")
 WORD = re.compile(r"[^\W\d_]{2,}")
 
 
-def literals(source: str) -> Iterator[tuple[str, bool]]:
-    """The strings of a Rust source without its tests, and whether each is given to `advise`."""
-    source = re.split(r"^#\[cfg\(test\)\]\nmod ", source, flags=re.MULTILINE)[0]
-    tokens = [(found.start(), found["text"]) for found in RUST.finditer(source)]
-    # All but code is blanked, so that brackets in strings don't count.
-    code = RUST.sub(lambda found: " " * len(found[0]), source)
-    advised: set[int] = set()
-    for call in re.finditer(r"\.advise\(", code):
+def inside(code: str, opening: str) -> set[int]:
+    """The places between such an opening bracket and its closing one."""
+    places: set[int] = set()
+    for call in re.finditer(opening, code):
         depth, end = 1, call.end()
         while depth:
             depth += {"(": 1, ")": -1}.get(code[end], 0)
             end += 1
-        advised.update(range(call.end(), end))
+        places.update(range(call.end(), end))
+    return places
+
+
+def literals(source: str) -> Iterator[tuple[str, bool]]:
+    """The strings of a Rust source without its tests and its --help, and whether each is given to `advise`."""
+    source = re.split(r"^#\[cfg\(test\)\]\nmod ", source, flags=re.MULTILINE)[0]
+    tokens = [(found.start(), found["text"]) for found in RUST.finditer(source)]
+    # All but code is blanked, so that brackets in strings don't count.
+    code = RUST.sub(lambda found: " " * len(found[0]), source)
+    advised, helps = inside(code, r"\.advise\("), inside(code, r"#\[(?:argh|doc = concat!)\(")
     for start, text in tokens:
-        if text is not None:
+        if text is not None and start not in helps:
             text = (
                 re.sub(r"\\\n\s*", "", text)
                 .replace('\\"', '"')

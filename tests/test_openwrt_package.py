@@ -17,7 +17,6 @@ sys.path.insert(0, str(artefacts.TOP))
 from image import notices
 
 FOLDER = artefacts.TOP / "package" / "openwrt"
-CONFIGURATION = artefacts.TOP / "docs" / "use" / "configuration.md"
 
 # What a router gets: place, mode, and which of package/openwrt/files it is, or where a link leads to.
 PROGRAM, NOTICES = "the program", "what the licences of its parts ask for"
@@ -53,23 +52,6 @@ title:
 	@echo $(PKG_NAME) $(PKG_VERSION)
 endef
 """
-
-
-def keys() -> list[tuple[str, str]]:
-    """The daemon's table: each key with its default. Another test compares it with the code."""
-    table = CONFIGURATION.read_text().split("\n## Keys\n", 1)[1].split("\n## ", 1)[0]
-    return re.findall(r"^\| `([a-z-]+)` \| `([^`]+)` \|", table, re.MULTILINE)
-
-
-def test_each_key_of_the_configuration_can_be_set_with_uci() -> None:
-    wanted = keys()
-    assert len(wanted) > 10
-    script = (FOLDER / "files" / "cowflush.init").read_text()
-    listed = re.search(r'^KEYS="([^"]*)"$', script, re.MULTILINE)
-    assert listed and listed[1].split() == [key for key, _ in wanted]
-    config = (FOLDER / "files" / "cowflush.config").read_text()
-    options = re.findall(r"^\t# option (\w+) '([^']+)'$", config, re.MULTILINE)
-    assert options == [(key.replace("-", "_"), default) for key, default in wanted]
 
 
 def tree(archive: bytes) -> dict[str, tuple[int, bytes]]:

@@ -1,4 +1,7 @@
-"""What the package carries besides the program stays true to it: the manual page, the completion, the configuration."""
+"""What the package carries besides the program stays true to it: the manual page, the completion.
+
+The keys of the configuration are compared by tests/keys.rs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from image import notices
 
 PACKAGE = artefacts.TOP / "package"
 MANUAL = PACKAGE / "cowflush.8"
-CONFIGURATION = artefacts.TOP / "docs" / "use" / "configuration.md"
 # Each is a word and what `cowflush WORD --help` lists besides it.
 NESTED = {"log": ("format",)}
 
@@ -69,17 +71,6 @@ def test_the_manual_has_the_exit_codes() -> None:
     section = MANUAL.read_text().split(".SH EXIT STATUS", 1)[1].split(".SH", 1)[0]
     codes = re.findall(r"^  (\d) ", help_of().split("Error codes:")[1], re.MULTILINE)
     assert re.findall(r"^\.TP\n\.B (\d)$", section, re.MULTILINE) == codes
-
-
-def test_the_configuration_has_each_key_with_its_default() -> None:
-    """The document's table is compared with the code by another test."""
-    table = CONFIGURATION.read_text().split("\n## Keys\n", 1)[1].split("\n## ", 1)[0]
-    keys = re.findall(r"^\| `([a-z-]+)` \| `([^`]+)` \|", table, re.MULTILINE)
-    assert len(keys) > 10
-    manual = MANUAL.read_text().split(".SH CONFIGURATION", 1)[1].replace("\\-", "-")
-    assert re.findall(r'^\.BR "([a-z-]+)" " \(([^)]+)\)"$', manual, re.MULTILINE) == keys
-    conffile = (PACKAGE / "cowflush.conf").read_text()
-    assert re.findall(r"^# ([a-z-]+) = (.*)$", conffile, re.MULTILINE) == keys
 
 
 @pytest.mark.parametrize("words", [(), *commands()], ids=" ".join)

@@ -199,6 +199,13 @@ WANTED = {
 }
 
 
+def test_each_key_is_refused_a_value() -> None:
+    """The file of the package is made from the table of keys (tests/keys.rs)."""
+    conffile = (artefacts.TOP / "package" / "cowflush.conf").read_text()
+    keys = re.findall(r"^# ([a-z-]+) = ", conffile, re.MULTILINE)
+    assert [word.partition("=")[0] for word in WANTED] == [*keys, "colour"]
+
+
 def test_a_value_that_a_key_cannot_have(boot: Lab) -> None:
     """On the kernel command line, then in the file of a daemon; the defaults hold, and it works."""
     vm = boot(append=" ".join(f"cowflush.{word}" for word in WANTED))

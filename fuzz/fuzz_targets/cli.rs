@@ -1,12 +1,9 @@
 //! The arguments of the `cowflush` command.
 #![cfg_attr(not(test), no_main)]
 
-// The command line belongs to the binary, not to the library.
-#[path = "../../src/cli.rs"]
-mod arguments;
-
 use argh::FromArgs;
-use arguments::{Cli, Command, LogCommand};
+use cowflush::commands::log::LogCommand;
+use cowflush::commands::{Cli, Command};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));

@@ -2,14 +2,32 @@
 
 use std::path::PathBuf;
 
-use crate::commands::boot_options;
-use crate::put;
-use cowflush::boot::bringup;
-use cowflush::boot::messages::BootMessages;
-use cowflush::boot::stacking::Prior;
-use cowflush::error::{Exit, Result};
-use cowflush::pure::cmdline::Options;
-use cowflush::pure::disk::reference::Reference;
+use argh::FromArgs;
+
+use crate::boot::bringup;
+use crate::boot::messages::BootMessages;
+use crate::boot::stacking::Prior;
+use crate::commands::asked::boot_options;
+use crate::error::{Exit, Result};
+use crate::output::put;
+use crate::pure::cmdline::Options;
+use crate::pure::disk::reference::Reference;
+
+/// Boot, for the initramfs of a distribution: find the card, build the stack, and print the device
+/// to mount as root. Without a stack that is the plain card.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "attach")]
+pub struct Arguments {
+    /// take the stack away again and use the plain card, since root can't be mounted on the stack
+    #[argh(switch)]
+    pub plain: bool,
+    /// only if a flush log knows ROOT and no device does, since a merge that was cut short has torn it
+    #[argh(switch)]
+    pub by_log: bool,
+    /// where root is, in place of the kernel command line's root=
+    #[argh(positional)]
+    pub root: Option<String>,
+}
 
 /// Does all that `init` does before it mounts root, and prints what to mount instead. `root` is what
 /// the initramfs has made of `root=`, a device that is there. `plain` is for when the initramfs can't

@@ -1,13 +1,21 @@
 //! `cowflush daemon`.
 
-use crate::commands::config;
-use crate::put;
-use cowflush::daemon;
-use cowflush::error::{Exit, Result};
-use cowflush::output::syslog;
-use cowflush::sys::signals;
-use cowflush::sys::terminal::standard_error;
+use argh::FromArgs;
+
+use crate::commands::asked::config;
+use crate::daemon;
+use crate::error::{Exit, Result};
+use crate::output::put;
+use crate::output::syslog;
+use crate::sys::signals;
+use crate::sys::terminal::standard_error;
 use nix::sys::signal::Signal;
+
+/// Flush by itself: at intervals, at times of day, when the COW fills up, when /etc changes.
+/// /etc/cowflush.conf says how. Stays in the foreground.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "daemon")]
+pub struct Arguments {}
 
 /// Runs until it is told to end.
 pub fn run() -> Result<Exit> {

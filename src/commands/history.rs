@@ -1,14 +1,25 @@
 //! `cowflush history`.
 
-use crate::commands::log;
-use crate::put;
-use cowflush::error::{Exit, Result};
-use cowflush::flush::status;
-use cowflush::notes::run_dir;
-use cowflush::pure::report::history;
-use cowflush::pure::report::json::Object;
-use cowflush::pure::report::record::Record;
-use cowflush::sys::terminal;
+use argh::FromArgs;
+
+use crate::commands::log::show;
+use crate::error::{Exit, Result};
+use crate::flush::status;
+use crate::notes::run_dir;
+use crate::output::put;
+use crate::pure::report::history;
+use crate::pure::report::json::Object;
+use crate::pure::report::record::Record;
+use crate::sys::terminal;
+
+/// Show the last flushes since boot: when, why, how much, how long, how long root waited.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "history")]
+pub struct Arguments {
+    /// print as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
 
 /// Version of the JSON: it changes when a key changes its meaning or goes.
 const JSON_VERSION: u64 = 1;
@@ -21,7 +32,7 @@ pub fn run(json: bool) -> Result<Exit> {
     let text = if json {
         let object = Object::new().number("version", JSON_VERSION);
         let object = object.list("flushes", records.iter().map(Record::to_json));
-        object.object("life", life.map(|life| log::life_json(&life))).end() + "\n"
+        object.object("life", life.map(|life| show::life_json(&life))).end() + "\n"
     } else if width.is_some() {
         let none = if records.is_empty() { "no flush since boot\n" } else { "" };
         // In a pipe each line is a flush.

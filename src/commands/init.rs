@@ -3,13 +3,21 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use crate::commands::boot_options;
-use cowflush::boot::messages::{self, BootMessages};
-use cowflush::boot::stacking::Prior;
-use cowflush::boot::{bringup, loading, mounting, rescue, stacking, switch_root};
-use cowflush::error;
-use cowflush::pure::cmdline::Options;
-use cowflush::sys::process;
+use argh::FromArgs;
+
+use crate::boot::messages::{self, BootMessages};
+use crate::boot::stacking::Prior;
+use crate::boot::{bringup, loading, mounting, rescue, stacking, switch_root};
+use crate::commands::asked::boot_options;
+use crate::error::{self, Error, Exit, Result};
+use crate::pure::cmdline::Options;
+use crate::sys::process;
+
+/// Boot: find the card, build the stack, start the real init. The kernel runs this as /init of
+/// an initramfs, where every argument is the real init's.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "init")]
+pub struct Arguments {}
 
 /// Where root is mounted before it becomes the root.
 const ROOT: &str = "/sysroot";
@@ -33,6 +41,13 @@ pub fn is_the_machines() -> bool {
         }
         first
     }
+}
+
+/// The answer where this is not the machine's first process.
+pub fn refuse() -> Result<Exit> {
+    Err(Error::new("run init", "this is not the init of an initramfs")
+        .advise("It is for an initramfs, where the kernel starts it as /init.")
+        .exit(Exit::Usage))
 }
 
 /// Boots, whatever happens. `arguments` are the words of the kernel command line that the kernel

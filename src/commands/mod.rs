@@ -1,48 +1,104 @@
-//! One file a subcommand.
+//! The subcommands: each has a file with its options, its help and its output.
 
-pub mod advice;
+// The options' doc comments are the help that users get.
+#![allow(missing_docs)]
+
+mod asked;
 pub mod attach;
 pub mod check;
 pub mod daemon;
+pub mod discard;
 pub mod flush;
+mod held;
 pub mod history;
 pub mod hold;
 pub mod init;
-pub mod item;
 pub mod log;
+pub mod merge;
+mod outcome;
 pub mod recover;
+pub mod release;
 pub mod shutdown;
+pub mod start;
 pub mod status;
+pub mod stop;
+pub mod version;
 
-use std::io::ErrorKind;
+use argh::FromArgs;
 
-use crate::put;
-use cowflush::error::why;
-use cowflush::pure::cmdline::{NOTED, Options};
-use cowflush::pure::config::{self, Config};
+use crate::error::{Exit, Result};
 
-/// What this boot was asked for.
-fn options() -> Options {
-    Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default())
+/// Keeps a flash card's root filesystem in RAM copy-on-write and flushes it on demand.
+#[derive(FromArgs)]
+#[argh(
+    note = "Writes to / stay in RAM until a flush: a power cut loses what was not flushed. During a\nflush root stays mounted and in use.",
+    example = "cowflush status        # what is in RAM, what is at risk\n  cowflush flush         # make everything until now durable\n  cowflush log           # what is in the flush log\n  cowflush stop          # flush, then write straight to the card",
+    error_code(0, "done"),
+    error_code(1, "failed; everything that was in RAM is still there"),
+    error_code(2, "the command line was not understood"),
+    error_code(3, "root is not on a cowflush stack"),
+    error_code(4, "another cowflush command is at work, or another program has frozen root"),
+    error_code(
+        5,
+        "the card refused a write, or can't be read; the data stay in RAM or in the log"
+    ),
+    error_code(6, "check found something missing"),
+    error_code(7, "something was lost: the COW, or a part of the flush log"),
+    error_code(8, "stopped by a signal; the next command finishes"),
+    error_code(
+        9,
+        "the flush log is of a newer cowflush; it is kept, and nothing is written past it"
+    )
+)]
+pub struct Cli {
+    #[argh(subcommand)]
+    pub command: Command,
 }
 
-/// The same in an initramfs, which may have noted something of its own.
-fn boot_options() -> Options {
-    let read = |path: &str| std::fs::read(path).unwrap_or_default();
-    Options::of_boot(read(NOTED), read("/proc/cmdline"))
+/// The subcommands, each with what stands behind its word.
+#[derive(FromArgs)]
+#[argh(subcommand)]
+pub enum Command {
+    Flush(flush::Arguments),
+    Merge(merge::Arguments),
+    Stop(stop::Arguments),
+    Start(start::Arguments),
+    Status(status::Arguments),
+    History(history::Arguments),
+    Check(check::Arguments),
+    Daemon(daemon::Arguments),
+    Hold(hold::Arguments),
+    Release(release::Arguments),
+    Discard(discard::Arguments),
+    Log(log::Arguments),
+    Recover(recover::Arguments),
+    Init(init::Arguments),
+    Attach(attach::Arguments),
+    Version(version::Arguments),
 }
 
-/// The configuration: /etc/cowflush.conf, and this boot's command line over it. What was not
-/// understood is told.
-fn config() -> Config {
-    let (file, unread) = match std::fs::read(config::PATH) {
-        Ok(file) => (file, None),
-        Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
-        Err(error) => (Vec::new(), Some(format!("ignoring {}: {}.", config::PATH, why(&error)))),
-    };
-    let (config, complaints) = options().config(&String::from_utf8_lossy(&file));
-    for complaint in unread.into_iter().chain(complaints) {
-        put(std::io::stderr(), &format!("cowflush: {complaint}\n"));
+impl Command {
+    /// Does what the subcommand is for.
+    pub fn run(self) -> Result<Exit> {
+        match self {
+            Self::Flush(wanted) => flush::run(wanted.json, wanted.direct),
+            Self::Merge(wanted) => merge::run(wanted.json),
+            Self::Stop(wanted) => stop::run(&wanted),
+            Self::Start(_) => start::run(),
+            Self::Status(wanted) => status::run(wanted.json, wanted.watch),
+            Self::History(wanted) => history::run(wanted.json),
+            Self::Check(wanted) => check::run(wanted.json),
+            Self::Daemon(_) => daemon::run(),
+            Self::Hold(_) => hold::run(),
+            Self::Release(_) => release::run(),
+            Self::Discard(wanted) => discard::run(wanted.now),
+            Self::Log(wanted) => log::run(&wanted),
+            Self::Recover(wanted) => recover::run(&wanted),
+            Self::Init(_) => init::refuse(),
+            Self::Attach(wanted) => {
+                attach::run(wanted.root.as_deref(), wanted.plain, wanted.by_log)
+            }
+            Self::Version(_) => Ok(version::run()),
+        }
     }
-    config
 }

@@ -3,19 +3,53 @@
 use std::fs::File;
 use std::io;
 
-use super::log::{count, segment_json};
-use crate::{cli, put};
-use cowflush::error::{Doing, Error, Exit, Result};
-use cowflush::flush::flushlog::{Log, READ_AGAIN};
-use cowflush::output::progress::Meter;
-use cowflush::pure::chunks::{CHUNK_BYTES, PIECE};
-use cowflush::pure::disk::superblock::uuid_bytes;
-use cowflush::pure::flushlog::chain::{Bad, End, Live};
-use cowflush::pure::flushlog::fingerprint;
-use cowflush::pure::report::json::Object;
-use cowflush::pure::units::{Bytes, Utc};
-use cowflush::sys::devices;
-use cowflush::sys::direct::Direct;
+use argh::FromArgs;
+
+use super::log::show::{count, segment_json};
+use crate::error::{Doing, Error, Exit, Result};
+use crate::flush::flushlog::{Log, READ_AGAIN};
+use crate::output::progress::Meter;
+use crate::output::put;
+use crate::pure::chunks::{CHUNK_BYTES, PIECE};
+use crate::pure::disk::superblock::uuid_bytes;
+use crate::pure::flushlog::chain::{Bad, End, Live};
+use crate::pure::flushlog::fingerprint;
+use crate::pure::report::json::Object;
+use crate::pure::units::{Bytes, Utc};
+use crate::sys::devices;
+use crate::sys::direct::Direct;
+
+/// Apply a flush log to a root offline: on any Linux machine, on devices or image files, without
+/// device-mapper. Without an option it only looks.
+#[derive(FromArgs)]
+#[argh(
+    subcommand,
+    name = "recover",
+    example = "cowflush recover /dev/sdb1 /dev/sdb2             # look: what would a boot find?\n  cowflush recover /dev/sdb1 /dev/sdb2 --merge     # put it into root\n  cowflush recover root.img log.img --export new.img"
+)]
+pub struct Arguments {
+    /// root's partition, or an image of it; not mounted
+    #[argh(positional)]
+    pub root: std::path::PathBuf,
+    /// the flush log's partition, or an image of it
+    #[argh(positional)]
+    pub log: std::path::PathBuf,
+    /// write the log's flushes into root, then empty the log
+    #[argh(switch)]
+    pub merge: bool,
+    /// write a copy of root with the log's flushes to this new file
+    #[argh(option)]
+    pub export: Option<std::path::PathBuf>,
+    /// apply the log although root was changed since, or is another
+    #[argh(switch)]
+    pub force: bool,
+    /// only say what would be done
+    #[argh(switch)]
+    pub dry_run: bool,
+    /// print as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
 
 /// Whether a log may be applied to a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +81,7 @@ impl Fit {
 }
 
 /// Looks, and does what was asked for.
-pub fn run(wanted: &cli::Recover) -> Result<Exit> {
+pub fn run(wanted: &Arguments) -> Result<Exit> {
     if wanted.merge && wanted.export.is_some() {
         return Err(Error::new("recover", "--merge and --export exclude each other")
             .advise("Take one of them.")
@@ -83,7 +117,7 @@ fn verdict(end: End, fit: Fit, force: bool) -> Exit {
     }
 }
 
-fn fit(log: &Log, wanted: &cli::Recover, root: &mut Direct) -> Result<Fit> {
+fn fit(log: &Log, wanted: &Arguments, root: &mut Direct) -> Result<Fit> {
     let uuid = devices::identify(&wanted.root).map_or([0; 16], |found| uuid_bytes(&found.uuid));
     let (owner, size) = (log.owner(), root.size().sectors());
     // A UUID tells, however large the partition is by now. A merge that was cut short may have torn the superblock, so that
@@ -103,7 +137,7 @@ fn bytes(live: &[Live]) -> Bytes {
     Bytes((live.len() * CHUNK_BYTES) as u64)
 }
 
-fn report(wanted: &cli::Recover, log: &Log, fit: Fit, live: &[Live], bad: &[Bad]) {
+fn report(wanted: &Arguments, log: &Log, fit: Fit, live: &[Live], bad: &[Bad]) {
     let (damaged, unreadable) = count(bad);
     let chain = &log.chain;
     let text = if wanted.json {
@@ -143,13 +177,7 @@ fn report(wanted: &cli::Recover, log: &Log, fit: Fit, live: &[Live], bad: &[Bad]
     put(io::stdout(), &format!("{text}\n"));
 }
 
-fn act(
-    wanted: &cli::Recover,
-    log: &mut Log,
-    mut root: Direct,
-    fit: Fit,
-    live: &[Live],
-) -> Result<()> {
+fn act(wanted: &Arguments, log: &mut Log, mut root: Direct, fit: Fit, live: &[Live]) -> Result<()> {
     if fit != Fit::Fits && !wanted.force {
         return Err(Error::new(
             format!("apply {} to {}", wanted.log.display(), wanted.root.display()),
@@ -217,7 +245,7 @@ fn copy_into(root: &mut Direct, copy: &mut Direct) -> Result<()> {
 }
 
 /// The JSON says it already.
-fn say(wanted: &cli::Recover, text: &str) {
+fn say(wanted: &Arguments, text: &str) {
     if !wanted.json {
         put(io::stdout(), &format!("{text}\n"));
     }
@@ -226,7 +254,7 @@ fn say(wanted: &cli::Recover, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cowflush::pure::flushlog::chain::{Damage, DamagedPart};
+    use crate::pure::flushlog::chain::{Damage, DamagedPart};
 
     #[test]
     fn a_damaged_log_and_one_that_does_not_fit_never_end_with_0() {

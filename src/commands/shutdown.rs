@@ -5,16 +5,16 @@ use std::num::NonZeroU32;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::commands::config;
-use cowflush::error::{Exit, Result};
-use cowflush::flush::flushlog::tries;
-use cowflush::flush::session::{How, Outcome, Session, at_risk};
-use cowflush::notes::hold;
-use cowflush::output::console::Console;
-use cowflush::output::progress::Meter;
-use cowflush::pure::units::{Bytes, Sectors, Utc};
-use cowflush::sys::dm::Control;
-use cowflush::sys::{block, signals};
+use crate::commands::asked::config;
+use crate::error::{Exit, Result};
+use crate::flush::flushlog::tries;
+use crate::flush::session::{How, Outcome, Session, at_risk};
+use crate::notes::hold;
+use crate::output::console::Console;
+use crate::output::progress::Meter;
+use crate::pure::units::{Bytes, Sectors, Utc};
+use crate::sys::dm::Control;
+use crate::sys::{block, signals};
 use nix::sys::signal::Signal;
 use nix::unistd::alarm;
 

@@ -2,6 +2,7 @@
 //! refuses `std::fs`, `std::io`, `std::process`, libc and nix here.
 //!
 //! * [`units`] are sectors, bytes and device numbers, [`chunks`] what a device is read in, and [`crc`] checks them;
+//!   [`field`] is a number at a place of a structure;
 //!   [`config`] is what an owner configures, [`cmdline`] what the
 //!   kernel command line says, [`modules`] the list of modules in an initramfs.
 //! * [`dm`] reads and writes device-mapper's tables; [`stack`] decides the next step; [`cow`] knows a COW's layout.
@@ -16,6 +17,7 @@ pub mod crc;
 pub mod disk;
 pub mod dm;
 pub mod ext;
+pub mod field;
 pub mod flushlog;
 pub mod modules;
 pub mod policy;

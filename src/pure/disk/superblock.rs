@@ -7,6 +7,7 @@
 //! published specifications.
 
 use super::{partition, push_hex};
+use crate::pure::ext::layout::superblock as at;
 use crate::pure::units::{Bytes, Sectors};
 
 /// How much of a partition [`identify`] wants to see.
@@ -191,42 +192,37 @@ pub fn is_array_part(sector: &[u8], place: Sectors) -> bool {
     }
 }
 
-const EXT_AT: usize = 1024;
-const COMPAT_HAS_JOURNAL: u32 = 0x4;
 const INCOMPAT_JOURNAL_DEVICE: u32 = 0x8;
-const INCOMPAT_64BIT: u32 = 0x80;
 /// What ext3 knows: filetype, needs-recovery, meta_bg. Anything more makes it ext4.
 const INCOMPAT_EXT3: u32 = 0x2 | 0x4 | 0x10;
 /// sparse_super, large_file.
 const RO_COMPAT_EXT3: u32 = 0x1 | 0x2;
 
 fn ext(head: &[u8]) -> Option<Filesystem> {
-    let block = head.get(EXT_AT..EXT_AT + 1024)?;
-    let word = |at: usize| Some(u32::from_le_bytes(*block.get(at..)?.first_chunk()?));
-    let magic = u16::from_le_bytes(*block.get(0x38..)?.first_chunk()?);
-    let (compat, incompat, ro_compat) = (word(0x5c)?, word(0x60)?, word(0x64)?);
-    if magic != 0xef53 || incompat & INCOMPAT_JOURNAL_DEVICE != 0 {
+    let block = head.get(at::AT..at::AT + at::BYTES)?;
+    let (compat, incompat) = (at::FEATURE_COMPAT.of(block), at::FEATURE_INCOMPAT.of(block));
+    if at::MAGIC.of(block) != at::MAGIC_NUMBER || incompat & INCOMPAT_JOURNAL_DEVICE != 0 {
         return None;
     }
-    let journal = compat & COMPAT_HAS_JOURNAL != 0;
-    let kind = if incompat & !INCOMPAT_EXT3 != 0 || ro_compat & !RO_COMPAT_EXT3 != 0 {
+    let journal = compat & at::HAS_JOURNAL != 0;
+    let newer = at::FEATURE_RO_COMPAT.of(block) & !RO_COMPAT_EXT3 != 0;
+    let kind = if incompat & !INCOMPAT_EXT3 != 0 || newer {
         "ext4"
     } else if journal {
         "ext3"
     } else {
         "ext2"
     };
-    let high = if incompat & INCOMPAT_64BIT != 0 { word(0x150)? } else { 0 };
-    let blocks = u64::from(high) << 32 | u64::from(word(0x4)?);
-    let block_bytes = 1024u64.checked_shl(word(0x18)?).unwrap_or(0);
+    let high = if incompat & at::IS_64BIT != 0 { at::BLOCKS_COUNT_HI.of(block) } else { 0 };
+    let blocks = u64::from(high) << 32 | u64::from(at::BLOCKS_COUNT_LO.of(block));
+    let block_bytes = 1024u64.checked_shl(at::LOG_BLOCK_SIZE.of(block)).unwrap_or(0);
     Some(Filesystem {
         kind,
-        uuid: uuid(block, 0x68),
-        label: label(block, 0x78, 16),
+        uuid: uuid(block, at::UUID.at),
+        label: label(block, at::VOLUME_NAME.at, at::VOLUME_NAME.range().len()),
         size: blocks.checked_mul(block_bytes).filter(|bytes| *bytes > 0).map(Bytes),
         journal,
-        // s_journal_inum: none of its own
-        elsewhere: if journal && word(0xe0)? == 0 {
+        elsewhere: if journal && at::JOURNAL_INUM.of(block) == 0 {
             "its journal is on another device"
         } else {
             ""
@@ -280,7 +276,7 @@ mod tests {
     fn ext_head(compat: u32, incompat: u32, ro_compat: u32) -> Vec<u8> {
         let mut head = vec![0; 4096];
         let mut put = |at: usize, bytes: &[u8]| {
-            head[EXT_AT + at..EXT_AT + at + bytes.len()].copy_from_slice(bytes);
+            head[at::AT + at..at::AT + at + bytes.len()].copy_from_slice(bytes);
         };
         put(0x4, &1000u32.to_le_bytes());
         put(0x18, &2u32.to_le_bytes());
@@ -352,11 +348,11 @@ mod tests {
         let mut ext = ext_head(0x3c, 0x2c2, 0x46b);
         assert_eq!(elsewhere(&ext), "");
         // s_journal_uuid, s_journal_inum, s_journal_dev
-        ext[EXT_AT + 0xd0..EXT_AT + 0xe0]
+        ext[at::AT + 0xd0..at::AT + 0xe0]
             .copy_from_slice(&0xf24e_566e_5cd0_4e18_u128.to_be_bytes());
-        ext[EXT_AT + 0xe0..EXT_AT + 0xe8].copy_from_slice(&0x701_u64.rotate_left(32).to_le_bytes());
+        ext[at::AT + 0xe0..at::AT + 0xe8].copy_from_slice(&0x701_u64.rotate_left(32).to_le_bytes());
         assert_eq!(elsewhere(&ext), "its journal is on another device");
-        ext[EXT_AT + 0x5c] &= !4;
+        ext[at::AT + 0x5c] &= !4;
         assert_eq!(elsewhere(&ext), "", "what is left of a journal is none");
 
         let xfs = |rblocks: u64, logstart: u64| {
@@ -420,10 +416,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_superblock_is_read(block in prop::collection::vec(any::<u8>(), 1024)) {
-            let mut head = vec![0; EXT_AT];
+            let mut head = vec![0; at::AT];
             head.extend(block);
-            head[EXT_AT + 0x38] = 0x53;
-            head[EXT_AT + 0x39] = 0xef;
+            head[at::AT + 0x38] = 0x53;
+            head[at::AT + 0x39] = 0xef;
             let _ = identify(&head);
             is_array_part(&head, Sectors(0));
         }
@@ -535,18 +531,18 @@ mod tests {
 
     #[test]
     fn the_size_of_an_ext_filesystem_is_counted_in_its_own_blocks() {
-        let mut head = ext_head(4, 0x40 | INCOMPAT_64BIT, 0);
-        head[EXT_AT + 0x150] = 1;
+        let mut head = ext_head(4, 0x40 | at::IS_64BIT, 0);
+        head[at::AT + 0x150] = 1;
         let size = |head: &[u8]| identify(head).unwrap().size;
         assert_eq!(size(&head), Some(Bytes(((1 << 32) + 1000) * 4096)));
         assert_eq!(size(&head[..2048]), size(&head), "no more is needed");
         assert_eq!(identify(&head[..2047]), None);
         // Without the feature the upper half is something else.
-        head[EXT_AT + 0x60] &= !(INCOMPAT_64BIT as u8);
+        head[at::AT + 0x60] &= !(at::IS_64BIT as u8);
         assert_eq!(size(&head), Some(Bytes(1000 * 4096)));
-        head[EXT_AT + 0x18] = 0;
+        head[at::AT + 0x18] = 0;
         assert_eq!(size(&head), Some(Bytes(1000 * 1024)));
-        head[EXT_AT + 0x18] = 64;
+        head[at::AT + 0x18] = 64;
         assert_eq!(size(&head), None, "a block that no number holds");
     }
 }

@@ -2,10 +2,12 @@
 
 use core::ops::Range;
 
-use super::bytes::{Why, le16, le32};
+use super::layout::group as at;
 use super::superblock::{Sums, Superblock};
+use super::why::Why;
 use crate::pure::chunks::{CHUNK_BYTES, Chunks};
 use crate::pure::crc;
+use crate::pure::field::Field;
 
 /// A filesystem that is read group by group.
 pub struct Groups<'a, C> {
@@ -34,7 +36,6 @@ pub struct Descriptor {
 }
 
 const BLOCK_UNINIT: u16 = 2;
-const SUM_AT: usize = 0x1e;
 
 impl<'a, C: Chunks> Groups<'a, C> {
     /// Starts with nothing read.
@@ -77,26 +78,28 @@ impl<'a, C: Chunks> Groups<'a, C> {
         let bytes = block.get(within..within + length).unwrap_or_default();
         let right = match self.superblock.sums {
             Sums::None => true,
-            Sums::Crc16 => le16(bytes, SUM_AT) == self.superblock.crc16(group, bytes),
-            Sums::Crc32c => le16(bytes, SUM_AT) == self.superblock.crc32c(group, bytes) as u16,
+            Sums::Crc16 => at::CHECKSUM.of(bytes) == self.superblock.crc16(group, bytes),
+            Sums::Crc32c => at::CHECKSUM.of(bytes) == self.superblock.crc32c(group, bytes) as u16,
         };
         if !right {
             return Err("one of root's group descriptors has a wrong checksum");
         }
         // In a short descriptor the upper halves lie behind the end, and are 0.
-        let high = [0x20, 0x24, 0x28].map(|at| le32(bytes, at));
-        if is_64bit && high != [0; 3] {
+        let high = [at::BLOCK_BITMAP_HI, at::INODE_BITMAP_HI, at::INODE_TABLE_HI];
+        if is_64bit && high.iter().any(|half| half.of(bytes) != 0) {
             return Err("one of root's group descriptors makes no sense");
         }
-        let short = |low, high| u32::from(le16(bytes, high)) << 16 | u32::from(le16(bytes, low));
-        let flags = if self.superblock.sums == Sums::None { 0 } else { le16(bytes, 0x12) };
+        let whole = |low: Field<u16>, high: Field<u16>| {
+            u32::from(high.of(bytes)) << 16 | u32::from(low.of(bytes))
+        };
+        let flags = if self.superblock.sums == Sums::None { 0 } else { at::FLAGS.of(bytes) };
         Ok(Descriptor {
-            block_bitmap: le32(bytes, 0x0),
-            inode_bitmap: le32(bytes, 0x4),
-            inode_table: le32(bytes, 0x8),
-            free: short(0xc, 0x2c),
+            block_bitmap: at::BLOCK_BITMAP_LO.of(bytes),
+            inode_bitmap: at::INODE_BITMAP_LO.of(bytes),
+            inode_table: at::INODE_TABLE_LO.of(bytes),
+            free: whole(at::FREE_BLOCKS_COUNT_LO, at::FREE_BLOCKS_COUNT_HI),
             block_uninit: flags & BLOCK_UNINIT != 0,
-            bitmap_sum: short(0x18, 0x38),
+            bitmap_sum: whole(at::BLOCK_BITMAP_CSUM_LO, at::BLOCK_BITMAP_CSUM_HI),
         })
     }
 
@@ -168,7 +171,8 @@ impl Superblock {
 
 fn around_sum(descriptor: &[u8]) -> (&[u8], &[u8]) {
     let part = |range| descriptor.get(range).unwrap_or_default();
-    (part(0..SUM_AT), part(SUM_AT + 2..descriptor.len().max(SUM_AT + 2)))
+    let Range { start, end } = at::CHECKSUM.range();
+    (part(0..start), part(end..descriptor.len().max(end)))
 }
 
 /// CRC-16 with the polynomial 0x8005, reflected (the kernel's lib/crc16.c).

@@ -1,10 +1,14 @@
 //! The journal: which blocks are its own, and that none of them counts.
 
-use super::bytes::{Why, le16, le32};
+use core::ops::Range;
+
 use super::groups::Groups;
+use super::layout::{extent, extent_header, extent_index, inode as at, journal as log};
 use super::superblock::{Sums, Superblock};
+use super::why::Why;
 use crate::pure::chunks::Chunks;
 use crate::pure::crc;
+use crate::pure::field::{Field, Stored};
 
 /// An empty journal.
 #[derive(Clone, Debug, Default)]
@@ -59,43 +63,44 @@ impl Journal {
     /// A recovery goes on as long as it finds the number that it expects. Numbers only grow, by 32
     /// bits around; those of the past are smaller. (fs/jbd2/recovery.c, `do_one_pass`.)
     pub fn is_past(&self, head: &[u8]) -> bool {
-        be32(head, 0) != MAGIC || (self.sequence.wrapping_sub(be32(head, 8)) as i32) > 0
+        log::MAGIC.of(head) != MAGIC
+            || (self.sequence.wrapping_sub(log::HEADER_SEQUENCE.of(head)) as i32) > 0
     }
 }
 
 /// The number of the next transaction, if the journal of so many blocks is empty.
 fn empty_since(superblock: &Superblock, block: &[u8], blocks: u32) -> Result<u32, Why> {
-    let version = be32(block, 0x4);
+    let version = log::BLOCKTYPE.of(block);
     // Version 1 has no features.
-    let features = if version == 4 { be32(block, 0x28) } else { 0 };
-    let length = be32(block, 0x10);
-    let right = be32(block, 0) == MAGIC
+    let features = if version == 4 { log::FEATURE_INCOMPAT.of(block) } else { 0 };
+    let length = log::MAXLEN.of(block);
+    let right = log::MAGIC.of(block) == MAGIC
         && (version == 3 || version == 4)
-        && be32(block, 0xc) as usize == superblock.block_bytes()
+        && log::BLOCKSIZE.of(block) as usize == superblock.block_bytes()
         && (1..=blocks).contains(&length);
     if !right {
         return Err("root's journal's superblock makes no sense");
     }
-    if features & !KNOWN != 0 || version == 4 && be32(block, 0x2c) != 0 {
+    if features & !KNOWN != 0 || version == 4 && log::FEATURE_RO_COMPAT.of(block) != 0 {
         return Err("root's journal has a feature that pruning does not know (as fast_commit)");
     }
     if features & HAS_SUM != 0 {
         let part = |range| block.get(range).unwrap_or_default();
-        let parts = [part(0..0xfc), &[0; 4], part(0x100..1024)];
-        // 4 is CRC-32C.
-        if block.get(0x50) != Some(&4)
-            || parts.into_iter().fold(!0, crc::update) != be32(block, 0xfc)
+        let Range { start, end } = log::CHECKSUM.range();
+        let parts = [part(0..start), &[0; 4], part(end..log::BYTES)];
+        if log::CHECKSUM_TYPE.of(block) != 4
+            || parts.into_iter().fold(!0, crc::update) != log::CHECKSUM.of(block)
         {
             return Err("root's journal's superblock has a wrong checksum");
         }
     }
-    if be32(block, 0x20) != 0 {
+    if log::ERRNO.of(block) != 0 {
         return Err("root's journal has recorded an error: let e2fsck check it");
     }
-    if be32(block, 0x1c) != 0 {
+    if log::START.of(block) != 0 {
         return Err("root's journal is not empty");
     }
-    Ok(be32(block, 0x18))
+    Ok(log::SEQUENCE.of(block))
 }
 
 /// A journal's blocks in their order, as its inode tells them.
@@ -124,15 +129,15 @@ impl<C: Chunks> Map<'_, '_, C> {
         let block = self.groups.block(table.saturating_add(block))?;
         let inode = block.get(within..within + inode_bytes).unwrap_or_default();
         self.seed = inode_seed(superblock, number, inode)?;
-        self.blocks = le32(inode, 0x4) >> shift;
+        self.blocks = at::SIZE_LO.of(inode) >> shift;
         self.left = self.blocks;
-        let regular = le16(inode, 0x0) & 0xf000 == 0x8000 && le16(inode, 0x1a) > 0;
+        let regular = at::MODE.of(inode) & 0xf000 == 0x8000 && at::LINKS_COUNT.of(inode) > 0;
         // 4 GiB or more is no journal.
-        if !regular || le32(inode, 0x6c) != 0 || !(1..=MOST_BLOCKS).contains(&self.blocks) {
+        if !regular || at::SIZE_HIGH.of(inode) != 0 || !(1..=MOST_BLOCKS).contains(&self.blocks) {
             return Err(NONSENSE);
         }
-        let map = inode.get(0x28..0x28 + 60).unwrap_or_default();
-        if le32(inode, 0x20) & EXTENTS != 0 {
+        let map = inode.get(at::BLOCK.range()).unwrap_or_default();
+        if at::FLAGS.of(inode) & EXTENTS != 0 {
             self.extents(map, None)?
         } else {
             self.indirect(map)?
@@ -154,30 +159,36 @@ impl<C: Chunks> Map<'_, '_, C> {
 
     /// A node of the extent tree, whose level the node above tells.
     fn extents(&mut self, node: &[u8], level: Option<u16>) -> Result<(), Why> {
-        let (count, depth) = (le16(node, 2), le16(node, 6));
-        let right = le16(node, 0) == 0xf30a
+        let (count, depth) = (extent_header::ENTRIES.of(node), extent_header::DEPTH.of(node));
+        let right = extent_header::MAGIC.of(node) == extent_header::MAGIC_NUMBER
             && depth <= DEEPEST
             && level.is_none_or(|level| level == depth)
-            && (1..=le16(node, 4)).contains(&count)
-            && usize::from(count) < node.len() / 12;
+            && (1..=extent_header::MAX.of(node)).contains(&count)
+            && usize::from(count) < node.len() / extent_header::BYTES;
         if !right {
             return Err(NONSENSE);
         }
-        for entry in node.chunks_exact(12).skip(1).take(usize::from(count)) {
+        for entry in node.chunks_exact(extent_header::BYTES).skip(1).take(usize::from(count)) {
             // In the order of the file and without holes, else the sum can't be right.
-            if le32(entry, 0) != self.blocks.saturating_sub(self.left) {
+            if extent::BLOCK.of(entry) != self.blocks.saturating_sub(self.left) {
                 return Err(NONSENSE);
             }
             if depth > 0 {
-                let child = self.node(within(le32(entry, 4), le16(entry, 8))?)?;
+                let child = self.node(within(
+                    extent_index::LEAF_LO.of(entry),
+                    extent_index::LEAF_HI.of(entry),
+                )?)?;
                 self.extents(&child, Some(depth - 1))?;
                 continue;
             }
-            let length = le16(entry, 4);
+            let length = extent::LEN.of(entry);
             if length == 0 || length > LONGEST {
                 return Err(NONSENSE);
             }
-            self.take(within(le32(entry, 8), le16(entry, 6))?, u32::from(length))?;
+            self.take(
+                within(extent::START_LO.of(entry), extent::START_HI.of(entry))?,
+                u32::from(length),
+            )?;
         }
         Ok(())
     }
@@ -185,9 +196,9 @@ impl<C: Chunks> Map<'_, '_, C> {
     /// A node outside of the inode; its checksum follows the entries that it has room for.
     fn node(&mut self, block: u32) -> Result<Vec<u8>, Why> {
         let bytes = self.groups.block(block)?;
-        let end = 12 * (1 + usize::from(le16(&bytes, 4)));
+        let end = extent_header::BYTES * (1 + usize::from(extent_header::MAX.of(&bytes)));
         let covered = bytes.get(..end).ok_or(NONSENSE)?;
-        let wrong = crc::update(self.seed, covered) != le32(&bytes, end);
+        let wrong = crc::update(self.seed, covered) != Field::<u32>::at(end).of(&bytes);
         if self.groups.superblock.sums == Sums::Crc32c && wrong {
             return Err("root's journal's extents have a wrong checksum");
         }
@@ -206,7 +217,7 @@ impl<C: Chunks> Map<'_, '_, C> {
 
     /// Blocks of numbers, `depth` levels above the journal's own.
     fn numbers(&mut self, numbers: &[u8], depth: u32) -> Result<(), Why> {
-        for number in numbers.chunks_exact(4).map(|number| le32(number, 0)) {
+        for number in numbers.chunks_exact(4).map(u32::read) {
             if self.left == 0 {
                 break;
             }
@@ -224,33 +235,29 @@ impl<C: Chunks> Map<'_, '_, C> {
 
 /// What checksums of an inode's blocks begin with, if the inode's own is right.
 fn inode_seed(superblock: &Superblock, number: u32, inode: &[u8]) -> Result<u32, Why> {
-    let generation = le32(inode, 0x64);
+    let generation = at::GENERATION.of(inode);
     let seed = crc::update(superblock.seed, &number.to_le_bytes());
     let seed = crc::update(seed, &generation.to_le_bytes());
     if superblock.sums != Sums::Crc32c {
         return Ok(seed);
     }
     // The upper half stands where a long inode has room for it.
-    let long = inode.len() > 128 && le16(inode, 0x80) >= 4;
+    let long = inode.len() > 128 && at::EXTRA_ISIZE.of(inode) >= 4;
     let mut bytes = inode.to_vec();
-    for at in [0x7c, 0x7d, 0x82, 0x83] {
-        if let Some(byte) = bytes.get_mut(at).filter(|_| long || at < 0x80) {
+    for place in at::CHECKSUM_LO.range().chain(at::CHECKSUM_HI.range().filter(|_| long)) {
+        if let Some(byte) = bytes.get_mut(place) {
             *byte = 0;
         }
     }
     let sum = crc::update(seed, &bytes);
-    let (high, mask) = if long { (le16(inode, 0x82), !0) } else { (0, 0xffff) };
-    let found = u32::from(high) << 16 | u32::from(le16(inode, 0x7c));
+    let (high, mask) = if long { (at::CHECKSUM_HI.of(inode), !0) } else { (0, 0xffff) };
+    let found = u32::from(high) << 16 | u32::from(at::CHECKSUM_LO.of(inode));
     if sum & mask == found { Ok(seed) } else { Err("root's journal's inode has a wrong checksum") }
 }
 
 /// A block's number, if it has no upper half.
 fn within(low: u32, high: u16) -> Result<u32, Why> {
     if high == 0 { Ok(low) } else { Err(NONSENSE) }
-}
-
-fn be32(bytes: &[u8], at: usize) -> u32 {
-    le32(bytes, at).swap_bytes()
 }
 
 #[cfg(test)]

@@ -5,17 +5,18 @@
 //! not known here, a wrong checksum or count, a journal that is not empty, recorded errors) means
 //! that nothing is pruned. Formats: the kernel's Documentation/filesystems/ext4.
 
-mod bytes;
 pub mod groups;
 pub mod journal;
+pub mod layout;
 pub mod superblock;
+mod why;
 
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, PIECE};
 use crate::pure::cow::format::Exception;
-pub use bytes::Why;
 use groups::Groups;
 use journal::Journal;
 use superblock::Superblock;
+pub use why::Why;
 
 /// Takes from `table` (ascending by chunk of root) what needn't reach the card. Returns how many
 /// chunks that were. If nothing may be pruned the table stays as it is.

@@ -2,7 +2,8 @@
 
 use core::ops::Range;
 
-use super::bytes::{Why, le16, le32};
+use super::layout::superblock as at;
+use super::why::Why;
 use crate::pure::chunks::{CHUNK_BYTES, Chunks};
 use crate::pure::crc;
 
@@ -48,19 +49,15 @@ pub struct Superblock {
 
 /// A chunk's bytes, as a power of 2.
 const CHUNK_SHIFT: u32 = CHUNK_BYTES.trailing_zeros();
-const AT: usize = 1024;
-const BYTES: usize = 1024;
 
-const HAS_JOURNAL: u32 = 0x4;
 /// dir_prealloc, imagic_inodes, has_journal, ext_attr, resize_inode, dir_index, sparse_super2,
 /// stable_inodes, orphan_file.
-const COMPAT: u32 = 0x1 | 0x2 | HAS_JOURNAL | 0x8 | 0x10 | 0x20 | 0x200 | 0x800 | 0x1000;
+const COMPAT: u32 = 0x1 | 0x2 | at::HAS_JOURNAL | 0x8 | 0x10 | 0x20 | 0x200 | 0x800 | 0x1000;
 const RECOVER: u32 = 0x4;
-const IS_64BIT: u32 = 0x80;
 const CSUM_SEED: u32 = 0x2000;
 /// filetype, extents, 64bit, flex_bg, ea_inode, csum_seed, large_dir, inline_data, encrypt, casefold.
 const INCOMPAT: u32 =
-    0x2 | 0x40 | IS_64BIT | 0x200 | 0x400 | CSUM_SEED | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
+    0x2 | 0x40 | at::IS_64BIT | 0x200 | 0x400 | CSUM_SEED | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
 const GDT_CSUM: u32 = 0x10;
 const METADATA_CSUM: u32 = 0x400;
 /// sparse_super, large_file, huge_file, gdt_csum, dir_nlink, extra_isize, quota, metadata_csum,
@@ -76,37 +73,44 @@ impl Superblock {
     pub fn read(from: &mut impl Chunks, chunks: u64, frozen: bool) -> Result<Self, Why> {
         let mut chunk = [0; CHUNK_BYTES];
         from.read(0, &mut chunk)?;
-        let bytes = chunk.get(AT..AT + BYTES).unwrap_or_default();
-        if le16(bytes, 0x38) != 0xef53 {
+        let bytes = chunk.get(at::AT..at::AT + at::BYTES).unwrap_or_default();
+        if at::MAGIC.of(bytes) != at::MAGIC_NUMBER {
             return Err("root is not ext2, ext3 or ext4");
         }
         let sums = sums(bytes)?;
         trustworthy(bytes, frozen)?;
-        let found = Self::parse(bytes, sums).ok_or(NONSENSE)?;
+        let found = Self::parse(bytes, sums);
         found.is_plausible(bytes, chunks).then_some(found).ok_or(NONSENSE)
     }
 
-    fn parse(bytes: &[u8], sums: Sums) -> Option<Self> {
-        let (incompat, revision) = (le32(bytes, 0x60), le32(bytes, 0x4c));
-        let is_64bit = incompat & IS_64BIT != 0;
-        let uuid = *bytes.get(0x68..)?.first_chunk()?;
-        let seed =
-            if incompat & CSUM_SEED != 0 { le32(bytes, 0x270) } else { crc::update(!0, &uuid) };
-        let has_journal = le32(bytes, 0x5c) & HAS_JOURNAL != 0;
-        Some(Self {
-            shift: le32(bytes, 0x18).saturating_add(10),
-            first: le32(bytes, 0x14),
-            end: le32(bytes, 0x4),
-            per_group: le32(bytes, 0x20),
-            inodes_per_group: le32(bytes, 0x28),
-            inode_bytes: if revision == 0 { 128 } else { usize::from(le16(bytes, 0x58)) },
-            descriptor_bytes: if is_64bit { usize::from(le16(bytes, 0xfe)) } else { 32 },
+    fn parse(bytes: &[u8], sums: Sums) -> Self {
+        let incompat = at::FEATURE_INCOMPAT.of(bytes);
+        let is_64bit = incompat & at::IS_64BIT != 0;
+        let uuid = at::UUID.of(bytes);
+        let seed = if incompat & CSUM_SEED != 0 {
+            at::CHECKSUM_SEED.of(bytes)
+        } else {
+            crc::update(!0, &uuid)
+        };
+        let has_journal = at::FEATURE_COMPAT.of(bytes) & at::HAS_JOURNAL != 0;
+        Self {
+            shift: at::LOG_BLOCK_SIZE.of(bytes).saturating_add(10),
+            first: at::FIRST_DATA_BLOCK.of(bytes),
+            end: at::BLOCKS_COUNT_LO.of(bytes),
+            per_group: at::BLOCKS_PER_GROUP.of(bytes),
+            inodes_per_group: at::INODES_PER_GROUP.of(bytes),
+            inode_bytes: if at::REV_LEVEL.of(bytes) == 0 {
+                128
+            } else {
+                usize::from(at::INODE_SIZE.of(bytes))
+            },
+            descriptor_bytes: if is_64bit { usize::from(at::DESC_SIZE.of(bytes)) } else { 32 },
             is_64bit,
             sums,
             seed,
             uuid,
-            journal: has_journal.then(|| le32(bytes, 0xe0)),
-        })
+            journal: has_journal.then(|| at::JOURNAL_INUM.of(bytes)),
+        }
     }
 
     /// The rules by which the kernel mounts a filesystem, and its size.
@@ -120,10 +124,10 @@ impl Superblock {
         };
         let bits = 8 << shift;
         // Clusters are as large as blocks.
-        let sizes = le32(bytes, 0x1c) == le32(bytes, 0x18)
+        let sizes = at::LOG_CLUSTER_SIZE.of(bytes) == at::LOG_BLOCK_SIZE.of(bytes)
             && power(inode_bytes, 128..=self.block_bytes())
             && power(descriptor_bytes, if self.is_64bit { 64..=1024 } else { 32..=32 })
-            && (!self.is_64bit || le32(bytes, 0x150) == 0);
+            && (!self.is_64bit || at::BLOCKS_COUNT_HI.of(bytes) == 0);
         let groups = (1..=bits).contains(&per_group) && per_group.is_multiple_of(8);
         let inodes = (1..=bits).contains(&self.inodes_per_group);
         let last = self.blocks_of(chunks.saturating_sub(1));
@@ -133,7 +137,7 @@ impl Superblock {
             && first == u32::from(shift == 10)
             && first < end
             && last.is_none_or(|last| end <= last.end)
-            && self.groups().checked_mul(self.inodes_per_group) == Some(le32(bytes, 0x0))
+            && self.groups().checked_mul(self.inodes_per_group) == Some(at::INODES_COUNT.of(bytes))
     }
 
     /// Bytes of a block.
@@ -170,9 +174,10 @@ impl Superblock {
 
 /// Features, revision and checksum.
 fn sums(bytes: &[u8]) -> Result<Sums, Why> {
-    let (compat, incompat, ro_compat) = (le32(bytes, 0x5c), le32(bytes, 0x60), le32(bytes, 0x64));
+    let (compat, incompat) = (at::FEATURE_COMPAT.of(bytes), at::FEATURE_INCOMPAT.of(bytes));
+    let ro_compat = at::FEATURE_RO_COMPAT.of(bytes);
     let unknown = compat & !COMPAT | incompat & !(INCOMPAT | RECOVER) | ro_compat & !RO_COMPAT;
-    if unknown != 0 || le32(bytes, 0x4c) > 1 || le32(bytes, 0x48) != 0 {
+    if unknown != 0 || at::REV_LEVEL.of(bytes) > 1 || at::CREATOR_OS.of(bytes) != 0 {
         return Err(
             "root has a feature that pruning does not know (as fast_commit, bigalloc, meta_bg)",
         );
@@ -182,9 +187,8 @@ fn sums(bytes: &[u8]) -> Result<Sums, Why> {
         (false, true) => Ok(Sums::Crc16),
         (true, true) => Err(NONSENSE),
         (true, false) => {
-            let sum = crc::update(!0, bytes.get(..0x3fc).unwrap_or_default());
-            // 1 is CRC-32C.
-            let right = bytes.get(0x175) == Some(&1) && sum == le32(bytes, 0x3fc);
+            let sum = crc::update(!0, bytes.get(..at::CHECKSUM.at).unwrap_or_default());
+            let right = at::CHECKSUM_TYPE.of(bytes) == 1 && sum == at::CHECKSUM.of(bytes);
             if right { Ok(Sums::Crc32c) } else { Err("root's superblock has a wrong checksum") }
         }
     }
@@ -192,20 +196,23 @@ fn sums(bytes: &[u8]) -> Result<Sums, Why> {
 
 /// Whether what stands there can be believed: a complete filesystem without known errors.
 fn trustworthy(bytes: &[u8], frozen: bool) -> Result<(), Why> {
-    let has_journal = le32(bytes, 0x5c) & HAS_JOURNAL != 0;
-    let state = le16(bytes, 0x3a);
+    let has_journal = at::FEATURE_COMPAT.of(bytes) & at::HAS_JOURNAL != 0;
+    let state = at::STATE.of(bytes);
     if state & !VALID != 0 {
         return Err("root has recorded errors: let e2fsck check it");
     }
     // A freeze takes the flag away. Without a journal there is none; then ext2's own driver marks
     // what it froze as valid, ext4's does not.
-    let whole =
-        if has_journal { le32(bytes, 0x60) & RECOVER == 0 } else { frozen || state == VALID };
+    let whole = if has_journal {
+        at::FEATURE_INCOMPAT.of(bytes) & RECOVER == 0
+    } else {
+        frozen || state == VALID
+    };
     if !whole {
         return Err("root could not be frozen, or that is not known");
     }
     // Its number in the superblock is that of a device.
-    if has_journal && (le32(bytes, 0xe4) != 0 || le32(bytes, 0xe0) == 0) {
+    if has_journal && (at::JOURNAL_DEV.of(bytes) != 0 || at::JOURNAL_INUM.of(bytes) == 0) {
         return Err("root's journal is on another device");
     }
     Ok(())

@@ -35,45 +35,131 @@ pub type Record = [u8; RECORD_BYTES];
 /// Why bytes are no record of the wanted kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// The bytes begin differently.
+    /// They begin differently.
     Magic,
-    /// The bytes are of a format that this program does not know.
+    /// They are of a format that this program does not know.
     Newer,
     /// The checksum is wrong.
     Checksum,
 }
 
-/// The header: what the log is, and where its present generation of segments begins.
-///
-/// Every format keeps the fields by which a log and its owner are known: UUID, label, chunks, number, root's UUID, sectors and
-/// start. So a program tells whose a log is that it can't read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Header {
-    /// What the log holds.
-    pub format: Format,
-    /// The log's own UUID.
-    pub uuid: Uuid,
-    /// A label for `LABEL=`, padded with zeros.
-    pub label: [u8; 16],
-    /// Size of the log in chunks.
-    pub chunks: u64,
-    /// Segments begin at a multiple of this many chunks: the erase block, or 1.
-    pub align: u32,
-    /// Merges fill the gaps in erase blocks of this many chunks; 0: they don't.
-    pub fill: u32,
-    /// Counts header updates. Of two copies the one with the larger number holds.
-    pub number: u64,
-    /// UUID of root's filesystem; zeros when it has none.
-    pub root_uuid: Uuid,
-    /// Size of root's partition in sectors.
-    pub root_sectors: u64,
-    /// Where the generation's first segment begins.
-    pub start: Link,
-    /// Figures over the log's life.
-    pub life: Life,
-    /// Where root's partition begins, in sectors, if it is on the log's own disk; 0: it is not, or nobody knows, as
-    /// in a log that was made before this was kept, or in an image.
-    pub root_start: u64,
+/// What a record is made of: its bytes, one part after the other.
+trait Part: Sized {
+    fn put(&self, to: &mut Writer);
+    fn take(from: &mut Fields<'_>) -> Self;
+}
+
+macro_rules! numbers {
+    ($($number:ty),+) => {
+        $(impl Part for $number {
+            fn put(&self, to: &mut Writer) {
+                to.put(&self.to_le_bytes());
+            }
+
+            fn take(from: &mut Fields<'_>) -> Self {
+                Self::from_le_bytes(from.take())
+            }
+        })+
+    };
+}
+
+numbers!(u32, u64, i64);
+
+impl<const N: usize> Part for [u8; N] {
+    fn put(&self, to: &mut Writer) {
+        to.put(self);
+    }
+
+    fn take(from: &mut Fields<'_>) -> Self {
+        from.take()
+    }
+}
+
+macro_rules! rows {
+    ($($row:ty),+) => {
+        $(impl<const N: usize> Part for [$row; N] {
+            fn put(&self, to: &mut Writer) {
+                self.iter().for_each(|one| one.put(to));
+            }
+
+            fn take(from: &mut Fields<'_>) -> Self {
+                std::array::from_fn(|_| Part::take(from))
+            }
+        })+
+    };
+}
+
+rows!(u32, Fingerprint);
+
+/// Declares what stands in records, each field once: those behind `in the record` follow one another there.
+macro_rules! record {
+    (
+        $(#[$about:meta])*
+        pub struct $name:ident {
+            $($(#[$outer_about:meta])* pub $outer:ident: $outer_type:ty,)*
+            in the record:
+            $($(#[$field_about:meta])* pub $field:ident: $type:ty,)+
+            $(unused: $unused:literal,)?
+        }
+    ) => {
+        $(#[$about])*
+        pub struct $name {
+            $($(#[$outer_about])* pub $outer: $outer_type,)*
+            $($(#[$field_about])* pub $field: $type,)+
+        }
+
+        impl Part for $name {
+            fn put(&self, to: &mut Writer) {
+                $(self.$field.put(to);)+
+                $(to.put(&[0; $unused]);)?
+            }
+
+            fn take(from: &mut Fields<'_>) -> Self {
+                let read = Self {
+                    $($outer: Default::default(),)*
+                    $($field: Part::take(from),)+
+                };
+                $(let _: [u8; $unused] = from.take();)?
+                read
+            }
+        }
+    };
+}
+
+record! {
+    /// The header: what the log is, and where its present generation of segments begins.
+    ///
+    /// Every format keeps the fields by which a log and its owner are known: UUID, label, chunks, number, root's UUID, sectors and
+    /// start. So a program tells whose a log is that it can't read.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Header {
+        /// What the log holds.
+        pub format: Format,
+        in the record:
+        /// The log's own UUID.
+        pub uuid: Uuid,
+        /// A label for `LABEL=`, padded with zeros.
+        pub label: [u8; 16],
+        /// Size of the log in chunks.
+        pub chunks: u64,
+        /// Segments begin at a multiple of this many chunks: the erase block, or 1.
+        pub align: u32,
+        /// Merges fill the gaps in erase blocks of this many chunks; 0: they don't.
+        pub fill: u32,
+        /// Counts header updates. Of two copies the one with the larger number holds.
+        pub number: u64,
+        /// UUID of root's filesystem; zeros when it has none.
+        pub root_uuid: Uuid,
+        /// Size of root's partition in sectors.
+        pub root_sectors: u64,
+        /// Where the generation's first segment begins.
+        pub start: Link,
+        /// Figures over the log's life.
+        pub life: Life,
+        /// Where root's partition begins, in sectors, if it is on the log's own disk; 0: it is not, or nobody knows, as
+        /// in a log that was made before this was kept, or in an image.
+        pub root_start: u64,
+    }
 }
 
 /// The number of a log's format: no record in the log has a larger one.
@@ -94,68 +180,81 @@ impl Format {
     }
 }
 
-/// What a segment is chained to: the generation, or the segment before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// A random number of the generation or the segment.
-    pub id: u64,
-    /// The sequence number of the last segment up to here. Larger ones are younger.
-    pub sequence: u64,
-    /// The position where the next segment begins.
-    pub position: u64,
-    /// Checksum of the [`BEHIND`] chunks there, as they were before the next segment.
-    pub behind: u32,
+record! {
+    /// What a segment is chained to: the generation, or the segment before it.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Link {
+        in the record:
+        /// A random number of the generation or the segment.
+        pub id: u64,
+        /// The sequence number of the last segment up to here. Larger ones are younger.
+        pub sequence: u64,
+        /// The position where the next segment begins.
+        pub position: u64,
+        /// Checksum of the [`BEHIND`] chunks there, as they were before the next segment.
+        pub behind: u32,
+        unused: 4,
+    }
 }
 
-/// Figures over a log's life, kept in its header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Life {
-    /// When it was made, in seconds since 1970.
-    pub made: i64,
-    /// Segments that were merged.
-    pub segments: u64,
-    /// Chunks of data in them.
-    pub chunks: u64,
-    /// Merges.
-    pub merges: u64,
-    /// Chunks that merges wrote to root.
-    pub merged: u64,
+record! {
+    /// Figures over a log's life, kept in its header.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Life {
+        in the record:
+        /// When it was made, in seconds since 1970.
+        pub made: i64,
+        /// Segments that were merged.
+        pub segments: u64,
+        /// Chunks of data in them.
+        pub chunks: u64,
+        /// Merges.
+        pub merges: u64,
+        /// Chunks that merges wrote to root.
+        pub merged: u64,
+    }
 }
 
-/// The head of a segment. Its table follows in the same chunk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    /// The log's UUID.
-    pub log: Uuid,
-    /// The generation's random number.
-    pub generation: u64,
-    /// A random number of this segment.
-    pub id: u64,
-    /// The random number of the segment before, or of the generation.
-    pub previous: u64,
-    /// Larger than that of the segment before.
-    pub sequence: u64,
-    /// Where it begins.
-    pub position: u64,
-    /// Chunks of data.
-    pub count: u32,
-    /// Checksum of the table's bytes.
-    pub table: u32,
-    /// When it was written, in seconds since 1970.
-    pub when: i64,
-    /// What root's telling places hold.
-    pub fingerprints: [Fingerprint; FINGERPRINTS],
+record! {
+    /// The head of a segment. Its table follows in the same chunk.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Head {
+        in the record:
+        /// The log's UUID.
+        pub log: Uuid,
+        /// The generation's random number.
+        pub generation: u64,
+        /// A random number of this segment.
+        pub id: u64,
+        /// The random number of the segment before, or of the generation.
+        pub previous: u64,
+        /// Larger than that of the segment before.
+        pub sequence: u64,
+        /// Where it begins.
+        pub position: u64,
+        /// Chunks of data.
+        pub count: u32,
+        /// Checksum of the table's bytes.
+        pub table: u32,
+        /// When it was written, in seconds since 1970.
+        pub when: i64,
+        /// What root's telling places hold.
+        pub fingerprints: [Fingerprint; FINGERPRINTS],
+    }
 }
 
-/// What one telling chunk of root held when a segment was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint {
-    /// Chunk number on root; [`Fingerprint::NONE`] marks a place that is not used.
-    pub chunk: u64,
-    /// Checksums of its sectors on the card.
-    pub before: [u32; SECTORS],
-    /// Checksums of the sectors with this segment applied.
-    pub after: [u32; SECTORS],
+record! {
+    /// What one telling chunk of root held when a segment was written.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Fingerprint {
+        in the record:
+        /// Chunk number on root; [`Fingerprint::NONE`] marks a place that is not used.
+        pub chunk: u64,
+        /// Checksums of its sectors on the card.
+        pub before: [u32; SECTORS],
+        /// The same with this segment applied.
+        pub after: [u32; SECTORS],
+    }
 }
 
 impl Fingerprint {
@@ -169,39 +268,48 @@ impl Default for Fingerprint {
     }
 }
 
-/// The record behind a segment's data: everything before it is on the card.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Commit {
-    /// The log's UUID.
-    pub log: Uuid,
-    /// The generation's random number.
-    pub generation: u64,
-    /// Where its segment begins.
-    pub position: u64,
-    /// What the next segment is chained to.
-    pub link: Link,
+record! {
+    /// The record behind a segment's data: everything before it is on the card.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Commit {
+        in the record:
+        /// The log's UUID.
+        pub log: Uuid,
+        /// The generation's random number.
+        pub generation: u64,
+        /// Where its segment begins.
+        pub position: u64,
+        /// What the next segment is chained to.
+        pub link: Link,
+    }
 }
 
-/// Where the log ended when root's table of it was made. It stands in that table, so in RAM, and lives as long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
-    /// The random number of the last segment.
-    pub last: u64,
-    /// What the last segment is chained to.
-    pub before: Link,
-    /// What the segment is chained to that is looked at next, of those before the last.
-    pub cursor: Link,
+record! {
+    /// Where the log ended when root's table of it was made. It stands in that table, so in RAM, and lives as long.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Mark {
+        in the record:
+        /// The random number of the last segment.
+        pub last: u64,
+        /// What the last segment is chained to.
+        pub before: Link,
+        /// What the segment is chained to that is looked at next, of those before the last.
+        pub cursor: Link,
+    }
 }
 
-/// How many boots have begun on the stack while the log ended as it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tries {
-    /// The log's UUID.
-    pub log: Uuid,
-    /// The random number of its last segment, or of the generation.
-    pub last: u64,
-    /// How many boots have begun.
-    pub count: u32,
+record! {
+    /// How many boots have begun on the stack while the log ended as it does.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Tries {
+        in the record:
+        /// The log's UUID.
+        pub log: Uuid,
+        /// The random number of its last segment, or of the generation.
+        pub last: u64,
+        /// So many.
+        pub count: u32,
+    }
 }
 
 /// One entry of a table: a chunk of root, and the checksum of its data.
@@ -231,78 +339,25 @@ impl Life {
 impl Header {
     /// The record.
     pub fn encode(&self) -> Record {
-        let mut fields = Writer::of(HEADER_MAGIC, self.format);
-        fields.put(&self.uuid).put(&self.label).u64(self.chunks).u32(self.align).u32(self.fill);
-        fields.u64(self.number).put(&self.root_uuid).u64(self.root_sectors).link(&self.start);
-        let Life { made, segments, chunks, merges, merged } = self.life;
-        fields.i64(made).u64(segments).u64(chunks).u64(merges).u64(merged);
-        fields.u64(self.root_start);
-        fields.sealed()
+        sealed(HEADER_MAGIC, self.format, self)
     }
 
     /// Reads a record, also one of a newer format: whoever wants more than to know the log asks for that first.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
         let (format, mut fields) = checked(HEADER_MAGIC, record)?;
-        let (uuid, label, chunks) = (fields.take(), fields.take(), fields.u64());
-        let (align, fill) = (fields.u32(), fields.u32());
-        Ok(Self {
-            format,
-            uuid,
-            label,
-            chunks,
-            align,
-            fill,
-            number: fields.u64(),
-            root_uuid: fields.take(),
-            root_sectors: fields.u64(),
-            start: fields.link(),
-            life: Life {
-                made: fields.i64(),
-                segments: fields.u64(),
-                chunks: fields.u64(),
-                merges: fields.u64(),
-                merged: fields.u64(),
-            },
-            root_start: fields.u64(),
-        })
+        Ok(Self { format, ..Part::take(&mut fields) })
     }
 }
 
 impl Head {
     /// The record.
     pub fn encode(&self) -> Record {
-        let mut fields = Writer::new(HEAD_MAGIC);
-        fields.put(&self.log).u64(self.generation).u64(self.id).u64(self.previous);
-        fields.u64(self.sequence).u64(self.position).u32(self.count).u32(self.table);
-        fields.i64(self.when);
-        for Fingerprint { chunk, before, after } in &self.fingerprints {
-            fields.u64(*chunk);
-            for crc in before.iter().chain(after) {
-                fields.u32(*crc);
-            }
-        }
-        fields.sealed()
+        sealed(HEAD_MAGIC, Format(FORMAT), self)
     }
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = known(HEAD_MAGIC, record)?;
-        Ok(Self {
-            log: fields.take(),
-            generation: fields.u64(),
-            id: fields.u64(),
-            previous: fields.u64(),
-            sequence: fields.u64(),
-            position: fields.u64(),
-            count: fields.u32(),
-            table: fields.u32(),
-            when: fields.i64(),
-            fingerprints: std::array::from_fn(|_| Fingerprint {
-                chunk: fields.u64(),
-                before: std::array::from_fn(|_| fields.u32()),
-                after: std::array::from_fn(|_| fields.u32()),
-            }),
-        })
+        known(HEAD_MAGIC, record)
     }
 
     /// Chunks of head and table together.
@@ -334,50 +389,36 @@ pub fn segment_chunks(count: u32) -> u64 {
 impl Commit {
     /// The record.
     pub fn encode(&self) -> Record {
-        let mut fields = Writer::new(COMMIT_MAGIC);
-        fields.put(&self.log).u64(self.generation).u64(self.position).link(&self.link);
-        fields.sealed()
+        sealed(COMMIT_MAGIC, Format(FORMAT), self)
     }
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = known(COMMIT_MAGIC, record)?;
-        Ok(Self {
-            log: fields.take(),
-            generation: fields.u64(),
-            position: fields.u64(),
-            link: fields.link(),
-        })
+        known(COMMIT_MAGIC, record)
     }
 }
 
 impl Mark {
     /// The record.
     pub fn encode(&self) -> Record {
-        let mut fields = Writer::new(MARK_MAGIC);
-        fields.u64(self.last).link(&self.before).link(&self.cursor);
-        fields.sealed()
+        sealed(MARK_MAGIC, Format(FORMAT), self)
     }
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = known(MARK_MAGIC, record)?;
-        Ok(Self { last: fields.u64(), before: fields.link(), cursor: fields.link() })
+        known(MARK_MAGIC, record)
     }
 }
 
 impl Tries {
     /// The record, of the format that every log has.
     pub fn encode(&self) -> Record {
-        let mut fields = Writer::of(TRIES_MAGIC, Format::default());
-        fields.put(&self.log).u64(self.last).u32(self.count);
-        fields.sealed()
+        sealed(TRIES_MAGIC, Format::default(), self)
     }
 
     /// Reads a record.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
-        let mut fields = known(TRIES_MAGIC, record)?;
-        Ok(Self { log: fields.take(), last: fields.u64(), count: fields.u32() })
+        known(TRIES_MAGIC, record)
     }
 }
 
@@ -395,7 +436,7 @@ impl Entry {
     pub fn decode_all(table: &[u8]) -> impl Iterator<Item = Self> {
         table.as_chunks::<ENTRY_BYTES>().0.iter().map(|bytes| {
             let mut fields = Fields(bytes);
-            Self { old: fields.u64(), crc: fields.u32() }
+            Self { old: u64::take(&mut fields), crc: u32::take(&mut fields) }
         })
     }
 }
@@ -409,54 +450,33 @@ pub fn sector_crcs(chunk: &[u8]) -> [u32; SECTORS] {
 const CRC_AT: usize = 12;
 const BODY_AT: usize = 16;
 
-/// Writes a record's fields one after the other: magic, version, checksum, then the rest.
+/// The record of a kind: magic, format, checksum, then its fields.
+fn sealed(magic: &[u8; 8], format: Format, fields: &impl Part) -> Record {
+    let mut writer = Writer { record: [0; RECORD_BYTES], at: 0 };
+    writer.put(magic);
+    format.0.put(&mut writer);
+    0u32.put(&mut writer);
+    fields.put(&mut writer);
+    let crc = checksum(&writer.record);
+    if let Some(slot) = writer.record.get_mut(CRC_AT..BODY_AT) {
+        slot.copy_from_slice(&crc.to_le_bytes());
+    }
+    writer.record
+}
+
+/// Writes one part of a record after the other.
 struct Writer {
     record: Record,
     at: usize,
 }
 
 impl Writer {
-    fn new(magic: &[u8; 8]) -> Self {
-        Self::of(magic, Format(FORMAT))
-    }
-
-    fn of(magic: &[u8; 8], format: Format) -> Self {
-        let mut writer = Self { record: [0; RECORD_BYTES], at: 0 };
-        writer.put(magic).u32(format.0).u32(0);
-        writer
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> &mut Self {
+    fn put(&mut self, bytes: &[u8]) {
         // All records are shorter than a sector (a test checks the longest).
         if let Some(slot) = self.record.get_mut(self.at..self.at + bytes.len()) {
             slot.copy_from_slice(bytes);
         }
         self.at += bytes.len();
-        self
-    }
-
-    fn u32(&mut self, value: u32) -> &mut Self {
-        self.put(&value.to_le_bytes())
-    }
-
-    fn u64(&mut self, value: u64) -> &mut Self {
-        self.put(&value.to_le_bytes())
-    }
-
-    fn i64(&mut self, value: i64) -> &mut Self {
-        self.put(&value.to_le_bytes())
-    }
-
-    fn link(&mut self, link: &Link) -> &mut Self {
-        self.u64(link.id).u64(link.sequence).u64(link.position).u32(link.behind).u32(0)
-    }
-
-    fn sealed(mut self) -> Record {
-        let crc = checksum(&self.record);
-        if let Some(slot) = self.record.get_mut(CRC_AT..BODY_AT) {
-            slot.copy_from_slice(&crc.to_le_bytes());
-        }
-        self.record
     }
 }
 
@@ -482,30 +502,12 @@ impl Fields<'_> {
             None => [0; N],
         }
     }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take())
-    }
-
-    fn i64(&mut self) -> i64 {
-        i64::from_le_bytes(self.take())
-    }
-
-    fn link(&mut self) -> Link {
-        let (id, sequence, position) = (self.u64(), self.u64(), self.u64());
-        let (behind, _) = (self.u32(), self.u32());
-        Link { id, sequence, position, behind }
-    }
 }
 
-/// Checks magic number and checksum of a record whose fields may be another format's.
-fn known<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<Fields<'a>, Defect> {
-    let (format, fields) = checked(magic, bytes)?;
-    if format.is_newer() { Err(Defect::Newer) } else { Ok(fields) }
+/// Reads a record of a kind, if it is of a format that this program knows.
+fn known<T: Part>(magic: &[u8; 8], bytes: &[u8]) -> Result<T, Defect> {
+    let (format, mut fields) = checked(magic, bytes)?;
+    if format.is_newer() { Err(Defect::Newer) } else { Ok(T::take(&mut fields)) }
 }
 
 /// Checks magic and checksum; the fields follow.
@@ -515,7 +517,7 @@ fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<(Format, Fields<'a>),
     if fields.take() != *magic {
         return Err(Defect::Magic);
     }
-    let (format, crc) = (Format(fields.u32()), fields.u32());
+    let (format, crc) = (Format(u32::take(&mut fields)), u32::take(&mut fields));
     // A number that is only damaged is no reason to ask for another program. Every format keeps these fields.
     if crc != checksum(record) {
         return Err(Defect::Checksum);

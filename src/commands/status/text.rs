@@ -1,53 +1,17 @@
-//! `cowflush status`.
+//! What `cowflush status` says to people.
 
 use std::fmt::Write;
-use std::io::{IsTerminal, Write as _};
-use std::time::Duration;
 
-use cowflush::error::{Exit, Result};
-use cowflush::flush::status::{self, LogReport, Phase, Report};
-use cowflush::notes::daemon_note::DaemonNote;
-use cowflush::pure::report::history;
-use cowflush::pure::report::json::Object;
-use cowflush::pure::report::record::Record;
-use cowflush::pure::stack::Mode;
-use cowflush::pure::units::{Bytes, Sectors, Utc};
-use cowflush::sys::block::{self, Written};
-use cowflush::sys::time;
-use cowflush::sys::users::{Beside, OnRoot};
-
-/// Version of the JSON: it changes when a key changes its meaning or goes.
-const JSON_VERSION: u64 = 1;
-
-/// Shows the report; fails with `NotActive` when root is not on a stack. `watch` goes on every second
-/// until Ctrl-C, or until nobody reads any more.
-pub fn run(json: bool, watch: bool) -> Result<Exit> {
-    let screen = watch && !json && std::io::stdout().is_terminal();
-    loop {
-        let report = status::gather();
-        let text = match (json, watch, screen) {
-            (true, _, _) => to_json(&report).end() + "\n",
-            // Home, the text with the rest of each line cleared, and all below it: no flicker.
-            (_, _, true) => format!("\x1b[H{}\x1b[J", to_text(&report).replace('\n', "\x1b[K\n")),
-            (_, true, _) => to_line(&report),
-            _ => to_text(&report),
-        };
-        let written = std::io::stdout().write_all(text.as_bytes());
-        if report.mode.is_none() && report.unknown.is_none() {
-            return Ok(Exit::NotActive);
-        }
-        if !watch && report.unknown.is_some() {
-            return Ok(Exit::Failed);
-        }
-        if !watch || written.is_err() {
-            return Ok(Exit::Done);
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
-}
+use crate::flush::status::{LogReport, Phase, Report};
+use crate::pure::report::history;
+use crate::pure::stack::Mode;
+use crate::pure::units::{Bytes, Sectors, Utc};
+use crate::sys::block::{self, Written};
+use crate::sys::time;
+use crate::sys::users::{Beside, OnRoot};
 
 /// What changes most, in one line.
-fn to_line(report: &Report) -> String {
+pub fn to_line(report: &Report) -> String {
     let bytes = |value: Option<Bytes>| value.map_or("?".to_owned(), |bytes| bytes.to_string());
     format!(
         "{} {} {}: RAM {} of {}, pending {}, page cache {}\n",
@@ -61,90 +25,8 @@ fn to_line(report: &Report) -> String {
     )
 }
 
-fn to_json(report: &Report) -> Object {
-    let bytes = |value: Option<Bytes>| value.map(|bytes| bytes.0);
-    let written = |value: Option<Written>| {
-        value.map(|written| {
-            Object::new()
-                .number("requests", written.requests)
-                .number("bytes", Sectors(written.sectors).bytes().0)
-        })
-    };
-    let card = report.card.map(block::name).unwrap_or_default();
-    Object::new()
-        .number("version", JSON_VERSION)
-        .text("mode", report.mode_word())
-        .text("phase", report.phase.map_or("unknown", Phase::word))
-        .text("card", &card)
-        .maybe("cow_used", bytes(report.cow_used))
-        .maybe("cow_size", bytes(report.cow_size))
-        .maybe("pending", bytes(report.pending))
-        .maybe("sealed", bytes(report.sealed))
-        .number("page_cache", report.page_cache.0)
-        .object(
-            "spill",
-            report
-                .spill
-                .map(|(used, size)| Object::new().number("used", used.0).number("size", size.0)),
-        )
-        .flag("write_protected", report.write_protected)
-        .list("beside", report.beside.iter().map(beside_json))
-        .list("swap_on_root", report.swap_on_root.iter().map(swap_json))
-        .object("absorbed", written(report.absorbed))
-        .object("reached_card", written(report.reached))
-        .object("last_flush", report.last_flush.as_ref().map(Record::to_json))
-        .object(
-            "restless",
-            report.restless.as_ref().map(|(path, flushes, _)| {
-                Object::new().text("path", path).number("flushes", *flushes as u64)
-            }),
-        )
-        .object(
-            "log",
-            report.log.as_ref().map(|log| {
-                Object::new()
-                    .text("partition", &block::name(log.partition))
-                    .maybe("segments", log.segments)
-                    .maybe("used_percent", log.used_percent)
-                    .text("state", log.state.unwrap_or_default())
-            }),
-        )
-        .text("log_kept", report.log_kept.as_deref().unwrap_or_default())
-        .maybe("held_since", report.held_since.and_then(|since| u64::try_from(since).ok()))
-        .object("daemon", report.daemon.map(daemon_json))
-        .maybe("busy_pid", report.busy.and_then(|pid| u64::try_from(pid).ok()))
-        .object(
-            "boot",
-            report
-                .boot
-                .as_ref()
-                .map(|(mode, reason)| Object::new().text("mode", mode).text("reason", reason)),
-        )
-}
-
-fn beside_json(Beside { name, uses, written }: &Beside) -> Object {
-    Object::new()
-        .text("partition", name)
-        .text("uses", uses)
-        .number("requests", written.requests)
-        .number("bytes", Sectors(written.sectors).bytes().0)
-}
-
-fn swap_json(OnRoot { path, room }: &OnRoot) -> Object {
-    Object::new()
-        .text("path", path)
-        .maybe("used", room.map(|(used, _)| used.0))
-        .maybe("size", room.map(|(_, size)| size.0))
-}
-
-fn daemon_json(daemon: DaemonNote) -> Object {
-    let next = daemon
-        .next()
-        .map(|(seconds, reason)| Object::new().number("seconds", seconds).text("reason", reason));
-    Object::new().number("pid", u64::from(daemon.pid)).object("next_flush", next)
-}
-
-fn to_text(report: &Report) -> String {
+/// The whole report, a line for each thing.
+pub fn to_text(report: &Report) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<10} {value}");
@@ -372,8 +254,11 @@ fn bar(used: Bytes, size: Bytes) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::json::to_json;
     use super::*;
-    use cowflush::pure::units::DevNo;
+    use crate::notes::daemon_note::DaemonNote;
+    use crate::pure::report::record::Record;
+    use crate::pure::units::DevNo;
 
     #[test]
     fn the_bar_is_always_20_wide() {
@@ -627,7 +512,7 @@ mod tests {
             let text = to_text(&report);
             assert!(text.contains(&format!("state      {said}\n")), "{text}");
         }
-        let documented = include_str!("../../docs/json.md");
+        let documented = include_str!("../../../docs/json.md");
         for (at, phase) in phases.iter().enumerate() {
             assert!(documented.contains(&format!("`{}`", phase.word())), "{}", phase.word());
             for other in &phases[..at] {

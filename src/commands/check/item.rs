@@ -1,6 +1,6 @@
 //! One line of what `cowflush check` says.
 
-use cowflush::pure::report::json::Object;
+use crate::pure::report::json::Object;
 
 /// How one requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

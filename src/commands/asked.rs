@@ -1,0 +1,34 @@
+//! What this boot and the configuration file ask for.
+
+use std::io::ErrorKind;
+
+use crate::error::why;
+use crate::output::put;
+use crate::pure::cmdline::{NOTED, Options};
+use crate::pure::config::{self, Config};
+
+/// What this boot was asked for.
+pub fn options() -> Options {
+    Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default())
+}
+
+/// As [`options`], in an initramfs, which may have noted words of its own.
+pub fn boot_options() -> Options {
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    Options::of_boot(read(NOTED), read("/proc/cmdline"))
+}
+
+/// The configuration: /etc/cowflush.conf, and this boot's command line over it. Standard error gets what
+/// was not understood.
+pub fn config() -> Config {
+    let (file, unread) = match std::fs::read(config::PATH) {
+        Ok(file) => (file, None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
+        Err(error) => (Vec::new(), Some(format!("ignoring {}: {}.", config::PATH, why(&error)))),
+    };
+    let (config, complaints) = options().config(&String::from_utf8_lossy(&file));
+    for complaint in unread.into_iter().chain(complaints) {
+        put(std::io::stderr(), &format!("cowflush: {complaint}\n"));
+    }
+    config
+}

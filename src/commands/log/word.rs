@@ -1,0 +1,36 @@
+//! `cowflush log --word`: what hooks put into an initramfs.
+
+use crate::error::{Exit, Result};
+use crate::flush::flushlog::Log;
+use crate::notes::{self, run_dir};
+use crate::output::put;
+use crate::pure::disk::superblock::uuid_text;
+use crate::pure::stack::Stack;
+use crate::pure::units::DevNo;
+use crate::sys::block;
+use crate::sys::dm::Control;
+
+/// Prints what a boot must be told so that it waits for the log in use: nothing for a log on root's disk, which is there
+/// as soon as root is. A boot that has waited in vain is told the same again.
+pub fn run() -> Result<Exit> {
+    let stack = Control::open()?.stack()?;
+    let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
+    let named = || notes::value(&note, "log_named").to_owned();
+    let word = match stack.log_partition() {
+        // One that can't be read now is waited for by the name that it was found by.
+        Some(log) if is_far(&stack, log) => Log::uuid_at(&block::path(log))
+            .map_or_else(named, |uuid| format!("UUID={}", uuid_text(&uuid))),
+        None if !notes::value(&note, "log_kept").is_empty() => named(),
+        _ => String::new(),
+    };
+    if !word.is_empty() {
+        put(std::io::stdout(), &format!("cowflush.log={word}\n"));
+    }
+    Ok(Exit::Done)
+}
+
+/// Whether the log is on another disk than root.
+pub fn is_far(stack: &Stack, log: DevNo) -> bool {
+    let disks = (block::disk_of(log), stack.card().and_then(|(card, _)| block::disk_of(card)));
+    matches!(disks, (Some(log), Some(card)) if log != card)
+}

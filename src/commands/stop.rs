@@ -1,0 +1,56 @@
+//! `cowflush stop`.
+
+use argh::FromArgs;
+use nix::sys::signal::Signal;
+
+use crate::commands::asked::config;
+use crate::commands::held::refuse_while_held;
+use crate::commands::outcome::{counted, tell};
+use crate::commands::shutdown;
+use crate::error::{Error, Exit, Result};
+use crate::flush::session::Session;
+use crate::notes::{daemon_note, settings};
+use crate::sys::signals;
+
+/// Flush, then write straight through to the card.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "stop")]
+pub struct Arguments {
+    /// the machine goes down: tell the console, wait for other commands, drop what is held
+    #[argh(switch)]
+    pub shutdown: bool,
+    /// with --shutdown: come back after so many seconds, done or not
+    #[argh(option)]
+    pub within: Option<std::num::NonZeroU32>,
+    /// print the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Stops, as a user or as a shutdown wants it.
+pub fn run(wanted: &Arguments) -> Result<Exit> {
+    if wanted.shutdown && !wanted.json {
+        return shutdown::run(wanted.within);
+    }
+    if wanted.shutdown || wanted.within.is_some() {
+        let cause = "--within is for --shutdown, and --json is not";
+        return Err(Error::new("stop", cause).exit(Exit::Usage));
+    }
+    stop(wanted.json)
+}
+
+/// Stops for a user. A shutdown sends SIGTERM and SIGHUP to all processes; neither ends this one.
+fn stop(json: bool) -> Result<Exit> {
+    let mut signals = signals::hold(&[Signal::SIGINT], &[])?;
+    let config = config();
+    refuse_while_held("stop")?;
+    let session = Session::begin("stop", &config, &mut signals);
+    let mut session = counted(session.and_then(Session::settled_anyhow))?;
+    let outcome = counted(session.stop())?;
+    // Nothing is in RAM that the spill area could take. A daemon puts the rest back itself, unless it was killed.
+    settings::restore(&[settings::SWAPPINESS]);
+    if daemon_note::running().is_none() {
+        settings::restore(&settings::dirty());
+    }
+    tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
+}

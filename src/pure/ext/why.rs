@@ -1,0 +1,12 @@
+//! Why a reader of the filesystem gives up.
+
+use crate::pure::chunks::Unreadable;
+
+/// Why nothing is pruned, as a sentence about root's filesystem.
+pub type Why = &'static str;
+
+impl From<Unreadable> for Why {
+    fn from(_: Unreadable) -> Self {
+        "root's metadata can't be read"
+    }
+}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from test_pressure import WITH_SWAP
-from vm import Card, Throttle, writelog
+from vm import Card, Throttle, logged, writelog
 from vm.lab import Lab
 from vm.machine import VM
 from vm.router import MERGING, status, wait_status
@@ -172,6 +172,26 @@ def test_what_a_killed_command_left_of_the_write_cache_is_put_back(boot: Lab, af
     card = vm.card.fs(replay=True) if after == "stop" else vm.card
     card.fsck()
     assert hashlib.sha256(card.read(FILE)).hexdigest() == expected
+
+
+@pytest.mark.thorough
+def test_what_a_killed_merge_of_the_log_left_of_it_is_put_back_by_the_next_flush(boot: Lab) -> None:
+    """That merges nothing, and cowflush-log outlives every merge."""
+    vm = logged.start(boot)
+    prepare(vm)
+    script = f"""
+    n=1
+    while :; do
+        echo x >>{FILE}.more; cowflush flush >/dev/null
+        guest-tools killat --ioctl C138FD06 $n cowflush merge >/run/out 2>&1
+        [ "$({OWN_CACHES})" = "$(printf 'write through\nwrite through')" ] && exit 0
+        grep -q finished /run/out && exit 1
+        n=$((n + 1))
+    done
+    """
+    vm.run(script, timeout=300).ok()
+    vm.run(f"echo y >>{FILE}.more; cowflush flush", timeout=60).ok()
+    assert own_caches(vm) == ["write back"] * 2
 
 
 ERASE_SECTORS = (128 << 10) // 512

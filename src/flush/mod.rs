@@ -3,6 +3,7 @@
 
 pub mod cowfile;
 pub mod flushlog;
+pub mod parts;
 pub mod prune;
 pub mod quiet;
 pub mod seal;

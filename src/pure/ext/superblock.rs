@@ -28,6 +28,8 @@ pub struct Superblock {
     pub end: u32,
     /// Blocks of a group, but for the last; a multiple of 8.
     pub per_group: u32,
+    /// Blocks behind the descriptors that are kept for more of them.
+    pub reserved: u32,
     /// Inodes of a group.
     pub inodes_per_group: u32,
     /// Bytes of an inode: a power of 2 from 128 to a block.
@@ -98,6 +100,7 @@ impl Superblock {
             first: le32(bytes, 0x14),
             end: le32(bytes, 0x4),
             per_group: le32(bytes, 0x20),
+            reserved: u32::from(le16(bytes, 0xce)),
             inodes_per_group: le32(bytes, 0x28),
             inode_bytes: if revision == 0 { 128 } else { usize::from(le16(bytes, 0x58)) },
             descriptor_bytes: if is_64bit { usize::from(le16(bytes, 0xfe)) } else { 32 },

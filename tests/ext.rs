@@ -1,4 +1,4 @@
-//! What is pruned of filesystems that mke2fs made, judged by dumpe2fs and debugfs.
+//! What is pruned of filesystems that mke2fs made, and what is free on a card, judged by dumpe2fs and debugfs.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -6,13 +6,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use cowflush::flush::parts;
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
 use cowflush::pure::cow::format::Exception;
 use cowflush::pure::crc;
 use cowflush::pure::ext::{Why, prune};
+use cowflush::sys::direct::Direct;
 use proptest::prelude::*;
 
 /// A device in memory.
@@ -231,6 +233,59 @@ fn exactly_what_e2fsprogs_call_free_or_the_journals_is_left_out() {
             assert!(!told.unwritten.is_empty(), "a group whose bitmap was never written");
         }
     }
+}
+
+/// Which chunks of an image a merge would write first, had all been changed.
+fn first_part(path: &Path, chunks: u64) -> BTreeSet<u64> {
+    let olds: Vec<_> = (0..chunks).collect();
+    let free = parts::free(&mut Direct::open(path).unwrap(), &mut olds.iter().copied());
+    assert_eq!(free.len(), olds.len());
+    olds.into_iter().zip(free).filter(|(_, free)| *free).map(|(old, _)| old).collect()
+}
+
+#[test]
+fn what_e2fsprogs_call_free_on_the_card_is_written_first() {
+    for (name, size, options) in MADE {
+        let made = Made::new(name, size, options);
+        let (chunks, mut told) = (made.image().chunks(), made.told());
+        told.journal.clear();
+        let first = first_part(&made.0, chunks);
+        let sure = told.needless(chunks);
+        assert!(sure.is_subset(&first), "{name}: {:?}", sure.difference(&first).take(9));
+        // Groups that were never written to: there are no more free blocks, and no many fewer, since where the copies of
+        // the superblock may be is left alone.
+        told.free.append(&mut told.unwritten);
+        let all = told.needless(chunks);
+        assert!(first.is_subset(&all), "{name}: {:?}", first.difference(&all).take(9));
+        assert!(first.len() * 3 > all.len() * 2, "{name}: {} of {}", first.len(), all.len());
+    }
+}
+
+#[test]
+fn what_is_not_known_to_be_free_is_not_written_first() {
+    let made = Made::new("doubted", "12m", "-t ext4 -b 4096");
+    let (image, chunks) = (made.image(), made.image().chunks());
+    let first = |image: &Image, chunks| {
+        fs::write(&made.0, &image.0).unwrap();
+        first_part(&made.0, chunks)
+    };
+    assert!(first(&image, chunks).len() > 300);
+    let mut torn = image.clone();
+    let bitmap = at(&torn, DESCRIPTOR) * 4096;
+    torn.0[bitmap + 200] ^= 1;
+    let mut unclean = image.clone();
+    unclean.edit_superblock(
+        0x60,
+        &(u32::from_le_bytes(image.0[1024 + 0x60..1024 + 0x64].try_into().unwrap()) | 4)
+            .to_le_bytes(),
+    );
+    for (what, image) in
+        [("torn", torn), ("unclean", unclean), ("none", Image(vec![0; image.0.len()]))]
+    {
+        assert!(first(&image, chunks).is_empty(), "{what}");
+    }
+    // What is behind the filesystem is in no group.
+    assert!(first(&image, chunks + 5).iter().all(|chunk| *chunk < chunks));
 }
 
 const FEATURE: Why =

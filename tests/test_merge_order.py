@@ -95,7 +95,7 @@ def test_a_flush_writes_upwards_once_and_flushes_once(boot: Lab) -> None:
 
 
 @BOTH
-def test_a_merge_beside_a_swap_area_in_use_flushes_at_its_end_alone(boot: Lab) -> None:
+def test_a_merge_beside_a_swap_area_in_use_flushes_behind_its_parts_alone(boot: Lab) -> None:
     vm = boot(boot.card(partitions=WITH_SWAP))
     vm.run("cowflush log format /dev/sda2 && mkswap /dev/sda3 && swapon /dev/sda3").ok()
     prepare(vm)
@@ -106,8 +106,8 @@ def test_a_merge_beside_a_swap_area_in_use_flushes_at_its_end_alone(boot: Lab) -
     vm.run("cowflush merge", timeout=60).ok()
     got = vm.card_stats() - before
     assert got.wr_operations > 100
-    # Root, then each copy of the log's header.
-    assert got.flush_operations == 3
+    # Each part of root, then each copy of the log's header.
+    assert got.flush_operations == 4
     assert own_caches(vm) == ["write back"] * 2
     vm.kill()
     vm.card.fsck()
@@ -192,6 +192,70 @@ def test_what_a_killed_merge_of_the_log_left_of_it_is_put_back_by_the_next_flush
     vm.run(script, timeout=300).ok()
     vm.run(f"echo y >>{FILE}.more; cowflush flush", timeout=60).ok()
     assert own_caches(vm) == ["write back"] * 2
+
+
+def chunks(requests: list[Entry], card: Card) -> list[int]:
+    return [
+        (entry.sector - card.root.start) // 8 + n
+        for entry in requests
+        for n in range(len(entry.data) // 4096)
+    ]
+
+
+def assert_free_first(received: list[Entry], card: Card, before: Card) -> None:
+    """Root's chunks come in two parts, each upwards, with a FLUSH between: what was free, and the rest."""
+    files = before.fs()
+    free = {n for part in files.unused() for n in range(-(-part.start // 4096), part.stop // 4096)}
+    free -= set(files.blocks("<8>"))
+    requests = [entry for entry in received if entry.is_flush or entry.sector in card.root.sectors]
+    # Before a FLUSH there may be others, of which nothing hangs on this.
+    start = next(n for n, entry in enumerate(requests) if entry.data)
+    border = next(n for n in range(start, len(requests)) if requests[n].is_flush)
+    assert not requests[border].data
+    parts = requests[start:border], requests[border:]
+    for part in parts:
+        assert_ascending(part)
+    first, rest = (chunks(part, card) for part in parts)
+    assert len(first) > 200 and len(rest) > 100
+    assert set(first) <= free
+    assert not set(rest) & free
+    assert len(first + rest) == len(set(first + rest)), "a chunk was written twice"
+
+
+@BOTH
+def test_what_is_free_on_the_card_is_written_before_the_rest_with_a_flush_between(
+    boot: Lab,
+) -> None:
+    """So a boot loader that reads the card without the log finds the state before until the first part is there."""
+    log = boot.directory / "writes.log"
+    card = boot.card()
+    vm = boot(card, write_log=log)
+    vm.run("cowflush log format /dev/sda2").ok()
+    prepare(vm)
+    vm.run("cowflush merge", timeout=60).ok()
+    for name in ("merged", "applied"):
+        expected = rewrite(vm, 1 if name == "merged" else 2)
+        vm.run(
+            f"dd if=/dev/urandom of=/root/{name} bs=64k count=16 2>/dev/null; cowflush flush",
+            timeout=60,
+        ).ok()
+        before = vm.cut_copy(boot.directory / f"{name}.img")
+        if name == "merged":
+            received = len(list(writelog.entries(log)))
+            vm.run("cowflush merge", timeout=60).ok()
+            assert_free_first(list(writelog.entries(log))[received:], card, before)
+    vm.kill()
+
+    # A boot without the stack copies what the log holds by itself.
+    log = boot.directory / "applied.log"
+    vm = boot(card, append="cowflush=off", write_log=log)
+    vm.kill()
+    entries = list(writelog.entries(log))
+    emptied = next(n for n, entry in enumerate(entries) if entry.sector in card.log.sectors)
+    assert_free_first(entries[:emptied], card, before)
+    files = card.fs(replay=True)
+    files.fsck()
+    assert hashlib.sha256(files.read(FILE)).hexdigest() == expected
 
 
 ERASE_SECTORS = (128 << 10) // 512

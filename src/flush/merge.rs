@@ -9,8 +9,8 @@ use super::context::Context;
 use super::layer::{named, replace};
 use super::prune::{Policy, prune};
 use super::settled::Settled;
-use super::trouble::explain;
-use super::{quiet, view};
+use super::trouble::{explain, refused};
+use super::{parts, quiet, view};
 use crate::error::{Error, Exit, Result};
 use crate::flush::flushlog::guard::{self, Guarded};
 use crate::flush::flushlog::{Log, READ_AGAIN};
@@ -53,6 +53,7 @@ pub fn start(
     } else {
         settled.pruned = prune(context.policy(), &layer, &mut data);
     }
+    let first = write_free(context, stack, name, &mut data)?;
     let mut copies = view::copy_budget();
     let data = fill_gaps(stack, name, data, &mut copies)?;
     let control = &context.control;
@@ -78,7 +79,42 @@ pub fn start(
         chunk,
     })
     .inspect_err(|_| drop(quiet::end(stack)))?;
-    Ok(data.bytes())
+    Ok(Bytes(first.0.saturating_add(data.bytes().0)))
+}
+
+/// Writes what is free on the card, and takes it out of `data`: see [`parts`]. The command does it itself, since the kernel's
+/// merge knows no place for a FLUSH. The layer reads these chunks from its own table meanwhile, and from the card when
+/// that is another one. Returns how much it was.
+///
+/// Killed before the end it has changed nothing that anybody reads; the next merge begins again. What was sealed is
+/// merged in one part: it is in RAM alone, and the kernel goes on with it when the command is gone.
+fn write_free(
+    context: &mut Context<'_>,
+    stack: &Stack,
+    name: Name,
+    data: &mut view::Data,
+) -> Result<Bytes> {
+    let Some((device, _)) = stack.card().filter(|_| name == Name::Logged) else {
+        return Ok(Bytes(0));
+    };
+    let mut card = Direct::open_writable(&block::path(device)).map_err(refused)?;
+    let olds = &mut data.table.iter().map(|exception| exception.old);
+    let (total, marks) = (data.bytes(), parts::free(&mut card, olds));
+    let free = data.take(&marks);
+    let (bytes, rest) = (free.bytes(), data.bytes());
+    if bytes.0 == 0 {
+        return Ok(bytes);
+    }
+    let free = fill_gaps(stack, name, free, &mut { Budget::MAX })?;
+    context.meter.begin("merging", total);
+    let watch = |left: Bytes| {
+        let left = Bytes(rest.0.saturating_add(left.0)).min(total);
+        context.tend(left).map_or(Ok(()), |signal| Err(interrupted_before(signal)))
+    };
+    let copied = parts::copy(&free, &mut card, watch);
+    context.meter.clear();
+    copied.and_then(|()| block::flush(device).map_err(refused))?;
+    Ok(bytes)
 }
 
 /// What root reads through the log, by the kernel's own table, read once before anything is written: the
@@ -106,7 +142,7 @@ fn logged_data(context: &mut Context<'_>, stack: &Stack) -> Result<view::Data> {
     for piece in wanted.chunks(PIECE) {
         if let Some(signal) = context.tend(bytes(left)) {
             context.meter.clear();
-            return Err(interrupted_check(signal));
+            return Err(interrupted_before(signal));
         }
         bad.extend(bad_chunks(&mut disk, piece.to_vec()));
         left = left.saturating_sub(piece.len());
@@ -219,14 +255,6 @@ pub fn unlink(
     let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
         return Err(explain(Trouble::Foreign(Name::Origin)));
     };
-    let refused = |error: Error| {
-        error
-            .advise(
-                "Nothing is lost: all data are still where they were and can be read. Look for \
-                 the card's errors in the kernel log (dmesg), then run the command again.",
-            )
-            .exit(Exit::Card)
-    };
     // By way of a view it was merged without FLUSHes, all or in part. So one now, and of the card itself, not of a
     // device that may have been told to have no cache. In place the kernel flushed after each run.
     let kept = if stack.view.is_some() { block::flush(card).map_err(refused) } else { Ok(()) };
@@ -273,9 +301,11 @@ pub fn wait(context: &mut Context<'_>, name: Name, total: Bytes) -> Result<Optio
     Ok(signal)
 }
 
-fn interrupted_check(signal: Signal) -> Error {
-    Error::new("compare the flush log's checksums", format!("{signal} came"))
-        .advise("Nothing is lost, and nothing was written: the next merge begins again.")
+fn interrupted_before(signal: Signal) -> Error {
+    Error::new("begin the merge", format!("{signal} came"))
+        .advise(
+            "Nothing is lost, and no file on the card was touched: the next merge begins again.",
+        )
         .exit(Exit::Interrupted)
 }
 
@@ -314,8 +344,8 @@ mod tests {
     fn each_error_of_a_merge_has_its_words_and_its_exit_code() {
         for (error, said, exit) in [
             (
-                interrupted_check(Signal::SIGINT),
-                "cannot compare the flush log's checksums: SIGINT came. Nothing is lost",
+                interrupted_before(Signal::SIGINT),
+                "cannot begin the merge: SIGINT came. Nothing is lost",
                 Exit::Interrupted,
             ),
             (

@@ -11,6 +11,7 @@ pub mod layer;
 #[cfg(test)]
 mod machine;
 pub mod merge;
+pub mod parts;
 pub mod prune;
 pub mod quiet;
 pub mod seal;

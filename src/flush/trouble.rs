@@ -1,4 +1,4 @@
-//! What the planner finds wrong with a stack, in words.
+//! What is wrong with a stack, as the planner finds it, or with the card, in words.
 
 use crate::error::{Error, Exit};
 use crate::pure::stack::plan::Trouble;
@@ -31,6 +31,16 @@ pub fn explain(trouble: Trouble) -> Error {
         )
         .advise("Has another tool changed it? `dmsetup table` shows it; a reboot clears it."),
     }
+}
+
+/// The card did not take what was written to it.
+pub fn refused(error: Error) -> Error {
+    error
+        .advise(
+            "Nothing is lost: all data are still where they were and can be read. Look for the \
+             card's errors in the kernel log (dmesg), then run the command again.",
+        )
+        .exit(Exit::Card)
 }
 
 #[cfg(test)]

@@ -61,6 +61,17 @@ impl Data {
         Self { store: log, table: seen, card: None, mark: None }
     }
 
+    /// Takes out of it what `marks` says.
+    pub fn take(&mut self, marks: &[bool]) -> Self {
+        let part = |wanted| {
+            let marked = self.table.iter().zip(marks).filter(|(_, mark)| **mark == wanted);
+            marked.map(|(exception, _)| *exception).collect()
+        };
+        let (taken, rest) = (part(true), part(false));
+        self.table = rest;
+        Self { store: self.store, table: taken, card: None, mark: None }
+    }
+
     /// The same, and what the last segment of `chain` holds, which was just appended; no more was read of it.
     pub fn of_both(log: DevNo, seen: Vec<Exception>, chain: &Chain) -> Self {
         Self { mark: chain.mark(), ..Self::of_seen(log, chain.last_over(seen)) }
@@ -262,4 +273,31 @@ pub fn left(store: DevNo) -> Result<Bytes> {
     let mut exceptions = 0;
     each_area(store, |area| exceptions += format::exceptions(area).count() as u64)?;
     Ok(Bytes(exceptions * CHUNK_BYTES as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_part_is_taken_whole_and_nothing_is_lost_or_doubled(
+            marked in prop::collection::btree_map(any::<u64>(), any::<bool>(), 0..300),
+        ) {
+            let store = DevNo { major: 7, minor: 1 };
+            let table: Vec<_> =
+                (2..).zip(marked.keys()).map(|(new, &old)| Exception { old, new }).collect();
+            let mut data = Data::of_seen(store, table.clone());
+            let marks: Vec<_> = marked.values().copied().collect();
+            let first = data.take(&marks);
+            prop_assert_eq!((first.store, data.store), (store, store));
+            prop_assert!(first.table.is_sorted() && data.table.is_sorted());
+            prop_assert!(first.table.iter().all(|exception| marked[&exception.old]));
+            prop_assert!(data.table.iter().all(|exception| !marked[&exception.old]));
+            let mut both = [first.table, data.table].concat();
+            both.sort();
+            prop_assert_eq!(both, table);
+        }
+    }
 }

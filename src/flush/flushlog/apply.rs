@@ -1,10 +1,11 @@
 //! Applying a log to root without device-mapper: for a boot with `cowflush=off`, and offline.
 //!
-//! The order: everything is copied, in the order of root; a FLUSH makes it durable; only then may
-//! the caller start a new generation in the log. Cut short at any moment it can be begun again.
+//! The order: everything is copied, in the order of root and in two parts (see [`parts`]), each of which a FLUSH makes
+//! durable; only then may the caller start a new generation in the log. Cut short at any moment it can be begun again.
 
 use super::Log;
 use crate::error::{Error, Exit, Result};
+use crate::flush::parts;
 use crate::output::progress::Meter;
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
 use crate::pure::crc::crc32c;
@@ -71,20 +72,30 @@ impl Log {
 
     /// Copies `live`, what [`Self::verify`] returned, into root and makes it durable.
     pub fn apply(&mut self, live: &[Live], root: &mut Direct, meter: &mut Meter) -> Result<()> {
-        meter.begin("merging", Bytes((live.len() * CHUNK_BYTES) as u64));
-        let mut rest = live;
+        let size = |count: usize| Bytes((count * CHUNK_BYTES) as u64);
+        meter.begin("merging", size(live.len()));
+        let mut left = live.len();
         let mut buffer = vec![0; PIECE * CHUNK_BYTES];
-        while let Some(first) = rest.first() {
-            meter.show(Bytes((rest.len() * CHUNK_BYTES) as u64));
-            let row = (first.old..).zip(rest).take(PIECE).take_while(|(at, live)| *at == live.old);
-            let (row, next) = rest.split_at(row.count().max(1).min(rest.len()));
-            rest = next;
-            let bytes = buffer.get_mut(..row.len() * CHUNK_BYTES).unwrap_or_default();
-            self.gather(row, bytes)?;
-            root.write_at(first.old, bytes)?;
+        let free = parts::free(root, &mut live.iter().map(|live| live.old));
+        for first in [true, false] {
+            let part = live.iter().zip(&free).filter(|(_, free)| **free == first);
+            let part: Vec<_> = part.map(|(live, _)| *live).collect();
+            let mut rest = part.as_slice();
+            while let Some(first) = rest.first() {
+                meter.show(size(left));
+                let row = (first.old..).zip(rest).take(PIECE);
+                let row = row.take_while(|(at, live)| *at == live.old).count();
+                let (row, next) = rest.split_at(row.max(1).min(rest.len()));
+                rest = next;
+                left = left.saturating_sub(row.len());
+                let bytes = buffer.get_mut(..row.len() * CHUNK_BYTES).unwrap_or_default();
+                self.gather(row, bytes)?;
+                root.write_at(first.old, bytes)?;
+            }
+            root.sync()?;
         }
         meter.clear();
-        root.sync()
+        Ok(())
     }
 
     /// Reads a row of chunks from the log, neighbours in it together.

@@ -16,6 +16,8 @@ pub struct Groups<'a, C> {
     from: &'a mut C,
     /// The last group that was looked at, and its bitmap.
     seen: Option<(u32, Option<Vec<u8>>)>,
+    /// Nothing but metadata is taken for used in a group whose bitmap was never written.
+    untouched_is_free: bool,
 }
 
 /// A group's descriptor.
@@ -38,9 +40,15 @@ pub struct Descriptor {
 const BLOCK_UNINIT: u16 = 2;
 
 impl<'a, C: Chunks> Groups<'a, C> {
-    /// Starts with nothing read.
+    /// Starts with nothing read. A group whose bitmap was never written has no free blocks.
     pub fn new(superblock: &'a Superblock, from: &'a mut C) -> Self {
-        Self { superblock, from, seen: None }
+        Self { superblock, from, seen: None, untouched_is_free: false }
+    }
+
+    /// The same; but such a group's blocks are free, but for those where the kernel puts metadata
+    /// (fs/ext4/balloc.c, `ext4_init_block_bitmap`).
+    pub fn with_untouched(superblock: &'a Superblock, from: &'a mut C) -> Self {
+        Self { untouched_is_free: true, ..Self::new(superblock, from) }
     }
 
     /// Reads a block.
@@ -107,7 +115,7 @@ impl<'a, C: Chunks> Groups<'a, C> {
     fn bitmap(&mut self, group: u32) -> Result<Option<Vec<u8>>, Why> {
         let descriptor = self.descriptor(group)?;
         if descriptor.block_uninit {
-            return Ok(None);
+            return Ok(self.untouched_is_free.then(|| self.untouched(&descriptor, group)));
         }
         let Superblock { first, end, per_group, sums, seed, .. } = *self.superblock;
         if !(first..end).contains(&descriptor.block_bitmap) {
@@ -136,14 +144,36 @@ impl<'a, C: Chunks> Groups<'a, C> {
     fn agrees(&self, descriptor: &Descriptor, bits: &[u8], blocks: &Range<u32>) -> bool {
         let used = |block: u32| is_set(bits, block.saturating_sub(blocks.start));
         let free = blocks.clone().filter(|block| !used(*block)).count() as u32;
-        let Superblock { inodes_per_group, inode_bytes, .. } = *self.superblock;
-        let (blocks_of_inodes, rest) = self.superblock.place(inodes_per_group, inode_bytes);
-        let length = blocks_of_inodes + u32::from(rest > 0);
-        let end = descriptor.inode_table.saturating_add(length);
-        let own = [descriptor.block_bitmap, descriptor.inode_bitmap];
-        let mut own = own.into_iter().chain(descriptor.inode_table..end);
         // With flex_bg they may lie in another group.
-        free == descriptor.free && own.all(|block| !blocks.contains(&block) || used(block))
+        free == descriptor.free
+            && self.own(descriptor).all(|block| !blocks.contains(&block) || used(block))
+    }
+
+    /// The group's own metadata, but for copies of the superblock.
+    fn own(&self, descriptor: &Descriptor) -> impl Iterator<Item = u32> + use<C> {
+        let Superblock { inodes_per_group, inode_bytes, .. } = *self.superblock;
+        let end = self.superblock.blocks_for(inodes_per_group, inode_bytes);
+        let end = descriptor.inode_table.saturating_add(end);
+        [descriptor.block_bitmap, descriptor.inode_bitmap]
+            .into_iter()
+            .chain(descriptor.inode_table..end)
+    }
+
+    /// The bitmap of a group that has nothing but metadata. Where some groups have a copy of the superblock and the
+    /// descriptors, each is taken to have one.
+    fn untouched(&self, descriptor: &Descriptor, group: u32) -> Vec<u8> {
+        let Superblock { per_group, descriptor_bytes, reserved, .. } = *self.superblock;
+        let descriptors = self.superblock.blocks_for(self.superblock.groups(), descriptor_bytes);
+        let start = self.superblock.group(group).start;
+        let mut bits = vec![0; (per_group / 8) as usize];
+        let copies = 0..descriptors.saturating_add(reserved).saturating_add(1).min(per_group);
+        let own = self.own(descriptor).filter_map(|block| block.checked_sub(start));
+        for bit in copies.chain(own) {
+            if let Some(byte) = bits.get_mut((bit / 8) as usize) {
+                *byte |= 1 << (bit % 8);
+            }
+        }
+        bits
     }
 }
 
@@ -154,6 +184,12 @@ impl Superblock {
         let per_block = self.shift - bytes.trailing_zeros().min(self.shift);
         let within = index as usize & ((1 << per_block) - 1);
         (index >> per_block, within * bytes)
+    }
+
+    /// How many blocks a table of so many entries takes.
+    fn blocks_for(&self, entries: u32, bytes: usize) -> u32 {
+        let (blocks, rest) = self.place(entries, bytes);
+        blocks + u32::from(rest > 0)
     }
 
     fn crc32c(&self, group: u32, descriptor: &[u8]) -> u32 {

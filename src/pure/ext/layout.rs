@@ -30,6 +30,8 @@ pub mod superblock {
         FEATURE_RO_COMPAT: u32 = 0x64,
         UUID: [u8; 16] = 0x68,
         VOLUME_NAME: [u8; 16] = 0x78,
+        /// Blocks behind the group descriptors that are kept for more of them.
+        RESERVED_GDT_BLOCKS: u16 = 0xce,
         /// The journal's inode; 0: it has none here.
         JOURNAL_INUM: u32 = 0xe0,
         /// The journal's device; 0: this one.

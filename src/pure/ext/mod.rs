@@ -1,5 +1,6 @@
 //! What of a sealed ext2/3/4 needn't reach the card: blocks that are free in its bitmaps, and the
-//! journal's, which is empty. docs/design/prune.md tells why that is safe.
+//! journal's, which is empty. docs/design/prune.md tells why that is safe. And what is free on
+//! the card, and is written before the rest.
 //!
 //! Pure, and sceptical: the metadata are hostile input, and whatever is unusual (a feature that is
 //! not known here, a wrong checksum or count, a journal that is not empty, recorded errors) means
@@ -34,10 +35,8 @@ pub fn prune(
     let superblock = Superblock::read(sealed, chunks, frozen)?;
     let mut groups = Groups::new(&superblock, sealed);
     let journal = Journal::read(&mut groups)?;
-    let mut uses = Vec::with_capacity(table.len());
-    for exception in table.iter() {
-        uses.push(usage(&superblock, &mut groups, &journal, exception.old)?);
-    }
+    let olds = &mut table.iter().map(|exception| exception.old);
+    let mut uses = uses(&superblock, &mut groups, &journal, olds)?;
     keep_what_a_recovery_could_read(&superblock, &journal, table, &mut uses, below);
     let before = table.len();
     let mut uses = uses.into_iter();
@@ -45,15 +44,40 @@ pub fn prune(
     Ok(before.saturating_sub(table.len()) as u64)
 }
 
+/// What each of the chunks `olds` (ascending) is to the filesystem on a card of so many `chunks`, by its own bitmaps: free
+/// or not. Only the order of writes hangs on it: so a filesystem without a journal, which nobody can see to be whole, is
+/// taken for that.
+pub fn free_on(
+    card: &mut impl Chunks,
+    chunks: u64,
+    olds: &mut dyn Iterator<Item = u64>,
+) -> Result<Vec<Use>, Why> {
+    let superblock = Superblock::read(card, chunks, true)?;
+    uses(&superblock, &mut Groups::with_untouched(&superblock, card), &Journal::default(), olds)
+}
+
 /// What a chunk is to the filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Use {
+pub enum Use {
     /// Something in it counts.
     Needed,
     /// All of it is free, or the journal's.
     Journal,
     /// All of it is free.
     Free,
+}
+
+fn uses(
+    superblock: &Superblock,
+    groups: &mut Groups<'_, impl Chunks>,
+    journal: &Journal,
+    olds: &mut dyn Iterator<Item = u64>,
+) -> Result<Vec<Use>, Why> {
+    let mut uses = Vec::new();
+    for old in olds {
+        uses.push(usage(superblock, groups, journal, old)?);
+    }
+    Ok(uses)
 }
 
 fn usage(

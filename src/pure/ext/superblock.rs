@@ -29,6 +29,8 @@ pub struct Superblock {
     pub end: u32,
     /// Blocks of a group, but for the last; a multiple of 8.
     pub per_group: u32,
+    /// Blocks behind the descriptors that are kept for more of them.
+    pub reserved: u32,
     /// Inodes of a group.
     pub inodes_per_group: u32,
     /// Bytes of an inode: a power of 2 from 128 to a block.
@@ -98,6 +100,7 @@ impl Superblock {
             first: at::FIRST_DATA_BLOCK.of(bytes),
             end: at::BLOCKS_COUNT_LO.of(bytes),
             per_group: at::BLOCKS_PER_GROUP.of(bytes),
+            reserved: u32::from(at::RESERVED_GDT_BLOCKS.of(bytes)),
             inodes_per_group: at::INODES_PER_GROUP.of(bytes),
             inode_bytes: if at::REV_LEVEL.of(bytes) == 0 {
                 128

@@ -144,6 +144,24 @@ def test_a_broken_log_is_passed_by(boot: Lab, healed: bool) -> None:
 
 
 @pytest.mark.thorough
+def test_a_direct_flush_leaves_nothing_in_the_log_of_an_append_that_failed(boot: Lab) -> None:
+    """All of that segment is there but its commit record, so it counts: the next boot would find
+    flushes of a root that was written past them since."""
+    vm = logged.start(boot)
+    logged.flush(vm, 1)
+    vm.run("cowflush merge", timeout=60).ok()
+    vm.fail_flush()
+    fail_a_flush(vm, 2)
+    vm.heal()
+    assert "flushed to sda1" in vm.run("cowflush flush --direct", timeout=60).ok().text
+    vm.kill()
+    assert FlushLog(vm.card).segments == []
+    again = boot(vm.card)
+    logged.check_state(again, 2)
+    assert "is not as its last flush left it" not in logged.said(again)
+
+
+@pytest.mark.thorough
 def test_a_stop_saves_everything_without_the_log(boot: Lab) -> None:
     vm = logged.start(boot)
     logged.flush(vm, 1)

@@ -145,7 +145,8 @@ FILES = {
     "/etc/init.d/cowflush": (0o755, "debian/cowflush.init"),
     "/etc/init.d/cowflush-single": (0o755, "debian/cowflush-single.init"),
     "/etc/grub.d/42_cowflush": (0o755, "debian/42_cowflush"),
-    "/usr/share/cowflush/grub-default.cfg": (0o644, "debian/grub-default.cfg"),
+    "/usr/lib/cowflush/card.sh": (0o644, "debian/card.sh"),
+    "/usr/share/cowflush/grub-default.cfg": (0o644, "GRUB"),
     "/usr/lib/udev/rules.d/56-cowflush.rules": (0o644, "debian/56-cowflush.rules"),
     "/etc/cowflush.conf": (0o644, "cowflush.conf"),
     "/usr/share/bash-completion/completions/cowflush": (0o644, "cowflush.bash"),
@@ -230,6 +231,10 @@ def test_debian_s_package_holds_these_files_and_no_others(arch: str, target: str
         "COPYRIGHT": (PACKAGE / "debian/copyright").read_bytes()
         + b"\n"
         + notices.debian(notices.linked(f"{target}-unknown-linux-musl")).encode(),
+        # One file, since it outlives the package.
+        "GRUB": b"".join(
+            (PACKAGE / "debian" / part).read_bytes() for part in ("card.sh", "grub-default.cfg")
+        ),
     }
     assert inside == {
         path: (mode, others[name] if name in others else (PACKAGE / name).read_bytes())

@@ -24,6 +24,8 @@ case "${0##*/} $*" in "${FAILS:-none}"*) exit "${CODE:-1}" ;; esac
 case "${0##*/} $*" in
 "cowflush attach"*) echo "${DEVICE-/dev/mapper/cowflush-root}" ;;
 "cowflush log"*) echo "cowflush.log=UUID=x" ;;
+findmnt*) echo /dev/sda1 ;;
+"blkid -s UUID -o value /dev/sda1") echo 0b-5e ;;
 "blockdev --getro"*) if grep -q setro "$PLACE/log"; then echo 1; else echo 0; fi ;;
 ischroot*) exit 1 ;;
 esac
@@ -101,7 +103,7 @@ def hook(path: Path) -> tuple[Place, Path]:
     place.put("usr/lib/dracut/modules.d/99cowflush/in-doubt.sh", "doubt")
     place.put("usr/lib/udev/rules.d/56-cowflush.rules", "rules")
     (path / "made/scripts").mkdir(parents=True)
-    place.stubs("ischroot")
+    place.stubs("ischroot", "blkid", "findmnt")
     text = (PACKAGE / "debian/initramfs/hook").read_text()
     # Where the rules come from, not where they go.
     text = text.replace('cp -p "$rules"', f'cp -p "{path}$rules"')
@@ -129,6 +131,7 @@ def test_the_hook_puts_all_of_it_in(tmp_path: Path) -> None:
     assert (made / "scripts/cowflush-in-doubt").read_text() == "doubt"
     assert (made / "usr/lib/udev/rules.d/56-cowflush.rules").read_text() == "rules"
     assert (made / "etc/cowflush.words").read_text() == "cowflush.log=UUID=x\n"
+    assert (made / "etc/cowflush.root").read_text() == "0b-5e\n"
     # A kernel that lacks them is no reason to have no initramfs.
     assert (made / "modules").read_text() == "loop dm_mod dm_snapshot\n"
 
@@ -387,3 +390,26 @@ def test_local_block_tries_again_only_when_a_disk_has_come(tmp_path: Path) -> No
     assert (tmp_path / "run/cowflush-sought").read_text() == "UUID=x\n"
     place.put("sys/class/block/sdd/size", "64\n")
     assert not asks(), "it is there"
+
+
+def test_a_root_that_names_the_stack_is_the_one_that_the_initramfs_was_made_on(
+    tmp_path: Path,
+) -> None:
+    """As raspi-firmware writes it, which asks from what root is mounted."""
+    place = Place(tmp_path)
+    script = place.script(PACKAGE / "debian/initramfs/local-top", "/conf/", "/etc/")
+    (tmp_path / "conf").mkdir()
+
+    def root(was: str) -> str:
+        conf = tmp_path / "conf/param.conf"
+        conf.unlink(missing_ok=True)
+        assert place.run(script, ROOT=was).returncode == 0
+        return conf.read_text() if conf.exists() else was
+
+    stack = "/dev/mapper/cowflush-root"
+    assert root(stack) == stack, "it was made in a chroot"
+    place.put("etc/cowflush.root", "\n")
+    assert root(stack) == stack, "root has no UUID"
+    place.put("etc/cowflush.root", "0b-5e\n")
+    assert root(stack) == "ROOT=UUID=0b-5e\n"
+    assert root("UUID=x") == "UUID=x" and root("/dev/sda1") == "/dev/sda1"

@@ -120,6 +120,7 @@ DRACUT = "/usr/lib/dracut/modules.d/99cowflush"
 FILES = {
     "/usr/sbin/cowflush": (0o755, "PROGRAM"),
     "/usr/share/initramfs-tools/hooks/cowflush": (0o755, "debian/initramfs/hook"),
+    "/usr/share/initramfs-tools/scripts/local-top/cowflush": (0o755, "debian/initramfs/local-top"),
     "/usr/share/initramfs-tools/scripts/local-premount/cowflush": (
         0o755,
         "debian/initramfs/local-premount",
@@ -196,6 +197,17 @@ def test_the_daemon_starts_after_what_would_undo_or_lack_what_it_needs() -> None
         "systemd-remount-fs.service",
         "local-fs.target",
     } <= set(unit["Unit"]["After"].split())
+
+
+def test_the_flush_at_shutdown_comes_before_swap_is_switched_off() -> None:
+    """A spill area is swap, whose unit systemd makes when it sees it, before swap.target; what stops goes the other way. Swap that
+    is encrypted by a random key comes after systemd-random-seed (systemd-cryptsetup-generator): to be before that as well would
+    be a circle, which systemd breaks where it likes."""
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(PACKAGE / "debian" / "cowflush-shutdown.service")
+    assert "swap.target" in unit["Unit"]["After"].split()
+    assert "systemd-random-seed.service" not in unit["Unit"]["Before"].split()
 
 
 def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:

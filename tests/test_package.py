@@ -178,7 +178,7 @@ def test_systemd_never_gives_up_to_start_the_service() -> None:
     assert (service["Restart"], unit["Unit"]["StartLimitIntervalSec"]) == ("on-failure", "0")
     assert int(service["RestartSec"]) >= 1, "others get a turn"
     patience = re.search(
-        r"const PATIENCE: Duration = Duration::from_secs\((\d+)\)",
+        r"const PATIENCE_OF_START: Duration = Duration::from_secs\((\d+)\)",
         (artefacts.TOP / "src" / "commands" / "flush.rs").read_text(),
     )
     # systemd's own patience is 90 seconds (DefaultTimeoutStartSec); a start that is killed has done nothing.

@@ -9,14 +9,15 @@ use cowflush::error::{Doing, Exit, Result};
 use cowflush::flush::prune::Pruned;
 use cowflush::flush::session::{How, Outcome, Session};
 use cowflush::flush::settle::Settled;
-use cowflush::notes::{daemon_note, hold, run_dir, settings, spill};
+use cowflush::notes::{daemon_note, hold, run_dir, settings, spill, swaps};
 use cowflush::output::syslog;
+use cowflush::pure::config::Config;
 use cowflush::pure::report::json::Object;
 use cowflush::pure::report::record::Record;
 use cowflush::pure::stack::{Mode, Wish};
+use cowflush::sys::block;
 use cowflush::sys::dm::Control;
 use cowflush::sys::signals::{self, Held};
-use cowflush::sys::{block, lock};
 use nix::sys::signal::Signal;
 
 /// `cowflush flush`.
@@ -25,7 +26,7 @@ pub fn flush(json: bool, direct: bool) -> Result<Exit> {
     let config = config();
     refuse_in_doubt("flush")?;
     let wish = Wish { direct, ..Wish::default() };
-    let session = Session::begin("flush", &config, &mut signals);
+    let session = begin("flush", refuse_in_doubt, PATIENCE, &config, &mut signals);
     let mut session =
         counted(session.and_then(|session| session.forgetting(direct).settled(wish)))?;
     let outcome = counted(session.flush(How { direct, ..How::default() }))?;
@@ -48,7 +49,8 @@ pub fn merge(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
     refuse_while_held("merge")?;
-    let (session, merged) = Session::begin("merge", &config, &mut signals)?.merged()?;
+    let (session, merged) =
+        begin("merge", refuse_while_held, PATIENCE, &config, &mut signals)?.merged()?;
     let card = card(&session)?;
     drop(session);
     let Settled {
@@ -82,7 +84,7 @@ pub fn stop(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT], &[])?;
     let config = config();
     refuse_while_held("stop")?;
-    let session = Session::begin("stop", &config, &mut signals);
+    let session = begin("stop", refuse_while_held, PATIENCE, &config, &mut signals);
     let mut session = counted(session.and_then(Session::settled_anyhow))?;
     let outcome = counted(session.stop())?;
     // Nothing is in RAM that the spill area could take. A daemon puts the rest back itself, unless it was killed.
@@ -90,7 +92,16 @@ pub fn stop(json: bool) -> Result<Exit> {
     if daemon_note::running().is_none() {
         settings::restore(&settings::dirty());
     }
-    tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
+    let mut said = Vec::new();
+    swaps::bring_back(&mut |text| said.push(text.to_owned()));
+    let told =
+        tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card");
+    // Without the lock, as all that somebody reads.
+    for text in said {
+        put(std::io::stderr(), &format!("cowflush: {text}\n"));
+        syslog::notice(&text);
+    }
+    told
 }
 
 /// `cowflush start`.
@@ -107,8 +118,8 @@ pub fn start() -> Result<Exit> {
             Err(held)
         };
     }
-    wait_for_others(&mut signals)?;
-    let mut session = Session::begin("start", &config, &mut signals)?.settled(Wish::default())?;
+    let mut session = begin("start", refuse_while_held, PATIENCE_OF_START, &config, &mut signals)?
+        .settled(Wish::default())?;
     let mut unspilled = None;
     let text = if session.start()? {
         unspilled = config.spill.as_ref().and_then(|spill| spill::begin(spill).err());
@@ -136,25 +147,32 @@ fn started(text: &str) -> Exit {
     Exit::Done
 }
 
-/// Waits while another command is at work. Services begin with a `start`, and one that fails at once and again is given up
-/// by its supervisor; a flush ends by itself.
-fn wait_for_others(signals: &mut Held) -> Result<()> {
-    let control = Control::open()?;
-    let begin = Instant::now();
-    while lock::holder(&control).is_some()
-        && begin.elapsed() < PATIENCE
-        && signals.arrived().is_none()
-    {
-        std::thread::sleep(PAUSE);
-    }
-    // This closes the control node, before the session takes a lock on one of its own.
-    drop(control);
-    Ok(())
-}
+/// For how long a command waits while another is at work, as the daemon in a flush, which ends by itself: so that no script
+/// has to ask again and again. A slow card takes minutes to merge a full flush log.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// The same for `start`: systemd gives a service's start 90 seconds.
+const PATIENCE_OF_START: Duration = Duration::from_secs(60);
 
-/// How long [`wait_for_others`] waits. systemd gives a service's start 90 seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(200);
+/// Takes the lock for a command, as soon as others have ended, and says that it waits. Whether it `may` be run is asked
+/// again after that: a hold may have begun meanwhile.
+fn begin<'a>(
+    command: &'static str,
+    may: fn(&'static str) -> Result<()>,
+    patience: Duration,
+    config: &'a Config,
+    signals: &'a mut Held,
+) -> Result<Session<'a>> {
+    let (since, mut told) = (Instant::now(), false);
+    let session = Session::begin(command, config, signals, &mut |busy| {
+        if !std::mem::replace(&mut told, true) {
+            let text = format!("{}; {command} waits for its end", busy.cause());
+            put(std::io::stderr(), &format!("cowflush: {text}\n"));
+        }
+        since.elapsed() < patience
+    })?;
+    may(command)?;
+    Ok(session)
+}
 
 /// Counts a flush that failed.
 fn counted<T>(result: Result<T>) -> Result<T> {

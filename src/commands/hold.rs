@@ -2,20 +2,28 @@
 
 use crate::put;
 use cowflush::error::{Error, Exit, Result};
-use cowflush::flush::{status, trouble};
+use cowflush::flush::status::{self, Report};
+use cowflush::flush::trouble;
 use cowflush::notes::hold::{self as note, Hold};
 use cowflush::pure::stack::{Mode, Trouble};
 use cowflush::pure::units::Utc;
+use cowflush::sys::users;
 
 /// `cowflush hold`.
 pub fn hold() -> Result<Exit> {
-    deferring("hold")?;
+    let report = deferring("hold")?;
     note::begin()?;
     let since = Utc(note::since().unwrap_or(0));
     say(&format!(
         "held since {since}: nothing reaches the card. `cowflush flush` keeps what changes, `cowflush \
          discard` drops it, `cowflush release` ends the hold."
     ));
+    let not_held = users::not_held(&report.beside);
+    if !not_held.is_empty() {
+        say(&format!(
+            "Only root is held: what is written to {not_held} is there at once, and stays after a discard."
+        ));
+    }
     Ok(Exit::Done)
 }
 
@@ -74,14 +82,14 @@ fn root(what: &'static str) -> Result<()> {
     Err(Error::new(what, "only root may").advise("Run this as root."))
 }
 
-fn deferring(what: &'static str) -> Result<()> {
+fn deferring(what: &'static str) -> Result<Report> {
     root(what)?;
     let report = status::gather();
     if let Some(why) = report.unknown {
         return Err(Error::new(what, why));
     }
     match report.mode {
-        Some(Mode::Deferring) => Ok(()),
+        Some(Mode::Deferring) => Ok(report),
         Some(Mode::WriteThrough) => Err(Error::new(what, "writes go straight to the card now")
             .advise("`cowflush start` keeps them in RAM.")
             .exit(Exit::NotActive)),

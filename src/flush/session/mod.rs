@@ -29,6 +29,9 @@ use crate::sys::signals::Held;
 use crate::sys::{block, lock, memory, mlock, priority};
 use crate::throttle::valve::Valve;
 
+/// How often a command that waits tries to get the lock.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// A command at work: it holds the lock.
 pub struct Session<'a> {
     control: Control,
@@ -79,12 +82,30 @@ impl Hand<'_> {
 impl<'a> Session<'a> {
     /// Takes the lock, for the command of this name. Such a session has to be settled before it can
     /// do anything: [`settled`](Self::settled), [`settled_anyhow`](Self::settled_anyhow).
-    pub fn begin(command: &'static str, config: &'a Config, signals: &'a mut Held) -> Result<Self> {
+    ///
+    /// While another command has the lock, `waits` is told so again and again, and says whether to wait on. A signal ends
+    /// that as well.
+    pub fn begin(
+        command: &'static str,
+        config: &'a Config,
+        signals: &'a mut Held,
+        waits: &mut dyn FnMut(&Error) -> bool,
+    ) -> Result<Self> {
         // All that takes long comes before the lock, which keeps others from making room.
         prepare_process()?;
         let control = Control::open()?;
         let valve = Hand::Own(Valve::ready(&control)?);
-        Self::open(control, command, config, signals, valve)
+        // By trying, and not by looking whether it is free: somebody else may be faster, such as the daemon, whose next
+        // flush may be due.
+        while let Err(error) = lock::take(&control) {
+            let busy = error.exit_code() == Exit::Busy;
+            // In this order: who does not wait here asks for the signal itself.
+            if !busy || !waits(&error) || signals.arrived().is_some() {
+                return Err(error);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(Self::open(control, command, config, signals, valve))
     }
 
     /// The same for the daemon, which has its control device open already (to close another would give the
@@ -98,7 +119,11 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
     ) -> Result<Self> {
         prepare_process()?;
-        Self::open(control, "daemon", config, signals, Hand::Lent(valve))
+        match valve.works() {
+            true => lock::keep(&control)?,
+            false => lock::take(&control)?,
+        }
+        Ok(Self::open(control, "daemon", config, signals, Hand::Lent(valve)))
     }
 
     fn open(
@@ -106,13 +131,9 @@ impl<'a> Session<'a> {
         command: &'static str,
         config: &'a Config,
         signals: &'a mut Held,
-        mut valve: Hand<'a>,
-    ) -> Result<Self> {
-        match valve.valve().works() {
-            true => lock::keep(&control)?,
-            false => lock::take(&control)?,
-        }
-        Ok(Self {
+        valve: Hand<'a>,
+    ) -> Self {
+        Self {
             control,
             valve,
             meter: Meter::new(),
@@ -129,7 +150,7 @@ impl<'a> Session<'a> {
             done: Settled::default(),
             since: Instant::now(),
             refused: None,
-        })
+        }
     }
 
     /// Shows progress by `meter`.

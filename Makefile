@@ -137,8 +137,8 @@ guest-x86_64: deps
 	@busybox=$$(cross/busybox x86_64); ln -sf "$$busybox"/busybox{,.links} build/x86_64/
 
 # build/host/release/cowflush, for this machine: it recovers cards in the tests
-host: deps ## The program for this machine, in build/host/release
-	@MAKEFLAGS= $(CARGO) build --quiet --release --locked
+host: deps ## The program for this machine, in build/host/release, and a helper of `make image`
+	@MAKEFLAGS= $(CARGO) build --quiet --release --locked --bin cowflush --example log-header
 
 # build/i586/rsync, which only bench-wear puts on its card
 rsync: deps

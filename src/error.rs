@@ -88,6 +88,11 @@ impl Error {
         self
     }
 
+    /// Why, as one clause.
+    pub fn cause(&self) -> &str {
+        &self.0.cause
+    }
+
     /// The exit code to end the process with.
     pub fn exit_code(&self) -> Exit {
         self.0.exit

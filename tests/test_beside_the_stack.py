@@ -64,17 +64,40 @@ def test_swap_on_root_is_given_up_while_writes_stay_in_ram(boot: Lab) -> None:
     gone = "/my swap is on root: given up while writes stay in RAM"
     assert said(vm, "swap") == [gone] and checked(vm, "swap") == [f"note: {gone}"]
 
-    # Behind a loop device it is no other; and where writes go to the card it is the owner's.
+    # Behind a loop device it is no other; and where writes go to the card it is the owner's, as he had it.
     loop = vm.run("losetup -f").ok().text.strip()
-    vm.run(f"losetup {loop} '/my swap' && swapon {loop}").ok()
+    vm.run("cp '/my swap' /other").ok()
+    vm.run(f"losetup {loop} /other && swapon {loop}").ok()
     daemon.wait_for(vm, f"swap on {loop} was given up.")
-    vm.run(f"losetup -d {loop} && cowflush stop", timeout=60).ok()
-    vm.run("swapon '/my swap'").ok()
+    stopped = vm.run("cowflush stop", timeout=60).ok().text
+    for path in ("/my swap", loop):
+        assert f"cowflush: swap on {path} is in use again" in stopped
     assert status(vm)["swap_on_root"] == [] and said(vm, "swap") == []
-    assert "/my\\040swap" in swapped(vm)
-    vm.run("cowflush start").ok()
+    assert [line.split()[0] for line in swapped(vm).splitlines()] == ["/my\\040swap", loop]
+    # He switches one off himself, and the other is given up, by a daemon that ends before the next stop.
+    vm.run(f"swapoff {loop} && losetup -d {loop}").ok()
+    vm.run("swapoff '/my swap' && swapon -p 7 '/my swap' && cowflush start").ok()
     daemon.wait_for(vm, given_up, times=2)
-    daemon.no_trouble(vm)
+    daemon.signal(vm, "KILL")
+    vm.until("! pidof cowflush")
+    assert vm.run("cowflush stop", timeout=60).ok().text.count(" is in use again") == 1
+    assert swapped(vm).split()[0] == "/my\\040swap" and swapped(vm).split()[-1] == "7"
+    assert "is in use again" not in vm.run("cowflush stop", timeout=60).ok().text
+    # What has changed stays off: it was taken out of /etc/fstab, as the daemon had advised, or is another file.
+    listed = vm.get("/etc/fstab")
+    changes = ("sed -i /swap/d /etc/fstab", "cp '/my swap' /new && mv /new '/my swap'")
+    for times, change in enumerate(changes, 3):
+        vm.put("/etc/fstab", listed)
+        vm.run("swapon '/my swap'; cowflush start").ok()
+        daemon.start(vm, daemon.QUIET)
+        daemon.wait_for(vm, given_up, times)
+        vm.run(change).ok()
+        stopped = vm.run("cowflush stop", timeout=60).ok().text
+        cause = "it is another one by now, or was taken out of /etc/fstab. `swapon` does"
+        assert f"cowflush: cannot use swap on /my swap again: {cause}" in stopped, change
+        assert swapped(vm) == ""
+        daemon.signal(vm, "TERM")
+        vm.until("! pidof cowflush")
 
 
 def external_journal(card: Card) -> None:
@@ -152,6 +175,11 @@ def test_a_card_that_takes_no_writes_and_what_else_is_on_it(boot: Lab) -> None:
     assert [(each["partition"], each["uses"]) for each in report["beside"]] == [
         ("sda2", "/root/other"), ("sda3", "swap"),
     ]  # fmt: skip
+    held = vm.run("cowflush hold").ok().text
+    assert held.splitlines()[1] == (
+        "Only root is held: what is written to sda2 (/root/other), sda3 (swap) is there at once, and stays after a discard."
+    )
+    vm.run("cowflush release").ok()
     other, _ = report["beside"]
     assert 2 << 20 < other["bytes"] < 4 << 20 and 0 < other["requests"] < 1000
     assert report["reached_card"]["bytes"] == 0
@@ -172,7 +200,8 @@ def test_a_card_that_takes_no_writes_and_what_else_is_on_it(boot: Lab) -> None:
 
 
 def test_a_card_whose_driver_refuses_to_open_it_for_writing_gets_a_stack_as_well(boot: Lab) -> None:
-    """QEMU's IDE disks have no such switch: so the kernel is told, and the one call that a driver would refuse is."""
+    """QEMU refuses an IDE disk or an SD card that is read-only, and virtio's driver does no more than the kernel is told here;
+    of Linux' drivers, those of SCSI disks and of SD cards refuse to open one for writing. So that one call is refused."""
     other = boot.card(ext.Filesystem(uuid=OTHER))
     vm = boot(append="cowflush=off", drives=[Drive(other.path)])
     line = "sed s/cowflush=off// /proc/cmdline >/run/line && mount --bind /run/line /proc/cmdline"

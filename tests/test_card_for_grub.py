@@ -1,5 +1,5 @@
-"""How GRUB's tools are led to the card: package/debian/card-for-grub runs on this machine with stand-ins for what
-looks at mounts and makes them. In real systems it runs in test_debian_grub.py."""
+"""How GRUB's tools are led to the card: package/debian/card-for-grub, and what update-grub reads, run on this machine with
+stand-ins for what looks at mounts and makes them. In real systems they run in test_debian_grub.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from vm import artefacts, local
 
-SCRIPT = artefacts.TOP / "package" / "debian" / "card-for-grub"
+DEBIAN = artefacts.TOP / "package" / "debian"
+SCRIPT = DEBIAN / "card-for-grub"
 LOST = (
     "cowflush: the card under root was not found. Do not use grub-install before the next boot.\n"
 )
@@ -51,9 +52,9 @@ class System:
             "kind": "ext4\n",
             "device": "65026\n",
             "sys/block/dm-0/dm/name": "cowflush-origin\n",
-            "sys/block/dm-0/slaves/sda1": "",
+            "sys/block/dm-0/slaves/sda1/uevent": "MAJOR=8\nDEVNAME=sda1\nPARTNAME=DEVNAME=x y\n",
             "sys/block/dm-1/dm/name": "cowflush-log\n",
-            "sys/block/dm-1/slaves/sda2": "",
+            "sys/block/dm-1/slaves/sda2/uevent": "DEVNAME=sda2\n",
             "boot/grub/grub.cfg": "",
             "run/cowflush/boot": "",
         }
@@ -74,16 +75,23 @@ class System:
     def run(self, fails: int = 0) -> subprocess.CompletedProcess[str]:
         (self.here / "log").write_text("")
         (self.here / "fails").write_text(f"{fails}\n")
-        text = SCRIPT.read_text()
+        (self.here / "card.sh").write_text(self.at_home((DEBIAN / "card.sh").read_text()))
+        text = self.at_home(SCRIPT.read_text())
+        env = {"HERE": str(self.here), "PATH": f"{self.here}/bin:{os.environ['PATH']}"}
+        return local.run(["sh", "-c", text], capture_output=True, text=True, env=env)
+
+    def at_home(self, script: str) -> str:
         for place, here in (
             ("/dev/mapper/cowflush-root", "cowflush-root"),
             ("/boot/grub", "boot/grub"),
             ("/run/cowflush", "run/cowflush"),
             ("/sys/block", "sys/block"),
+            ("/usr/lib/cowflush/", ""),
+            ("/usr/sbin/cowflush", "program"),
+            ("/etc/default/grub.d", "grub.d"),
         ):
-            text = text.replace(place, f"{self.here}/{here}")
-        env = {"HERE": str(self.here), "PATH": f"{self.here}/bin:{os.environ['PATH']}"}
-        return local.run(["sh", "-c", text], capture_output=True, text=True, env=env)
+            script = script.replace(place, f"{self.here}/{here}")
+        return script
 
     def log(self) -> list[str]:
         return (self.here / "log").read_text().replace(f"{self.here}/", "").splitlines()
@@ -157,6 +165,44 @@ def test_a_card_that_is_not_found_is_said(tmp_path: Path) -> None:
     done = system.make().run()
     assert (done.returncode, done.stderr) == (1, LOST)
     assert not system.mounted()
+
+
+# What the kernel calls a partition in /sys, and its node.
+NODES = {
+    "sda1": "sda1",
+    "mmcblk0p2": "mmcblk0p2",
+    "nvme0n1p2": "nvme0n1p2",
+    "cciss!c0d0p1": "cciss/c0d0p1",
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_card_of_any_name_is_found(tmp_path: Path, name: str) -> None:
+    system = System(tmp_path)
+    del system.files["sys/block/dm-0/slaves/sda1/uevent"]
+    system.files[f"sys/block/dm-0/slaves/{name}/uevent"] = f"DEVNAME={NODES[name]}\n"
+    assert (done := system.make().run()).returncode == 0, done
+    assert os.readlink(system.here / "run/cowflush/card") == f"/dev/{NODES[name]}"
+    # update-grub reads the two as one file, as the package has it, and ends at the first failure.
+    settings = "".join((DEBIAN / part).read_text() for part in ("card.sh", "grub-default.cfg"))
+    (tmp_path / "bin/grub-probe").write_text('#!/bin/sh\necho "$*"\n')
+    (tmp_path / "bin/grub-probe").chmod(0o755)
+    stack = f"{tmp_path}/cowflush-root"
+    mine = f"GRUB_DEVICE={stack} GRUB_DEVICE_BOOT={stack}"
+    tell = 'echo "$GRUB_DEVICE $GRUB_DEVICE_BOOT $GRUB_DEVICE_UUID"'
+
+    def told() -> str:
+        script = f"set -e\n{mine}\n{system.at_home(settings)}\n{tell}"
+        env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+        done = local.run(["sh", "-c", script], capture_output=True, text=True, check=True, env=env)
+        assert done.stderr == ""
+        return done.stdout.strip()
+
+    node = f"/dev/{NODES[name]}"
+    assert told() == f"{node} {node} --device {node} --target=fs_uuid"
+    # The stack has gone, or was never there.
+    (tmp_path / "sys/block/dm-0/dm/name").write_text("other\n")
+    assert told() == f"{stack} {stack}"
 
 
 def test_a_folder_is_made_for_a_grub_that_is_not_used_yet(tmp_path: Path) -> None:

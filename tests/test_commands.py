@@ -46,24 +46,46 @@ def test_a_second_command_is_told_who_is_at_work(boot: Lab) -> None:
     pid = status(vm)["busy_pid"]
     # The other one looks after the writers.
     assert str(pid) in vm.run("pidof cowflush").ok().text.split()
-    # Services begin with this one: it waits, since one that fails at once and again is given up by who started it.
+    refused = f"cannot begin: process {pid} (cowflush flush) is at work. Wait for it to end"
+    assert refused in vm.run("cowflush log format /dev/sda2").exits(BUSY).text
+    # Who changes a stack waits, so that no script has to ask again and again. A signal ends that.
+    waits = f"cowflush: process {pid} (cowflush flush) is at work; {{}} waits for its end\n"
+    for command in ("flush", "stop", "merge"):
+        waiting = vm.start(f"exec cowflush {command}")
+        waiting.wait_output(waits.format(command).strip())
+        waiting.kill("INT")
+        ended = waiting.wait(30).exits(BUSY).text
+        assert ended.startswith(waits.format(command)) and refused in ended
     start = vm.start("cowflush start")
-    for command in ("flush", "stop", "merge", "log format /dev/sda2"):
-        said = vm.run(f"cowflush {command}").exits(BUSY).text
-        assert (
-            f"cannot begin: process {pid} (cowflush flush) is at work. Wait for it to end" in said
-        )
+    start.wait_output(waits.format("start").strip())
     assert f"process {pid} is at work" in vm.run("cowflush status").ok().text
     # A shutdown waits for the other one, but not longer than it may.
     seconds = measured(vm, "cowflush stop --shutdown --within 2", BUSY)
     assert 1.5 < seconds < 30
     assert f"process {pid} (cowflush flush) is at work" in vm.console
     assert "NOT ON THE CARD: " in vm.console
-    assert first.running() and start.running() and start.output() == b""
+    assert first.running() and start.running() and start.output().decode() == waits.format("start")
     vm.throttle(Throttle())
     assert first.wait(60).code == DONE
-    assert start.wait(60).ok().text == "started already: writes stay in RAM\n"
+    started = waits.format("start") + "started already: writes stay in RAM\n"
+    assert start.wait(60).ok().text == started
     check_settled(vm)
+
+
+def test_a_command_that_has_waited_obeys_a_hold_that_began_meanwhile(boot: Lab) -> None:
+    vm = logged.start(boot, throttle=Throttle())
+    fill(vm)
+    vm.run("cowflush flush", timeout=60).ok()
+    vm.throttle(STANDS_STILL)
+    merge = vm.start("cowflush merge")
+    wait_status(vm, '"busy_pid":[0-9]')
+    stop = vm.start("cowflush stop")
+    stop.wait_output("stop waits for its end")
+    vm.run("cowflush hold").ok()
+    vm.throttle(Throttle())
+    merge.wait(60).ok()
+    assert "cannot stop: nothing may reach the card since" in stop.wait(60).exits(FAILED).text
+    assert status(vm)["mode"] == "deferring"
 
 
 def measured(vm: VM, command: str, code: int) -> float:

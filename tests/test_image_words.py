@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import os
 import re
@@ -13,10 +14,23 @@ from pathlib import Path
 import pytest
 from vm import artefacts, bases, ext
 from vm.ext import Filesystem
+from vm.flushlog import FlushLog, LogImage
 
 sys.path.insert(0, str(artefacts.TOP))
 
-from image import disk, flash, flushlog, grub, notices, output, regions, syslinux, table, tools
+from image import (
+    disk,
+    flash,
+    flushlog,
+    grub,
+    notices,
+    output,
+    regions,
+    syslinux,
+    table,
+    tools,
+    version,
+)
 from image import kernel as kernels
 from image.disk import Kernel
 from image.errors import Refused
@@ -77,9 +91,28 @@ def test_tables_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert said(lambda: table.add(path, Partition(2, 8192, 4096))) == (
         "sfdisk did not make partition 2 where it belongs"
     )
-    assert said(lambda: flushlog._settle(path, 4, bytes(32))) == (
-        "the flush log's header is not as docs/formats.md has it"
-    )
+
+
+def test_an_image_s_log_has_what_root_tells_in_both_copies_of_its_header(tmp_path: Path) -> None:
+    """Written by the program's own code, and read by a second reader."""
+    root, log = tmp_path / "root.img", tmp_path / "log.img"
+    for path in (root, log):
+        regions.create(path, 8 << 20)
+    tools.ok(["mke2fs", "-q", "-F", "-t", "ext4", root.name], cwd=tmp_path)
+    tools.ok([flushlog.PROGRAM, "log", "format", log.name, "--root", root.name], cwd=tmp_path)
+    before = FlushLog(LogImage(log)).header
+    digest = bytes(range(0xD0, 0xF0))
+    tools.ok([flushlog.HEADER, log.name, *flushlog._told_by(digest)], cwd=tmp_path)
+    after = FlushLog(LogImage(log)).header
+    uuid = bytes.fromhex("d0d1d2d3d4d546d798d9dadbdcdddedf")
+    number = int.from_bytes(digest[16:24], "little")
+    assert after == dataclasses.replace(before, uuid=uuid, generation=number)
+    content = log.read_bytes()
+    assert content[:512] == content[-4096 : -4096 + 512]
+    assert struct.unpack_from("<Q", content, 128)[0] == version.epoch()
+    tools.ok([flushlog.PROGRAM, "recover", root.name, log.name], cwd=tmp_path)
+    done = tools.run([flushlog.HEADER, root.name, *flushlog._told_by(digest)], cwd=tmp_path)
+    assert done.returncode == 1 and b"root.img: no header of a flush log" in done.stderr
 
 
 def test_cards(

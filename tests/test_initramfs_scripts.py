@@ -24,6 +24,8 @@ case "${0##*/} $*" in "${FAILS:-none}"*) exit "${CODE:-1}" ;; esac
 case "${0##*/} $*" in
 "cowflush attach"*) echo "${DEVICE-/dev/mapper/cowflush-root}" ;;
 "cowflush log"*) echo "cowflush.log=UUID=x" ;;
+findmnt*) echo /dev/sda1 ;;
+"blkid -s UUID -o value /dev/sda1") echo 0b-5e ;;
 "blockdev --getro"*) if grep -q setro "$PLACE/log"; then echo 1; else echo 0; fi ;;
 ischroot*) exit 1 ;;
 esac
@@ -101,7 +103,7 @@ def hook(path: Path) -> tuple[Place, Path]:
     place.put("usr/lib/dracut/modules.d/99cowflush/in-doubt.sh", "doubt")
     place.put("usr/lib/udev/rules.d/56-cowflush.rules", "rules")
     (path / "made/scripts").mkdir(parents=True)
-    place.stubs("ischroot")
+    place.stubs("ischroot", "blkid", "findmnt")
     text = (PACKAGE / "debian/initramfs/hook").read_text()
     # Where the rules come from, not where they go.
     text = text.replace('cp -p "$rules"', f'cp -p "{path}$rules"')
@@ -109,11 +111,13 @@ def hook(path: Path) -> tuple[Place, Path]:
         "/usr/share/initramfs-tools/hook-functions",
         "/usr/sbin/cowflush",
         "/usr/lib/dracut",
+        "/usr/lib/cowflush",
         "/dev/mapper/",
-        "/sys/block/",
         "/sys/devices/",
     ):
         text = text.replace(name, f"{path}{name}")
+    card = (PACKAGE / "debian/card.sh").read_text()
+    place.put("usr/lib/cowflush/card.sh", card.replace("/sys/block/", f"{path}/sys/block/"))
     text = text.replace(" /sbin/blockdev", f" {path}/sbin/blockdev")
     return place, place.put("hook", text)
 
@@ -127,6 +131,7 @@ def test_the_hook_puts_all_of_it_in(tmp_path: Path) -> None:
     assert (made / "scripts/cowflush-in-doubt").read_text() == "doubt"
     assert (made / "usr/lib/udev/rules.d/56-cowflush.rules").read_text() == "rules"
     assert (made / "etc/cowflush.words").read_text() == "cowflush.log=UUID=x\n"
+    assert (made / "etc/cowflush.root").read_text() == "0b-5e\n"
     # A kernel that lacks them is no reason to have no initramfs.
     assert (made / "modules").read_text() == "loop dm_mod dm_snapshot\n"
 
@@ -164,6 +169,7 @@ def test_the_card_s_drivers_go_in_whatever_a_flush_does_to_the_layers_above_it(
         "sbin/blockdev",
         "usr/lib/dracut/modules.d/99cowflush/in-doubt.sh",
         "usr/lib/udev/rules.d/56-cowflush.rules",
+        "usr/lib/cowflush/card.sh",
     ],
 )
 def test_the_hook_fails_where_something_can_not_be_copied(tmp_path: Path, lacking: str) -> None:
@@ -239,6 +245,7 @@ def doubting(path: Path, words: str = "root=/dev/sda1 quiet\n", noted: str = "\n
     for name in ("sda", "sda1", "sda2", "sr0", "dm-0"):
         place.put(f"dev/{name}", bytes(65536))
         place.put(f"sys/class/block/{name}/size", "128\n")
+        place.put(f"sys/class/block/{name}/uevent", f"MAJOR=8\nDEVNAME={name}\n")
     place.put("proc/cmdline", words)
     place.put("etc/cowflush.words", noted)
     place.put("dev/kmsg", "")
@@ -282,6 +289,12 @@ def test_root_takes_no_writes_where_the_program_died_and_a_log_is_there(
     place.put("dev/sda2", bytes(content))
     for code in ("1", "4", "5", "126", "127", "139"):
         assert refused(place, code), code
+    # In /sys ! stands for the / of its node's name.
+    place.put("dev/sda2", bytes(65536))
+    place.put("dev/cciss/c0d0p1", bytes(content))
+    place.put("sys/class/block/cciss!c0d0p1/size", "128\n")
+    place.put("sys/class/block/cciss!c0d0p1/uevent", "DEVNAME=cciss/c0d0p1\n")
+    assert refused(place)
     # It ran, and said that root is nothing for it.
     place.put("dev/kmsg", "")
     assert not refused(place, "3")
@@ -338,3 +351,65 @@ def test_local_premount_asks_what_to_do_when_the_program_does_not_answer(tmp_pat
     for code in ("1", "127", "139"):
         assert told(FAILS="cowflush", CODE=code) == "readonly=y\n", code
         assert f"in-doubt /dev/sda1 {code}" in place.calls()
+
+
+def test_local_block_tries_again_only_when_a_disk_has_come(tmp_path: Path) -> None:
+    """initramfs-tools calls it once a second. What was tried without success has been said."""
+    place = Place(tmp_path)
+    place.put("scripts/functions", FUNCTIONS)
+    place.put("sys/class/block/sda1/size", "128\n")
+    place.put("sys/class/block/sr0/size", "0\n")
+    (tmp_path / "run").mkdir()
+    place.stubs("cowflush", "modprobe")
+    script = place.script(
+        PACKAGE / "debian/initramfs/local-block", "/scripts/", "/run/cowflush", "/sys/class"
+    )
+    asked = "cowflush attach --by-log UUID=x"
+
+    def asks(**words: str) -> bool:
+        done = place.run(script, "UUID=x", ROOT="UUID=x", **words)
+        assert (done.returncode, done.stderr) == (0, "")
+        return asked in place.calls()
+
+    # No log knows it: nothing was tried, and what could not be read may answer now.
+    assert all(asks(FAILS="cowflush", CODE="3") for _ in range(3))
+    for code in ("1", "5", "9"):
+        assert asks(FAILS="cowflush", CODE=code), code
+        assert not asks() and not asks(), code
+        # Its own layers are no disks.
+        place.put(f"sys/class/block/dm-{code}/size", "64\n")
+        assert not asks(), code
+        place.put(f"sys/class/block/sdb{code}/size", "64\n")
+    # A card was put into a reader that was there.
+    assert asks(FAILS="cowflush", CODE="5") and not asks()
+    place.put("sys/class/block/sr0/size", "4096\n")
+    assert asks(DEVICE="/dev/sda1")
+    assert not asks(), "it said that this is the plain card"
+    place.put("sys/class/block/sdc/size", "64\n")
+    assert asks()
+    assert (tmp_path / "run/cowflush-sought").read_text() == "UUID=x\n"
+    place.put("sys/class/block/sdd/size", "64\n")
+    assert not asks(), "it is there"
+
+
+def test_a_root_that_names_the_stack_is_the_one_that_the_initramfs_was_made_on(
+    tmp_path: Path,
+) -> None:
+    """As raspi-firmware writes it, which asks from what root is mounted."""
+    place = Place(tmp_path)
+    script = place.script(PACKAGE / "debian/initramfs/local-top", "/conf/", "/etc/")
+    (tmp_path / "conf").mkdir()
+
+    def root(was: str) -> str:
+        conf = tmp_path / "conf/param.conf"
+        conf.unlink(missing_ok=True)
+        assert place.run(script, ROOT=was).returncode == 0
+        return conf.read_text() if conf.exists() else was
+
+    stack = "/dev/mapper/cowflush-root"
+    assert root(stack) == stack, "it was made in a chroot"
+    place.put("etc/cowflush.root", "\n")
+    assert root(stack) == stack, "root has no UUID"
+    place.put("etc/cowflush.root", "0b-5e\n")
+    assert root(stack) == "ROOT=UUID=0b-5e\n"
+    assert root("UUID=x") == "UUID=x" and root("/dev/sda1") == "/dev/sda1"

@@ -111,6 +111,7 @@ DRACUT = "/usr/lib/dracut/modules.d/99cowflush"
 FILES = {
     "/usr/sbin/cowflush": (0o755, "PROGRAM"),
     "/usr/share/initramfs-tools/hooks/cowflush": (0o755, "debian/initramfs/hook"),
+    "/usr/share/initramfs-tools/scripts/local-top/cowflush": (0o755, "debian/initramfs/local-top"),
     "/usr/share/initramfs-tools/scripts/local-premount/cowflush": (
         0o755,
         "debian/initramfs/local-premount",
@@ -136,7 +137,8 @@ FILES = {
     "/etc/init.d/cowflush": (0o755, "debian/cowflush.init"),
     "/etc/init.d/cowflush-single": (0o755, "debian/cowflush-single.init"),
     "/etc/grub.d/42_cowflush": (0o755, "debian/42_cowflush"),
-    "/usr/share/cowflush/grub-default.cfg": (0o644, "debian/grub-default.cfg"),
+    "/usr/lib/cowflush/card.sh": (0o644, "debian/card.sh"),
+    "/usr/share/cowflush/grub-default.cfg": (0o644, "GRUB"),
     "/usr/lib/udev/rules.d/56-cowflush.rules": (0o644, "debian/56-cowflush.rules"),
     "/etc/cowflush.conf": (0o644, "cowflush.conf"),
     "/usr/share/bash-completion/completions/cowflush": (0o644, "cowflush.bash"),
@@ -167,7 +169,7 @@ def test_systemd_never_gives_up_to_start_the_service() -> None:
     assert (service["Restart"], unit["Unit"]["StartLimitIntervalSec"]) == ("on-failure", "0")
     assert int(service["RestartSec"]) >= 1, "others get a turn"
     patience = re.search(
-        r"const PATIENCE: Duration = Duration::from_secs\((\d+)\)",
+        r"const PATIENCE_OF_START: Duration = Duration::from_secs\((\d+)\)",
         (artefacts.TOP / "src" / "commands" / "flush.rs").read_text(),
     )
     # systemd's own patience is 90 seconds (DefaultTimeoutStartSec); a start that is killed has done nothing.
@@ -186,6 +188,17 @@ def test_the_daemon_starts_after_what_would_undo_or_lack_what_it_needs() -> None
         "systemd-remount-fs.service",
         "local-fs.target",
     } <= set(unit["Unit"]["After"].split())
+
+
+def test_the_flush_at_shutdown_comes_before_swap_is_switched_off() -> None:
+    """A spill area is swap, whose unit systemd makes when it sees it, before swap.target; what stops goes the other way. Swap that
+    is encrypted by a random key comes after systemd-random-seed (systemd-cryptsetup-generator): to be before that as well would
+    be a circle, which systemd breaks where it likes."""
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(PACKAGE / "debian" / "cowflush-shutdown.service")
+    assert "swap.target" in unit["Unit"]["After"].split()
+    assert "systemd-random-seed.service" not in unit["Unit"]["Before"].split()
 
 
 def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:
@@ -221,6 +234,10 @@ def test_debian_s_package_holds_these_files_and_no_others(arch: str, target: str
         "COPYRIGHT": (PACKAGE / "debian/copyright").read_bytes()
         + b"\n"
         + notices.debian(notices.linked(f"{target}-unknown-linux-musl")).encode(),
+        # One file, since it outlives the package.
+        "GRUB": b"".join(
+            (PACKAGE / "debian" / part).read_bytes() for part in ("card.sh", "grub-default.cfg")
+        ),
     }
     assert inside == {
         path: (mode, others[name] if name in others else (PACKAGE / name).read_bytes())

@@ -23,8 +23,13 @@ may_be() {
         case ${node##*/} in
         dm-* | fd* | loop* | ram* | sr* | zram*) continue ;;
         esac
+        device=/dev/${node##*/}
+        # As the kernel names it: the folder of /dev/cciss/c0d0p1 is called cciss!c0d0p1.
+        while IFS='=' read -r key value; do
+            if [ "$key" = DEVNAME ]; then device=/dev/$value; fi
+        done <"$node/uevent"
         for chunk in 0 $(($(cat "$node/size") / 8 - 1)); do
-            found=$(dd if="/dev/${node##*/}" bs=4096 skip="$chunk" count=1 2>/dev/null | dd bs=8 count=1 2>/dev/null)
+            found=$(dd if="$device" bs=4096 skip="$chunk" count=1 2>/dev/null | dd bs=8 count=1 2>/dev/null)
             if [ "$found" = cowflLOG ]; then return 0; fi
         done
     done

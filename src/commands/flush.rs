@@ -6,8 +6,9 @@ use nix::sys::signal::Signal;
 use crate::commands::asked::config;
 use crate::commands::held::refuse_in_doubt;
 use crate::commands::outcome::{counted, tell};
+use crate::commands::waiting::{PATIENCE, begin};
 use crate::error::{Exit, Result};
-use crate::flush::session::{How, Session};
+use crate::flush::session::How;
 use crate::notes::hold;
 use crate::pure::stack::Wish;
 use crate::sys::signals;
@@ -30,7 +31,7 @@ pub fn run(json: bool, direct: bool) -> Result<Exit> {
     let config = config();
     refuse_in_doubt("flush")?;
     let wish = Wish { direct, ..Wish::default() };
-    let session = Session::begin("flush", &config, &mut signals);
+    let session = begin("flush", refuse_in_doubt, PATIENCE, &config, &mut signals);
     let mut session =
         counted(session.and_then(|session| session.forgetting(direct).settled(wish)))?;
     let outcome = counted(session.flush(How { direct, ..How::default() }))?;

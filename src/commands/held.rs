@@ -1,7 +1,8 @@
 //! What a hold refuses, and whether there can be one.
 
 use crate::error::{Error, Exit, Result};
-use crate::flush::{status, trouble};
+use crate::flush::status::{self, Report};
+use crate::flush::trouble;
 use crate::notes::hold as note;
 use crate::output::put;
 use crate::pure::stack::{Mode, Trouble};
@@ -42,15 +43,15 @@ pub fn root(what: &'static str) -> Result<()> {
     Err(Error::new(what, "only root may").advise("Run this as root."))
 }
 
-/// Refuses what only makes sense while writes stay in RAM.
-pub fn deferring(what: &'static str) -> Result<()> {
+/// Refuses what only makes sense while writes stay in RAM. Returns what is known of the stack.
+pub fn deferring(what: &'static str) -> Result<Report> {
     root(what)?;
     let report = status::gather();
     if let Some(why) = report.unknown {
         return Err(Error::new(what, why));
     }
     match report.mode {
-        Some(Mode::Deferring) => Ok(()),
+        Some(Mode::Deferring) => Ok(report),
         Some(Mode::WriteThrough) => Err(Error::new(what, "writes go straight to the card now")
             .advise("`cowflush start` keeps them in RAM.")
             .exit(Exit::NotActive)),

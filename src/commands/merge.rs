@@ -6,9 +6,9 @@ use nix::sys::signal::Signal;
 use crate::commands::asked::config;
 use crate::commands::held::refuse_while_held;
 use crate::commands::outcome::{card, log_once};
+use crate::commands::waiting::{PATIENCE, begin};
 use crate::error::{Exit, Result};
 use crate::flush::prune::Pruned;
-use crate::flush::session::Session;
 use crate::flush::settled::Settled;
 use crate::output::put;
 use crate::pure::report::json::Object;
@@ -28,7 +28,8 @@ pub fn run(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
     refuse_while_held("merge")?;
-    let (session, merged) = Session::begin("merge", &config, &mut signals)?.merged()?;
+    let (session, merged) =
+        begin("merge", refuse_while_held, PATIENCE, &config, &mut signals)?.merged()?;
     let card = card(&session.stack()?);
     drop(session);
     let Settled {

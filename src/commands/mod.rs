@@ -23,6 +23,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod version;
+mod waiting;
 
 use argh::FromArgs;
 

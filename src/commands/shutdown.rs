@@ -67,7 +67,8 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
 /// Notes in `safe` that everything that was written has become durable, even if what comes after that fails.
 fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Result<Exit> {
     let config = config();
-    let session = Session::begin("stop", &config, signals)?.showing(Meter::on_console());
+    let session =
+        Session::begin("stop", &config, signals, &mut |_| false)?.showing(Meter::on_console());
     let mut session = session.settled_anyhow()?;
     let pending = session.stack()?.pending().map(Sectors::bytes);
     if let Some(pending) = pending.filter(|pending| *pending > Bytes(0)) {

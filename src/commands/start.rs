@@ -1,20 +1,17 @@
 //! `cowflush start`.
 
-use std::time::{Duration, Instant};
-
 use argh::FromArgs;
 use nix::sys::signal::Signal;
 
 use crate::commands::asked::config;
 use crate::commands::held::refuse_while_held;
+use crate::commands::waiting::{PATIENCE_OF_START, begin};
 use crate::error::{Doing, Exit, Result};
-use crate::flush::session::Session;
 use crate::notes::{run_dir, spill};
 use crate::output::put;
 use crate::pure::stack::{Mode, Wish};
 use crate::sys::dm::Control;
-use crate::sys::lock;
-use crate::sys::signals::{self, Held};
+use crate::sys::signals;
 
 /// Keep writes in RAM again after a stop.
 #[derive(FromArgs)]
@@ -35,8 +32,8 @@ pub fn run() -> Result<Exit> {
             Err(held)
         };
     }
-    wait_for_others(&mut signals)?;
-    let mut session = Session::begin("start", &config, &mut signals)?.settled(Wish::default())?;
+    let mut session = begin("start", refuse_while_held, PATIENCE_OF_START, &config, &mut signals)?
+        .settled(Wish::default())?;
     let mut unspilled = None;
     let text = if session.start()? {
         unspilled = config.spill.as_ref().and_then(|spill| spill::begin(spill).err());
@@ -63,24 +60,3 @@ fn started(text: &str) -> Exit {
     }
     Exit::Done
 }
-
-/// Waits while another command is at work. Services begin with a `start`, and one that fails at once and again is given up
-/// by its supervisor; a flush ends by itself.
-fn wait_for_others(signals: &mut Held) -> Result<()> {
-    let control = Control::open()?;
-    let begin = Instant::now();
-    while lock::holder(&control).is_some()
-        && begin.elapsed() < PATIENCE
-        && signals.arrived().is_none()
-    {
-        std::thread::sleep(PAUSE);
-    }
-    // This closes the control node, before the session takes a lock on one of its own.
-    drop(control);
-    Ok(())
-}
-
-/// How long [`wait_for_others`] waits. systemd gives a service's start 90 seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const PAUSE: Duration = Duration::from_millis(200);

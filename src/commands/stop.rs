@@ -7,9 +7,11 @@ use crate::commands::asked::config;
 use crate::commands::held::refuse_while_held;
 use crate::commands::outcome::{counted, tell};
 use crate::commands::shutdown;
+use crate::commands::waiting::{PATIENCE, begin};
 use crate::error::{Error, Exit, Result};
 use crate::flush::session::Session;
-use crate::notes::{daemon_note, settings};
+use crate::notes::{daemon_note, settings, swaps};
+use crate::output::{put, syslog};
 use crate::sys::signals;
 
 /// Flush, then write straight through to the card.
@@ -44,7 +46,7 @@ fn stop(json: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT], &[])?;
     let config = config();
     refuse_while_held("stop")?;
-    let session = Session::begin("stop", &config, &mut signals);
+    let session = begin("stop", refuse_while_held, PATIENCE, &config, &mut signals);
     let mut session = counted(session.and_then(Session::settled_anyhow))?;
     let outcome = counted(session.stop())?;
     // Nothing is in RAM that the spill area could take. A daemon puts the rest back itself, unless it was killed.
@@ -52,5 +54,14 @@ fn stop(json: bool) -> Result<Exit> {
     if daemon_note::running().is_none() {
         settings::restore(&settings::dirty());
     }
-    tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card")
+    let mut said = Vec::new();
+    swaps::bring_back(&mut |text| said.push(text.to_owned()));
+    let told =
+        tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card");
+    // Without the lock, as all that somebody reads.
+    for text in said {
+        put(std::io::stderr(), &format!("cowflush: {text}\n"));
+        syslog::notice(&text);
+    }
+    told
 }

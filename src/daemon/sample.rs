@@ -44,7 +44,7 @@ impl Daemon<'_> {
 
     /// What root's COW says of itself. Where the kernel does not answer, for want of memory, it is as it was. So it is in the
     /// handover of somebody's seal, where root's old table is Invalid.
-    fn status(&mut self) -> SnapshotStatus {
+    pub(super) fn status(&mut self) -> SnapshotStatus {
         let looked = self.control.look(&mut self.message);
         let asleep = self.message.is_suspended();
         self.status = seen(self.status, looked.ok(), asleep);

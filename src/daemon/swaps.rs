@@ -1,4 +1,5 @@
-//! Swap that ends on root is given up while writes stay in RAM ([`users::OnRoot`] says why), and it is said.
+//! Swap that ends on root is given up while writes stay in RAM ([`users::OnRoot`] says why), and it is said. A `stop` brings
+//! it back.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ const ADVICE: &str = "Swap on root is RAM while writes stay in RAM. Take it out 
 /// What is under way, and what was said.
 #[derive(Default)]
 pub struct Swaps {
-    errand: Option<(String, Errand)>,
+    /// With its path, and what is noted of it.
+    errand: Option<(String, String, Errand)>,
     told: Vec<String>,
     not_before: u64,
     /// Root's device on the stack.
@@ -69,19 +71,26 @@ fn complaint(path: &str, why: &str) -> String {
 impl Daemon<'_> {
     /// Gives up the next area, as far as there is room for what is in it.
     pub(super) fn give_up_swap(&mut self, running: u64) {
-        if let Some((path, errand)) = &mut self.swaps.errand {
-            let Some(ended) = errand.wait(Duration::ZERO) else { return };
-            let path = std::mem::take(path);
-            self.swaps.errand = None;
+        let mut given_up = false;
+        if let Some((path, line, mut errand)) = self.swaps.errand.take() {
+            let Some(ended) = errand.wait(Duration::ZERO) else {
+                self.swaps.errand = Some((path, line, errand));
+                return;
+            };
             if let Some(why) = failure(ended) {
                 self.refused(path, running, why);
             } else {
-                notes::swaps::note_given_up(&path);
+                notes::swaps::note_given_up(&line);
                 self.swaps.told.retain(|told| *told != path);
                 self.notify.log(&format!("swap on {path} was given up. {ADVICE}"));
+                given_up = true;
             }
         }
-        let deferring = matches!(self.status, SnapshotStatus::Used(_) | SnapshotStatus::Overflow);
+        // In this order: a stop that came meanwhile either sees the note, or is seen here.
+        let deferring = matches!(self.status(), SnapshotStatus::Used(_) | SnapshotStatus::Overflow);
+        if given_up && !deferring {
+            notes::swaps::bring_back(&mut |said| self.notify.log(said));
+        }
         if !deferring || running < self.swaps.not_before {
             return;
         }
@@ -90,8 +99,9 @@ impl Daemon<'_> {
         for area in users::swap_on(root) {
             match next(&area, available) {
                 Next::GiveUp => {
+                    let line = notes::swaps::giving_up(&area.path);
                     match swap::give_up(&area.path) {
-                        Ok(errand) => self.swaps.errand = Some((area.path, errand)),
+                        Ok(errand) => self.swaps.errand = Some((area.path, line, errand)),
                         Err(error) => self.refused(area.path, running, &error.to_string()),
                     }
                     return;

@@ -36,7 +36,7 @@ pub fn begin(reference: &Reference) -> Result<PathBuf> {
         let holds = kind.unwrap_or("nothing that is known");
         return Err(Error::new(doing(), format!("{} holds {holds}", path.display())).advise(make));
     }
-    let advice = match swap::on(&path) {
+    let advice = match swap::on(&path, 0) {
         Ok(()) => {
             settings::set(settings::SWAPPINESS, SWAPPINESS);
             // For people; a /run that is gone is no error.

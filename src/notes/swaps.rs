@@ -1,20 +1,58 @@
-//! Swap on root that the daemon has given up.
+//! Swap on root that the daemon has given up, and that comes back when root writes through.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::run_dir;
-use crate::pure::units::DevNo;
-use crate::sys::users::{OnRoot, swap_on};
+use crate::error::Error;
+use crate::pure::units::{DevNo, decimal};
+use crate::sys::swap::{self, table};
+use crate::sys::users::{OnRoot, file_of, swap_on};
 
-/// The note of those that the daemon has given up, a line each.
+/// The note of those that the daemon has given up, a line each. In their order, which is that of their
+/// use where nobody has given them a priority.
 const GIVEN_UP: &str = "swap";
 
+/// Swap that the daemon is about to give up, as its note has it: all that must be the same if it is to come back. What the
+/// kernel has no more afterwards is how it is used.
+pub fn giving_up(path: &str) -> String {
+    let used = swap::areas().into_iter().find(|area| area.path == path);
+    as_it_is(path, used.map_or(0, |area| area.flags))
+}
+
+/// The number of the file that it lies in, however that is reached; and whether /etc/fstab has the system use it, as whoever
+/// takes it out there wants no more of it.
+fn as_it_is(path: &str, flags: u32) -> String {
+    let file = file_of(path, !path.starts_with("/dev/"));
+    let inode = file.and_then(|file| std::fs::metadata(file).ok()).map_or(0, |found| found.ino());
+    let listed = table("/etc/fstab").iter().any(|[listed, ..]| listed == path);
+    to_line(flags, inode, listed, path)
+}
+
+/// The path comes last: it may have spaces.
+fn to_line(flags: u32, inode: u64, listed: bool, path: &str) -> String {
+    format!("{flags} {inode} {} {path}", u8::from(listed))
+}
+
+/// The flags and the path.
+fn of_line(line: &str) -> Option<(u32, &str)> {
+    let (flags, rest) = line.split_once(' ')?;
+    let (_inode, rest) = rest.split_once(' ')?;
+    let (_listed, path) = rest.split_once(' ')?;
+    Some((decimal(flags)?, path))
+}
+
 /// The daemon has given up this one.
-pub fn note_given_up(path: &str) {
-    let mut note = given_up();
-    if !note.lines().any(|known| known == path) {
-        note.push_str(path);
+pub fn note_given_up(line: &str) {
+    let mut note = String::new();
+    let path = of_line(line).map(|(_, path)| path);
+    // What it was before does not count any more.
+    let others = given_up();
+    let others = others.lines().filter(|other| of_line(other).map(|(_, path)| path) != path);
+    for line in others.chain([line]) {
+        note.push_str(line);
         note.push('\n');
     }
-    // For people; a /run that is gone is no error.
     let _ = run_dir::write_for_this_boot(GIVEN_UP, &note);
 }
 
@@ -22,13 +60,61 @@ fn given_up() -> String {
     run_dir::read_of_this_boot(GIVEN_UP).unwrap_or_default()
 }
 
+/// Now that root writes through, what the daemon gave up is used again, if it is still what it was.
+pub fn bring_back(tell: &mut dyn FnMut(&str)) {
+    let (noted, mut left) = (given_up(), String::new());
+    if noted.is_empty() {
+        return;
+    }
+    for line in noted.lines() {
+        let Some((flags, path)) = of_line(line) else { continue };
+        // It is its owner's again.
+        if swap::usage(Path::new(path)).is_some() {
+            continue;
+        }
+        let why = if as_it_is(path, flags) != line {
+            "it is another one by now, or was taken out of /etc/fstab"
+        } else if let Err(errno) = swap::on(Path::new(path), flags) {
+            // The next stop tries again.
+            left.push_str(line);
+            left.push('\n');
+            errno.desc()
+        } else {
+            tell(&format!("swap on {path} is in use again"));
+            continue;
+        };
+        let failed = Error::new(format!("use swap on {path} again"), why);
+        tell(&failed.advise("`swapon` does, if you want it.").to_string());
+    }
+    let _ = run_dir::write_for_this_boot(GIVEN_UP, &left);
+}
+
 /// What people are to know of swap on root: also what the daemon has given up, if it is not in use again.
 pub fn all_swap_on(root: DevNo) -> Vec<OnRoot> {
     let mut all = swap_on(root);
-    for path in given_up().lines() {
+    for (_, path) in given_up().lines().filter_map(of_line) {
         if !all.iter().any(|area| area.path == path) {
             all.push(OnRoot { path: path.to_owned(), room: None });
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_what_was_given_up_reads_back() {
+        for (flags, path) in [(0, "/swapfile"), (0x8005, "/my  swap "), (u32::MAX, "")] {
+            for (inode, listed) in [(0, false), (u64::MAX, true)] {
+                assert_eq!(of_line(&to_line(flags, inode, listed, path)), Some((flags, path)));
+            }
+        }
+        for line in ["", "/swapfile", "1 2 3", "-1 2 1 /x", "99999999999 2 1 /x", " 1 2 1 /x"] {
+            assert_eq!(of_line(line), None, "{line}");
+        }
+        assert_ne!(to_line(0, 7, true, "/x"), to_line(0, 8, true, "/x"), "another file");
+        assert_ne!(to_line(0, 7, true, "/x"), to_line(0, 7, false, "/x"), "taken out of fstab");
+    }
 }

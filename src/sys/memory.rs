@@ -69,6 +69,7 @@ mod tests {
             is_file,
             size: Bytes(size),
             used: Bytes(used),
+            flags: 0,
         };
         let mut memory = expected;
         let areas = [

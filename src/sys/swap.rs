@@ -20,6 +20,8 @@ pub struct Area {
     pub size: Bytes,
     /// What of it is in use.
     pub used: Bytes,
+    /// Its place among the others, as [`on`] takes it.
+    pub flags: u32,
 }
 
 /// Whether it is zram, which keeps what it gets in RAM.
@@ -27,14 +29,17 @@ pub fn is_zram(path: &str) -> bool {
     path.starts_with("/dev/zram")
 }
 
-/// Lets the kernel use the swap area on `path`, after all others. One in use already stays so.
+/// SWAP_FLAG_PREFER: the rest of the flags is the priority that the owner has given.
+const PREFER: u32 = 0x8000;
+
+/// Lets the kernel use the swap area on `path`; with the flags 0 after all others. One in use already stays so.
 ///
 /// # Errors
 /// EINVAL for what `mkswap` did not make, ENOSYS for a kernel without swap.
-pub fn on(path: &Path) -> std::result::Result<(), Errno> {
+pub fn on(path: &Path, flags: u32) -> std::result::Result<(), Errno> {
     let c_path = c_path(path.to_str().unwrap_or_default())?;
     // SAFETY: swapon reads a C string, which lives through the call.
-    let result = unsafe { libc::swapon(c_path.as_ptr(), 0) };
+    let result = unsafe { libc::swapon(c_path.as_ptr(), flags as libc::c_int) };
     match Errno::result(result) {
         Err(Errno::EBUSY) if usage(path).is_some() => Ok(()),
         result => result.map(drop),
@@ -71,14 +76,17 @@ pub fn areas() -> Vec<Area> {
 /// A line is: path, kind, size, used, priority; sizes in KiB.
 fn parse(swaps: Vec<Row>) -> Vec<Area> {
     let kib = |word: &str| decimal::<u64>(word)?.checked_mul(1024).map(Bytes);
-    let area = |[path, kind, size, used]: Row| {
-        Some(Area { path, is_file: kind == "file", size: kib(&size)?, used: kib(&used)? })
+    let area = |[path, kind, size, used, priority]: Row| {
+        let (is_file, size, used) = (kind == "file", kib(&size)?, kib(&used)?);
+        // Those that nobody has given one have one below 0.
+        let flags = decimal::<u32>(&priority).map_or(0, |given| PREFER | given & 0x7fff);
+        Some(Area { path, is_file, size, used, flags })
     };
     swaps.into_iter().filter_map(area).collect()
 }
 
 /// The first words of a line; empty for those that it has not.
-pub type Row = [String; 4];
+pub type Row = [String; 5];
 
 /// A list of the kernel's, or /etc/fstab; empty where it can't be read.
 pub fn table(path: &str) -> Vec<Row> {
@@ -126,16 +134,17 @@ mod tests {
     fn the_kernels_list_is_read() {
         let swaps = "Filename\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
                      /dev/sda3   partition\t65532\t\t1024\t\t-2\n\
-                     /my\\040swap\\134\\011\\012 file\t\t102396\t\t0\t\t-3\n\
+                     /my\\040swap\\134\\011\\012 file\t\t102396\t\t0\t\t32767\n\
                      /dev/x y\n";
-        let area = |path: &str, is_file, size: u64, used: u64| Area {
+        let area = |path: &str, is_file, size: u64, used: u64, flags| Area {
             path: path.into(),
             is_file,
             size: Bytes(size << 10),
             used: Bytes(used << 10),
+            flags,
         };
-        let (disk, file) =
-            (area("/dev/sda3", false, 65532, 1024), area("/my swap\\\t\n", true, 102_396, 0));
+        let disk = area("/dev/sda3", false, 65532, 1024, 0);
+        let file = area("/my swap\\\t\n", true, 102_396, 0, 0xffff);
         assert_eq!(parse(rows(swaps.as_bytes())), [disk, file]);
     }
 

@@ -32,7 +32,7 @@ pub fn mounts() -> Vec<Mount> {
 
 /// A line is: source, place, type, options, and more. Sources that are no devices may not even answer, as a server.
 fn mounted(list: Vec<Row>, number: impl Fn(&str, &str) -> Option<DevNo>) -> Vec<Mount> {
-    let mount = |[source, place, _, options]: Row| {
+    let mount = |[source, place, _, options, _]: Row| {
         let device = source.starts_with("/dev/").then(|| number(&source, &place))??;
         Some(Mount { device, place, writable: options.starts_with("rw") })
     };
@@ -48,8 +48,8 @@ pub fn device_of(path: &str, mounts: &[Mount]) -> Option<DevNo> {
 }
 
 /// The file that a swap area lies in: itself, or what is behind a loop device, or where zram puts what it gets rid of.
-fn file_of(area: &Area) -> Option<String> {
-    let (mut path, mut is_file) = (area.path.clone(), area.is_file);
+pub fn file_of(path: &str, mut is_file: bool) -> Option<String> {
+    let mut path = path.to_owned();
     // zram writes to a loop device.
     for _ in 0..3 {
         if is_file {
@@ -83,14 +83,16 @@ pub fn swap_on(root: DevNo) -> Vec<OnRoot> {
         return Vec::new();
     }
     let mounts = mounts();
-    let on_root = |area: &Area| device_of(&file_of(area)?, &mounts).filter(|on| *on == root);
+    let on_root = |area: &Area| {
+        device_of(&file_of(&area.path, area.is_file)?, &mounts).filter(|on| *on == root)
+    };
     let found = areas.into_iter().filter(|area| on_root(area).is_some());
     found.map(|Area { path, used, size, .. }| OnRoot { path, room: Some((used, size)) }).collect()
 }
 
 /// Swap files on root that /etc/fstab has the system use.
 pub fn swap_in(fstab: Vec<Row>, mounts: &[Mount], root: DevNo) -> impl Iterator<Item = String> {
-    let file = move |[path, _, kind, _]: Row| {
+    let file = move |[path, _, kind, ..]: Row| {
         let on_root = !path.starts_with("/dev/") && device_of(&path, mounts) == Some(root);
         (on_root && kind == "swap").then_some(path)
     };
@@ -121,6 +123,34 @@ pub fn beside(card: DevNo, log: Option<DevNo>) -> Vec<Beside> {
         let uses = uses(device, &mounts, &swaps);
         if device != card && Some(device) != log && (written.sectors > 0 || !uses.is_empty()) {
             all.push(Beside { name: block::name(device), uses, written });
+        }
+    }
+    all
+}
+
+/// What a hold does not hold, by name and place: the other partitions of the card that are in use, and a /boot of its own,
+/// on whichever disk, also while it is mounted read-only.
+pub fn not_held(beside: &[Beside]) -> String {
+    outside(beside, &mounts(), &block::name)
+}
+
+fn outside(beside: &[Beside], mounts: &[Mount], name: &dyn Fn(DevNo) -> String) -> String {
+    let mut all = String::new();
+    let mut add = |name: &str, uses: &str| {
+        if !all.is_empty() {
+            all.push_str(", ");
+        }
+        all.push_str(&format!("{name} ({uses})"));
+    };
+    let used = || beside.iter().filter(|partition| !partition.uses.is_empty());
+    used().for_each(|partition| add(&partition.name, &partition.uses));
+    let root = device_of("/", mounts);
+    for Mount { device, place, .. } in mounts {
+        if is_in(place, "/boot") && Some(*device) != root {
+            let name = name(*device);
+            if !used().any(|partition| partition.name == name) {
+                add(&name, place);
+            }
         }
     }
     all
@@ -177,6 +207,25 @@ mod tests {
                      /my\\040data/swap none swap x\n/dev/sda3 none swap sw\n/var/cache/\\040x\tswap\t  swap sw\n\n/x\n/bind /b none bind";
         let found: Vec<_> = swap_in(swap::rows(fstab.as_bytes()), &mounts, ROOT).collect();
         assert_eq!(found, ["/swapfile", "/var/cache/ x"]);
+        let outside = |beside: &[Beside], mounts: &str| {
+            super::outside(beside, &listed(mounts), &|device| format!("sd{}", device.minor))
+        };
+        let beside = |uses: &str| Beside {
+            name: "sd1".into(),
+            uses: uses.into(),
+            written: Written::default(),
+        };
+        let root = "/dev/mapper/cowflush-root / ext4 rw 0 0\n";
+        let own = format!("{root}/dev/sda1 /boot/efi vfat ro 0 0\n");
+        assert_eq!(outside(&[beside("")], root), "", "nobody uses it");
+        assert_eq!(outside(&[beside("/home, swap")], root), "sd1 (/home, swap)");
+        assert_eq!(outside(&[beside("")], &own), "sd1 (/boot/efi)", "it is mounted read-only");
+        assert_eq!(outside(&[], &own), "sd1 (/boot/efi)", "it is on another disk");
+        assert_eq!(outside(&[beside("/boot/efi")], &own), "sd1 (/boot/efi)");
+        let other = Beside { name: "sd2".into(), ..beside("swap") };
+        assert_eq!(outside(&[other], &own), "sd2 (swap), sd1 (/boot/efi)");
+        let bound = format!("{root}/dev/mapper/cowflush-root /boot/grub ext4 rw 0 0\n");
+        assert_eq!(outside(&[], &bound), "", "it is root's own");
         let early = listed("/dev/root / ext4 rw 0 0\n");
         assert_eq!(device_of("/swapfile", &early), Some(ROOT));
     }

@@ -9,7 +9,6 @@ from vm import Card, Throttle, flushlog, writelog
 from vm.lab import Lab
 from vm.machine import VM
 from vm.outcome import Result
-from vm.router import patiently
 from vm.workload import Writer
 
 from showing import load, picture
@@ -127,7 +126,7 @@ class Demo:
         vm.throttle(SLOW)
         begin = vm.card_stats().wr_bytes
         say("router# cowflush flush  # on a slow card, so that the cut can be aimed")
-        job = vm.start(patiently("flush"))
+        job = vm.start("cowflush flush")
         while vm.card_stats().wr_bytes < begin + CUT_AFTER_BYTES:
             time.sleep(0.01)
         rounds = writer.rounds()

@@ -12,7 +12,7 @@ from typing import Any
 
 from vm import daemon
 from vm.machine import VM
-from vm.router import DEVICES, LOG, devices, loops, patiently
+from vm.router import DEVICES, LOG, devices, loops
 
 from soaking.watch import daemon_rss, kib
 
@@ -22,7 +22,7 @@ FOLDER = "/root/life"
 FILES = 20
 # A router's day in one step: some files are replaced, one grows, all is flushed, by hand or by the daemon.
 SCRIPT = f"""
-flush() {{ ({patiently("flush")}) >/dev/null; }}
+flush() {{ cowflush flush >/dev/null; }}
 asked() {{ sed -n 's/^flushes asked=//p' {daemon.TOTALS}; }}
 ask() {{
     before=$(asked)
@@ -37,12 +37,12 @@ while [ $n -lt END ]; do
     [ $((n % 100)) != 1 ] || : >{FOLDER}/lines
     echo $n >>{FOLDER}/lines && seq $n $((n + 50)) >{FOLDER}/$((n % {FILES})) && sync || exit 10
     case $((n % 5)) in [0-2]) flush || exit 11 ;; *) ask || exit 12 ;; esac
-    [ $((n % 53)) != 0 ] || ({patiently("merge")}) >/dev/null || exit 13
+    [ $((n % 53)) != 0 ] || cowflush merge >/dev/null || exit 13
     [ $((n % 101)) != 0 ] || {{
         cowflush hold >/dev/null && echo $n >{FOLDER}/trial && sync && cowflush release >/dev/null || exit 14; }}
     [ $((n % 151)) != 0 ] || {{
-        ({patiently("stop")}) >/dev/null && echo $n >{FOLDER}/straight && sync &&
-        ({patiently("start")}) >/dev/null || exit 15; }}
+        cowflush stop >/dev/null && echo $n >{FOLDER}/straight && sync &&
+        cowflush start >/dev/null || exit 15; }}
 done
 """
 # What the script's steps come to, by the totals' names: at least so many of a hundred flushes.
@@ -110,8 +110,8 @@ def look(vm: VM) -> Look:
     # What the test itself leaves in RAM.
     daemon.no_trouble(vm)
     vm.run(f": >{daemon.SAID}; dmesg -c >/dev/null").ok()
-    vm.run(patiently("flush"), timeout=120).ok()
-    vm.run(patiently("merge"), timeout=120).ok()
+    vm.run("cowflush flush", timeout=120).ok()
+    vm.run("cowflush merge", timeout=120).ok()
     mapped, attached = devices(vm), loops(vm)
     assert mapped == sorted(DEVICES + LOG), f"device-mapper devices leaked: {mapped}"
     assert attached == ["cowflush-cow"], f"loop devices leaked: {attached}"

@@ -32,13 +32,8 @@ def wait_status(vm: VM, pattern: str) -> None:
 
 
 def when_free(vm: VM, words: str) -> Result:
-    """Runs a command of cowflush's once nobody else is at work, such as the daemon."""
-    return vm.run(patiently(words), timeout=120)
-
-
-def patiently(words: str) -> str:
-    """The shell's words for that."""
-    return f"while :; do cowflush {words}; code=$?; [ $code = 4 ] || exit $code; sleep 0.2; done"
+    """Runs a command of cowflush's, which waits until nobody else is at work, such as the daemon."""
+    return vm.run(f"cowflush {words}", timeout=120)
 
 
 def devices(vm: VM) -> list[str]:

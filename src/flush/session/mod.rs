@@ -28,6 +28,9 @@ use crate::sys::signals::Held;
 use crate::sys::{block, lock, memory, mlock, priority};
 use crate::throttle::Throttle;
 
+/// How often a command that waits tries to get the lock.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// A command at work: it holds the lock.
 pub struct Session<'a> {
     context: Context<'a>,
@@ -47,12 +50,30 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// Takes the lock, for the command of this name. Such a session has to be settled before it can
     /// do anything: [`settled`](Self::settled), [`settled_anyhow`](Self::settled_anyhow).
-    pub fn begin(command: &'static str, config: &'a Config, signals: &'a mut Held) -> Result<Self> {
+    ///
+    /// While another command has the lock, `waits` is told so again and again, and says whether to wait on. A signal ends
+    /// that as well.
+    pub fn begin(
+        command: &'static str,
+        config: &'a Config,
+        signals: &'a mut Held,
+        waits: &mut dyn FnMut(&Error) -> bool,
+    ) -> Result<Self> {
         // All that takes long comes before the lock, which keeps others from making room.
         prepare_process()?;
         let control = Control::open()?;
         let throttle = ThrottleOf::Command(Throttle::ready(&control)?);
-        Self::open(control, command, config, signals, throttle)
+        // By trying, and not by looking whether it is free: somebody else may be faster, such as the daemon, whose next
+        // flush may be due.
+        while let Err(error) = lock::take(&control) {
+            let busy = error.exit_code() == Exit::Busy;
+            // In this order: who does not wait here asks for the signal itself.
+            if !busy || !waits(&error) || signals.arrived().is_some() {
+                return Err(error);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(Self::open(control, command, config, signals, throttle))
     }
 
     /// As [`Self::begin`], for the daemon, which has its control device open already (to close another would give the
@@ -66,7 +87,11 @@ impl<'a> Session<'a> {
         signals: &'a mut Held,
     ) -> Result<Self> {
         prepare_process()?;
-        Self::open(control, "daemon", config, signals, ThrottleOf::Daemon(throttle))
+        match throttle.is_armed() {
+            true => lock::keep(&control)?,
+            false => lock::take(&control)?,
+        }
+        Ok(Self::open(control, "daemon", config, signals, ThrottleOf::Daemon(throttle)))
     }
 
     fn open(
@@ -75,12 +100,8 @@ impl<'a> Session<'a> {
         config: &'a Config,
         signals: &'a mut Held,
         throttle: ThrottleOf<'a>,
-    ) -> Result<Self> {
-        match throttle.is_armed() {
-            true => lock::keep(&control)?,
-            false => lock::take(&control)?,
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             context: Context {
                 control,
                 throttle,
@@ -99,7 +120,7 @@ impl<'a> Session<'a> {
             done: Settled::default(),
             since: Instant::now(),
             refused: None,
-        })
+        }
     }
 
     /// Shows progress by `meter`.

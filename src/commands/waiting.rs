@@ -1,0 +1,36 @@
+//! How a command takes the lock: it waits for who has it.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::flush::session::Session;
+use crate::output::put;
+use crate::pure::config::Config;
+use crate::sys::signals::Held;
+
+/// For how long a command waits while another is at work, as the daemon in a flush, which ends by itself: so that no script
+/// has to ask again and again. A slow card takes minutes to merge a full flush log.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+/// For how long `start` waits: systemd gives a service's start 90 seconds.
+pub const PATIENCE_OF_START: Duration = Duration::from_secs(60);
+
+/// Takes the lock for a command, as soon as others have ended, and says that it waits. Whether it `may` be run is asked
+/// again after that: a hold may have begun meanwhile.
+pub fn begin<'a>(
+    command: &'static str,
+    may: fn(&'static str) -> Result<()>,
+    patience: Duration,
+    config: &'a Config,
+    signals: &'a mut Held,
+) -> Result<Session<'a>> {
+    let (since, mut told) = (Instant::now(), false);
+    let session = Session::begin(command, config, signals, &mut |busy| {
+        if !std::mem::replace(&mut told, true) {
+            let text = format!("{}; {command} waits for its end", busy.cause());
+            put(std::io::stderr(), &format!("cowflush: {text}\n"));
+        }
+        since.elapsed() < patience
+    })?;
+    may(command)?;
+    Ok(session)
+}

@@ -202,17 +202,22 @@ def chunks(requests: list[Entry], card: Card) -> list[int]:
     ]
 
 
+def in_parts(received: list[Entry], card: Card) -> tuple[list[Entry], list[Entry]]:
+    """What root received before the first FLUSH behind a write, and what after that."""
+    requests = [entry for entry in received if entry.is_flush or entry.sector in card.root.sectors]
+    # Before a write there may be others, of which nothing hangs on this.
+    start = next(n for n, entry in enumerate(requests) if entry.data)
+    border = next(n for n in range(start, len(requests)) if requests[n].is_flush)
+    assert not requests[border].data
+    return requests[start:border], requests[border:]
+
+
 def assert_free_first(received: list[Entry], card: Card, before: Card) -> None:
     """Root's chunks come in two parts, each upwards, with a FLUSH between: what was free, and the rest."""
     files = before.fs()
     free = {n for part in files.unused() for n in range(-(-part.start // 4096), part.stop // 4096)}
     free -= set(files.blocks("<8>"))
-    requests = [entry for entry in received if entry.is_flush or entry.sector in card.root.sectors]
-    # Before a FLUSH there may be others, of which nothing hangs on this.
-    start = next(n for n, entry in enumerate(requests) if entry.data)
-    border = next(n for n in range(start, len(requests)) if requests[n].is_flush)
-    assert not requests[border].data
-    parts = requests[start:border], requests[border:]
+    parts = in_parts(received, card)
     for part in parts:
         assert_ascending(part)
     first, rest = (chunks(part, card) for part in parts)
@@ -280,18 +285,18 @@ def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
     vm.run("cowflush flush", timeout=60).ok()
     before = len(list(writelog.entries(log)))
     vm.run("cowflush merge", timeout=60).ok()
-    requests = [
-        entry for entry in list(writelog.entries(log))[before:] if entry.sector in card.root.sectors
-    ]
-    assert_ascending(requests)
-    sectors = [entry.sector + n for entry in requests for n in range(len(entry.data) // 512)]
-    blocks = {sector // ERASE_SECTORS for sector in sectors}
-    for block in blocks:
-        mine = [sector for sector in sectors if sector // ERASE_SECTORS == block]
-        assert mine == list(range(block * ERASE_SECTORS, mine[-1] + 1)), (
-            f"erase block {block} has a gap"
-        )
-    assert len(blocks) > 20
+    count = 0
+    for requests in in_parts(list(writelog.entries(log))[before:], card):
+        assert_ascending(requests)
+        sectors = [entry.sector + n for entry in requests for n in range(len(entry.data) // 512)]
+        blocks = {sector // ERASE_SECTORS for sector in sectors}
+        for block in blocks:
+            mine = [sector for sector in sectors if sector // ERASE_SECTORS == block]
+            assert mine == list(range(block * ERASE_SECTORS, mine[-1] + 1)), (
+                f"erase block {block} has a gap"
+            )
+        count += len(blocks)
+    assert count > 20
     vm.kill()
     card.fsck()
     assert hashlib.sha256(card.read(FILE)).hexdigest() == expected

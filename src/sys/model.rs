@@ -86,7 +86,8 @@ struct State {
     said: Vec<String>,
     /// How many tables were read.
     looks: usize,
-    /// How many requests came, reads of a table among them.
+    /// How many requests that change something came. A command that is killed before a look was killed before the next
+    /// change, as far as anybody can tell.
     calls: usize,
     /// What becomes of them.
     fate: Option<Fate>,
@@ -174,7 +175,7 @@ impl Model {
         std::mem::take(&mut self.state.borrow_mut().looks)
     }
 
-    /// Sets what becomes of requests from now on, which are counted from 1. Returns how many came since the last call.
+    /// Sets what becomes of requests that change something, counted from 1 on. Returns how many came since the last call.
     pub fn ordain(&self, fate: Option<Fate>) -> usize {
         let mut state = self.state.borrow_mut();
         state.fate = fate;
@@ -486,13 +487,13 @@ impl State {
 impl Kernel for Model {
     fn mapper(&self, request: Request, message: &mut Message) -> std::result::Result<(), Errno> {
         let mut state = self.state.borrow_mut();
-        state.calls += 1;
+        let looks = matches!(request, Request::TargetStatus | Request::Table | Request::Status);
+        state.calls += usize::from(!looks);
         let fails = match state.fate {
-            Some(Fate::Fails(at, errno)) if at == state.calls => Some(errno),
+            Some(Fate::Fails(at, errno)) if at == state.calls && !looks => Some(errno),
             Some(Fate::Killed(at)) if at <= state.calls => Some(Errno::EIO),
             _ => None,
         };
-        let looks = matches!(request, Request::TargetStatus | Request::Table | Request::Status);
         let about = message.device().trim_start_matches("cowflush-").to_owned();
         let what = match request {
             Request::Load => {

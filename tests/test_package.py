@@ -170,7 +170,7 @@ def test_systemd_never_gives_up_to_start_the_service() -> None:
     assert int(service["RestartSec"]) >= 1, "others get a turn"
     patience = re.search(
         r"const PATIENCE_OF_START: Duration = Duration::from_secs\((\d+)\)",
-        (artefacts.TOP / "src" / "commands" / "flush.rs").read_text(),
+        (artefacts.TOP / "src" / "commands" / "waiting.rs").read_text(),
     )
     # systemd's own patience is 90 seconds (DefaultTimeoutStartSec); a start that is killed has done nothing.
     assert patience and int(patience[1]) < 90 and "TimeoutStartSec" not in service

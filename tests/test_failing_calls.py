@@ -156,9 +156,9 @@ def calls_made(router: Router, command: str, before: str, prepare: str) -> dict[
 DOES_WITHOUT: dict[str, set[tuple[str, int]]] = {
     "flush": {("fork", 3)},
     # One copy of the log's header is enough.
-    "merge": {("fsync", 2), ("fsync", 3)},
+    "merge": {("fsync", 3), ("fsync", 4)},
     # The log's header has two copies.
-    "stop": {("fork", 3)} | {("fsync", number) for number in (5, 6, 10, 11)},
+    "stop": {("fork", 3)} | {("fsync", number) for number in (6, 7, 12, 13)},
 }
 # A window's last step is tried again at once: there is no way back from there.
 TRIED_AGAIN = {("flush", "resume:cowflush-root"), ("stop", "resume:cowflush-root")}

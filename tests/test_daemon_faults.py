@@ -62,7 +62,7 @@ def test_killed_at_any_moment_it_leaves_root_awake(boot: Lab) -> None:
         # Enough for a flush. Every other time it is met for certain; else whatever is met.
         vm.run("dd if=/dev/urandom of=/root/big bs=64k count=90 >/dev/null 2>&1 &").ok()
         if number % 2 == 0:
-            vm.until(FLUSHING)
+            vm.until(SEALED)
         vm.run(f"usleep {random.randint(0, 300_000)}").ok()
         pid = daemon.field(vm, "Pid")
         flushing = vm.run(FLUSHING).code == 0

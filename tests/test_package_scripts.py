@@ -498,7 +498,8 @@ def test_a_command_that_fails_once_stops_the_script_or_is_said_and_all_is_well_w
 
 
 def answers(call: str) -> bool:
-    """Whether its failure is an answer: no chroot; the daemon that is not known to run is left as it is."""
+    """Whether its failure is an answer: no chroot; the daemon that is not known to run is left as it is;
+    without a reason from `check` the usual words are said."""
     return call.startswith("ischroot") or call.endswith(
-        ("is-active cowflush.service", "cowflush status")
+        ("is-active cowflush.service", "cowflush status", "cowflush check")
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -433,18 +434,27 @@ def begun(root: Path, systemd: bool, story: str) -> System:
     return system
 
 
+def stages(
+    root: Path, systemd: bool, story: str
+) -> Iterator[tuple[System, System, str, list[str]]]:
+    """Each call of a script that dpkg makes: the system before it, the same after it, the script and what it is told."""
+    system = begun(root, systemd, story)
+    for script, *words in STAGES[story]:
+        if script == "postrm":
+            system.take_away(conffiles=words == ["purge"])
+        after = system.copy("uncut")
+        assert after.run(script, *words).returncode == 0
+        yield system, after, script, words
+        system = after.copy("root")
+
+
 @pytest.mark.thorough
 @INITS
 @STORIES
 def test_a_power_cut_at_each_step_is_made_good_when_dpkg_runs_it_again(
     tmp_path: Path, systemd: bool, story: str
 ) -> None:
-    system = begun(tmp_path / "root", systemd, story)
-    for script, *words in STAGES[story]:
-        if script == "postrm":
-            system.take_away(conffiles=words == ["purge"])
-        after = system.copy("uncut")
-        assert after.run(script, *words).returncode == 0
+    for system, after, script, words in stages(tmp_path / "root", systemd, story):
         for number, call in enumerate(after.calls(), 1):
             once = system.copy("cut")
             assert once.run(script, *words, cut=number).returncode != 0, call
@@ -454,7 +464,6 @@ def test_a_power_cut_at_each_step_is_made_good_when_dpkg_runs_it_again(
             assert set(once.initramfs()) <= {*system.initramfs(), *after.initramfs()}
             assert once.run(script, *words).returncode == 0, call
             assert once.all() == after.all(), call
-        system = after.copy("root")
 
 
 # What a package is configured or removed without: it costs no data and no boot, and whoever fails says it. By what it is
@@ -475,12 +484,7 @@ def test_a_command_that_fails_once_stops_the_script_or_is_said_and_all_is_well_w
     tmp_path: Path, systemd: bool, story: str
 ) -> None:
     """A unit that is not enabled, or stays masked, and a kernel's initramfs that is not made anew, would lose data in silence."""
-    system = begun(tmp_path / "root", systemd, story)
-    for script, *words in STAGES[story]:
-        if script == "postrm":
-            system.take_away(conffiles=words == ["purge"])
-        after = system.copy("uncut")
-        assert after.run(script, *words).returncode == 0
+    for system, after, script, words in stages(tmp_path / "root", systemd, story):
         for number, call in enumerate(after.calls(), 1):
             once = system.copy("failed")
             done = once.run(script, *words, fails=str(number))
@@ -494,7 +498,6 @@ def test_a_command_that_fails_once_stops_the_script_or_is_said_and_all_is_well_w
                 assert once.state("cowflush.service") == "active", call
             assert once.run(script, *words).returncode == 0, call
             assert once.all() == after.all(), call
-        system = after.copy("root")
 
 
 def answers(call: str) -> bool:

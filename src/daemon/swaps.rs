@@ -86,8 +86,11 @@ impl Daemon<'_> {
                 given_up = true;
             }
         }
-        // In this order: a stop that came meanwhile either sees the note, or is seen here.
-        let deferring = matches!(self.status(), SnapshotStatus::Used(_) | SnapshotStatus::Overflow);
+        if given_up {
+            // Only now that it is noted: a stop that came meanwhile either sees the note, or is seen here.
+            self.status();
+        }
+        let deferring = matches!(self.status, SnapshotStatus::Used(_) | SnapshotStatus::Overflow);
         if given_up && !deferring {
             notes::swaps::bring_back(&mut |said| self.notify.log(said));
         }

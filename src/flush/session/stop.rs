@@ -14,8 +14,9 @@ use crate::flush::{cowfile, last_step, merge, seal};
 use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::threshold;
 use crate::pure::dm::{Line, SnapshotStatus, Target};
-use crate::pure::stack::{Mode, Name, Trouble, Wish};
+use crate::pure::stack::{Live, Mode, Name, Stack, Trouble, Wish};
 use crate::pure::units::Bytes;
+use crate::sys::dm::Control;
 use crate::sys::syncing::Synced;
 use crate::sys::{cow_threshold, signals};
 
@@ -82,7 +83,9 @@ impl Session<'_> {
                 remember(record);
             }
         }
-        flush_card(&self.context.observe()?)?;
+        let stack = self.context.observe()?;
+        renew_limits(&self.context.control, &stack);
+        flush_card(&stack)?;
         Ok(outcome)
     }
 
@@ -181,6 +184,8 @@ impl Session<'_> {
             None => self.last_step_past_log(false),
         };
         let stall = last?.stall;
+        let stack = self.context.observe()?;
+        renew_limits(&self.context.control, &stack);
         self.note(stall);
         Ok(())
     }
@@ -188,5 +193,22 @@ impl Session<'_> {
     fn flush_in_a_hurry(&mut self) -> Result<()> {
         self.flush(How { hurry: true, ..How::default() })?;
         self.merge().map(drop)
+    }
+}
+
+/// Lets the kernel ask the card again what root may do, as discard what is free.
+///
+/// The kernel computes the limits of a mapped device when a table is swapped in (`dm_calculate_queue_limits` in
+/// drivers/md/dm-table.c), and never again. Past the log root gets its table while the sealed device below it still
+/// merges, and so can't discard; nothing changes that when the card takes that one's place. So root gets the same table
+/// once more. That it can't be had is no reason for a stop to fail: root goes on with the table that it has.
+fn renew_limits(control: &Control, stack: &Stack) {
+    let root = stack.root.filter(|root| stack.sealed.is_none() && !root.inactive);
+    if let Some(Live::Single { length, target: target @ Target::Linear { .. }, .. }) =
+        root.and_then(|root| root.live)
+        && control.load(Name::Root, &[Line::whole(length, target)]).is_ok()
+    {
+        // A swap that fails leaves root suspended; the second request wakes it up.
+        let _ = control.swap_root().or_else(|_| control.swap_root());
     }
 }

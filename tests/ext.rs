@@ -13,8 +13,8 @@ use cowflush::flush::parts;
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
 use cowflush::pure::cow::format::Exception;
 use cowflush::pure::crc;
-use cowflush::pure::ext::{Why, prune};
-use cowflush::sys::direct::Direct;
+use cowflush::pure::ext::{Refusal, prune};
+use cowflush::sys::disk::Disk;
 use proptest::prelude::*;
 
 /// A device in memory.
@@ -47,7 +47,7 @@ impl Image {
     }
 
     /// What is left out when every chunk was changed.
-    fn pruned_over(&self, below: &mut Image, frozen: bool) -> Result<BTreeSet<u64>, Why> {
+    fn pruned_over(&self, below: &mut Image, frozen: bool) -> Result<BTreeSet<u64>, Refusal> {
         let all: Vec<_> = (0..self.chunks()).map(|old| Exception { old, new: old + 2 }).collect();
         let mut kept = all.clone();
         let answer = prune(&mut kept, &mut self.clone(), below, self.chunks(), frozen);
@@ -60,7 +60,7 @@ impl Image {
         answer.map(|_| left_out)
     }
 
-    fn pruned(&self) -> Result<BTreeSet<u64>, Why> {
+    fn pruned(&self) -> Result<BTreeSet<u64>, Refusal> {
         self.pruned_over(&mut Image(vec![0; self.0.len()]), false)
     }
 }
@@ -238,7 +238,7 @@ fn exactly_what_e2fsprogs_call_free_or_the_journals_is_left_out() {
 /// Which chunks of an image a merge would write first, had all been changed.
 fn first_part(path: &Path, chunks: u64) -> BTreeSet<u64> {
     let olds: Vec<_> = (0..chunks).collect();
-    let free = parts::free(&mut Direct::open(path).unwrap(), &mut olds.iter().copied());
+    let free = parts::free(&mut Disk::open(path).unwrap(), &mut olds.iter().copied());
     assert_eq!(free.len(), olds.len());
     olds.into_iter().zip(free).filter(|(_, free)| *free).map(|(old, _)| old).collect()
 }
@@ -288,10 +288,10 @@ fn what_is_not_known_to_be_free_is_not_written_first() {
     assert!(first(&image, chunks + 5).iter().all(|chunk| *chunk < chunks));
 }
 
-const FEATURE: Why =
+const FEATURE: Refusal =
     "root has a feature that pruning does not know (as fast_commit, bigalloc, meta_bg)";
-const UNFROZEN: Why = "root could not be frozen, or that is not known";
-const AGREES_NOT: Why =
+const UNFROZEN: Refusal = "root could not be frozen, or that is not known";
+const AGREES_NOT: Refusal =
     "one of root's block bitmaps does not agree with its group: let e2fsck check it";
 
 #[test]
@@ -314,7 +314,7 @@ fn at(image: &Image, field: usize) -> usize {
     u32::from_le_bytes(image.0[field..field + 4].try_into().unwrap()) as usize
 }
 
-fn refusal(image: &Image) -> Why {
+fn refusal(image: &Image) -> Refusal {
     image.pruned().expect_err("it was pruned")
 }
 

@@ -9,11 +9,11 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use cowflush::flush::flushlog::Log;
+use cowflush::flush::flushlog::FlushLog;
 use cowflush::pure::chunks::CHUNK_BYTES;
 use cowflush::pure::cow::format::Exception;
 use cowflush::pure::disk::superblock::uuid_text;
-use cowflush::sys::direct::Direct;
+use cowflush::sys::disk::Disk;
 
 const MIB: usize = 1 << 20;
 const ROOT_UUID: &str = "0a1b0203-0405-0607-0809-0a0b0c0d0eff";
@@ -56,17 +56,17 @@ impl Images {
         assert_eq!(code, 0, "{said}");
     }
 
-    fn log(&self) -> Log {
-        Log::look(&self.path("log.img")).unwrap()
+    fn log(&self) -> FlushLog {
+        FlushLog::open_read_only(&self.path("log.img")).unwrap()
     }
 
     /// Appends a flush that makes chunk `chunk` of root full of `byte`.
     fn append(&self, chunk: u64, byte: u8) {
         self.write("cow.img", &vec![byte; 3 * CHUNK_BYTES]);
-        let mut cow = Direct::open(&self.path("cow.img")).unwrap();
-        let mut card = Direct::open(&self.path("root.img")).unwrap();
+        let mut cow = Disk::open(&self.path("cow.img")).unwrap();
+        let mut card = Disk::open(&self.path("root.img")).unwrap();
         let table = [Exception { old: chunk, new: 2 }];
-        let mut log = Log::open(&self.path("log.img")).unwrap();
+        let mut log = FlushLog::open(&self.path("log.img")).unwrap();
         log.append(&table, &mut cow, &mut card, &mut |_| Ok(())).unwrap();
     }
 }

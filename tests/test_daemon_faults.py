@@ -66,7 +66,7 @@ def test_killed_at_any_moment_it_leaves_root_awake(boot: Lab) -> None:
         vm.run(f"usleep {random.randint(0, 300_000)}").ok()
         pid = daemon.field(vm, "Pid")
         flushing = vm.run(FLUSHING).code == 0
-        # Both it and the process at its valve; that one may be gone with it before it is hit.
+        # Both it and its throttle worker; that one may be gone with it before it is hit.
         vm.run(f"kill -0 {pid} && {{ killall -9 cowflush 2>/dev/null; true; }}").ok()
         vm.until(f"! kill -0 {pid} 2>/dev/null")
         # What was sealed by the killed one holds memory until the next one appends it.
@@ -88,7 +88,7 @@ def test_killed_at_any_moment_it_leaves_root_awake(boot: Lab) -> None:
 
 
 @pytest.mark.thorough
-def test_without_the_process_at_its_valve(boot: Lab) -> None:
+def test_without_its_throttle_worker(boot: Lab) -> None:
     """Somebody kills it: the next flush starts another, which keeps none of the daemon's other files, such as a watchdog."""
     vm = boot(memory=128)
     daemon.start(vm, daemon.QUIET + "size=16M\n", log=True)
@@ -119,7 +119,7 @@ def test_without_the_process_at_its_valve(boot: Lab) -> None:
 
 
 def child(vm: VM, pid: str) -> str:
-    """The process at its valve; the daemon has no other while no flush goes on."""
+    """Its throttle worker; the daemon has no other while no flush goes on."""
     found = vm.run(f"pgrep -P {pid}").ok().text.split()
     assert len(found) == 1, found
     return found[0]

@@ -187,7 +187,7 @@ def test_without_its_guard_root_sleeps_until_the_next_command(boot: Lab) -> None
 
 
 @pytest.mark.thorough
-def test_what_a_killed_flush_left_at_the_valve_is_waited_for(boot: Lab) -> None:
+def test_what_a_killed_flush_left_to_the_throttle_is_waited_for(boot: Lab) -> None:
     """It may suspend root and wake it up, so nobody may be in a window meanwhile. It ends at once, unless it is stopped."""
     vm = boot(throttle=Throttle())
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; sync").ok()

@@ -219,7 +219,7 @@ def test_a_shutdown_s_killing_spares_who_flushes_and_its_guard(boot: Lab) -> Non
         vm.run(f"cd /proc && for pid in {' '.join(everybody)}; do cat $pid/comm; done").ok().text
     )
     assert sorted(names.split()) == ["cowflush", "cowflush-guard", "cowflush-guard"], (
-        "valve and guard"
+        "throttle worker and guard"
     )
     assert spared(vm) == everybody
     for signal in (15, 9):

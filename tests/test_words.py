@@ -55,7 +55,7 @@ def test_a_lost_cow_is_told_by_everybody(boot: Lab) -> None:
     daemon.start(vm, QUIET + "led=test:light\n")
     vm.run(TO_RAM).ok()
     vm.run(WITHOUT_OVERFLOW).ok()
-    # Past the valve: the daemon is not asked.
+    # Past the throttle: the daemon is not asked.
     daemon.signal(vm, "STOP")
     vm.run("dd if=/dev/zero of=/root/fill bs=64k count=600 conv=fsync 2>&1", timeout=120)
     vm.until("cowflush status --json | grep -q '\"lost\"'")

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
 use cowflush::pure::crc::crc32c;
-use cowflush::pure::flushlog::chain::{Chain, End, behind_crc, header};
+use cowflush::pure::flushlog::chain::{Chain, ChainEnd, behind_crc, header};
 use cowflush::pure::flushlog::format::{
     Commit, Entry, FINGERPRINTS, Fingerprint, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES,
     sector_crcs,
@@ -170,7 +170,11 @@ impl Card {
         let (_, after) = self.append(input, whole, seed);
         let mut chain = self.chain();
         let state = self.state(&mut chain);
-        assert!(matches!(chain.end, End::Clean | End::Torn), "{:?} after a power cut", chain.end);
+        assert!(
+            matches!(chain.end, ChainEnd::Clean | ChainEnd::Torn),
+            "{:?} after a power cut",
+            chain.end
+        );
         assert!(state == after || Some(&state) == self.states.last(), "neither flush N nor N + 1");
         // All the data got there, so they count.
         if chain.segments.len() == self.states.len() {
@@ -238,7 +242,7 @@ impl Card {
     /// Nothing happened to the log: all is found, and nothing else.
     fn check_as_left(&mut self) {
         let mut chain = self.chain();
-        assert_eq!(chain.end, End::Clean);
+        assert_eq!(chain.end, ChainEnd::Clean);
         assert_eq!(chain.segments.len() + 1, self.states.len());
         assert!(chain.verify_all(self).is_empty());
         assert_eq!(Some(&self.state(&mut chain)), self.states.last());
@@ -291,7 +295,11 @@ impl Card {
         let state = self.state(&mut chain);
         assert_eq!(self.states.get(chain.segments.len()), Some(&state), "a state that never was");
         if one && chain.segments.len() + 1 < self.states.len() {
-            assert!(matches!(chain.end, End::Damaged(_)), "{:?} hides what is lost", chain.end);
+            assert!(
+                matches!(chain.end, ChainEnd::Damaged(_)),
+                "{:?} hides what is lost",
+                chain.end
+            );
         }
     }
 

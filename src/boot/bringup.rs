@@ -63,7 +63,7 @@ pub fn root(
     if let FoundLog::Kept { why, .. } | FoundLog::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
-    let begun = counted(&mut found).map_or(0, flushlog::Log::tries);
+    let begun = counted(&mut found).map_or(0, flushlog::FlushLog::tries);
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
     } else if begun >= tries::LIMIT && !options.insist && prior != Prior::StackTried {
@@ -151,7 +151,7 @@ pub fn root(
 }
 
 /// The log in which boots are counted. Nothing is written to one that can't be read to its end.
-fn counted(found: &mut FoundLog) -> Option<&mut flushlog::Log> {
+fn counted(found: &mut FoundLog) -> Option<&mut flushlog::FlushLog> {
     match found {
         FoundLog::Log { log, .. } if log.hidden().is_none() => Some(log),
         _ => None,
@@ -273,7 +273,7 @@ fn boot_line(card: &str, found: &FoundLog, access: &str, limit: Bytes) -> String
 
 /// A stop leaves an empty log. With one that is not, the system ended in another way, as by a power
 /// cut or `reboot -f`, and lost what was younger than its last flush.
-fn last_stop(log: &flushlog::Log) -> String {
+fn last_stop(log: &flushlog::FlushLog) -> String {
     log.flushes().next_back().map_or_else(String::new, |segment| {
         let when = Utc(segment.head.when);
         format!(" Root was not stopped: what was written after the flush of {when} is gone.")

@@ -1,22 +1,22 @@
-//! Finds the flush log that belongs to root, and decides whether it counts. The decision itself is [`whose`]'s.
+//! Finds the flush log that belongs to root, and decides whether it counts. The decision itself is [`ownership`]'s.
 
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Exit, Result};
-use crate::flush::flushlog::{self, Log, Sought};
+use crate::flush::flushlog::{self, FlushLog, Sought};
 use crate::output::progress::Meter;
 use crate::pure::cmdline::{LogChoice, Options};
 use crate::pure::disk::reference::Reference;
 use crate::pure::disk::superblock::{self, FLUSH_LOG, Filesystem, uuid_bytes, uuid_text};
-use crate::pure::flushlog::chain::{End, Live};
+use crate::pure::flushlog::chain::{ChainEnd, Live};
 use crate::pure::flushlog::fingerprint;
-use crate::pure::flushlog::whose::{self, Choice, Fit, Holds, Owner, Place};
+use crate::pure::flushlog::ownership::{self, Choice, Fit, Holds, Owner, Place};
 use crate::pure::units::{DevNo, Sectors};
 use crate::sys::block;
 use crate::sys::devices::{self, Candidate};
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
 /// How long a log may take to appear that is named. It may be on another, slower disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub enum FoundLog {
         /// Its partition.
         partition: Candidate,
         /// It, verified.
-        log: Box<Log>,
+        log: Box<FlushLog>,
         /// What it holds for root.
         live: Vec<Live>,
     },
@@ -71,7 +71,7 @@ impl FoundLog {
 /// A partition that has a log, or may have one.
 struct Seen {
     partition: Candidate,
-    what: whose::Candidate,
+    what: ownership::Candidate,
     found: Sought,
     /// Whether the log has flushes for another partition with root's UUID.
     elsewhere: bool,
@@ -89,7 +89,7 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
     };
     let begin = Instant::now();
     let (mut seen, nothing) = loop {
-        let looked = look(card, &named);
+        let looked = search(card, &named);
         // It may be a contact.
         if begin.elapsed() > CONTACT || !looked.0.iter().any(Seen::is_unreadable) {
             break looked;
@@ -106,7 +106,7 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
         ));
     }
     let whats: Vec<_> = seen.iter().map(|seen| seen.what).collect();
-    let choice = whose::choose(&whats);
+    let choice = ownership::choose(&whats);
     if let Choice::Use(index) | Choice::Changed(index) | Choice::Foreign(index) = &choice {
         let mut others = of_root(&seen);
         others.retain(|other| other != index);
@@ -200,7 +200,7 @@ fn wait_for(reference: &Reference) -> Option<Vec<DevNo>> {
 }
 
 fn missing(card: &Candidate, reference: &Reference) -> FoundLog {
-    let (seen, _) = look(card, &[]);
+    let (seen, _) = search(card, &[]);
     let own = of_root(&seen);
     let mut cause = "no such device appeared".to_owned();
     if !own.is_empty() {
@@ -225,7 +225,7 @@ fn of_root(seen: &[Seen]) -> Vec<usize> {
 pub fn log_of(root: DevNo, except: Option<DevNo>) -> Option<(String, bool)> {
     let card = devices::candidates().into_iter().find(|found| found.number == root)?;
     let mut empty = None;
-    for seen in look(&card, &[]).0 {
+    for seen in search(&card, &[]).0 {
         let name = seen.partition.name;
         match seen.what.holds {
             _ if Some(seen.partition.number) == except => {}
@@ -322,7 +322,7 @@ fn is_log(candidate: &Candidate) -> bool {
 }
 
 /// All that may be a log, and a named one that is none, with why.
-fn look(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Error)>) {
+fn search(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Error)>) {
     let (mut seen, mut nothing) = (Vec::new(), None);
     let all = devices::candidates();
     let root = place(card);
@@ -342,12 +342,12 @@ fn look(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Error)
             continue;
         }
         let path = partition.path();
-        let (disk, found) = (block::disk_of(partition.number), Log::seek(&path));
+        let (disk, found) = (block::disk_of(partition.number), FlushLog::seek(&path));
         let near = disk.is_some() && disk == root.disk;
         let (mut uuid, mut elsewhere) = ([0; 16], false);
         let holds = match &found {
             Sought::Nothing => {
-                if named && let Err(why) = Log::look(&path) {
+                if named && let Err(why) = FlushLog::open_read_only(&path) {
                     nothing = Some((partition.name, why));
                 }
                 continue;
@@ -380,23 +380,23 @@ fn look(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Error)
                 }
             }
         };
-        let what = whose::Candidate { uuid, near, named, holds };
+        let what = ownership::Candidate { uuid, near, named, holds };
         seen.push(Seen { partition, what, found, elsewhere });
     }
     (seen, nothing)
 }
 
-fn fit(log: &Log, card: &Candidate) -> Fit {
+fn fit(log: &FlushLog, card: &Candidate) -> Fit {
     // By what the card itself has: `card` may have been found by what the log makes of it.
     let torn = log.owner().is_known_at(&place(card)) && devices::identify(&card.path()).is_none();
-    let fit = Direct::open(&card.path()).and_then(|mut root| log.fit(&mut root, torn));
+    let fit = Disk::open(&card.path()).and_then(|mut root| log.fit(&mut root, torn));
     fit.unwrap_or(Fit::Unknown)
 }
 
 /// Root's superblock is as the log's flushes know it: that is proof, whatever the header says.
-fn proves(log: &Log, card: &Candidate) -> bool {
+fn proves(log: &FlushLog, card: &Candidate) -> bool {
     !fingerprint::watched(&log.chain.segments).is_empty()
-        && Direct::open(&card.path()).and_then(|mut root| log.fits(&mut root)).unwrap_or(false)
+        && Disk::open(&card.path()).and_then(|mut root| log.fits(&mut root)).unwrap_or(false)
 }
 
 /// Root as the logs have it, where no device is what `reference` says: its superblock may be torn by a merge that was
@@ -405,7 +405,7 @@ pub fn find_root(reference: &Reference) -> Vec<Candidate> {
     let all = devices::candidates();
     let mut roots: Vec<Candidate> = Vec::new();
     for partition in all.iter().filter(|found| found.filesystem.is_none() || is_log(found)) {
-        let Sought::Log(mut log) = Log::seek(&partition.path()) else { continue };
+        let Sought::Log(mut log) = FlushLog::seek(&partition.path()) else { continue };
         if log.chain.segments.is_empty() {
             continue;
         }
@@ -439,8 +439,8 @@ pub fn find_root(reference: &Reference) -> Vec<Candidate> {
 }
 
 /// What filesystem root has as it is read through the log.
-fn filesystem(log: &mut Log, card: &Candidate) -> Option<Filesystem> {
-    let mut root = Direct::open(&card.path()).ok()?;
+fn filesystem(log: &mut FlushLog, card: &Candidate) -> Option<Filesystem> {
+    let mut root = Disk::open(&card.path()).ok()?;
     // Most are told by their first chunk; a card may be slow.
     let first = superblock::identify(&log.head_of(&mut root, fingerprint::HEAD_BYTES));
     first.or_else(|| superblock::identify(&log.head_of(&mut root, superblock::HEAD_BYTES)))
@@ -450,7 +450,7 @@ fn filesystem(log: &mut Log, card: &Candidate) -> Option<Filesystem> {
 fn take(
     card: &mut Candidate,
     partition: Candidate,
-    mut log: Box<Log>,
+    mut log: Box<FlushLog>,
     news: &mut impl FnMut(&str),
 ) -> Result<FoundLog> {
     let path = partition.path();
@@ -468,7 +468,7 @@ fn take(
         }
         sleep(PAUSE);
         // What was cut off has to be read anew.
-        if let Sought::Log(mut again) = Log::seek(&path) {
+        if let Sought::Log(mut again) = FlushLog::seek(&path) {
             let _ = again.make_writable();
             log = again;
         }
@@ -486,7 +486,7 @@ fn take(
             news(&format!("{damage}."));
             // What was cut off must not count again when the log is read the next time.
             let cut = || -> Result<()> {
-                let (mut nothing, mut root) = (Direct::open(&path)?, Direct::open(&card.path())?);
+                let (mut nothing, mut root) = (Disk::open(&path)?, Disk::open(&card.path())?);
                 log.append(&[], &mut nothing, &mut root, &mut |_| Ok(()))
             };
             if let Err(error) = { cut }().map_err(|error| error.advise("")) {
@@ -496,14 +496,14 @@ fn take(
                 ));
             }
         }
-        (None, End::Unreadable { .. }) => {
+        (None, ChainEnd::Unreadable { .. }) => {
             news(&format!(
                 "{}. FLUSHES ARE REFUSED until it can.",
                 log.hidden().unwrap_or_default()
             ));
             news(HIDDEN);
         }
-        (None, End::Torn) => {
+        (None, ChainEnd::Torn) => {
             news(&format!("in the flush log on {} {}.", partition.name, log.torn()))
         }
         _ => {}
@@ -524,7 +524,12 @@ fn take(
 }
 
 /// The header names root as it is now. Where it can't be written the old one does: the log was found by it.
-fn rebind(card: &Candidate, partition: &Candidate, log: &mut Log, news: &mut impl FnMut(&str)) {
+fn rebind(
+    card: &Candidate,
+    partition: &Candidate,
+    log: &mut FlushLog,
+    news: &mut impl FnMut(&str),
+) {
     let before = log.owner();
     let now = place(card).as_owner_of(block::disk_of(partition.number), before.uuid);
     if before == now {
@@ -559,11 +564,11 @@ const DECIDE: &str = "Flushes that are only in a log are missing now, and would 
                       and named by cowflush.log= on the kernel command line. To go on without them: `cowflush release`.";
 
 /// Merges the log into the card without device-mapper, before root is mounted without a stack.
-pub fn apply(card: &Candidate, log: &mut Log, live: &[Live]) -> Result<()> {
+pub fn apply(card: &Candidate, log: &mut FlushLog, live: &[Live]) -> Result<()> {
     if live.is_empty() && log.is_unused() {
         return Ok(());
     }
-    let (mut root, _claim) = (Direct::open_exclusive(&card.path())?, block::claim(log.path())?);
+    let (mut root, _claim) = (Disk::open_exclusive(&card.path())?, block::claim(log.path())?);
     log.apply(live, &mut root, &mut Meter::new())?;
     // What can't be read now is not dropped; with root written to it has to be decided about, at a later boot.
     if log.hidden().is_some() { Ok(()) } else { log.reset(live.len() as u64) }

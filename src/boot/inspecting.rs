@@ -76,7 +76,7 @@ fn service(root: &Path) -> Seen {
 
 /// A link of ours in a folder.
 fn link(folder: &Path) -> Seen {
-    let look = || -> io::Result<Seen> {
+    let inspect = || -> io::Result<Seen> {
         for entry in std::fs::read_dir(folder)? {
             if entry?.file_name().to_string_lossy().contains("cowflush") {
                 return Ok(Seen::There);
@@ -84,7 +84,7 @@ fn link(folder: &Path) -> Seen {
         }
         Ok(Seen::Missing)
     };
-    look().unwrap_or_else(|error| seen(Err(Errno::from_raw(error.raw_os_error().unwrap_or(0)))))
+    inspect().unwrap_or_else(|error| seen(Err(Errno::from_raw(error.raw_os_error().unwrap_or(0)))))
 }
 
 /// An overlay hides what is below it by a device 0:0 of its name.

@@ -35,11 +35,11 @@ pub fn load(line: &[u8], log: &mut BootMessages) {
         let Err(errno) = finit_module(file, &parameters, ModuleInitFlags::empty()) else {
             continue;
         };
-        match refusal(&name, errno, release.trim_end()) {
-            Refusal::Loaded => {}
-            Refusal::NoHardware => idle.push(name),
-            Refusal::Failed(error) => log.error(&error.to_string()),
-            Refusal::NoModules(error) => return log.error(&error.to_string()),
+        match load_failure(&name, errno, release.trim_end()) {
+            LoadFailure::Loaded => {}
+            LoadFailure::NoHardware => idle.push(name),
+            LoadFailure::Failed(error) => log.error(&error.to_string()),
+            LoadFailure::NoModules(error) => return log.error(&error.to_string()),
         }
     }
     if !idle.is_empty() {
@@ -49,7 +49,7 @@ pub fn load(line: &[u8], log: &mut BootMessages) {
 
 /// What the kernel's refusal of a module means.
 #[derive(Debug)]
-enum Refusal {
+enum LoadFailure {
     /// The module is there already.
     Loaded,
     /// The module finds no hardware that it is for, as with a list for several machines.
@@ -61,14 +61,14 @@ enum Refusal {
 }
 
 /// Why the kernel, which is of this `release`, refused a module.
-fn refusal(name: &str, errno: Errno, release: &str) -> Refusal {
+fn load_failure(name: &str, errno: Errno, release: &str) -> LoadFailure {
     let failed = |cause| Error::new(format!("load the module {name}"), cause);
     let cause = match errno {
-        Errno::EEXIST => return Refusal::Loaded,
-        Errno::ENODEV => return Refusal::NoHardware,
+        Errno::EEXIST => return LoadFailure::Loaded,
+        Errno::ENODEV => return LoadFailure::NoHardware,
         Errno::ENOSYS => {
             let error = failed("this kernel can load no modules");
-            return Refusal::NoModules(
+            return LoadFailure::NoModules(
                 error.advise("Boot one that can, or build the drivers into it."),
             );
         }
@@ -79,12 +79,12 @@ fn refusal(name: &str, errno: Errno, release: &str) -> Refusal {
             "its signature is none that this kernel takes"
         }
         other => {
-            return Refusal::Failed(
+            return LoadFailure::Failed(
                 failed(other.desc()).advise("The kernel's own words are in dmesg."),
             );
         }
     };
-    Refusal::Failed(
+    LoadFailure::Failed(
         failed(cause).advise(format!(
             "Build the initramfs anew, with the modules of this kernel, {release}."
         )),
@@ -97,8 +97,8 @@ mod tests {
 
     #[test]
     fn a_refusal_says_which_module_why_and_what_to_do() {
-        let said = |errno| match refusal("ext4", errno, "6.1.0-57-amd64") {
-            Refusal::Failed(error) | Refusal::NoModules(error) => error.to_string(),
+        let said = |errno| match load_failure("ext4", errno, "6.1.0-57-amd64") {
+            LoadFailure::Failed(error) | LoadFailure::NoModules(error) => error.to_string(),
             other => format!("{other:?}"),
         };
         assert_eq!(
@@ -129,6 +129,6 @@ mod tests {
         assert!(said(Errno::ENOMEM).starts_with(said_so), "{}", said(Errno::ENOMEM));
         assert_eq!(said(Errno::EEXIST), "Loaded");
         assert_eq!(said(Errno::ENODEV), "NoHardware");
-        assert!(matches!(refusal("x", Errno::ENOSYS, ""), Refusal::NoModules(_)));
+        assert!(matches!(load_failure("x", Errno::ENOSYS, ""), LoadFailure::NoModules(_)));
     }
 }

@@ -1,13 +1,13 @@
 //! Puts the stack over the card.
 
 use crate::error::{Error, Result};
-use crate::flush::flushlog::Log;
-use crate::flush::trouble::explain;
-use crate::flush::{cowfile, view};
+use crate::flush::errors::explain;
+use crate::flush::flushlog::FlushLog;
+use crate::flush::{cow_device, view};
 use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::threshold;
 use crate::pure::dm::{Line, Target};
-use crate::pure::stack::{Name, Trouble};
+use crate::pure::stack::{Name, PlanError};
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::devices::Candidate;
 use crate::sys::dm::Control;
@@ -25,7 +25,7 @@ pub enum Prior {
 }
 
 /// The flush log to build the stack with: its partition, and what was read of it, if anything could be.
-pub type LogInUse<'a> = (&'a Candidate, Option<&'a Log>);
+pub type LogInUse<'a> = (&'a Candidate, Option<&'a FlushLog>);
 
 /// Builds the stack over the card, with an empty COW of `limit` bytes, and returns root's number.
 /// What was made before a failure is taken away again.
@@ -44,18 +44,18 @@ fn put_together(
     log: Option<LogInUse<'_>>,
     limit: Bytes,
 ) -> Result<DevNo> {
-    let mut seat = partition(control, Name::Origin, card)?;
-    let roof = log.and_then(|(_, log)| log).map_or(Bytes::MAX, Log::capacity);
+    let mut below = partition(control, Name::Origin, card)?;
+    let log_capacity = log.and_then(|(_, log)| log).map_or(Bytes::MAX, FlushLog::capacity);
     if let Some((candidate, log)) = log {
         let number = partition(control, Name::Log, candidate)?;
         if let Some(log) = log.filter(|log| !log.chain.segments.is_empty()) {
             let data = view::Data::of_log(number, &log.chain);
             let cow = view::build(control, Name::LogView, &data, 0)?;
-            seat = snapshot(control, Name::Logged, card.size, seat, cow)?;
+            below = snapshot(control, Name::Logged, card.size, below, cow)?;
         }
     }
-    let cow = cowfile::create(control, limit, Bytes(0), roof)?;
-    let root = snapshot(control, Name::Root, card.size, seat, cow.number())?;
+    let cow = cow_device::create(control, limit, Bytes(0), log_capacity)?;
+    let root = snapshot(control, Name::Root, card.size, below, cow.number())?;
     // Not before: to load the table may have loaded the kernel module.
     cow_threshold::set(threshold::of(limit));
     Ok(root)
@@ -118,11 +118,11 @@ pub fn take_away(control: &Control) -> Result<()> {
     let stack = control.stack()?;
     for name in Name::ALL {
         match stack.device(name) {
-            Some(device) if device.is_foreign() => return Err(explain(Trouble::Foreign(name))),
+            Some(device) if device.is_foreign() => return Err(explain(PlanError::Foreign(name))),
             Some(_) => control.remove(name)?,
             None => {}
         }
     }
-    cowfile::release_strays(control);
+    cow_device::release_strays(control);
     Ok(())
 }

@@ -21,13 +21,13 @@ pub struct Arguments {}
 pub fn run() -> Result<Exit> {
     let ending = [Signal::SIGTERM, Signal::SIGINT];
     let signals = signals::hold(&ending, &[Signal::SIGHUP, Signal::SIGUSR1])?;
-    daemon::run(config, signals, &mut tell)?;
+    daemon::run(config, signals, &mut log)?;
     Ok(Exit::Done)
 }
 
 /// One line for whoever reads the daemon's output, and for the system's log; one for both where that is the same. A
 /// terminal that takes nothing, as after Ctrl-S, holds up no flush.
-fn tell(text: &str) {
+fn log(text: &str) {
     let line = format!("cowflush: {text}\n");
     match standard_error() {
         Some(terminal) => put(terminal, &line),

@@ -5,12 +5,12 @@ use nix::sys::signal::Signal;
 
 use crate::commands::asked::config;
 use crate::commands::held::refuse_in_doubt;
-use crate::commands::outcome::{counted, tell};
+use crate::commands::outcome::{counted, print};
 use crate::commands::waiting::{PATIENCE, begin};
 use crate::error::{Exit, Result};
-use crate::flush::session::How;
+use crate::flush::session::FlushOptions;
 use crate::notes::hold;
-use crate::pure::stack::Wish;
+use crate::pure::stack::Goal;
 use crate::sys::signals;
 
 /// Make everything that was written until now durable on the card.
@@ -30,15 +30,15 @@ pub fn run(json: bool, direct: bool) -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
     refuse_in_doubt("flush")?;
-    let wish = Wish { direct, ..Wish::default() };
+    let goal = Goal { direct, ..Goal::default() };
     let session = begin("flush", refuse_in_doubt, PATIENCE, &config, &mut signals);
     let mut session =
-        counted(session.and_then(|session| session.forgetting(direct).settled(wish)))?;
-    let outcome = counted(session.flush(How { direct, ..How::default() }))?;
+        counted(session.and_then(|session| session.forgetting(direct).settled(goal)))?;
+    let outcome = counted(session.flush(FlushOptions { direct, ..FlushOptions::default() }))?;
     // Asked for by hand: what was on trial is kept.
     let kept = hold::end();
     let (did, nothing) = words(kept);
-    tell(session, &outcome, json, did, nothing)
+    print(session, &outcome, json, did, nothing)
 }
 
 /// What a flush says if it flushed something, and if there was nothing to flush. `kept`: it ended a hold.

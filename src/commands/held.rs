@@ -1,11 +1,11 @@
 //! What a hold refuses, and whether there can be one.
 
 use crate::error::{Error, Exit, Result};
+use crate::flush::errors;
 use crate::flush::status::{self, Report};
-use crate::flush::trouble;
 use crate::notes::hold as note;
 use crate::output::put;
-use crate::pure::stack::{Mode, Trouble};
+use crate::pure::stack::{Mode, PlanError};
 use crate::pure::units::Utc;
 
 /// Refuses what would write to the card during a hold.
@@ -27,7 +27,7 @@ pub fn refuse_while_held(what: &'static str) -> Result<()> {
 /// Refuses a flush while the boot's own hold lasts: it could not tell what is in the flush log, and whoever calls this may
 /// not know of it.
 pub fn refuse_in_doubt(what: &'static str) -> Result<()> {
-    let Some(note::Hold { since, for_log: true }) = note::look() else { return Ok(()) };
+    let Some(note::Hold { since, for_log: true }) = note::read() else { return Ok(()) };
     let cause = format!("since {} the owner's word about the flush log is waited for", Utc(since));
     Err(Error::new(what, cause).advise(
         "`cowflush status` says why. To have the flushes that may be in it, bring the log back and reboot; what was \
@@ -55,7 +55,7 @@ pub fn deferring(what: &'static str) -> Result<Report> {
         Some(Mode::WriteThrough) => Err(Error::new(what, "writes go straight to the card now")
             .advise("`cowflush start` keeps them in RAM.")
             .exit(Exit::NotActive)),
-        None => Err(trouble::explain(Trouble::NotActive)),
+        None => Err(errors::explain(PlanError::NotActive)),
     }
 }
 

@@ -24,7 +24,7 @@ pub fn card(stack: &Stack) -> String {
 }
 
 /// Tells what a flush has done, on standard output and in the log; `did` and `nothing` are what it says of a flush and of none.
-pub fn tell(
+pub fn print(
     session: Session<'_>,
     outcome: &Outcome,
     json: bool,

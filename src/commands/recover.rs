@@ -7,17 +7,17 @@ use argh::FromArgs;
 
 use super::log::show::{count, segment_json};
 use crate::error::{Doing, Error, Exit, Result};
-use crate::flush::flushlog::{Log, READ_AGAIN};
+use crate::flush::flushlog::{FlushLog, READ_AGAIN};
 use crate::output::progress::Meter;
 use crate::output::put;
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
 use crate::pure::disk::superblock::uuid_bytes;
-use crate::pure::flushlog::chain::{Bad, End, Live};
+use crate::pure::flushlog::chain::{Bad, ChainEnd, Live};
 use crate::pure::flushlog::fingerprint;
 use crate::pure::report::json::Object;
 use crate::pure::units::{Bytes, Utc};
 use crate::sys::devices;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
 /// Apply a flush log to a root offline: on any Linux machine, on devices or image files, without
 /// device-mapper. Without an option it only looks.
@@ -90,9 +90,9 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
     let write = wanted.merge && !wanted.dry_run;
     let (mut log, mut root) = if write {
         // Nobody else may write to either meanwhile.
-        (Log::open_exclusive(&wanted.log)?, Direct::open_exclusive(&wanted.root)?)
+        (FlushLog::open_exclusive(&wanted.log)?, Disk::open_exclusive(&wanted.root)?)
     } else {
-        (Log::look(&wanted.log)?, Direct::open(&wanted.root)?)
+        (FlushLog::open_read_only(&wanted.log)?, Disk::open(&wanted.root)?)
     };
     let bad = log.verify_all();
     let live = log.verify();
@@ -107,17 +107,17 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
 }
 
 /// What the caller is told: flushes that are lost stay lost, whatever was asked for.
-fn verdict(end: End, fit: Fit, force: bool) -> Exit {
+fn verdict(end: ChainEnd, fit: Fit, force: bool) -> Exit {
     match (end, fit) {
-        (End::Damaged(_), _) => Exit::Lost,
-        (End::Unreadable { .. }, _) => Exit::Card,
+        (ChainEnd::Damaged(_), _) => Exit::Lost,
+        (ChainEnd::Unreadable { .. }, _) => Exit::Card,
         (_, Fit::Fits) => Exit::Done,
         _ if force => Exit::Done,
         _ => Exit::Failed,
     }
 }
 
-fn fit(log: &Log, wanted: &Arguments, root: &mut Direct) -> Result<Fit> {
+fn fit(log: &FlushLog, wanted: &Arguments, root: &mut Disk) -> Result<Fit> {
     let uuid = devices::identify(&wanted.root).map_or([0; 16], |found| uuid_bytes(&found.uuid));
     let (owner, size) = (log.owner(), root.size().sectors());
     // A UUID tells, however large the partition is by now. A merge that was cut short may have torn the superblock, so that
@@ -137,7 +137,7 @@ fn bytes(live: &[Live]) -> Bytes {
     Bytes((live.len() * CHUNK_BYTES) as u64)
 }
 
-fn report(wanted: &Arguments, log: &Log, fit: Fit, live: &[Live], bad: &[Bad]) {
+fn report(wanted: &Arguments, log: &FlushLog, fit: Fit, live: &[Live], bad: &[Bad]) {
     let (damaged, unreadable) = count(bad);
     let chain = &log.chain;
     let text = if wanted.json {
@@ -159,12 +159,12 @@ fn report(wanted: &Arguments, log: &Log, fit: Fit, live: &[Live], bad: &[Bad]) {
             text.push_str(&format!("\nthe last is flush {sequence} of {when}"));
         }
         match chain.end {
-            End::Clean => {}
-            End::Torn => text.push_str(&format!("\n{}", log.torn())),
-            End::Damaged(_) => {
+            ChainEnd::Clean => {}
+            ChainEnd::Torn => text.push_str(&format!("\n{}", log.torn())),
+            ChainEnd::Damaged(_) => {
                 text.push_str(&format!("\nLOST: {}", log.damage().unwrap_or_default()));
             }
-            End::Unreadable { .. } => {
+            ChainEnd::Unreadable { .. } => {
                 text.push_str(&format!("\nUNREADABLE: {}", log.hidden().unwrap_or_default()));
             }
         }
@@ -177,7 +177,13 @@ fn report(wanted: &Arguments, log: &Log, fit: Fit, live: &[Live], bad: &[Bad]) {
     put(io::stdout(), &format!("{text}\n"));
 }
 
-fn act(wanted: &Arguments, log: &mut Log, mut root: Direct, fit: Fit, live: &[Live]) -> Result<()> {
+fn act(
+    wanted: &Arguments,
+    log: &mut FlushLog,
+    mut root: Disk,
+    fit: Fit,
+    live: &[Live],
+) -> Result<()> {
     if fit != Fit::Fits && !wanted.force {
         return Err(Error::new(
             format!("apply {} to {}", wanted.log.display(), wanted.root.display()),
@@ -207,7 +213,7 @@ fn act(wanted: &Arguments, log: &mut Log, mut root: Direct, fit: Fit, live: &[Li
             File::create_new(export)
                 .and_then(|file| file.set_len(size))
                 .doing(|| format!("make {name}"))?;
-            Direct::open_writable(export)
+            Disk::open_writable(export)
                 .and_then(|mut copy| {
                     copy_into(&mut root, &mut copy)?;
                     log.apply(live, &mut copy, &mut meter)
@@ -232,7 +238,7 @@ const HALF_MERGED: &str = "Root may be half merged, so don't mount it. The log i
     again, on copies of both (ddrescue) if the card is dying.";
 
 /// Copies root to an empty file of the same size, and leaves out what is zero.
-fn copy_into(root: &mut Direct, copy: &mut Direct) -> Result<()> {
+fn copy_into(root: &mut Disk, copy: &mut Disk) -> Result<()> {
     let mut buffer = vec![0; PIECE * CHUNK_BYTES];
     let end = root.size().0.div_ceil(CHUNK_BYTES as u64);
     for chunk in (0..end).step_by(PIECE) {
@@ -258,10 +264,10 @@ mod tests {
 
     #[test]
     fn a_damaged_log_and_one_that_does_not_fit_never_end_with_0() {
-        let damaged = End::Damaged(Damage { chunk: 9, what: DamagedPart::Data, youngest: 3 });
-        let unreadable = End::Unreadable { chunk: 9, youngest: None };
+        let damaged = ChainEnd::Damaged(Damage { chunk: 9, what: DamagedPart::Data, youngest: 3 });
+        let unreadable = ChainEnd::Unreadable { chunk: 9, youngest: None };
         for force in [false, true] {
-            for end in [End::Clean, End::Torn] {
+            for end in [ChainEnd::Clean, ChainEnd::Torn] {
                 assert_eq!(verdict(end, Fit::Fits, force), Exit::Done);
                 for fit in [Fit::Foreign, Fit::Changed] {
                     let wanted = if force { Exit::Done } else { Exit::Failed };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::commands::asked::config;
 use crate::error::{Exit, Result};
 use crate::flush::flushlog::tries;
-use crate::flush::session::{How, Outcome, Session, at_risk};
+use crate::flush::session::{FlushOptions, Outcome, Session, at_risk};
 use crate::notes::hold;
 use crate::output::console::Console;
 use crate::output::progress::Meter;
@@ -75,7 +75,7 @@ fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Resu
         console.say(&format!("{pending} are in RAM only and go to the card now: DON'T POWER OFF."));
     }
     // First into the flush log, if there is one: that is quick, and from then on nothing can be lost.
-    let flushed = session.flush(How::default());
+    let flushed = session.flush(FlushOptions::default());
     // The time is over: there is none for another try either.
     if let Err(error) = flushed.as_ref()
         && error.exit_code() == Exit::Interrupted

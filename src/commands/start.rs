@@ -9,7 +9,7 @@ use crate::commands::waiting::{PATIENCE_OF_START, begin};
 use crate::error::{Doing, Exit, Result};
 use crate::notes::{run_dir, spill};
 use crate::output::put;
-use crate::pure::stack::{Mode, Wish};
+use crate::pure::stack::{Goal, Mode};
 use crate::sys::dm::Control;
 use crate::sys::signals;
 
@@ -33,7 +33,7 @@ pub fn run() -> Result<Exit> {
         };
     }
     let mut session = begin("start", refuse_while_held, PATIENCE_OF_START, &config, &mut signals)?
-        .settled(Wish::default())?;
+        .settled(Goal::default())?;
     let mut unspilled = None;
     let text = if session.start()? {
         unspilled = config.spill.as_ref().and_then(|spill| spill::begin(spill).err());

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use crate::commands::asked::config;
 use crate::commands::held::refuse_while_held;
-use crate::commands::outcome::{counted, tell};
+use crate::commands::outcome::{counted, print};
 use crate::commands::shutdown;
 use crate::commands::waiting::{PATIENCE, begin};
 use crate::error::{Error, Exit, Result};
@@ -56,8 +56,13 @@ fn stop(json: bool) -> Result<Exit> {
     }
     let mut said = Vec::new();
     swaps::bring_back(&mut |text| said.push(text.to_owned()));
-    let told =
-        tell(session, &outcome, json, "stopped, flushed", "stopped already: writes go to the card");
+    let told = print(
+        session,
+        &outcome,
+        json,
+        "stopped, flushed",
+        "stopped already: writes go to the card",
+    );
     // Without the lock, as all that somebody reads.
     for text in said {
         put(std::io::stderr(), &format!("cowflush: {text}\n"));

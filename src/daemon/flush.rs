@@ -2,12 +2,12 @@
 
 use super::Daemon;
 use crate::error::{Exit, Result};
-use crate::flush::session::{How, Outcome, Session};
+use crate::flush::session::{FlushOptions, Outcome, Session};
 use crate::notes::{hold, run_dir};
 use crate::pure::config::{HoldFull, OnOverflow};
 use crate::pure::policy::pressure::Level;
 use crate::pure::policy::schedule::{self, Done, Reason, Sample};
-use crate::pure::stack::Wish;
+use crate::pure::stack::Goal;
 use crate::sys::process::Program;
 use crate::sys::signals::Held;
 use crate::sys::{lock, priority};
@@ -103,12 +103,12 @@ impl Daemon<'_> {
             Err(error) if error.exit_code() == Exit::Busy => return Ok(Did::Nothing),
             session => session?,
         };
-        let mut session = session.because(reason, path).settled(Wish::default())?;
+        let mut session = session.because(reason, path).settled(Goal::default())?;
         if reason == Reason::Idle {
             session.merge()?;
             return Ok(Did::Flushed(None));
         }
-        let outcome = session.flush(how(reason))?;
+        let outcome = session.flush(options(reason))?;
         if reason == (Reason::Boot { merge: true }) {
             // Also what an earlier flush left in the log: a flush with nothing to do merges nothing.
             session.merge()?;
@@ -147,7 +147,7 @@ impl Daemon<'_> {
         } else if failing
             && !self.throttle.is_armed()
             && lock::take(&self.control).is_ok()
-            && self.throttle.arm(self.rule).is_err()
+            && self.throttle.arm(self.cow_limits).is_err()
         {
             lock::release(&self.control);
         }
@@ -195,11 +195,11 @@ impl Daemon<'_> {
 
 /// How to flush for this reason: a boot loader reads the plain card; a COW that fills up, or memory that is short,
 /// leaves no time.
-fn how(reason: Reason) -> How {
-    How {
+fn options(reason: Reason) -> FlushOptions {
+    FlushOptions {
         merge: reason == (Reason::Boot { merge: true }),
         hurry: matches!(reason, Reason::High | Reason::Memory),
-        ..How::default()
+        ..FlushOptions::default()
     }
 }
 
@@ -209,19 +209,19 @@ mod tests {
 
     #[test]
     fn only_boot_files_are_merged_and_only_want_of_room_is_a_hurry() {
-        let plain = How::default();
+        let plain = FlushOptions::default();
         for (reason, wanted) in [
             (Reason::Interval, plain),
             (Reason::At(0), plain),
             (Reason::Urgent, plain),
             (Reason::Asked, plain),
             (Reason::Idle, plain),
-            (Reason::Boot { merge: true }, How { merge: true, ..plain }),
+            (Reason::Boot { merge: true }, FlushOptions { merge: true, ..plain }),
             (Reason::Boot { merge: false }, plain),
-            (Reason::High, How { hurry: true, ..plain }),
-            (Reason::Memory, How { hurry: true, ..plain }),
+            (Reason::High, FlushOptions { hurry: true, ..plain }),
+            (Reason::Memory, FlushOptions { hurry: true, ..plain }),
         ] {
-            assert_eq!(how(reason), wanted, "{reason}");
+            assert_eq!(options(reason), wanted, "{reason}");
         }
         // Never past the log: a power cut could tear root.
         assert!(!plain.direct);

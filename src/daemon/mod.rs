@@ -27,13 +27,13 @@ use self::swaps::Swaps;
 use self::watch::{Mounts, Watch};
 use self::watchdog::Watchdog;
 use crate::error::Result;
-use crate::flush::{flushlog, session, trouble};
+use crate::flush::{errors, flushlog, session};
 use crate::notes::{run_dir, settings, spill};
 use crate::pure::config::Config;
 use crate::pure::dm::SnapshotStatus;
-use crate::pure::policy::rule::Rule;
+use crate::pure::policy::cow_limits::CowLimits;
 use crate::pure::policy::schedule::Schedule;
-use crate::pure::stack::{Name, Trouble};
+use crate::pure::stack::{Name, PlanError};
 use crate::pure::units::Bytes;
 use crate::sys::dm::{Control, Message};
 use crate::sys::psi::Pressure;
@@ -52,8 +52,8 @@ struct Daemon<'a> {
     told_lost: bool,
     /// By what root's COW is judged, and what one flush can put into the flush log; both as of the
     /// last [`Daemon::refresh`].
-    rule: Rule,
-    roof: Bytes,
+    cow_limits: CowLimits,
+    log_capacity: Bytes,
     urgent: Watch,
     boot: Watch,
     mounts: Mounts,
@@ -84,13 +84,13 @@ struct Daemon<'a> {
 }
 
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
-pub fn run(load: impl Fn() -> Config, mut signals: Held, tell: &mut dyn FnMut(&str)) -> Result<()> {
+pub fn run(load: impl Fn() -> Config, mut signals: Held, log: &mut dyn FnMut(&str)) -> Result<()> {
     // For all its sessions, and for the throttle's worker. Real-time but for the long parts of a flush: no
     // busy program may come between a writer and a look.
     let config = load();
     session::prepare_process()?;
     let _settings = Settings;
-    let mut daemon = Daemon::begin(config, Notify::new(tell))?;
+    let mut daemon = Daemon::begin(config, Notify::new(log))?;
     let ended = daemon.work(load, &mut signals);
     // Writers go on before anything is told: whoever listens may be one of them.
     daemon.throttle.release();
@@ -120,10 +120,10 @@ impl<'a> Daemon<'a> {
         let mounts = Mounts::watch()?;
         let root = stack.root.map(|root| root.number);
         let (urgent, boot) = (Watch::new(&config.urgent, root), Watch::new(&config.merge_on, root));
-        let roof = flushlog::roof(&stack);
+        let log_capacity = flushlog::log_capacity(&stack);
         let mut daemon = Self {
-            rule: Rule::of(&config, &stack, roof),
-            roof,
+            cow_limits: CowLimits::of(&config, &stack, log_capacity),
+            log_capacity,
             config,
             schedule: Schedule::default(),
             control,
@@ -160,7 +160,7 @@ impl<'a> Daemon<'a> {
         loop {
             let mut now = self.sample();
             if now.lost && !std::mem::replace(&mut self.told_lost, true) {
-                self.notify.log(&trouble::explain(Trouble::Lost(Name::Root)).to_string());
+                self.notify.log(&errors::explain(PlanError::Lost(Name::Root)).to_string());
                 self.reporter.flushed(false);
             }
             if let Some(reason) = self.schedule.due(&self.config, &now) {

@@ -52,8 +52,8 @@ mod tests {
     #[test]
     fn what_could_not_be_said_is_said_later_in_order() {
         let mut said = Vec::new();
-        let mut tell = |text: &str| said.push(text.to_owned());
-        let mut notify = Notify::new(&mut tell);
+        let mut log = |text: &str| said.push(text.to_owned());
+        let mut notify = Notify::new(&mut log);
         notify.log("one");
         notify.defer(true);
         notify.log("two");

@@ -133,7 +133,7 @@ impl Reporter {
     }
 
     fn figures(&mut self, control: &Control, now: &Sample) -> Metrics {
-        let report = status::privileged(control, |partition| self.log.look(control, partition));
+        let report = status::privileged(control, |partition| self.log.report(control, partition));
         Metrics {
             mode: report.mode_word(),
             cow_used: report.cow_used.unwrap_or_default(),

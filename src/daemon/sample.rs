@@ -2,12 +2,12 @@
 
 use super::Daemon;
 use crate::error::Result;
-use crate::flush::{flushlog, trouble};
+use crate::flush::{errors, flushlog};
 use crate::notes::{hold, settings};
 use crate::pure::dm::SnapshotStatus;
-use crate::pure::policy::rule::Rule;
+use crate::pure::policy::cow_limits::CowLimits;
 use crate::pure::policy::schedule::Sample;
-use crate::pure::stack::Trouble;
+use crate::pure::stack::PlanError;
 use crate::pure::units::Bytes;
 use crate::sys::{memory, time};
 
@@ -16,9 +16,9 @@ impl Daemon<'_> {
     pub(super) fn sample(&mut self) -> Sample {
         let status = self.status();
         let memory = memory::info().unwrap_or_default();
-        let level = self.rule.level(status, &memory);
+        let level = self.cow_limits.level(status, &memory);
         let (day, minute) = time::local();
-        let hold = hold::look();
+        let hold = hold::read();
         let pending = match status {
             SnapshotStatus::Used(usage) => {
                 Bytes(usage.data().bytes().0.saturating_add(memory.dirty.0))
@@ -45,7 +45,7 @@ impl Daemon<'_> {
     /// What root's COW says of itself. Where the kernel does not answer, for want of memory, it is as it was. So it is in the
     /// handover of somebody's seal, where root's old table is Invalid.
     pub(super) fn status(&mut self) -> SnapshotStatus {
-        let looked = self.control.look(&mut self.message);
+        let looked = self.control.root_status(&mut self.message);
         let asleep = self.message.is_suspended();
         self.status = seen(self.status, looked.ok(), asleep);
         self.status
@@ -55,13 +55,13 @@ impl Daemon<'_> {
     pub(super) fn refresh(&mut self) -> Result<()> {
         let stack = self.control.stack()?;
         if stack.root.is_none() {
-            return Err(trouble::explain(Trouble::NotActive));
+            return Err(errors::explain(PlanError::NotActive));
         }
         // While writers wait a card that fails is not asked for more than the next flush needs.
         if !self.throttle.is_armed() {
-            self.roof = flushlog::roof(&stack);
+            self.log_capacity = flushlog::log_capacity(&stack);
         }
-        self.rule = Rule::of(&self.config, &stack, self.roof);
+        self.cow_limits = CowLimits::of(&self.config, &stack, self.log_capacity);
         self.log_in_use = stack.logged.is_some();
         self.swaps.root = stack.root.map(|root| root.number);
         self.schedule.log_in_use(self.log_in_use);

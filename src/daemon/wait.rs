@@ -117,7 +117,7 @@ impl Daemon<'_> {
         if self.throttle.is_armed() || level.size == Bytes(0) {
             return Some(level);
         }
-        match self.control.look(&mut self.message) {
+        match self.control.root_status(&mut self.message) {
             Ok(SnapshotStatus::Used(usage)) => level.polled(usage.allocated.bytes()),
             _ => None,
         }

@@ -5,25 +5,25 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::context::Context;
+use super::errors::explain;
 use super::layer::{named, replace};
 use super::prune::{Policy, Pruned, prune};
-use super::trouble::explain;
 use super::view;
 use crate::error::{Error, Exit, Result};
-use crate::flush::flushlog::Log;
+use crate::flush::flushlog::FlushLog;
 use crate::flush::flushlog::append::APPEND_AGAIN;
 use crate::flush::flushlog::guard::{self, Guarded};
 use crate::pure::dm::Target;
 use crate::pure::flushlog::agree::{Act, Go};
-use crate::pure::stack::{Name, Stack, Trouble};
+use crate::pure::stack::{Name, PlanError, Stack};
 use crate::pure::units::Bytes;
 use crate::sys::block;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
 /// What came of an append.
 pub enum Appended {
     /// It is durable: the log, and what that took.
-    Done(Box<Log>, Append),
+    Done(Box<FlushLog>, Append),
     /// The log must be merged first.
     NoRoom,
     /// It is larger than the whole log.
@@ -52,15 +52,15 @@ pub fn append(context: &mut Context<'_>, stack: &Stack, policy: Policy) -> Resul
     let (Some(Target::Snapshot { origin, cow, .. }), Some((card, _))) =
         (sealed.target(), stack.card())
     else {
-        return Err(explain(Trouble::Foreign(Name::Sealed)));
+        return Err(explain(PlanError::Foreign(Name::Sealed)));
     };
     let mut data = view::Data::of_cow(origin, cow)?;
     let pruned = prune(policy, &sealed, &mut data);
-    let mut store = Direct::open(&block::path(cow))?;
+    let mut store = Disk::open(&block::path(cow))?;
     let sealed_data = Some((data.table.as_slice(), &mut store));
     let Guarded { log: Some(mut log), go } = guard::check(stack, Act::Append, false, sealed_data)?
     else {
-        return Err(explain(Trouble::Foreign(Name::Log)));
+        return Err(explain(PlanError::Foreign(Name::Log)));
     };
     if go == Go::Anew {
         // Root was written to past them. A segment behind such ones would bring them back to life.
@@ -77,11 +77,11 @@ pub fn append(context: &mut Context<'_>, stack: &Stack, policy: Policy) -> Resul
         return Ok(Appended::NoRoom);
     }
     context.meter.begin("logging", data.bytes());
-    let mut watch = |left| match context.tend(left) {
+    let mut watch = |left| match context.show_progress(left) {
         Some(signal) => Err(interrupted(signal)),
         None => Ok(()),
     };
-    let mut card = Direct::open(&block::path(card))?;
+    let mut card = Disk::open(&block::path(card))?;
     let appended =
         if again { Ok(()) } else { log.append(&data.table, &mut store, &mut card, &mut watch) };
     context.meter.clear();
@@ -91,7 +91,7 @@ pub fn append(context: &mut Context<'_>, stack: &Stack, policy: Policy) -> Resul
 }
 
 /// Lets the sealed device read the log, which has all of it now: its memory is free then.
-pub fn read_log(context: &Context<'_>, stack: &Stack, log: &Log) -> Result<()> {
+pub fn read_log(context: &Context<'_>, stack: &Stack, log: &FlushLog) -> Result<()> {
     let (control, sealed) = (&context.control, named(stack, Name::Sealed)?);
     // Both tables have the same content but for what was pruned, which root does not read, and
     // nobody writes to the sealed device: root can read through it while they are swapped. The view reads all of the log, so it takes the origin

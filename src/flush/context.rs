@@ -16,7 +16,7 @@ use crate::output::progress::Meter;
 use crate::pure::config::Config;
 use crate::pure::dm::status::Usage;
 use crate::pure::dm::{SnapshotStatus, Target};
-use crate::pure::policy::rule::Rule;
+use crate::pure::policy::cow_limits::CowLimits;
 use crate::pure::stack::{Device, Live, Name, Stack};
 use crate::pure::units::{Bytes, Sectors};
 use crate::sys::block;
@@ -40,7 +40,7 @@ pub struct Context<'a> {
     /// What root's COW may hold, should it need another.
     pub limit: Bytes,
     /// What one flush can put into the flush log.
-    pub roof: Bytes,
+    pub log_capacity: Bytes,
     /// What is sealed was frozen, as far as this process knows.
     pub frozen: bool,
     /// The owner has said that flushes may be dropped that the log holds and root does not have.
@@ -94,8 +94,8 @@ impl Context<'_> {
     /// The second half of [`Self::observe`], for `stack`, which was read just now. Returns it without what is only the
     /// throttle's doing.
     pub fn arm_for(&mut self, mut stack: Stack) -> Result<Stack> {
-        let rule = self.rule(&stack);
-        self.throttle.arm_for(&stack, rule)?;
+        let cow_limits = self.cow_limits(&stack);
+        self.throttle.arm_for(&stack, cow_limits)?;
         // A throttle that holds writers back suspends root; that is not what the plan is to mend.
         if let (Some(root), true) = (&mut stack.root, self.throttle.is_armed()) {
             root.suspended = false;
@@ -113,8 +113,8 @@ impl Context<'_> {
     }
 
     /// How full root's COW may be, with what is sealed in `stack`.
-    pub fn rule(&self, stack: &Stack) -> Rule {
-        Rule::of(self.config, stack, self.roof)
+    pub fn cow_limits(&self, stack: &Stack) -> CowLimits {
+        CowLimits::of(self.config, stack, self.log_capacity)
     }
 
     /// What may be left out of what is sealed.
@@ -123,7 +123,7 @@ impl Context<'_> {
     }
 
     /// To be called often during what takes long: shows progress. Returns a signal that came.
-    pub fn tend(&mut self, left: Bytes) -> Option<Signal> {
+    pub fn show_progress(&mut self, left: Bytes) -> Option<Signal> {
         // While root is suspended, by a throttle or for a last step, whoever reads the progress may be waiting for it.
         if !self.throttle.is_holding() {
             self.meter.show(left);

@@ -87,7 +87,7 @@ enum Call {
 trait Kernel {
     fn call(&mut self, call: Call) -> Result<(), Errno>;
     /// Root and the sealed device.
-    fn look(&mut self) -> Result<Stack, Errno>;
+    fn observe(&mut self) -> Result<Stack, Errno>;
     /// Before another try.
     fn pause(&mut self);
 }
@@ -128,12 +128,12 @@ impl Kernel for (&Control, &mut Messages) {
         control.run(request, message)
     }
 
-    fn look(&mut self) -> Result<Stack, Errno> {
+    fn observe(&mut self) -> Result<Stack, Errno> {
         let (control, messages) = self;
-        let look = |info, table| control.look_at(info, table).map_err(|(_, errno)| errno);
+        let read = |info, table| control.read_device(info, table).map_err(|(_, errno)| errno);
         Ok(Stack {
-            root: look(&mut messages.root, &mut messages.root_table)?,
-            sealed: look(&mut messages.sealed, &mut messages.sealed_table)?,
+            root: read(&mut messages.root, &mut messages.root_table)?,
+            sealed: read(&mut messages.sealed, &mut messages.sealed_table)?,
             ..Stack::default()
         })
     }
@@ -276,7 +276,7 @@ fn suspend(kernel: &mut impl Kernel) -> Result<(), Failed> {
 fn mend(kernel: &mut impl Kernel) -> Option<Stack> {
     let mut way = Way::Back;
     for _ in 0..TURNS {
-        let taken = kernel.look().map(|stack| (stack, plan::wake(&stack, way)));
+        let taken = kernel.observe().map(|stack| (stack, plan::wake(&stack, way)));
         let done = match taken {
             Ok((stack, Ok(None))) => return Some(stack),
             Ok((_, Ok(Some(step)))) => take(kernel, step),
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
     use crate::pure::dm::status::Usage;
     use crate::pure::stack::fixtures::*;
-    use crate::pure::stack::{Device, Live, Wish};
+    use crate::pure::stack::{Device, Goal, Live};
     use crate::pure::units::{DevNo, Sectors};
 
     /// What another command would make.
@@ -554,9 +554,9 @@ mod tests {
         fn settle(&mut self) -> bool {
             let origin = Mapped { live: Some(Table::live(linear(CARD))), ..Mapped::default() };
             loop {
-                let Ok(stack) = self.look() else { return false };
+                let Ok(stack) = self.observe() else { return false };
                 let stack = Stack { origin: Some(device(ORIGIN, &origin)), ..stack };
-                match plan::next(&stack, Wish::default()).unwrap() {
+                match plan::next(&stack, Goal::default()).unwrap() {
                     Some(
                         step @ (Step::Resume(_)
                         | Step::Clear(_)
@@ -605,7 +605,7 @@ mod tests {
             answer
         }
 
-        fn look(&mut self) -> Result<Stack, Errno> {
+        fn observe(&mut self) -> Result<Stack, Errno> {
             if self.fate().is_some() {
                 return Err(Errno::ENOMEM);
             }
@@ -752,7 +752,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filesystem_that_another_program_froze_is_let_be() {
+    fn a_filesystem_that_another_program_froze_is_left_frozen() {
         for (mut model, run) in [deferring(), writing_through()] {
             model.faults = vec![(0, Fate::Frozen)];
             let failed = Failed { at: Moment::Freeze, errno: Errno::EBUSY, asleep: false };

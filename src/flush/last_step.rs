@@ -4,20 +4,20 @@ use std::time::Instant;
 
 use super::append::{Appended, append};
 use super::context::Context;
+use super::errors::explain;
 use super::layer::data;
 use super::prune::Policy;
 use super::settled::Settled;
-use super::trouble::explain;
 use crate::error::{Error, Exit, Result};
 use crate::flush::flushlog::append::APPEND_AGAIN;
 use crate::flush::flushlog::guard;
 use crate::output::progress::Meter;
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::agree::Act;
-use crate::pure::stack::{Name, Trouble};
+use crate::pure::stack::{Name, PlanError};
 use crate::pure::units::Bytes;
 use crate::sys::block;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
 /// Brings what was sealed into the card for a last step, while root is suspended and nothing new comes: first into the
 /// log, which until then is empty. Only when that is durable it is copied, and only when all of it is on the card
@@ -28,7 +28,9 @@ use crate::sys::direct::Direct;
 /// boot knows whether a log still fits, need not change for long.
 pub fn into_card(context: &mut Context<'_>) -> Result<Option<Settled>> {
     let (stack, mut settled) = (context.observe()?, Settled::default());
-    let Some((card, _)) = stack.card() else { return Err(explain(Trouble::Foreign(Name::Origin))) };
+    let Some((card, _)) = stack.card() else {
+        return Err(explain(PlanError::Foreign(Name::Origin)));
+    };
     let must = |error: Error| error.advise(APPEND_AGAIN).exit(Exit::Card);
     if data(stack.sealed.as_ref()) == Bytes(0) {
         let checked = guard::check(&stack, Act::Retire, context.forget, None)?;
@@ -47,7 +49,7 @@ pub fn into_card(context: &mut Context<'_>) -> Result<Option<Settled>> {
         let why = log.damage().or_else(|| log.hidden()).unwrap_or_default();
         return Err(must(Error::new("merge the flush log", why)));
     }
-    let mut root = Direct::open_writable(&block::path(card))?;
+    let mut root = Disk::open_writable(&block::path(card))?;
     log.apply(&live, &mut root, &mut Meter::silent())
         .and_then(|()| log.reset(live.len() as u64))
         .map_err(must)?;

@@ -1,9 +1,9 @@
 //! Layers of the stack: what one holds, and another table for one.
 
-use super::trouble::explain;
+use super::errors::explain;
 use crate::error::{Error, Result};
 use crate::pure::dm::{Line, Target};
-use crate::pure::stack::{Device, Name, Stack, Trouble};
+use crate::pure::stack::{Device, Name, PlanError, Stack};
 use crate::pure::units::{Bytes, DevNo};
 use crate::sys::dm::Control;
 
@@ -33,7 +33,7 @@ pub fn replace(
         Some(
             Target::Snapshot { origin, cow, chunk } | Target::SnapshotMerge { origin, cow, chunk },
         ) => (origin, cow, chunk),
-        _ => return Err(explain(Trouble::Foreign(name))),
+        _ => return Err(explain(PlanError::Foreign(name))),
     };
     let length = layer.length().unwrap_or_default();
     control.replace(name, &[Line::whole(length, target(origin, cow, chunk))])

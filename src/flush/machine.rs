@@ -7,18 +7,18 @@ use super::context::{Context, ThrottleOf};
 use super::handover::Freeze;
 use super::settle::settle;
 use super::settled::Settled;
-use super::{cowfile, seal};
+use super::{cow_device, seal};
 use crate::error::Result;
-use crate::flush::flushlog::Log;
+use crate::flush::flushlog::FlushLog;
 use crate::flush::flushlog::make::LogOptions;
 use crate::output::progress::Meter;
 use crate::pure::chunks::{CHUNK_BYTES, CHUNK_SECTORS, Chunk};
 use crate::pure::config::Config;
 use crate::pure::dm::{Line, Target};
-use crate::pure::flushlog::whose::Owner;
-use crate::pure::stack::{Name, Stack, Wish};
+use crate::pure::flushlog::ownership::Owner;
+use crate::pure::stack::{Goal, Name, Stack};
 use crate::pure::units::{Bytes, DevNo, Sectors};
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 use crate::sys::model::Model;
 use crate::sys::signals::{self, Held};
 use crate::sys::{block, lock};
@@ -57,14 +57,14 @@ impl Machine {
             let path = model.disk(LOG, LOG_CHUNKS);
             let root = Owner { size: length, ..Owner::default() };
             let ask = LogOptions { root, erase_block: Bytes(4096), fill: Bytes(0), label: [0; 16] };
-            Log::make(&path, &ask).unwrap();
+            FlushLog::make(&path, &ask).unwrap();
             control.create(Name::Log).unwrap();
             let whole = Line::whole(block::size(LOG).unwrap(), linear(LOG));
             control.replace(Name::Log, &[whole]).unwrap();
             path
         });
         control.create(Name::Root).unwrap();
-        let cow = cowfile::create(&control, LIMIT, Bytes(0), Bytes::MAX).unwrap();
+        let cow = cow_device::create(&control, LIMIT, Bytes(0), Bytes::MAX).unwrap();
         let root = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         control.replace(Name::Root, &[Line::whole(length, root)]).unwrap();
         lock::take(&control).unwrap();
@@ -78,7 +78,7 @@ impl Machine {
             signals,
             config,
             limit: LIMIT,
-            roof: Bytes::MAX,
+            log_capacity: Bytes::MAX,
             frozen: false,
             forget: false,
         };
@@ -99,14 +99,14 @@ impl Machine {
     /// Seals root's COW.
     pub fn seal(&mut self) -> Result<()> {
         let stack = self.context.observe()?;
-        let after = seal::After::Defer { limit: LIMIT, roof: Bytes::MAX };
+        let after = seal::After::Defer { limit: LIMIT, log_capacity: Bytes::MAX };
         seal::run(&mut self.context, &stack, after, Freeze::Never).map(drop)
     }
 
     /// Settles what is there.
-    pub fn settle(&mut self, wish: Wish) -> Result<(Settled, Stack)> {
+    pub fn settle(&mut self, goal: Goal) -> Result<(Settled, Stack)> {
         let stack = self.context.observe()?;
-        settle(&mut self.context, stack, wish)
+        settle(&mut self.context, stack, goal)
     }
 
     /// Root shows what was written to it last.
@@ -118,11 +118,11 @@ impl Machine {
 
     /// What a boot after a power cut would find now, were everything on the card that was written to it.
     pub fn after_a_cut(&self) -> Content {
-        let mut card = Direct::open(&self.card).unwrap();
+        let mut card = Disk::open(&self.card).unwrap();
         let mut found: Vec<_> = (0..CHUNKS).map(|chunk| card.chunk(chunk).unwrap()).collect();
         if let Some(path) = &self.log {
-            let mut log = Log::look(path).unwrap();
-            let mut disk = Direct::open(path).unwrap();
+            let mut log = FlushLog::open_read_only(path).unwrap();
+            let mut disk = Disk::open(path).unwrap();
             for live in log.verify() {
                 found[live.old as usize] = disk.chunk(live.place).unwrap();
             }

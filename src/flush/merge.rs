@@ -6,22 +6,22 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::context::Context;
+use super::errors::{explain, refused};
 use super::layer::{named, replace};
 use super::prune::{Policy, prune};
 use super::settled::Settled;
-use super::trouble::{explain, refused};
-use super::{parts, quiet, view};
+use super::{parts, view, write_cache};
 use crate::error::{Error, Exit, Result};
 use crate::flush::flushlog::guard::{self, Guarded};
-use crate::flush::flushlog::{Log, READ_AGAIN};
+use crate::flush::flushlog::{FlushLog, READ_AGAIN};
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
 use crate::pure::cow::fill::Budget;
 use crate::pure::dm::{Line, Target};
 use crate::pure::flushlog::agree::Act;
 use crate::pure::flushlog::chain::bad_chunks;
-use crate::pure::stack::{Live, Name, Stack, Trouble};
+use crate::pure::stack::{Live, Name, PlanError, Stack};
 use crate::pure::units::Bytes;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 use crate::sys::{block, watchdog};
 
 /// How often the merge is looked at: soon at first, since most are short.
@@ -41,10 +41,10 @@ pub fn start(
         (_, Some(Target::Snapshot { origin, cow, .. })) => {
             // Root is about to be written to past the log: nothing in it may count after that, not
             // even a segment that an append left when it failed.
-            retire(stack, context.forget, settled.let_be)?;
+            retire(stack, context.forget, settled.not_emptied)?;
             view::Data::of_cow(origin, cow)?
         }
-        _ => return Err(explain(Trouble::Foreign(name))),
+        _ => return Err(explain(PlanError::Foreign(name))),
     };
     if name == Name::Logged {
         // Whether what the log holds was frozen is known only if it tells by itself.
@@ -72,13 +72,13 @@ pub fn start(
         })?;
     }
     // Before the first run is merged. The layer's new table has nobody's FLUSHes to pass on.
-    quiet::begin(stack);
+    write_cache::declare_off(stack);
     replace(control, name, &layer, |origin, _, chunk| Target::SnapshotMerge {
         origin,
         cow: view,
         chunk,
     })
-    .inspect_err(|_| drop(quiet::end(stack)))?;
+    .inspect_err(|_| drop(write_cache::restore(stack)))?;
     Ok(Bytes(first.0.saturating_add(data.bytes().0)))
 }
 
@@ -97,7 +97,7 @@ fn write_free(
     let Some((device, _)) = stack.card().filter(|_| name == Name::Logged) else {
         return Ok(Bytes(0));
     };
-    let mut card = Direct::open_writable(&block::path(device)).map_err(refused)?;
+    let mut card = Disk::open_writable(&block::path(device)).map_err(refused)?;
     let olds = &mut data.table.iter().map(|exception| exception.old);
     let (total, marks) = (data.bytes(), parts::free(&mut card, olds));
     let free = data.take(&marks);
@@ -109,7 +109,7 @@ fn write_free(
     context.meter.begin("merging", total);
     let watch = |left: Bytes| {
         let left = Bytes(rest.0.saturating_add(left.0)).min(total);
-        context.tend(left).map_or(Ok(()), |signal| Err(interrupted_before(signal)))
+        context.show_progress(left).map_or(Ok(()), |signal| Err(interrupted_before(signal)))
     };
     let copied = parts::copy(&free, &mut card, watch);
     context.meter.clear();
@@ -134,13 +134,13 @@ fn logged_data(context: &mut Context<'_>, stack: &Stack) -> Result<view::Data> {
         })
         .collect();
     wanted.sort_unstable();
-    let mut disk = Direct::open(&block::path(store))?;
+    let mut disk = Disk::open(&block::path(store))?;
     let bytes = |count: usize| Bytes(count as u64 * CHUNK_BYTES as u64);
     // A slow card takes minutes for a full log, and a shutdown may not have them.
     context.meter.begin("checking", bytes(wanted.len()));
     let (mut bad, mut left) = (Vec::new(), wanted.len());
     for piece in wanted.chunks(PIECE) {
-        if let Some(signal) = context.tend(bytes(left)) {
+        if let Some(signal) = context.show_progress(bytes(left)) {
             context.meter.clear();
             return Err(interrupted_before(signal));
         }
@@ -187,7 +187,7 @@ fn fill_gaps(
         return Ok(data);
     };
     // One that can't be read now asks for nothing.
-    let size = Log::header_at(&block::path(log)).map_or(0, |header| u64::from(header.fill));
+    let size = FlushLog::header_at(&block::path(log)).map_or(0, |header| u64::from(header.fill));
     Ok(if size > 1 { data.fill(card, size, copies) } else { data })
 }
 
@@ -197,16 +197,16 @@ fn fill_gaps(
 ///
 /// A log that can't be written to is let be: its segments are told by root's superblock, which is
 /// about to change.
-pub fn retire_log(stack: &Stack, let_be: bool) -> Result<()> {
-    retire(stack, false, let_be)
+pub fn retire_log(stack: &Stack, not_emptied: bool) -> Result<()> {
+    retire(stack, false, not_emptied)
 }
 
-fn retire(stack: &Stack, forget: bool, let_be: bool) -> Result<()> {
+fn retire(stack: &Stack, forget: bool, not_emptied: bool) -> Result<()> {
     if stack.is_under_root(Name::Logged) {
-        return Err(explain(Trouble::Foreign(Name::Logged)));
+        return Err(explain(PlanError::Foreign(Name::Logged)));
     }
     // Whoever has just seen that it holds nothing more needs no second look.
-    let checked = guard::check(stack, Act::Retire, forget || let_be, None)?;
+    let checked = guard::check(stack, Act::Retire, forget || not_emptied, None)?;
     if let Some(mut log) = checked.log.filter(|log| !log.is_unused()) {
         let _ = log.reset(0);
     }
@@ -229,7 +229,7 @@ pub fn take_back(context: &Context<'_>, stack: &Stack, name: Name) -> Result<()>
         (Name::Logged, _) => named(stack, Name::LogView)?.number,
         // The view's second part is the sealed COW.
         (_, Some(Live::Joined(_, Line { target: Target::Linear { device, .. }, .. }))) => device,
-        _ => return Err(explain(Trouble::Foreign(Name::View))),
+        _ => return Err(explain(PlanError::Foreign(Name::View))),
     };
     replace(&context.control, name, &named(stack, name)?, |origin, _, chunk| Target::Snapshot {
         origin,
@@ -253,7 +253,7 @@ pub fn unlink(
 ) -> Result<bool> {
     let (control, layer) = (&context.control, named(stack, name)?);
     let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
-        return Err(explain(Trouble::Foreign(Name::Origin)));
+        return Err(explain(PlanError::Foreign(Name::Origin)));
     };
     // By way of a view it was merged without FLUSHes, all or in part. So one now, and of the card itself, not of a
     // device that may have been told to have no cache. In place the kernel flushed after each run.
@@ -272,9 +272,9 @@ pub fn unlink(
     if kept.is_err() && stack.view.is_some() {
         take_back(context, stack, name)?;
     }
-    let let_be = kept?;
+    let not_emptied = kept?;
     control.replace(name, &[Line::whole(length, Target::Linear { device: card, offset })])?;
-    Ok(let_be)
+    Ok(not_emptied)
 }
 
 /// Waits until the merge ends, well or badly; the caller looks at the stack to learn which. Or
@@ -291,7 +291,7 @@ pub fn wait(context: &mut Context<'_>, name: Name, total: Bytes) -> Result<Optio
             before = left;
             watchdog::progress();
         }
-        if let Some(signal) = context.tend(left.min(total)) {
+        if let Some(signal) = context.show_progress(left.min(total)) {
             break Some(signal);
         }
         std::thread::sleep(pause);

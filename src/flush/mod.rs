@@ -3,7 +3,8 @@
 
 pub mod append;
 pub mod context;
-pub mod cowfile;
+pub mod cow_device;
+pub mod errors;
 pub mod flushlog;
 pub mod handover;
 pub mod last_step;
@@ -13,11 +14,10 @@ mod machine;
 pub mod merge;
 pub mod parts;
 pub mod prune;
-pub mod quiet;
 pub mod seal;
 pub mod session;
 pub mod settle;
 pub mod settled;
 pub mod status;
-pub mod trouble;
 pub mod view;
+pub mod write_cache;

@@ -6,23 +6,23 @@
 //! first chunk of the rest is written they find the state before, whole. The rest is short where files are new: their
 //! content is in the first part.
 
-use super::trouble::refused;
+use super::errors::refused;
 use super::view::Data;
 use crate::error::Result;
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
 use crate::pure::cow::fill;
 use crate::pure::cow::format::Exception;
 use crate::pure::cow::view::neighbours;
-use crate::pure::ext::{self, Use};
+use crate::pure::ext::{self, ChunkUse};
 use crate::pure::units::Bytes;
 use crate::sys::block;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
 /// Whether each of the chunks `olds` (ascending) of `card` is free there. What is not known to be free is not.
-pub fn free(card: &mut Direct, olds: &mut dyn ExactSizeIterator<Item = u64>) -> Vec<bool> {
+pub fn free(card: &mut Disk, olds: &mut dyn ExactSizeIterator<Item = u64>) -> Vec<bool> {
     let (chunks, count) = (card.size().0.div_ceil(CHUNK_BYTES as u64), olds.len());
     let uses = ext::free_on(card, chunks, &mut { olds }).unwrap_or_default();
-    let mut free: Vec<_> = uses.into_iter().map(|found| found == Use::Free).collect();
+    let mut free: Vec<_> = uses.into_iter().map(|found| found == ChunkUse::Free).collect();
     free.resize(count, false);
     free
 }
@@ -30,10 +30,10 @@ pub fn free(card: &mut Direct, olds: &mut dyn ExactSizeIterator<Item = u64>) -> 
 /// Copies what `data` holds to the card, ascending, neighbours together. `watch` is told how much is left, and may end it.
 pub fn copy(
     data: &Data,
-    card: &mut Direct,
+    card: &mut Disk,
     mut watch: impl FnMut(Bytes) -> Result<()>,
 ) -> Result<()> {
-    let mut store = Direct::open(&block::path(data.store))?;
+    let mut store = Disk::open(&block::path(data.store))?;
     let mut buffer = vec![0; PIECE * CHUNK_BYTES];
     let mut rest = data.table.as_slice();
     while let Some(start) = rest.first().map(|first| first.old) {
@@ -56,8 +56,8 @@ pub fn copy(
 /// Reads a row, neighbours in the store together. Returns the fillers that can't be read.
 fn gather(
     row: &[Exception],
-    store: &mut Direct,
-    card: &mut Direct,
+    store: &mut Disk,
+    card: &mut Disk,
     mut into: &mut [u8],
 ) -> Result<Vec<u64>> {
     let mut bad = Vec::new();

@@ -8,11 +8,11 @@ use super::view::Data;
 use crate::error::Result;
 use crate::pure::chunks::{CHUNK_BYTES, CHUNK_SECTORS};
 use crate::pure::dm::{SnapshotStatus, Target};
-use crate::pure::ext::{self, Why};
+use crate::pure::ext::{self, Refusal};
 use crate::pure::stack::Device;
 use crate::pure::units::Bytes;
 use crate::sys::block;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
 /// What a flush may leave out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Pruned {
     /// What was left out.
     pub bytes: Bytes,
     /// Why nothing could be.
-    pub refused: Option<Why>,
+    pub refused: Option<Refusal>,
 }
 
 /// Takes from `data`, which `layer` shows, what needn't reach the card.
@@ -40,7 +40,11 @@ pub fn prune(policy: Policy, layer: &Device, data: &mut Data) -> Pruned {
     }
 }
 
-fn try_prune(policy: Policy, layer: &Device, data: &mut Data) -> core::result::Result<u64, Why> {
+fn try_prune(
+    policy: Policy,
+    layer: &Device,
+    data: &mut Data,
+) -> core::result::Result<u64, Refusal> {
     let Some(Target::Snapshot { origin, .. }) = layer.target().filter(|_| policy.on) else {
         return Err("it is switched off (prune=off)");
     };
@@ -48,9 +52,9 @@ fn try_prune(policy: Policy, layer: &Device, data: &mut Data) -> core::result::R
     if layer.status() == SnapshotStatus::Overflow {
         return Err("the RAM copy was full");
     }
-    let open = |device| -> Result<(Direct, u64)> {
+    let open = |device| -> Result<(Disk, u64)> {
         let chunks = block::size(device)?.0.div_ceil(u64::from(CHUNK_SECTORS));
-        Ok((Direct::open(&block::path(device))?, chunks))
+        Ok((Disk::open(&block::path(device))?, chunks))
     };
     let (Ok((mut sealed, chunks)), Ok((mut below, _))) = (open(layer.number), open(origin)) else {
         return Err("root's metadata can't be read");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::context::Context;
-use super::cowfile::{self, Cow};
+use super::cow_device::{self, Cow};
 use super::handover::{self, Failed, Freeze, Moment, Restart, Sealed};
 use super::layer::named;
 use crate::error::{Doing, Error, Exit, Result};
@@ -28,7 +28,7 @@ pub enum After {
         /// The COW's limit.
         limit: Bytes,
         /// What one flush can put into the flush log.
-        roof: Bytes,
+        log_capacity: Bytes,
     },
     /// The card: the sealed COW is merged in its own order, writes go straight through.
     WriteThrough,
@@ -62,10 +62,10 @@ impl Deferring {
         control: &Control,
         sealed: DevNo,
         limit: Bytes,
-        roof: Bytes,
+        log_capacity: Bytes,
     ) -> Result<(Target, Target, Cow)> {
         let chunk = CHUNK_SECTORS;
-        let fresh = cowfile::create(control, limit, self.used.unwrap_or(limit), roof)?;
+        let fresh = cow_device::create(control, limit, self.used.unwrap_or(limit), log_capacity)?;
         let below = Target::Snapshot { origin: self.origin, cow: self.cow, chunk };
         let above = Target::Snapshot { origin: sealed, cow: fresh.number(), chunk };
         Ok((below, above, fresh))
@@ -91,8 +91,8 @@ pub fn run(
     let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
     let (sealed_target, root_target, fresh) = match after {
-        After::Defer { limit, roof } => {
-            let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
+        After::Defer { limit, log_capacity } => {
+            let (below, above, fresh) = root.defer(control, sealed, limit, log_capacity)?;
             (below, above, Some(fresh))
         }
         After::WriteThrough => (
@@ -107,7 +107,7 @@ pub fn run(
     let mut for_guard = handover::Seal::prepare(root_line);
     let root_folder = File::open("/").doing(|| "open /")?;
     let early = freeze == Freeze::Before;
-    let mut guard = guard::post(control, early.then_some(&root_folder), &mut |end| {
+    let mut guard = guard::start(control, early.then_some(&root_folder), &mut |end| {
         // A root that sleeps all the same has to be read for that, which would
         // wait for the next command, while that waits for the guard: it thaws by itself.
         if let GuardOutcome::Orphaned { frozen } = end
@@ -189,7 +189,8 @@ pub fn move_root(context: &Context<'_>, stack: &Stack) -> Result<()> {
     let (fresh, target) = match sealed.target() {
         Some(Target::Snapshot { chunk, .. }) => {
             let used = sealed.usage().map_or(context.limit, |usage| usage.allocated.bytes());
-            let fresh = cowfile::create(&context.control, context.limit, used, context.roof)?;
+            let fresh =
+                cow_device::create(&context.control, context.limit, used, context.log_capacity)?;
             let cow = fresh.number();
             (Some(fresh), Target::Snapshot { origin: sealed.number, cow, chunk })
         }
@@ -225,15 +226,15 @@ pub struct Held {
 
 /// Seals root's COW as [`run`] does, and leaves root suspended.
 pub fn hold(context: &mut Context<'_>, stack: &Stack) -> Result<Held> {
-    let (control, limit, roof) = (&context.control, context.limit, context.roof);
+    let (control, limit, log_capacity) = (&context.control, context.limit, context.log_capacity);
     let root = deferring(stack)?;
     let sealed = control.create(Name::Sealed)?;
-    let (below, above, fresh) = root.defer(control, sealed, limit, roof)?;
+    let (below, above, fresh) = root.defer(control, sealed, limit, log_capacity)?;
     let (origin, length) = (root.origin, root.length);
     let (below, above) = (Line::whole(length, below), Line::whole(length, above));
     let mut requests = handover::Seal::prepare(above);
     let mut for_guard = handover::Seal::prepare(above);
-    let guard = guard::post(control, None, &mut |end| {
+    let guard = guard::start(control, None, &mut |end| {
         if end != GuardOutcome::Dismissed {
             for_guard.rescue(control);
         }
@@ -342,7 +343,7 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
-    let guard = guard::post(control, None, &mut |end| {
+    let guard = guard::start(control, None, &mut |end| {
         if end != GuardOutcome::Dismissed {
             for_guard.rescue(control);
         }

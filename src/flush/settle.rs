@@ -1,18 +1,18 @@
 //! Settle: look, decide, do one step, look again, until the plan of [`crate::pure::stack::plan`] has no step left.
 //!
-//! A flush, a merge and the clean-up after a killed command all are this loop, with another [`Wish`]. What a step does
+//! A flush, a merge and the clean-up after a killed command all are this loop, with another [`Goal`]. What a step does
 //! is in the files beside this one: `append`, `merge`, and `seal` for what lets root go on.
 
 use std::time::Instant;
 
 use super::append::{self, Appended};
 use super::context::Context;
+use super::errors::explain;
 use super::layer::{data, named};
 use super::settled::Settled;
-use super::trouble::explain;
-use super::{cowfile, merge, quiet, seal};
+use super::{cow_device, merge, seal, write_cache};
 use crate::error::Result;
-use crate::pure::stack::{self, Name, Stack, Step, Wish};
+use crate::pure::stack::{self, Goal, Name, Stack, Step};
 use crate::pure::units::Bytes;
 
 /// Brings `stack`, which was observed just now, to rest: finishes a flush or a merge, or cleans up after a command that
@@ -20,10 +20,10 @@ use crate::pure::units::Bytes;
 pub fn settle(
     context: &mut Context<'_>,
     mut stack: Stack,
-    wished: Wish,
+    asked: Goal,
 ) -> Result<(Settled, Stack)> {
-    cowfile::release_strays(&context.control);
-    let mut course = Course::new(wished);
+    cow_device::release_strays(&context.control);
+    let mut course = Course::new(asked);
     while let Some(step) = course.decide(&stack)? {
         course.take(context, &stack, step)?;
         stack = context.observe()?;
@@ -33,40 +33,40 @@ pub fn settle(
 
 /// What a command has to know of its own earlier steps, which the stack does not show.
 struct Course {
-    wished: Wish,
+    asked: Goal,
     /// With what a flush needs for itself, until it is done.
-    wish: Wish,
+    goal: Goal,
     /// The layers whose merge was begun, and is not done. One that fails is not begun again by the same command.
     begun: Vec<Name>,
     merging_since: Instant,
     log_merged: Bytes,
     /// The FLUSHes of a merge may be off.
-    quiet: bool,
+    flushes_off: bool,
     settled: Settled,
 }
 
 impl Course {
-    fn new(wished: Wish) -> Self {
+    fn new(asked: Goal) -> Self {
         Self {
-            wished,
-            wish: wished,
+            asked,
+            goal: asked,
             begun: Vec::new(),
             merging_since: Instant::now(),
             log_merged: Bytes(0),
             // An earlier command may have been killed while they were off.
-            quiet: true,
+            flushes_off: true,
             settled: Settled::default(),
         }
     }
 
     /// The next step. FLUSHes are off while a merge of a view is begun and waited for, and at no other time.
     fn decide(&mut self, stack: &Stack) -> Result<Option<Step>> {
-        let step = stack::next(stack, self.wish);
-        let off = matches!(step, Ok(Some(Step::AwaitMerge(_)))) && quiet::begin(stack);
-        if self.quiet && !off {
-            quiet::end(stack)?;
+        let step = stack::next(stack, self.goal);
+        let off = matches!(step, Ok(Some(Step::AwaitMerge(_)))) && write_cache::declare_off(stack);
+        if self.flushes_off && !off {
+            write_cache::restore(stack)?;
         }
-        self.quiet = off;
+        self.flushes_off = off;
         step.map_err(explain)
     }
 
@@ -87,7 +87,7 @@ impl Course {
             Step::Rename(from, to) => context.control.rename(from, to)?,
             Step::Append => self.append(context, stack)?,
             Step::StartMerge(name) => {
-                self.quiet = true;
+                self.flushes_off = true;
                 self.merging_since = Instant::now();
                 self.log_merged = merge::start(context, stack, name, &mut self.settled)?;
                 self.settled.merge(name, self.log_merged);
@@ -108,7 +108,7 @@ impl Course {
         }
         // After these a COW may have no user any more, and its memory is wanted.
         if matches!(step, Step::Append | Step::Unlink(_) | Step::Remove(_) | Step::Clear(_)) {
-            cowfile::release_strays(&context.control);
+            cow_device::release_strays(&context.control);
         }
         Ok(())
     }
@@ -122,10 +122,10 @@ impl Course {
             Appended::Done(log, done) => {
                 self.settled.append(&done);
                 append::read_log(context, stack, &log)?;
-                self.wish = self.wished;
+                self.goal = self.asked;
             }
-            Appended::NoRoom => self.wish.merge = true,
-            Appended::TooLarge => self.wish.direct = true,
+            Appended::NoRoom => self.goal.merge = true,
+            Appended::TooLarge => self.goal.direct = true,
         }
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Course {
         let waited = merge::wait(context, name, self.settled.merged);
         if !matches!(waited, Ok(None)) {
             // The kernel goes on alone, so it had better flush by itself.
-            quiet::end(stack)?;
+            write_cache::restore(stack)?;
         }
         waited?.map_or(Ok(()), |signal| Err(merge::interrupted(signal)))
     }
@@ -149,8 +149,8 @@ impl Course {
         if !self.has_begun(name) {
             self.merging_since = Instant::now();
         }
-        let direct = self.wish.direct;
-        self.settled.let_be |= merge::unlink(context, stack, name, direct, self.log_merged)?;
+        let direct = self.goal.direct;
+        self.settled.not_emptied |= merge::unlink(context, stack, name, direct, self.log_merged)?;
         self.settled.merging += self.merging_since.elapsed();
         self.begun.retain(|begun| *begun != name);
         Ok(())
@@ -167,15 +167,15 @@ mod tests {
     use crate::sys::dm::{Message, Request};
     use crate::sys::model::Fate;
 
-    const MERGED: Wish = Wish { merge: true, direct: false };
-    const DIRECT: Wish = Wish { merge: false, direct: true };
+    const MERGED: Goal = Goal { merge: true, direct: false };
+    const DIRECT: Goal = Goal { merge: false, direct: true };
 
     /// A machine whose root has flushed once, has changed since, and was sealed.
     fn sealed(log: bool) -> Machine {
         let mut machine = Machine::new(log);
         machine.write([1, 2, 3, 9, 20, 40], 1);
         machine.seal().unwrap();
-        machine.settle(Wish::default()).unwrap();
+        machine.settle(Goal::default()).unwrap();
         machine.write([2, 3, 4, 21], 2);
         machine.seal().unwrap();
         // Root goes on meanwhile.
@@ -200,7 +200,7 @@ mod tests {
     fn a_flush_into_the_log_makes_these_requests_in_this_order() {
         let mut machine = sealed(true);
         machine.model.said();
-        let (settled, stack) = machine.settle(Wish::default()).unwrap();
+        let (settled, stack) = machine.settle(Goal::default()).unwrap();
         assert_eq!((settled.appended, settled.logged), (true, Bytes(4 * 4096)));
         assert_eq!((settled.durable, settled.merged), (Bytes(4 * 4096), Bytes(0)));
         assert_eq!(
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_merge_of_the_log_makes_these_requests_in_this_order() {
         let mut machine = sealed(true);
-        machine.settle(Wish::default()).unwrap();
+        machine.settle(Goal::default()).unwrap();
         machine.model.said();
         let (settled, stack) = machine.settle(MERGED).unwrap();
         assert_eq!(settled.of_log().unwrap().merged, Bytes(8 * 4096));
@@ -268,12 +268,12 @@ mod tests {
     fn each_step_looks_at_the_tables_once() {
         let mut machine = sealed(true);
         machine.model.looks();
-        machine.settle(Wish::default()).unwrap();
+        machine.settle(Goal::default()).unwrap();
         let before = machine.model.looks();
         // Five steps and a look before the first; two requests for each device that is there, one for each that is not,
         // and two for whether writers wait while the log is written.
         assert!(before <= 6 * 14 + 2, "{before}");
-        machine.settle(Wish::default()).unwrap();
+        machine.settle(Goal::default()).unwrap();
         assert!(machine.model.looks() <= 14, "one look where nothing is to be done");
     }
 
@@ -281,40 +281,40 @@ mod tests {
     /// there after a power cut, root shows what it showed, and the next command brings all of it to its end.
     #[test]
     fn whatever_request_fails_nothing_is_lost_and_the_next_command_settles() {
-        for (name, log, wish) in [
-            ("append-fails", true, Wish::default()),
+        for (name, log, goal) in [
+            ("append-fails", true, Goal::default()),
             ("merge-fails", true, MERGED),
             ("direct-fails", true, DIRECT),
-            ("no-log-fails", false, Wish::default()),
+            ("no-log-fails", false, Goal::default()),
         ] {
             let mut machine = sealed(log);
             machine.model.ordain(None);
-            machine.settle(wish).unwrap();
+            machine.settle(goal).unwrap();
             let calls = machine.model.ordain(None);
             assert!(calls >= 9, "{name}: {calls}");
             for at in 1..=calls {
                 for fate in [Fate::Fails(at, Errno::ENOMEM), Fate::Killed(at)] {
                     let mut machine = sealed(log);
                     machine.model.ordain(Some(fate));
-                    let done = machine.settle(wish).map(drop);
+                    let done = machine.settle(goal).map(drop);
                     machine.model.ordain(None);
                     let what = format!("{name}, {fate:?}: {done:?}");
                     let said = machine.model.said();
                     let found = machine.after_a_cut();
                     // A merge without the log may be half done.
-                    if log && wish != DIRECT {
+                    if log && goal != DIRECT {
                         assert!(flushed().contains(&found), "{what}\n{said:#?}\n{found:?}");
                     }
                     if done.is_ok() {
                         assert_eq!(found, flushed()[1], "{what}\n{said:#?}");
                     }
                     machine.check();
-                    let again = machine.settle(wish);
+                    let again = machine.settle(goal);
                     assert!(again.is_ok(), "{what}: {:?}\n{said:#?}", again.map(drop));
                     machine.check();
                     assert_eq!(machine.after_a_cut(), flushed()[1], "{what}\n{said:#?}");
                     let stack = machine.context.observe().unwrap();
-                    assert_eq!(stack::next(&stack, Wish::default()), Ok(None), "{what}");
+                    assert_eq!(stack::next(&stack, Goal::default()), Ok(None), "{what}");
                     machine.write([7], 9);
                     machine.check();
                 }
@@ -324,10 +324,10 @@ mod tests {
 
     #[test]
     fn a_merge_that_the_card_refuses_is_told_and_done_when_the_card_takes_it() {
-        for (log, wish) in [(true, MERGED), (false, Wish::default())] {
+        for (log, goal) in [(true, MERGED), (false, Goal::default())] {
             let mut machine = sealed(log);
             machine.model.refuse_writes(CARD, true);
-            let error = machine.settle(wish).unwrap_err();
+            let error = machine.settle(goal).unwrap_err();
             assert_eq!(error.exit_code(), Exit::Card, "{error}");
             assert!(
                 error.to_string().starts_with("cannot merge into 8:1: writing sectors"),
@@ -335,7 +335,7 @@ mod tests {
             );
             machine.check();
             machine.model.refuse_writes(CARD, false);
-            machine.settle(wish).unwrap();
+            machine.settle(goal).unwrap();
             machine.check();
             assert_eq!(machine.after_a_cut(), flushed()[1]);
         }
@@ -347,17 +347,17 @@ mod tests {
         let mut machine = Machine::new(true);
         assert!(!machine.context.throttle.is_armed());
         machine.context.observe().unwrap();
-        let empty = *machine.context.throttle.rule().unwrap();
+        let empty = *machine.context.throttle.cow_limits().unwrap();
         machine.write([1, 2, 3], 1);
         machine.context.observe().unwrap();
-        assert_eq!(machine.context.throttle.rule(), Some(&empty), "nothing is sealed");
+        assert_eq!(machine.context.throttle.cow_limits(), Some(&empty), "nothing is sealed");
         machine.seal().unwrap();
         assert!(!machine.context.throttle.is_armed(), "a handover releases it");
         let stack = machine.context.observe().unwrap();
-        let full = *machine.context.throttle.rule().unwrap();
+        let full = *machine.context.throttle.cow_limits().unwrap();
         assert!(full.is_right_for(&stack) && !empty.is_right_for(&stack));
-        machine.settle(Wish::default()).unwrap();
-        assert_eq!(machine.context.throttle.rule(), Some(&empty), "the COW was given back");
+        machine.settle(Goal::default()).unwrap();
+        assert_eq!(machine.context.throttle.cow_limits(), Some(&empty), "the COW was given back");
         // Another process has suspended root, or was killed while it had.
         machine.context.throttle.release();
         let mut message = Message::about(Name::Root);
@@ -365,7 +365,7 @@ mod tests {
         machine.context.control.run(suspend, &mut message).unwrap();
         assert!(machine.context.observe().unwrap().root.unwrap().suspended);
         assert!(!machine.context.throttle.is_armed());
-        machine.settle(Wish::default()).unwrap();
+        machine.settle(Goal::default()).unwrap();
         assert!(machine.context.throttle.is_armed(), "root is awake again");
     }
 }

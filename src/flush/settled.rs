@@ -29,7 +29,7 @@ pub struct Settled {
     /// What of the flush log needn't reach root.
     pub log_pruned: Pruned,
     /// Root has all of the flush log, which could not be emptied.
-    pub let_be: bool,
+    pub not_emptied: bool,
 }
 
 impl Settled {

@@ -4,15 +4,15 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::flushlog::Log;
-use super::{cowfile, view};
+use super::flushlog::FlushLog;
+use super::{cow_device, view};
 use crate::error::{Exit, Result};
 use crate::notes::daemon_note::{self, DaemonNote};
 use crate::notes::{self, hold, run_dir, spill, swaps};
 use crate::pure::cow::format::Exception;
 use crate::pure::dm::{SnapshotStatus, Target};
 use crate::pure::flushlog::agree::{self, Agreement};
-use crate::pure::flushlog::chain::{Bad, End};
+use crate::pure::flushlog::chain::{Bad, ChainEnd};
 use crate::pure::flushlog::format::{Life, Link};
 use crate::pure::report::history;
 use crate::pure::report::record::Record;
@@ -148,7 +148,7 @@ pub fn gather() -> Report {
     let log = report.log.map(|log| log.partition);
     report.write_protected = report.card.into_iter().chain(log).any(block::is_write_protected);
     report.beside = report.card.map(|card| users::beside(card, log)).unwrap_or_default();
-    let hold = hold::look();
+    let hold = hold::read();
     report.held_since = hold.map(|hold| hold.since);
     report.held_for_log = hold.is_some_and(|hold| hold.for_log);
     report.spill = spill::usage();
@@ -182,23 +182,23 @@ fn reached(report: &Report, written: impl FnOnce(DevNo) -> Option<Written>) -> O
 }
 
 /// A look at the flush log without the lock.
-pub struct Look {
+pub struct LogCheck {
     /// It, or why it can't be read.
-    pub log: Result<Log>,
+    pub log: Result<FlushLog>,
     /// Its chunks that are damaged or can't be read, where all were asked for.
     pub bad: Vec<Bad>,
     /// What root reads of it.
     seen: Option<Vec<Exception>>,
     /// Nobody wrote to it meanwhile: what was seen is how it is.
-    quiet: bool,
+    undisturbed: bool,
 }
 
-impl Look {
+impl LogCheck {
     /// A look at a log that nobody uses.
     pub fn plain(path: &Path, verify: bool) -> Self {
-        let mut log = Log::look(path);
-        let bad = log.as_mut().ok().filter(|_| verify).map(Log::verify_all);
-        Self { log, bad: bad.unwrap_or_default(), seen: None, quiet: true }
+        let mut log = FlushLog::open_read_only(path);
+        let bad = log.as_mut().ok().filter(|_| verify).map(FlushLog::verify_all);
+        Self { log, bad: bad.unwrap_or_default(), seen: None, undisturbed: true }
     }
 
     /// The word for how the log is, in itself and beside what root reads through it. `None`: a flush or a merge was at work
@@ -217,7 +217,8 @@ impl Look {
             },
         };
         // Before anything was written: half of a flush does not end cleanly.
-        (self.quiet || (word == End::Clean.word() && self.bad.is_empty())).then_some(word)
+        (self.undisturbed || (word == ChainEnd::Clean.word() && self.bad.is_empty()))
+            .then_some(word)
     }
 
     /// It in short.
@@ -227,8 +228,8 @@ impl Look {
         LogReport {
             partition,
             segments: log.map(|log| log.flushes().count() as u64),
-            used_percent: log.map(Log::used_percent),
-            life: log.map(Log::life),
+            used_percent: log.map(FlushLog::used_percent),
+            life: log.map(FlushLog::life),
             state,
         }
     }
@@ -236,23 +237,24 @@ impl Look {
 
 /// Looks at the stack's log, again and again for so long, until nobody was at work on it meanwhile or it is in order.
 /// `verify`: all of its data, too.
-pub fn look_at_log(control: &Control, log: DevNo, patience: Duration, verify: bool) -> Look {
+pub fn check_log(control: &Control, log: DevNo, patience: Duration, verify: bool) -> LogCheck {
     let (path, begin) = (block::path(log), Instant::now());
     loop {
         let (idle, before) = (lock::holder(control).is_none(), block::written(log));
-        let mut look = Look::plain(&path, verify);
+        let mut check = LogCheck::plain(&path, verify);
         if idle {
-            look.seen = control.stack().and_then(|stack| view::seen(&stack)).ok();
-            if look.state() == Some("ahead")
-                && let Ok(log) = &mut look.log
+            check.seen = control.stack().and_then(|stack| view::seen(&stack)).ok();
+            if check.state() == Some("ahead")
+                && let Ok(log) = &mut check.log
             {
                 // Root does not have all of it, perhaps since its data can't be read.
                 log.verify();
             }
         }
-        look.quiet = idle && lock::holder(control).is_none() && block::written(log) == before;
-        if look.state().is_some() || begin.elapsed() >= patience {
-            return look;
+        check.undisturbed =
+            idle && lock::holder(control).is_none() && block::written(log) == before;
+        if check.state().is_some() || begin.elapsed() >= patience {
+            return check;
         }
         sleep(PAUSE);
     }
@@ -262,7 +264,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the flush log holds, read from it.
 pub fn log_report(control: &Control, partition: DevNo) -> LogReport {
-    look_at_log(control, partition, Duration::ZERO, false).report(partition)
+    check_log(control, partition, Duration::ZERO, false).report(partition)
 }
 
 /// Looks at the flush log again and again, without the lock.
@@ -282,7 +284,7 @@ impl LogWatch {
     /// What the log holds. It is read only after something was written to it, since the card shall rest; and then no more of
     /// it than what was appended, so that this costs the same however much the log holds. While somebody is at work it
     /// counts as it was before.
-    pub fn look(&mut self, control: &Control, partition: DevNo) -> LogReport {
+    pub fn report(&mut self, control: &Control, partition: DevNo) -> LogReport {
         let path = block::path(partition);
         let moment = || (lock::holder(control).is_some(), block::written(partition));
         let (busy, written) = moment();
@@ -291,7 +293,7 @@ impl LogWatch {
                 return self.0.insert(seen).report;
             }
             if let Some(ends) = seen.ends
-                && let Some(log) = Log::since(&path, ends)
+                && let Some(log) = FlushLog::since(&path, ends)
             {
                 // Where somebody has begun to write meanwhile the next look tells.
                 let grown = (moment() == (busy, written)).then(|| Seen {
@@ -302,11 +304,11 @@ impl LogWatch {
                 return self.0.insert(grown.unwrap_or(seen)).report;
             }
         }
-        let look = look_at_log(control, partition, Duration::ZERO, false);
-        let report = look.report(partition);
+        let check = check_log(control, partition, Duration::ZERO, false);
+        let report = check.report(partition);
         // One that somebody writes to is looked at again.
         if report.state.is_some() {
-            let log = look.log.ok().filter(|log| log.chain.end == End::Clean);
+            let log = check.log.ok().filter(|log| log.chain.end == ChainEnd::Clean);
             let ends = log.map(|log| (log.header().start, log.chain.next));
             self.0 = Some(Seen { written, report, ends });
         }
@@ -316,7 +318,7 @@ impl LogWatch {
 
 impl LogReport {
     /// The same log after what `added` holds was appended to it.
-    fn and(self, added: &Log) -> Self {
+    fn and(self, added: &FlushLog) -> Self {
         let (more, was) = (added.life(), added.header().life);
         let life = self.life.map(|life| Life {
             segments: life.segments.saturating_add(more.segments.saturating_sub(was.segments)),
@@ -414,8 +416,9 @@ fn phase(stack: &Stack) -> Phase {
 fn unprivileged() -> Report {
     let Some(root) = device_named(Name::Root) else { return Report::default() };
     let under = slaves(root);
-    let is_cow =
-        |device: &DevNo| block::name(*device).starts_with("loop") || cowfile::is_nobodys(*device);
+    let is_cow = |device: &DevNo| {
+        block::name(*device).starts_with("loop") || cow_device::is_nobodys(*device)
+    };
     let cow = under.iter().copied().find(is_cow);
     let sealed = device_named(Name::Sealed);
     let lowest = device_named(Name::Origin).or(sealed);
@@ -536,11 +539,11 @@ mod tests {
         for (exit, word) in
             [(Exit::Lost, "damaged"), (Exit::Card, "unreadable"), (Exit::Newer, "newer")]
         {
-            let look = |quiet| {
+            let check = |undisturbed| {
                 let log = Err(Error::new("x", "y").exit(exit));
-                Look { log, bad: Vec::new(), seen: None, quiet }
+                LogCheck { log, bad: Vec::new(), seen: None, undisturbed }
             };
-            assert_eq!((look(true).state(), look(false).state()), (Some(word), None));
+            assert_eq!((check(true).state(), check(false).state()), (Some(word), None));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::trouble::explain;
+use super::errors::explain;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::pure::chunks::{self, CHUNK_BYTES, Chunk};
 use crate::pure::cow::fill::{self, Budget, EraseBlocks, FROM_CARD};
@@ -12,9 +12,9 @@ use crate::pure::cow::view::{self, Areas};
 use crate::pure::dm::{Line, Target};
 use crate::pure::flushlog::chain::Chain;
 use crate::pure::flushlog::format::Mark;
-use crate::pure::stack::{Device, Live, Name, Stack, Trouble};
+use crate::pure::stack::{Device, Live, Name, PlanError, Stack};
 use crate::pure::units::{Bytes, DevNo, Sectors};
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 use crate::sys::dm::Control;
 use crate::sys::{block, loopdev, memory, tmpfs};
 
@@ -119,8 +119,8 @@ fn write_table(data: &Data, copies: Budget) -> Result<(File, Sectors)> {
         let areas = Areas::new(table, copies);
         let metadata = Sectors(areas.layout().data_start() * CHUNK_SECTORS);
         let file = tmpfs::file(TABLE_NAME, metadata.bytes())?;
-        let card = data.card.map(|card| Direct::open(&block::path(card))).transpose()?;
-        let bad = write_areas(&file, areas, Direct::open(&block::path(data.store))?, card)?;
+        let card = data.card.map(|card| Disk::open(&block::path(card))).transpose()?;
+        let bad = write_areas(&file, areas, Disk::open(&block::path(data.store))?, card)?;
         if let Some(mark) = data.mark {
             // The kernel reads no more than the first 16 bytes of that chunk, and writes it only to give the table up.
             file.write_all_at(&mark.encode(), MARK_AT as u64).doing(|| "write the view's table")?;
@@ -148,8 +148,8 @@ pub fn copy_budget() -> Budget {
 fn write_areas(
     file: &File,
     areas: Areas<'_>,
-    mut store: Direct,
-    mut card: Option<Direct>,
+    mut store: Disk,
+    mut card: Option<Disk>,
 ) -> Result<Vec<u64>> {
     let mut bad = Vec::new();
     let put = |bytes: &[u8], chunk: u64| {
@@ -189,7 +189,7 @@ fn read_table(cow: DevNo, origin_chunks: u64, cow_chunks: u64) -> Result<Vec<Exc
             .exit(Exit::Lost)
     };
     let mut table = Vec::new();
-    format::check_header(&Direct::open(&block::path(cow))?.chunk(0)?).map_err(bad)?;
+    format::check_header(&Disk::open(&block::path(cow))?.chunk(0)?).map_err(bad)?;
     each_area(cow, |area| table.extend(format::exceptions(area)))?;
     format::sort_checked(&mut table, origin_chunks, cow_chunks).map_err(bad)?;
     Ok(table)
@@ -197,12 +197,12 @@ fn read_table(cow: DevNo, origin_chunks: u64, cow_chunks: u64) -> Result<Vec<Exc
 
 /// Shows the metadata areas of a store that belong to its table: up to the first that is not
 /// full, or the device's end.
-fn each_area(store: DevNo, mut look: impl FnMut(&Chunk)) -> Result<()> {
-    let mut reader = Direct::open(&block::path(store))?;
+fn each_area(store: DevNo, mut each: impl FnMut(&Chunk)) -> Result<()> {
+    let mut reader = Disk::open(&block::path(store))?;
     let end = chunks(block::size(store)?);
     for chunk in (0..).map(format::area_chunk).take_while(|chunk| *chunk < end) {
         let area = reader.chunk(chunk)?;
-        look(&area);
+        each(&area);
         if (format::exceptions(&area).count() as u64) < PER_AREA {
             break;
         }
@@ -219,7 +219,7 @@ pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
     let Some(Live::Joined(Line { target: Target::Linear { device: table, .. }, .. }, data)) =
         stack.log_view.and_then(|view| view.live)
     else {
-        return Err(explain(Trouble::Foreign(Name::LogView)));
+        return Err(explain(PlanError::Foreign(Name::LogView)));
     };
     let mut seen = Vec::new();
     each_area(table, |area| {
@@ -233,7 +233,7 @@ pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
 /// Where the log ended when the table was made by which root reads it, if that is known.
 pub fn mark(stack: &Stack) -> Option<Mark> {
     let table = table_device(&stack.log_view.filter(|_| reads_log(stack))?)?;
-    let first = Direct::open(&block::path(table)).ok()?.chunk(0).ok()?;
+    let first = Disk::open(&block::path(table)).ok()?.chunk(0).ok()?;
     format::check_header(&first).ok()?;
     Mark::decode(first.get(MARK_AT..)?).ok()
 }

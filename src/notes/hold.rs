@@ -23,7 +23,7 @@ pub struct Hold {
 }
 
 /// The hold, if there is one.
-pub fn look() -> Option<Hold> {
+pub fn read() -> Option<Hold> {
     run_dir::read_of_this_boot(NOTE).map(|note| Hold {
         since: decimal(value(&note, "since")).unwrap_or(0),
         for_log: value(&note, "log") == "1",
@@ -48,7 +48,7 @@ pub fn begin_for_log() -> Result<()> {
 
 /// Whether there is a hold that the boot made, since it could not tell what is in the flush log.
 pub fn is_for_log() -> bool {
-    look().is_some_and(|hold| hold.for_log)
+    read().is_some_and(|hold| hold.for_log)
 }
 
 /// Ends a hold. Returns whether there was one.
@@ -69,5 +69,5 @@ pub fn discard(at_once: bool) -> Result<()> {
 
 /// Since when the card is held, in seconds since 1970; `None` when it is not.
 pub fn since() -> Option<i64> {
-    look().map(|hold| hold.since)
+    read().map(|hold| hold.since)
 }

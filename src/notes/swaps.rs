@@ -61,7 +61,7 @@ fn given_up() -> String {
 }
 
 /// Now that root writes through, what the daemon gave up is used again, if it is still what it was.
-pub fn bring_back(tell: &mut dyn FnMut(&str)) {
+pub fn bring_back(log: &mut dyn FnMut(&str)) {
     let (noted, mut left) = (given_up(), String::new());
     if noted.is_empty() {
         return;
@@ -80,11 +80,11 @@ pub fn bring_back(tell: &mut dyn FnMut(&str)) {
             left.push('\n');
             errno.desc()
         } else {
-            tell(&format!("swap on {path} is in use again"));
+            log(&format!("swap on {path} is in use again"));
             continue;
         };
         let failed = Error::new(format!("use swap on {path} again"), why);
-        tell(&failed.advise("`swapon` does, if you want it.").to_string());
+        log(&failed.advise("`swapon` does, if you want it.").to_string());
     }
     let _ = run_dir::write_for_this_boot(GIVEN_UP, &left);
 }

@@ -4,7 +4,7 @@ pub mod block;
 pub mod cgroups;
 pub mod cow_threshold;
 pub mod devices;
-pub mod direct;
+pub mod disk;
 pub mod dm;
 pub mod errand;
 pub mod file;

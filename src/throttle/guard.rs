@@ -24,7 +24,7 @@ pub struct Guard {
 /// How a guard's time ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardOutcome {
-    /// It was sent home.
+    /// It was dismissed.
     Dismissed,
     /// The process it guards died.
     Orphaned {
@@ -33,20 +33,23 @@ pub enum GuardOutcome {
     },
 }
 
-/// Starts a guard that runs `at_end` when this process, which must have the lock, ends or sends it home with
+/// Starts a guard that runs `at_end` when this process, which must have the lock, ends or dismisses it with
 /// [`Guard::dismiss`]. Until it has run that, nobody else gets the lock. The filesystem that it is to freeze when it is
 /// asked to is the one that holds `freezes`.
 ///
 /// Returns when the guard is in place with its memory locked. It may neither print nor touch a file on
 /// root: it runs while root may be suspended.
-pub fn post(
+pub fn start(
     control: &Control,
     freezes: Option<&File>,
     at_end: &mut dyn FnMut(GuardOutcome),
 ) -> Result<Guard> {
     let parent = getpid();
-    let (wire, pid) =
-        beside(None, || lock::help(control.file(), parent), |wire| at_end(stand(wire, freezes)))?;
+    let (wire, pid) = fork_helper(
+        None,
+        || lock::help(control.file(), parent),
+        |wire| at_end(serve(wire, freezes)),
+    )?;
     Ok(Guard { wire, pid })
 }
 
@@ -55,7 +58,7 @@ pub fn post(
 /// It freezes and thaws the filesystem, and not its parent: then whether the freeze is this flush's is known to a process
 /// that goes on when the parent is killed, before the call, in it or after it. The kernel does not tell who has frozen
 /// a filesystem, and thaws it for anybody.
-fn stand(mut wire: UnixStream, freezes: Option<&File>) -> GuardOutcome {
+fn serve(mut wire: UnixStream, freezes: Option<&File>) -> GuardOutcome {
     let mut frozen = false;
     loop {
         let mut word = [0];
@@ -82,7 +85,7 @@ fn stand(mut wire: UnixStream, freezes: Option<&File>) -> GuardOutcome {
 /// Starts a process beside this one, which what happens to this one does not happen to, and gives it its
 /// end of a wire; the other end is returned. Its memory is locked by then, and it is `ready`. With `only` it keeps
 /// that file of this process's, and no other.
-pub(super) fn beside(
+pub(super) fn fork_helper(
     only: Option<RawFd>,
     ready: impl FnOnce() -> bool,
     work: impl FnOnce(UnixStream),
@@ -112,7 +115,7 @@ pub(super) fn beside(
         drop(far_end);
         let _ = wire.read(&mut answer);
         if answer == *READY {
-            spare(pid, true);
+            spare_from_sendsigs(pid, true);
             return Ok((wire, pid));
         }
     }
@@ -143,7 +146,7 @@ pub fn ended() -> Error {
 /// process leaves there is a number of nobody.
 ///
 /// Where there is no such folder nobody looks into it.
-pub(super) fn spare(helper: Pid, spared: bool) {
+pub(super) fn spare_from_sendsigs(helper: Pid, spared: bool) {
     let path = format!("/run/sendsigs.omit.d/cowflush-{helper}");
     let _ = match spared {
         true => std::fs::write(path, format!("{} {helper}\n", getpid())),
@@ -173,12 +176,12 @@ impl Guard {
         }
     }
 
-    /// Sends the guard home and waits until it is gone.
+    /// Dismisses the guard and waits until it is gone.
     pub fn dismiss(mut self) {
         // If this fails the guard finds root awake and does nothing.
         let _ = self.wire.write_all(&DISMISSED);
         let _ = waitpid(self.pid, None);
-        spare(self.pid, false);
+        spare_from_sendsigs(self.pid, false);
     }
 }
 
@@ -192,11 +195,12 @@ mod tests {
     fn a_guard_that_ends_before_it_is_ready_is_no_guard() {
         let died = || kill(getpid(), Signal::SIGKILL).is_ok();
         for (ready, what) in [(&(|| false) as &dyn Fn() -> bool, "gone"), (&died, "killed")] {
-            let error = beside(None, ready, |_| ()).unwrap_err().to_string();
+            let error = fork_helper(None, ready, |_| ()).unwrap_err().to_string();
             let said = "cannot start the guard process: it ended before it was ready.";
             assert!(error.starts_with(said), "{what}: {error}");
         }
-        let (mut wire, pid) = beside(None, || true, |mut wire| _ = wire.read(&mut [0])).unwrap();
+        let (mut wire, pid) =
+            fork_helper(None, || true, |mut wire| _ = wire.read(&mut [0])).unwrap();
         wire.write_all(b"d").unwrap();
         waitpid(pid, None).unwrap();
     }
@@ -204,11 +208,11 @@ mod tests {
     /// A guard of this file's filesystem that says how its time ended: 0 for dismissed, else whether it had frozen it.
     fn guard(file: &File) -> (Guard, UnixStream) {
         let (mut far, near) = UnixStream::pair().unwrap();
-        let (wire, pid) = beside(
+        let (wire, pid) = fork_helper(
             None,
             || true,
             |wire| {
-                let end = match stand(wire, Some(file)) {
+                let end = match serve(wire, Some(file)) {
                     GuardOutcome::Dismissed => 0,
                     GuardOutcome::Orphaned { frozen } => 1 + u8::from(frozen),
                 };
@@ -239,8 +243,8 @@ mod tests {
         let mut killed = killed;
         assert_eq!(killed.freeze(), Err(Errno::EPIPE));
         killed.dismiss();
-        let (sent_home, mut end) = guard(&file);
-        sent_home.dismiss();
+        let (dismissed, mut end) = guard(&file);
+        dismissed.dismiss();
         end.read_exact(&mut said).unwrap();
         assert_eq!(said, [0]);
     }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use self::worker::{Order, Work, Worker};
 use crate::error::Result;
-use crate::pure::policy::pressure::{self, Gate, Level, SLOW};
-use crate::pure::policy::rule::Rule;
+use crate::pure::policy::cow_limits::CowLimits;
+use crate::pure::policy::pressure::{self, Level, SLOW, Writers};
 use crate::pure::stack::{Mode, Name, Stack};
 use crate::sys::dm::{Control, Message, Request};
 use crate::sys::memory;
@@ -27,7 +27,7 @@ pub struct Throttle {
     message: Box<Message>,
     worker: Worker,
     /// By what the worker judges the COW, while the throttle is armed.
-    rule: Option<Rule>,
+    cow_limits: Option<CowLimits>,
 }
 
 impl Throttle {
@@ -37,28 +37,28 @@ impl Throttle {
         // Learn now what the look in `is_holding` needs.
         let _ = control.run(Request::Status, &mut message);
         let worker = Holding::start(control)?;
-        Ok(Self { control: control.clone(), message, worker, rule: None })
+        Ok(Self { control: control.clone(), message, worker, cow_limits: None })
     }
 
-    /// Arms it: from now on writers wait while root's COW is as full, by `rule`, as `full-wait` says. Root must be awake, or
+    /// Arms it: from now on writers wait while root's COW is as full, by `cow_limits`, as `full-wait` says. Root must be awake, or
     /// held back by it, and defer.
-    pub fn arm(&mut self, rule: Rule) -> Result<()> {
-        if !self.worker.work(rule.to_words()) {
+    pub fn arm(&mut self, cow_limits: CowLimits) -> Result<()> {
+        if !self.worker.work(cow_limits.to_words()) {
             // The worker was killed.
             self.let_go();
             self.worker = Holding::start(&self.control)?;
-            if !self.worker.work(rule.to_words()) {
+            if !self.worker.work(cow_limits.to_words()) {
                 return Err(guard::ended());
             }
         }
-        self.rule = Some(rule);
+        self.cow_limits = Some(cow_limits);
         Ok(())
     }
 
-    /// Arms it by `rule`, the one for `stack`, unless it is armed by one that is right for that still. Only a root
+    /// Arms it by `cow_limits`, the one for `stack`, unless it is armed by one that is right for that still. Only a root
     /// that is awake, on a table that serves, and defers can have it armed; for any other, which is for the plan to mend or
     /// needs none, it is released.
-    pub fn arm_for(&mut self, stack: &Stack, rule: Rule) -> Result<()> {
+    pub fn arm_for(&mut self, stack: &Stack, cow_limits: CowLimits) -> Result<()> {
         // An armed throttle that holds writers back suspends root; nothing else may have.
         let awake =
             self.is_armed() || stack.root.is_some_and(|root| !root.suspended && !root.inactive);
@@ -66,27 +66,27 @@ impl Throttle {
             self.release();
             return Ok(());
         }
-        match &self.rule {
+        match &self.cow_limits {
             Some(now) if now.is_right_for(stack) => Ok(()),
-            _ => self.arm(rule),
+            _ => self.arm(cow_limits),
         }
     }
 
     /// Releases it: from now on nobody waits.
     pub fn release(&mut self) {
-        if self.rule.take().is_some() && !self.worker.rest() {
+        if self.cow_limits.take().is_some() && !self.worker.idle() {
             self.let_go();
         }
     }
 
     /// By what the worker judges the COW, while the throttle is armed.
-    pub fn rule(&self) -> Option<&Rule> {
-        self.rule.as_ref()
+    pub fn cow_limits(&self) -> Option<&CowLimits> {
+        self.cow_limits.as_ref()
     }
 
     /// It is armed: writers may have to wait.
     pub fn is_armed(&self) -> bool {
-        self.rule.is_some()
+        self.cow_limits.is_some()
     }
 
     /// Writers wait.
@@ -112,7 +112,7 @@ impl Drop for Throttle {
 struct Holding {
     control: Control,
     message: Box<Message>,
-    rule: Option<Rule>,
+    cow_limits: Option<CowLimits>,
     /// Since when writers wait.
     since: Option<Instant>,
 }
@@ -122,7 +122,7 @@ impl Holding {
         let mut holding = Self {
             control: control.clone(),
             message: Message::about(Name::Root),
-            rule: None,
+            cow_limits: None,
             since: None,
         };
         Worker::start(control, &mut holding)
@@ -131,19 +131,19 @@ impl Holding {
 
 impl Work for Holding {
     fn take(&mut self, order: Order) {
-        self.rule = Some(Rule::from_words(order));
+        self.cow_limits = Some(CowLimits::from_words(order));
     }
 
     fn step(&mut self) -> Duration {
-        let Some(rule) = self.rule else { return SLOW };
-        let Some(level) = level(&self.control, &mut self.message, &rule) else { return SLOW };
-        let gate = self.since.map_or(Gate::Open, |since| Gate::Closed(since.elapsed()));
-        let (holds, rest) = pressure::tend(&level, rule.full_wait, gate);
+        let Some(cow_limits) = self.cow_limits else { return SLOW };
+        let Some(level) = level(&self.control, &mut self.message, &cow_limits) else { return SLOW };
+        let writers = self.since.map_or(Writers::Running, |since| Writers::Held(since.elapsed()));
+        let (holds, wait) = pressure::decide(&level, cow_limits.full_wait, writers);
         if holds != self.since.is_some() && hold(&self.control, &mut self.message, holds) {
             self.since = holds.then(Instant::now);
         }
         // It runs before all other processes, so it must not look more often than it has to.
-        rest
+        wait
     }
 
     fn end(&mut self) {
@@ -164,6 +164,6 @@ fn hold(control: &Control, root: &mut Message, holds: bool) -> bool {
 }
 
 /// How full root's COW is; `message` is about root. `None` when root defers nothing.
-pub fn level(control: &Control, message: &mut Message, rule: &Rule) -> Option<Level> {
-    rule.level(control.look(message).ok()?, &memory::info().unwrap_or_default())
+pub fn level(control: &Control, message: &mut Message, cow_limits: &CowLimits) -> Option<Level> {
+    cow_limits.level(control.root_status(message).ok()?, &memory::info().unwrap_or_default())
 }

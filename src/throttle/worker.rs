@@ -38,7 +38,7 @@ pub struct Worker {
 }
 
 const WORK: u8 = 1;
-const REST: u8 = 2;
+const IDLE: u8 = 2;
 const HEARD: u8 = 3;
 
 impl Worker {
@@ -46,8 +46,8 @@ impl Worker {
     /// memory is locked.
     pub fn start(control: &Control, work: &mut dyn Work) -> Result<Self> {
         let (parent, file) = (getpid(), control.file());
-        let attend = |wire| attend(parent, file, wire, work);
-        let (wire, pid) = guard::beside(Some(file.as_raw_fd()), || true, attend)?;
+        let serve = |wire| serve(parent, file, wire, work);
+        let (wire, pid) = guard::fork_helper(Some(file.as_raw_fd()), || true, serve)?;
         Ok(Self { wire, pid })
     }
 
@@ -58,15 +58,15 @@ impl Worker {
         for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(order) {
             to.copy_from_slice(&word.to_le_bytes());
         }
-        self.tell(&message)
+        self.send(&message)
     }
 
     /// Lets it end its work, and wait for the next. `false`: it is dead.
-    pub fn rest(&mut self) -> bool {
-        self.tell(&[REST])
+    pub fn idle(&mut self) -> bool {
+        self.send(&[IDLE])
     }
 
-    fn tell(&mut self, message: &[u8]) -> bool {
+    fn send(&mut self, message: &[u8]) -> bool {
         self.wire.write_all(message).is_ok() && self.is_heard()
     }
 
@@ -80,26 +80,26 @@ impl Worker {
 const MESSAGE: usize = 1 + size_of::<Order>();
 
 impl Drop for Worker {
-    /// Sends it home and waits until it is gone. It ends its work.
+    /// Dismisses it and waits until it is gone. It ends its work.
     fn drop(&mut self) {
         let _ = self.wire.shutdown(std::net::Shutdown::Both);
         let _ = waitpid(self.pid, None);
-        guard::spare(self.pid, false);
+        guard::spare_from_sendsigs(self.pid, false);
     }
 }
 
-fn attend(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work) {
+fn serve(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work) {
     priority::realtime(true);
     let mut working = false;
     loop {
-        let rest = working.then(|| work.step());
+        let wait = working.then(|| work.step());
         // The wire does not tell of a parent's death while another child of it has a copy.
         if getppid() != parent {
             break;
         }
         let mut heard = [PollFd::new(wire.as_fd(), PollFlags::POLLIN)];
-        let rest = rest.map(|rest| PollTimeout::from(rest.as_millis().min(60_000) as u16));
-        if matches!(poll(&mut heard, rest), Ok(0) | Err(Errno::EINTR)) {
+        let wait = wait.map(|wait| PollTimeout::from(wait.as_millis().min(60_000) as u16));
+        if matches!(poll(&mut heard, wait), Ok(0) | Err(Errno::EINTR)) {
             continue;
         }
         match listen(&mut wire) {

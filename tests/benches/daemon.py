@@ -46,7 +46,7 @@ def measure(lab: Lab, seconds: int) -> dict[str, Any]:
 
 
 def _watched(vm: VM, work: str, seconds: int) -> dict[str, Any]:
-    """What the daemon did while this went on; its own children (guards, valves) are in the CPU time."""
+    """What the daemon did while this went on; its own children (guards, throttle workers) are in the CPU time."""
     before, flushes = _counters(vm), vm.get(daemon.SAID).count(b"flushed (")
     vm.run(work, timeout=seconds * 4 + 60).ok()
     after = _counters(vm)

@@ -54,7 +54,7 @@ def field(vm: VM, name: str) -> str:
 
 
 def signal(vm: VM, name: str) -> None:
-    """Sends the daemon a signal, and nothing to the process at its valve."""
+    """Sends the daemon a signal, and nothing to its throttle worker."""
     vm.run(f"kill -{name} {field(vm, 'Pid')}").ok()
 
 

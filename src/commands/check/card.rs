@@ -4,7 +4,7 @@ use super::item::Item;
 use crate::commands::asked::options;
 use crate::commands::log::word::is_far;
 use crate::commands::status::text as shown;
-use crate::flush::flushlog::Log;
+use crate::flush::flushlog::FlushLog;
 use crate::notes::{self, hold, run_dir};
 use crate::pure::disk::reference::Reference;
 use crate::pure::units::DevNo;
@@ -54,7 +54,7 @@ pub fn items(control: Option<&Control>) -> Vec<Item> {
             format!("{}, in use, on another disk than root; no boot waits for it", block::name(log)),
             "Put what `cowflush log --word` prints on the kernel command line, or make the initramfs anew.",
         ),
-        (Some(log), _) => match Log::header_at(&block::path(log)) {
+        (Some(log), _) => match FlushLog::header_at(&block::path(log)) {
             Ok(_) => Item::found("flush log", format!("{}, in use", block::name(log))),
             Err(error) => Item::note("flush log", error.to_string(), "Nothing is flushed until it can be used."),
         },

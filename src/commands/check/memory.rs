@@ -2,7 +2,7 @@
 
 use super::item::Item;
 use crate::commands::status::text as shown;
-use crate::flush::cowfile;
+use crate::flush::cow_device;
 use crate::notes;
 use crate::pure::config::Config;
 use crate::pure::cow::size;
@@ -34,7 +34,7 @@ pub fn limits(control: Option<&Control>) -> Item {
         Some(Target::Snapshot { cow, .. }) => Some(cow),
         _ => None,
     };
-    if cgroups::count_loop_pages() && cow.is_some_and(|cow| !cowfile::is_nobodys(cow)) {
+    if cgroups::count_loop_pages() && cow.is_some_and(|cow| !cow_device::is_nobodys(cow)) {
         Item::note(
             NAME,
             "the COW counts against those of whoever writes to root",

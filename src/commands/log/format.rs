@@ -9,17 +9,17 @@ use crate::boot::{find_log, stacking};
 use crate::commands::asked::options;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::flush::flushlog::make::LogOptions;
-use crate::flush::flushlog::{Log, Sought};
+use crate::flush::flushlog::{FlushLog, Sought};
 use crate::notes::hold;
 use crate::output::put;
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::disk::superblock::{
     self, Content, FLUSH_LOG, HEAD_BYTES, TAIL_BYTES, uuid_bytes, uuid_text,
 };
-use crate::pure::flushlog::whose::Place;
+use crate::pure::flushlog::ownership::Place;
 use crate::pure::stack::{Name, Stack};
 use crate::pure::units::{self, Bytes, DevNo};
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 use crate::sys::dm::Control;
 use crate::sys::{block, devices, lock};
 
@@ -78,7 +78,7 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
     let number = device_number(path)?;
     may_go(path, wanted.over.as_deref())?;
     // Fails for what is mounted, or used by another device, such as a log in use.
-    let claimed = Direct::open_exclusive(path).map_err(|error| {
+    let claimed = Disk::open_exclusive(path).map_err(|error| {
         error.advise("Is it mounted, or in use as the flush log? Unmount it, or boot without it.")
     })?;
     let size = claimed.size();
@@ -106,7 +106,7 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
         put(std::io::stdout(), &text);
         return Ok(Exit::Done);
     }
-    let log = Log::make(path, &made)?;
+    let log = FlushLog::make(path, &made)?;
     // The stack claims it for itself.
     drop(claimed);
     let uuid = uuid_text(&log.header().uuid);
@@ -136,12 +136,12 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
 
 /// The number of a block device; `None` for a file.
 fn device_number(path: &Path) -> Result<Option<DevNo>> {
-    let look = || -> std::io::Result<Option<DevNo>> {
+    let inspect = || -> std::io::Result<Option<DevNo>> {
         let node = std::fs::File::open(path)?;
         let is_device = node.metadata()?.file_type().is_block_device();
         is_device.then(|| block::number(&node)).transpose()
     };
-    look().doing(|| format!("open {}", path.display()))
+    inspect().doing(|| format!("open {}", path.display()))
 }
 
 /// Refuses to destroy what is there: only what is blank may go, or what is known and was named.
@@ -150,13 +150,13 @@ fn may_go(path: &Path, over: Option<&str>) -> Result<()> {
         let what = format!("make a flush log of {}", path.display());
         Err(Error::new(what, cause).advise(advice).exit(Exit::Usage))
     };
-    let mut disk = Direct::open(path)?;
+    let mut disk = Disk::open(path)?;
     let chunks = disk.chunks();
     let tail_chunks = chunks.min((TAIL_BYTES / CHUNK_BYTES) as u64);
     let (mut head, mut tail) = (vec![0; HEAD_BYTES], vec![0; tail_chunks as usize * CHUNK_BYTES]);
     disk.read_at(0, &mut head)?;
     disk.read_at(chunks - tail_chunks, &mut tail)?;
-    let holds = match (superblock::content(&head, &tail), Log::seek(path)) {
+    let holds = match (superblock::content(&head, &tail), FlushLog::seek(path)) {
         // Its second header is enough for a boot.
         (Content::Blank | Content::Unknown, Sought::Log(_) | Sought::Newer(..)) => {
             Content::Known(FLUSH_LOG)
@@ -192,7 +192,7 @@ fn may_go(path: &Path, over: Option<&str>) -> Result<()> {
 
 /// Root's partition, or an image of it, as a log's header knows it.
 fn root_place(path: &Path) -> Result<Place> {
-    let size = Direct::open(path)?.size().sectors();
+    let size = Disk::open(path)?.size().sectors();
     let number = device_number(path)?;
     Ok(Place {
         disk: number.and_then(block::disk_of),

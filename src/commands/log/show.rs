@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::commands::status::text::log_trouble;
 use crate::error::{Exit, Result};
-use crate::flush::flushlog::Log;
+use crate::flush::flushlog::FlushLog;
 use crate::flush::status;
 use crate::notes::{self, run_dir};
 use crate::output::put;
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::disk::superblock::uuid_text;
-use crate::pure::flushlog::chain::{Bad, End};
+use crate::pure::flushlog::chain::{Bad, ChainEnd};
 use crate::pure::flushlog::format::Life;
 use crate::pure::flushlog::segment::Segment;
 use crate::pure::report::json::Object;
@@ -26,19 +26,19 @@ const VERSION: u64 = 1;
 pub fn run(verify: bool, json: bool) -> Result<Exit> {
     let control = Control::open()?;
     let stack = control.stack()?;
-    let (look, kept) = match stack.log_partition() {
-        Some(log) => (status::look_at_log(&control, log, LOOK_FOR, verify), None),
+    let (check, kept) = match stack.log_partition() {
+        Some(log) => (status::check_log(&control, log, LOOK_FOR, verify), None),
         None => match kept_log() {
             // Nobody writes to it.
-            Some((path, why)) => (status::Look::plain(&path, verify), Some(why)),
+            Some((path, why)) => (status::LogCheck::plain(&path, verify), Some(why)),
             None => return none(json),
         },
     };
-    let Some(state) = look.state() else {
+    let Some(state) = check.state() else {
         return Err(lock::busy(lock::holder(&control)));
     };
-    let (log, bad) = match look.log {
-        Ok(log) => (log, look.bad),
+    let (log, bad) = match check.log {
+        Ok(log) => (log, check.bad),
         Err(error) => {
             // The boot's reason says more about a log that is kept.
             let why = kept.unwrap_or_else(|| error.to_string());
@@ -63,11 +63,11 @@ pub fn run(verify: bool, json: bool) -> Result<Exit> {
 const LOOK_FOR: Duration = Duration::from_secs(10);
 
 /// What the caller is told: where the log ends, and which of its chunks are damaged or can't be read.
-pub fn verdict(end: End, bad: &[Bad]) -> Exit {
+pub fn verdict(end: ChainEnd, bad: &[Bad]) -> Exit {
     let hidden = |bad: &Bad| bad.unreadable;
-    if matches!(end, End::Damaged(_)) || !bad.iter().all(hidden) {
+    if matches!(end, ChainEnd::Damaged(_)) || !bad.iter().all(hidden) {
         Exit::Lost
-    } else if matches!(end, End::Unreadable { .. }) || bad.iter().any(hidden) {
+    } else if matches!(end, ChainEnd::Unreadable { .. }) || bad.iter().any(hidden) {
         Exit::Card
     } else {
         Exit::Done
@@ -122,7 +122,7 @@ pub fn segment_json(segment: &Segment) -> Object {
         .text("state", segment_word(segment))
 }
 
-fn to_json(log: &Log, kept: Option<&str>, bad: &[Bad]) -> String {
+fn to_json(log: &FlushLog, kept: Option<&str>, bad: &[Bad]) -> String {
     let (damaged, unreadable) = count(bad);
     let (header, chain) = (log.header(), &log.chain);
     let object = Object::new()
@@ -155,7 +155,7 @@ pub fn life_json(life: &Life) -> Object {
         .number("merged", bytes(life.merged).0)
 }
 
-fn to_text(log: &Log, kept: Option<String>, bad: &[Bad]) -> String {
+fn to_text(log: &FlushLog, kept: Option<String>, bad: &[Bad]) -> String {
     let chain = &log.chain;
     let ring = chain.ring;
     let mut text = String::new();
@@ -170,10 +170,10 @@ fn to_text(log: &Log, kept: Option<String>, bad: &[Bad]) -> String {
     line("position", format!("chunk {position}, round {} through the ring", rounds + 1));
     line("life", log.life().sentence());
     match chain.end {
-        End::Clean => {}
-        End::Torn => line("end", log.torn().to_owned()),
-        End::Damaged(_) => line("DAMAGED", log.damage().unwrap_or_default()),
-        End::Unreadable { .. } => line("UNREADABLE", log.hidden().unwrap_or_default()),
+        ChainEnd::Clean => {}
+        ChainEnd::Torn => line("end", log.torn().to_owned()),
+        ChainEnd::Damaged(_) => line("DAMAGED", log.damage().unwrap_or_default()),
+        ChainEnd::Unreadable { .. } => line("UNREADABLE", log.hidden().unwrap_or_default()),
     }
     if !log.whole {
         line("DAMAGED", "one of the two copies of the header; the next merge mends it".to_owned());
@@ -214,19 +214,19 @@ mod tests {
 
     #[test]
     fn damage_is_told_wherever_it_is_and_a_flush_that_was_cut_short_is_none() {
-        let damaged = End::Damaged(Damage { chunk: 9, what: DamagedPart::Head, youngest: 3 });
-        for end in [End::Clean, End::Torn] {
+        let damaged = ChainEnd::Damaged(Damage { chunk: 9, what: DamagedPart::Head, youngest: 3 });
+        for end in [ChainEnd::Clean, ChainEnd::Torn] {
             assert_eq!(verdict(end, &[]), Exit::Done);
             assert_eq!(verdict(end, &[WRONG]), Exit::Lost, "found by --verify");
             assert_eq!(verdict(end, &[HIDDEN]), Exit::Card, "found by --verify");
             assert_eq!(verdict(end, &[HIDDEN, WRONG]), Exit::Lost);
         }
-        let unreadable = End::Unreadable { chunk: 9, youngest: None };
+        let unreadable = ChainEnd::Unreadable { chunk: 9, youngest: None };
         assert_eq!(verdict(damaged, &[HIDDEN]), Exit::Lost);
         assert_eq!(verdict(unreadable, &[]), Exit::Card);
         assert_eq!(verdict(unreadable, &[WRONG]), Exit::Lost);
         assert_eq!(count(&[HIDDEN, WRONG, HIDDEN]), (1, 2));
-        let words = [End::Clean, End::Torn, damaged, unreadable].map(End::word);
+        let words = [ChainEnd::Clean, ChainEnd::Torn, damaged, unreadable].map(ChainEnd::word);
         assert_eq!(words, ["clean", "torn", "damaged", "unreadable"]);
     }
 }

@@ -1,7 +1,7 @@
 //! `cowflush log --word`: what hooks put into an initramfs.
 
 use crate::error::{Exit, Result};
-use crate::flush::flushlog::Log;
+use crate::flush::flushlog::FlushLog;
 use crate::notes::{self, run_dir};
 use crate::output::put;
 use crate::pure::disk::superblock::uuid_text;
@@ -18,7 +18,7 @@ pub fn run() -> Result<Exit> {
     let named = || notes::value(&note, "log_named").to_owned();
     let word = match stack.log_partition() {
         // One that can't be read now is waited for by the name that it was found by.
-        Some(log) if is_far(&stack, log) => Log::uuid_at(&block::path(log))
+        Some(log) if is_far(&stack, log) => FlushLog::uuid_at(&block::path(log))
             .map_or_else(named, |uuid| format!("UUID={}", uuid_text(&uuid))),
         None if !notes::value(&note, "log_kept").is_empty() => named(),
         _ => String::new(),

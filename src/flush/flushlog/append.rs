@@ -4,7 +4,7 @@
 //! makes them durable; only then is the commit record written, and made durable by a second FLUSH.
 //! A reader that finds the commit record may rely on what stands before it.
 
-use super::Log;
+use super::FlushLog;
 use crate::error::{Exit, Result};
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
 use crate::pure::cow::format::Exception;
@@ -15,7 +15,7 @@ use crate::pure::flushlog::chain::behind_crc;
 use crate::pure::flushlog::format::{Commit, Entry, FINGERPRINTS, Fingerprint, Head, sector_crcs};
 use crate::pure::flushlog::{fingerprint, layout};
 use crate::pure::units::Bytes;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 use crate::sys::{random, time};
 
 /// Is told now and then how much is left to be written; an error ends the append.
@@ -27,7 +27,7 @@ pub const APPEND_AGAIN: &str = "Nothing is lost: all data stay in RAM and can be
     run `cowflush flush` to try again, or `cowflush flush --direct` to merge into the card without \
     the log.";
 
-impl Log {
+impl FlushLog {
     /// Appends what `table` says stands on `cow`; `card` is what it is sealed over. It must fit.
     ///
     /// When this returns well the segment is durable. If it fails, nothing is lost: the data are in
@@ -35,8 +35,8 @@ impl Log {
     pub fn append(
         &mut self,
         table: &[Exception],
-        cow: &mut Direct,
-        card: &mut Direct,
+        cow: &mut Disk,
+        card: &mut Disk,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         self.try_append(table, cow, card, watch).map_err(|error| {
@@ -53,8 +53,8 @@ impl Log {
     fn try_append(
         &mut self,
         table: &[Exception],
-        cow: &mut Direct,
-        card: &mut Direct,
+        cow: &mut Disk,
+        card: &mut Disk,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let mut fingerprints = self.fingerprints(card)?;
@@ -113,7 +113,7 @@ impl Log {
     }
 
     /// What root's telling places hold now, on the card and with the log applied.
-    fn fingerprints(&self, card: &mut Direct) -> Result<[Fingerprint; FINGERPRINTS]> {
+    fn fingerprints(&self, card: &mut Disk) -> Result<[Fingerprint; FINGERPRINTS]> {
         let head = card.chunk(0)?;
         let kind = superblock::identify(&head).map(|found| found.kind);
         let mut fingerprints = [Fingerprint::default(); FINGERPRINTS];
@@ -128,7 +128,7 @@ impl Log {
 }
 
 /// What a segment of this would have as its table.
-pub fn entries(table: &[Exception], cow: &mut Direct) -> Result<Vec<Entry>> {
+pub fn entries(table: &[Exception], cow: &mut Disk) -> Result<Vec<Entry>> {
     let mut entries = Vec::with_capacity(table.len());
     each_run(table, cow, |run, data| {
         let of = run.iter().zip(data.chunks_exact(CHUNK_BYTES));
@@ -142,8 +142,8 @@ pub fn entries(table: &[Exception], cow: &mut Direct) -> Result<Vec<Entry>> {
 /// Reads a COW's chunks in the order of `table`, neighbours together.
 fn each_run(
     table: &[Exception],
-    cow: &mut Direct,
-    mut look: impl FnMut(&[Exception], &[u8]) -> Result<()>,
+    cow: &mut Disk,
+    mut each: impl FnMut(&[Exception], &[u8]) -> Result<()>,
 ) -> Result<()> {
     let mut buffer = vec![0; PIECE * CHUNK_BYTES];
     let mut rest = table;
@@ -152,20 +152,20 @@ fn each_run(
         rest = next;
         let data = buffer.get_mut(..run.len() * CHUNK_BYTES).unwrap_or_default();
         cow.read_at(first.new, data)?;
-        look(run, data)?;
+        each(run, data)?;
     }
     Ok(())
 }
 
 /// Collects what is written one after the other into large requests, around the ring's end.
 struct Stream<'a> {
-    log: &'a mut Log,
+    log: &'a mut FlushLog,
     position: u64,
     buffer: Vec<u8>,
 }
 
 impl<'a> Stream<'a> {
-    fn new(log: &'a mut Log, position: u64) -> Self {
+    fn new(log: &'a mut FlushLog, position: u64) -> Self {
         Self { log, position, buffer: Vec::with_capacity(PIECE * CHUNK_BYTES) }
     }
 

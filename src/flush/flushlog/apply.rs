@@ -3,7 +3,7 @@
 //! The order: everything is copied, in the order of root and in two parts (see [`parts`]), each of which a FLUSH makes
 //! durable; only then may the caller start a new generation in the log. Cut short at any moment it can be begun again.
 
-use super::Log;
+use super::FlushLog;
 use crate::error::{Error, Exit, Result};
 use crate::flush::parts;
 use crate::output::progress::Meter;
@@ -12,13 +12,13 @@ use crate::pure::crc::crc32c;
 use crate::pure::flushlog::chain::Live;
 use crate::pure::flushlog::fingerprint;
 use crate::pure::flushlog::format::sector_crcs;
-use crate::pure::flushlog::whose::Fit;
+use crate::pure::flushlog::ownership::Fit;
 use crate::pure::units::Bytes;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
-impl Log {
+impl FlushLog {
     /// Whether root is still what the segments were written for.
-    pub fn fits(&self, root: &mut Direct) -> Result<bool> {
+    pub fn fits(&self, root: &mut Disk) -> Result<bool> {
         self.fit(root, false).map(|fit| fit == Fit::Fits)
     }
 
@@ -27,7 +27,7 @@ impl Log {
     /// Where root is `torn`, so that there is no filesystem to be seen, a telling chunk that the
     /// log has may hold anything: a card that loses its power while it writes that chunk leaves rubbish there, and a
     /// filesystem that somebody else mounted would be one.
-    pub fn fit(&self, root: &mut Direct, torn: bool) -> Result<Fit> {
+    pub fn fit(&self, root: &mut Disk, torn: bool) -> Result<Fit> {
         let segments = &self.chain.segments;
         let last = segments.iter().filter_map(|segment| segment.table.last()).map(|last| last.old);
         if last.max().is_some_and(|last| last >= root.size().0.div_ceil(CHUNK_BYTES as u64)) {
@@ -56,7 +56,7 @@ impl Log {
     }
 
     /// Root's first `bytes` (whole chunks) as it is read through the log. A chunk that can't be read is zero.
-    pub fn head_of(&mut self, root: &mut Direct, bytes: usize) -> Vec<u8> {
+    pub fn head_of(&mut self, root: &mut Disk, bytes: usize) -> Vec<u8> {
         let mut head = vec![0; bytes];
         for (chunk, into) in (0..).zip(head.chunks_exact_mut(CHUNK_BYTES)) {
             let read = match self.place_of(chunk) {
@@ -71,7 +71,7 @@ impl Log {
     }
 
     /// Copies `live`, what [`Self::verify`] returned, into root and makes it durable.
-    pub fn apply(&mut self, live: &[Live], root: &mut Direct, meter: &mut Meter) -> Result<()> {
+    pub fn apply(&mut self, live: &[Live], root: &mut Disk, meter: &mut Meter) -> Result<()> {
         let size = |count: usize| Bytes((count * CHUNK_BYTES) as u64);
         meter.begin("merging", size(live.len()));
         let mut left = live.len();

@@ -2,21 +2,21 @@
 //! root reads through it. [`crate::pure::flushlog::agree`] decides.
 
 use super::append::entries;
-use super::{Log, READ_AGAIN};
+use super::{FlushLog, READ_AGAIN};
 use crate::error::{Error, Exit, Result};
 use crate::flush::view;
 use crate::pure::cow::format::Exception;
 use crate::pure::crc::crc32c;
 use crate::pure::flushlog::agree::{self, Act, Agreement, Extra, Go};
-use crate::pure::flushlog::chain::End;
+use crate::pure::flushlog::chain::ChainEnd;
 use crate::pure::stack::{Device, Name, Stack};
 use crate::sys::block;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
 /// The log in use, and how what was asked for may be done.
 pub struct Guarded {
     /// It. `None`: it can't be used, but that is no reason not to do it.
-    pub log: Option<Log>,
+    pub log: Option<FlushLog>,
     /// How.
     pub go: Go,
 }
@@ -27,18 +27,18 @@ pub fn check(
     stack: &Stack,
     act: Act,
     forget: bool,
-    sealed: Option<(&[Exception], &mut Direct)>,
+    sealed: Option<(&[Exception], &mut Disk)>,
 ) -> Result<Guarded> {
     let on = |log| Ok(Guarded { log, go: Go::On });
     let Some(partition) = stack.log_partition() else { return on(None) };
     // Where the log ends as root's table of it says, both hold the same: to append asks for no more. All of it is read only
     // when that is not so, to learn what it is.
     let mark = (act == Act::Append).then(|| view::mark(stack)).flatten();
-    if let Some(log) = mark.and_then(|mark| Log::open_at(&block::path(partition), &mark)) {
+    if let Some(log) = mark.and_then(|mark| FlushLog::open_at(&block::path(partition), &mark)) {
         return on(Some(log));
     }
     let seen = view::seen(stack)?;
-    let mut log = match Log::open_in_use(&block::path(partition)) {
+    let mut log = match FlushLog::open_in_use(&block::path(partition)) {
         Ok(log) => log,
         Err(error) => {
             // What can't be read may hold flushes that root does not have, and what is damaged no more.
@@ -68,19 +68,19 @@ pub fn check(
     if agreement == Agreement::Less {
         log.chain.skip_unseen();
     }
-    match agree::rule(act, agreement, extra, forget) {
+    match agree::verdict(act, agreement, extra, forget) {
         Ok(go) => Ok(Guarded { log: Some(log), go }),
         Err(agreement) => Err(log.refuse(act, agreement)),
     }
 }
 
-impl Log {
+impl FlushLog {
     /// What the segments from number `from` on are.
     fn extra(
         &mut self,
         stack: &Stack,
         from: usize,
-        sealed: Option<(&[Exception], &mut Direct)>,
+        sealed: Option<(&[Exception], &mut Disk)>,
     ) -> Result<Extra> {
         if let (Some((table, cow)), Some([one])) = (sealed, self.chain.segments.get(from..))
             && one.table.len() == table.len()
@@ -98,7 +98,7 @@ impl Log {
     fn is_stale(&self, stack: &Stack) -> Result<bool> {
         match stack.card() {
             Some((card, _)) if !stack.is_under_root(Name::Logged) => {
-                Ok(!self.fits(&mut Direct::open(&block::path(card))?)?)
+                Ok(!self.fits(&mut Disk::open(&block::path(card))?)?)
             }
             _ => Ok(false),
         }
@@ -112,9 +112,9 @@ impl Log {
             upper.filter_map(|name| stack.device(name)).map(|device: &Device| device.number);
         let places = upper.take(1).chain(stack.card().map(|(card, _)| card));
         let mut places =
-            places.map(|device| Direct::open(&block::path(device))).collect::<Result<Vec<_>>>()?;
+            places.map(|device| Disk::open(&block::path(device))).collect::<Result<Vec<_>>>()?;
         for live in self.chain.live().iter().filter(|live| live.segment >= from) {
-            let has = |place: &mut Direct| Ok(crc32c(&place.chunk(live.old)?) == live.crc);
+            let has = |place: &mut Disk| Ok(crc32c(&place.chunk(live.old)?) == live.crc);
             let found: Result<Vec<bool>> = places.iter_mut().map(has).collect();
             if !found?.contains(&true) {
                 return Ok(false);
@@ -132,7 +132,7 @@ impl Log {
         };
         let path = self.path().display();
         let (cause, advice) = match (agreement, self.chain.end) {
-            (Agreement::Less, End::Unreadable { chunk, .. }) => {
+            (Agreement::Less, ChainEnd::Unreadable { chunk, .. }) => {
                 (format!("its chunk {chunk} on {path} can't be read any more"), LESS_UNREADABLE)
             }
             (Agreement::Less, _) => (

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use super::Log;
+use super::FlushLog;
 use crate::error::{Error, Result};
 use crate::pure::chunks::CHUNK_BYTES;
-use crate::pure::flushlog::chain::{Chain, End, behind_crc};
+use crate::pure::flushlog::chain::{Chain, ChainEnd, behind_crc};
 use crate::pure::flushlog::format::{FORMAT, Format, Header, Life, Link};
 use crate::pure::flushlog::layout;
+use crate::pure::flushlog::ownership::Owner;
 use crate::pure::flushlog::ring::{Ring, SMALLEST};
-use crate::pure::flushlog::whose::Owner;
 use crate::pure::units::Bytes;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 use crate::sys::{random, time};
 
 /// What a new log is asked to be.
@@ -27,10 +27,10 @@ pub struct LogOptions {
     pub label: [u8; 16],
 }
 
-impl Log {
+impl FlushLog {
     /// Makes an empty log of a partition. What was there is gone.
     pub fn make(path: &Path, options: &LogOptions) -> Result<Self> {
-        let mut disk = Direct::open_writable(path)?;
+        let mut disk = Disk::open_writable(path)?;
         let chunks = |bytes: Bytes| u32::try_from(bytes.0 / CHUNK_BYTES as u64).unwrap_or(u32::MAX);
         let align = chunks(options.erase_block).max(1);
         let ring = Ring::new(disk.chunks(), align).ok_or_else(|| {
@@ -69,7 +69,7 @@ impl Log {
         };
         let segments = Vec::new();
         let next = header.start;
-        let chain = Chain { header, ring, segments, end: End::Clean, next, part: None };
+        let chain = Chain { header, ring, segments, end: ChainEnd::Clean, next, part: None };
         let mut log = Self { disk, chain, whole: true };
         log.write_header(header)?;
         Ok(log)
@@ -120,7 +120,7 @@ impl Log {
     }
 
     fn renew(&mut self, header: Header) -> Result<()> {
-        if matches!(self.chain.end, End::Unreadable { .. }) {
+        if matches!(self.chain.end, ChainEnd::Unreadable { .. }) {
             // What was not seen must not pass for younger than what comes next, should it be read again.
             self.chain.skip_unseen();
         }
@@ -133,7 +133,7 @@ impl Log {
         let header = Header { format: Format::default(), start, number, ..header };
         self.write_header(header)?;
         let (segments, next) = (Vec::new(), header.start);
-        self.chain = Chain { header, ring, segments, end: End::Clean, next, part: None };
+        self.chain = Chain { header, ring, segments, end: ChainEnd::Clean, next, part: None };
         Ok(())
     }
 

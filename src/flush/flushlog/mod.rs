@@ -11,22 +11,22 @@ use std::path::Path;
 
 use crate::error::{Error, Exit, Result};
 use crate::pure::chunks::CHUNK_BYTES;
-use crate::pure::flushlog::chain::{self, Bad, Chain, End, LogError};
+use crate::pure::flushlog::chain::{self, Bad, Chain, ChainEnd, LogError};
 use crate::pure::flushlog::format::{Header, Life, Link, Mark, Uuid};
+use crate::pure::flushlog::ownership::Owner;
 use crate::pure::flushlog::ring::Ring;
 use crate::pure::flushlog::segment::Segment;
-use crate::pure::flushlog::whose::Owner;
 use crate::pure::stack::Stack;
 use crate::pure::units::{Bytes, Sectors};
 use crate::sys::block;
-use crate::sys::direct::Direct;
+use crate::sys::disk::Disk;
 
 /// What was found where a log could be.
 pub enum Sought {
     /// No log.
     Nothing,
     /// A log.
-    Log(Box<Log>),
+    Log(Box<FlushLog>),
     /// A log that can't be read, or something that can't be read and may be one.
     Unclear(Error),
     /// One of a format that this program does not know: what its header says of it, and what to do.
@@ -34,33 +34,33 @@ pub enum Sought {
 }
 
 /// A log that was opened and read.
-pub struct Log {
-    disk: Direct,
+pub struct FlushLog {
+    disk: Disk,
     /// What it holds.
     pub chain: Chain,
     /// Both copies of the header are intact and equal.
     pub whole: bool,
 }
 
-impl Log {
+impl FlushLog {
     /// Reads a log's chain; its data are not verified.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(Direct::open_writable(path)?, false)
+        Self::read(Disk::open_writable(path)?, false)
     }
 
     /// Opens the log at `path`; fails while the partition is used by another device.
     pub fn open_exclusive(path: &Path) -> Result<Self> {
-        Self::read(Direct::open_exclusive(path)?, false)
+        Self::read(Disk::open_exclusive(path)?, false)
     }
 
     /// Opens the log at `path` for reading only.
-    pub fn look(path: &Path) -> Result<Self> {
-        Self::read(Direct::open(path)?, false)
+    pub fn open_read_only(path: &Path) -> Result<Self> {
+        Self::read(Disk::open(path)?, false)
     }
 
     /// Looks whether there is a log.
     pub fn seek(path: &Path) -> Sought {
-        let mut disk = match Direct::open(path) {
+        let mut disk = match Disk::open(path) {
             Ok(disk) => disk,
             Err(error) => return Sought::Unclear(error),
         };
@@ -84,19 +84,19 @@ impl Log {
 
     /// From here on it can be written to, too.
     pub fn make_writable(&mut self) -> Result<()> {
-        self.disk = Direct::open_writable(self.disk.path())?;
+        self.disk = Disk::open_writable(self.disk.path())?;
         Ok(())
     }
 
     /// Opens a log that the stack uses: without the long search behind a flush that was cut
     /// short.
     pub fn open_in_use(path: &Path) -> Result<Self> {
-        Self::read(Direct::open_writable(path)?, true)
+        Self::read(Disk::open_writable(path)?, true)
     }
 
     /// The end of a log that root reads to where `mark` says, for an append. `None`: it has to be read as a whole.
     pub fn open_at(path: &Path, mark: &Mark) -> Option<Self> {
-        let mut disk = Direct::open_writable(path).ok()?;
+        let mut disk = Disk::open_writable(path).ok()?;
         let chunks = disk.chunks();
         let found = chain::header(&mut disk, chunks).ok()?;
         let chain = Chain::read_last(&mut disk, found.header, mark)?;
@@ -106,7 +106,7 @@ impl Log {
     /// What was appended to the log at `path` since it ended cleanly as `before` says: its generation, and what the next
     /// segment is chained to. `None`: it has to be read as a whole.
     pub fn since(path: &Path, before: (Link, Link)) -> Option<Self> {
-        let mut disk = Direct::open(path).ok()?;
+        let mut disk = Disk::open(path).ok()?;
         let chunks = disk.chunks();
         let found = chain::header(&mut disk, chunks).ok()?;
         let (start, end) = before;
@@ -115,7 +115,7 @@ impl Log {
         Some(Self { disk, chain, whole: true })
     }
 
-    fn read(mut disk: Direct, in_use: bool) -> Result<Self> {
+    fn read(mut disk: Disk, in_use: bool) -> Result<Self> {
         let chunks = disk.chunks();
         match chain::open(&mut disk, chunks, in_use) {
             Ok((chain, whole)) => Ok(Self { disk, chain, whole }),
@@ -125,7 +125,7 @@ impl Log {
 
     /// The header of the log at `path`; the chain, which takes longer, is not read.
     pub fn header_at(path: &Path) -> Result<Header> {
-        let mut disk = Direct::open(path)?;
+        let mut disk = Disk::open(path)?;
         let chunks = disk.chunks();
         let found = chain::header(&mut disk, chunks).map_err(|why| explain(path, &why))?;
         Ok(found.header)
@@ -133,7 +133,7 @@ impl Log {
 
     /// By what the log at `path` is known, also if this program knows no more of it. `None`: it can't be read.
     pub fn uuid_at(path: &Path) -> Option<Uuid> {
-        let mut disk = Direct::open(path).ok()?;
+        let mut disk = Disk::open(path).ok()?;
         let chunks = disk.chunks();
         match chain::header(&mut disk, chunks) {
             Ok(found) => Some(found.header.uuid),
@@ -160,7 +160,8 @@ impl Log {
 
     /// Something in it counts, or did.
     pub fn has_flushes(&self) -> bool {
-        !self.chain.segments.is_empty() || !matches!(self.chain.end, End::Clean | End::Torn)
+        !self.chain.segments.is_empty()
+            || !matches!(self.chain.end, ChainEnd::Clean | ChainEnd::Torn)
     }
 
     /// The flushes in it.
@@ -186,7 +187,7 @@ impl Log {
 
     /// Nothing was appended to it since its generation began, not even in part.
     pub fn is_unused(&self) -> bool {
-        self.chain.segments.is_empty() && self.chain.end == End::Clean
+        self.chain.segments.is_empty() && self.chain.end == ChainEnd::Clean
     }
 
     /// How much of it is in use, in percent.
@@ -222,7 +223,7 @@ impl Log {
 
     /// What was lost, as a sentence; `None` when nothing was.
     pub fn damage(&self) -> Option<String> {
-        let End::Damaged(damage) = self.chain.end else { return None };
+        let ChainEnd::Damaged(damage) = self.chain.end else { return None };
         Some(format!(
             "the flush log on {} is damaged ({} at chunk {}): flushes up to {} are lost, and what \
              counts is {}",
@@ -236,7 +237,7 @@ impl Log {
 
     /// What can't be read, as a sentence; `None` when everything could.
     pub fn hidden(&self) -> Option<String> {
-        let End::Unreadable { chunk, youngest } = self.chain.end else { return None };
+        let ChainEnd::Unreadable { chunk, youngest } = self.chain.end else { return None };
         let what = match youngest {
             Some(youngest) => format!("flushes up to {youngest} are there and can't be read now"),
             None => "there may be flushes that can't be read now".to_owned(),
@@ -299,8 +300,8 @@ fn explain(path: &Path, why: &LogError) -> Error {
 
 /// What one flush can put into the flush log of `stack`. Without one, or when it can't be read, no limit:
 /// it says so itself when it is needed.
-pub fn roof(stack: &Stack) -> Bytes {
-    let capacity = stack.log_partition().map(|log| Log::capacity_at(&block::path(log)));
+pub fn log_capacity(stack: &Stack) -> Bytes {
+    let capacity = stack.log_partition().map(|log| FlushLog::capacity_at(&block::path(log)));
     capacity.and_then(Result::ok).unwrap_or(Bytes::MAX)
 }
 
@@ -330,11 +331,11 @@ mod tests {
             Self(folder)
         }
 
-        fn log(&self) -> Log {
+        fn log(&self) -> FlushLog {
             let root = Owner { size: Sectors(4096), ..Owner::default() };
             let options =
                 LogOptions { root, erase_block: Bytes(4096), fill: Bytes(0), label: [0; 16] };
-            Log::make(&self.0.join("log"), &options).unwrap()
+            FlushLog::make(&self.0.join("log"), &options).unwrap()
         }
     }
 
@@ -348,25 +349,25 @@ mod tests {
     fn a_log_of_a_newer_program_may_be_intact_and_one_that_is_emptied_is_every_programs() {
         let files = Files::new("newer");
         let (mut log, at) = (files.log(), files.0.join("log"));
-        let newer = |log: &mut Log| {
+        let newer = |log: &mut FlushLog| {
             log.chain.header.format = Format(FORMAT + 1);
             log.rebind(Owner { size: Sectors(4096), ..Owner::default() }).unwrap();
         };
         newer(&mut log);
-        let Err(error) = Log::open(&at) else { panic!() };
+        let Err(error) = FlushLog::open(&at) else { panic!() };
         assert_eq!(error.exit_code(), Exit::Newer);
         assert!(error.exit_code().may_be_intact());
-        let Sought::Newer(header, _) = Log::seek(&at) else { panic!() };
+        let Sought::Newer(header, _) = FlushLog::seek(&at) else { panic!() };
         assert_eq!(owner(&header), log.owner());
         // Who can read it has merged it.
         log.reset(0).unwrap();
-        assert_eq!(Log::header_at(&at).unwrap().format, Format::default());
-        assert!(Log::open(&at).unwrap().whole);
+        assert_eq!(FlushLog::header_at(&at).unwrap().format, Format::default());
+        assert!(FlushLog::open(&at).unwrap().whole);
         // And whoever appends says first of what format that is.
-        let mut data = Direct::open(&files.0.join("root")).unwrap();
-        let mut card = Direct::open(&files.0.join("root")).unwrap();
+        let mut data = Disk::open(&files.0.join("root")).unwrap();
+        let mut card = Disk::open(&files.0.join("root")).unwrap();
         log.append(&[Exception { old: 3, new: 4 }], &mut data, &mut card, &mut |_| Ok(())).unwrap();
-        assert_eq!(Log::header_at(&at).unwrap().format, Format(FORMAT));
+        assert_eq!(FlushLog::header_at(&at).unwrap().format, Format(FORMAT));
     }
 
     #[test]
@@ -382,13 +383,13 @@ mod tests {
             let sector = after.len() - CHUNK_BYTES + crate::pure::flushlog::tries::AT;
             assert!({ changed }.all(|at| (sector..sector + 512).contains(&at)));
             before = after;
-            let mut again = Log::open(&at).unwrap();
+            let mut again = FlushLog::open(&at).unwrap();
             assert_eq!((again.tries(), again.whole), (count, true));
         }
-        let mut data = Direct::open(&files.0.join("root")).unwrap();
-        let mut card = Direct::open(&files.0.join("root")).unwrap();
+        let mut data = Disk::open(&files.0.join("root")).unwrap();
+        let mut card = Disk::open(&files.0.join("root")).unwrap();
         log.append(&[Exception { old: 3, new: 4 }], &mut data, &mut card, &mut |_| Ok(())).unwrap();
-        assert_eq!((log.tries(), Log::open(&at).unwrap().tries()), (0, 0));
+        assert_eq!((log.tries(), FlushLog::open(&at).unwrap().tries()), (0, 0));
         log.note_tries(2).unwrap();
         log.reset(1).unwrap();
         assert_eq!(log.tries(), 0);
@@ -398,8 +399,8 @@ mod tests {
         let sector = bytes.len() - CHUNK_BYTES + crate::pure::flushlog::tries::AT;
         bytes[sector + 300..sector + 512].fill(0x5a);
         std::fs::write(&at, bytes).unwrap();
-        let mut again = Log::open(&at).unwrap();
-        assert_eq!((again.tries(), again.whole, again.chain.end), (1, true, End::Clean));
+        let mut again = FlushLog::open(&at).unwrap();
+        assert_eq!((again.tries(), again.whole, again.chain.end), (1, true, ChainEnd::Clean));
     }
 
     #[test]
@@ -409,7 +410,7 @@ mod tests {
         log.chain.next.sequence = 7;
         let at = at.display();
         let clean = log.chain.end;
-        let hidden = |youngest| End::Unreadable { chunk: 9, youngest };
+        let hidden = |youngest| ChainEnd::Unreadable { chunk: 9, youngest };
         for (act, agreement, end, said) in [
             (
                 Act::Append,
@@ -479,7 +480,7 @@ mod tests {
     fn a_chunk_that_is_another_at_each_read_is_not_applied() {
         let files = Files::new("apply");
         let mut log = files.log();
-        let mut root = Direct::open_writable(&files.0.join("root")).unwrap();
+        let mut root = Disk::open_writable(&files.0.join("root")).unwrap();
         let live = Live { old: 3, segment: 0, place: 5, crc: 1 };
         let error = log.apply(&[live], &mut root, &mut Meter::silent()).unwrap_err();
         let at = files.0.join("log");
@@ -497,8 +498,8 @@ mod tests {
         let files = Files::new("cut");
         let mut log = files.log();
         let (log_path, root_path) = (files.0.join("log"), files.0.join("root"));
-        let mut data = Direct::open(&root_path).unwrap();
-        let mut card = Direct::open(&root_path).unwrap();
+        let mut data = Disk::open(&root_path).unwrap();
+        let mut card = Disk::open(&root_path).unwrap();
         let table = [Exception { old: 3, new: 4 }];
         log.append(&table, &mut data, &mut card, &mut |_| Ok(())).unwrap();
         let place = log.chain.live()[0].place;

@@ -1,6 +1,6 @@
 //! Notes in the log how many boots have begun on the stack; [`crate::pure::flushlog::tries`] says what that means.
 
-use super::Log;
+use super::FlushLog;
 use crate::error::Result;
 use crate::notes::{self, run_dir};
 use crate::pure::chunks::CHUNK_BYTES;
@@ -9,7 +9,7 @@ use crate::pure::flushlog::tries::{AT, LIMIT, begun};
 use crate::sys::dm::Control;
 use crate::sys::{block, lock};
 
-impl Log {
+impl FlushLog {
     /// How many boots in a row have begun on the stack and left nothing behind.
     pub fn tries(&mut self) -> u32 {
         let place = last_chunk(self.header().chunks);
@@ -39,7 +39,7 @@ pub fn reached(control: &Control) -> Result<()> {
         return Ok(());
     };
     lock::take(control)?;
-    let noted = Log::open_in_use(&block::path(partition)).and_then(|mut log| {
+    let noted = FlushLog::open_in_use(&block::path(partition)).and_then(|mut log| {
         let needed = log.tries() >= LIMIT;
         if needed { log.note_tries(0) } else { Ok(()) }
     });

@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::outcome::Seen;
-use super::{How, Outcome, Session};
+use super::{FlushOptions, Outcome, Session};
 use crate::error::{Doing, Exit, Result};
 use crate::flush::context::Context;
+use crate::flush::errors::explain;
 use crate::flush::handover::{Freeze, Sealed};
 use crate::flush::seal;
 use crate::flush::settled::Settled;
-use crate::flush::trouble::explain;
 use crate::notes::run_dir;
 use crate::pure::cow::size;
 use crate::pure::dm::SnapshotStatus;
 use crate::pure::policy::pressure::SLOW;
 use crate::pure::report::record::Record;
-use crate::pure::stack::{Mode, Name, Stack, Trouble, Wish};
+use crate::pure::stack::{Goal, Mode, Name, PlanError, Stack};
 use crate::pure::units::{Bytes, Sectors};
 use crate::sys::dm::Message;
 use crate::sys::syncing::{Synced, Syncing, write_out};
@@ -33,11 +33,11 @@ const PREPARING: Duration = Duration::from_millis(100);
 impl Session<'_> {
     /// Makes everything that was written until now durable: in the flush log if there is one, else
     /// in root itself.
-    pub fn flush(&mut self, how: How) -> Result<Outcome> {
+    pub fn flush(&mut self, options: FlushOptions) -> Result<Outcome> {
         let mut stack = self.context.observe()?;
         // A filesystem in trouble can't write everything out; what it could is still flushed.
         let mut synced = Synced::Unknown;
-        if !how.hurry {
+        if !options.hurry {
             synced = remembered(self.sync(&stack)?);
             stack = self.context.observe()?;
         }
@@ -53,7 +53,7 @@ impl Session<'_> {
                 return Ok(self.nothing(seen));
             }
             (_, SnapshotStatus::Invalid) => {
-                return Err(explain(Trouble::Lost(Name::Root)));
+                return Err(explain(PlanError::Lost(Name::Root)));
             }
             // Where it is not known what is in the page cache a freeze writes that out.
             (_, SnapshotStatus::Used(usage))
@@ -63,10 +63,11 @@ impl Session<'_> {
             }
             _ => {}
         }
-        let wish = Wish { direct: how.direct, ..Wish::default() };
-        let Context { limit, roof, .. } = self.context;
-        let (sealed, settled) = self.seal(&stack, seal::After::Defer { limit, roof }, wish)?;
-        if settled.appended && how.merges(settled.log_used, self.context.config.merge) {
+        let goal = Goal { direct: options.direct, ..Goal::default() };
+        let Context { limit, log_capacity, .. } = self.context;
+        let (sealed, settled) =
+            self.seal(&stack, seal::After::Defer { limit, log_capacity }, goal)?;
+        if settled.appended && options.merges(settled.log_used, self.context.config.merge) {
             self.merge()?;
         }
         let record = self.note(sealed.stall);
@@ -80,13 +81,13 @@ impl Session<'_> {
     /// Nothing of this command's own was there to be made durable.
     fn nothing(&mut self, seen: Seen) -> Outcome {
         let found = (self.done.durable > Bytes(0)).then(|| self.note(Duration::ZERO));
-        Outcome::rest(found).and(Outcome::nothing(seen)).after(self.refused.take())
+        Outcome::remainder(found).and(Outcome::nothing(seen)).after(self.refused.take())
     }
 
     /// Merges what is in the flush log into the card. Returns what was merged and how long that
     /// took, `None` when the log is empty or there is none.
     pub fn merge(&mut self) -> Result<Option<Settled>> {
-        let settled = self.settle(Wish { merge: true, ..Wish::default() })?;
+        let settled = self.settle(Goal { merge: true, ..Goal::default() })?;
         Ok(settled.of_log())
     }
 
@@ -95,7 +96,7 @@ impl Session<'_> {
         &mut self,
         stack: &Stack,
         after: seal::After,
-        wish: Wish,
+        goal: Goal,
     ) -> Result<(Sealed, Settled)> {
         let freeze = self.freeze(stack);
         let sealed = seal::run(&mut self.context, stack, after, freeze);
@@ -108,13 +109,13 @@ impl Session<'_> {
             Ok((sealed, frozen_root)) => {
                 let found = found?;
                 let stall = frozen_root.thaw().unwrap_or(sealed.stall);
-                let (settled, _) = self.settle_from(found, wish)?;
+                let (settled, _) = self.settle_from(found, goal)?;
                 Ok((Sealed { stall, ..sealed }, settled))
             }
             Err(error) => {
                 self.foreign |= error.exit_code() == Exit::Busy;
                 // What the seal left is mended where it can be; what is said is why it failed.
-                let _ = found.and_then(|found| self.settle_from(found, wish));
+                let _ = found.and_then(|found| self.settle_from(found, goal));
                 Err(error)
             }
         }
@@ -132,7 +133,7 @@ impl Session<'_> {
             }
             _ => true,
         };
-        let level = self.context.rule(stack).level(status, &memory);
+        let level = self.context.cow_limits(stack).level(status, &memory);
         let hurries = level.is_some_and(|level| !level.lasts(PREPARING));
         // One that was refused writes has shut down, most likely, and stays so until the next boot.
         let can = can && !run_dir::has_overflowed() && !self.foreign;
@@ -148,13 +149,13 @@ impl Session<'_> {
     /// freeze does the same, and nothing but the seal makes room: at that mark the throttle holds writers back, and what is
     /// written out waits for it as well.
     fn sync(&self, stack: &Stack) -> Result<Synced> {
-        let rule = self.context.rule(stack);
+        let cow_limits = self.context.cow_limits(stack);
         let mut message = Message::about(Name::Root);
         let mut syncing = Syncing::begin(&open_root()?)?;
         loop {
-            let level = throttle::level(&self.context.control, &mut message, &rule);
-            let pause = level.map_or(SLOW, |level| level.pause_until(rule.full_wait));
-            if level.is_some_and(|level| level.percent_of_limit() >= rule.full_wait) {
+            let level = throttle::level(&self.context.control, &mut message, &cow_limits);
+            let pause = level.map_or(SLOW, |level| level.pause_until(cow_limits.full_wait));
+            if level.is_some_and(|level| level.percent_of_limit() >= cow_limits.full_wait) {
                 return Ok(Synced::Unknown);
             }
             if let Some(synced) = syncing.wait(pause) {

@@ -9,19 +9,19 @@ mod flush;
 mod outcome;
 mod stop;
 
-pub use self::outcome::{How, Incomplete, Outcome, at_risk};
+pub use self::outcome::{FlushOptions, Incomplete, Outcome, at_risk};
 
 use std::time::{Duration, Instant};
 
 use super::context::{Context, ThrottleOf};
 use super::settle::settle;
 use super::settled::Settled;
-use super::{context, cowfile, flushlog, seal};
+use super::{context, cow_device, flushlog, seal};
 use crate::error::{Error, Exit, Result};
 use crate::output::progress::Meter;
 use crate::pure::config::Config;
 use crate::pure::dm::{SnapshotStatus, Target};
-use crate::pure::stack::{Stack, Wish};
+use crate::pure::stack::{Goal, Stack};
 use crate::pure::units::Bytes;
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
@@ -109,7 +109,7 @@ impl<'a> Session<'a> {
                 signals,
                 config,
                 limit: Bytes(0),
-                roof: Bytes::MAX,
+                log_capacity: Bytes::MAX,
                 frozen: false,
                 forget: false,
             },
@@ -130,9 +130,9 @@ impl<'a> Session<'a> {
     }
 
     /// Settles what an earlier command left.
-    pub fn settled(mut self, wish: Wish) -> Result<Self> {
+    pub fn settled(mut self, goal: Goal) -> Result<Self> {
         let found = self.prepare()?;
-        let (_, stack) = self.settle_from(found, wish)?;
+        let (_, stack) = self.settle_from(found, goal)?;
         self.ready(&stack)
     }
 
@@ -140,14 +140,14 @@ impl<'a> Session<'a> {
     /// can be appended behind what is in it. Returns what was merged, as [`Self::merge`] does.
     pub fn merged(mut self) -> Result<(Self, Option<Settled>)> {
         let found = self.prepare()?;
-        let (settled, stack) = self.settle_from(found, Wish { merge: true, ..Wish::default() })?;
+        let (settled, stack) = self.settle_from(found, Goal { merge: true, ..Goal::default() })?;
         Ok((self.ready(&stack)?, settled.of_log()))
     }
 
     /// As [`Self::settled`], for a shutdown: when the log can't be written, merges straight into root.
     pub fn settled_anyhow(mut self) -> Result<Self> {
         let found = self.prepare()?;
-        let settled = self.settle_from(found, Wish::default());
+        let settled = self.settle_from(found, Goal::default());
         let (_, stack) = settled.or_else(|error| self.pass_by_log(error))?;
         self.ready(&stack)
     }
@@ -164,7 +164,7 @@ impl<'a> Session<'a> {
             seal::thaw_root();
         }
         let found = self.context.arm_for(found)?;
-        self.context.roof = flushlog::roof(&found);
+        self.context.log_capacity = flushlog::log_capacity(&found);
         self.measure(&found)?;
         Ok(found)
     }
@@ -176,7 +176,7 @@ impl<'a> Session<'a> {
             return Err(error);
         }
         let found = self.context.observe()?;
-        let settled = self.settle_from(found, Wish { direct: true, ..Wish::default() })?;
+        let settled = self.settle_from(found, Goal { direct: true, ..Goal::default() })?;
         // What to do about it is done.
         self.refused.get_or_insert(error.advise("").to_string());
         Ok(settled)
@@ -193,7 +193,7 @@ impl<'a> Session<'a> {
     /// Learns how large the COW may be.
     fn measure(&mut self, stack: &Stack) -> Result<()> {
         let (memory, held) = (memory::info()?, held_in_ram(stack)?);
-        self.context.limit = self.context.rule(stack).limit(&memory, held);
+        self.context.limit = self.context.cow_limits(stack).limit(&memory, held);
         Ok(())
     }
 
@@ -216,15 +216,15 @@ impl<'a> Session<'a> {
 
     /// Looks, and brings the stack to rest, while writers may be at work. While a COW is sealed they have less
     /// room than usual.
-    fn settle(&mut self, wish: Wish) -> Result<Settled> {
+    fn settle(&mut self, goal: Goal) -> Result<Settled> {
         let found = self.context.observe()?;
-        self.settle_from(found, wish).map(|(settled, _)| settled)
+        self.settle_from(found, goal).map(|(settled, _)| settled)
     }
 
     /// As [`Self::settle`], from `found` on, which this session has observed. Returns the stack at rest, too.
-    fn settle_from(&mut self, found: Stack, wish: Wish) -> Result<(Settled, Stack)> {
+    fn settle_from(&mut self, found: Stack, goal: Goal) -> Result<(Settled, Stack)> {
         priority::realtime(false);
-        let settled = settle(&mut self.context, found, wish);
+        let settled = settle(&mut self.context, found, goal);
         if let Ok((settled, _)) = &settled {
             self.done.add(settled);
         }
@@ -244,12 +244,12 @@ impl<'a> Session<'a> {
     /// During a flush the fresh COW had to share the memory with the sealed one. It keeps its slack: while
     /// the lock goes from one process to the next nobody looks after it for a moment.
     fn grow(&self, stack: &Stack) -> Result<()> {
-        let Context { control, limit, roof, .. } = &self.context;
+        let Context { control, limit, log_capacity, .. } = &self.context;
         match stack.root.and_then(|root| root.target()) {
             Some(Target::Snapshot { cow, .. }) => {
                 // What was sealed goes first: what it held is room.
-                cowfile::release_strays(control);
-                cowfile::grow(control, cow, *limit, *roof)
+                cow_device::release_strays(control);
+                cow_device::grow(control, cow, *limit, *log_capacity)
             }
             _ => Ok(()),
         }

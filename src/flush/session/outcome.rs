@@ -14,7 +14,7 @@ use crate::sys::syncing::{Synced, WrittenOut};
 
 /// How to flush.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct How {
+pub struct FlushOptions {
     /// Merge into the card without the flush log.
     pub direct: bool,
     /// Merge the flush log afterwards, however little it holds.
@@ -23,7 +23,7 @@ pub struct How {
     pub hurry: bool,
 }
 
-impl How {
+impl FlushOptions {
     /// Whether a flush that left the log so full, in percent, merges it, where the owner wants that from `mark` on.
     ///
     /// While the COW fills up quickly there is no time for a merge, after which the writers would be let go
@@ -81,7 +81,7 @@ impl Outcome {
 
     /// What an earlier command had sealed was made durable, or what programs wrote since this one has written
     /// everything out.
-    pub(super) fn rest(record: Option<Record>) -> Self {
+    pub(super) fn remainder(record: Option<Record>) -> Self {
         Self { record, incomplete: None, refused: None }
     }
 
@@ -271,7 +271,7 @@ mod tests {
     fn what_one_part_of_a_command_lacked_a_later_one_does_not_make_good() {
         let outcomes = || {
             let of = |seen: Seen| [Outcome::flushed(record(1), seen), Outcome::nothing(seen)];
-            every().into_iter().flat_map(of).chain([Outcome::rest(None)])
+            every().into_iter().flat_map(of).chain([Outcome::remainder(None)])
         };
         for first in outcomes() {
             for second in outcomes() {
@@ -319,7 +319,7 @@ mod tests {
     fn why_nothing_was_pruned_is_kept_of_either_part() {
         let because = |why: &str| {
             let record = Record { not_pruned: why.to_owned(), ..Record::default() };
-            Outcome::rest(Some(record))
+            Outcome::remainder(Some(record))
         };
         for (first, second, wanted) in [("a", "", "a"), ("", "b", "b"), ("a", "b", "b")] {
             let both = because(first).and(because(second));
@@ -344,12 +344,14 @@ mod tests {
 
     #[test]
     fn the_log_is_merged_from_its_mark_on_but_not_in_a_hurry_unless_that_is_asked_for() {
-        let how = |merge, hurry| How { merge, hurry, ..How::default() };
+        let options = |merge, hurry| FlushOptions { merge, hurry, ..FlushOptions::default() };
         for mark in [50, 75] {
-            assert!(how(false, false).merges(mark, mark) && how(false, false).merges(100, mark));
-            assert!(!how(false, false).merges(mark - 1, mark));
-            assert!(!how(false, true).merges(100, mark), "no time");
-            assert!(how(true, false).merges(0, mark) && how(true, true).merges(0, mark));
+            assert!(
+                options(false, false).merges(mark, mark) && options(false, false).merges(100, mark)
+            );
+            assert!(!options(false, false).merges(mark - 1, mark));
+            assert!(!options(false, true).merges(100, mark), "no time");
+            assert!(options(true, false).merges(0, mark) && options(true, true).merges(0, mark));
         }
     }
 }

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use super::flush::{flush_card, remember, sync_root};
 use super::outcome::Seen;
-use super::{How, Outcome, Session};
+use super::{FlushOptions, Outcome, Session};
 use crate::error::{Exit, Result};
 use crate::flush::context::Context;
+use crate::flush::errors::explain;
 use crate::flush::prune::Pruned;
 use crate::flush::settled::Settled;
-use crate::flush::trouble::explain;
-use crate::flush::{cowfile, last_step, merge, seal};
+use crate::flush::{cow_device, last_step, merge, seal};
 use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::threshold;
 use crate::pure::dm::{Line, SnapshotStatus, Target};
-use crate::pure::stack::{Live, Mode, Name, Stack, Trouble, Wish};
+use crate::pure::stack::{Goal, Live, Mode, Name, PlanError, Stack};
 use crate::pure::units::Bytes;
 use crate::sys::dm::Control;
 use crate::sys::syncing::Synced;
@@ -36,9 +36,9 @@ struct Last {
 impl Session<'_> {
     /// A flush on the way down: a log that can't be written is no reason to lose what is in RAM.
     fn last_flush(&mut self) -> Result<Outcome> {
-        self.flush(How::default()).or_else(|error| {
+        self.flush(FlushOptions::default()).or_else(|error| {
             self.pass_by_log(error)?;
-            self.flush(How { direct: true, ..How::default() })
+            self.flush(FlushOptions { direct: true, ..FlushOptions::default() })
         })
     }
 
@@ -76,7 +76,7 @@ impl Session<'_> {
                     record,
                     Seen { overflowed: false, synced: Synced::Unknown, frozen },
                 ),
-                None => Outcome::rest(Some(record)),
+                None => Outcome::remainder(Some(record)),
             };
             outcome = outcome.and(last.after(self.refused.take()));
             if let Some(record) = outcome.record() {
@@ -92,12 +92,12 @@ impl Session<'_> {
     /// What is left in RAM goes to the card, and root's writes from then on: by way of the log if there is one that can be
     /// written, so that a power cut does no harm.
     fn last_step(&mut self) -> Result<Last> {
-        let let_be = match self.last_step_by_log() {
+        let not_emptied = match self.last_step_by_log() {
             Ok(Some(last)) => return Ok(last),
             Ok(None) => false,
-            Err(error) => self.pass_by_log(error)?.0.let_be,
+            Err(error) => self.pass_by_log(error)?.0.not_emptied,
         };
-        self.last_step_past_log(let_be)
+        self.last_step_past_log(not_emptied)
     }
 
     /// Root is suspended meanwhile. `None`: there is no log, or root's COW overflowed, which may be large.
@@ -119,15 +119,15 @@ impl Session<'_> {
             // card that fails is the caller's, and who interrupts does not want to wait.
             match error.exit_code() {
                 Exit::Card | Exit::Interrupted => Err(error),
-                _ => self.settle(Wish::default()).and(Err(error)),
+                _ => self.settle(Goal::default()).and(Err(error)),
             }
         })?
         else {
-            self.settle(Wish { direct: true, ..Wish::default() })?;
+            self.settle(Goal { direct: true, ..Goal::default() })?;
             return Ok(None);
         };
         cow_threshold::set(threshold::FREE);
-        self.settle(Wish::default())?;
+        self.settle(Goal::default())?;
         // Nothing was left out, and nobody has asked for that.
         self.done.add(&Settled { pruned: Pruned::default(), ..settled });
         Ok(Some(Last { stall, past_log: None }))
@@ -135,11 +135,11 @@ impl Session<'_> {
 
     /// The same without the log: the kernel merges the rest in the COW's own order, and a power cut meanwhile can tear what
     /// is in it. `let_be`: root has all that the log holds, and that could not be emptied.
-    fn last_step_past_log(&mut self, let_be: bool) -> Result<Last> {
+    fn last_step_past_log(&mut self, not_emptied: bool) -> Result<Last> {
         // From here on root is written to directly, past the log.
-        merge::retire_log(&self.context.observe()?, let_be)?;
+        merge::retire_log(&self.context.observe()?, not_emptied)?;
         let stack = self.context.observe()?;
-        let (sealed, _) = self.seal(&stack, seal::After::WriteThrough, Wish::default())?;
+        let (sealed, _) = self.seal(&stack, seal::After::WriteThrough, Goal::default())?;
         Ok(Last { stall: sealed.stall, past_log: Some(sealed.frozen) })
     }
 
@@ -154,10 +154,10 @@ impl Session<'_> {
         let (Some(origin), Some(length)) =
             (stack.roots_origin(), stack.root.and_then(|root| root.length()))
         else {
-            return Err(explain(Trouble::Foreign(Name::Root)));
+            return Err(explain(PlanError::Foreign(Name::Root)));
         };
-        let Context { control, limit, roof, .. } = &self.context;
-        let cow = cowfile::create(control, *limit, Bytes(0), *roof)?;
+        let Context { control, limit, log_capacity, .. } = &self.context;
+        let cow = cow_device::create(control, *limit, Bytes(0), *log_capacity)?;
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
         // One request suspends root, swaps the table and resumes it: nothing can die between.
         control.load(Name::Root, &[Line::whole(length, target)])?;
@@ -173,13 +173,13 @@ impl Session<'_> {
     pub fn give_up_deferring(&mut self) -> Result<()> {
         // Root reads through what the log holds until that is merged; if it can't be, this is no way out. A log
         // that can't be emptied after that is passed by.
-        let settled = self.settle(Wish { merge: true, direct: true })?;
+        let settled = self.settle(Goal { merge: true, direct: true })?;
         let last = match self.context.observe()?.log.map(|_| self.flush_in_a_hurry()) {
             Some(Ok(())) => self.last_step(),
             Some(Err(error)) if error.exit_code() == Exit::Interrupted => return Err(error),
             Some(Err(_)) => {
-                let again = self.settle(Wish { merge: true, direct: true })?;
-                self.last_step_past_log(settled.let_be || again.let_be)
+                let again = self.settle(Goal { merge: true, direct: true })?;
+                self.last_step_past_log(settled.not_emptied || again.not_emptied)
             }
             None => self.last_step_past_log(false),
         };
@@ -191,7 +191,7 @@ impl Session<'_> {
     }
 
     fn flush_in_a_hurry(&mut self) -> Result<()> {
-        self.flush(How { hurry: true, ..How::default() })?;
+        self.flush(FlushOptions { hurry: true, ..FlushOptions::default() })?;
         self.merge().map(drop)
     }
 }

@@ -35,12 +35,12 @@ impl Size {
     /// The limit in bytes on a machine with `ram`. Never more than [`Room::most`], whatever was
     /// wished for.
     pub fn limit(self, ram: Bytes, room: &Room) -> Bytes {
-        let wish = match self {
+        let wanted = match self {
             Size::Fixed(bytes) => bytes,
             Size::Percent(percent) => Bytes(ram.0 / 100 * percent),
         };
-        let wish = wish.max(SMALLEST).0.saturating_add(room.spill.0);
-        Bytes(wish).min(room.most())
+        let wanted = wanted.max(SMALLEST).0.saturating_add(room.spill.0);
+        Bytes(wanted).min(room.most())
     }
 }
 
@@ -100,10 +100,10 @@ pub fn fresh(limit: Bytes, sealed: Bytes) -> Bytes {
 }
 
 /// The size of the fresh COW's device while a sealed one holds `sealed` bytes: [`SLACK`] more, but not
-/// more than `roof`, what one flush can put into the flush log.
-pub fn fresh_device(limit: Bytes, sealed: Bytes, roof: Bytes) -> Bytes {
+/// more than `log_capacity`, what one flush can put into the flush log.
+pub fn fresh_device(limit: Bytes, sealed: Bytes, log_capacity: Bytes) -> Bytes {
     let fresh = fresh(limit, sealed);
-    device(Bytes(fresh.0.saturating_add(SLACK.0)).min(roof.max(fresh)))
+    device(Bytes(fresh.0.saturating_add(SLACK.0)).min(log_capacity.max(fresh)))
 }
 
 /// What a COW device of `device` bytes may hold: [`SLACK`] less, or half of it where that is little. When

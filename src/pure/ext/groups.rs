@@ -3,8 +3,8 @@
 use core::ops::Range;
 
 use super::layout::group as at;
+use super::refusal::Refusal;
 use super::superblock::{Sums, Superblock};
-use super::why::Why;
 use crate::pure::chunks::{CHUNK_BYTES, Chunks};
 use crate::pure::crc;
 use crate::pure::field::Field;
@@ -52,7 +52,7 @@ impl<'a, C: Chunks> Groups<'a, C> {
     }
 
     /// Reads a block.
-    pub fn block(&mut self, block: u32) -> Result<Vec<u8>, Why> {
+    pub fn block(&mut self, block: u32) -> Result<Vec<u8>, Refusal> {
         let length = self.superblock.block_bytes();
         let start = u64::from(block) << self.superblock.shift;
         let mut bytes = vec![0; length.max(CHUNK_BYTES)];
@@ -63,7 +63,7 @@ impl<'a, C: Chunks> Groups<'a, C> {
     }
 
     /// Whether the bitmaps call a block free. What is in no group is not.
-    pub fn is_free(&mut self, block: u32) -> Result<bool, Why> {
+    pub fn is_free(&mut self, block: u32) -> Result<bool, Refusal> {
         let Superblock { first, end, per_group, .. } = *self.superblock;
         if !(first..end).contains(&block) {
             return Ok(false);
@@ -79,7 +79,7 @@ impl<'a, C: Chunks> Groups<'a, C> {
     }
 
     /// A group's descriptor, if its checksum is right.
-    pub fn descriptor(&mut self, group: u32) -> Result<Descriptor, Why> {
+    pub fn descriptor(&mut self, group: u32) -> Result<Descriptor, Refusal> {
         let Superblock { descriptor_bytes: length, first, is_64bit, .. } = *self.superblock;
         let (table, within) = self.superblock.place(group, length);
         let block = self.block(table.saturating_add(first + 1))?;
@@ -112,7 +112,7 @@ impl<'a, C: Chunks> Groups<'a, C> {
     }
 
     /// A group's block bitmap, if everything about it is right; `None` when it was never written.
-    fn bitmap(&mut self, group: u32) -> Result<Option<Vec<u8>>, Why> {
+    fn bitmap(&mut self, group: u32) -> Result<Option<Vec<u8>>, Refusal> {
         let descriptor = self.descriptor(group)?;
         if descriptor.block_uninit {
             return Ok(self.untouched_is_free.then(|| self.untouched(&descriptor, group)));

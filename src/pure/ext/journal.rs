@@ -4,8 +4,8 @@ use core::ops::Range;
 
 use super::groups::Groups;
 use super::layout::{extent, extent_header, extent_index, inode as at, journal as log};
+use super::refusal::Refusal;
 use super::superblock::{Sums, Superblock};
-use super::why::Why;
 use crate::pure::chunks::Chunks;
 use crate::pure::crc;
 use crate::pure::field::{Field, Stored};
@@ -29,11 +29,11 @@ const EXTENTS: u32 = 0x8_0000;
 /// Extents that are not written have a length above this.
 const LONGEST: u16 = 0x8000;
 const DEEPEST: u16 = 5;
-const NONSENSE: Why = "root's journal's inode makes no sense";
+const NONSENSE: Refusal = "root's journal's inode makes no sense";
 
 impl Journal {
     /// Reads the journal's inode and superblock. Without a journal there are no blocks.
-    pub fn read(groups: &mut Groups<'_, impl Chunks>) -> Result<Self, Why> {
+    pub fn read(groups: &mut Groups<'_, impl Chunks>) -> Result<Self, Refusal> {
         let Some(number) = groups.superblock.journal else { return Ok(Self::default()) };
         let mut map = Map { groups, ranges: Vec::new(), seed: 0, blocks: 0, left: 0 };
         map.inode(number)?;
@@ -69,7 +69,7 @@ impl Journal {
 }
 
 /// The number of the next transaction, if the journal of so many blocks is empty.
-fn empty_since(superblock: &Superblock, block: &[u8], blocks: u32) -> Result<u32, Why> {
+fn empty_since(superblock: &Superblock, block: &[u8], blocks: u32) -> Result<u32, Refusal> {
     let version = log::BLOCKTYPE.of(block);
     // Version 1 has no features.
     let features = if version == 4 { log::FEATURE_INCOMPAT.of(block) } else { 0 };
@@ -116,7 +116,7 @@ struct Map<'a, 'b, C> {
 }
 
 impl<C: Chunks> Map<'_, '_, C> {
-    fn inode(&mut self, number: u32) -> Result<(), Why> {
+    fn inode(&mut self, number: u32) -> Result<(), Refusal> {
         let superblock = self.groups.superblock;
         let Superblock { inodes_per_group, inode_bytes, shift, .. } = *superblock;
         let index = number.checked_sub(1).ok_or(NONSENSE)?;
@@ -146,7 +146,7 @@ impl<C: Chunks> Map<'_, '_, C> {
     }
 
     /// Takes the next blocks of the journal.
-    fn take(&mut self, start: u32, count: u32) -> Result<(), Why> {
+    fn take(&mut self, start: u32, count: u32) -> Result<(), Refusal> {
         let end = start.saturating_add(count);
         let inside = start >= self.groups.superblock.first && end <= self.groups.superblock.end;
         self.left = self.left.checked_sub(count).filter(|_| inside).ok_or(NONSENSE)?;
@@ -158,7 +158,7 @@ impl<C: Chunks> Map<'_, '_, C> {
     }
 
     /// A node of the extent tree, whose level the node above tells.
-    fn extents(&mut self, node: &[u8], level: Option<u16>) -> Result<(), Why> {
+    fn extents(&mut self, node: &[u8], level: Option<u16>) -> Result<(), Refusal> {
         let (count, depth) = (extent_header::ENTRIES.of(node), extent_header::DEPTH.of(node));
         let right = extent_header::MAGIC.of(node) == extent_header::MAGIC_NUMBER
             && depth <= DEEPEST
@@ -194,7 +194,7 @@ impl<C: Chunks> Map<'_, '_, C> {
     }
 
     /// A node outside of the inode; its checksum follows the entries that it has room for.
-    fn node(&mut self, block: u32) -> Result<Vec<u8>, Why> {
+    fn node(&mut self, block: u32) -> Result<Vec<u8>, Refusal> {
         let bytes = self.groups.block(block)?;
         let end = extent_header::BYTES * (1 + usize::from(extent_header::MAX.of(&bytes)));
         let covered = bytes.get(..end).ok_or(NONSENSE)?;
@@ -206,7 +206,7 @@ impl<C: Chunks> Map<'_, '_, C> {
     }
 
     /// The map of ext2 and ext3: 12 blocks, then blocks of numbers, then blocks of those.
-    fn indirect(&mut self, map: &[u8]) -> Result<(), Why> {
+    fn indirect(&mut self, map: &[u8]) -> Result<(), Refusal> {
         let (direct, trees) = map.split_at_checked(12 * 4).ok_or(NONSENSE)?;
         self.numbers(direct, 0)?;
         for (number, depth) in trees.chunks_exact(4).zip(1..) {
@@ -216,7 +216,7 @@ impl<C: Chunks> Map<'_, '_, C> {
     }
 
     /// Blocks of numbers, `depth` levels above the journal's own.
-    fn numbers(&mut self, numbers: &[u8], depth: u32) -> Result<(), Why> {
+    fn numbers(&mut self, numbers: &[u8], depth: u32) -> Result<(), Refusal> {
         for number in numbers.chunks_exact(4).map(u32::read) {
             if self.left == 0 {
                 break;
@@ -234,7 +234,7 @@ impl<C: Chunks> Map<'_, '_, C> {
 }
 
 /// What checksums of an inode's blocks begin with, if the inode's own is right.
-fn inode_seed(superblock: &Superblock, number: u32, inode: &[u8]) -> Result<u32, Why> {
+fn inode_seed(superblock: &Superblock, number: u32, inode: &[u8]) -> Result<u32, Refusal> {
     let generation = at::GENERATION.of(inode);
     let seed = crc::update(superblock.seed, &number.to_le_bytes());
     let seed = crc::update(seed, &generation.to_le_bytes());
@@ -256,7 +256,7 @@ fn inode_seed(superblock: &Superblock, number: u32, inode: &[u8]) -> Result<u32,
 }
 
 /// A block's number, if it has no upper half.
-fn within(low: u32, high: u16) -> Result<u32, Why> {
+fn within(low: u32, high: u16) -> Result<u32, Refusal> {
     if high == 0 { Ok(low) } else { Err(NONSENSE) }
 }
 

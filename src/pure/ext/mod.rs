@@ -9,15 +9,15 @@
 pub mod groups;
 pub mod journal;
 pub mod layout;
+mod refusal;
 pub mod superblock;
-mod why;
 
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, PIECE};
 use crate::pure::cow::format::Exception;
 use groups::Groups;
 use journal::Journal;
+pub use refusal::Refusal;
 use superblock::Superblock;
-pub use why::Why;
 
 /// Takes from `table` (ascending by chunk of root) what needn't reach the card. Returns how many
 /// chunks that were. If nothing may be pruned the table stays as it is.
@@ -31,7 +31,7 @@ pub fn prune(
     below: &mut impl Chunks,
     chunks: u64,
     frozen: bool,
-) -> Result<u64, Why> {
+) -> Result<u64, Refusal> {
     let superblock = Superblock::read(sealed, chunks, frozen)?;
     let mut groups = Groups::new(&superblock, sealed);
     let journal = Journal::read(&mut groups)?;
@@ -40,7 +40,7 @@ pub fn prune(
     keep_what_a_recovery_could_read(&superblock, &journal, table, &mut uses, below);
     let before = table.len();
     let mut uses = uses.into_iter();
-    table.retain(|_| uses.next() == Some(Use::Needed));
+    table.retain(|_| uses.next() == Some(ChunkUse::Needed));
     Ok(before.saturating_sub(table.len()) as u64)
 }
 
@@ -51,14 +51,14 @@ pub fn free_on(
     card: &mut impl Chunks,
     chunks: u64,
     olds: &mut dyn Iterator<Item = u64>,
-) -> Result<Vec<Use>, Why> {
+) -> Result<Vec<ChunkUse>, Refusal> {
     let superblock = Superblock::read(card, chunks, true)?;
     uses(&superblock, &mut Groups::with_untouched(&superblock, card), &Journal::default(), olds)
 }
 
 /// What a chunk is to the filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
+pub enum ChunkUse {
     /// Something in it counts.
     Needed,
     /// All of it is free, or the journal's.
@@ -72,7 +72,7 @@ fn uses(
     groups: &mut Groups<'_, impl Chunks>,
     journal: &Journal,
     olds: &mut dyn Iterator<Item = u64>,
-) -> Result<Vec<Use>, Why> {
+) -> Result<Vec<ChunkUse>, Refusal> {
     let mut uses = Vec::new();
     for old in olds {
         uses.push(usage(superblock, groups, journal, old)?);
@@ -85,17 +85,17 @@ fn usage(
     groups: &mut Groups<'_, impl Chunks>,
     journal: &Journal,
     chunk: u64,
-) -> Result<Use, Why> {
+) -> Result<ChunkUse, Refusal> {
     // The superblock's chunk is the log's fingerprint of root, too.
     let Some(blocks) = superblock.blocks_of(chunk).filter(|_| chunk != 0) else {
-        return Ok(Use::Needed);
+        return Ok(ChunkUse::Needed);
     };
-    let mut found = Use::Free;
+    let mut found = ChunkUse::Free;
     for block in blocks {
         if journal.has(block) {
-            found = Use::Journal;
+            found = ChunkUse::Journal;
         } else if !groups.is_free(block)? {
-            return Ok(Use::Needed);
+            return Ok(ChunkUse::Needed);
         }
     }
     Ok(found)
@@ -107,14 +107,14 @@ fn keep_what_a_recovery_could_read(
     superblock: &Superblock,
     journal: &Journal,
     table: &[Exception],
-    uses: &mut [Use],
+    uses: &mut [ChunkUse],
     below: &mut impl Chunks,
 ) {
     let mut buffer = vec![0; PIECE * CHUNK_BYTES];
     let (mut table, mut uses) = (table, uses);
     while let Some(first) = table.first() {
-        let next_to = |(n, (exception, used)): &(u64, (&Exception, &Use))| {
-            first.old.checked_add(*n) == Some(exception.old) && **used == Use::Journal
+        let next_to = |(n, (exception, used)): &(u64, (&Exception, &ChunkUse))| {
+            first.old.checked_add(*n) == Some(exception.old) && **used == ChunkUse::Journal
         };
         let row = (0..).zip(table.iter().zip(uses.iter())).take(PIECE).take_while(next_to).count();
         let count = row.max(1).min(table.len()).min(uses.len());
@@ -126,7 +126,7 @@ fn keep_what_a_recovery_could_read(
             let past =
                 superblock.headers_in(exception.old, chunk).all(|head| journal.is_past(head));
             if !(readable && past) {
-                *used = Use::Needed;
+                *used = ChunkUse::Needed;
             }
         }
         (table, uses) = (later, rest);

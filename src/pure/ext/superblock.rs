@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use super::layout::superblock as at;
-use super::why::Why;
+use super::refusal::Refusal;
 use crate::pure::chunks::{CHUNK_BYTES, Chunks};
 use crate::pure::crc;
 
@@ -68,11 +68,11 @@ const RO_COMPAT: u32 =
     0x1 | 0x2 | 0x8 | GDT_CSUM | 0x20 | 0x40 | 0x100 | METADATA_CSUM | 0x2000 | 0x8000 | 0x1_0000;
 
 const VALID: u16 = 1;
-const NONSENSE: Why = "root's superblock makes no sense";
+const NONSENSE: Refusal = "root's superblock makes no sense";
 
 impl Superblock {
     /// Reads it from a device of so many chunks, and says why it is none to prune.
-    pub fn read(from: &mut impl Chunks, chunks: u64, frozen: bool) -> Result<Self, Why> {
+    pub fn read(from: &mut impl Chunks, chunks: u64, frozen: bool) -> Result<Self, Refusal> {
         let mut chunk = [0; CHUNK_BYTES];
         from.read(0, &mut chunk)?;
         let bytes = chunk.get(at::AT..at::AT + at::BYTES).unwrap_or_default();
@@ -176,7 +176,7 @@ impl Superblock {
 }
 
 /// Features, revision and checksum.
-fn sums(bytes: &[u8]) -> Result<Sums, Why> {
+fn sums(bytes: &[u8]) -> Result<Sums, Refusal> {
     let (compat, incompat) = (at::FEATURE_COMPAT.of(bytes), at::FEATURE_INCOMPAT.of(bytes));
     let ro_compat = at::FEATURE_RO_COMPAT.of(bytes);
     let unknown = compat & !COMPAT | incompat & !(INCOMPAT | RECOVER) | ro_compat & !RO_COMPAT;
@@ -198,7 +198,7 @@ fn sums(bytes: &[u8]) -> Result<Sums, Why> {
 }
 
 /// Whether what stands there can be believed: a complete filesystem without known errors.
-fn trustworthy(bytes: &[u8], frozen: bool) -> Result<(), Why> {
+fn trustworthy(bytes: &[u8], frozen: bool) -> Result<(), Refusal> {
     let has_journal = at::FEATURE_COMPAT.of(bytes) & at::HAS_JOURNAL != 0;
     let state = at::STATE.of(bytes);
     if state & !VALID != 0 {

@@ -3,9 +3,9 @@
 //! Root reads the log by a table in RAM, made when the log was last read well. The log on the card may be read
 //! otherwise later: something in it was damaged or can't be read any more, or can be read again. What is written
 //! on the word of one such reading may overwrite what root reads, or forget what it does not. So
-//! before anything is written to the log, or to root past it, both are compared, and [`rule`] decides; nobody else does.
+//! before anything is written to the log, or to root past it, both are compared, and [`verdict`] decides; nobody else does.
 
-use super::chain::{Chain, End, Live};
+use super::chain::{Chain, ChainEnd, Live};
 use crate::pure::cow::format::Exception;
 
 /// How a log and what root reads through it agree.
@@ -30,7 +30,7 @@ pub fn compare(chain: &Chain, seen: &[Exception]) -> Agreement {
     let part = (0..=count).rev().find(|part| same(&chain.live_until(*part)));
     match part {
         None => Agreement::Less,
-        Some(_) if matches!(chain.end, End::Unreadable { .. }) => Agreement::Hidden,
+        Some(_) if matches!(chain.end, ChainEnd::Unreadable { .. }) => Agreement::Hidden,
         Some(part) if part == count => Agreement::Same,
         Some(part) => Agreement::More(part),
     }
@@ -73,7 +73,12 @@ pub enum Go {
 
 /// Decides whether something may be written. `forget`: the owner has said that what root does not have may be dropped.
 /// `Err` says what stands against it.
-pub fn rule(act: Act, agreement: Agreement, extra: Extra, forget: bool) -> Result<Go, Agreement> {
+pub fn verdict(
+    act: Act,
+    agreement: Agreement,
+    extra: Extra,
+    forget: bool,
+) -> Result<Go, Agreement> {
     match (agreement, extra, act) {
         (Agreement::Same, ..) => Ok(Go::On),
         (Agreement::More(_), Extra::Sealed, Act::Append) => Ok(Go::Again),
@@ -98,7 +103,7 @@ mod tests {
     use super::*;
 
     /// A chain of segments with these chunks of root each, and what root reads of the first `seen` of them.
-    fn chain(segments: &[&[u64]], end: End) -> Chain {
+    fn chain(segments: &[&[u64]], end: ChainEnd) -> Chain {
         let header = Header { chunks: 1000, align: 1, ..Header::default() };
         let ring = Ring::new(1000, 1).unwrap();
         let mut position = 0;
@@ -124,13 +129,14 @@ mod tests {
         live.iter().map(|live| Exception { old: live.old, new: live.place }).collect()
     }
 
-    const DAMAGED: End = End::Damaged(Damage { chunk: 9, what: DamagedPart::Head, youngest: 9 });
-    const UNREADABLE: End = End::Unreadable { chunk: 9, youngest: None };
+    const DAMAGED: ChainEnd =
+        ChainEnd::Damaged(Damage { chunk: 9, what: DamagedPart::Head, youngest: 9 });
+    const UNREADABLE: ChainEnd = ChainEnd::Unreadable { chunk: 9, youngest: None };
 
     #[test]
     fn a_log_is_compared_with_what_root_reads() {
         let segments: [&[u64]; 4] = [&[1, 2], &[2, 3], &[], &[1]];
-        for end in [End::Clean, End::Torn, DAMAGED, UNREADABLE] {
+        for end in [ChainEnd::Clean, ChainEnd::Torn, DAMAGED, UNREADABLE] {
             let whole = chain(&segments, end);
             for read in 0..=4 {
                 let now = chain(&segments[..read], end);
@@ -162,7 +168,7 @@ mod tests {
         for act in acts {
             for extra in extras {
                 for forget in [false, true] {
-                    let of = |agreement| rule(act, agreement, extra, forget);
+                    let of = |agreement| verdict(act, agreement, extra, forget);
                     assert_eq!(of(Same), Ok(Go::On));
                     // What root reads is overwritten by nothing, whatever the owner says.
                     let less = if act == Act::Merge { Ok(Go::On) } else { Err(Less) };

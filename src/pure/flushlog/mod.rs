@@ -9,7 +9,7 @@ pub mod chain;
 pub mod fingerprint;
 pub mod format;
 pub mod layout;
+pub mod ownership;
 pub mod ring;
 pub mod segment;
 pub mod tries;
-pub mod whose;

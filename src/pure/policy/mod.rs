@@ -1,8 +1,8 @@
-//! When to flush ([`schedule`]), how full a COW is ([`rule`], [`memory`]), when to hold writers back ([`pressure`]), and whether a
+//! When to flush ([`schedule`]), how full a COW is ([`cow_limits`], [`memory`]), when to hold writers back ([`pressure`]), and whether a
 //! root would be flushed at all ([`served`]). Who looks and acts is in other rooms.
 
+pub mod cow_limits;
 pub mod memory;
 pub mod pressure;
-pub mod rule;
 pub mod schedule;
 pub mod served;

@@ -82,11 +82,11 @@ impl Level {
 
 /// Whether writers are held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gate {
+pub enum Writers {
     /// Writers go on.
-    Open,
+    Running,
     /// Writers wait, for this long by now.
-    Closed(Duration),
+    Held(Duration),
 }
 
 /// Between two looks while writers are held back, or when there is nothing to see.
@@ -107,13 +107,13 @@ pub fn let_go(full_wait: u64) -> u64 {
 /// They are held back in steps. After each, all go on for a moment, so that programs that only read
 /// go on as well, and those that write only slow down; unless so little room is left that a writer at
 /// full speed could fill the COW in that moment.
-pub fn tend(level: &Level, full_wait: u64, gate: Gate) -> (bool, Duration) {
+pub fn decide(level: &Level, full_wait: u64, writers: Writers) -> (bool, Duration) {
     let percent = level.percent_of_limit();
-    match gate {
-        Gate::Open if percent >= full_wait => (true, SLOW),
-        Gate::Open => (false, level.pause_until(full_wait)),
-        Gate::Closed(_) if percent < let_go(full_wait) => (false, level.pause_until(full_wait)),
-        Gate::Closed(since) => {
+    match writers {
+        Writers::Running if percent >= full_wait => (true, SLOW),
+        Writers::Running => (false, level.pause_until(full_wait)),
+        Writers::Held(_) if percent < let_go(full_wait) => (false, level.pause_until(full_wait)),
+        Writers::Held(since) => {
             let moment = level.pause_until(ALMOST_FULL) / 4;
             let bearable = since >= STEP && moment >= SHORTEST;
             (!bearable, if bearable { moment } else { SLOW })
@@ -168,22 +168,22 @@ mod tests {
 
     #[test]
     fn writers_are_let_go_well_below_the_mark() {
-        let closed = Gate::Closed(Duration::ZERO);
-        assert_eq!(tend(&level(12, 0), 80, Gate::Open), (false, SHORTEST));
-        assert_eq!(tend(&level(13, 0), 80, Gate::Open), (true, SLOW));
-        assert_eq!(tend(&level(12, 0), 80, closed), (true, SLOW));
-        assert!(!tend(&level(11, 0), 80, closed).0);
+        let closed = Writers::Held(Duration::ZERO);
+        assert_eq!(decide(&level(12, 0), 80, Writers::Running), (false, SHORTEST));
+        assert_eq!(decide(&level(13, 0), 80, Writers::Running), (true, SLOW));
+        assert_eq!(decide(&level(12, 0), 80, closed), (true, SLOW));
+        assert!(!decide(&level(11, 0), 80, closed).0);
     }
 
     #[test]
     fn who_waits_gets_a_moment_now_and_then_while_there_is_room() {
         let mib = |n: u64| Bytes(n << 20);
         let large = |percent| Level { used: mib(percent), limit: mib(100), ..Level::default() };
-        let long = Gate::Closed(STEP);
+        let long = Writers::Held(STEP);
         // 10 MiB to the limit take 40 ms at full speed.
-        assert_eq!(tend(&large(85), 80, long), (false, large(85).pause_until(ALMOST_FULL) / 4));
-        assert!(tend(&large(85), 80, Gate::Closed(STEP / 2)).0);
-        assert!(tend(&large(94), 80, long).0, "no room for a moment");
+        assert_eq!(decide(&large(85), 80, long), (false, large(85).pause_until(ALMOST_FULL) / 4));
+        assert!(decide(&large(85), 80, Writers::Held(STEP / 2)).0);
+        assert!(decide(&large(94), 80, long).0, "no room for a moment");
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_glance_is_enough_while_little_happens() {
+    fn a_poll_of_the_cow_is_enough_while_little_happens() {
         let before = level(4, 1);
         let used = |kib: u64| Bytes((4 << 20) + (kib << 10));
         let after = before.polled(used(200));
@@ -216,9 +216,9 @@ mod tests {
             let (used_bytes, dirty, limit) = (Bytes(used), Bytes(dirty), Bytes(limit));
             let level = Level { used: used_bytes, size: limit, limit, dirty };
             prop_assert!((SHORTEST..=LONGEST).contains(&level.pause_until(percent)));
-            let gate = if used % 2 == 0 { Gate::Open } else { Gate::Closed(STEP) };
-            let (hold, rest) = tend(&level, percent, gate);
-            prop_assert!((SHORTEST..=LONGEST).contains(&rest));
+            let writers = if used % 2 == 0 { Writers::Running } else { Writers::Held(STEP) };
+            let (hold, wait) = decide(&level, percent, writers);
+            prop_assert!((SHORTEST..=LONGEST).contains(&wait));
             prop_assert!(!hold || level.percent_of_limit() >= percent.saturating_sub(10));
         }
     }
@@ -230,18 +230,20 @@ mod tests {
             limit: Bytes(100 << 20),
             ..Level::default()
         };
-        let closed = Gate::Closed(Duration::ZERO);
-        assert!(tend(&of(80), 80, Gate::Open).0 && !tend(&of(79), 80, Gate::Open).0);
-        assert_eq!(let_go(80), 70);
-        assert!(tend(&of(70), 80, closed).0 && !tend(&of(69), 80, closed).0);
+        let closed = Writers::Held(Duration::ZERO);
         assert!(
-            tend(&of(40), 50, closed).0 && !tend(&of(49), 50, Gate::Open).0,
+            decide(&of(80), 80, Writers::Running).0 && !decide(&of(79), 80, Writers::Running).0
+        );
+        assert_eq!(let_go(80), 70);
+        assert!(decide(&of(70), 80, closed).0 && !decide(&of(69), 80, closed).0);
+        assert!(
+            decide(&of(40), 50, closed).0 && !decide(&of(49), 50, Writers::Running).0,
             "the owner's mark"
         );
         // 4 times 4 ms at full speed are the least room for a moment.
         let room = |kib: u64| Level { used: Bytes((95 << 20) - (kib << 10)), ..of(0) };
-        assert!(!tend(&room(4400), 80, Gate::Closed(STEP)).0);
-        assert!(tend(&room(3900), 80, Gate::Closed(STEP)).0);
+        assert!(!decide(&room(4400), 80, Writers::Held(STEP)).0);
+        assert!(decide(&room(3900), 80, Writers::Held(STEP)).0);
         let before = Level { size: Bytes(64 << 10), ..of(1) };
         let after = |more: u64| before.polled(Bytes((1 << 20) + more));
         assert!(after(1024).is_some() && after(1025).is_none());

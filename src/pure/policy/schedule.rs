@@ -145,7 +145,7 @@ impl Changes {
     }
 
     /// More than an empty bucket can't be missing: another `urgent-pause` may hold by now.
-    fn look(&mut self, config: &Config, now: &Sample) {
+    fn cap(&mut self, config: &Config, now: &Sample) {
         let empty = config.urgent_pause.saturating_mul(AT_ONCE);
         self.full = self.full.min(now.running.saturating_add(empty));
     }
@@ -202,8 +202,8 @@ impl Schedule {
     /// What is due now. To be called at least once a minute.
     pub fn due(&mut self, config: &Config, now: &Sample) -> Option<Reason> {
         self.look_at_the_wall(config, now);
-        self.urgent.look(config, now);
-        self.boot.look(config, now);
+        self.urgent.cap(config, now);
+        self.boot.cap(config, now);
         if now.lost {
             return None;
         }

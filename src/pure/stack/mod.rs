@@ -17,5 +17,5 @@ pub(crate) mod fixtures;
 pub mod plan;
 pub mod state;
 
-pub use plan::{Step, Trouble, Wish, next};
+pub use plan::{Goal, PlanError, Step, next};
 pub use state::{Device, Live, Mode, Name, Stack, Store};

@@ -43,7 +43,7 @@ pub enum Step {
 
 /// Why the stack can't be settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum PlanError {
     /// Root is not on a stack.
     NotActive,
     /// A COW was lost.
@@ -54,7 +54,7 @@ pub enum Trouble {
 
 /// What is wanted beyond a settled stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct Goal {
     /// The flush log's segments shall be merged into the card.
     pub merge: bool,
     /// A sealed COW shall be merged into the card without the flush log.
@@ -66,8 +66,8 @@ pub struct Wish {
 /// Two devices can be a *layer*, with data over what is under it: [`Name::Sealed`], whose data are
 /// in RAM or just written to the log, and [`Name::Logged`], whose data are in the log. Both are
 /// merged alike. The lower one comes first, since the upper one reads through it.
-pub fn next(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
-    match decide(stack, wish)? {
+pub fn next(stack: &Stack, goal: Goal) -> Result<Option<Step>, PlanError> {
+    match decide(stack, goal)? {
         Some(step) => harmless(stack, step).map(Some),
         None => Ok(None),
     }
@@ -76,7 +76,7 @@ pub fn next(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
 /// Root never stops reading through something that holds data, and nothing is written or dropped past a layer that
 /// does. No rule means to; but a state that a defect elsewhere left, or another tool, shall cost a
 /// command and no data. So whatever was decided is looked at once more, and refused.
-fn harmless(stack: &Stack, step: Step) -> Result<Step, Trouble> {
+fn harmless(stack: &Stack, step: Step) -> Result<Step, PlanError> {
     let wrong = match step {
         Step::Remove(name) => {
             let moved = name == Name::Sealed && stack.has_handed_over();
@@ -107,14 +107,14 @@ fn harmless(stack: &Stack, step: Step) -> Result<Step, Trouble> {
         Step::Rename(_, to) => stack.device(to).map(|_| to),
         Step::Resume(_) | Step::Append | Step::Unmerge(_) => None,
     };
-    wrong.map_or(Ok(step), |name| Err(Trouble::Foreign(name)))
+    wrong.map_or(Ok(step), |name| Err(PlanError::Foreign(name)))
 }
 
-fn decide(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
-    let root = stack.root.ok_or(Trouble::NotActive)?;
+fn decide(stack: &Stack, goal: Goal) -> Result<Option<Step>, PlanError> {
+    let root = stack.root.ok_or(PlanError::NotActive)?;
     let mode = stack.mode();
     if root.live.is_some() && mode.is_none() {
-        return Err(Trouble::Foreign(Name::Root));
+        return Err(PlanError::Foreign(Name::Root));
     }
     if let Some(step) = wake_root(stack, &root, Way::Back)? {
         return Ok(Some(step));
@@ -135,12 +135,12 @@ fn decide(stack: &Stack, wish: Wish) -> Result<Option<Step>, Trouble> {
         return Ok(Some(step));
     }
     if let Some(logged) = logged_in_use(stack, in_use.as_ref())
-        && let Some(step) = logged_layer(stack, &logged, in_use.as_ref(), wish)?
+        && let Some(step) = logged_layer(stack, &logged, in_use.as_ref(), goal)?
     {
         return Ok(Some(step));
     }
     match in_use {
-        Some(sealed) => finish(stack, &sealed, wish).map(Some),
+        Some(sealed) => finish(stack, &sealed, goal).map(Some),
         None => leftovers(stack),
     }
 }
@@ -169,8 +169,8 @@ fn logged_layer(
     stack: &Stack,
     logged: &Device,
     in_use: Option<&Device>,
-    wish: Wish,
-) -> Result<Option<Step>, Trouble> {
+    goal: Goal,
+) -> Result<Option<Step>, PlanError> {
     if let Some(step) = tidy(Name::Logged, logged) {
         return Ok(Some(step));
     }
@@ -180,12 +180,12 @@ fn logged_layer(
             Ok(Some(Step::Unmerge(Name::Logged)))
         }
         Some(Target::Snapshot { .. }) if logged.status() == SnapshotStatus::Invalid => {
-            Err(Trouble::Lost(Name::Logged))
+            Err(PlanError::Lost(Name::Logged))
         }
         Some(Target::Snapshot { .. }) if stack.view.is_some() => Ok(Some(Step::Remove(Name::View))),
         Some(Target::Snapshot { .. }) => {
-            let for_sealed = in_use.is_some() && (wish.direct || stack.log.is_none());
-            let wanted = wish.merge || for_sealed;
+            let for_sealed = in_use.is_some() && (goal.direct || stack.log.is_none());
+            let wanted = goal.merge || for_sealed;
             Ok(wanted.then_some(Step::StartMerge(Name::Logged)))
         }
         _ => merging(stack, Name::Logged, logged).map(Some),
@@ -193,7 +193,7 @@ fn logged_layer(
 }
 
 /// What is left when root stands on what it stands on between flushes.
-fn leftovers(stack: &Stack) -> Result<Option<Step>, Trouble> {
+fn leftovers(stack: &Stack) -> Result<Option<Step>, PlanError> {
     let used = logged_in_use(stack, None).is_some();
     for (name, left) in [
         (Name::View, stack.view.is_some()),
@@ -204,7 +204,7 @@ fn leftovers(stack: &Stack) -> Result<Option<Step>, Trouble> {
             return Ok(Some(Step::Remove(name)));
         }
     }
-    let origin = stack.origin.ok_or(Trouble::Foreign(Name::Root))?;
+    let origin = stack.origin.ok_or(PlanError::Foreign(Name::Root))?;
     Ok(tidy(Name::Origin, &origin))
 }
 
@@ -220,8 +220,8 @@ pub enum Way {
 /// What lets root go on with a table that is right, for who looked at root and the sealed device only; `None`: it
 /// does. The one rule for a handover of [`crate::flush::handover`] in which a call failed, for its guard, and for the
 /// next command.
-pub fn wake(stack: &Stack, way: Way) -> Result<Option<Step>, Trouble> {
-    let root = stack.root.ok_or(Trouble::NotActive)?;
+pub fn wake(stack: &Stack, way: Way) -> Result<Option<Step>, PlanError> {
+    let root = stack.root.ok_or(PlanError::NotActive)?;
     match wake_root(stack, &root, way)? {
         Some(step) => harmless(stack, step).map(Some),
         None => Ok(None),
@@ -229,7 +229,7 @@ pub fn wake(stack: &Stack, way: Way) -> Result<Option<Step>, Trouble> {
 }
 
 /// Root must not stay suspended; but what it would wake up on has to be right first.
-fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, Trouble> {
+fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, PlanError> {
     let (sealed, in_use) = (stack.sealed.as_ref(), sealed_in_use(stack));
     if let Some(sealed) = sealed
         && stack.has_handed_over()
@@ -237,7 +237,7 @@ fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, Tro
         // There is no way back: root's own table is void, also for a root that is awake on it. The kernel hands
         // over only between tables that have the same origin; what else looks like it is left alone.
         if stack.roots_origin() != origin(sealed) {
-            return Err(Trouble::Foreign(Name::Sealed));
+            return Err(PlanError::Foreign(Name::Sealed));
         }
         return Ok(Some(match tidy(Name::Sealed, sealed) {
             Some(step) => step,
@@ -290,12 +290,12 @@ fn tidy(name: Name, device: &Device) -> Option<Step> {
 }
 
 /// Root reads through the sealed device: bring its data to the log or the card.
-fn finish(stack: &Stack, sealed: &Device, wish: Wish) -> Result<Step, Trouble> {
+fn finish(stack: &Stack, sealed: &Device, goal: Goal) -> Result<Step, PlanError> {
     let Some(Target::Snapshot { .. }) = sealed.target() else {
         return merging(stack, Name::Sealed, sealed);
     };
     if sealed.status() == SnapshotStatus::Invalid {
-        return Err(Trouble::Lost(Name::Sealed));
+        return Err(PlanError::Lost(Name::Sealed));
     }
     Ok(match stack.store(sealed) {
         // It reads the log: it takes the place of what read the log before it.
@@ -307,13 +307,13 @@ fn finish(stack: &Stack, sealed: &Device, wish: Wish) -> Result<Step, Trouble> {
         // A view that is there was left by a killed command or a failed merge. It may be half
         // merged, and what was merged may have been lost with the card's cache: build another.
         _ if stack.view.is_some() => Step::Remove(Name::View),
-        _ if stack.log.is_some() && !wish.direct => Step::Append,
+        _ if stack.log.is_some() && !goal.direct => Step::Append,
         _ => Step::StartMerge(Name::Sealed),
     })
 }
 
 /// A layer that is being merged, or was.
-fn merging(stack: &Stack, name: Name, layer: &Device) -> Result<Step, Trouble> {
+fn merging(stack: &Stack, name: Name, layer: &Device) -> Result<Step, PlanError> {
     let in_place = name == Name::Sealed && stack.mode() == Some(Mode::WriteThrough);
     match (layer.target(), layer.status()) {
         (Some(Target::Linear { .. }), _) => Ok(if stack.view.is_some() {
@@ -330,11 +330,11 @@ fn merging(stack: &Stack, name: Name, layer: &Device) -> Result<Step, Trouble> {
             SnapshotStatus::Used(_) => Ok(Step::AwaitMerge(name)),
             SnapshotStatus::MergeFailed if in_place => Ok(Step::RestartMerge),
             SnapshotStatus::MergeFailed => Ok(Step::Unmerge(name)),
-            SnapshotStatus::Invalid => Err(Trouble::Lost(name)),
+            SnapshotStatus::Invalid => Err(PlanError::Lost(name)),
             // The kernel does not count a store that overflowed; the observer must.
-            SnapshotStatus::Overflow | SnapshotStatus::Unknown => Err(Trouble::Foreign(name)),
+            SnapshotStatus::Overflow | SnapshotStatus::Unknown => Err(PlanError::Foreign(name)),
         },
-        _ => Err(Trouble::Foreign(name)),
+        _ => Err(PlanError::Foreign(name)),
     }
 }
 
@@ -369,8 +369,8 @@ mod tests {
         Some(Device { number: VIEW, suspended: false, live, inactive: false })
     }
 
-    fn plan(stack: &Stack) -> Result<Option<Step>, Trouble> {
-        next(stack, Wish::default())
+    fn plan(stack: &Stack) -> Result<Option<Step>, PlanError> {
+        next(stack, Goal::default())
     }
 
     fn with_log(stack: Stack) -> Stack {
@@ -501,7 +501,7 @@ mod tests {
         // Whoever has the sealed device open, which must not be removed then, does not keep root asleep.
         let steps =
             [Step::Clear(Name::Sealed), Step::Resume(Name::Root), Step::Remove(Name::Sealed)];
-        assert_eq!(path(suspended, Wish::default())[1..], steps);
+        assert_eq!(path(suspended, Goal::default())[1..], steps);
     }
 
     #[test]
@@ -547,9 +547,9 @@ mod tests {
     }
 
     /// The steps from a stack to its end, by the model of [`apply`].
-    fn path(start: Stack, wish: Wish) -> Vec<Step> {
+    fn path(start: Stack, goal: Goal) -> Vec<Step> {
         let (mut stack, mut steps) = (start, Vec::new());
-        while let Some(step) = next(&stack, wish).unwrap() {
+        while let Some(step) = next(&stack, goal).unwrap() {
             apply(&mut stack, step);
             steps.push(step);
             assert!(steps.len() < 30, "{steps:?}");
@@ -563,14 +563,14 @@ mod tests {
         let sealed_first = Stack { logged: None, log_view: None, ..with_log(sealed()) };
         let adopt =
             [Step::Rename(Name::View, Name::LogView), Step::Rename(Name::Sealed, Name::Logged)];
-        assert_eq!(path(sealed_first, Wish::default()), [&[Step::Append][..], &adopt].concat());
+        assert_eq!(path(sealed_first, Goal::default()), [&[Step::Append][..], &adopt].concat());
         let replace = [Step::Append, Step::Remove(Name::Logged), Step::Remove(Name::LogView)];
-        assert_eq!(path(sealed_over_log(), Wish::default()), [&replace[..], &adopt].concat());
+        assert_eq!(path(sealed_over_log(), Goal::default()), [&replace[..], &adopt].concat());
     }
 
     #[test]
     fn a_merge_of_the_log_ends_on_the_plain_card() {
-        let wish = Wish { merge: true, ..Wish::default() };
+        let goal = Goal { merge: true, ..Goal::default() };
         let merge = [
             Step::StartMerge(Name::Logged),
             Step::AwaitMerge(Name::Logged),
@@ -580,15 +580,15 @@ mod tests {
             Step::Remove(Name::Origin),
             Step::Rename(Name::Logged, Name::Origin),
         ];
-        assert_eq!(path(logged(), wish), merge);
+        assert_eq!(path(logged(), goal), merge);
         // A merge that was begun is brought to its end by any command.
-        assert_eq!(path(merging_log(used(8)), Wish::default()), merge[1..]);
+        assert_eq!(path(merging_log(used(8)), Goal::default()), merge[1..]);
         // Without room in the log a sealed COW waits for the merge under it.
-        let steps = path(sealed_over_log(), wish);
+        let steps = path(sealed_over_log(), goal);
         assert_eq!(steps[..7], merge);
         assert_eq!(steps[7], Step::Append);
         // And without the log it follows into the card.
-        let steps = path(sealed_over_log(), Wish { direct: true, ..Wish::default() });
+        let steps = path(sealed_over_log(), Goal { direct: true, ..Goal::default() });
         assert_eq!(steps[..7], merge);
         assert_eq!(steps[7], Step::StartMerge(Name::Sealed));
     }
@@ -596,7 +596,7 @@ mod tests {
     #[test]
     fn a_table_that_waits_lets_go_of_the_view_before_the_view_is_removed() {
         let killed = edit(Stack { view: view(), ..sealed_over_log() }, |s| seal(s).inactive = true);
-        let steps = path(killed, Wish::default());
+        let steps = path(killed, Goal::default());
         assert_eq!(steps[..2], [Step::Clear(Name::Sealed), Step::Remove(Name::View)]);
     }
 
@@ -610,15 +610,15 @@ mod tests {
             ..logged()
         };
         let back = [Step::Unmerge(Name::Logged), Step::Remove(Name::View)];
-        assert_eq!(path(between, Wish::default()), back);
-        let wish = Wish { merge: true, ..Wish::default() };
-        let steps = path(between, wish);
+        assert_eq!(path(between, Goal::default()), back);
+        let goal = Goal { merge: true, ..Goal::default() };
+        let steps = path(between, goal);
         assert_eq!((&steps[..2], steps[2]), (&back[..], Step::StartMerge(Name::Logged)));
         // Whatever became of the view: what the log holds is in the log.
         let lost = edit(between, |s| {
             s.logged = device(LOGGED, snapshot(ORIGIN, VIEW), SnapshotStatus::Invalid);
         });
-        assert_eq!(path(lost, Wish::default()), back);
+        assert_eq!(path(lost, Goal::default()), back);
     }
 
     #[test]
@@ -626,16 +626,16 @@ mod tests {
         let failed = merging_log(SnapshotStatus::MergeFailed);
         assert_eq!(plan(&failed), Ok(Some(Step::Unmerge(Name::Logged))));
         let taken_back = Stack { view: view(), ..logged() };
-        assert_eq!(path(taken_back, Wish::default()), [Step::Remove(Name::View)]);
+        assert_eq!(path(taken_back, Goal::default()), [Step::Remove(Name::View)]);
     }
 
     #[test]
     fn what_cannot_be_settled_is_named() {
-        assert_eq!(plan(&Stack::default()), Err(Trouble::NotActive));
+        assert_eq!(plan(&Stack::default()), Err(PlanError::NotActive));
         let lost = merging(SnapshotStatus::Invalid);
-        assert_eq!(plan(&lost), Err(Trouble::Lost(Name::Sealed)));
+        assert_eq!(plan(&lost), Err(PlanError::Lost(Name::Sealed)));
         let foreign = edit(deferring(), |s| root(s).live = Some(Live::Foreign));
-        assert_eq!(plan(&foreign), Err(Trouble::Foreign(Name::Root)));
+        assert_eq!(plan(&foreign), Err(PlanError::Foreign(Name::Root)));
     }
 
     /// From any mix of states the steps lead to an end: a model of what each step does to the
@@ -682,7 +682,7 @@ mod tests {
                     }
                 });
                 for (merge, direct) in [(false, false), (true, false), (false, true)] {
-                    path(stack, Wish { merge, direct });
+                    path(stack, Goal { merge, direct });
                 }
             }
         }
@@ -848,7 +848,7 @@ mod tests {
     /// Every stack that can be written down with cowflush's names and kinds of tables, whether anything leads to it
     /// or not; `check` gets each with every wish. Disturbed (suspended, with a table that waits) is root in all ways,
     /// and one layer at a time; the sealed device, which root shares a COW with during a seal, in all ways.
-    fn every_stack(mut check: impl FnMut(&Stack, Wish)) {
+    fn every_stack(mut check: impl FnMut(&Stack, Goal)) {
         let disturbed = |device: Option<Device>, suspended, inactive| {
             device.map(|device| Device { suspended, inactive, ..device })
         };
@@ -925,7 +925,7 @@ mod tests {
                         let whole = if bits & 0xc2 != 0 { &whole[..1] } else { &whole[..] };
                         for stack in whole {
                             for (merge, direct) in [(false, false), (true, false), (false, true)] {
-                                check(stack, Wish { merge, direct });
+                                check(stack, Goal { merge, direct });
                             }
                         }
                     }
@@ -939,9 +939,9 @@ mod tests {
     #[test]
     fn no_step_ever_takes_away_what_root_reads_or_what_is_nowhere_else() {
         let (mut harms, mut looked) = (std::collections::BTreeMap::new(), 0_u64);
-        every_stack(|stack, wish| {
+        every_stack(|stack, goal| {
             looked += 1;
-            if let Ok(Some(step)) = next(stack, wish)
+            if let Ok(Some(step)) = next(stack, goal)
                 && let Some(harm) = harm(stack, step)
             {
                 let seen = harms.entry((harm, format!("{step:?}"))).or_insert((0_u64, *stack));
@@ -965,13 +965,13 @@ mod tests {
             s.sealed = device(SEALED, snapshot(ORIGIN, OLD_COW), used(80));
         });
         assert_eq!(plan(&handed), Ok(Some(Step::MoveRoot)));
-        let direct = Wish { direct: true, ..Wish::default() };
+        let direct = Goal { direct: true, ..Goal::default() };
         assert_eq!(path(handed, direct)[..2], [Step::MoveRoot, Step::StartMerge(Name::Sealed)]);
         // A stop: the kernel merges meanwhile, and may be done.
         for status in [used(8), used(0), SnapshotStatus::MergeFailed] {
             let stopping =
                 Stack { sealed: device(SEALED, merge(ORIGIN, OLD_COW), status), ..handed };
-            let steps = path(stopping, Wish::default());
+            let steps = path(stopping, Goal::default());
             assert_eq!(steps[0], Step::MoveRoot);
             assert!(steps.contains(&Step::Unlink(Name::Sealed)), "{steps:?}");
         }
@@ -990,9 +990,9 @@ mod tests {
     #[test]
     fn either_way_root_wakes_up_and_never_on_a_void_table() {
         let (mut woken, mut handed) = (0_u64, 0_u64);
-        every_stack(|start, wish| {
+        every_stack(|start, goal| {
             let others = [start.view, start.log_view, start.log];
-            if wish != Wish::default() || others.iter().any(Option::is_some) {
+            if goal != Goal::default() || others.iter().any(Option::is_some) {
                 return;
             }
             for way in [Way::Back, Way::Forward] {
@@ -1060,12 +1060,12 @@ mod tests {
                 ..logged()
             };
             for (merge, direct) in [(false, false), (false, true)] {
-                let wish = Wish { merge, direct };
-                let step = next(&astray, wish);
+                let goal = Goal { merge, direct };
+                let step = next(&astray, goal);
                 assert!(
                     matches!(
                         step,
-                        Err(Trouble::Foreign(Name::Sealed))
+                        Err(PlanError::Foreign(Name::Sealed))
                             | Ok(Some(Step::StartMerge(Name::Logged)))
                     ),
                     "{step:?}"
@@ -1079,26 +1079,26 @@ mod tests {
         let gone = |s: &mut Stack| {
             s.logged = device(LOGGED, snapshot(ORIGIN, LOG_VIEW), SnapshotStatus::Invalid)
         };
-        for wish in [
-            Wish::default(),
-            Wish { merge: true, direct: false },
-            Wish { merge: true, direct: true },
+        for goal in [
+            Goal::default(),
+            Goal { merge: true, direct: false },
+            Goal { merge: true, direct: true },
         ] {
             for base in [logged(), sealed_over_log()] {
-                assert_eq!(next(&edit(base, gone), wish), Err(Trouble::Lost(Name::Logged)));
+                assert_eq!(next(&edit(base, gone), goal), Err(PlanError::Lost(Name::Logged)));
             }
             let sealed = edit(sealed(), |s| {
                 s.sealed = device(SEALED, snapshot(ORIGIN, OLD_COW), SnapshotStatus::Invalid);
             });
-            assert_eq!(next(&sealed, wish), Err(Trouble::Lost(Name::Sealed)));
+            assert_eq!(next(&sealed, goal), Err(PlanError::Lost(Name::Sealed)));
         }
     }
 
     #[test]
     fn a_view_that_was_left_is_never_merged_from() {
-        let wish = Wish { merge: true, ..Wish::default() };
+        let goal = Goal { merge: true, ..Goal::default() };
         let left = Stack { view: view(), ..logged() };
-        assert_eq!(next(&left, wish), Ok(Some(Step::Remove(Name::View))));
-        assert_eq!(next(&logged(), wish), Ok(Some(Step::StartMerge(Name::Logged))));
+        assert_eq!(next(&left, goal), Ok(Some(Step::Remove(Name::View))));
+        assert_eq!(next(&logged(), goal), Ok(Some(Step::StartMerge(Name::Logged))));
     }
 }

@@ -202,7 +202,7 @@ impl Control {
     /// The device as it is now; `None` when there is none of that name.
     pub fn device(&self, name: Name) -> Result<Option<Device>> {
         let (mut info, mut table) = (Message::about(name), Message::about(name));
-        match self.look_at(&mut info, &mut table) {
+        match self.read_device(&mut info, &mut table) {
             Ok(device) => Ok(device),
             Err((Request::Table, errno)) => {
                 Err(errno).doing(|| format!("ask for the table of {}", name.text()))
@@ -215,7 +215,7 @@ impl Control {
 
     /// The device that both messages are about, as it is now; `None` when there is none. Allocates nothing. An
     /// error has the request that was refused.
-    pub fn look_at(
+    pub fn read_device(
         &self,
         info: &mut Message,
         table: &mut Message,
@@ -236,7 +236,7 @@ impl Control {
 
     /// What root's snapshot says of itself, and whether root is suspended. Allocates nothing:
     /// `message` is about root.
-    pub fn look(&self, message: &mut Message) -> std::result::Result<SnapshotStatus, Errno> {
+    pub fn root_status(&self, message: &mut Message) -> std::result::Result<SnapshotStatus, Errno> {
         self.run(Request::TargetStatus, message)?;
         let text = message.targets().next().map_or("", |(_, _, _, text)| text);
         Ok(SnapshotStatus::parse(text))

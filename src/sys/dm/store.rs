@@ -10,7 +10,7 @@ impl Control {
     /// Makes such a device, without a table. Returns its number, by which it is called.
     pub fn create_store(&self) -> Result<u32, Errno> {
         for number in 0..store::MOST {
-            match self.tell(Request::Create, number) {
+            match self.send(Request::Create, number) {
                 // One of that name is there.
                 Err(Errno::EBUSY) => continue,
                 result => return result.map(|_| number),
@@ -27,16 +27,16 @@ impl Control {
     /// One that a killed command has loaded and not put in place goes first: there would be three tables over one store,
     /// which the kernel refuses (EINVAL, `__validate_exception_handover` in its drivers/md/dm-snap.c).
     pub fn put_store(&self, number: u32, on: &Store, length: Sectors) -> Result<DevNo, Errno> {
-        let _ = self.tell(Request::Clear, number);
+        let _ = self.send(Request::Clear, number);
         let mut message =
             Message::load_one(&store::name(number), length, store::KIND, &on.params());
         self.run(Request::Load, &mut message)?;
         let resume = Request::Resume { freeze: false };
         // Once more: a failure behind the swap would leave it suspended, and root with it.
-        match self.tell(resume, number).or_else(|_| self.tell(resume, number)) {
+        match self.send(resume, number).or_else(|_| self.send(resume, number)) {
             Ok(message) => Ok(message.number()),
             Err(errno) => {
-                let _ = self.tell(Request::Clear, number);
+                let _ = self.send(Request::Clear, number);
                 Err(errno)
             }
         }
@@ -44,14 +44,14 @@ impl Control {
 
     /// What it stands on, and its length; `None` for a table that cowflush never makes there.
     pub fn store(&self, number: u32) -> Result<Option<(Store, Sectors)>, Errno> {
-        let message = self.tell(Request::Table, number)?;
+        let message = self.send(Request::Table, number)?;
         let line = message.targets().next();
         Ok(line.and_then(|(_, length, kind, params)| Some((Store::parse(kind, params)?, length))))
     }
 
     /// It stands on what cowflush puts below it, or on nothing yet. Another one of that name is somebody else's.
     pub fn is_store(&self, number: u32) -> bool {
-        self.tell(Request::Table, number).is_ok_and(|message| {
+        self.send(Request::Table, number).is_ok_and(|message| {
             message.targets().all(|(_, _, kind, params)| Store::parse(kind, params).is_some())
         })
     }
@@ -59,10 +59,10 @@ impl Control {
     /// Removes it, and with it the memory below; refused (EBUSY) while anybody has it open, as a table that reads
     /// through it has.
     pub fn remove_store(&self, number: u32) -> Result<(), Errno> {
-        self.tell(Request::Remove, number).map(drop)
+        self.send(Request::Remove, number).map(drop)
     }
 
-    fn tell(&self, request: Request, number: u32) -> Result<Box<Message>, Errno> {
+    fn send(&self, request: Request, number: u32) -> Result<Box<Message>, Errno> {
         let mut message = Message::named(&store::name(number));
         self.run(request, &mut message)?;
         Ok(message)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use argh::FromArgs;
 use cowflush::error::{Doing, Error};
-use cowflush::flush::cowfile;
+use cowflush::flush::cow_device;
 use cowflush::pure::chunks::CHUNK_SECTORS;
 use cowflush::pure::dm::{Line, Target};
 use cowflush::pure::stack::Name;
@@ -46,7 +46,7 @@ impl Classic {
         let merged = root.usage().map_or(Bytes(0), |usage| usage.data().bytes());
         // Of that size, without slack.
         let size = Bytes(self.size);
-        let fresh = cowfile::create(&control, size, Bytes(0), size)?;
+        let fresh = cow_device::create(&control, size, Bytes(0), size)?;
         control.create(Name::Sealed)?;
         let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
         control.load(Name::Sealed, &[merge])?;

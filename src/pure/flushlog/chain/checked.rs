@@ -75,12 +75,12 @@ pub(super) fn each(
     from: &mut impl Chunks,
     start: u64,
     count: usize,
-    look: &mut dyn FnMut(u64, Option<&[u8]>),
+    each: &mut dyn FnMut(u64, Option<&[u8]>),
 ) {
     let mut buffer = vec![0; count * CHUNK_BYTES];
     let together = from.read(start, &mut buffer).is_ok();
     for (at, chunk) in (start..).zip(buffer.chunks_exact_mut(CHUNK_BYTES)) {
         let readable = together || fetch(from, at, chunk).is_ok();
-        look(at, readable.then_some(&*chunk));
+        each(at, readable.then_some(&*chunk));
     }
 }

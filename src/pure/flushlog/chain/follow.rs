@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use super::checked::{Bad, bad_chunks, behind_crc, fetch, wanted};
 use super::search::Stop;
-use super::{Chain, End, LogError};
+use super::{Chain, ChainEnd, LogError};
 use crate::pure::chunks::{CHUNK_BYTES, Chunks};
 use crate::pure::crc::crc32c;
 use crate::pure::flushlog::format::{
@@ -55,7 +55,7 @@ impl Chain {
         match tail {
             Tail::AsLeft => {}
             Tail::CutShort(_, head) if in_use && chain.is_last(from, &head) => {
-                chain.end = End::Torn;
+                chain.end = ChainEnd::Torn;
                 // As a search would: no number is used again that may stand in a commit record.
                 chain.next.sequence = head.sequence;
             }

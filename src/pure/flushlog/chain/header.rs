@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::checked::fetch;
-use super::{Chain, End};
+use super::{Chain, ChainEnd};
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
 use crate::pure::flushlog::format::{Defect, FORMAT, HEADER_MAGIC, Header};
 use crate::pure::flushlog::ring::Ring;
@@ -118,8 +118,8 @@ pub fn open(from: &mut impl Chunks, chunks: u64, in_use: bool) -> Result<(Chain,
     let HeaderRead { header, whole, hidden } = header(from, chunks)?;
     let mut chain = Chain::read_as(from, header, in_use)?;
     // The copy that can't be read may be the younger one, and what seems lost its generation's.
-    if let (Some(chunk), End::Damaged(damage)) = (hidden, chain.end) {
-        chain.end = End::Unreadable { chunk, youngest: Some(damage.youngest) };
+    if let (Some(chunk), ChainEnd::Damaged(damage)) = (hidden, chain.end) {
+        chain.end = ChainEnd::Unreadable { chunk, youngest: Some(damage.youngest) };
     }
     Ok((chain, whole))
 }

@@ -2,7 +2,7 @@
 
 use super::checked::{Bad, bad_chunks, wanted};
 use super::search::Stop;
-use super::{Chain, Damage, DamagedPart, End};
+use super::{Chain, ChainEnd, Damage, DamagedPart};
 use crate::pure::chunks::Chunks;
 use crate::pure::cow::format::Exception;
 use crate::pure::flushlog::format::Link;
@@ -92,10 +92,10 @@ impl Chain {
     /// A card that lied about a FLUSH may have lost the start of a segment and kept its commit
     /// record; then the chain seems to end as it was left, and only a look at the whole ring tells.
     pub fn verify_all(&mut self, from: &mut impl Chunks) -> Vec<Bad> {
-        if self.end == End::Clean {
+        if self.end == ChainEnd::Clean {
             self.end_at(from, &Stop::NONE);
-            if self.end == End::Torn {
-                self.end = End::Clean;
+            if self.end == ChainEnd::Torn {
+                self.end = ChainEnd::Clean;
             }
         }
         self.segments
@@ -106,7 +106,7 @@ impl Chain {
 
     /// Ends the chain before segment number `index`, of whose data this is bad.
     pub fn cut(&mut self, index: usize, bad: Bad) {
-        let hidden = bad.unreadable || matches!(self.end, End::Unreadable { .. });
+        let hidden = bad.unreadable || matches!(self.end, ChainEnd::Unreadable { .. });
         let youngest = self.next.sequence;
         self.segments.truncate(index);
         let last = self.segments.last().map(|segment| segment.head);
@@ -114,9 +114,9 @@ impl Chain {
         // Younger than anything that was ever there: what was cut off must not fit again.
         self.next = Link { sequence: youngest, ..link };
         self.end = if hidden {
-            End::Unreadable { chunk: bad.place, youngest: Some(youngest) }
+            ChainEnd::Unreadable { chunk: bad.place, youngest: Some(youngest) }
         } else {
-            End::Damaged(Damage { chunk: bad.place, what: DamagedPart::Data, youngest })
+            ChainEnd::Damaged(Damage { chunk: bad.place, what: DamagedPart::Data, youngest })
         };
     }
 }

@@ -48,7 +48,7 @@ use super::segment::Segment;
 
 /// How a chain ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum ChainEnd {
     /// As it was left by the last segment.
     Clean,
     /// With something that was never completed: what a power cut during a flush leaves.
@@ -64,14 +64,14 @@ pub enum End {
     },
 }
 
-impl End {
+impl ChainEnd {
     /// The word for programs.
     pub const fn word(self) -> &'static str {
         match self {
-            End::Clean => "clean",
-            End::Torn => "torn",
-            End::Damaged(_) => "damaged",
-            End::Unreadable { .. } => "unreadable",
+            ChainEnd::Clean => "clean",
+            ChainEnd::Torn => "torn",
+            ChainEnd::Damaged(_) => "damaged",
+            ChainEnd::Unreadable { .. } => "unreadable",
         }
     }
 }
@@ -115,7 +115,7 @@ pub struct Chain {
     /// The segments, oldest first.
     pub segments: Vec<Segment>,
     /// How it ends.
-    pub end: End,
+    pub end: ChainEnd,
     /// What the next segment is chained to. `sequence` is the largest that was seen anywhere.
     pub next: Link,
     /// `None`: all segments are here. Else only the last ones, and of those before some were looked at: the next look
@@ -126,7 +126,7 @@ pub struct Chain {
 impl Chain {
     /// A chain that goes on from here; nothing was read of it.
     fn begin(header: Header, ring: Ring, next: Link) -> Self {
-        Self { header, ring, segments: Vec::new(), end: End::Clean, next, part: None }
+        Self { header, ring, segments: Vec::new(), end: ChainEnd::Clean, next, part: None }
     }
 
     /// What the segment after this one is chained to.
@@ -139,7 +139,7 @@ impl Chain {
     pub fn push(&mut self, head: Head, table: Vec<Entry>, commit: &Commit) {
         self.segments.push(Segment { head, table, committed: true });
         self.next = commit.link;
-        self.end = End::Clean;
+        self.end = ChainEnd::Clean;
     }
 
     /// Chunks of the ring that are in use, padding included.

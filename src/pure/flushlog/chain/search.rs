@@ -1,7 +1,7 @@
 //! Searching the rest of the ring for flushes that had been committed.
 
 use super::checked::each;
-use super::{Chain, Damage, DamagedPart, End};
+use super::{Chain, ChainEnd, Damage, DamagedPart};
 use crate::pure::chunks::{Chunks, PIECE};
 use crate::pure::flushlog::format::Commit;
 
@@ -39,14 +39,16 @@ impl Chain {
         let start = self.ring.chunk(self.next.position);
         self.end = if youngest > self.next.sequence {
             match stop.hidden {
-                Some(chunk) => End::Unreadable { chunk, youngest: Some(youngest) },
-                None => End::Damaged(Damage { chunk: start, what: DamagedPart::Head, youngest }),
+                Some(chunk) => ChainEnd::Unreadable { chunk, youngest: Some(youngest) },
+                None => {
+                    ChainEnd::Damaged(Damage { chunk: start, what: DamagedPart::Head, youngest })
+                }
             }
         } else if found.unreadable >= stop.doubt {
             let chunk = stop.hidden.or(found.hidden).unwrap_or(start);
-            End::Unreadable { chunk, youngest: None }
+            ChainEnd::Unreadable { chunk, youngest: None }
         } else {
-            End::Torn
+            ChainEnd::Torn
         };
         self.next.sequence = self.next.sequence.max(youngest);
     }

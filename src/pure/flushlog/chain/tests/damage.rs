@@ -13,7 +13,7 @@ fn damage_in_a_log_in_use_is_not_taken_for_a_flush_that_was_cut_short() {
     card.put(chain.ring.chunk(second.data() + 1), b"bad");
     card.put(chain.ring.chunk(second.commit()), b"bad");
     let found = Chain::read_in_use(&mut card, chain.header).unwrap();
-    assert!(matches!(found.end, End::Damaged(_)), "{:?}", found.end);
+    assert!(matches!(found.end, ChainEnd::Damaged(_)), "{:?}", found.end);
 }
 
 #[test]
@@ -27,11 +27,11 @@ fn a_damaged_head_is_told_from_a_cut_flush() {
     let chain = card.chain();
     assert_eq!(chain.segments.len(), 1);
     let lost = Damage { chunk: place, what: DamagedPart::Head, youngest: 3 };
-    assert_eq!(chain.end, End::Damaged(lost));
+    assert_eq!(chain.end, ChainEnd::Damaged(lost));
     // What is appended now has nothing to do with the third segment.
     card.append(&[1, 2], 13);
     let chain = card.chain();
-    assert_eq!((chain.segments.len(), chain.end), (2, End::Clean));
+    assert_eq!((chain.segments.len(), chain.end), (2, ChainEnd::Clean));
     assert_eq!(chain.segments[1].head.sequence, 4);
     assert_eq!(card.applied(), BTreeMap::from([(1, 13), (2, 13)]));
 }
@@ -46,7 +46,7 @@ fn damaged_data_end_the_chain_unless_they_were_replaced() {
     // Chunk 3 of the second segment is replaced by the third: nobody reads it.
     card.put(ring.chunk(second.data() + 1), b"x");
     let mut chain = card.chain();
-    assert_eq!((chain.verify(&mut card.clone()).len(), chain.end), (4, End::Clean));
+    assert_eq!((chain.verify(&mut card.clone()).len(), chain.end), (4, ChainEnd::Clean));
     let wrong = Bad { place: ring.chunk(second.data() + 1), unreadable: false };
     assert_eq!(chain.verify_all(&mut card), [wrong]);
     // With the third gone it counts again, and ends the chain earlier.
@@ -56,7 +56,10 @@ fn damaged_data_end_the_chain_unless_they_were_replaced() {
     let mut chain = broken.chain();
     assert_eq!(chain.verify(&mut broken).len(), 2);
     assert_eq!(chain.segments.len(), 1);
-    assert!(matches!(chain.end, End::Damaged(Damage { what: DamagedPart::Data, youngest: 3, .. })));
+    assert!(matches!(
+        chain.end,
+        ChainEnd::Damaged(Damage { what: DamagedPart::Data, youngest: 3, .. })
+    ));
     broken.put(ring.chunk(first.data()), b"x");
     assert!(broken.applied().is_empty());
 }
@@ -75,9 +78,9 @@ fn a_segment_whose_start_was_never_written_is_found_by_a_full_search() {
         card.put(ring.chunk(position), &old);
     }
     let mut chain = card.chain();
-    assert_eq!(chain.end, End::Clean, "a boot can't see it");
+    assert_eq!(chain.end, ChainEnd::Clean, "a boot can't see it");
     assert!(chain.verify_all(&mut card).is_empty());
-    assert!(matches!(chain.end, End::Damaged(Damage { youngest: 2, .. })));
+    assert!(matches!(chain.end, ChainEnd::Damaged(Damage { youngest: 2, .. })));
 }
 
 proptest! {
@@ -125,8 +128,8 @@ proptest! {
             Err(error) => prop_assert!(matches!(error, LogError::Unreadable(_)), "{error:?}"),
             Ok((chain, root)) => {
                 prop_assert!(states.contains(&root));
-                let hidden = matches!(chain.end, End::Unreadable { .. });
-                let damaged = matches!(chain.end, End::Damaged(_));
+                let hidden = matches!(chain.end, ChainEnd::Unreadable { .. });
+                let damaged = matches!(chain.end, ChainEnd::Damaged(_));
                 prop_assert!(flip.is_some() || !damaged, "{:?}", chain.end);
                 if chain.segments.len() < flushes.len() {
                     prop_assert!(hidden || damaged, "{:?}", chain.end);
@@ -169,7 +172,7 @@ proptest! {
         prop_assert!(states.contains(&applied));
         // Less than everything is never silent.
         if chain.segments.len() < flushes.len() {
-            prop_assert!(matches!(chain.end, End::Damaged(_)), "{:?}", chain.end);
+            prop_assert!(matches!(chain.end, ChainEnd::Damaged(_)), "{:?}", chain.end);
         }
     }
 

@@ -3,11 +3,11 @@ use super::*;
 #[test]
 fn segments_are_found_in_order_and_the_youngest_data_wins() {
     let mut card = Card::new(1);
-    assert_eq!((card.chain().segments.len(), card.chain().end), (0, End::Clean));
+    assert_eq!((card.chain().segments.len(), card.chain().end), (0, ChainEnd::Clean));
     card.append(&[1, 2, 3], 10);
     card.append(&[2, 900], 11);
     let chain = card.chain();
-    assert_eq!((chain.segments.len(), chain.end), (2, End::Clean));
+    assert_eq!((chain.segments.len(), chain.end), (2, ChainEnd::Clean));
     assert_eq!(chain.used(), 5 + 4);
     assert_eq!(card.applied(), BTreeMap::from([(1, 10), (2, 11), (3, 10), (900, 11)]));
 }
@@ -22,7 +22,7 @@ fn a_segment_may_go_over_the_rings_end_and_a_merge_starts_where_it_left_off() {
             assert_eq!(card.applied(), card.root, "round {round}");
             card.merge();
             let chain = card.chain();
-            assert_eq!((chain.segments.len(), chain.used(), chain.end), (0, 0, End::Clean));
+            assert_eq!((chain.segments.len(), chain.used(), chain.end), (0, 0, ChainEnd::Clean));
         }
         assert!(card.header.start.position > 3 * card.chain().ring.length);
     }
@@ -55,12 +55,12 @@ fn an_unfinished_segment_is_dropped() {
     assert_eq!(card.applied(), BTreeMap::from([(1, 11), (2, 11)]));
     assert!(!card.chain().segments[1].committed);
     card.put(chain.ring.chunk(head.data() + 1), b"not yet");
-    assert_eq!(card.chain().end, End::Torn);
+    assert_eq!(card.chain().end, ChainEnd::Torn);
     assert_eq!(card.applied(), BTreeMap::from([(1, 10)]));
     // The next flush writes over it.
     card.append(&[7], 12);
     assert_eq!(card.applied(), BTreeMap::from([(1, 10), (7, 12)]));
-    assert_eq!(card.chain().end, End::Clean);
+    assert_eq!(card.chain().end, ChainEnd::Clean);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_flush_that_was_cut_short_is_passed_by_without_a_search_while_the_log_is_in_
     let long = card.reads;
     card.reads = 0;
     let passed = Chain::read_in_use(&mut card, searched.header).unwrap();
-    assert_eq!((passed.end, &passed.segments), (End::Torn, &searched.segments));
+    assert_eq!((passed.end, &passed.segments), (ChainEnd::Torn, &searched.segments));
     assert!(card.reads < 10 && card.reads < long, "{} of {long}", card.reads);
     // What is appended then is younger than what was cut short.
     let next = card.write(&passed, &[5], 12);

@@ -78,7 +78,7 @@ fn an_old_header_does_not_hide_a_younger_generation() {
     card.merge();
     card.append(&[1], 11);
     card.put_header(old);
-    assert!(matches!(card.chain().end, End::Damaged(_)));
+    assert!(matches!(card.chain().end, ChainEnd::Damaged(_)));
 }
 
 #[test]
@@ -117,9 +117,9 @@ fn flushes_of_a_generation_whose_header_can_not_be_read_are_not_lost() {
     card.fail([CHUNKS - 1]);
     let (chain, whole) = open(&mut card, CHUNKS, false).unwrap();
     assert!(!whole);
-    assert_eq!(chain.end, End::Unreadable { chunk: CHUNKS - 1, youngest: Some(2) });
+    assert_eq!(chain.end, ChainEnd::Unreadable { chunk: CHUNKS - 1, youngest: Some(2) });
     card.fail([]);
-    assert_eq!(open(&mut card, CHUNKS, false).unwrap().0.end, End::Clean);
+    assert_eq!(open(&mut card, CHUNKS, false).unwrap().0.end, ChainEnd::Clean);
 }
 
 #[test]

@@ -183,7 +183,7 @@ proptest! {
                 let now = card.chain();
                 if flips.is_empty() {
                     prop_assert_eq!(&more.segments[..], &now.segments[was.segments.len()..]);
-                    prop_assert_eq!((more.next, now.end), (now.next, End::Clean));
+                    prop_assert_eq!((more.next, now.end), (now.next, ChainEnd::Clean));
                     prop_assert_eq!(more.used(), now.used());
                 }
             }

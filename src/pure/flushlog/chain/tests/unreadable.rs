@@ -13,9 +13,9 @@ fn what_can_be_read_at_the_third_try_is_read() {
         shaky.faults = BTreeMap::from([(chunk, TRIES - 1)]);
         let (mut chain, whole) = open(&mut shaky, CHUNKS, false).unwrap();
         assert!(whole);
-        assert_eq!((chain.segments.len(), chain.end), (3, End::Clean), "{chunk}");
+        assert_eq!((chain.segments.len(), chain.end), (3, ChainEnd::Clean), "{chunk}");
         assert_eq!(chain.verify(&mut shaky).len(), 5);
-        assert_eq!(chain.end, End::Clean, "{chunk}");
+        assert_eq!(chain.end, ChainEnd::Clean, "{chunk}");
     }
 }
 
@@ -37,7 +37,7 @@ fn what_stands_in_the_way_and_can_not_be_read_is_not_damaged() {
         assert!(!live.is_empty());
         // What the second replaced of the first counts again.
         let youngest = Some(youngest);
-        assert_eq!(chain.end, End::Unreadable { chunk, youngest });
+        assert_eq!(chain.end, ChainEnd::Unreadable { chunk, youngest });
         worse.fail([]);
         assert_eq!(worse.applied(), card.root);
     }
@@ -46,7 +46,7 @@ fn what_stands_in_the_way_and_can_not_be_read_is_not_damaged() {
     let replaced = ring.chunk(second.data() + 1);
     worse.fail([replaced]);
     let mut chain = worse.chain();
-    assert_eq!((chain.verify(&mut worse).len(), chain.end), (5, End::Clean));
+    assert_eq!((chain.verify(&mut worse).len(), chain.end), (5, ChainEnd::Clean));
     assert_eq!(chain.verify_all(&mut worse), [Bad { place: replaced, unreadable: true }]);
 }
 
@@ -60,7 +60,7 @@ fn what_turns_out_wrong_behind_something_unreadable_is_not_lost_yet() {
     let mut chain = card.chain();
     chain.verify(&mut card);
     assert_eq!(chain.segments.len(), 1);
-    assert!(matches!(chain.end, End::Unreadable { youngest: Some(3), .. }), "{:?}", chain.end);
+    assert!(matches!(chain.end, ChainEnd::Unreadable { youngest: Some(3), .. }), "{:?}", chain.end);
     card.fail([]);
     assert_eq!(card.applied(), card.root);
     // Of a segment that has both, all is lost.
@@ -68,7 +68,7 @@ fn what_turns_out_wrong_behind_something_unreadable_is_not_lost_yet() {
     card.fail([ring.chunk(heads[2].data() + 1)]);
     let mut chain = card.chain();
     chain.verify(&mut card);
-    assert!(matches!(chain.end, End::Damaged(Damage { youngest: 3, .. })), "{:?}", chain.end);
+    assert!(matches!(chain.end, ChainEnd::Damaged(Damage { youngest: 3, .. })), "{:?}", chain.end);
 }
 
 #[test]
@@ -80,7 +80,11 @@ fn one_chunk_that_can_not_be_read_in_free_space_holds_up_nothing() {
         let mut before = card.clone();
         before.fail([ring.chunk(at + 4)]);
         before.append(&[7], 13);
-        assert_eq!((before.chain().segments.len(), before.chain().end), (4, End::Clean), "{at}");
+        assert_eq!(
+            (before.chain().segments.len(), before.chain().end),
+            (4, ChainEnd::Clean),
+            "{at}"
+        );
         // Or became so after it, as a power cut leaves it, with the start of a segment or without.
         for torn in [None, Some(0), Some(1), Some(3)] {
             let mut after = card.clone();
@@ -92,14 +96,14 @@ fn one_chunk_that_can_not_be_read_in_free_space_holds_up_nothing() {
             for in_use in [false, true] {
                 let (chain, _) = open(&mut after, CHUNKS, in_use).unwrap();
                 assert_eq!(chain.segments.len(), 3);
-                let hidden = matches!(chain.end, End::Unreadable { .. });
+                let hidden = matches!(chain.end, ChainEnd::Unreadable { .. });
                 // Where its commit record would be nobody can tell.
                 assert_eq!(hidden, commit, "{at} {torn:?} {in_use} {:?}", chain.end);
             }
             if !commit {
                 // What is written over it heals it.
                 after.append(&[7, 8, 9, 10, 11, 12], 14);
-                assert_eq!((after.chain().segments.len(), after.chain().end), (4, End::Clean));
+                assert_eq!((after.chain().segments.len(), after.chain().end), (4, ChainEnd::Clean));
                 assert_eq!(after.applied(), after.root);
             }
         }
@@ -115,7 +119,7 @@ fn a_small_flush_of_which_nothing_can_be_read_is_not_passed_over() {
     let chain = worse.chain();
     let chunk = ring.chunk(third.position);
     assert_eq!(chain.segments.len(), 2);
-    assert_eq!(chain.end, End::Unreadable { chunk, youngest: None });
+    assert_eq!(chain.end, ChainEnd::Unreadable { chunk, youngest: None });
     // What is begun anew then is younger than what was not seen.
     let mut anew = chain.clone();
     anew.skip_unseen();

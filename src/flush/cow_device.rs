@@ -48,10 +48,10 @@ impl Cow {
 /// behind it; see [`grow`].
 ///
 /// Its memory counts against nobody's limit, if the kernel lets that be. If not, it is still a COW.
-pub fn create(control: &Control, limit: Bytes, sealed: Bytes, roof: Bytes) -> Result<Cow> {
+pub fn create(control: &Control, limit: Bytes, sealed: Bytes, log_capacity: Bytes) -> Result<Cow> {
     let room = store::room(size::fresh_device(limit, Bytes(0), Bytes::MAX));
     let file = tmpfs::file(NAME, room)?;
-    let size = size::fresh_device(limit, sealed, roof);
+    let size = size::fresh_device(limit, sealed, log_capacity);
     if cgroups::count_loop_pages() {
         match in_nobodys_name(control, &file, room, size) {
             Ok(cow) => return Ok(cow),
@@ -88,10 +88,10 @@ fn on_store(control: &Control, on: &Store, size: Bytes) -> std::result::Result<C
     Ok(Cow { number, _node: node, _store: Some(going) })
 }
 
-/// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than `roof`, which
+/// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than `log_capacity`, which
 /// one flush can put into the flush log.
-pub fn grow(control: &Control, cow: DevNo, limit: Bytes, roof: Bytes) -> Result<()> {
-    let wanted = size::fresh_device(limit, Bytes(0), roof);
+pub fn grow(control: &Control, cow: DevNo, limit: Bytes, log_capacity: Bytes) -> Result<()> {
+    let wanted = size::fresh_device(limit, Bytes(0), log_capacity);
     let Some(store) = store_number(&block::sysfs(cow)) else {
         let path = block::path(cow);
         let node = File::options()

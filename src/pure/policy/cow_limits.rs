@@ -11,24 +11,24 @@ use crate::pure::units::Bytes;
 
 /// What stays the same until the stack changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct CowLimits {
     size: Size,
     spill: bool,
     /// What one flush can put into the flush log.
-    roof: Bytes,
+    log_capacity: Bytes,
     /// What a sealed COW holds in RAM. As long as it is there root's has less.
     sealed: Bytes,
     /// At which share of the COW writers are held back, in percent.
     pub full_wait: u64,
 }
 
-impl Rule {
-    /// The rule for `stack`, of whose log `roof` is known.
-    pub fn of(config: &Config, stack: &Stack, roof: Bytes) -> Self {
+impl CowLimits {
+    /// The limits for `stack`, whose log has `log_capacity`.
+    pub fn of(config: &Config, stack: &Stack, log_capacity: Bytes) -> Self {
         Self {
             size: config.size,
             spill: config.spill.is_some(),
-            roof,
+            log_capacity,
             sealed: stack.sealed_bytes().unwrap_or_default(),
             full_wait: config.full_wait,
         }
@@ -40,13 +40,19 @@ impl Rule {
             Size::Percent(percent) => (percent, 0),
             Size::Fixed(bytes) => (0, bytes.0),
         };
-        [percent, bytes, self.spill.into(), self.roof.0, self.sealed.0, self.full_wait]
+        [percent, bytes, self.spill.into(), self.log_capacity.0, self.sealed.0, self.full_wait]
     }
 
-    /// What [`Rule::to_words`] made.
-    pub fn from_words([percent, bytes, spill, roof, sealed, full_wait]: [u64; 6]) -> Self {
+    /// What [`CowLimits::to_words`] made.
+    pub fn from_words([percent, bytes, spill, log_capacity, sealed, full_wait]: [u64; 6]) -> Self {
         let size = if percent > 0 { Size::Percent(percent) } else { Size::Fixed(Bytes(bytes)) };
-        Self { size, spill: spill > 0, roof: Bytes(roof), sealed: Bytes(sealed), full_wait }
+        Self {
+            size,
+            spill: spill > 0,
+            log_capacity: Bytes(log_capacity),
+            sealed: Bytes(sealed),
+            full_wait,
+        }
     }
 
     /// What root's COW may hold when nothing is sealed. `held`: what COWs hold now; that is not
@@ -57,7 +63,7 @@ impl Rule {
 
     /// The same where there is so much room.
     fn limit_in(&self, room: &Room, memory: &MemInfo, held: Bytes) -> Bytes {
-        self.size.limit(memory.total, &room.with(held)).min(self.roof)
+        self.size.limit(memory.total, &room.with(held)).min(self.log_capacity)
     }
 
     /// Whether this, by which a COW is judged, is still right for `stack`: nothing else is sealed. What a merge has moved so
@@ -97,13 +103,13 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn rule(sealed: u64, roof: u64) -> Rule {
+    fn cow_limits(sealed: u64, log_capacity: u64) -> CowLimits {
         let size = Size::Fixed(Bytes(16 * MIB));
-        let (sealed, roof) = (Bytes(sealed * MIB), Bytes(roof * MIB));
-        Rule { size, spill: false, roof, sealed, full_wait: 80 }
+        let (sealed, log_capacity) = (Bytes(sealed * MIB), Bytes(log_capacity * MIB));
+        CowLimits { size, spill: false, log_capacity, sealed, full_wait: 80 }
     }
 
-    fn size(rule: &Rule, used: u64, available: u64) -> u64 {
+    fn size(cow_limits: &CowLimits, used: u64, available: u64) -> u64 {
         let memory = MemInfo {
             total: Bytes(256 * MIB),
             available: Bytes(available * MIB),
@@ -111,37 +117,37 @@ mod tests {
         };
         let sectors = |mib: u64| Bytes(mib * MIB).sectors();
         let usage = Usage { allocated: sectors(used), total: sectors(24), metadata: sectors(0) };
-        rule.level(SnapshotStatus::Used(usage), &memory).unwrap().limit.0 / MIB
+        cow_limits.level(SnapshotStatus::Used(usage), &memory).unwrap().limit.0 / MIB
     }
 
     #[test]
     fn a_sealed_cow_leaves_less_to_the_live_one() {
-        assert_eq!(size(&rule(0, 64), 1, 200), 16);
-        assert_eq!(size(&rule(10, 64), 1, 200), 6);
-        assert_eq!(size(&rule(16, 64), 1, 200), 4, "a quarter at least");
+        assert_eq!(size(&cow_limits(0, 64), 1, 200), 16);
+        assert_eq!(size(&cow_limits(10, 64), 1, 200), 6);
+        assert_eq!(size(&cow_limits(16, 64), 1, 200), 4, "a quarter at least");
     }
 
     #[test]
-    fn a_rule_goes_to_another_process_and_stays_the_same() {
+    fn limits_go_to_another_process_and_stay_the_same() {
         for size in [Size::Fixed(Bytes(u64::MAX)), Size::Fixed(Bytes(0)), Size::Percent(40)] {
             for spill in [false, true] {
-                let rule = Rule { size, spill, ..rule(3, 5) };
-                assert_eq!(Rule::from_words(rule.to_words()), rule);
+                let cow_limits = CowLimits { size, spill, ..cow_limits(3, 5) };
+                assert_eq!(CowLimits::from_words(cow_limits.to_words()), cow_limits);
             }
         }
     }
 
     #[test]
     fn neither_the_log_nor_the_memory_is_forgotten() {
-        assert_eq!(size(&rule(0, 8), 1, 200), 8);
+        assert_eq!(size(&cow_limits(0, 8), 1, 200), 8);
         // (24 + 4 - 16) / 4 * 3
-        assert_eq!(size(&rule(0, 64), 4, 24), 9);
+        assert_eq!(size(&cow_limits(0, 64), 4, 24), 9);
         // The same, of which the sealed one holds 4.
-        assert_eq!(size(&rule(4, 64), 4, 24), 8);
+        assert_eq!(size(&cow_limits(4, 64), 4, 24), 8);
     }
 
     #[test]
-    fn every_key_that_says_how_large_is_in_the_rule() {
+    fn every_key_that_says_how_large_is_in_the_limits() {
         let memory = MemInfo {
             total: Bytes(200 * MIB),
             available: Bytes(200 * MIB),
@@ -149,12 +155,12 @@ mod tests {
             swap_free: Bytes(32 * MIB),
             ..MemInfo::default()
         };
-        let of = |keys: &str, roof: u64| {
+        let of = |keys: &str, log_capacity: u64| {
             let mut config = Config::default();
             assert_eq!(config.read(keys), [""; 0]);
-            Rule::of(&config, &Stack::default(), Bytes(roof * MIB))
+            CowLimits::of(&config, &Stack::default(), Bytes(log_capacity * MIB))
         };
-        let limit = |rule: Rule| rule.limit(&memory, Bytes(0)).0 / MIB;
+        let limit = |cow_limits: CowLimits| cow_limits.limit(&memory, Bytes(0)).0 / MIB;
         assert_eq!(limit(of("", 999)), 80, "40 %");
         assert_eq!(limit(of("size=8M", 999)), 8);
         assert_eq!(limit(of("size=10%", 999)), 20);
@@ -187,10 +193,10 @@ mod tests {
             (of(linear(CARD), SnapshotStatus::Unknown), false),
             (Stack::default(), false),
         ] {
-            assert_eq!(rule(4, 9).is_right_for(&stack), right, "{stack:?}");
+            assert_eq!(cow_limits(4, 9).is_right_for(&stack), right, "{stack:?}");
         }
-        assert!(rule(0, 9).is_right_for(&Stack::default()));
-        assert!(!rule(0, 9).is_right_for(&of(snapshot, holds(4))));
+        assert!(cow_limits(0, 9).is_right_for(&Stack::default()));
+        assert!(!cow_limits(0, 9).is_right_for(&of(snapshot, holds(4))));
     }
 
     /// RAM of 64 MiB with a spill area as large, as a small router has it.
@@ -212,13 +218,17 @@ mod tests {
 
     #[test]
     fn a_spill_area_as_large_as_what_the_log_or_the_device_takes_leaves_every_mark_in_reach() {
-        let with = |roof| Rule { size: Size::default(), spill: true, ..rule(0, roof) };
+        let with = |log_capacity| CowLimits {
+            size: Size::default(),
+            spill: true,
+            ..cow_limits(0, log_capacity)
+        };
         // A log of 24 MiB; and a device that was made before there was a spill area.
-        for (rule, device) in [(with(24), 24), (with(999), 24)] {
+        for (cow_limits, device) in [(with(24), 24), (with(999), 24)] {
             let percents: Vec<_> = [0, 8, 12, 16, 20, 23]
-                .map(|mib| rule.level(holding(mib, device), &small(mib)).unwrap().percent())
+                .map(|mib| cow_limits.level(holding(mib, device), &small(mib)).unwrap().percent())
                 .into();
-            assert_eq!(percents, [0, 50, 75, 100, 100, 100], "{rule:?}");
+            assert_eq!(percents, [0, 50, 75, 100, 100, 100], "{cow_limits:?}");
         }
     }
 
@@ -229,11 +239,11 @@ mod tests {
         fn every_cow_is_full_before_its_device_is(
             size in prop_oneof![(1u64..=90).prop_map(Size::Percent), any::<u32>().prop_map(|b| Size::Fixed(Bytes(b.into())))],
             spill: bool,
-            (roof, sealed) in (chunks(), chunks()),
+            (log_capacity, sealed) in (chunks(), chunks()),
             (total, available, swap_total, swap_free) in (chunks(), chunks(), chunks(), chunks()),
             (device, fill, dirty) in (1u64..1 << 18, 0u64..=1 << 18, 0u64..1 << 10),
         ) {
-            let rule = Rule { size, spill, roof, sealed, full_wait: 80 };
+            let cow_limits = CowLimits { size, spill, log_capacity, sealed, full_wait: 80 };
             let chunk = |chunks: u64| Bytes(chunks * CHUNK);
             let (device, fill) = (chunk(device), chunk(fill.min(device)));
             let at = |used: Bytes| {
@@ -248,7 +258,7 @@ mod tests {
                     ..MemInfo::default()
                 };
                 let usage = Usage { allocated: used.sectors(), total: device.sectors(), metadata: Sectors(0) };
-                rule.level(SnapshotStatus::Used(usage), &memory).unwrap()
+                cow_limits.level(SnapshotStatus::Used(usage), &memory).unwrap()
             };
             let (some, more, full) = (at(fill), at(chunk(fill.0 / CHUNK + 1)), at(device));
             prop_assert!(some.size.0 > 0 && some.size <= some.limit && some.limit <= usable(device), "{some:?}");
@@ -268,7 +278,7 @@ mod tests {
 
     #[test]
     fn only_a_root_that_defers_has_a_level_and_one_that_overflowed_is_full() {
-        let level = |status| rule(0, 64).level(status, &MemInfo::default());
+        let level = |status| cow_limits(0, 64).level(status, &MemInfo::default());
         assert_eq!(level(SnapshotStatus::Overflow).map(|level| level.percent()), Some(100));
         assert_eq!(
             level(SnapshotStatus::Overflow).map(|level| level.percent_of_limit()),

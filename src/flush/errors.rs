@@ -1,12 +1,12 @@
 //! What is wrong with a stack, as the planner finds it, or with the card, in words.
 
 use crate::error::{Error, Exit};
-use crate::pure::stack::plan::Trouble;
+use crate::pure::stack::plan::PlanError;
 
 /// The planner's trouble as an error.
-pub fn explain(trouble: Trouble) -> Error {
-    match trouble {
-        Trouble::NotActive => Error::new(
+pub fn explain(problem: PlanError) -> Error {
+    match problem {
+        PlanError::NotActive => Error::new(
             "find cowflush's devices",
             "root is not on a cowflush stack",
         )
@@ -15,7 +15,7 @@ pub fn explain(trouble: Trouble) -> Error {
                  tells what the boot did.",
         )
         .exit(Exit::NotActive),
-        Trouble::Lost(name) => Error::new(
+        PlanError::Lost(name) => Error::new(
             format!("read {}", name.text()),
             "its COW was lost (the kernel calls it Invalid), because memory ran out or a write \
              to it failed",
@@ -25,7 +25,7 @@ pub fn explain(trouble: Trouble) -> Error {
              last flush: reboot.",
         )
         .exit(Exit::Lost),
-        Trouble::Foreign(name) => Error::new(
+        PlanError::Foreign(name) => Error::new(
             format!("go on with {}", name.text()),
             "its table is none that cowflush makes",
         )
@@ -49,26 +49,26 @@ mod tests {
     use crate::pure::stack::Name;
 
     #[test]
-    fn each_trouble_has_its_words_and_its_exit_code() {
-        for (trouble, said, exit) in [
+    fn each_plan_error_has_its_words_and_its_exit_code() {
+        for (problem, said, exit) in [
             (
-                Trouble::NotActive,
+                PlanError::NotActive,
                 "cannot find cowflush's devices: root is not on a cowflush stack. Boot with",
                 Exit::NotActive,
             ),
             (
-                Trouble::Lost(Name::Root),
+                PlanError::Lost(Name::Root),
                 "cannot read cowflush-root: its COW was lost (the kernel calls it Invalid), because \
                  memory ran out or a write to it failed. What was written",
                 Exit::Lost,
             ),
             (
-                Trouble::Foreign(Name::Logged),
+                PlanError::Foreign(Name::Logged),
                 "cannot go on with cowflush-logged: its table is none that cowflush makes. Has",
                 Exit::Failed,
             ),
         ] {
-            let error = explain(trouble);
+            let error = explain(problem);
             assert!(error.to_string().starts_with(said), "{error}");
             assert_eq!(error.exit_code(), exit, "{error}");
         }

@@ -21,7 +21,7 @@ const MOST: usize = 64;
 struct Aligned(Chunk);
 
 /// An open device or image file.
-pub struct Direct {
+pub struct Disk {
     node: File,
     path: PathBuf,
     size: Bytes,
@@ -30,7 +30,7 @@ pub struct Direct {
     _claim: Option<File>,
 }
 
-impl Direct {
+impl Disk {
     /// Opens for reading.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_as(path, false)
@@ -169,7 +169,7 @@ impl Direct {
     }
 }
 
-impl Chunks for Direct {
+impl Chunks for Disk {
     fn read(&mut self, chunk: u64, into: &mut [u8]) -> core::result::Result<(), Unreadable> {
         let end = chunk.saturating_add((into.len() / CHUNK_BYTES) as u64);
         if end > self.chunks() {

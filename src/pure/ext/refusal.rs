@@ -3,9 +3,9 @@
 use crate::pure::chunks::Unreadable;
 
 /// Why nothing is pruned, as a sentence about root's filesystem.
-pub type Why = &'static str;
+pub type Refusal = &'static str;
 
-impl From<Unreadable> for Why {
+impl From<Unreadable> for Refusal {
     fn from(_: Unreadable) -> Self {
         "root's metadata can't be read"
     }

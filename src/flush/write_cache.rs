@@ -27,7 +27,7 @@ fn ours(stack: &Stack) -> impl Iterator<Item = DevNo> {
 
 /// Stops the FLUSHes, and returns whether it may: the FLUSHes of a root that writes through go this way, too.
 /// A kernel that doesn't let itself be told goes on sending them. May be called again.
-pub fn begin(stack: &Stack) -> bool {
+pub fn declare_off(stack: &Stack) -> bool {
     let allowed = stack.mode() == Some(Mode::Deferring);
     if allowed {
         ours(stack).for_each(|device| drop(block::set_write_cache(device, UNFLUSHED)));
@@ -36,7 +36,7 @@ pub fn begin(stack: &Stack) -> bool {
 }
 
 /// Lets FLUSHes reach the card again. May be called again.
-pub fn end(stack: &Stack) -> Result<()> {
+pub fn restore(stack: &Stack) -> Result<()> {
     ours(stack).try_for_each(|device| {
         put_back(device)
             .doing(|| format!("turn the FLUSHes of {} on again", block::name(device)))

@@ -263,15 +263,15 @@ mod tests {
     }
 
     /// Calls `look` with every set of up to three candidates.
-    fn every(mut look: impl FnMut(&[Candidate], Choice)) {
+    fn every(mut check: impl FnMut(&[Candidate], Choice)) {
         let all = any();
-        look(&[], choose(&[]));
+        check(&[], choose(&[]));
         for (n, a) in all.iter().enumerate() {
-            look(&[*a], choose(&[*a]));
+            check(&[*a], choose(&[*a]));
             for (m, b) in all.iter().enumerate().skip(n) {
-                look(&[*a, *b], choose(&[*a, *b]));
+                check(&[*a, *b], choose(&[*a, *b]));
                 for c in &all[m..] {
-                    look(&[*a, *b, *c], choose(&[*a, *b, *c]));
+                    check(&[*a, *b, *c], choose(&[*a, *b, *c]));
                 }
             }
         }

@@ -13,7 +13,7 @@ pub mod worker;
 
 use std::time::{Duration, Instant};
 
-use self::worker::{Order, Work, Worker};
+use self::worker::{Work, Worker};
 use crate::error::Result;
 use crate::pure::policy::cow_limits::CowLimits;
 use crate::pure::policy::pressure::{self, Level, SLOW, Writers};
@@ -43,11 +43,11 @@ impl Throttle {
     /// Arms it: from now on writers wait while root's COW is as full, by `cow_limits`, as `full-wait` says. Root must be awake, or
     /// held back by it, and defer.
     pub fn arm(&mut self, cow_limits: CowLimits) -> Result<()> {
-        if !self.worker.work(cow_limits.to_words()) {
+        if !self.worker.work(cow_limits) {
             // The worker was killed.
             self.let_go();
             self.worker = Holding::start(&self.control)?;
-            if !self.worker.work(cow_limits.to_words()) {
+            if !self.worker.work(cow_limits) {
                 return Err(guard::ended());
             }
         }
@@ -130,8 +130,8 @@ impl Holding {
 }
 
 impl Work for Holding {
-    fn take(&mut self, order: Order) {
-        self.cow_limits = Some(CowLimits::from_words(order));
+    fn take(&mut self, cow_limits: CowLimits) {
+        self.cow_limits = Some(cow_limits);
     }
 
     fn step(&mut self) -> Duration {

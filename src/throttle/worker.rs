@@ -14,17 +14,15 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use super::guard;
 use crate::error::Result;
+use crate::pure::policy::cow_limits::CowLimits;
 use crate::sys::dm::Control;
 use crate::sys::{lock, priority};
-
-/// What a worker is told to work by; what the words mean is the [`Work`]'s.
-pub type Order = [u64; 6];
 
 /// What a worker does. It may neither print nor touch a file on root: it runs while root may be
 /// suspended.
 pub trait Work {
-    /// From now on it works by this.
-    fn take(&mut self, order: Order);
+    /// From now on it works by these limits.
+    fn take(&mut self, cow_limits: CowLimits);
     /// Does something. Returns for how long it may rest, at most a minute.
     fn step(&mut self) -> Duration;
     /// The work is over, or this process's parent is dead.
@@ -35,6 +33,14 @@ pub trait Work {
 pub struct Worker {
     wire: UnixStream,
     pid: Pid,
+}
+
+/// What a worker is told.
+enum Message {
+    /// To work by these limits.
+    Work(CowLimits),
+    /// To end its work and wait.
+    Idle,
 }
 
 const WORK: u8 = 1;
@@ -51,11 +57,12 @@ impl Worker {
         Ok(Self { wire, pid })
     }
 
-    /// Lets it work, by this from now on. This process must have the lock, which nobody else gets until the work is
+    /// Lets it work, by these limits from now on. This process must have the lock, which nobody else gets until the work is
     /// over. When this returns it has done a step. `false`: it is dead.
-    pub fn work(&mut self, order: Order) -> bool {
-        let mut message = [WORK; MESSAGE];
-        for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(order) {
+    pub fn work(&mut self, cow_limits: CowLimits) -> bool {
+        let mut message = [WORK; LONGEST];
+        for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(cow_limits.to_words())
+        {
             to.copy_from_slice(&word.to_le_bytes());
         }
         self.send(&message)
@@ -76,8 +83,8 @@ impl Worker {
     }
 }
 
-/// The longest message: what to do, and an order.
-const MESSAGE: usize = 1 + size_of::<Order>();
+/// The longest message: [`WORK`] and the limits.
+const LONGEST: usize = 1 + size_of::<[u64; CowLimits::WORDS]>();
 
 impl Drop for Worker {
     /// Dismisses it and waits until it is gone. It ends its work.
@@ -103,15 +110,15 @@ fn serve(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work)
             continue;
         }
         match listen(&mut wire) {
-            Some(Some(order)) => {
+            Some(Message::Work(cow_limits)) => {
                 if !working && !lock::help(control, parent) {
                     break;
                 }
                 working = true;
-                work.take(order);
+                work.take(cow_limits);
                 work.step();
             }
-            Some(None) => {
+            Some(Message::Idle) => {
                 work.end();
                 lock::end_help(control);
                 working = false;
@@ -125,18 +132,18 @@ fn serve(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work)
     work.end();
 }
 
-/// The next order; `Some(None)` is to rest, `None` the end.
-fn listen(wire: &mut UnixStream) -> Option<Option<Order>> {
+/// The next message; `None`: the process that the worker belongs to has dismissed it.
+fn listen(wire: &mut UnixStream) -> Option<Message> {
     let mut what = [0];
     wire.read_exact(&mut what).ok()?;
     if what != [WORK] {
-        return Some(None);
+        return Some(Message::Idle);
     }
-    let mut order = Order::default();
+    let mut words = [0; CowLimits::WORDS];
     let mut bytes = [0; 8];
-    for word in &mut order {
+    for word in &mut words {
         wire.read_exact(&mut bytes).ok()?;
         *word = u64::from_le_bytes(bytes);
     }
-    Some(Some(order))
+    Some(Message::Work(CowLimits::from_words(words)))
 }

@@ -34,8 +34,11 @@ impl CowLimits {
         }
     }
 
-    /// The same for another process.
-    pub fn to_words(self) -> [u64; 6] {
+    /// How many words [`Self::to_words`] makes.
+    pub const WORDS: usize = 6;
+
+    /// These limits as words, for the throttle's worker, which is another process.
+    pub fn to_words(self) -> [u64; Self::WORDS] {
         let (percent, bytes) = match self.size {
             Size::Percent(percent) => (percent, 0),
             Size::Fixed(bytes) => (0, bytes.0),
@@ -43,8 +46,9 @@ impl CowLimits {
         [percent, bytes, self.spill.into(), self.log_capacity.0, self.sealed.0, self.full_wait]
     }
 
-    /// What [`CowLimits::to_words`] made.
-    pub fn from_words([percent, bytes, spill, log_capacity, sealed, full_wait]: [u64; 6]) -> Self {
+    /// The limits of which [`Self::to_words`] made these words.
+    pub fn from_words(words: [u64; Self::WORDS]) -> Self {
+        let [percent, bytes, spill, log_capacity, sealed, full_wait] = words;
         let size = if percent > 0 { Size::Percent(percent) } else { Size::Fixed(Bytes(bytes)) };
         Self {
             size,

@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON := /usr/bin/python3
+# The programs of tests/: each is a folder, or a module of one
+OF_TESTS := PYTHONPATH=tests $(PYTHON) -m
 
 # Debian's Rust, also where rustup's comes first on PATH
 export CARGO := /usr/bin/cargo
@@ -23,10 +25,10 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: router kernel-6.1 ## A demonstration: flushes, a power cut in the middle of one, what is there afterwards
-	@$(PYTHON) tests/demo.py
+	@$(OF_TESTS) demo
 
 shell: router kernel-6.1 ## Boot the same and get a shell in it
-	@$(PYTHON) tests/demo.py --shell
+	@$(OF_TESTS) demo --shell
 
 # What is built goes side by side with what can run already. A target that fails ends the run, and
 # is said once: no test runs without what it needs.
@@ -50,17 +52,17 @@ host-tests: deps
 	MAKEFLAGS= $(CARGO) test --quiet --workspace --locked
 
 power-cut: $(FOR_TEST) kernel-6.12 ## Cut the power of a flushing guest at thousands of points (a few minutes)
-	$(PYTHON) tests/power_cut.py $(ARGS)
+	$(OF_TESTS) powercut $(ARGS)
 
 soak: $(FOR_TEST) kernel-6.12 ## A router under load for 200 flushes, with kills and power cuts (up to half an hour)
-	$(PYTHON) tests/soak.py $(ARGS)
+	$(OF_TESTS) soak $(ARGS)
 
 bench: $(FOR_TEST) kernel-6.12 ## Sizes, memory, boot time, and flushes beside the classic recipe (15 minutes)
-	$(PYTHON) tests/bench.py $(ARGS)
+	$(OF_TESTS) bench $(ARGS)
 
 bench-wear: $(FOR_TEST) rsync ## Erases of a card beside what people use today, with a plot (about 40 minutes)
 	@cross/deps.sh python3-matplotlib
-	$(PYTHON) tests/bench_wear.py $(ARGS)
+	$(OF_TESTS) wear $(ARGS)
 
 # What a card is overwritten with, and without a question, is said on this command line: a variable of the same name that
 # somebody exported means something else.
@@ -108,7 +110,7 @@ fmt: deps ## Format the sources of Rust and Python, and the documents
 	@cross/deps.sh lint
 	/usr/bin/cargo-fmt fmt --all
 	@tools=$$(cross/python-tools); "$$tools"/bin/ruff format; "$$tools"/bin/ruff check --fix
-	@git ls-files -z '*.md' | xargs -0 $(PYTHON) tests/markdown.py
+	@git ls-files -z '*.md' | xargs -0 $(PYTHON) tests/documents/markdown.py
 
 build: deps ## Binary, initramfs and test kernel in build/: what `make test` needs
 	@$(SIDE_BY_SIDE) $(FOR_TEST)
@@ -178,10 +180,10 @@ debian-systems: debian-system-systemd debian-system-sysvinit
 debian-systems-amd64: debian-system-amd64 debian-system-dracut
 
 debian-system-systemd debian-system-sysvinit: debian-system-%: debian-root deb-i386
-	@PYTHONPATH=tests $(PYTHON) -m vm.debian_make $*
+	@$(OF_TESTS) systems.debian_make $*
 
 debian-system-amd64 debian-system-dracut: debian-system-%: debian-root-amd64 deb-amd64
-	@PYTHONPATH=tests $(PYTHON) -m vm.debian_make $*
+	@$(OF_TESTS) systems.debian_make $*
 
 # build/kernel-VERSION/bzImage: VERSION is 6.1, 6.12 or newest
 kernel-%: deps

@@ -7,7 +7,7 @@ source "$ROOT/cross/releases.sh"
 # The last release with a kernel for i386, whatever release this machine is.
 release=$(release_of 6.1)
 
-files=$ROOT/tests/debian
+files=$ROOT/tests/systems/files/debian
 packages=(
     initramfs-tools zstd e2fsprogs fdisk kmod udev grub-pc
     systemd-sysv rsyslog cron procps
@@ -35,11 +35,11 @@ repack() {
 # guest_files: what the tests put into a system, in $work/root.
 guest_files() {
     cp -r "$files/root" "$work/root"
-    install -D --target-directory="$work/root/usr/local/sbin" "$ROOT/tests/vm/agent.sh"
+    install -D --target-directory="$work/root/usr/local/sbin" "$ROOT/tests/harness/agent.sh"
 }
 
 # make_system ARCH OUT [OPTION...]: a system of $release with $work/root in it and the kernel
-# package $work/old.deb, as $work/systemd.tar, and in OUT what tests/debian/prepare makes of it then.
+# package $work/old.deb, as $work/systemd.tar, and in OUT what tests/systems/files/debian/prepare makes of it then.
 make_system() {
     local arch=$1 out=$2 entries
     # The release as it was made, without what changes from day to day.
@@ -83,6 +83,6 @@ disk() {
 debian_key() {
     local sources
     mapfile -t sources < <(find "$files" -type f | sort)
-    key_of "$@" "$ROOT"/cross/{debian,apt,releases}.sh "$ROOT/tests/vm/agent.sh" "${sources[@]}" \
+    key_of "$@" "$ROOT"/cross/{debian,apt,releases}.sh "$ROOT/tests/harness/agent.sh" "${sources[@]}" \
         "$(candidate linux-image-amd64)" "$(package_version grub-common mmdebstrap)"
 }

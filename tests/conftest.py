@@ -1,3 +1,3 @@
-"""The tests need Debian 12's python3-pytest; see vm/__init__.py for the rest."""
+"""The tests need Debian 12's python3-pytest; see harness/__init__.py for the rest."""
 
-pytest_plugins = ["vm.pytest_plugin"]
+pytest_plugins = ["harness.pytest_plugin"]

@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from powercut.medium import rebuild
-from powercut.states import State
-from vm import debian, ext, local
-from vm.debian import PACKAGES, SLOW
-from vm.ext import ExtImage
-from vm.lab import Lab
-from vm.machine import VM
-
+from harness import ext, local
+from harness.ext import ExtImage
+from harness.lab import Lab
+from harness.machine import VM
 from packagecut.judge import Found, Judge, Look, recovered_card, repair, room
 from packagecut.story import LONG
+from powercut.medium import rebuild
+from powercut.states import State
+from systems import debian
+from systems.debian import PACKAGES, SLOW
 
 AFTER = "/root/after-the-cut"
 # What dpkg says to do after it was interrupted, and then once more what was being done. A package whose files were half in

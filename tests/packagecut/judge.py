@@ -17,15 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import artefacts, ext, local, sparse
+from harness.card import Card
+from harness.ext import ExtImage
+from harness.sparse import SECTOR
+from packagecut.story import Operation, Story
 from powercut.medium import Medium
 from powercut.states import Cuts, State
 from powercut.ways import Refused, with_the_tool
-from vm import artefacts, debian, ext, local, sparse
-from vm.card import Card
-from vm.ext import ExtImage
-from vm.sparse import SECTOR
-
-from packagecut.story import Operation, Story
+from systems import debian
 
 SHARED_MEMORY = "/dev/shm"
 OLD, NEWER = "older", "newer"

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vm import artefacts, debian, writelog
-from vm.card import Card
-from vm.debian import PACKAGES, SLOW
-from vm.lab import Lab
-from vm.machine import VM
-from vm.writelog import Entry
+from harness import artefacts, writelog
+from harness.card import Card
+from harness.lab import Lab
+from harness.machine import VM
+from harness.writelog import Entry
+from systems import debian
+from systems.debian import PACKAGES, SLOW
 
 # Both kernels' images are made by one command, each in a minute.
 LONG = 3 * SLOW

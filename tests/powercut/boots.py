@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from vm import Drive, workload
-from vm.ext import ExtImage
-from vm.lab import Lab
-
+from harness import Drive
+from harness.ext import ExtImage
+from harness.lab import Lab
 from powercut import tree
 from powercut.judge import Judge, reported
 from powercut.medium import Medium, rebuild
 from powercut.recording import digests, make_states, read_out
 from powercut.states import State
 from powercut.ways import Way
+from product import workload
 
 AFTER = "/root/after-the-cut"
 

@@ -12,10 +12,9 @@ from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 
-from vm import sparse
-from vm.ext import ExtImage
-from vm.writelog import Entry
-
+from harness import sparse
+from harness.ext import ExtImage
+from harness.writelog import Entry
 from powercut import tree
 from powercut.medium import Medium
 from powercut.recording import Mark, Recording, marks

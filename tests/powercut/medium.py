@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from vm import sparse
-from vm.card import Card
-from vm.sparse import SECTOR
-from vm.writelog import Entry
-
+from harness import sparse
+from harness.card import Card
+from harness.sparse import SECTOR
+from harness.writelog import Entry
 from powercut.states import State
 
 

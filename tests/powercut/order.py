@@ -14,8 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vm.writelog import FLUSH, Entry
-
+from harness.writelog import FLUSH, Entry
 from powercut.judge import CHUNK
 from powercut.ways import LOG_SECTORS, LOG_START, ROOT_SECTORS, ROOT_START
 

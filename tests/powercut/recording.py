@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vm import Drive, sparse, workload, writelog
-from vm.card import Card
-from vm.ext import ExtImage
-from vm.lab import Lab
-from vm.machine import VM
-from vm.sparse import SECTOR
-from vm.writelog import Entry
-
+from harness import Drive, sparse, writelog
+from harness.card import Card
+from harness.ext import ExtImage
+from harness.lab import Lab
+from harness.machine import VM
+from harness.sparse import SECTOR
+from harness.writelog import Entry
 from powercut import tree
 from powercut.medium import Medium
 from powercut.tree import Truth
 from powercut.ways import ROOT_SECTORS, Way
+from product import workload
 
 # Marks go between the partition table and the first partition, each to a sector of its own.
 MARK_SECTOR = 4096

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
-from vm import Lost
-from vm.lab import Lab
-
+from harness import Lost
+from harness.lab import Lab
 from powercut import boots
 from powercut.judge import Judge, Outcome, Verdict, traffic
 from powercut.medium import rebuild

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from random import Random
 
-from vm.writelog import DISCARD, FLUSH, FUA, Entry
+from harness.writelog import DISCARD, FLUSH, FUA, Entry
 
 SECTOR = 512
 # How many draws there are for a state that is wanted: epochs of one write have but a few.

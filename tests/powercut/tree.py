@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from vm import workload
-from vm.ext import ExtImage
-from vm.machine import VM
+from harness.ext import ExtImage
+from harness.machine import VM
+from product import workload
 
 APPENDED = "/root/appended"
 # One line of `guest-tools writer`

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vm import artefacts, flushlog
-from vm.card import Partition
-from vm.sparse import SECTOR
+from harness import artefacts
+from harness.card import Partition
+from harness.sparse import SECTOR
+from product import flushlog
 
 # From the files of a card's partitions, root first, to a file with root as the next boot would see
 # it. Raises `Refused` when there is none.

@@ -1,4 +1,4 @@
-"""What `tests/bench_wear.py` measures: how much each way to spare a card wears it. See docs/wear.md.
+"""What `make bench-wear` measures: how much each way to spare a card wears it. See docs/wear.md.
 
 model       models of a card that count erases
 trace       what a card received, in parts

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vm import writelog
-from vm.card import CARD_BYTES, Card, Partition
-
+from harness import writelog
+from harness.card import CARD_BYTES, Card, Partition
 from wear import model, states, whatif
 from wear.bounds import Bounds, bounds
 from wear.model import KINDS, Kind

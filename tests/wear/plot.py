@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vm import artefacts
-
+from harness import artefacts
 from wear.model import KINDS
 from wear.table import ranked
 

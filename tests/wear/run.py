@@ -14,10 +14,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm import Card, Drive, ext
-from vm.lab import Lab
-from vm.machine import VM
-
+from harness import Card, Drive, ext
+from harness.lab import Lab
+from harness.machine import VM
 from wear.contenders import Contender
 from wear.day import Event, prepared
 from wear.day import definition as day_definition

@@ -12,13 +12,12 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Set
 
-from vm import ext
-from vm.card import Card
-from vm.ext import ExtImage
-from vm.flushlog import CHUNK, ENTRY, HEAD, PREFIX, RECORD
-from vm.sparse import SECTOR
-from vm.writelog import Entry
-
+from harness import ext
+from harness.card import Card
+from harness.ext import ExtImage
+from harness.sparse import SECTOR
+from harness.writelog import Entry
+from product.flushlog import CHUNK, ENTRY, HEAD, PREFIX, RECORD
 from wear.trace import mark
 
 SECTORS = CHUNK // SECTOR

@@ -7,9 +7,8 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from vm.sparse import SECTOR
-from vm.writelog import Entry
-
+from harness.sparse import SECTOR
+from harness.writelog import Entry
 from wear.model import PAGE
 
 # Marks are single sectors between the partition table and the first partition.

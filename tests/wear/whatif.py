@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from vm.card import CARD_BYTES
-
+from harness.card import CARD_BYTES
 from wear import model
 from wear.model import Kind
 

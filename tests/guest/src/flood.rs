@@ -15,7 +15,7 @@ const BLOCK: usize = 64 << 10;
 /// Write numbered blocks of 64 KiB round and round in a file, as fast as they go: block N at place
 /// N modulo `--places`. Ends when both `--seconds` and `--at-least` are over, or when the file STOP
 /// appears, and prints `blocks N`.
-/// After each block its number is in NOTE. tests/vm/flood.py knows the blocks again.
+/// After each block its number is in NOTE. tests/product/flood.py knows the blocks again.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "flood")]
 pub struct Flood {

@@ -1,0 +1,1 @@
+"""Boots: what cowflush does as /init, and what it is given there."""

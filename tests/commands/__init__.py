@@ -1,0 +1,1 @@
+"""What commands say and refuse, whoever calls them: status, figures, refusals, words."""

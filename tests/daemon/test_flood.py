@@ -1,0 +1,43 @@
+"""Others flush while a writer is at full speed."""
+
+from __future__ import annotations
+
+import pytest
+
+import daemon.test_daemon_memory as flooding
+from harness.lab import Lab
+from product import daemon
+
+BY_HAND = """
+while :; do
+    cowflush flush; code=$?
+    [ $code = 0 ] || [ $code = 4 ] || exit $code
+    usleep 100000
+done
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("memory", [256, 128, 64])
+def test_others_flush_while_a_writer_is_at_full_speed(boot: Lab, memory: int) -> None:
+    """By hand, and for changes that are urgent: a flush that writes the page cache out first is not watched by the daemon.
+
+    Who is first at each flush is nobody's to say, so before the flood each is seen alone, and in it some of them are:
+    a COW that fills up must not shut everybody else out."""
+    vm = boot(memory=memory)
+    daemon.start(
+        vm,
+        "interval=off\nurgent=/etc\nurgent-delay=100ms\nurgent-pause=off\nmerge-on=none\nsize=16M\n",
+        log=True,
+    )
+    change = vm.start("while :; do date >/etc/changed || exit; usleep 300000; done")
+    daemon.wait_for(vm, "flushed (urgent)")
+    by_hand = vm.start(BY_HAND)
+    daemon.wait_flushes(vm, 1, "flush")
+    flooding.write(
+        boot,
+        vm,
+        log=True,
+        others=(change, by_hand),
+        meanwhile=lambda: daemon.wait_flushes(vm, 2, "flush|urgent", timeout=240),
+    )

@@ -1,0 +1,1 @@
+"""The documents and the messages: held against the program, the Makefile and the tests."""

@@ -1,0 +1,197 @@
+"""What the packages' scripts say, run on this machine with stand-ins for the programs that they call."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness import artefacts, local
+
+DEBIAN = artefacts.TOP / "package" / "debian"
+OPENWRT = artefacts.TOP / "package" / "openwrt" / "files"
+# As lsb-base has it, but for colours.
+LSB = """
+log_daemon_msg() { printf '%s:' "$1"; shift; printf ' %s' "$@"; }
+log_end_msg() { [ "$1" = 0 ] && echo . || echo ' failed!'; return "$1"; }
+"""
+
+
+class Scripts:
+    """A folder with stand-ins: each notes how it was called, and ends with the code that it was made with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.calls = folder / "calls"
+        self.stack = folder / "cowflush-root"
+        self.stack.touch()
+        (folder / "lsb").write_text(LSB)
+
+    def program(self, name: str, code: int = 0, output: str = "") -> Path:
+        path = self.folder / name
+        script = (
+            f"#!/bin/sh\necho \"{name} $*\" >>{self.calls}\nprintf %s '{output}'\nexit {code}\n"
+        )
+        path.write_text(script)
+        path.chmod(0o755)
+        return path
+
+    def run(self, script: Path, *words: str, after: str = "") -> subprocess.CompletedProcess[str]:
+        text = script.read_text()
+        for place, here in (
+            ("/usr/sbin/cowflush", self.folder / "cowflush"),
+            # test_card_for_grub.py has what that says.
+            ("/usr/lib/cowflush/card-for-grub", "true"),
+            ("/dev/mapper/cowflush-root", self.stack),
+            ("/lib/lsb/init-functions", self.folder / "lsb"),
+            ("/run/sendsigs.omit.d", self.folder / "omit"),
+            ("/run/cowflush.pid", self.folder / "pid"),
+            ("/proc/cmdline", self.folder / "cmdline"),
+            ("/dev/kmsg", self.folder / "kmsg"),
+            ("/dev/console", self.folder / "console"),
+            ("/dev/mapper", self.folder / "mapper"),
+            ("PATH=/sbin:", f"PATH={self.folder}:/sbin:"),
+        ):
+            text = text.replace(place, str(here))
+        copy = self.folder / script.name
+        copy.write_text(text + after)
+        # In another folder than programs that are looked for by their path beside it.
+        path = f"{self.folder}:{os.environ['PATH']}"
+        return local.run(
+            ["sh", copy, *words],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path},
+        )
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Scripts:
+    return Scripts(tmp_path)
+
+
+def test_debian_s_service_says_what_it_does_and_whether_it_worked(scripts: Scripts) -> None:
+    script = DEBIAN / "cowflush.init"
+    for word, said, program, failure in (
+        ("start", "Keeping root's writes in RAM", "cowflush", 5),
+        ("stop", "Flushing root to the card", "cowflush", 5),
+        ("restart", "Restarting cowflush's daemon", "start-stop-daemon", 1),
+    ):
+        for code, end in ((0, "."), (failure, " failed!")):
+            for each in ("cowflush", "start-stop-daemon"):
+                scripts.program(each, code if each == program else 0)
+            done = scripts.run(script, word)
+            assert done.stdout == f"{said}: cowflush{end}\n", done
+    done = scripts.run(script, "nonsense")
+    usage = (
+        f"Usage: {scripts.folder / script.name} {{start|stop|restart|reload|force-reload|status}}"
+    )
+    assert (done.returncode, done.stderr.strip()) == (2, usage), done
+
+
+def test_debian_s_package_stays_where_root_can_not_be_written_back(scripts: Scripts) -> None:
+    scripts.program("ischroot", 1)
+    scripts.program("invoke-rc.d")
+    scripts.program("cowflush", 5)
+    done = scripts.run(DEBIAN / "prerm", "remove")
+    assert done.returncode == 1 and done.stderr == (
+        "cowflush: root can't be written back to the card, so the package stays. See above.\n"
+    ), done
+    # The daemon goes on: what is in RAM needs somebody who flushes it.
+    assert scripts.calls.read_text().splitlines() == ["ischroot ", *2 * ["cowflush stop"]]
+    scripts.program("cowflush")
+    done = scripts.run(DEBIAN / "prerm", "remove")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    # Of a service that does not end the service's own script tells.
+    scripts.program("invoke-rc.d", 1)
+    done = scripts.run(DEBIAN / "prerm", "remove")
+    assert (done.returncode, done.stderr) == (1, ""), done
+
+
+def test_debian_s_postinst_refuses_what_it_does_not_know(scripts: Scripts) -> None:
+    done = scripts.run(DEBIAN / "postinst", "nonsense")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "postinst called with unknown argument `nonsense'\n",
+    ), done
+
+
+def test_grub_s_menu_gets_an_entry_without_cowflush(scripts: Scripts) -> None:
+    scripts.program("cowflush")
+    entries = "menuentry x {\n\tlinux /vmlinuz\n}\nmenuentry y {\n\tlinux /other\n}\n"
+    scripts.program("10_linux", output=entries)
+    done = scripts.run(DEBIAN / "42_cowflush")
+    assert (done.returncode, done.stderr) == (0, "Adding an entry without cowflush\n"), done
+    assert "\tlinux /vmlinuz\n}" in done.stdout and "/other" not in done.stdout, done
+    scripts.program("10_linux")
+    assert scripts.run(DEBIAN / "42_cowflush").stderr == "", "nothing to make one of"
+
+
+def test_openwrt_s_upgrade_is_given_up_where_the_card_is_not_up_to_date(scripts: Scripts) -> None:
+    script, call = OPENWRT / "cowflush.upgrade", "\ncowflush_pre_upgrade\n"
+    scripts.program("cowflush")
+    begun = "cowflush: all goes to the card before the upgrade\n"
+    done = scripts.run(script, after=call)
+    assert (done.returncode, done.stdout) == (0, begun), done
+    scripts.program("cowflush", 5)
+    done = scripts.run(script, after=call)
+    given_up = "cowflush: the upgrade is given up, since the card could not be brought up to date\n"
+    assert (done.returncode, done.stdout) == (1, begun + given_up), done
+    scripts.program("cowflush", 3)
+    done = scripts.run(script, after=call)
+    assert (done.returncode, done.stdout) == (0, ""), "root is not on the stack"
+
+
+def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts) -> None:
+    script, call = OPENWRT / "cowflush.preinit", "\ncowflush_overlay\n"
+    overlay, kmsg, console = (
+        scripts.folder / name for name in ("mapper/overlay", "kmsg", "console")
+    )
+    scripts.program("boot_hook_add")
+    scripts.program("mount")
+    (scripts.folder / "cmdline").write_text("quiet cowflush_overlay=LABEL=rootfs_data rw\n")
+    for output, code in (("", 1), ("", 127), ("", 0)):
+        kmsg.unlink(missing_ok=True)
+        console.unlink(missing_ok=True)
+        scripts.program("cowflush", code, output)
+        assert scripts.run(script, after=call).returncode == 0
+        said = (
+            "cowflush: there is no writable partition LABEL=rootfs_data "
+            f"('cowflush attach' ended with {code}): what is written is gone at the next boot\n"
+        )
+        # The rank makes the kernel show it, also with `quiet`.
+        assert kmsg.read_text() == f"<3>{said}" and not console.exists()
+        # No kernel log: the console has to do.
+        kmsg.unlink()
+        kmsg.mkdir()
+        scripts.run(script, after=call)
+        assert console.read_text() == said
+        kmsg.rmdir()
+        assert not overlay.is_symlink()
+    for device in ("/dev/mapper/cowflush-root", "/dev/sda3"):
+        scripts.program("cowflush", 0, device)
+        done = scripts.run(script, after=call)
+        assert (done.returncode, done.stderr, kmsg.exists()) == (0, "", False), done
+        assert str(overlay.readlink()) == device
+    assert "cowflush attach LABEL=rootfs_data" in scripts.calls.read_text()
+    # Without the word nothing is done.
+    scripts.calls.unlink()
+    (scripts.folder / "cmdline").write_text("quiet\n")
+    scripts.run(script, after=call)
+    assert scripts.calls.read_text() == "boot_hook_add preinit_main cowflush_overlay\n"
+
+
+def test_the_script_at_the_very_end_comes_back_before_systemd_goes_on_also_on_a_slow_card() -> None:
+    """systemd gives each 90 s (DEFAULT_TIMEOUT_USEC). Signals are looked at between two writes of a piece, and the one
+    that is under way may have been begun just before the time was over."""
+    shutdown = (DEBIAN / "cowflush.shutdown").read_text()
+    chunks = (artefacts.TOP / "src/pure/chunks.rs").read_text()
+    within = re.search(r"^exec .* stop --shutdown --within (\d+)$", shutdown, re.MULTILINE)
+    piece = re.search(r"PIECE: usize = (\d+);", chunks)
+    assert within and piece
+    # As slow as the card of test_debian_shutdown.py. What is read besides is a few chunks.
+    seconds = int(piece[1]) * 4096 / (16 << 10)
+    assert int(within[1]) + seconds + 10 <= 90

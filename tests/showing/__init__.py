@@ -1,1 +1,0 @@
-"""The demonstration: a router's load, what is checked of it, and the picture at the end."""

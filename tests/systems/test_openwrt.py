@@ -1,0 +1,228 @@
+"""cowflush in systems laid out as OpenWrt's, from their boot loader to their shutdown.
+
+With the kernel "openwrt-geode", which has the geode target's options and is built for `make test-systems`
+alone, or with the tests' own. The scripts around the package's own (tests/systems/files/openwrt) stand in for OpenWrt's:
+no image of OpenWrt was at hand.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from harness import artefacts
+from harness.drive import Drive, Throttle
+from harness.lab import Lab
+from harness.machine import VM
+from product import daemon, flushlog
+from product.router import status, wait_status, when_free
+from systems import bases, images
+from systems.bases import Laid
+
+OURS, GEODE = "6.1", "openwrt-geode"
+BOTH = pytest.mark.parametrize(
+    "board",
+    [
+        pytest.param(OURS, marks=pytest.mark.thorough),
+        pytest.param(GEODE, marks=pytest.mark.systems),
+    ],
+)
+
+
+def boot_mode(vm: VM) -> str:
+    return str(json.loads(vm.run("cowflush status --json").output)["boot"]["mode"])
+
+
+def ext4(lab: Lab, board: str = GEODE, name: str = "one") -> Laid:
+    """An image with an ext4 root, cowflush added by `make image`."""
+    work = lab.directory / name
+    work.mkdir()
+    base = bases.openwrt(work, artefacts.board_kernel(board), name=name)
+    out = lab.directory / f"{name}.img"
+    images.done("add", base.path, "--out", out)
+    return Laid(out, 2, 3)
+
+
+def ready(vm: VM) -> None:
+    """Waits until the boot's scripts are through, so that what they write is written."""
+    vm.wait_console("^rcS: done")
+
+
+@BOTH
+def test_an_ext4_root_keeps_what_was_flushed(boot: Lab, board: str) -> None:
+    card = ext4(boot, board)
+    config = boot.directory / "config"
+    config.write_text(
+        "config cowflush 'daemon'\n\toption interval '7m'\n\toption full_wait '81%'\n\toption urgent 'none'\n"
+    )
+    card.edit(["cd /etc/config", "rm cowflush", f"write {config} cowflush"])
+    vm = images.boot(boot, card)
+    ready(vm)
+    assert boot_mode(vm) == "deferring"
+    # UCI's settings have reached the daemon, by way of a file in RAM.
+    assert vm.get("/etc/cowflush.conf") == b"interval = 7m\nfull-wait = 81%\nurgent = none\n"
+    vm.until(f"[ -e {daemon.NOTE} ]")
+    seen = status(vm)["daemon"]
+    assert 6 * 60 < seen["next_flush"]["seconds"] <= 7 * 60, seen
+    # A log that was made of an image learns at its first boot where root is: both copies of its header. And the boot is counted.
+    assert vm.card_stats().wr_bytes <= 2 * 4096 + 512
+
+    vm.run("echo kept >/etc/kept").ok()
+    daemon.flush(vm)
+    vm.run("echo lost >/etc/lost; sync").ok()
+    vm.kill()
+    root = flushlog.recovered(card)
+    root.fsck()
+    assert root.read("/etc/kept") == b"kept\n" and "/etc/lost" not in root.hashes("/etc")
+    again = images.boot(boot, card)
+    ready(again)
+    assert again.get("/etc/kept") == b"kept\n" and boot_mode(again) == "deferring"
+
+
+@BOTH
+def test_a_reboot_in_procd_s_order_leaves_all_on_the_card(boot: Lab, board: str) -> None:
+    vm = images.boot(boot, ext4(boot, board))
+    ready(vm)
+    vm.run("echo here >/etc/here").ok()
+    assert vm.run_last("reboot", timeout=120) == "guest-reset"
+    assert "all data are on the card" in vm.console
+    vm.card.fsck()
+    assert vm.card.read("/etc/here") == b"here\n"
+    assert vm.card.read("/etc/log") == b"started\nstopped\n"
+    again = images.boot(boot, vm.card)
+    assert "the flush log on sda3 holds 0 flushes" in again.console
+
+
+def slow_flush(vm: VM) -> None:
+    """A flush that goes on until the card is unthrottled: it would else take a minute."""
+    vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync").ok()
+    vm.throttle(Throttle(bytes_per_second=64 << 10))
+    vm.start("cowflush flush")
+    wait_status(vm, '"busy_pid":[0-9]')
+
+
+@pytest.mark.systems
+def test_the_service_can_be_stopped_started_and_reloaded(boot: Lab) -> None:
+    vm = images.boot(boot, ext4(boot), throttle=Throttle())
+    ready(vm)
+    slow_flush(vm)
+    stop = vm.start("/etc/init.d/cowflush stop")
+    stop.wait_output("is at work")
+    vm.throttle(Throttle())
+    stop.wait(60).ok()
+    assert vm.run("cowflush status").ok().text.startswith("mode       write-through")
+    vm.until("! pidof cowflush")  # start-stop-daemon does not wait for its end
+    vm.run("/etc/init.d/cowflush start").ok()
+    assert vm.run("cowflush status").ok().text.startswith("mode       deferring")
+    vm.until(f"[ -e {daemon.NOTE} ]")  # nor for a begin; before it a signal ends the daemon
+    vm.run(
+        "sed -i \"s/# option interval.*/option interval '9m'/\" /etc/config/cowflush; /etc/init.d/cowflush reload"
+    ).ok()
+    vm.run("pidof cowflush && grep -x 'interval = 9m' /etc/cowflush.conf").ok()
+
+
+# --- a squashfs root, and its writable partition --------------------------------------------
+
+
+def squashfs(lab: Lab, board: str = GEODE) -> Laid:
+    work = lab.directory / "squashfs"
+    work.mkdir()
+    return bases.openwrt_squashfs(work, artefacts.board_kernel(board))
+
+
+@pytest.mark.systems
+def test_the_writable_partition_of_a_squashfs_root_is_covered(boot: Lab) -> None:
+    card = squashfs(boot)
+    vm = images.boot(boot, card)
+    ready(vm)
+    assert boot_mode(vm) == "deferring"
+    mounts = vm.get("/proc/mounts").decode()
+    assert (
+        "overlayfs:/overlay / overlay rw" in mounts
+        and "/dev/mapper/overlay /overlay ext4 rw" in mounts
+    )
+    # A log that was made of an image learns at its first boot where root is: both copies of its header. And the boot is counted.
+    assert vm.card_stats().wr_bytes <= 2 * 4096 + 512
+    vm.run("echo kept >/etc/kept").ok()
+    daemon.flush(vm)
+    vm.run("echo lost >/root/lost; sync").ok()
+    vm.kill()
+    data = flushlog.recovered(card)
+    data.fsck()
+    assert data.read("/upper/etc/kept") == b"kept\n" and "/upper/root/lost" not in data.hashes(
+        "/upper"
+    )
+
+    again = images.boot(boot, card)
+    ready(again)
+    assert again.get("/etc/kept") == b"kept\n"
+    again.run("echo more >/etc/more").ok()
+    assert again.run_last("reboot", timeout=120) == "guest-reset"
+    assert "all data are on the card" in again.console
+    card.fsck()
+    assert card.read("/upper/etc/more") == b"more\n"
+
+
+@pytest.mark.systems
+def test_the_same_partition_without_cowflush(boot: Lab) -> None:
+    card = squashfs(boot)
+    vm = images.boot(boot, card, wait=False)
+    vm.wait_console(r"OpenWrt \(1\)")
+    vm.type(images.DOWN + "\r")
+    vm.wait_boot()
+    ready(vm)
+    assert boot_mode(vm) == "off"
+    vm.run("echo direct >/etc/direct; sync").ok()
+    vm.kill()
+    assert card.fs(replay=True).read("/upper/etc/direct") == b"direct\n"
+
+
+@pytest.mark.thorough
+def test_a_squashfs_root_can_t_be_added_to(boot: Lab) -> None:
+    card = squashfs(boot, OURS)
+    out = boot.directory / "out.img"
+    # It is prepared already, as docs/use/flush-log.md tells to.
+    assert "partition 4 is a flush log already" in images.refused("add", card.path, "--out", out)
+    with open(card.path, "r+b") as file:
+        file.seek(card.log.start * 512)
+        file.write(bytes(card.log.size * 512))
+    said = images.refused("add", card.path, "--out", out)
+    assert "its root is a squashfs" in said and "docs/install/openwrt.md" in said
+
+
+# --- sysupgrade -------------------------------------------------------------------------
+
+
+@BOTH
+def test_an_upgrade_finds_no_live_stack_and_leaves_the_new_image(boot: Lab, board: str) -> None:
+    card, new = ext4(boot, board), ext4(boot, board, "two")
+    vm = images.boot(boot, card, drives=(Drive(new.path),))
+    ready(vm)
+    vm.run("echo old >/etc/old").ok()
+    daemon.flush(vm)
+    vm.run("echo later >/etc/later").ok()
+    assert (
+        vm.run_last("/sbin/sysupgrade /dev/sdb /dev/sda >/dev/console 2>&1 </dev/null", timeout=120)
+        == "guest-reset"
+    )
+    assert "cowflush: all goes to the card before the upgrade" in vm.console
+    assert "stage2: mode       write-through" in vm.console
+    assert card.differing_sectors(new) == []
+    again = images.boot(boot, Laid(card.path, 2, 3))
+    ready(again)
+    assert again.get("/etc/version") == b"two\n" and boot_mode(again) == "deferring"
+    assert "the flush log on sda3 holds 0 flushes" in again.console
+    again.run("[ ! -e /etc/old ]").ok()
+
+
+@pytest.mark.systems
+def test_an_upgrade_is_given_up_when_the_card_can_t_be_brought_up_to_date(boot: Lab) -> None:
+    card, new = ext4(boot), ext4(boot, name="two")
+    vm = images.boot(boot, card, drives=(Drive(new.path),))
+    ready(vm)
+    when_free(vm, "hold").ok()
+    before = card.copy(boot.directory / "before.img")
+    done = vm.run("/sbin/sysupgrade /dev/sdb /dev/sda")
+    assert done.code == 1 and "the upgrade is given up" in done.text, done.text
+    assert card.differing_sectors(before) == []

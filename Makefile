@@ -61,7 +61,7 @@ bench: $(FOR_TEST) kernel-6.12 ## Sizes, memory, boot time, and flushes beside t
 	$(OF_TESTS) bench $(ARGS)
 
 bench-wear: $(FOR_TEST) rsync ## Erases of a card beside what people use today, with a plot (about 40 minutes)
-	@cross/deps.sh python3-matplotlib
+	@cross/deps python3-matplotlib
 	$(OF_TESTS) wear $(ARGS)
 
 # What a card is overwritten with, and without a question, is said on this command line: a variable of the same name that
@@ -99,7 +99,7 @@ fuzz: deps ## Fuzz what reads input: SECONDS=60 for each target
 	fuzz/run $(SECONDS)
 
 lint: deps ## Rust, Python and shell: formatting and lints
-	@cross/deps.sh lint
+	@cross/deps lint
 	@cross/lint
 
 keys: deps ## Write the configuration's keys into what lists them, after a change of src/pure/config
@@ -107,9 +107,8 @@ keys: deps ## Write the configuration's keys into what lists them, after a chang
 	@MAKEFLAGS= $(CARGO) test --quiet --locked --test keys
 
 fmt: deps ## Format the sources of Rust and Python, and the documents
-	@cross/deps.sh lint
-	/usr/bin/cargo-fmt fmt --all
-	@tools=$$(cross/python-tools); "$$tools"/bin/ruff format; "$$tools"/bin/ruff check --fix
+	@cross/deps lint
+	@cross/lint --write
 	@git ls-files -z '*.md' | xargs -0 $(PYTHON) tests/documents/markdown.py
 
 build: deps ## Binary, initramfs and test kernel in build/: what `make test` needs
@@ -118,25 +117,28 @@ build: deps ## Binary, initramfs and test kernel in build/: what `make test` nee
 clean: ## Remove build/ (what cross builds stays in the cache)
 	rm -rf build
 
-# build/i586: cowflush, busybox and sqlite3; build/initramfs.cpio.gz
-router: deps
-	@cross/build i586 cowflush
+# The processors that guests have: cross/lib/targets.sh
+TARGETS := i586 x86_64
+
+# build/TARGET: cowflush and busybox
+$(TARGETS:%=router-%): router-%: deps
+	@cross/build $* cowflush
+	@busybox=$$(cross/busybox $*); ln -sf "$$busybox"/busybox{,.links} build/$*/
+
+# build/TARGET: what tests run in a guest as well
+$(TARGETS:%=guest-%): guest-%: router-%
+	@cross/build $* guest-tools
+
+# build/i586 with sqlite3, and build/initramfs.cpio.gz
+router: router-i586
 	@initramfs/build build/initramfs.cpio.gz build/i586/cowflush
-	@busybox=$$(cross/busybox i586); ln -sf "$$busybox"/busybox{,.links} build/i586/
-	@sqlite=$$(cross/sqlite i586); ln -sf "$$sqlite"/sqlite3 build/i586/
+	@sqlite=$$(cross/test/sqlite i586); ln -sf "$$sqlite"/sqlite3 build/i586/
+
+guest: router guest-i586 host
 
 # build/newer: this program as one that writes a newer format of the flush log would be, for tests
 newer: deps
-	@tests/newer.sh
-
-# build/i586: the test helpers as well
-guest: router host
-	@cross/build i586 guest-tools
-
-# build/x86_64: the same with 64 bits, but for sqlite3
-guest-x86_64: deps
-	@cross/build x86_64
-	@busybox=$$(cross/busybox x86_64); ln -sf "$$busybox"/busybox{,.links} build/x86_64/
+	@cross/test/newer
 
 # build/host/release/cowflush, for this machine: it recovers cards in the tests
 host: deps ## The program for this machine, in build/host/release, and a helper of `make image`
@@ -145,13 +147,13 @@ host: deps ## The program for this machine, in build/host/release, and a helper 
 # build/i586/rsync, which only bench-wear puts on its card
 rsync: deps
 	@mkdir -p build/i586
-	@rsync=$$(cross/rsync i586); ln -sf "$$rsync"/rsync build/i586/
+	@rsync=$$(cross/test/rsync i586); ln -sf "$$rsync"/rsync build/i586/
 
 ARCH := i386
 deb: deb-$(ARCH) ## Debian's package, in build/: ARCH=i386 or amd64
 
 deb-%: deps
-	@cross/deps.sh debian
+	@cross/deps debian
 	@package/debian/build $*
 
 OPENWRT_ARCH := i386_pentium-mmx
@@ -161,19 +163,19 @@ ipk: guest ## OpenWrt's package, in build/, and the folder for OpenWrt's own bui
 # build/promtool/promtool, for tests
 promtool: deps
 	@mkdir -p build
-	@promtool=$$(cross/promtool); ln -sfn "$$promtool" build/promtool
+	@promtool=$$(cross/test/promtool); ln -sfn "$$promtool" build/promtool
 
 # build/debian: Debian systems to install the package in, for tests
 debian-root: deps
-	@cross/deps.sh debian
+	@cross/deps debian
 	@mkdir -p build
-	@root=$$(cross/debian-root); ln -sfn "$$root" build/debian
+	@root=$$(cross/test/debian-root); ln -sfn "$$root" build/debian
 
 # build/debian-amd64: one with 64 bits
 debian-root-amd64: deps
-	@cross/deps.sh debian
+	@cross/deps debian
 	@mkdir -p build
-	@root=$$(cross/debian-root-amd64); ln -sfn "$$root" build/debian-amd64
+	@root=$$(cross/test/debian-root-amd64); ln -sfn "$$root" build/debian-amd64
 
 # build/test-cache: those systems with the package in use, for tests. Minutes each, and one processor.
 debian-systems: debian-system-systemd debian-system-sysvinit
@@ -188,25 +190,26 @@ debian-system-amd64 debian-system-dracut: debian-system-%: debian-root-amd64 deb
 # build/kernel-VERSION/bzImage: VERSION is 6.1, 6.12 or newest
 kernel-%: deps
 	@mkdir -p build
-	@kernel=$$(cross/kernel.sh $* qemu-i586); ln -sfn "$$kernel" build/kernel-$*
+	@kernel=$$(cross/kernel $* qemu-i586); ln -sfn "$$kernel" build/kernel-$*
 
 # build/kernel-VERSION-x86_64/bzImage, Debian's own, and build/initramfs-VERSION-x86_64.cpio.gz with the modules that QEMU's machine needs
 kernel-%-x86_64: guest-x86_64
-	@kernel=$$(cross/debian-kernel $*); ln -sfn "$$kernel" build/kernel-$*-x86_64
+	@kernel=$$(cross/test/debian-kernel $*); ln -sfn "$$kernel" build/kernel-$*-x86_64
 	@initramfs/build build/initramfs-$*-x86_64.cpio.gz build/x86_64/cowflush --modules build/kernel-$*-x86_64/modules/* --with ata_piix,sd_mod,ext4,loop,dm_snapshot
 
 # build/kernel-BOARD/bzImage: a board's kernel, of the version that it is tested with
 kernel-board-%: deps
 	@mkdir -p build
 	@[ -f board/$*/kernel.version ] || { echo "no board \"$*\": those in board/ are there" >&2; exit 1; }
-	@kernel=$$(cross/kernel.sh "$$(cat board/$*/kernel.version)" $*); ln -sfn "$$kernel" build/kernel-$*
+	@kernel=$$(cross/kernel "$$(cat board/$*/kernel.version)" $*); ln -sfn "$$kernel" build/kernel-$*
 
 # build/alix2.img, and the kernel of the image that tests lay out as OpenWrt does
 images: guest kernel-board-alix2 kernel-board-openwrt-geode
 	@$(PYTHON) -m image board alix2 --kernel build/kernel-alix2/bzImage --out build/alix2.img --replace
 
 deps:
-	@cross/deps.sh
+	@cross/deps
 
 # Every target without a pattern is a name, not a file.
+.PHONY: $(foreach target,$(TARGETS),router-$(target) guest-$(target))
 .PHONY: $(shell sed -n 's/^\([a-z][a-z0-9-]*\):\( .*\|\)$$/\1/p' $(firstword $(MAKEFILE_LIST)))

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help="the board's kernel (cross/kernel.sh builds it)",
+        help="the board's kernel (cross/kernel builds it)",
     )
     one.add_argument("--out", type=Path, required=True, metavar="FILE", help="the image to write")
     one.add_argument(
@@ -108,7 +108,7 @@ def run(wanted: argparse.Namespace) -> str:
 def _kernel_notice(kernel: bytes | None) -> tuple[notices.Part, ...]:
     if kernel is None:
         return ()
-    source = "Source: where its image came from; of those that cross/kernel.sh builds Debian's package linux-source"
+    source = "Source: where its image came from; of those that cross/kernel builds Debian's package linux-source"
     return (notices.gpl(f"Linux {release(kernel)}", 2, source),)
 
 

@@ -45,7 +45,7 @@ RESOLVED = [
 
 @pytest.mark.parametrize(("version", "board"), RESOLVED)
 def test_a_board_s_configuration_resolves(version: str, board: str) -> None:
-    script = artefacts.TOP / "cross" / "kernel.sh"
+    script = artefacts.TOP / "cross" / "kernel"
     run = local.run(
         [script, "--config-only", version, board], capture_output=True, text=True, timeout=3600
     )

@@ -14,9 +14,9 @@ from harness import artefacts
 
 
 def deps(release: Path) -> subprocess.CompletedProcess[str]:
-    """`cross/deps.sh` on a machine whose os-release is this file; nothing is missing on it."""
+    """`cross/deps` on a machine whose os-release is this file; nothing is missing on it."""
     return subprocess.run(
-        [artefacts.TOP / "cross" / "deps.sh"],
+        [artefacts.TOP / "cross" / "deps"],
         env={**os.environ, "OS_RELEASE": str(release)},
         capture_output=True,
         text=True,
@@ -66,7 +66,7 @@ def stub(folder: Path, name: str, script: str) -> None:
 
 
 def as_user(tmp_path: Path, subids: str, userns: str = "1") -> subprocess.CompletedProcess[str]:
-    """`cross/deps.sh debian` as a user on a machine that lacks nothing but uidmap."""
+    """`cross/deps debian` as a user on a machine that lacks nothing but uidmap."""
     stub(tmp_path / "bin", "id", '[ "$1" = -un ] && echo somebody || echo 1000')
     stub(tmp_path / "bin", "dpkg-query", 'case "$*" in *uidmap) exit 1 ;; esac; echo installed')
     stub(tmp_path / "bin", "sudo", f'echo "$*" >>"{tmp_path}/asked"')
@@ -85,7 +85,7 @@ def as_user(tmp_path: Path, subids: str, userns: str = "1") -> subprocess.Comple
         "COWFLUSH_USERNS": f"{tmp_path}/userns",
     }
     return subprocess.run(
-        [artefacts.TOP / "cross" / "deps.sh", "debian"],
+        [artefacts.TOP / "cross" / "deps", "debian"],
         env=environment,
         capture_output=True,
         text=True,
@@ -113,7 +113,7 @@ def test_who_is_not_root_is_told_what_is_missing_first(tmp_path: Path) -> None:
 
 
 class Cache:
-    """Builds of a script of its own, which sources cross/lib.sh."""
+    """Builds of a script of its own, which sources cross/lib/common.sh."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.script = folder / "cache", folder / "build"
@@ -124,9 +124,9 @@ class Cache:
         self, name: str, key: str, body: str, **more: str
     ) -> subprocess.CompletedProcess[str]:
         self.script.write_text(
-            f"#!/usr/bin/env bash\nsource {artefacts.TOP}/cross/lib.sh\n"
+            f"#!/usr/bin/env bash\nsource {artefacts.TOP}/cross/lib/common.sh\n"
             f"make_it() {{\n{body}\n}}\n"
-            f'cached {name} {key} "making it" make_it\n'
+            f'key={key}\ncached {name} "$key" "making it" make_it\n'
         )
         environment = {
             **os.environ,
@@ -230,3 +230,15 @@ def test_a_month_s_first_build_does_without_a_network(cache: Cache) -> None:
             assert done.returncode == 1 and done.stdout == ""
     alone = cache.build("linux-source-6.12", KEYS[0], "false")
     assert alone.returncode == 1 and alone.stdout == ""
+
+
+def test_a_file_that_is_not_there_is_in_no_key(cache: Cache, tmp_path: Path) -> None:
+    """As the word of its name it would be the same whatever the file has, wherever that went."""
+    there = tmp_path / "there"
+    there.write_text("something")
+    keys = []
+    for argument in (there, "there", tmp_path / "moved"):
+        done = cache.build("thing", f"$(key_of {argument})", "true")
+        keys.append(done.stdout.strip())
+    assert keys[0] != keys[1] and keys[0] and keys[1] and not keys[2]
+    assert done.returncode == 1 and f"{argument} goes into a key, and is not there" in done.stderr

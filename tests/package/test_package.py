@@ -140,7 +140,7 @@ FILES = {
     "/etc/grub.d/42_cowflush": (0o755, "debian/42_cowflush"),
     "/usr/lib/cowflush/card.sh": (0o644, "debian/card.sh"),
     "/usr/share/cowflush/grub-default.cfg": (0o644, "GRUB"),
-    "/usr/lib/udev/rules.d/56-cowflush.rules": (0o644, "debian/56-cowflush.rules"),
+    "/usr/lib/udev/rules.d/56-cowflush.rules": (0o644, "udev/56-cowflush.rules"),
     "/etc/cowflush.conf": (0o644, "cowflush.conf"),
     "/usr/share/bash-completion/completions/cowflush": (0o644, "cowflush.bash"),
     "/usr/share/man/man8/cowflush.8.gz": (0o644, "cowflush.8"),

@@ -1,5 +1,5 @@
 # Sets up Debian's Rust for a target: what to pass to cargo is in `rust`.
-# Source it after lib.sh and targets.sh, call `target NAME`, then `rust_for NAME`.
+# Source it after common.sh and targets.sh, call `target NAME`, then `rust_for NAME`.
 # shellcheck shell=bash disable=SC2154,SC2034 # the variables pass between these files
 
 # One library under the names that std may ask for.
@@ -12,7 +12,7 @@ build_unwind() {
 rust_for() {
     local musl unwind key linker flags
     musl=$("$ROOT/cross/musl" "$1")
-    key=$(key_of "$ROOT"/cross/{rust.sh,unwind.c,targets.sh} "$(host_tools)")
+    key=$(key_of "$ROOT"/cross/{lib/rust.sh,unwind.c,lib/targets.sh} "$(host_tools)")
     unwind=$(cached "unwind-$1" "$key" "compiling two unwinder stubs" build_unwind)
 
     # std is compiled too, for this very processor: RUSTC_BOOTSTRAP lets Debian's

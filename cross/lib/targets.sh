@@ -1,5 +1,5 @@
 # The processors this project is built for; what differs between them stands
-# here only. Source it after lib.sh, then call `target NAME`.
+# here only. Source it after common.sh, then call `target NAME`.
 # shellcheck shell=bash disable=SC2034 # the variables are for the sourcing script
 
 # target NAME: sets rust_target, debian_arch, musl_arch, cc_flags, check and uapi_arch.
@@ -20,7 +20,7 @@ target() {
         cc_flags=(-m64)
         check=(true)
         ;;
-    *) die "no target \"$1\": i586 and x86_64 are described in cross/targets.sh" ;;
+    *) die "no target \"$1\": i586 and x86_64 are described in cross/lib/targets.sh" ;;
     esac
 }
 
@@ -30,5 +30,5 @@ target_of() {
         target "$target"
         [ "$debian_arch" != "$1" ] || return 0
     done
-    die "no target for Debian's architecture \"$1\": i386 and amd64 are described in cross/targets.sh"
+    die "no target for Debian's architecture \"$1\": i386 and amd64 are described in cross/lib/targets.sh"
 }

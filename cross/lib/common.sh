@@ -1,4 +1,4 @@
-# Shared by the scripts in this folder: messages, and the cache of built things.
+# Shared by the scripts of cross/ and its folders: messages, and the cache of built things.
 # Source it; it runs nothing by itself.
 #
 # Every built thing is a folder NAME-KEY in the cache. KEY hashes all that went
@@ -34,7 +34,7 @@ clean_environment() {
 clean_environment
 export LC_ALL=C
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${COWFLUSH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cowflush}
 SELF=$(basename "$0")
 JOBS=${JOBS:-$(nproc)}
@@ -57,12 +57,15 @@ as_root() {
 }
 
 # key_of WORD_OR_FILE...: sixteen hex digits over all its arguments. An argument
-# that names a file counts with its content, any other as the word it is.
+# that names a file counts with its content, any other as the word it is. A path to no file is a
+# mistake: as a word it would say nothing of what the file has, and something else in each clone.
 key_of() {
     local arg
     for arg in "$@"; do
         if [ -f "$arg" ]; then
             printf 'file %s\n' "$(sha256sum <"$arg")"
+        elif [ "${arg:0:1}" = / ]; then
+            die "$arg goes into a key, and is not there"
         else
             printf 'word %s\n' "$arg"
         fi
@@ -174,7 +177,7 @@ build_into_cache() {
 package_version() {
     # shellcheck disable=SC2016 # dpkg-query's own variables
     dpkg-query --show --showformat '${Package} ${Version}\n' "$@" ||
-        die "needs the packages $*: run cross/deps.sh"
+        die "needs the packages $*: run cross/deps"
 }
 
 # host_tools: what the host compiler and linker are, for a key.

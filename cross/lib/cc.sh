@@ -1,4 +1,4 @@
-# A C compiler for a target, against Debian's musl. Source it after lib.sh and
+# A C compiler for a target, against Debian's musl. Source it after common.sh and
 # targets.sh, set $musl to what cross/musl printed, and call write_compiler
 # inside a `cached` build: it uses $work.
 # shellcheck shell=bash disable=SC2154 # $work, $musl, and what `target` sets

@@ -1,6 +1,6 @@
 # Fetches packages from Debian's archive without touching the machine's apt:
 # own lists, own cache, no foreign architecture added, no root needed.
-# Source it after lib.sh and call these inside a `cached` build: they use $work.
+# Source it after common.sh and call these inside a `cached` build: they use $work.
 # shellcheck shell=bash disable=SC2154 # $work
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg

@@ -1,8 +1,8 @@
-# What the scripts share that make Debian systems for the tests. Source it after lib.sh, and
+# What the scripts share that make Debian systems for the tests. Source it after common.sh, and
 # call its functions inside a `cached` build, all but debian_key: they use $work.
 # shellcheck shell=bash disable=SC2154 # $work
-source "$ROOT/cross/apt.sh"
-source "$ROOT/cross/releases.sh"
+source "$ROOT/cross/lib/apt.sh"
+source "$ROOT/cross/lib/releases.sh"
 
 # The last release with a kernel for i386, whatever release this machine is.
 release=$(release_of 6.1)
@@ -83,6 +83,6 @@ disk() {
 debian_key() {
     local sources
     mapfile -t sources < <(find "$files" -type f | sort)
-    key_of "$@" "$ROOT"/cross/{debian,apt,releases}.sh "$ROOT/tests/harness/agent.sh" "${sources[@]}" \
+    key_of "$@" "$ROOT"/cross/lib/{debian,apt,releases}.sh "$ROOT/tests/harness/agent.sh" "${sources[@]}" \
         "$(candidate linux-image-amd64)" "$(package_version grub-common mmdebstrap)"
 }

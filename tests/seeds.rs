@@ -67,3 +67,23 @@ fn every_target_is_listed_here() {
     assert_eq!(stems("fuzz_targets"), listed);
     assert_eq!(stems("seeds"), listed);
 }
+
+/// proptest finds its file by the module's path, and says nothing when there is none.
+#[test]
+fn what_proptest_once_found_lies_where_its_module_is() {
+    fn check(seeds: &Path, sources: &Path) -> usize {
+        let entries = fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap());
+        let found = entries.map(|entry| {
+            let inside = sources.join(entry.file_name());
+            if entry.path().is_dir() {
+                return check(&entry.path(), &inside);
+            }
+            let module = inside.with_extension("rs");
+            assert!(module.exists(), "{} has no {}", entry.path().display(), module.display());
+            1
+        });
+        found.sum()
+    }
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert!(check(&top.join("proptest-regressions"), &top.join("src")) > 0);
+}

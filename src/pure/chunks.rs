@@ -1,4 +1,4 @@
-//! Chunks: what a COW, the flush log and root are counted, read and written in.
+//! Chunks of 4 KiB, the unit in which a COW, the flush log and root are counted, read and written.
 
 /// Chunk size that cowflush uses, in sectors: the page and the usual filesystem block.
 pub const CHUNK_SECTORS: u32 = 8;

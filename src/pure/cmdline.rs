@@ -6,7 +6,7 @@ use super::disk::reference::Reference;
 use crate::pure::config::Config;
 use crate::pure::units::decimal;
 
-/// What the command line asks for. Whatever it does not say has the kernel's default.
+/// What the command line asks for. What it does not mention has the kernel's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `root=`.
@@ -27,9 +27,9 @@ pub struct Options {
     pub panic: u64,
     /// `cowflush=off`: use the card directly.
     pub off: bool,
-    /// `cowflush=on`: somebody flushes root, in a way that [`served`](super::served) can't see.
+    /// `cowflush=on`: something flushes root, in a way that [`served`](super::served) can't see.
     pub vouched: bool,
-    /// `cowflush=always`: that, and use the stack however many boots have failed on it.
+    /// `cowflush=always`: as `cowflush=on`, and use the stack however many boots have failed on it.
     pub insist: bool,
     /// `cowflush.log=`: where the flush log is.
     pub log: LogChoice,
@@ -42,7 +42,7 @@ pub struct Options {
 /// Where the flush log is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LogChoice {
-    /// Wherever one is that was made for this root.
+    /// The log that was made for this root, wherever it is.
     #[default]
     Own,
     /// The log that the command line names.
@@ -51,8 +51,9 @@ pub enum LogChoice {
     None,
 }
 
-/// A file of the initramfs with words that are taken before those of the kernel command line: what a distribution's
-/// hook knows of the machine, as that its flush log is on another disk.
+/// A file of the initramfs with words that are read before the kernel command line. A
+/// distribution's hook notes in it what it knows of the machine, such as a flush log on another
+/// disk.
 pub const NOTED: &str = "/etc/cowflush.words";
 
 impl Options {
@@ -69,15 +70,15 @@ impl Options {
         let mut config = Config::default();
         let mut complaints = config.read(file);
         for (key, value) in &self.settings {
-            // They were tried when the line was read.
+            // The settings were tried when the line was read.
             let _ = config.set(key, value);
         }
         complaints.extend(config.reconcile());
         (config, complaints)
     }
 
-    /// Reads a whole command line. Never fails: a router must boot. A line is bytes: one that is
-    /// no UTF-8 spoils its own word alone.
+    /// Reads a whole command line. Never fails: a router must boot. A line is bytes: a byte that is
+    /// not UTF-8 spoils only the word that it is in.
     pub fn parse(line: impl AsRef<[u8]>) -> Self {
         let mut options = Self::default();
         options.add(&String::from_utf8_lossy(line.as_ref()));
@@ -339,7 +340,7 @@ mod tests {
                 }
                 "rootwait`, `rootdelay=" => "30 s of patience, 0",
                 "panic=" => "0",
-                // Neither word.
+                // Neither `on` nor `off`.
                 "cowflush=" => "none",
                 "cowflush.log=" => "`auto`",
                 "cowflush.merge=" => "`75%`",
@@ -380,7 +381,7 @@ mod tests {
         assert_eq!((Options::parse("panic=x").panic, Options::parse("rw=1").writable), (0, false));
         assert!(Options::parse("rw ro=1").writable);
         assert!(Options::parse("\0quiet rw\n\0").writable);
-        // What a boot loader cut off after 80 characters is no more of a message.
+        // A complaint repeats at most 80 characters of a word.
         let long = Options::parse(format!("root={}", "x".repeat(500)));
         assert!(long.complaints[0].len() < 200, "{}", long.complaints[0]);
     }

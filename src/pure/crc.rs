@@ -1,8 +1,8 @@
 //! CRC-32C (Castagnoli), as iSCSI (RFC 3720) and ext4 use it.
 
 const POLYNOMIAL: u32 = 0x82f6_3b78;
-/// `TABLES[n]` is what a byte that is followed by `n` others makes of the state: four bytes are
-/// looked up at once, which halves the time on a processor that has no instruction for it.
+/// `TABLES[n]` has the effect on the state of a byte that `n` others follow. So four bytes are
+/// looked up at once, which halves the time on a processor that has no CRC instruction.
 const TABLES: [[u32; 256]; 4] = tables();
 
 // A const fn has no iterators; all indices are below 256 and 4.

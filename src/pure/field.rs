@@ -1,4 +1,5 @@
-//! Numbers at a place of a structure on disk. Each structure is a table of its fields, by the names that its source has.
+//! Fields of structures on disk. Each structure is a table of its fields, with the names that its
+//! source has.
 
 use core::marker::PhantomData;
 
@@ -25,7 +26,7 @@ macro_rules! stored {
     };
 }
 
-/// A number of 32 bits, its highest byte first. Where nothing is said the lowest byte is the first.
+/// A big-endian number of 32 bits. All other numbers are little-endian.
 pub enum BigEndian32 {}
 
 stored! {

@@ -22,8 +22,8 @@ pub fn name(path: &[u8]) -> String {
     name.strip_suffix(".ko").unwrap_or(&name).replace('-', "_").chars().take(80).collect()
 }
 
-/// What the kernel command line says for a module, as `libata.dma=0`. The kernel passes that on to
-/// what is built in alone.
+/// What the kernel command line says for a module, such as `libata.dma=0`. The kernel itself passes
+/// parameters only to what is built in.
 pub fn parameters(name: &str, line: &[u8]) -> String {
     let line = String::from_utf8_lossy(line);
     let mut parameters = String::new();

@@ -27,7 +27,7 @@ impl fmt::Display for Sectors {
 pub struct Bytes(pub u64);
 
 impl Bytes {
-    /// More than there is of anything.
+    /// The largest number: more than any machine has.
     pub const MAX: Self = Self(u64::MAX);
 
     /// Whole sectors in this many bytes, rounded down.
@@ -35,8 +35,8 @@ impl Bytes {
         Sectors(self.0 / SECTOR_BYTES)
     }
 
-    /// This many bytes as a share of `whole`, in percent, at most 100. Where nothing fits everything is full:
-    /// any share of nothing is 100, so that no mark stays out of reach for it.
+    /// This many bytes as a share of `whole`, in percent, at most 100. A share of 0 is 100, so that
+    /// what can hold nothing counts as full.
     pub const fn percent_of(self, whole: Bytes) -> u64 {
         if whole.0 == 0 {
             return 100;

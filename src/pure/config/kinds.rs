@@ -1,5 +1,5 @@
-//! The kinds of values that keys have: how each is written in the file, and what a complaint says about a text that is
-//! none.
+//! The kinds of values that keys have: how the file writes each, and what a complaint says about a
+//! text that is not one.
 
 use crate::pure::cow::size::Size;
 use crate::pure::disk::reference::Reference;
@@ -16,9 +16,9 @@ pub trait Kind {
     const WANTED: Wanted;
     /// Two texts with different values: what a test of any key can set.
     const EXAMPLES: [&str; 2];
-    /// Reads a value; `None` for a text that is none.
+    /// Reads a value; `None` for a text that is not a value.
     fn read(text: &str) -> Option<Self::Value>;
-    /// The text of a value: what [`read`](Self::read) takes for the same.
+    /// The text of a value: [`read`](Self::read) gets the same value from it.
     fn write(value: &Self::Value) -> String;
 }
 
@@ -130,7 +130,7 @@ impl Kind for TimesOfDay {
 
 const SHARE: Wanted = "a share such as 75%";
 
-/// A share in percent, 1 to 100.
+/// A share in percent, from 1 to 100.
 pub enum Share {}
 
 impl Kind for Share {
@@ -165,7 +165,8 @@ impl Kind for ShareOrOff {
     }
 }
 
-/// Absolute paths, at most 96; those with a `!` before them, which are left out, must be in another one.
+/// Absolute paths, at most 96. A path with a `!` before it is left out, and must lie inside another
+/// one.
 pub enum Paths {}
 
 impl Kind for Paths {
@@ -191,13 +192,13 @@ impl Kind for Paths {
     }
 }
 
-/// Whether a path is another or is in it, whatever ends with a slash.
+/// Whether a path is another one or lies inside it; slashes at the end don't count.
 pub fn is_in(path: &str, other: &str) -> bool {
     let rest = path.strip_prefix(other.trim_end_matches('/'));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The path that one of a list leaves out, if it does.
+/// The path behind the `!`, for an entry that leaves a path out.
 pub fn left_out(path: &str) -> Option<&str> {
     path.strip_prefix('!')
 }
@@ -231,7 +232,7 @@ pub enum Switch {}
 
 words!(Switch, bool, "on or off", "on" = true, "off" = false);
 
-/// What becomes of writers when flushes fail and the COW gets full.
+/// What becomes of writers when flushes fail and the COW fills up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnOverflow {
     /// Their writes go straight to the card.
@@ -248,7 +249,7 @@ words!(
     "wait" = Self::Wait
 );
 
-/// What becomes of an upgrade on trial when the COW gets full.
+/// What becomes of an upgrade on trial when the COW fills up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldFull {
     /// It is kept: the hold ends.

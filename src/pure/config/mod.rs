@@ -18,10 +18,10 @@ use crate::pure::units::Bytes;
 /// Where the file is.
 pub const PATH: &str = "/etc/cowflush.conf";
 
-/// The answer to a key that there is not.
+/// What a complaint says about a key that does not exist.
 pub const UNKNOWN: Wanted = "a key that this version knows";
 
-/// A key, for what lists them; the program itself has no use for it.
+/// A key, for the documents and tests that list keys; the program itself does not use it.
 #[derive(Clone, Debug)]
 pub struct Key {
     /// What the file calls it.
@@ -141,7 +141,8 @@ impl Config {
         KEYS.iter().map(|key| format!("{} = {}\n", key.name, (key.text)(self))).collect()
     }
 
-    /// Settles what fits each key, but not together. Returns a sentence for what was changed.
+    /// Changes values that are valid alone and not together. Returns a sentence for what was
+    /// changed.
     pub fn reconcile(&mut self) -> Option<String> {
         let high = self.high;
         // Writers would be held back before a flush is due that gives them room.
@@ -175,7 +176,8 @@ impl Config {
     }
 }
 
-/// As much of a line as a complaint repeats: bytes count, since syslog and the kernel log count them.
+/// The part of a line that a complaint repeats, measured in bytes, as syslog and the kernel log
+/// measure.
 fn beginning(line: &str) -> &str {
     let mut ends = line.char_indices().map(|(at, c)| at + c.len_utf8());
     let end = ends.by_ref().take_while(|end| *end <= 120).last().unwrap_or(0);
@@ -320,7 +322,8 @@ mod tests {
                     && !takes(key, "a")
                     && !takes(key, "/a,none")
             );
-            // What is left out must be in what is not, or somebody is mistaken.
+            // A path that is left out must lie inside a path that is not: anything else is a
+            // mistake.
             for good in ["/a,!/a/b", "!/a/b, /a", "/a, !/a/b,/a/b/c", "/,!/a", "/a/,!/a"] {
                 assert!(takes(key, good), "{key}={good}");
             }

@@ -1,4 +1,4 @@
-//! Filling the gaps of erase blocks, so that a merge writes each from its start on.
+//! Fills the gaps of erase blocks, so that a merge writes each block from its start on.
 //!
 //! A card that maps whole erase blocks (CompactFlash) takes writes to a log block. When that holds
 //! a block's pages in order from the first one on, the card completes it by itself and erases one
@@ -43,7 +43,7 @@ pub fn is_filler(exception: &Exception) -> bool {
 }
 
 /// Adds entries to a sorted table so that each erase block is written from its start to its last
-/// entry, as long as `budget` has room for what they copy; that is taken off it.
+/// entry, as long as `budget` has room for what they copy. What they copy is subtracted from it.
 pub fn fill(sorted: &[Exception], blocks: EraseBlocks, budget: &mut Budget) -> Vec<Exception> {
     let mut filled = Vec::with_capacity(sorted.len());
     for block in sorted.chunk_by(|a, b| blocks.of(a.old) == blocks.of(b.old)) {
@@ -66,13 +66,15 @@ pub fn fill(sorted: &[Exception], blocks: EraseBlocks, budget: &mut Budget) -> V
     filled
 }
 
-/// The table without the fillers that `unwanted` names by their chunk; what is no filler stays.
+/// The table without the fillers that `unwanted` names by their chunk; entries that are not fillers
+/// stay.
 pub fn without(table: &[Exception], unwanted: impl Fn(u64) -> bool) -> Vec<Exception> {
     table.iter().filter(|entry| !(is_filler(entry) && unwanted(entry.old))).copied().collect()
 }
 
-/// Reads neighbouring chunks of the card from `first` on, together if that can be done; else each alone. Returns
-/// those that can't be read: `read` says by `false` that it could not read so much from that chunk on.
+/// Reads neighbouring chunks of the card from `first` on, together where that works, else one by
+/// one. Returns the chunks that can't be read: `read` returns `false` where it could not fill its
+/// buffer from that chunk on.
 pub fn read(first: u64, into: &mut [u8], mut read: impl FnMut(u64, &mut [u8]) -> bool) -> Vec<u64> {
     if read(first, into) {
         return Vec::new();
@@ -120,7 +122,7 @@ mod tests {
         let mut budget = 100;
         let filled = fill(&table(&[1, 4, 6, 9]), BLOCKS, &mut budget);
         assert_eq!(olds(&without(&filled, |chunk| chunk == 3)), [0, 1, 2, 4, 6, 7, 8, 9]);
-        // A chunk that is merged stays, whatever is said of the card's.
+        // A chunk that is merged stays, whether or not the card's chunk can be read.
         assert_eq!(olds(&without(&filled, |_| true)), [1, 4, 6, 9]);
     }
 

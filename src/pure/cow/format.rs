@@ -39,7 +39,7 @@ pub enum Defect {
     ChunkSize(u32),
     /// An exception's old chunk lies behind the end of the origin.
     OutsideOrigin(Exception),
-    /// An exception's new chunk is no data chunk of the COW.
+    /// An exception's new chunk is not a data chunk of the COW.
     OutsideCow(Exception),
     /// Two exceptions have the same old chunk.
     Twice(Exception),

@@ -1,6 +1,6 @@
 //! The COW's persistent exception store, byte by byte, and what is computed from it.
 //!
-//! Pure: who reads and writes the bytes is in [`crate::flush::view`].
+//! Pure: [`crate::flush::view`] reads and writes the bytes.
 
 pub mod fill;
 pub mod format;

@@ -7,15 +7,16 @@ use crate::pure::units::Bytes;
 /// The smallest COW that is worth having: header, one metadata area and a few megabytes.
 pub const SMALLEST: Bytes = Bytes(2 << 20);
 
-/// What is left to everybody else before anything is promised to COWs: on a machine with 64 MB a
-/// kernel and a few programs can't do with less.
+/// Memory that COWs are never promised: on a machine with 64 MB, a kernel and a few programs can't
+/// do with less.
 pub const RESERVE: Bytes = Bytes(16 << 20);
 
-/// How much larger a COW's device is than what it may hold: so far a writer may come before it is held
-/// back, 30 ms at full memory speed. The memory for that is in the [`RESERVE`].
+/// How much larger a COW's device is than what the COW may hold. A writer at full memory speed
+/// needs 30 ms to write that much, which is the time the throttle has to hold it back. The memory
+/// for it is in the [`RESERVE`].
 pub const SLACK: Bytes = Bytes(8 << 20);
 
-/// A wish for the size of the COW, from `cowflush.size=`.
+/// The configured size of the COW, from `size=` or `cowflush.size=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// A fixed number of bytes.
@@ -32,8 +33,8 @@ impl Default for Size {
 }
 
 impl Size {
-    /// The limit in bytes on a machine with `ram`. Never more than [`Room::most`], whatever was
-    /// wished for.
+    /// The limit in bytes on a machine with `ram`. Never more than [`Room::most`], whatever is
+    /// configured.
     pub fn limit(self, ram: Bytes, room: &Room) -> Bytes {
         let wanted = match self {
             Size::Fixed(bytes) => bytes,
@@ -44,7 +45,7 @@ impl Size {
     }
 }
 
-/// What could be had for COWs, what they hold now included.
+/// The memory that COWs could have, with what they hold now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// RAM.
@@ -76,7 +77,7 @@ impl Room {
 /// What COWs may hold at most where `available` bytes could be had for them: three quarters of what is behind [`RESERVE`], and at least [`SMALLEST`].
 ///
 /// A snapshot survives a full COW, but not one that the memory can't hold. Other programs come and
-/// go, so this is asked at every look, not only when a COW is made.
+/// go, so this is computed at every sample, not only when a COW is made.
 fn most(available: Bytes) -> Bytes {
     Bytes(available.0.saturating_sub(RESERVE.0) / 4 * 3).max(SMALLEST)
 }
@@ -115,8 +116,8 @@ pub fn usable(device: Bytes) -> Bytes {
 /// Whether a COW device of `device` bytes, of which `used` are, has room for what a freeze writes: `dirty`
 /// bytes of the page cache, and the filesystem's own.
 ///
-/// Those of other filesystems are among them. The daemon keeps them to an eighth of the COW, so that many
-/// are enough to ask for.
+/// `dirty` also counts pages of other filesystems. The daemon has the kernel keep dirty pages below
+/// an eighth of the COW, so the sum is small enough to ask for.
 pub fn can_freeze(device: Bytes, used: Bytes, dirty: Bytes) -> bool {
     let written = dirty.0.min(device.0 / 8).saturating_add(FREEZE);
     device.0.saturating_sub(used.0) >= written
@@ -152,7 +153,8 @@ mod tests {
         assert_eq!(Size::Fixed(Bytes(8 * MIB)).limit(ram, &room), Bytes(72 * MIB).min(room.most()));
         assert_eq!(room.most(), Bytes(66 * MIB));
         assert_eq!(room.in_ram().most(), Bytes(18 * MIB));
-        // What a COW moved there already is free again once the COW goes: it is counted as held.
+        // What the kernel has moved from a COW to the spill area is free again once the COW goes:
+        // it counts as held.
         let spilled = Room { spill_free: Bytes(0), ..room };
         assert_eq!(spilled.with(spill).most(), room.most());
     }

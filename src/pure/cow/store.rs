@@ -1,12 +1,13 @@
-//! The device of a COW whose memory must not count against the memory limit of whoever writes to root: its
-//! name, its table, its sizes. No I/O.
+//! The device of a COW whose memory must not count against the memory limit of the process that
+//! writes to root: its name, its table, its sizes. No I/O.
 //!
-//! The kernel's loop device works in the name of whoever sent a request: what a page of the file behind it
-//! takes counts against that one's memory limit, where the kernel has cgroups for both. A page that is there
-//! already costs nobody anything. So between root and the loop device stands one snapshot more, of a *blank*
-//! device that is all zeros, with a store that has no metadata. Its chunks are far larger than those of root,
-//! so no request ever is a whole chunk, and the kernel copies a chunk from the blank before it lets the first
-//! request to it through. That copy is a kernel thread's, in nobody's name.
+//! The kernel's loop device charges a page of the file behind it to the process that sent the
+//! request, where the kernel has cgroups for both: the page counts against that process's memory
+//! limit. A page that exists already is charged to nobody. So between root and the loop device
+//! stands one more snapshot, of a *blank* device that is all zeros, with a store that has no
+//! metadata. Its chunks are far larger than those of root, so no request is ever a whole chunk, and
+//! the kernel copies a chunk from the blank before it lets the first request to it through. A
+//! kernel thread makes that copy, so no process is charged for it.
 
 use core::fmt::Write;
 
@@ -22,8 +23,8 @@ pub const MOST: u32 = 16;
 /// The target's kind.
 pub const KIND: &str = "snapshot";
 
-/// How much the kernel copies at once, in sectors. So much is lost at a COW's end at most; a power of two, and
-/// more than a page, which is root's chunk.
+/// How much the kernel copies at once, in sectors: a power of two, and more than a page, which is
+/// root's chunk. At most this much is wasted at a COW's end.
 pub const CHUNK: u64 = 512;
 
 /// The name of the device with this number.
@@ -62,8 +63,8 @@ impl Store {
     }
 }
 
-/// The size of the devices under a COW of at most `size` bytes: whole chunks. The kernel gives up all of the
-/// snapshot if one does not fit.
+/// The size of the devices under a COW of at most `size` bytes: whole chunks. The kernel
+/// invalidates the whole snapshot if a chunk does not fit.
 pub fn room(size: Bytes) -> Bytes {
     let chunk = Sectors(CHUNK).bytes().0;
     Bytes(size.0.div_ceil(chunk).saturating_mul(chunk))

@@ -6,18 +6,19 @@ use crate::pure::units::Bytes;
 /// (`DEFAULT_COW_THRESHOLD` in dm-snap.c).
 pub const FREE: u64 = 2048;
 
-/// As many while a writer must not be at memory speed. Whoever writes more waits until earlier chunks
-/// are there, so the speed falls to about a fifth; a few chunks, such as a small fsync has, are as fast
-/// as ever. Fewer would slow down little more, and cost more metadata writes.
+/// The same number while writers must not reach memory speed. A process that writes more waits
+/// until earlier chunks are in the COW, so its speed falls to about a fifth; a few chunks, as a
+/// small fsync has, are as fast as before. A smaller number would slow writers down little more,
+/// and cost more metadata writes.
 const SLOWED: u64 = 4;
 
-/// Above that a COW lasts long enough at any speed: a quarter of a second at 256 MiB/s.
+/// Above this size a COW lasts long enough at any speed: a quarter of a second at 256 MiB/s.
 const SMALL: Bytes = Bytes(64 << 20);
 
 /// How many chunks at once suit a COW of at most `limit` bytes.
 ///
-/// Whoever looks after a COW may be late: a busy machine, a process that is started while memory is
-/// short. A small COW must not overflow in that time.
+/// The daemon or the throttle may be late to see a COW fill up, on a busy machine or while memory
+/// is short. A small COW must not overflow in that time.
 pub fn of(limit: Bytes) -> u64 {
     if limit <= SMALL { SLOWED } else { FREE }
 }

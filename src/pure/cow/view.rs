@@ -79,7 +79,7 @@ impl<'a> Areas<'a> {
     /// Takes the next piece, at most `most` entries, that will be one run; and whether it has to
     /// be copied for that.
     fn take(&mut self, most: usize) -> (&'a [Exception], bool) {
-        // No more is looked at than could be taken: a table has thousands of pieces.
+        // Looks at no more entries than could be taken: a table has thousands of pieces.
         let first = run_length(self.near(most));
         let joined = self.short_neighbours(first, most);
         // The room for fillers was taken off the budget when they were added.
@@ -95,7 +95,7 @@ impl<'a> Areas<'a> {
         (piece, copy)
     }
 
-    /// The rest's start.
+    /// The start of what is not placed yet, at most `most` entries.
     fn near(&self, most: usize) -> &'a [Exception] {
         self.rest.get(..most).unwrap_or(self.rest)
     }
@@ -166,7 +166,8 @@ pub fn run_length(sorted: &[Exception]) -> usize {
     joined + usize::from(!sorted.is_empty())
 }
 
-/// Sorts a table that is in a view's order: descending, but for its runs. Another one is sorted, too, which takes longer.
+/// Sorts a table that is in a view's order: descending, but for its runs. A table in any other
+/// order is sorted as well, more slowly.
 pub fn sort_back(table: &mut [Exception]) {
     table.reverse();
     for run in table.chunk_by_mut(|a, b| a.old > b.old) {
@@ -177,8 +178,8 @@ pub fn sort_back(table: &mut [Exception]) {
     }
 }
 
-/// The next run the kernel will merge, from what a view's last used area still holds: the lowest
-/// old chunk and the number of chunks. `None` when the area is empty.
+/// The next run that the kernel will merge: its lowest old chunk and its number of chunks. `area`
+/// is the last area of the view that is in use; `None` when it is empty.
 ///
 /// After a failed merge this is the run that failed.
 pub fn next_run(area: &Chunk) -> Option<(u64, u64)> {

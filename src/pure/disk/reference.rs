@@ -27,8 +27,8 @@ impl Reference {
         matches!(self, Self::Uuid(_) | Self::Label(_))
     }
 
-    /// Reads a reference; `None` when it is none. What is not local (`/dev/nfs`, `ubi0:root`) is
-    /// none either.
+    /// Reads a reference; `None` when the text is not one. What is not a local block device
+    /// (`/dev/nfs`, `ubi0:root`) is not one either.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some((tag, value)) = text.split_once('=') {
             let value = value.trim_matches('"').to_owned();
@@ -62,8 +62,8 @@ impl Reference {
     }
 }
 
-/// A name as udev writes it into a link: it puts `\x20` for a blank (`encode_devnode_name` of systemd's
-/// device-nodes.c). What is no such word stays as it is.
+/// A name as udev writes it into a link: it puts `\x20` for a blank (`encode_devnode_name` of
+/// systemd's device-nodes.c). Text that is not such an escape stays as it is.
 fn unescaped(name: &str) -> String {
     let mut bytes = Vec::with_capacity(name.len());
     let digit = |byte: u8| char::from(byte).to_digit(16);

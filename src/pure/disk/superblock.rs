@@ -38,7 +38,7 @@ const fn bare(kind: &'static str, magic: &'static [u8], magic_at: usize) -> Form
     Format { kind, magic, magic_at, uuid_at: None, label_at: 0, label_bytes: 0 }
 }
 
-/// Where the other formats keep what: magic, its place, UUID, label and its length.
+/// Where a format other than ext keeps its magic, UUID and label.
 struct Format {
     kind: &'static str,
     magic: &'static [u8],
@@ -67,7 +67,7 @@ const FORMATS: [Format; 13] = [
         label_bytes: 12,
     },
     bare("squashfs", b"hsqs", 0),
-    // What is no root for Linux, but must not be taken for free space either.
+    // Formats that can't be Linux's root, and must not be taken for free space either.
     bare("vfat", b"FAT32   ", 82),
     bare("vfat", b"FAT16   ", 54),
     bare("vfat", b"FAT12   ", 54),
@@ -102,13 +102,13 @@ const FORMATS: [Format; 13] = [
     },
 ];
 
-/// Recognises the filesystem in the first [`HEAD_BYTES`] of a partition; a shorter head is fine,
-/// what it lacks is not recognised.
+/// Recognises the filesystem in the first [`HEAD_BYTES`] of a partition. In a shorter head, formats
+/// with a magic behind its end are not recognised.
 pub fn identify(head: &[u8]) -> Option<Filesystem> {
     ext(head).or_else(|| FORMATS.iter().find_map(|format| other(head, format)))
 }
 
-/// What stands where something else shall be made.
+/// What a device holds on which something is to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Nothing: as a card comes from the factory, or was wiped.
@@ -171,16 +171,18 @@ fn elsewhere(head: &[u8], kind: &str) -> Option<&'static str> {
     })
 }
 
-/// Where a device of that size has the superblock of a md array, if it is a part of one: versions 0.90, 1.0, 1.1 and
-/// 1.2. Of the first two a mirror's filesystem begins where the device does, and looks like one of its own.
+/// Where a device of that size has the superblock of an md array, if it is a part of one: versions
+/// 0.90, 1.0, 1.1 and 1.2. With the first two, a mirror's filesystem begins where the device does,
+/// and looks like the device's own.
 pub fn array_places(size: Sectors) -> [Sectors; 4] {
     let before_end = |back: u64, unit: u64| Sectors((size.0.saturating_sub(back)) & !(unit - 1));
     let old = before_end(128, 128);
     [old, before_end(16, 8), Sectors(0), Sectors(8)]
 }
 
-/// Whether the sector there makes it such a part. Version 1 says where it stands: what does not stand there was left by an
-/// array of another size. Version 0.90 has the order of bytes of the machine that wrote it.
+/// Whether the sector at `place` makes the device part of an md array. A version 1 superblock says
+/// where it stands: one that stands elsewhere was left by an array of another size. Version 0.90
+/// has the order of bytes of the machine that wrote it.
 pub fn is_array_part(sector: &[u8], place: Sectors) -> bool {
     const MAGIC: u32 = 0xa92b_4efc;
     let word = |at: usize| Some(u32::from_le_bytes(*sector.get(at..)?.first_chunk()?));
@@ -505,7 +507,7 @@ mod tests {
             ("ext2", 1080, b"\x53\xef", Some(1128), Some((1144, 16))),
         ];
         for (kind, magic_at, magic, uuid_at, label_at) in cases {
-            // Whatever stands elsewhere must not be taken for either.
+            // What stands elsewhere must not be taken for either.
             let mut head = vec![0xa5; HEAD_BYTES];
             head[1024..2048].fill(0);
             // What ext has behind its label: where it was mounted last.

@@ -20,7 +20,7 @@ pub enum Target {
         /// First sector of `device` that is mapped.
         offset: Sectors,
     },
-    /// `origin`, with writes going to the persistent exception store on `cow`.
+    /// A snapshot of `origin` that writes to the persistent exception store on `cow`.
     Snapshot {
         /// What is read where nothing was written.
         origin: DevNo,
@@ -29,7 +29,7 @@ pub enum Target {
         /// Chunk size in sectors.
         chunk: u32,
     },
-    /// As `Snapshot`, while the kernel copies the exceptions into `origin`.
+    /// A snapshot whose exceptions the kernel copies into `origin`.
     SnapshotMerge {
         /// What the exceptions are copied into.
         origin: DevNo,

@@ -16,7 +16,7 @@ pub struct Groups<'a, C> {
     from: &'a mut C,
     /// The last group that was looked at, and its bitmap.
     seen: Option<(u32, Option<Vec<u8>>)>,
-    /// Nothing but metadata is taken for used in a group whose bitmap was never written.
+    /// In a group whose bitmap was never written, only the metadata count as used.
     untouched_is_free: bool,
 }
 
@@ -45,8 +45,8 @@ impl<'a, C: Chunks> Groups<'a, C> {
         Self { superblock, from, seen: None, untouched_is_free: false }
     }
 
-    /// The same; but such a group's blocks are free, but for those where the kernel puts metadata
-    /// (fs/ext4/balloc.c, `ext4_init_block_bitmap`).
+    /// As [`Self::new`], but in a group whose bitmap was never written all blocks are free except
+    /// those where the kernel puts metadata (fs/ext4/balloc.c, `ext4_init_block_bitmap`).
     pub fn with_untouched(superblock: &'a Superblock, from: &'a mut C) -> Self {
         Self { untouched_is_free: true, ..Self::new(superblock, from) }
     }
@@ -62,7 +62,7 @@ impl<'a, C: Chunks> Groups<'a, C> {
         Ok(bytes)
     }
 
-    /// Whether the bitmaps call a block free. What is in no group is not.
+    /// Whether the bitmaps call a block free. A block outside of all groups is not free.
     pub fn is_free(&mut self, block: u32) -> Result<bool, Refusal> {
         let Superblock { first, end, per_group, .. } = *self.superblock;
         if !(first..end).contains(&block) {
@@ -138,9 +138,9 @@ impl<'a, C: Chunks> Groups<'a, C> {
         Ok(Some(bits))
     }
 
-    /// The bitmap has as many free blocks as the descriptor says, and what holds the group's own
-    /// metadata is not among them. That is all there is to tell a bitmap from garbage where there
-    /// are no checksums.
+    /// Whether the bitmap has as many free blocks as the descriptor says, and the blocks of the
+    /// group's own metadata are not free. Without checksums nothing else tells a bitmap from
+    /// garbage.
     fn agrees(&self, descriptor: &Descriptor, bits: &[u8], blocks: &Range<u32>) -> bool {
         let used = |block: u32| is_set(bits, block.saturating_sub(blocks.start));
         let free = blocks.clone().filter(|block| !used(*block)).count() as u32;
@@ -159,8 +159,8 @@ impl<'a, C: Chunks> Groups<'a, C> {
             .chain(descriptor.inode_table..end)
     }
 
-    /// The bitmap of a group that has nothing but metadata. Where some groups have a copy of the superblock and the
-    /// descriptors, each is taken to have one.
+    /// The bitmap of a group that has nothing but metadata. It takes each group to have a copy of
+    /// the superblock and the descriptors, though only some may.
     fn untouched(&self, descriptor: &Descriptor, group: u32) -> Vec<u8> {
         let Superblock { per_group, descriptor_bytes, reserved, .. } = *self.superblock;
         let descriptors = self.superblock.blocks_for(self.superblock.groups(), descriptor_bytes);
@@ -178,15 +178,15 @@ impl<'a, C: Chunks> Groups<'a, C> {
 }
 
 impl Superblock {
-    /// Where entry `index` of a table stands whose entries have so many bytes, a power of 2 that is no
-    /// larger than a block: in which of its blocks, and at which byte of that.
+    /// Where entry `index` of a table stands: in which of the table's blocks, and at which byte of
+    /// it. An entry has `bytes` bytes, a power of 2 that is not larger than a block.
     pub fn place(&self, index: u32, bytes: usize) -> (u32, usize) {
         let per_block = self.shift - bytes.trailing_zeros().min(self.shift);
         let within = index as usize & ((1 << per_block) - 1);
         (index >> per_block, within * bytes)
     }
 
-    /// How many blocks a table of so many entries takes.
+    /// How many blocks a table of `entries` takes.
     fn blocks_for(&self, entries: u32, bytes: usize) -> u32 {
         let (blocks, rest) = self.place(entries, bytes);
         blocks + u32::from(rest > 0)

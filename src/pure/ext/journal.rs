@@ -1,4 +1,4 @@
-//! The journal: which blocks are its own, and that none of them counts.
+//! The journal: which blocks are its own, and whether it is empty, so that none of them counts.
 
 use core::ops::Range;
 
@@ -52,23 +52,24 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Whether a block is the journal's and not its superblock.
+    /// Whether a block belongs to the journal, apart from the journal's superblock.
     pub fn has(&self, block: u32) -> bool {
         let behind = self.ranges.partition_point(|range| range.1 <= block);
         self.ranges.get(behind).is_some_and(|range| range.0 <= block)
     }
 
-    /// Whether a recovery can't take a block, by its beginning, for one that was written later.
+    /// Whether a block is certainly of the journal's past: a recovery that reads its first bytes
+    /// does not go on with it.
     ///
-    /// A recovery goes on as long as it finds the number that it expects. Numbers only grow, by 32
-    /// bits around; those of the past are smaller. (fs/jbd2/recovery.c, `do_one_pass`.)
+    /// A recovery goes on as long as it finds the transaction number that it expects. Numbers only
+    /// grow, modulo 2^32; those of the past are smaller. (fs/jbd2/recovery.c, `do_one_pass`.)
     pub fn is_past(&self, head: &[u8]) -> bool {
         log::MAGIC.of(head) != MAGIC
             || (self.sequence.wrapping_sub(log::HEADER_SEQUENCE.of(head)) as i32) > 0
     }
 }
 
-/// The number of the next transaction, if the journal of so many blocks is empty.
+/// The number of the next transaction, if the journal, which has `blocks` blocks, is empty.
 fn empty_since(superblock: &Superblock, block: &[u8], blocks: u32) -> Result<u32, Refusal> {
     let version = log::BLOCKTYPE.of(block);
     // Version 1 has no features.
@@ -132,7 +133,7 @@ impl<C: Chunks> Map<'_, '_, C> {
         self.blocks = at::SIZE_LO.of(inode) >> shift;
         self.left = self.blocks;
         let regular = at::MODE.of(inode) & 0xf000 == 0x8000 && at::LINKS_COUNT.of(inode) > 0;
-        // 4 GiB or more is no journal.
+        // A journal is smaller than 4 GiB.
         if !regular || at::SIZE_HIGH.of(inode) != 0 || !(1..=MOST_BLOCKS).contains(&self.blocks) {
             return Err(NONSENSE);
         }
@@ -169,7 +170,7 @@ impl<C: Chunks> Map<'_, '_, C> {
             return Err(NONSENSE);
         }
         for entry in node.chunks_exact(extent_header::BYTES).skip(1).take(usize::from(count)) {
-            // In the order of the file and without holes, else the sum can't be right.
+            // Extents have the order of the file and leave no holes, else the total can't be right.
             if extent::BLOCK.of(entry) != self.blocks.saturating_sub(self.left) {
                 return Err(NONSENSE);
             }

@@ -1,6 +1,6 @@
-//! What of a sealed ext2/3/4 needn't reach the card: blocks that are free in its bitmaps, and the
-//! journal's, which is empty. docs/design/prune.md tells why that is safe. And what is free on
-//! the card, and is written before the rest.
+//! Which chunks of a sealed ext2/3/4 need not reach the card: those whose blocks are free in its
+//! bitmaps or belong to the journal, which is empty. docs/design/prune.md says why that is safe.
+//! Also which chunks are free on the card: a merge writes those first.
 //!
 //! Pure, and sceptical: the metadata are hostile input, and whatever is unusual (a feature that is
 //! not known here, a wrong checksum or count, a journal that is not empty, recorded errors) means
@@ -19,12 +19,12 @@ use journal::Journal;
 pub use refusal::Refusal;
 use superblock::Superblock;
 
-/// Takes from `table` (ascending by chunk of root) what needn't reach the card. Returns how many
-/// chunks that were. If nothing may be pruned the table stays as it is.
+/// Removes from `table` (ascending by chunk of root) what need not reach the card. Returns how many
+/// chunks it removed. On an error the table stays as it is.
 ///
-/// `sealed` is the filesystem at the moment of the seal, `below` what a read of a chunk that is left
-/// out will find instead: both have so many `chunks`; a last, partial one counts. `frozen` says that the filesystem is
-/// known to have been frozen; one with a journal tells by itself.
+/// `sealed` is the filesystem at the moment of the seal, `below` what a read of a pruned chunk will
+/// find instead. Both have `chunks` chunks; a last, partial one counts. `frozen`: the caller knows
+/// that the filesystem was frozen. A filesystem with a journal shows that by itself.
 pub fn prune(
     table: &mut Vec<Exception>,
     sealed: &mut impl Chunks,
@@ -44,9 +44,9 @@ pub fn prune(
     Ok(before.saturating_sub(table.len()) as u64)
 }
 
-/// What each of the chunks `olds` (ascending) is to the filesystem on a card of so many `chunks`, by its own bitmaps: free
-/// or not. Only the order of writes hangs on it: so a filesystem without a journal, which nobody can see to be whole, is
-/// taken for that.
+/// What each of the chunks `olds` (ascending) is to the filesystem on a card of `chunks` chunks, by
+/// its own bitmaps. Only the order of writes depends on the answer. So a filesystem without a
+/// journal, which does not show whether it is whole, is assumed to be.
 pub fn free_on(
     card: &mut impl Chunks,
     chunks: u64,
@@ -61,7 +61,7 @@ pub fn free_on(
 pub enum ChunkUse {
     /// Something in it counts.
     Needed,
-    /// All of it is free, or the journal's.
+    /// All of it is free or belongs to the journal.
     Journal,
     /// All of it is free.
     Free,
@@ -86,7 +86,7 @@ fn usage(
     journal: &Journal,
     chunk: u64,
 ) -> Result<ChunkUse, Refusal> {
-    // The superblock's chunk is the log's fingerprint of root, too.
+    // The log's fingerprint of root covers the superblock's chunk.
     let Some(blocks) = superblock.blocks_of(chunk).filter(|_| chunk != 0) else {
         return Ok(ChunkUse::Needed);
     };
@@ -101,8 +101,8 @@ fn usage(
     Ok(found)
 }
 
-/// Of the journal's chunks only those are left out below which no block could pass for one of the
-/// journal's future (see [`Journal::is_past`]). What can't be read is not left out.
+/// Keeps a chunk of the journal unless every block that a read would find below it is of the
+/// journal's past (see [`Journal::is_past`]). A chunk below which nothing can be read is kept.
 fn keep_what_a_recovery_could_read(
     superblock: &Superblock,
     journal: &Journal,

@@ -1,4 +1,4 @@
-//! Why a reader of the filesystem gives up.
+//! Why the reader of the filesystem refuses to prune.
 
 use crate::pure::chunks::Unreadable;
 

@@ -71,7 +71,8 @@ const VALID: u16 = 1;
 const NONSENSE: Refusal = "root's superblock makes no sense";
 
 impl Superblock {
-    /// Reads it from a device of so many chunks, and says why it is none to prune.
+    /// Reads the superblock from a device of `chunks` chunks. An error says why the filesystem
+    /// can't be pruned.
     pub fn read(from: &mut impl Chunks, chunks: u64, frozen: bool) -> Result<Self, Refusal> {
         let mut chunk = [0; CHUNK_BYTES];
         from.read(0, &mut chunk)?;
@@ -116,7 +117,7 @@ impl Superblock {
         }
     }
 
-    /// The rules by which the kernel mounts a filesystem, and its size.
+    /// Whether the superblock meets the kernel's conditions for a mount and fits the device's size.
     fn is_plausible(&self, bytes: &[u8], chunks: u64) -> bool {
         let Self { shift, first, end, per_group, inode_bytes, descriptor_bytes, .. } = *self;
         if !(10..=16).contains(&shift) {
@@ -159,7 +160,8 @@ impl Superblock {
         start..start.saturating_add(self.per_group).min(self.end)
     }
 
-    /// The blocks that a chunk has a part in, one at least; `None` for a place that no number reaches.
+    /// The blocks that a chunk overlaps, at least one; `None` where block numbers don't reach that
+    /// far.
     pub fn blocks_of(&self, chunk: u64) -> Option<Range<u32>> {
         let (chunk, count) =
             (u32::try_from(chunk).ok()?, 1 << CHUNK_SHIFT.saturating_sub(self.shift));
@@ -197,15 +199,15 @@ fn sums(bytes: &[u8]) -> Result<Sums, Refusal> {
     }
 }
 
-/// Whether what stands there can be believed: a complete filesystem without known errors.
+/// Whether the superblock shows a complete filesystem without recorded errors.
 fn trustworthy(bytes: &[u8], frozen: bool) -> Result<(), Refusal> {
     let has_journal = at::FEATURE_COMPAT.of(bytes) & at::HAS_JOURNAL != 0;
     let state = at::STATE.of(bytes);
     if state & !VALID != 0 {
         return Err("root has recorded errors: let e2fsck check it");
     }
-    // A freeze takes the flag away. Without a journal there is none; then ext2's own driver marks
-    // what it froze as valid, ext4's does not.
+    // A freeze clears the flag that says that the journal needs a recovery. Without a journal there
+    // is none; then ext2's own driver marks what it froze as valid, ext4's does not.
     let whole = if has_journal {
         at::FEATURE_INCOMPAT.of(bytes) & RECOVER == 0
     } else {
@@ -214,7 +216,7 @@ fn trustworthy(bytes: &[u8], frozen: bool) -> Result<(), Refusal> {
     if !whole {
         return Err("root could not be frozen, or that is not known");
     }
-    // Its number in the superblock is that of a device.
+    // The superblock names another device for the journal.
     if has_journal && (at::JOURNAL_DEV.of(bytes) != 0 || at::JOURNAL_INUM.of(bytes) == 0) {
         return Err("root's journal is on another device");
     }

@@ -1,9 +1,10 @@
 //! Whether a log on the card still holds what root reads through it, and what may be written then.
 //!
-//! Root reads the log by a table in RAM, made when the log was last read well. The log on the card may be read
-//! otherwise later: something in it was damaged or can't be read any more, or can be read again. What is written
-//! on the word of one such reading may overwrite what root reads, or forget what it does not. So
-//! before anything is written to the log, or to root past it, both are compared, and [`verdict`] decides; nobody else does.
+//! Root reads the log by a table in RAM, made when the log was last read well. A later reading of
+//! the log may differ: something in it was damaged, can't be read any more, or can be read again. A
+//! write that trusts one such reading may overwrite what root reads, or forget flushes that root
+//! does not have. So before anything is written to the log, or to root past it, the two are
+//! compared, and [`verdict`] alone decides.
 
 use super::chain::{Chain, ChainEnd, Live};
 use crate::pure::cow::format::Exception;
@@ -43,13 +44,13 @@ pub enum Extra {
     Sealed,
     /// All that they hold is on the card or in what is sealed.
     Held,
-    /// Root was written to past them since, so they count for nobody.
+    /// Root was written to past them since, so they are stale.
     Stale,
     /// The log has flushes that root does not have.
     Missing,
 }
 
-/// What shall be written.
+/// What is about to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// A segment, to the log.
@@ -60,19 +61,19 @@ pub enum Act {
     Retire,
 }
 
-/// How that may be done.
+/// How the write may proceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Go {
-    /// As ever.
+    /// Nothing stands against it.
     On,
-    /// What should be appended is in the log: it only has to be made durable.
+    /// The log has the segment already: it only has to be made durable.
     Again,
     /// What the log holds has to be dropped first.
     Anew,
 }
 
-/// Decides whether something may be written. `forget`: the owner has said that what root does not have may be dropped.
-/// `Err` says what stands against it.
+/// Decides whether something may be written. `forget`: the owner allowed that flushes are dropped
+/// that root does not have. `Err` says what stands against it.
 pub fn verdict(
     act: Act,
     agreement: Agreement,

@@ -2,8 +2,9 @@
 //!
 //! A filesystem that is mounted somewhere else writes to its superblock. So each segment keeps
 //! checksums of root's telling sectors: what the card held when the segment was written, and what
-//! the segment makes of them. A merge that was cut short leaves any mix of these. A sector that
-//! is none of them was written by somebody else; then the log must not be applied.
+//! it holds once the segment is merged. A merge that was cut short leaves any mix of these. A
+//! sector that matches none of them was written by another system; then the log must not be
+//! applied.
 //!
 //! Places: the superblock of ext2/3/4 and XFS is in chunk 0, that of Btrfs in chunk 16. F2FS writes
 //! its two checkpoint packs instead, whose place its superblock tells (include/linux/f2fs_fs.h).
@@ -47,7 +48,7 @@ fn known(segments: &[Segment]) -> impl Iterator<Item = &Fingerprint> {
     all.filter(|fingerprint| fingerprint.chunk != Fingerprint::NONE)
 }
 
-/// Whether a watched chunk of root, by its sectors' checksums, is something that the segments know.
+/// Whether each sector of a watched chunk of root has a checksum that the segments know.
 pub fn recognised(segments: &[Segment], chunk: u64, now: &[u32; SECTORS]) -> bool {
     now.iter().enumerate().all(|(sector, crc)| {
         known(segments).filter(|fingerprint| fingerprint.chunk == chunk).any(|fingerprint| {
@@ -58,8 +59,8 @@ pub fn recognised(segments: &[Segment], chunk: u64, now: &[u32; SECTORS]) -> boo
     })
 }
 
-/// What a segment makes of a watched chunk that it does not hold: what the youngest segment
-/// before it made of it, or what the card holds.
+/// The checksums of a watched chunk that a segment does not hold: those of the youngest segment
+/// before it, or of the card.
 pub fn inherited(segments: &[Segment], chunk: u64, card: [u32; SECTORS]) -> [u32; SECTORS] {
     let younger_first = segments.iter().rev().flat_map(|segment| &segment.head.fingerprints);
     let mut same = younger_first.filter(|fingerprint| fingerprint.chunk == chunk);

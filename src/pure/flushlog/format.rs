@@ -7,7 +7,8 @@ use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::crc::crc32c;
 use crate::pure::units::{Bytes, Utc};
 
-/// The format of the segments that this program writes. It reads all up to it, and leaves a newer one alone.
+/// The format of the segments that this program writes. It reads all formats up to this one, and
+/// leaves a newer one alone.
 pub const FORMAT: u32 = 1;
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = 512;
@@ -32,7 +33,7 @@ pub type Uuid = [u8; 16];
 /// A record's bytes.
 pub type Record = [u8; RECORD_BYTES];
 
-/// Why bytes are no record of the wanted kind.
+/// Why bytes are not a record of the wanted kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
     /// They begin differently.
@@ -129,8 +130,9 @@ macro_rules! record {
 record! {
     /// The header: what the log is, and where its present generation of segments begins.
     ///
-    /// Every format keeps the fields by which a log and its owner are known: UUID, label, chunks, number, root's UUID, sectors and
-    /// start. So a program tells whose a log is that it can't read.
+    /// Every format keeps the fields by which a log and its owner are known: UUID, label, chunks,
+    /// number, root's UUID, sectors and start. So a program can tell whose log it is even if it
+    /// can't read the segments.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Header {
         /// What the log holds.
@@ -156,8 +158,8 @@ record! {
         pub start: Link,
         /// Figures over the log's life.
         pub life: Life,
-        /// Where root's partition begins, in sectors, if it is on the log's own disk; 0: it is not, or nobody knows, as
-        /// in a log that was made before this was kept, or in an image.
+        /// Where root's partition begins, in sectors, if it is on the log's own disk. 0: it is on
+        /// another disk, or unknown, as in a log that an older version made, or in an image.
         pub root_start: u64,
     }
 }
@@ -166,7 +168,8 @@ record! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format(pub u32);
 
-/// That of a log with nothing in it, whoever made it: a merge brings it back, so that an older program can use it after that.
+/// The format of an empty log, whichever version made it. A merge resets the format to it, so that
+/// an older program can use the log afterwards.
 impl Default for Format {
     fn default() -> Self {
         Self(1)
@@ -174,7 +177,7 @@ impl Default for Format {
 }
 
 impl Format {
-    /// This program does not know it.
+    /// Whether this program does not know the format.
     pub fn is_newer(self) -> bool {
         self.0 > FORMAT
     }
@@ -238,13 +241,13 @@ record! {
         pub table: u32,
         /// When it was written, in seconds since 1970.
         pub when: i64,
-        /// What root's telling places hold.
+        /// Checksums of the chunks of root that change with each mount.
         pub fingerprints: [Fingerprint; FINGERPRINTS],
     }
 }
 
 record! {
-    /// What one telling chunk of root held when a segment was written.
+    /// Checksums of one chunk of root that changes with each mount, when a segment was written.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Fingerprint {
         in the record:
@@ -285,7 +288,8 @@ record! {
 }
 
 record! {
-    /// Where the log ended when root's table of it was made. It stands in that table, so in RAM, and lives as long.
+    /// Where the log ended when root's table of it was made. It is stored in that table, in RAM,
+    /// and lives as long.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Mark {
         in the record:
@@ -307,7 +311,7 @@ record! {
         pub log: Uuid,
         /// The random number of its last segment, or of the generation.
         pub last: u64,
-        /// So many.
+        /// The number of boots.
         pub count: u32,
     }
 }
@@ -322,7 +326,7 @@ pub struct Entry {
 }
 
 impl Life {
-    /// What it comes to, as a sentence.
+    /// The figures as a sentence.
     pub fn sentence(&self) -> String {
         let bytes = |chunks: u64| Bytes(chunks.saturating_mul(CHUNK_BYTES as u64));
         format!(
@@ -342,7 +346,8 @@ impl Header {
         sealed(HEADER_MAGIC, self.format, self)
     }
 
-    /// Reads a record, also one of a newer format: whoever wants more than to know the log asks for that first.
+    /// Reads a record, also one of a newer format: a caller that wants more than the log's identity
+    /// checks the format first.
     pub fn decode(record: &[u8]) -> Result<Self, Defect> {
         let (format, mut fields) = checked(HEADER_MAGIC, record)?;
         Ok(Self { format, ..Part::take(&mut fields) })
@@ -423,7 +428,7 @@ impl Tries {
 }
 
 impl Entry {
-    /// Its bytes in a table.
+    /// The entry's bytes in a table.
     pub fn encode(&self) -> [u8; ENTRY_BYTES] {
         let mut bytes = [0; ENTRY_BYTES];
         let (old, crc) = bytes.split_at_mut(8);
@@ -518,7 +523,7 @@ fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<(Format, Fields<'a>),
         return Err(Defect::Magic);
     }
     let (format, crc) = (Format(u32::take(&mut fields)), u32::take(&mut fields));
-    // A number that is only damaged is no reason to ask for another program. Every format keeps these fields.
+    // A damaged format number must not look like a newer format. Every format keeps these fields.
     if crc != checksum(record) {
         return Err(Defect::Checksum);
     }

@@ -1,4 +1,4 @@
-//! Laying out a segment: its head and table as bytes, and what its commit record says.
+//! Lays out a segment: its head and table as bytes, and its commit record.
 
 use super::chain::Chain;
 use super::format::{Commit, Entry, FINGERPRINTS, Fingerprint, Head, Link, RECORD_BYTES};
@@ -55,8 +55,8 @@ pub fn commit(chain: &Chain, head: &Head, behind: u32) -> Commit {
     }
 }
 
-/// A number that no other segment has: a machine without a clock or a source of randomness may
-/// draw the same number after every boot, but sequence numbers differ.
+/// A number that no other segment has. A machine without a clock or a source of randomness may draw
+/// the same number after every boot, but its sequence numbers differ.
 pub fn unique(random: u64, sequence: u64) -> u64 {
     // An odd factor maps different sequence numbers to different values.
     random ^ sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)

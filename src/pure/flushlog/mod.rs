@@ -1,8 +1,10 @@
 //! The flush log: a partition of the card to which each flush appends what changed, in order.
 //!
 //! Pure: the records byte by byte ([`format`]), where they stand ([`ring`]), which of them count
-//! ([`chain`]), whether they are what root reads ([`agree`]), how a new one is laid out ([`layout`]), and whether they still fit the card
-//! ([`fingerprint`]), and how many boots have begun over one that ends as it does ([`tries`]). Who reads and writes the partition is in [`crate::flush::flushlog`].
+//! ([`chain`]), whether they are what root reads ([`agree`]), how a new one is laid out
+//! ([`layout`]), and whether they still fit the card ([`fingerprint`]), and how many boots have
+//! begun over one that ends as it does ([`tries`]). [`crate::flush::flushlog`] reads and writes the
+//! partition.
 
 pub mod agree;
 pub mod chain;

@@ -1,7 +1,8 @@
 //! Whose log it is: which of the flush logs that are there is root's, and whether it may be used.
 //!
-//! Pure. The rule: a log with flushes in it that may be root's is never passed over in silence, and where two answers are
-//! possible none is taken. Then root defers, and nothing reaches it until the owner has decided.
+//! Pure. The rule: the boot never ignores a log in silence that has flushes and may be root's, and
+//! where two answers are possible it takes neither. Then root defers, and nothing reaches the card
+//! until the owner has decided.
 
 use crate::pure::flushlog::format::Uuid;
 use crate::pure::units::{DevNo, Sectors};
@@ -43,24 +44,26 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// A UUID tells, wherever the partition is by now and however large. Where there is none the size has to do.
+    /// Whether the UUID agrees, wherever the partition is by now and however large. Without a UUID
+    /// the size has to agree.
     fn by_uuid(&self, place: &Place) -> bool {
         self.uuid == place.uuid && (self.uuid != [0; 16] || self.size == place.size)
     }
 
-    /// Whether root is known to be at this place, if that is on the log's own disk.
+    /// Whether the header says that root is at this place, given that the place is on the log's own
+    /// disk.
     pub fn is_known_at(&self, place: &Place) -> bool {
         self.by_place(place) && self.size == place.size
     }
 
-    /// Whether the place says that root is the log's, on the log's own disk.
+    /// Whether root stands where the header says, on the log's own disk.
     ///
     /// The filesystem may have another UUID by now, or may be torn.
     fn by_place(&self, place: &Place) -> bool {
         self.start != Sectors(0) && self.start == place.start
     }
 
-    /// What stands for the place in a log that does not know it.
+    /// Compares sizes, for a log that does not know root's place.
     fn by_size(&self, place: &Place) -> bool {
         self.start == Sectors(0) && self.size == place.size
     }
@@ -86,8 +89,8 @@ impl Owner {
         disk.is_some() && places.iter().any(home)
     }
 
-    /// Whether a log whose header does not name `root` is root's all the same, if root's superblock is what the log
-    /// knows. A copy of its real root has the same.
+    /// Whether a log whose header does not name `root` may be root's, to be proven by root's
+    /// superblock. A copy of the log's real root would pass the same proof.
     pub fn may_be_proven(&self, disk: Option<DevNo>, root: &Place, others: &[Place]) -> bool {
         let near = disk.is_some() && disk == root.disk;
         let same_size = |place: &Place| place.disk == disk && self.by_size(place);
@@ -99,7 +102,7 @@ impl Owner {
 /// A partition that holds a log, or may hold one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// The log's own UUID. A copied card has one of the same.
+    /// The log's own UUID. The log of a copied card has the same.
     pub uuid: Uuid,
     /// The log is on root's disk.
     pub near: bool,
@@ -112,7 +115,7 @@ pub struct Candidate {
 /// What a candidate holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
-    /// Whether there is a log, and which, can't be told: a part of it can't be read.
+    /// A part can't be read, so the boot can't tell whether there is a log, or which.
     Unclear {
         /// The partition begins as a log does.
         marked: bool,
@@ -147,9 +150,9 @@ pub enum Choice {
     Foreign(usize),
     /// This one has flushes that root does not fit any more. It stays as it is.
     Changed(usize),
-    /// Each of these may have flushes of root. Nothing may be flushed until somebody has decided.
+    /// Each of these may have flushes of root. Nothing may be flushed until the owner has decided.
     Ambiguous(Vec<usize>),
-    /// These can't be read. The same.
+    /// These can't be read. Nothing may be flushed until the owner has decided.
     Unclear(Vec<usize>),
 }
 
@@ -160,7 +163,7 @@ impl Choice {
     }
 }
 
-/// Decides. Of equals among empty logs the first is taken.
+/// Decides which log to use. Of empty logs that are equal it takes the first.
 pub fn choose(candidates: &[Candidate]) -> Choice {
     let find = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
         let all = candidates.iter().enumerate();
@@ -183,7 +186,8 @@ pub fn choose(candidates: &[Candidate]) -> Choice {
                     return Choice::Unclear(named);
                 }
             };
-            // Nothing that has no flushes for root hides one that has, not even by its name.
+            // A log without flushes for root never hides one that has them, not even when the owner
+            // names it.
             let all = find(&|candidate| {
                 let flushes = Holds::Flushes(Fit::Fits) == candidate.holds
                     || Holds::Flushes(Fit::Unknown) == candidate.holds;
@@ -209,8 +213,8 @@ pub fn choose(candidates: &[Candidate]) -> Choice {
     if let Some(index) = near_first(holds(Holds::Flushes(Fit::Changed))) {
         return Choice::Changed(index);
     }
-    // A log that was damaged may have had flushes. A partition of who knows what with a bad first block
-    // is a log only if there is no other one.
+    // A log that was damaged may have had flushes. A partition that may hold anything, with a bad
+    // first block, counts as a log only if there is no other one.
     let empty = near_first(holds(Holds::Empty));
     unclear = find(&|candidate| match candidate.holds {
         Holds::Unclear { marked } => {
@@ -262,7 +266,7 @@ mod tests {
         all
     }
 
-    /// Calls `look` with every set of up to three candidates.
+    /// Calls `check` with every set of up to three candidates.
     fn every(mut check: impl FnMut(&[Candidate], Choice)) {
         let all = any();
         check(&[], choose(&[]));

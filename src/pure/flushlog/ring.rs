@@ -1,4 +1,4 @@
-//! Where things stand in the log's partition. Pure arithmetic, in chunks of 4096 bytes.
+//! Where the parts of the log stand in its partition. Pure arithmetic, in chunks of 4096 bytes.
 //!
 //! ```text
 //! chunk 0      the header

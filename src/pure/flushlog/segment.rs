@@ -15,7 +15,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Whether it is one of a flush. A boot appends an empty one, to cut off what is damaged.
+    /// Whether a flush wrote it. A boot appends an empty segment, to cut off what is damaged.
     pub fn is_flush(&self) -> bool {
         self.head.count > 0
     }

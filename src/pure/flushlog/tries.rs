@@ -1,11 +1,12 @@
 //! How many boots in a row have begun on the stack and left nothing behind: a loop of boots that crash there must end.
 //!
-//! Pure. A boot writes one sector before it builds the stack: how many have begun since the log ended as it does. A flush, a
-//! merge or a stop makes the log end in another way, so whoever came that far needs no word of its own.
+//! Pure. A boot writes one sector before it builds the stack: how many have begun since the log
+//! ended as it does. A flush, a merge or a stop changes the log's end, so a boot that came that far
+//! need not reset the count.
 
 use super::format::{Defect, Tries, Uuid};
 
-/// After so many boots that left nothing behind the next one does without the stack.
+/// After this many boots that left nothing behind, the next one does without the stack.
 pub const LIMIT: u32 = 3;
 
 /// How long after its boot a system has come up, in minutes.
@@ -14,16 +15,16 @@ pub const MINUTES: u64 = 3;
 /// Where in the chunk of the header's second copy the record stands, in bytes.
 pub const AT: usize = 512;
 
-/// How many boots have begun over a log that ends with the segment or generation `last`, by what the place of the record
-/// holds; `None`: it can't be read.
+/// How many boots have begun over a log that ends with the segment or generation `last`. `bytes` is
+/// what the record's place holds; `None`: it can't be read.
 pub fn begun(bytes: Option<&[u8]>, log: Uuid, last: u64) -> u32 {
     let decoded = bytes.map(|bytes| (Tries::decode(bytes), bytes));
     match decoded {
         Some((Ok(tries), _)) if (tries.log, tries.last) == (log, last) => tries.count,
         Some((Ok(_), _)) => 0,
-        // As whoever makes a log leaves it, or writes its header anew.
+        // As a new log has it, or one whose header was written anew.
         Some((Err(Defect::Magic), bytes)) if bytes.iter().all(|byte| *byte == 0) => 0,
-        // A power cut in the middle of the write, so one boot had begun at least.
+        // A power cut came in the middle of the write, so at least one boot had begun.
         _ => 1,
     }
 }

@@ -1,5 +1,5 @@
-//! What root's COW may hold now, and how full it is: the owner's wishes, the stack and the memory
-//! together. Whoever judges a COW, a command, the daemon or the throttle, does so by this.
+//! What root's COW may hold now, and how full it is, from the configuration, the stack and the
+//! memory together. Commands, the daemon and the throttle all judge a COW by this.
 
 use super::memory::MemInfo;
 use crate::pure::config::Config;
@@ -9,14 +9,14 @@ use crate::pure::policy::pressure::Level;
 use crate::pure::stack::Stack;
 use crate::pure::units::Bytes;
 
-/// What stays the same until the stack changes.
+/// The part of a COW's limits that stays the same until the stack changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CowLimits {
     size: Size,
     spill: bool,
     /// What one flush can put into the flush log.
     log_capacity: Bytes,
-    /// What a sealed COW holds in RAM. As long as it is there root's has less.
+    /// What a sealed COW holds in RAM. Root's COW has that much less until the sealed one goes.
     sealed: Bytes,
     /// At which share of the COW writers are held back, in percent.
     pub full_wait: u64,
@@ -65,13 +65,14 @@ impl CowLimits {
         self.limit_in(&memory.room(self.spill), memory, held)
     }
 
-    /// The same where there is so much room.
+    /// The same limit, where COWs could have `room`.
     fn limit_in(&self, room: &Room, memory: &MemInfo, held: Bytes) -> Bytes {
         self.size.limit(memory.total, &room.with(held)).min(self.log_capacity)
     }
 
-    /// Whether this, by which a COW is judged, is still right for `stack`: nothing else is sealed. What a merge has moved so
-    /// far is given back at its end only, so one that shrinks is what it was; and what the kernel does not count, too.
+    /// Whether these limits are still right for `stack`: the same COW is sealed. A merge gives
+    /// memory back only at its end, so a sealed COW that shrinks still takes as much; so does one
+    /// that the kernel does not count.
     pub fn is_right_for(&self, stack: &Stack) -> bool {
         stack
             .sealed_bytes()
@@ -146,7 +147,7 @@ mod tests {
         assert_eq!(size(&cow_limits(0, 8), 1, 200), 8);
         // (24 + 4 - 16) / 4 * 3
         assert_eq!(size(&cow_limits(0, 64), 4, 24), 9);
-        // The same, of which the sealed one holds 4.
+        // The same, and the sealed COW holds 4 of it.
         assert_eq!(size(&cow_limits(4, 64), 4, 24), 8);
     }
 
@@ -237,8 +238,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever there is of RAM, log and spill area, and whatever was wished for: a COW that grows gets fuller, and is full
-        /// before its device is.
+        /// For any RAM, log, spill area and configuration: a COW that grows gets fuller, and is
+        /// full before its device is.
         #[test]
         fn every_cow_is_full_before_its_device_is(
             size in prop_oneof![(1u64..=90).prop_map(Size::Percent), any::<u32>().prop_map(|b| Size::Fixed(Bytes(b.into())))],
@@ -275,7 +276,7 @@ mod tests {
 
     const CHUNK: u64 = 4096;
 
-    /// Of nothing, of some, and of more than any machine has.
+    /// No memory, some, and more than any machine has.
     fn chunks() -> impl Strategy<Value = Bytes> {
         prop_oneof![Just(0), 0u64..1 << 18, Just(1 << 40)].prop_map(|chunks| Bytes(chunks * CHUNK))
     }

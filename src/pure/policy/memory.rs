@@ -14,7 +14,7 @@ pub struct MemInfo {
     pub dirty: Bytes,
     /// On their way to their devices.
     pub writeback: Bytes,
-    /// All swap areas in use that are neither RAM again, as zram is, nor files, which may be on root.
+    /// The swap areas in use, except zram, which is RAM again, and files, which may be on root.
     pub swap_total: Bytes,
     /// What is free in them.
     pub swap_free: Bytes,
@@ -26,7 +26,7 @@ impl MemInfo {
         Bytes(self.dirty.0.saturating_add(self.writeback.0))
     }
 
-    /// What COWs could get, beside what they hold; with swap when there is a spill area.
+    /// What COWs could get in addition to what they hold; with swap when there is a spill area.
     pub fn room(&self, spill: bool) -> Room {
         let swap = if spill { (self.swap_free, self.swap_total) } else { Default::default() };
         Room { available: self.available, spill_free: swap.0, spill: swap.1 }

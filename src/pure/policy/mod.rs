@@ -1,5 +1,6 @@
-//! When to flush ([`schedule`]), how full a COW is ([`cow_limits`], [`memory`]), when to hold writers back ([`pressure`]), and whether a
-//! root would be flushed at all ([`served`]). Who looks and acts is in other rooms.
+//! When to flush ([`schedule`]), how full a COW is ([`cow_limits`], [`memory`]), when to hold
+//! writers back ([`pressure`]), and whether a root would be flushed at all ([`served`]). Other
+//! rooms take the samples and act on the decisions.
 
 pub mod cow_limits;
 pub mod memory;

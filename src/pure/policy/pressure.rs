@@ -1,4 +1,4 @@
-//! How full the COW is, counting what is about to get there.
+//! How full the COW is, including what is about to be written to it, and when writers must wait.
 //!
 //! Written data wait in the page cache (*dirty*) before they reach the COW; a freeze or the
 //! kernel's writeback puts all of them there at once. So they count as used.
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::pure::cow::size::Room;
 use crate::pure::units::Bytes;
 
-/// One look at root's COW and the page cache.
+/// How full root's COW and the page cache are at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Level {
     /// What the COW holds, metadata included.
@@ -27,15 +27,15 @@ const SHORTEST: Duration = Duration::from_millis(4);
 const LONGEST: Duration = Duration::from_millis(500);
 
 impl Level {
-    /// A COW that holds `used`, while `room` could be had for more. `limit` says what it may hold where there is so
-    /// much room: asked for the RAM alone, and with the spill area. What one flush takes, or the COW's device, limits both,
-    /// so neither can be computed from the other.
+    /// A COW that holds `used`, while `room` could be had for more. `limit` computes what it may
+    /// hold for a given room, and is called for RAM alone and for RAM with the spill area. What one
+    /// flush takes and the COW's device limit both, so neither result follows from the other.
     pub fn new(used: Bytes, dirty: Bytes, room: Room, limit: impl Fn(&Room) -> Bytes) -> Self {
         let may_hold = |room: Room| limit(&room).min(room.with(used).most());
         Self { used, size: may_hold(room.in_ram()), limit: may_hold(room), dirty }
     }
 
-    /// A COW that is full, of which the kernel tells no figures.
+    /// A COW that is full, for which the kernel gives no figures.
     pub const FULL: Self =
         Self { used: Bytes(1), size: Bytes(1), limit: Bytes(1), dirty: Bytes(0) };
 
@@ -49,7 +49,8 @@ impl Level {
         self.share(self.limit)
     }
 
-    /// Where root defers nothing there is no COW, and none that could be full: a COW may hold something.
+    /// A level of all zeros is that of a root that defers nothing: it has no COW that could be
+    /// full.
     fn share(&self, whole: Bytes) -> u64 {
         if self.size.max(self.limit) == Bytes(0) { 0 } else { self.taken().percent_of(whole) }
     }
@@ -58,21 +59,21 @@ impl Level {
         Bytes(self.used.0.saturating_add(self.dirty.0))
     }
 
-    /// A writer at full memory speed needs at least that long to reach the limit.
+    /// Whether a writer at full memory speed needs at least that long to reach the limit.
     pub fn lasts(&self, time: Duration) -> bool {
         let room = self.limit.0.saturating_sub(self.taken().0);
         room / (FASTEST / 1000) >= time.as_millis() as u64
     }
 
-    /// The level after a poll of the COW alone, which holds `used` now. `None` when that changed so
-    /// much that everything wants a look: by a 64th of what it may hold.
+    /// The level after a poll of the COW alone, which holds `used` now. `None` when that changed by
+    /// more than a 64th of what it may hold, so that a whole sample is needed.
     pub fn polled(self, used: Bytes) -> Option<Self> {
         let changed = used.0.abs_diff(self.used.0);
         (changed <= self.size.0 / 64).then_some(Self { used, ..self })
     }
 
-    /// How long nobody need look before `percent` of the limit can be reached: a writer at full
-    /// memory speed counts. Never longer than half a second.
+    /// How long it is safe not to look at the COW: a writer at full memory speed reaches `percent`
+    /// of the limit no sooner. Never longer than half a second.
     pub fn pause_until(&self, percent: u64) -> Duration {
         let mark = (self.limit.0 / 100).saturating_mul(percent);
         let room = mark.saturating_sub(self.taken().0);
@@ -89,20 +90,21 @@ pub enum Writers {
     Held(Duration),
 }
 
-/// Between two looks while writers are held back, or when there is nothing to see.
+/// The pause between two polls while writers are held back, or when there is no COW.
 pub const SLOW: Duration = Duration::from_millis(50);
-/// Readers wait as well while writers are held back; after so long everybody gets a moment.
+/// Readers wait as well while writers are held back; after this time all processes may run for a
+/// moment.
 const STEP: Duration = Duration::from_millis(200);
 /// A moment ends well before this share of the COW can be in use, in percent.
 const ALMOST_FULL: u64 = 95;
 
-/// Below this share of the COW writers that were held back are let go, in percent: well below the
-/// mark, else every write would open and close.
+/// Below this share of the COW writers are no longer held back, in percent. It is well below
+/// `full-wait`, else every write would be held back and let go.
 pub fn let_go(full_wait: u64) -> u64 {
     full_wait.saturating_sub(10)
 }
 
-/// What becomes of writers during a flush: whether they are held back, and when to look again.
+/// Whether the throttle holds writers back now, and how long until it looks again.
 ///
 /// They are held back in steps. After each, all go on for a moment, so that programs that only read
 /// go on as well, and those that write only slow down; unless so little room is left that a writer at

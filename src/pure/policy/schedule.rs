@@ -24,13 +24,14 @@ pub enum Reason {
     Urgent,
     /// Something that a boot loader reads changed.
     Boot {
-        /// What changed is on root: a boot loader reads the plain card, which wants a merge. Of a filesystem of its own it reads
-        /// everything at once, and the boot that it begins has what the log holds of root.
+        /// What changed is on root. A boot loader reads the plain card, so the log has to be
+        /// merged. On a filesystem of its own, /boot is not in the log: nothing has to be merged
+        /// for it.
         merge: bool,
     },
     /// SIGUSR1.
     Asked,
-    /// The log can be merged while nobody flushes.
+    /// The machine is idle, so the log can be merged.
     Idle,
 }
 
@@ -49,14 +50,14 @@ impl fmt::Display for Reason {
     }
 }
 
-/// One look at the clocks and the machine.
+/// What the daemon sees at one moment: the clocks, the memory, root's COW.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Milliseconds on a clock that only runs forward.
     pub running: u64,
     /// Minutes since midnight, local time.
     pub minute: u16,
-    /// Days since some day, local time.
+    /// Days since a fixed day, local time.
     pub day: i64,
     /// Root's COW.
     pub level: Level,
@@ -68,11 +69,11 @@ pub struct Sample {
     pub available_percent: u64,
     /// Programs have waited for memory lately, says the kernel (PSI).
     pub pressed: bool,
-    /// Nothing may reach the card now.
+    /// A hold lasts: nothing may reach the card now.
     pub held: bool,
     /// Root's COW was lost: there is nothing that could be flushed any more.
     pub lost: bool,
-    /// The hold is there since the boot was in doubt about the flush log.
+    /// The boot made the hold, since it was in doubt about the flush log.
     pub doubt: bool,
 }
 
@@ -81,7 +82,7 @@ pub struct Sample {
 pub enum Done {
     /// Everything that was written is durable.
     Flush {
-        /// The log holds nothing of it: whoever reads the plain card sees it.
+        /// The log is empty: a reader of the plain card, such as a boot loader, sees everything.
         on_card: bool,
     },
     /// What the log held is on the card. What was written since the last flush is not.
@@ -93,15 +94,15 @@ pub enum Done {
 pub struct Schedule {
     /// When the last flush ended, or the daemon began; `running` of [`Sample`].
     flushed: u64,
-    /// The last look at the wall clock: day and minute.
+    /// The wall clock at the last sample: day and minute.
     looked: Option<(i64, u16)>,
     /// A time of day that has come.
     at: Option<u16>,
-    /// Under an urgent path.
+    /// Changes under an urgent path.
     urgent: Changes,
-    /// In what a boot loader reads.
+    /// Changes in what a boot loader reads.
     boot: Changes,
-    /// Some of that is on root.
+    /// Some of these changes are on root.
     merge: bool,
     asked: bool,
     /// Something is in the log that an idle machine could merge.
@@ -115,8 +116,9 @@ pub struct Schedule {
 /// How many flushes for changes of a kind come as soon as they are due, before they have to be `urgent-pause` apart.
 pub const AT_ONCE: u64 = 12;
 
-/// Changes of one kind, and how often they may ask for a flush: a file that is rewritten every few seconds would wear
-/// the card out. It is a bucket of [`AT_ONCE`] flushes, to which `urgent-pause` adds one; so nothing waits for longer than that.
+/// Changes of one kind, and how often they may ask for a flush: a file that is rewritten every few
+/// seconds would wear the card out. It is a bucket of [`AT_ONCE`] flushes, to which `urgent-pause`
+/// adds one; so no change waits for longer than that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Changes {
     /// When the first one came that is not flushed yet.
@@ -144,7 +146,8 @@ impl Changes {
         self.due(config).is_some_and(|due| now.running >= due)
     }
 
-    /// More than an empty bucket can't be missing: another `urgent-pause` may hold by now.
+    /// Caps what is missing from the bucket at an empty bucket's worth: `urgent-pause` may have
+    /// become shorter.
     fn cap(&mut self, config: &Config, now: &Sample) {
         let empty = config.urgent_pause.saturating_mul(AT_ONCE);
         self.full = self.full.min(now.running.saturating_add(empty));
@@ -166,9 +169,9 @@ impl Changes {
 const RETRY: u64 = 2000;
 /// How soon a flush is tried again when another process was at work, in milliseconds.
 const RETRY_BUSY: u64 = 100;
-/// A flush for memory's sake gives back at least this part of the RAM: a 32nd.
+/// A flush because memory is short gives back at least this part of the RAM: a 32nd.
 const WORTH_FREEING: u64 = 32;
-/// A wall clock that moves more than this between two looks was set, in minutes.
+/// A wall clock that moves by more than this between two samples was set, in minutes.
 const LEAP: i64 = 5;
 
 impl Schedule {
@@ -199,7 +202,7 @@ impl Schedule {
         self.log_in_use = in_use;
     }
 
-    /// What is due now. To be called at least once a minute.
+    /// What is due now. The daemon calls it at least once a minute.
     pub fn due(&mut self, config: &Config, now: &Sample) -> Option<Reason> {
         self.look_at_the_wall(config, now);
         self.urgent.cap(config, now);
@@ -208,8 +211,10 @@ impl Schedule {
             return None;
         }
         if now.held {
-            // Only what would be lost otherwise. In doubt about the flush log that is no reason to write past it, which
-            // would lose for good what may be in it: what is in RAM waits for the owner's word, and writers with it.
+            // A hold ends only where data would be lost otherwise. If the boot was in doubt about
+            // the flush log, even a full COW does not end it: writing past the log would lose for
+            // good what may be in it. So what is in RAM waits for the owner's decision, and so do
+            // writers.
             let ends = !now.doubt || config.hold_full == HoldFull::Discard;
             return (ends && is_full(config, now)).then_some(Reason::High);
         }
@@ -245,8 +250,8 @@ impl Schedule {
         None
     }
 
-    /// A time of day has come when the wall clock passes it. A clock that was set passes nothing:
-    /// a router that boots in 1970 does not make up for all the days since.
+    /// Notes a time of day that the wall clock has passed. A clock that was set passes no time: a
+    /// router that boots in 1970 does not make up for all the days since.
     fn look_at_the_wall(&mut self, config: &Config, now: &Sample) {
         let minute = |day: i64, minute: u16| day.saturating_mul(1440).saturating_add(minute.into());
         if let Some((day, last)) = self.looked {
@@ -264,7 +269,7 @@ impl Schedule {
         self.looked = Some((now.day, now.minute));
     }
 
-    /// A flush was made for this reason, and ended well: one of those that the reason may ask for.
+    /// Takes a flush that was made for this reason, and succeeded, from the reason's bucket.
     pub fn spend(&mut self, reason: Reason, config: &Config, now: &Sample) {
         match reason {
             Reason::Urgent => self.urgent.spend(config, now),
@@ -273,7 +278,8 @@ impl Schedule {
         }
     }
 
-    /// What was due was done, and ended well. Changes that are told of from here on may have come after it.
+    /// What was due was done successfully. Changes that are reported from here on may have come
+    /// after it.
     pub fn done(&mut self, done: Done, now: &Sample) {
         self.failures = 0;
         match done {
@@ -308,8 +314,8 @@ impl Schedule {
         self.failed = now.running;
     }
 
-    /// Another process is at work: what is due then still is, is tried again as soon as that may have
-    /// ended. Until then it counts as a failure, since nobody may look after the COW in between.
+    /// Another process is at work: what is due stays due, and is tried again as soon as that
+    /// process may have ended. It counts as a failure, since nothing may watch the COW in between.
     pub fn busy(&mut self, now: &Sample) {
         self.failures = self.failures.max(1);
         self.failed = now.running.saturating_sub(RETRY - RETRY_BUSY);
@@ -320,8 +326,8 @@ impl Schedule {
         self.failures > 0
     }
 
-    /// Until when nothing is tried again after a failure. While writers may be waiting for room that
-    /// is soon.
+    /// How long nothing is tried again after a failure. While writers may be waiting for room, that
+    /// is short.
     fn patience(&self, config: &Config, now: &Sample) -> u64 {
         match self.failures {
             0 => 0,
@@ -336,13 +342,14 @@ impl Schedule {
         (config.interval > 0).then(|| self.flushed.saturating_add(millis))
     }
 
-    /// When the flushes for changes are due that came already, as `running` of [`Sample`]: under an urgent path, and in what a
-    /// boot loader reads.
+    /// When flushes are due for changes that have come, as `running` of [`Sample`]: under an urgent
+    /// path, and in what a boot loader reads.
     pub fn changes_due(&self, config: &Config) -> [Option<u64>; 2] {
         [self.urgent.due(config), self.boot.due(config)]
     }
 
-    /// A change waits for longer than `urgent-delay`, since its kind came too often.
+    /// Whether a change waits for longer than `urgent-delay`, since changes of its kind came too
+    /// often.
     pub fn is_put_off(&self, config: &Config, now: &Sample) -> bool {
         [&self.urgent, &self.boot].into_iter().any(|changes| {
             let soon = changes.since.map(|since| since.saturating_add(config.urgent_delay));
@@ -350,7 +357,7 @@ impl Schedule {
         })
     }
 
-    /// Milliseconds until something that is known now is due; at most `most`.
+    /// Milliseconds until the next thing is due, as far as it is known now; at most `most`.
     pub fn sleep(&self, config: &Config, now: &Sample, most: u64) -> u64 {
         let soon = self.changes_due(config).into_iter().flatten().min();
         let wait = soon.map_or(most, |at| at.saturating_sub(now.running));
@@ -359,20 +366,20 @@ impl Schedule {
     }
 }
 
-/// The COW is so full that writers are held back.
+/// Whether the COW is so full that writers are held back.
 pub fn is_full(config: &Config, now: &Sample) -> bool {
     now.level.percent_of_limit() >= config.full_wait
 }
 
-/// Writers are held back, or the COW is so full that they may be.
+/// Whether writers are held back, or the COW is so full that they may be.
 pub fn is_pressing(config: &Config, now: &Sample) -> bool {
     now.level.percent_of_limit() >= pressure::let_go(config.full_wait)
 }
 
-/// A flush gives memory back that is short.
+/// Whether memory is short and a flush would give enough back.
 ///
-/// Only one that gives back some: a machine that is always short of memory would wear its card out
-/// for nothing.
+/// A flush that gives back little does not count: a machine that is always short of memory would
+/// wear its card out for nothing.
 fn memory_is_short(config: &Config, now: &Sample) -> bool {
     let short = now.pressed || now.available_percent < config.memory_low;
     config.memory_low > 0 && short && now.level.used.0 >= (now.ram.0 / WORTH_FREEING).max(1)
@@ -421,7 +428,8 @@ mod tests {
     }
 
     proptest! {
-        /// What a flush would make useless is waited for, however long and full.
+        /// A flush would make the owner's decision useless, so the daemon waits for it, however
+        /// long and full.
         #[test]
         fn in_doubt_about_the_flush_log_nothing_is_flushed_whatever_is_due(
             used in 0u64..=17,
@@ -465,7 +473,7 @@ mod tests {
             let mut flushes: [Vec<u64>; 2] = Default::default();
             let mut waiting: [Option<u64>; 2] = [None; 2];
             for (after, kind, took) in changes {
-                // The daemon sleeps as long as it may, and looks at each change.
+                // The daemon sleeps as long as it may, and wakes at each change.
                 let until = running + after;
                 while running < until {
                     let moment = Sample { running, ..now(0) };
@@ -825,7 +833,7 @@ mod tests {
         assert_eq!(schedule.due(&config, &little(60)), None);
         assert_eq!(schedule.due(&config, &little(120)), None, "not worth a write");
         assert_eq!(schedule.due(&config, &now(600)), Some(Reason::At(2)));
-        // Unless somebody flushed since.
+        // Unless another process flushed since.
         schedule.flushed_by_hand(false, 659_000, &now(660));
         assert_eq!(schedule.due(&config, &now(720)), None);
     }

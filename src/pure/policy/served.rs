@@ -1,4 +1,5 @@
-//! Whether root may be put on the stack: what is written there stays in RAM, so somebody must be there who flushes it.
+//! Whether root may be put on the stack: what is written there stays in RAM, so something on root
+//! must flush it.
 
 use crate::error::{Error, Result};
 
@@ -19,15 +20,16 @@ pub const SERVICES: [&str; 8] = [
     "etc/runlevels/default",
 ];
 
-/// What is a service all the same: two files of root that are there together. systemd calls the second at each shutdown,
-/// whatever is switched on; the last is a board's own.
+/// Pairs of files of root that are as good as a service. systemd calls the second of a pair at each
+/// shutdown, whatever is switched on; the last pair is a board's own.
 pub const CALLERS: [[&str; 2]; 3] = [
     ["usr/lib/systemd/systemd", "usr/lib/systemd/system-shutdown/cowflush"],
     ["lib/systemd/systemd", "lib/systemd/system-shutdown/cowflush"],
     ["", "usr/sbin/flusher"],
 ];
 
-/// What a look at root found. What can't be told is no "no". Of two of which one will do the greater counts.
+/// Whether a file is on root. Unclear is not the same as missing. Where one of several files will
+/// do, the greatest value counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seen {
     /// The file is certainly not there.
@@ -38,8 +40,8 @@ pub enum Seen {
     There,
 }
 
-/// Refuses a root that nobody would flush. `vouched` is the owner's word that somebody calls the program, in a way that
-/// can't be seen.
+/// Refuses a root that nothing would flush. `vouched`: the owner says that something calls the
+/// program, in a way that the boot can't see.
 pub fn judge(program: Seen, service: Seen, vouched: bool) -> Result<()> {
     let (cause, advice) = if program == Seen::Missing {
         (

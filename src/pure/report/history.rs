@@ -9,7 +9,8 @@ use crate::pure::units::{Bytes, Utc};
 /// How many flushes are remembered: some 16 KiB of RAM.
 pub const MOST: usize = 100;
 
-/// Reads a file's text, oldest first. What is no record is left out; of many the youngest stay.
+/// Reads a file's text, oldest first. Leaves out what is not a record, and keeps the youngest
+/// [`MOST`].
 pub fn parse(text: &str) -> Vec<Record> {
     let (mut records, mut block) = (Vec::new(), String::new());
     // One more empty line ends the last record.
@@ -48,13 +49,14 @@ pub fn append(text: &str, record: &Record) -> String {
 pub struct Restless<'a> {
     /// What changed before most of them.
     pub path: &'a str,
-    /// Before how many.
+    /// How many flushes it brought.
     pub flushes: usize,
     /// Of how many flushes that are remembered.
     of: usize,
 }
 
-/// Whether the most flushes of the last ones came for changes, and what changed most often. A few are nobody's fault.
+/// What changed most often, if most of the last flushes came for changes. A few flushes say
+/// nothing.
 pub fn restless(records: &[Record]) -> Option<Restless<'_>> {
     let changes =
         || records.iter().map(|record| record.path.as_str()).filter(|path| !path.is_empty());
@@ -124,7 +126,7 @@ pub fn table(records: &[Record], width: Option<usize>) -> String {
 const FIGURES: [fn(&Record) -> u64; 3] =
     [|record| record.bytes.0, |record| record.took_ms, |record| record.stall_us];
 
-/// Why a flush came: the daemon's reason, or the command that somebody gave.
+/// Why a flush came: the daemon's reason, or the command that was given.
 pub fn cause(record: &Record) -> &str {
     if record.reason.is_empty() { &record.command } else { &record.reason }
 }
@@ -138,7 +140,7 @@ fn line(text: &mut String, cells: [&str; 6], bars: [String; 3]) {
     let _ = writeln!(text, "{}", row.trim_end());
 }
 
-/// How much of `width` shows `part` of `most`: something for all that is not 0.
+/// How much of `width` shows `part` of `most`; at least 1 unless `part` is 0.
 fn share(part: u64, most: u64, width: usize) -> usize {
     let percent = Bytes(part).percent_of(Bytes(most.max(1)));
     (percent as usize * width).div_ceil(100).max(usize::from(part > 0))

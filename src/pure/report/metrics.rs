@@ -11,7 +11,7 @@ use crate::pure::flushlog::format::Life;
 use crate::pure::stack::Mode;
 use crate::pure::units::Bytes;
 
-/// What is told.
+/// The figures that the file shows.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     /// The mode as `cowflush status --json` has it.
@@ -32,7 +32,7 @@ pub struct Metrics {
     pub totals: Totals,
     /// The last flush.
     pub last: Option<Record>,
-    /// Nothing may reach the card.
+    /// A hold lasts: nothing may reach the card.
     pub held: bool,
 }
 
@@ -109,7 +109,7 @@ impl Page {
     }
 }
 
-/// A number with so many decimals; floating point would cost bytes on the target.
+/// A number with `DECIMALS` decimals; floating point would cost bytes on the target.
 struct Fixed<const DECIMALS: usize>(u64);
 
 impl<const DECIMALS: usize> Display for Fixed<DECIMALS> {

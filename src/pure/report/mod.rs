@@ -1,4 +1,4 @@
-//! What people and programs get to read, as text. Where it goes is in [`crate::output`] and [`crate::notes`].
+//! What people and programs get to read, as text. [`crate::output`] and [`crate::notes`] write it.
 
 pub mod history;
 pub mod json;

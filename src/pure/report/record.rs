@@ -12,9 +12,9 @@ pub struct Record {
     pub when: i64,
     /// The subcommand that flushed.
     pub command: String,
-    /// Why it came, if nobody called for it by hand.
+    /// Why the daemon flushed; empty for a flush by hand.
     pub reason: String,
-    /// What had changed, if that is why; without control characters.
+    /// What had changed, if the flush came for a change; without control characters.
     pub path: String,
     /// Bytes that it made durable.
     pub bytes: Bytes,
@@ -30,7 +30,7 @@ pub struct Record {
     pub merge_ms: u64,
     /// How long root was suspended, in microseconds.
     pub stall_us: u64,
-    /// Bytes in RAM that needn't reach the card, and did not.
+    /// Bytes in RAM that were pruned: they need not reach the card.
     pub pruned: Bytes,
     /// Why nothing could be left out; empty otherwise.
     pub not_pruned: String,

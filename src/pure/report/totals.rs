@@ -1,4 +1,4 @@
-//! What all flushes since boot come to, as a text file of `key=value` lines.
+//! Sums over all flushes since boot, as a text file of `key=value` lines.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,13 +14,13 @@ pub struct Totals {
     pub flushes: BTreeMap<String, u64>,
     /// Bytes that they made durable.
     pub bytes: u64,
-    /// Bytes that needn't reach the card, and did not.
+    /// Bytes that were pruned.
     pub pruned: u64,
     /// Flushes that failed.
     pub failures: u64,
 }
 
-/// More causes than there are: a file that somebody garbled must not grow a table without end.
+/// More causes than there are: a garbled file must not make the table grow without end.
 const MOST_CAUSES: usize = 32;
 const PREFIX: &str = "flushes ";
 

@@ -1,4 +1,4 @@
-//! What the tests of the planner and of the handover write stacks down with.
+//! Devices and tables from which the tests of the plan and of the handover build stacks.
 
 use crate::pure::dm::status::Usage;
 use crate::pure::dm::{SnapshotStatus, Target};
@@ -13,7 +13,7 @@ pub const OLD_COW: DevNo = DevNo { major: 7, minor: 0 };
 pub const NEW_COW: DevNo = DevNo { major: 7, minor: 1 };
 pub const LENGTH: Sectors = Sectors(1 << 18);
 
-/// A store that holds so many sectors of data.
+/// A store that holds `data` sectors of data.
 pub fn used(data: u64) -> SnapshotStatus {
     let (total, metadata) = (Sectors(1 << 15), Sectors(16));
     SnapshotStatus::Used(Usage { allocated: Sectors(16 + data), total, metadata })

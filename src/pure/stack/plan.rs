@@ -55,9 +55,9 @@ pub enum PlanError {
 /// What is wanted beyond a settled stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Goal {
-    /// The flush log's segments shall be merged into the card.
+    /// Merge the flush log's segments into the card.
     pub merge: bool,
-    /// A sealed COW shall be merged into the card without the flush log.
+    /// Merge a sealed COW into the card without the flush log.
     pub direct: bool,
 }
 
@@ -73,9 +73,10 @@ pub fn next(stack: &Stack, goal: Goal) -> Result<Option<Step>, PlanError> {
     }
 }
 
-/// Root never stops reading through something that holds data, and nothing is written or dropped past a layer that
-/// does. No rule means to; but a state that a defect elsewhere left, or another tool, shall cost a
-/// command and no data. So whatever was decided is looked at once more, and refused.
+/// Refuses a step after which root would no longer read through a layer that holds data, or that
+/// writes or drops something past such a layer. No row of the table does that on purpose; but a
+/// state that a defect elsewhere or another tool left must cost a command, and no data. So every
+/// decision is checked once more here.
 fn harmless(stack: &Stack, step: Step) -> Result<Step, PlanError> {
     let wrong = match step {
         Step::Remove(name) => {
@@ -87,7 +88,8 @@ fn harmless(stack: &Stack, step: Step) -> Result<Step, PlanError> {
             let way = name == Name::Root && stack.has_handed_over();
             (way || only && stack.is_under_root(name)).then_some(name)
         }
-        // A table that waits is what lets root go on after a handover, and what must not get in before it.
+        // After a handover root goes on with the table that waits; before one, that table must not
+        // become live.
         Step::Resume(Name::Root) => {
             let waits = stack.root.is_some_and(|root| root.inactive);
             (waits != stack.has_handed_over()).then_some(Name::Root)
@@ -175,7 +177,8 @@ fn logged_layer(
         return Ok(Some(step));
     }
     match logged.target() {
-        // On its way into a merge, which had not begun: it reads the view, and its own table is untouched.
+        // A merge was being prepared and had not begun: the layer reads the view, and its own table
+        // is untouched.
         Some(Target::Snapshot { .. }) if stack.store(logged) == Some(Store::View) => {
             Ok(Some(Step::Unmerge(Name::Logged)))
         }
@@ -192,7 +195,7 @@ fn logged_layer(
     }
 }
 
-/// What is left when root stands on what it stands on between flushes.
+/// Removes what is left over when root stands on the device that it stands on between flushes.
 fn leftovers(stack: &Stack) -> Result<Option<Step>, PlanError> {
     let used = logged_in_use(stack, None).is_some();
     for (name, left) in [
@@ -208,7 +211,7 @@ fn leftovers(stack: &Stack) -> Result<Option<Step>, PlanError> {
     Ok(tidy(Name::Origin, &origin))
 }
 
-/// Where to go from a seal that came to no end before the handover.
+/// Where to go from a seal that stopped before the handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Drop both new tables: root wakes up on the one that it had.
@@ -217,9 +220,9 @@ pub enum Way {
     Forward,
 }
 
-/// What lets root go on with a table that is right, for who looked at root and the sealed device only; `None`: it
-/// does. The one rule for a handover of [`crate::flush::handover`] in which a call failed, for its guard, and for the
-/// next command.
+/// The step that wakes root up on a table that is right; `None`: root is awake on one. It needs
+/// only root and the sealed device. A handover in which a call failed ([`crate::flush::handover`]),
+/// its guard and the next command all decide by this.
 pub fn wake(stack: &Stack, way: Way) -> Result<Option<Step>, PlanError> {
     let root = stack.root.ok_or(PlanError::NotActive)?;
     match wake_root(stack, &root, way)? {
@@ -228,14 +231,16 @@ pub fn wake(stack: &Stack, way: Way) -> Result<Option<Step>, PlanError> {
     }
 }
 
-/// Root must not stay suspended; but what it would wake up on has to be right first.
+/// As [`wake`], unchecked: root must not stay suspended, but the table that it wakes up on has to
+/// be right first.
 fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, PlanError> {
     let (sealed, in_use) = (stack.sealed.as_ref(), sealed_in_use(stack));
     if let Some(sealed) = sealed
         && stack.has_handed_over()
     {
-        // There is no way back: root's own table is void, also for a root that is awake on it. The kernel hands
-        // over only between tables that have the same origin; what else looks like it is left alone.
+        // There is no way back: root's own table is void, even if root is awake on it. The kernel
+        // hands over only between tables that have the same origin; anything else that looks like a
+        // handover is refused.
         if stack.roots_origin() != origin(sealed) {
             return Err(PlanError::Foreign(Name::Sealed));
         }
@@ -250,9 +255,9 @@ fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, Pla
     }
     if let Some(sealed) = in_use {
         let plain = matches!(sealed.target(), Some(Target::Snapshot { .. }));
-        // Caught in the middle of `RestartMerge`. A store that was merging no longer knows its
-        // free chunks, so a write to it as a plain snapshot would destroy data: merge first. The kernel
-        // takes no second table that waits for the same store.
+        // Caught in the middle of `RestartMerge`. A store that was merging no longer knows its free
+        // chunks, so a write to it as a plain snapshot would destroy data: merge first. The kernel
+        // accepts only one waiting table for a store.
         if plain && !sealed.inactive && stack.mode() == Some(Mode::WriteThrough) {
             return Ok(Some(Step::MergeInPlace));
         }
@@ -261,8 +266,8 @@ fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, Pla
         }
     }
     if root.inactive {
-        // Not before the other table was given up: root can't be resumed while the kernel sees one that waits
-        // for its exceptions, and must not wake up on a device that has no table.
+        // Root's table is cleared first: root can't be resumed while the kernel sees another table
+        // that waits for its exceptions, and must not wake up on a device that has no table.
         let ready = |sealed: &Device| sealed.inactive || sealed.suspended && sealed.live.is_some();
         let forward = way == Way::Forward && in_use.is_none() && sealed.is_some_and(ready);
         return Ok(Some(match forward {
@@ -273,12 +278,13 @@ fn wake_root(stack: &Stack, root: &Device, way: Way) -> Result<Option<Step>, Pla
     Ok(Some(match sealed {
         Some(sealed) if in_use.is_none() && sealed.inactive => Step::Clear(Name::Sealed),
         Some(_) if stack.shares_cow() => Step::Remove(Name::Sealed),
-        // One that is empty goes when root is awake: whoever has it open keeps nobody waiting.
+        // An empty sealed device is removed once root is awake: a process that has it open delays
+        // only the removal.
         _ => Step::Resume(Name::Root),
     }))
 }
 
-/// A device that was left with a loaded table or suspended.
+/// The step for a device that was left with a loaded table or suspended.
 fn tidy(name: Name, device: &Device) -> Option<Step> {
     if device.inactive {
         Some(Step::Clear(name))
@@ -289,7 +295,8 @@ fn tidy(name: Name, device: &Device) -> Option<Step> {
     }
 }
 
-/// Root reads through the sealed device: bring its data to the log or the card.
+/// The next step that brings the sealed device's data to the log or the card; root reads through
+/// the device.
 fn finish(stack: &Stack, sealed: &Device, goal: Goal) -> Result<Step, PlanError> {
     let Some(Target::Snapshot { .. }) = sealed.target() else {
         return merging(stack, Name::Sealed, sealed);
@@ -312,7 +319,7 @@ fn finish(stack: &Stack, sealed: &Device, goal: Goal) -> Result<Step, PlanError>
     })
 }
 
-/// A layer that is being merged, or was.
+/// The next step for a layer that is being merged, or was.
 fn merging(stack: &Stack, name: Name, layer: &Device) -> Result<Step, PlanError> {
     let in_place = name == Name::Sealed && stack.mode() == Some(Mode::WriteThrough);
     match (layer.target(), layer.status()) {
@@ -498,7 +505,8 @@ mod tests {
             s.sealed = loaded();
         });
         assert_eq!(plan(&suspended), Ok(Some(Step::Clear(Name::Root))));
-        // Whoever has the sealed device open, which must not be removed then, does not keep root asleep.
+        // A process that has the sealed device open, so that it can't be removed, does not keep
+        // root asleep.
         let steps =
             [Step::Clear(Name::Sealed), Step::Resume(Name::Root), Step::Remove(Name::Sealed)];
         assert_eq!(path(suspended, Goal::default())[1..], steps);
@@ -581,7 +589,7 @@ mod tests {
             Step::Rename(Name::Logged, Name::Origin),
         ];
         assert_eq!(path(logged(), goal), merge);
-        // A merge that was begun is brought to its end by any command.
+        // Any command finishes a merge that was begun.
         assert_eq!(path(merging_log(used(8)), Goal::default()), merge[1..]);
         // Without room in the log a sealed COW waits for the merge under it.
         let steps = path(sealed_over_log(), goal);
@@ -845,9 +853,10 @@ mod tests {
         found
     }
 
-    /// Every stack that can be written down with cowflush's names and kinds of tables, whether anything leads to it
-    /// or not; `check` gets each with every wish. Disturbed (suspended, with a table that waits) is root in all ways,
-    /// and one layer at a time; the sealed device, which root shares a COW with during a seal, in all ways.
+    /// Every stack that can be written down with cowflush's names and kinds of tables, whether or
+    /// not cowflush can get there; `check` gets each with every goal. Disturbed (suspended, with a
+    /// table that waits) is root in all ways, and one layer at a time; the sealed device, which
+    /// root shares a COW with during a seal, in all ways.
     fn every_stack(mut check: impl FnMut(&Stack, Goal)) {
         let disturbed = |device: Option<Device>, suspended, inactive| {
             device.map(|device| Device { suspended, inactive, ..device })
@@ -934,8 +943,8 @@ mod tests {
         }
     }
 
-    /// Whatever a crash, another tool or a defect elsewhere leaves: a step that loses data is never taken. Rather the
-    /// stack is left as it is, and that is said.
+    /// Whatever a crash, another tool or a defect elsewhere leaves, the plan never takes a step
+    /// that loses data. It leaves the stack as it is and reports an error.
     #[test]
     fn no_step_ever_takes_away_what_root_reads_or_what_is_nowhere_else() {
         let (mut harms, mut looked) = (std::collections::BTreeMap::new(), 0_u64);
@@ -985,8 +994,8 @@ mod tests {
         assert_eq!(path(held, direct)[..2], [Step::Resume(Name::Sealed), Step::MoveRoot]);
     }
 
-    /// What the handover of a seal and its guard do, of every stack that has root asleep: it ends, either way, and
-    /// where it ends well root is awake, on no table that is void.
+    /// From every stack with root asleep, what a seal's handover and its guard do comes to an end,
+    /// in both directions. Where it succeeds, root is awake, and not on a void table.
     #[test]
     fn either_way_root_wakes_up_and_never_on_a_void_table() {
         let (mut woken, mut handed) = (0_u64, 0_u64);

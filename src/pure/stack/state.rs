@@ -99,7 +99,8 @@ impl Device {
         }
     }
 
-    /// Its live table is none that cowflush makes, so the device may be somebody else's that has the name by chance.
+    /// Whether its live table is one that cowflush never makes: the device may be another program's
+    /// that has the name by chance.
     pub fn is_foreign(&self) -> bool {
         matches!(self.live, Some(Live::Foreign | Live::Single { target: Target::Other, .. }))
     }
@@ -258,7 +259,7 @@ impl Stack {
     /// Whether root reads through the device of that name, by the tables that serve I/O.
     pub fn is_under_root(&self, name: Name) -> bool {
         let wanted = self.device(name).map(|device| device.number);
-        // A circle, which the kernel lets nobody make, has an end as well.
+        // The search ends even in a circle, which the kernel does not allow.
         let deepest = Name::ALL.len();
         wanted.zip(self.root).is_some_and(|(wanted, root)| self.reads(&root, wanted, deepest))
     }
@@ -286,9 +287,10 @@ impl Stack {
         })
     }
 
-    /// Whether the kernel has moved what root's COW holds from root's table to the sealed device's, while root has
-    /// not yet got the table that reads through that one. Root's own table is void then: who reads it meets
-    /// errors. The sealed device's is the only one that knows where in the COW which chunk is.
+    /// Whether the kernel has moved what root's COW holds from root's table to the sealed device's,
+    /// while root has not yet got the table that reads through that one. Root's own table is void
+    /// then: reads through it fail. Only the sealed device's table knows where each chunk is in the
+    /// COW.
     ///
     /// A resume moves it (`__handover_exceptions` in drivers/md/dm-snap.c), so until then the sealed device is
     /// suspended; after that root's table is Invalid, whatever another tool does to the sealed device.
@@ -297,7 +299,8 @@ impl Stack {
         self.shares_cow() && (void || self.sealed.is_some_and(|sealed| !sealed.suspended))
     }
 
-    /// Whether a layer stands on the card itself: no other layer is under it, whose data the card does not have.
+    /// Whether a layer stands on the card itself, and not on another layer whose data the card does
+    /// not have.
     pub fn is_on_card(&self, layer: Name) -> bool {
         let target = self.device(layer).and_then(Device::target);
         let Some((origin, _)) = target.and_then(store) else { return false };
@@ -305,7 +308,7 @@ impl Stack {
             .is_none_or(|below| matches!(below.target(), Some(Target::Linear { .. })))
     }
 
-    /// What is in RAM of a sealed device: nothing once it stands in the flush log.
+    /// The sealed device while its data are in RAM; `None` once they are in the flush log.
     pub fn sealed_in_ram(&self) -> Option<Device> {
         let sealed = self.sealed?;
         let logged = matches!(sealed.target()?, Target::Snapshot { .. })

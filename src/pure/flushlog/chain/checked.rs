@@ -1,4 +1,4 @@
-//! Reading chunks of a log, which may fail once and work when it is tried again, and comparing their checksums.
+//! Reads chunks of a log, more than once where a read fails, and compares their checksums.
 
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, PIECE, Unreadable};
 use crate::pure::crc::{self, crc32c};
@@ -6,10 +6,11 @@ use crate::pure::flushlog::format::BEHIND;
 use crate::pure::flushlog::ring::Ring;
 use crate::pure::flushlog::segment::Segment;
 
-/// How often a chunk is read that can't be read.
+/// How often a chunk is tried before it counts as unreadable.
 pub(super) const TRIES: u32 = 3;
 
-/// What a chunk counts as, byte by byte, in the checksum of what stands behind a segment, if it can't be read.
+/// The byte that stands for each byte of an unreadable chunk in the checksum of what stands behind
+/// a segment.
 pub const NOTHING: u8 = 0xb5;
 
 /// A chunk of data that is not as its segment says.
@@ -40,8 +41,8 @@ pub(super) fn wanted(ring: &Ring, segment: &Segment) -> Vec<(u64, Option<u32>)> 
     segment.data(ring).map(|(place, entry)| (place, Some(entry.crc))).collect()
 }
 
-/// Which of these places can't be read, or do not hold what has the checksum, where one is known. They are
-/// read in their order, neighbours together.
+/// Which of these places can't be read, or have another checksum than the one that is given. They
+/// are read in ascending order, neighbours together.
 pub fn bad_chunks(from: &mut impl Chunks, mut wanted: Vec<(u64, Option<u32>)>) -> Vec<Bad> {
     wanted.sort_unstable();
     let mut bad = Vec::new();
@@ -65,7 +66,7 @@ pub fn bad_chunks(from: &mut impl Chunks, mut wanted: Vec<(u64, Option<u32>)>) -
     bad
 }
 
-/// Reads a chunk, which may fail once and work when it is tried again.
+/// Reads a chunk; a read that fails is tried again.
 pub(super) fn fetch(from: &mut impl Chunks, chunk: u64, into: &mut [u8]) -> Result<(), Unreadable> {
     (0..TRIES).find_map(|_| from.read(chunk, into).ok()).ok_or(Unreadable)
 }

@@ -1,4 +1,4 @@
-//! Following a chain from segment to segment, and telling what stands behind the last one.
+//! Follows a chain from segment to segment, and says what stands behind the last one.
 
 use core::ops::Range;
 
@@ -13,7 +13,8 @@ use crate::pure::flushlog::format::{
 use crate::pure::flushlog::ring::Ring;
 use crate::pure::flushlog::segment::Segment;
 
-/// What was asked for is there, or something else is, or it can't be read (that chunk), which may be either.
+/// Whether a record was found at its place: it is there, it was damaged, something else is there,
+/// or that chunk can't be read.
 enum Answer<T> {
     Intact(T),
     /// What was asked for was there once: all but a part of it is.
@@ -39,9 +40,9 @@ impl Chain {
         Self::read_as(from, header, false)
     }
 
-    /// The same for a log that a stack is using, where a flush may have been killed: at shutdown, most
-    /// likely, and then there is no time to search the ring of a slow card. A segment that only
-    /// lacks its end is passed by, if none follows it; anything else is searched for.
+    /// As [`Self::read`], for a log that a stack is using, where a flush may have been killed: most
+    /// likely at shutdown, when there is no time to search the ring of a slow card. It skips the
+    /// search where the last segment only lacks its end and no other follows it.
     pub fn read_in_use(from: &mut impl Chunks, header: Header) -> Result<Self, LogError> {
         Self::read_as(from, header, true)
     }
@@ -56,7 +57,8 @@ impl Chain {
             Tail::AsLeft => {}
             Tail::CutShort(_, head) if in_use && chain.is_last(from, &head) => {
                 chain.end = ChainEnd::Torn;
-                // As a search would: no number is used again that may stand in a commit record.
+                // As after a search, no sequence number is used again that may stand in a commit
+                // record.
                 chain.next.sequence = head.sequence;
             }
             Tail::CutShort(stop, _) | Tail::Unknown(stop) => chain.end_at(from, &stop),
@@ -77,8 +79,9 @@ impl Chain {
         }
     }
 
-    /// Takes in the segment at the chain's end, or says what stands there instead. `behind` is the checksum of what the last one
-    /// had behind it; returns that of this one, which one without a commit record does not have.
+    /// Adds the segment at the chain's end, or says what stands there instead. `behind` is the
+    /// checksum of what the last segment had behind it. Returns the same of this one; a segment
+    /// without a commit record does not have it.
     pub(super) fn step(
         &mut self,
         from: &mut impl Chunks,
@@ -237,11 +240,12 @@ impl Chain {
     }
 }
 
-/// Where a record says whose it is: its magic, the log's UUID, the generation, its place, and what it is chained to.
+/// The bytes of a record that say where it belongs: magic, the log's UUID, generation, place, and
+/// what it is chained to.
 const HEAD_MARKS: [Range<usize>; 5] = [0..8, 16..32, 32..40, 64..72, 48..56];
 const COMMIT_MARKS: [Range<usize>; 5] = [0..8, 16..32, 32..40, 40..48, 48..56];
 
-/// Whether a record that is not intact was this one: all but one of its marks are there.
+/// Whether a damaged record was once `wanted`: at least all but one of these fields agree.
 fn resembles(found: &[u8], wanted: &[u8], marks: &[Range<usize>; 5]) -> bool {
     let differ =
         marks.iter().filter(|mark| found.get((*mark).clone()) != wanted.get((*mark).clone()));

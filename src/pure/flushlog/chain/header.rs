@@ -11,7 +11,7 @@ use crate::pure::flushlog::ring::Ring;
 /// Why there is no log to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogError {
-    /// Neither copy of the header is one.
+    /// Neither copy has a header's magic number.
     Absent,
     /// The header can't be read, so it may be intact: at this chunk.
     Unreadable(u64),
@@ -57,13 +57,13 @@ pub struct HeaderRead {
     pub header: Header,
     /// Both copies were intact and equal.
     pub whole: bool,
-    /// Where a copy stands that can't be read.
+    /// The chunk of a copy that can't be read.
     pub hidden: Option<u64>,
 }
 
 /// Reads the header of a log on a partition of `chunks`.
 pub fn header(from: &mut impl Chunks, chunks: u64) -> Result<HeaderRead, LogError> {
-    // The inner answer is that of a copy that could be read.
+    // The outer error: the chunk can't be read. The inner one: what it holds is not intact.
     let mut record = |chunk: u64| {
         let mut bytes = vec![0; CHUNK_BYTES];
         fetch(from, chunk, &mut bytes).map_err(|Unreadable| chunk)?;
@@ -112,12 +112,13 @@ pub fn header(from: &mut impl Chunks, chunks: u64) -> Result<HeaderRead, LogErro
     Ok(HeaderRead { header, whole: hidden.is_none() && first == second, hidden })
 }
 
-/// Reads a log on a partition of `chunks`, and says whether both copies of its header are intact. `in_use`: as
-/// [`Chain::read_in_use`].
+/// Reads a log on a partition of `chunks`, and says whether both copies of its header are intact.
+/// `in_use`: reads as [`Chain::read_in_use`] does.
 pub fn open(from: &mut impl Chunks, chunks: u64, in_use: bool) -> Result<(Chain, bool), LogError> {
     let HeaderRead { header, whole, hidden } = header(from, chunks)?;
     let mut chain = Chain::read_as(from, header, in_use)?;
-    // The copy that can't be read may be the younger one, and what seems lost its generation's.
+    // The copy that can't be read may be the younger one; then what seems lost belongs to its
+    // generation.
     if let (Some(chunk), ChainEnd::Damaged(damage)) = (hidden, chain.end) {
         chain.end = ChainEnd::Unreadable { chunk, youngest: Some(damage.youngest) };
     }

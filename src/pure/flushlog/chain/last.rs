@@ -1,4 +1,4 @@
-//! Reading as little as an append needs: the last segment, and of those before it a few in turn.
+//! Reads as little as an append needs: the last segment, and a few of those before it, in turn.
 
 use super::Chain;
 use super::follow::Tail;
@@ -7,13 +7,13 @@ use crate::pure::flushlog::fingerprint::watched;
 use crate::pure::flushlog::format::{Header, Link, Mark, segment_chunks};
 use crate::pure::flushlog::ring::Ring;
 
-/// How many of the segments before the last one an append looks at, in turn.
+/// How many of the segments before the last one each append reads, in turn.
 pub const LOOKS: u32 = 8;
 
 impl Chain {
-    /// The end of a chain that ends as `mark` says, without reading all of it: its last segment, and of those before it
-    /// [`LOOKS`], in turn. `None`: something is not as the mark says, so all has to be read to know what it is. A segment of
-    /// another generation is not.
+    /// Reads the end of a chain that ends as `mark` says: its last segment, and [`LOOKS`] of those
+    /// before it, in turn. `None`: something is not as the mark says, such as a segment of another
+    /// generation; only reading the whole log tells what it is.
     pub fn read_last(from: &mut impl Chunks, header: Header, mark: &Mark) -> Option<Self> {
         let ring = Ring::new(header.chunks, header.align)?;
         let is_last = |link: &Link| link.position >= mark.before.position;
@@ -27,7 +27,8 @@ impl Chain {
                 if chain.next.id != mark.before.id {
                     return None;
                 }
-                // Those from the start on are next, also when there are more by the next time.
+                // The next append begins at the start again, even if the log has more segments by
+                // then.
                 chain.next = header.start;
             }
             if chain.next == first {
@@ -45,8 +46,8 @@ impl Chain {
         (is_it && as_left).then_some(chain)
     }
 
-    /// What was appended since this generation ended cleanly, with `end` as [`Self::next`]; nothing else is read. `None`: it
-    /// does not go on from there, or does not end cleanly.
+    /// Reads only what was appended since this generation ended cleanly, with `end` as
+    /// [`Self::next`]. `None`: the chain does not go on from there, or does not end cleanly.
     pub fn since(from: &mut impl Chunks, header: Header, end: Link) -> Option<Self> {
         let mut chain = Self::begin(header, Ring::new(header.chunks, header.align)?, end);
         chain.part = Some(end);
@@ -60,8 +61,8 @@ impl Chain {
         }
     }
 
-    /// What [`Self::read_last`] has to know later. `None`: there is no segment, or what the last one knows of root
-    /// is not all that the segments know.
+    /// What [`Self::read_last`] needs later. `None`: there is no segment, or the last one does not
+    /// have the fingerprints of all sectors that the segments together know.
     pub fn mark(&self) -> Option<Mark> {
         let (last, before) = self.segments.split_last()?;
         if watched(&self.segments).len() > watched(core::slice::from_ref(last)).len() {

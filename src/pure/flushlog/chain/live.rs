@@ -21,13 +21,14 @@ pub struct Live {
 }
 
 impl Chain {
-    /// Where what root reads stands in the log with the last segment, if it was as `seen` before: chunk of root and chunk
-    /// of the log, ascending.
+    /// What root reads from the log once the last segment is added to what it read before (`seen`):
+    /// chunk of root and chunk of the log, ascending.
     pub fn last_over(&self, seen: Vec<Exception>) -> Vec<Exception> {
         let Some(last) = self.segments.last() else { return seen };
         let mut both = Vec::with_capacity(seen.len() + last.table.len());
         let mut seen = seen.into_iter().peekable();
-        // Both are ascending: to sort thousands again takes longer than all else in a small flush.
+        // Both are ascending, and merged as such: sorting thousands again would take longer than
+        // the rest of a small flush.
         for (place, entry) in last.data(&self.ring) {
             while let Some(before) = seen.next_if(|seen| seen.old < entry.old) {
                 both.push(before);
@@ -55,7 +56,7 @@ impl Chain {
                 segment: index,
             }));
         }
-        // The youngest last, so that going backwards it comes first.
+        // The youngest comes last, so that a backward walk meets it first.
         live.sort_unstable();
         live.reverse();
         live.dedup_by_key(|live| live.old);
@@ -63,11 +64,12 @@ impl Chain {
         live
     }
 
-    /// Reads the data that would be applied and cuts the chain where they are damaged or can't be read. Returns
-    /// what is left, as [`Self::live`].
+    /// Reads the data that would be applied, and cuts the chain where they are damaged or can't be
+    /// read. Returns what [`Self::live`] returns afterwards.
     ///
-    /// Data that a younger segment replaces are not read, unless the younger one is cut off. If that was because it
-    /// can't be read, what turns out to be wrong then is not lost yet: the younger one may be read again.
+    /// Data that a younger segment replaces are read only if the younger one is cut off. If it was
+    /// cut off because it can't be read, older data that turn out to be wrong are not lost yet: the
+    /// younger segment may become readable again.
     pub fn verify(&mut self, from: &mut impl Chunks) -> Vec<Live> {
         loop {
             let live = self.live();
@@ -76,7 +78,7 @@ impl Chain {
             let segment = |bad: &Bad| {
                 live.iter().find(|live| live.place == bad.place).map(|live| live.segment)
             };
-            // Of a segment's chunks one that is wrong says most: the segment is lost then.
+            // A wrong chunk comes before unreadable ones: it means that the segment is lost.
             let first =
                 bad.iter().filter_map(|bad| Some((segment(bad)?, bad.unreadable, *bad))).min();
             match first {
@@ -86,11 +88,12 @@ impl Chain {
         }
     }
 
-    /// Reads everything: all data, also those that were replaced, and the rest of the ring. Returns
-    /// the places that are bad.
+    /// Reads everything: all data, those that were replaced as well, and the rest of the ring.
+    /// Returns the bad chunks.
     ///
     /// A card that lied about a FLUSH may have lost the start of a segment and kept its commit
-    /// record; then the chain seems to end as it was left, and only a look at the whole ring tells.
+    /// record. Then the chain seems to end as it was left, and only reading the whole ring shows
+    /// the loss.
     pub fn verify_all(&mut self, from: &mut impl Chunks) -> Vec<Bad> {
         if self.end == ChainEnd::Clean {
             self.end_at(from, &Stop::NONE);
@@ -104,14 +107,15 @@ impl Chain {
             .collect()
     }
 
-    /// Ends the chain before segment number `index`, of whose data this is bad.
+    /// Ends the chain before segment number `index`, which has this bad chunk of data.
     pub fn cut(&mut self, index: usize, bad: Bad) {
         let hidden = bad.unreadable || matches!(self.end, ChainEnd::Unreadable { .. });
         let youngest = self.next.sequence;
         self.segments.truncate(index);
         let last = self.segments.last().map(|segment| segment.head);
         let link = last.map_or(self.header.start, |head| self.link_after(&head));
-        // Younger than anything that was ever there: what was cut off must not fit again.
+        // The next segment is younger than all that was ever there: what was cut off must not fit
+        // again.
         self.next = Link { sequence: youngest, ..link };
         self.end = if hidden {
             ChainEnd::Unreadable { chunk: bad.place, youngest: Some(youngest) }

@@ -2,31 +2,31 @@
 //!
 //! A segment belongs to the chain if its head stands where the segment before it ends, names that
 //! segment's random number, and its table and data have the right checksums. After the last one
-//! stands what stood there when it was committed; its commit record has a checksum of that, so
-//! the usual end is known by reading eight chunks. Anything else there is either a segment that
-//! the power cut short, or one that was damaged after it had been committed: then a younger
-//! commit record is still to be found further on in the ring, and the difference is told.
+//! stands what stood there when it was committed; its commit record has a checksum of that, so the
+//! usual end is known by reading eight chunks. Anything else there is either a segment that the
+//! power cut short, or one that was damaged after it had been committed: then a younger commit
+//! record still stands further on in the ring, which tells the two apart.
 //!
 //! # What can't be read
 //!
 //! There are three answers: *intact*, *damaged* (read, and wrong), and *unreadable*, which may be
-//! either and is tried a few times. A card with a bad contact reads well a second later, so what can't be read is never
-//! taken for wrong, nor for nothing. The other way round, a power cut leaves unreadable sectors
-//! where it was writing, behind the chain's end; that must not hold up all later flushes. So where the chain
-//! ends it is asked: could a segment that was committed be here?
+//! either and is tried a few times. A card with a bad contact reads well a second later, so what
+//! can't be read is never taken for wrong, nor for nothing. The other way round, a power cut leaves
+//! unreadable sectors where it was writing, behind the chain's end; that must not hold up all later
+//! flushes. So at the chain's end the question is: could a committed segment be here?
 //!
 //! | head at the end | commit record of a segment there | answer |
 //! | --- | --- | --- |
 //! | something else | | what a search finds |
-//! | unreadable | any place behind it | what a search finds; [`End::Unreadable`] if that can't read another chunk either |
+//! | unreadable | any place behind it | what a search finds; [`ChainEnd::Unreadable`] if that can't read another chunk either |
 //! | damaged, but ours | any place behind it | the same if a search can't read a chunk |
-//! | ours | intact, or damaged, but ours | it was committed: [`End::Damaged`] if something in it is wrong, else [`End::Unreadable`] |
-//! | ours | unreadable | [`End::Unreadable`] unless all data are right |
+//! | ours | intact, or damaged, but ours | it was committed: [`ChainEnd::Damaged`] if something in it is wrong, else [`ChainEnd::Unreadable`] |
+//! | ours | unreadable | [`ChainEnd::Unreadable`] unless all data are right |
 //! | ours | something else | it was cut short; what a search finds |
 //!
 //! What a search finds: a younger commit record somewhere in the ring means that flushes were lost
-//! ([`End::Damaged`]), or can't be reached now ([`End::Unreadable`] if what is in the way can't be read). None means
-//! [`End::Torn`]: a committed segment has its head and its commit record in two chunks, so one unreadable chunk can't hide it. The
+//! ([`ChainEnd::Damaged`]), or can't be reached now ([`ChainEnd::Unreadable`] if what is in the way can't be read). None means
+//! [`ChainEnd::Torn`]: a committed segment has its head and its commit record in two chunks, so one unreadable chunk can't hide it. The
 //! checksum of what stands behind a segment counts a chunk that can't be read as [`NOTHING`], in writing and in
 //! comparing: it can't fail.
 
@@ -49,13 +49,13 @@ use super::segment::Segment;
 /// How a chain ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainEnd {
-    /// As it was left by the last segment.
+    /// As the last segment left it.
     Clean,
     /// With something that was never completed: what a power cut during a flush leaves.
     Torn,
     /// With something that had been complete.
     Damaged(Damage),
-    /// With something that can't be read, and may be intact.
+    /// With something that can't be read and may be intact.
     Unreadable {
         /// The chunk of the log that can't be read.
         chunk: u64,
@@ -118,13 +118,13 @@ pub struct Chain {
     pub end: ChainEnd,
     /// What the next segment is chained to. `sequence` is the largest that was seen anywhere.
     pub next: Link,
-    /// `None`: all segments are here. Else only the last ones, and of those before some were looked at: the next look
-    /// at them begins at the segment that is chained to this.
+    /// `None`: all segments are here. Otherwise only the last one is, and a few of the others were
+    /// read: the next append goes on with the segment that is chained to this.
     pub part: Option<Link>,
 }
 
 impl Chain {
-    /// A chain that goes on from here; nothing was read of it.
+    /// An empty chain that goes on from `next`; nothing was read yet.
     fn begin(header: Header, ring: Ring, next: Link) -> Self {
         Self { header, ring, segments: Vec::new(), end: ChainEnd::Clean, next, part: None }
     }
@@ -135,7 +135,7 @@ impl Chain {
         Link { id: head.id, sequence: head.sequence, position, behind: 0 }
     }
 
-    /// Takes in a segment that was just written behind this chain.
+    /// Adds a segment that was just written behind this chain.
     pub fn push(&mut self, head: Head, table: Vec<Entry>, commit: &Commit) {
         self.segments.push(Segment { head, table, committed: true });
         self.next = commit.link;
@@ -162,8 +162,8 @@ impl Chain {
         segment_chunks(count) <= self.ring.length
     }
 
-    /// Numbers what comes next so that it is younger than anything that can't be seen: the ring has no room for
-    /// more segments than this.
+    /// Raises the next sequence number above that of every segment that can't be read: by as many
+    /// segments as the ring has room for.
     pub fn skip_unseen(&mut self) {
         self.next.sequence = self.next.sequence.saturating_add(self.ring.length);
     }

@@ -1,4 +1,4 @@
-//! Searching the rest of the ring for flushes that had been committed.
+//! Searches the rest of the ring for flushes that had been committed.
 
 use super::checked::each;
 use super::{Chain, ChainEnd, Damage, DamagedPart};
@@ -11,7 +11,7 @@ pub(super) struct Stop {
     pub hidden: Option<u64>,
     /// A segment was committed here, of that number.
     pub committed: u64,
-    /// One may have been, if the ring has so many chunks that can't be read.
+    /// A segment may have been committed here if the ring has at least this many unreadable chunks.
     pub doubt: usize,
 }
 
@@ -27,12 +27,13 @@ struct Searched {
     youngest: u64,
     /// The first chunk that can't be read.
     hidden: Option<u64>,
-    /// How many can't.
+    /// How many chunks can't be read.
     unreadable: usize,
 }
 
 impl Chain {
-    /// Looks through the rest of the ring for anything younger than the chain's end, which was found to be this.
+    /// Searches the rest of the ring for anything younger than the chain's end, which was found to
+    /// be `stop`, and sets the chain's end accordingly.
     pub(super) fn end_at(&mut self, from: &mut impl Chunks, stop: &Stop) {
         let found = self.search(from);
         let youngest = found.youngest.max(stop.committed);
@@ -53,7 +54,7 @@ impl Chain {
         self.next.sequence = self.next.sequence.max(youngest);
     }
 
-    /// Looks through the rest of the ring.
+    /// Reads the rest of the ring.
     fn search(&self, from: &mut impl Chunks) -> Searched {
         let mut found = Searched::default();
         let mut at = self.next.position;

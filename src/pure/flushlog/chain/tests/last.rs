@@ -4,20 +4,20 @@ use crate::pure::flushlog::format::Mark;
 use proptest::prelude::*;
 
 impl Card {
-    /// Its end as an append would look at it.
+    /// The end of the chain as an append would read it.
     fn read_last(&mut self, mark: &Mark) -> Option<Chain> {
         let header = header(self, CHUNKS).ok()?.header;
         Chain::read_last(self, header, mark)
     }
 
-    /// What was appended since it ended so.
+    /// What was appended since the chain ended so.
     fn since(&mut self, end: Link) -> Option<Chain> {
         let header = header(self, CHUNKS).ok()?.header;
         Chain::since(self, header, end)
     }
 }
 
-/// A log of so many segments of one chunk each.
+/// A log of `count` segments of one chunk each.
 fn long(count: u64) -> Card {
     let mut card = Card::new(1);
     for number in 0..count {
@@ -150,7 +150,7 @@ fn what_was_appended_to_a_long_log_is_read_without_the_rest() {
 }
 
 proptest! {
-    /// Who looks again finds what a whole look finds, or nothing.
+    /// Reading what was appended since finds the same as reading the whole log, or nothing.
     #[test]
     fn what_was_appended_since_a_look_is_what_a_whole_look_finds_more(
         before in prop::collection::vec(prop::collection::btree_set(0u64..1000, 0..9), 0..9),
@@ -179,7 +179,7 @@ proptest! {
         match card.since(was.next).filter(|_| same) {
             None => prop_assert!(!same || torn.is_some() || !flips.is_empty()),
             Some(more) => {
-                // What was damaged before that a look from there does not see.
+                // A read that begins there does not see damage before it.
                 let now = card.chain();
                 if flips.is_empty() {
                     prop_assert_eq!(&more.segments[..], &now.segments[was.segments.len()..]);
@@ -207,7 +207,8 @@ proptest! {
         }
     }
 
-    /// Whatever became of the card since a mark was made: who believes it writes behind all that counted then.
+    /// Whatever became of the card since a mark was made: a write that trusts the mark comes behind
+    /// all that counted then.
     #[test]
     fn a_glance_is_never_misled(
         flushes in prop::collection::vec(prop::collection::btree_set(0u64..1000, 0..9), 1..14),

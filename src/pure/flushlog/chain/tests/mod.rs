@@ -22,7 +22,7 @@ pub struct Card {
     pub bytes: Vec<u8>,
     /// How often it was read.
     pub reads: u64,
-    /// Chunks that can't be read, and how often not: from then on they can.
+    /// Chunks that can't be read, and how many reads of each fail.
     pub faults: BTreeMap<u64, u32>,
     pub header: Header,
     /// The chain as a reader would find it after each flush.
@@ -113,7 +113,8 @@ impl Card {
         laid.head
     }
 
-    /// One more segment, cut short after so many chunks. Returns whether it is complete but for its commit record.
+    /// One more segment, cut short after `count` chunks. Returns whether it is complete but for its
+    /// commit record.
     pub fn tear(&mut self, chunks: &[u64], byte: u8, count: u64) -> bool {
         let (chain, before) = (self.chain(), self.bytes.clone());
         let head = self.write(&chain, chunks, byte);

@@ -46,8 +46,12 @@ daemon() {
     case $1 in
     start | restart) [ -x /usr/sbin/cowflush ] && put mode deferring && put cowflush.service active ;;
     stop) put cowflush.service inactive ;;
-    status) is cowflush.service active ;;
+    status) running cowflush.service ;;
     esac
+}
+# As systemctl and an init script answer: 3 is no. What died has left its pid file, which only the script looks at.
+running() {
+    if is "$1" active; then return 0; elif [ "$name" = invoke-rc.d ] && is "$1" dead; then return 1; else return 3; fi
 }
 case $name in
 # With what codes it ends, one after the other, stands in /state/codes.
@@ -69,7 +73,7 @@ invoke-rc.d) daemon "$2" ;;
 ischroot) is chroot yes ;;
 systemctl)
     case $* in
-    *is-active*) for unit; do :; done; is "$unit" active ;;
+    *is-active*) for unit; do :; done; running "$unit" ;;
     esac ;;
 update-grub) [ -d /boot/grub ] && echo "menu $(ls /etc/grub.d) $(cat /etc/default/grub.d/* 2>/dev/null)" >/boot/grub/grub.cfg ;;
 # As with -k all; with -u alone the newest
@@ -363,6 +367,20 @@ def test_an_upgrade_leaves_a_daemon_alone_that_the_owner_stopped(
 
 
 @INITS
+def test_an_upgrade_starts_a_daemon_of_which_nobody_says_that_it_was_stopped(
+    tmp_path: Path, systemd: bool
+) -> None:
+    """One that died has not been stopped; and who gives no answer leaves no old program at work in silence."""
+    system = installed(tmp_path / "root", systemd)
+    if not systemd:
+        put(system.root / "state/cowflush.service", "dead\n")
+        assert system.run("postinst", "configure", "0.1").returncode == 0
+        assert system.state("cowflush.service") == "active"
+    done = system.run("postinst", "configure", "0.1", fails="systemctl\\|invoke-rc.d")
+    assert done.returncode == 0 and "cowflush: its daemon did not start" in done.stderr
+
+
+@INITS
 def test_a_removal_that_is_refused_leaves_a_daemon_that_flushes(
     tmp_path: Path, systemd: bool
 ) -> None:
@@ -502,8 +520,8 @@ def test_a_command_that_fails_once_stops_the_script_or_is_said_and_all_is_well_w
 
 
 def answers(call: str) -> bool:
-    """Whether its failure is an answer: no chroot; the daemon that is not known to run is left as it is;
-    without a reason from `check` the usual words are said."""
+    """Whether its failure is an answer: no chroot; a daemon that may run is started anew; without a reason from
+    `check` the usual words are said."""
     return call.startswith("ischroot") or call.endswith(
         ("is-active cowflush.service", "cowflush status", "cowflush check")
     )

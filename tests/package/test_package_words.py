@@ -92,6 +92,45 @@ def test_debian_s_service_says_what_it_does_and_whether_it_worked(scripts: Scrip
     assert (done.returncode, done.stderr.strip()) == (2, usage), done
 
 
+def test_sysvinit_s_daemon_feeds_the_watchdog_until_all_is_on_the_card(
+    scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a shutdown it ends after the stop, however that went; by hand only after one that went well."""
+    for level, words in (("0", "stop --shutdown"), ("6", "stop --shutdown"), ("", "stop")):
+        monkeypatch.setenv("RUNLEVEL", level)
+        for code in (0, 5):
+            scripts.program("cowflush", code)
+            scripts.program("start-stop-daemon")
+            scripts.calls.unlink(missing_ok=True)
+            done = scripts.run(DEBIAN / "cowflush.init", "stop")
+            assert done.returncode == code, done
+            calls = scripts.calls.read_text().splitlines()
+            ended = [call.startswith("start-stop-daemon --stop") for call in calls]
+            assert calls[0] == f"cowflush {words}"
+            assert ended == ([False, True] if level or not code else [False]), (level, code, calls)
+
+
+def test_sysvinit_s_script_forgets_a_daemon_only_when_it_is_gone_and_keeps_back_no_error(
+    scripts: Scripts,
+) -> None:
+    """Else a second one is started beside it. `stop` and then `start` leave one, whatever the stop said."""
+    pid, spared = scripts.folder / "pid", scripts.folder / "omit/cowflush"
+    script = DEBIAN / "cowflush.init"
+    for code in (2, 0):
+        pid.write_text("4711")
+        scripts.program("cowflush")
+        scripts.program("start-stop-daemon", code)
+        assert scripts.run(script, "stop").returncode == code
+        assert pid.exists() == bool(code)
+    scripts.program("cowflush", output="")
+    (scripts.folder / "cowflush").write_text("#!/bin/sh\necho why >&2\nexit 5\n")
+    assert "why" in scripts.run(script, "stop").stderr
+    scripts.program("cowflush")
+    scripts.program("start-stop-daemon")
+    assert scripts.run(script, "start").returncode == 0
+    assert spared.is_symlink() and spared.readlink() == pid
+
+
 def test_debian_s_package_stays_where_root_can_not_be_written_back(scripts: Scripts) -> None:
     scripts.program("ischroot", 1)
     scripts.program("invoke-rc.d")
@@ -126,6 +165,12 @@ def test_grub_s_menu_gets_an_entry_without_cowflush(scripts: Scripts) -> None:
     done = scripts.run(DEBIAN / "42_cowflush")
     assert (done.returncode, done.stderr) == (0, "Adding an entry without cowflush\n"), done
     assert "\tlinux /vmlinuz\n}" in done.stdout and "/other" not in done.stdout, done
+    # As it stands there, but for what would make a rescue the default of all boots from then on.
+    entries = "menuentry x {\n\tsavedefault\n\tlinux /vmlinuz a=\\\\n\\$b\n}\n"
+    (scripts.folder / "entries").write_text(entries)
+    (scripts.folder / "10_linux").write_text(f"#!/bin/sh\ncat {scripts.folder}/entries\n")
+    said = scripts.run(DEBIAN / "42_cowflush").stdout
+    assert entries.splitlines()[2] in said.splitlines() and "savedefault" not in said, said
     scripts.program("10_linux")
     assert scripts.run(DEBIAN / "42_cowflush").stderr == "", "nothing to make one of"
 

@@ -49,6 +49,7 @@ class Scripts:
             ("/lib/lsb/init-functions", self.folder / "lsb"),
             ("/run/sendsigs.omit.d", self.folder / "omit"),
             ("/run/cowflush.pid", self.folder / "pid"),
+            ("/tmp/cowflush.conf", self.folder / "tmp.conf"),
             ("/proc/cmdline", self.folder / "cmdline"),
             ("/dev/kmsg", self.folder / "kmsg"),
             ("/dev/console", self.folder / "console"),
@@ -173,6 +174,23 @@ def test_grub_s_menu_gets_an_entry_without_cowflush(scripts: Scripts) -> None:
     assert entries.splitlines()[2] in said.splitlines() and "savedefault" not in said, said
     scripts.program("10_linux")
     assert scripts.run(DEBIAN / "42_cowflush").stderr == "", "nothing to make one of"
+
+
+def test_openwrt_s_service_writes_its_settings_to_no_link_of_somebody_else_s(
+    scripts: Scripts,
+) -> None:
+    """Whoever may write to /tmp could have root write over any file by one."""
+    precious = scripts.folder / "precious"
+    precious.write_text("work")
+    conf = scripts.folder / "tmp.conf"
+    for name in (conf, conf.with_name("tmp.conf.new")):
+        name.symlink_to(precious)
+    uci = 'config_load() { :; }\nconfig_get() { if [ "$3" = interval ]; then eval "$1=3h"; else eval "$1="; fi; }\n'
+    done = scripts.run(OPENWRT / "cowflush.init", after=f"\n{uci}write_config\n")
+    assert done.returncode == 0, done
+    assert conf.read_text() == "interval = 3h\n" and not conf.is_symlink()
+    assert precious.read_text() == "work" and conf.stat().st_mode & 0o777 == 0o644
+    assert [*scripts.folder.glob("tmp.conf.??????")] == []
 
 
 def test_openwrt_s_upgrade_is_given_up_where_the_card_is_not_up_to_date(scripts: Scripts) -> None:

@@ -67,7 +67,7 @@ impl fmt::Display for Bytes {
 }
 
 /// The number by which the kernel knows a device, printed as `major:minor`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DevNo {
     /// Driver's number.
     pub major: u32,

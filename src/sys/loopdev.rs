@@ -178,6 +178,12 @@ impl Loop {
         self.number
     }
 
+    /// Lets it have another limit, smaller ones, too.
+    #[cfg(feature = "model")]
+    pub(super) fn limit(&self, limit: Bytes) -> Result<()> {
+        set_status(&self.node, &Info::new("", limit)).doing(|| "change the size of a loop device")
+    }
+
     /// What keeps it, without what it was.
     pub fn into_node(self) -> File {
         self.node

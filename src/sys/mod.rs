@@ -29,3 +29,5 @@ pub mod time;
 pub mod tmpfs;
 pub mod users;
 pub mod watchdog;
+#[cfg(any(test, feature = "model"))]
+pub mod world;

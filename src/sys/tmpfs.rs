@@ -34,7 +34,12 @@ pub fn file(name: &str, size: Bytes) -> Result<File> {
     if let Some(model) = super::kernel::model() {
         return model.file_in_ram(name, size);
     }
-    let room = size.0.saturating_add(SLACK).to_string();
+    with_room(name, size, Bytes(size.0.saturating_add(SLACK)))
+}
+
+/// The same in a tmpfs with room for so many bytes.
+pub(super) fn with_room(name: &str, size: Bytes, room: Bytes) -> Result<File> {
+    let room = room.0.to_string();
     let file = match detached(&room).and_then(|folder| create(folder.as_fd(), name)) {
         // Kernels before 5.2 have no fsopen.
         Err(Errno::ENOSYS) => in_private_namespace(&room, name),

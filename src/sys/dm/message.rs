@@ -302,6 +302,31 @@ impl Message {
     }
 }
 
+/// Requests about any device, which are put to the kernel and its model alike.
+#[cfg(feature = "model")]
+#[allow(clippy::unwrap_used, clippy::type_complexity)]
+impl Message {
+    /// Loads that table (start, length, type, text), or gives that name.
+    pub(crate) fn any(name: &str, rows: &[(u64, u64, &str, &str)], new: &str) -> Box<Self> {
+        let mut message = Self::named(name);
+        put_text(&mut message.body, new);
+        let mut at = 0;
+        for (start, length, kind, params) in rows {
+            at = message.put(at, Sectors(*start), Sectors(*length), kind, params).unwrap();
+        }
+        message
+    }
+
+    /// The kernel's answer: number, suspended, live, loaded, and its targets.
+    pub(crate) fn said(&self) -> (DevNo, [bool; 3], Vec<(u64, u64, String, String)>) {
+        let row = |(start, length, kind, params): (Sectors, Sectors, &str, &str)| {
+            (start.0, length.0, kind.to_owned(), params.to_owned())
+        };
+        let flags = [self.is_suspended(), self.has_live(), self.has_inactive()];
+        (self.number(), flags, self.targets().map(row).collect())
+    }
+}
+
 /// What a model of the kernel reads of a request, and answers.
 #[cfg(test)]
 impl Message {

@@ -12,6 +12,7 @@ mod inject;
 mod killat;
 mod load;
 mod memory;
+mod model;
 mod random;
 mod trace;
 mod writer;
@@ -37,6 +38,7 @@ enum Tool {
     Writer(writer::Writer),
     Classic(classic::Classic),
     Memory(memory::Memory),
+    Model(model::Model),
     InitMemory(initmemory::InitMemory),
     Load(load::Load),
     Flood(flood::Flood),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Tool::Writer(tool) => tool.run(),
         Tool::Classic(tool) => tool.run(),
         Tool::Memory(tool) => tool.run(),
+        Tool::Model(tool) => tool.run(),
         Tool::InitMemory(tool) => tool.run(),
         Tool::Load(tool) => tool.run(),
         Tool::Flood(tool) => tool.run(),

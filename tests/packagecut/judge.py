@@ -33,12 +33,13 @@ PROGRAM = "/usr/sbin/cowflush"
 STATUS = "/var/lib/dpkg/status"
 MENU = "/boot/grub/grub.cfg"
 FOLDERS = (
-    "/boot", "/etc/grub.d", "/etc/default/grub.d", "/etc/systemd/system", "/etc/rcS.d", "/etc/init.d", "/var/lib/dpkg/updates",
-    "/var/lib/dpkg/triggers",
+    "/boot", "/etc/grub.d", "/etc/default/grub.d", "/etc/systemd/system", "/etc/rcS.d", "/etc/rc0.d", "/etc/rc6.d", "/etc/init.d",
+    "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers",
 )  # fmt: skip
 # What belongs to each kernel
 IMAGE = re.compile(r"initrd\.img-(.*-686)$")
 WANT = "sysinit.target.wants"
+LAST = "/usr/lib/systemd/system-shutdown/cowflush"
 UNITS = ("cowflush.service", "cowflush-shutdown.service", "cowflush-card.service")
 
 
@@ -151,6 +152,7 @@ class Look:
             "runlevels": str(
                 sum(bool(re.match(r"/etc/rcS.d/S\d+cowflush", name)) for name in tree)
             ),
+            "flushed": "by somebody" if _is_served(tree) else "by nobody",
             "GRUB's settings": "yes" if "/etc/default/grub.d/cowflush.cfg" in tree else "no",
             "half written": "+".join(sorted(set(_half(tree)))) or "none",
         }
@@ -313,6 +315,16 @@ def _enabled(tree: Mapping[str, bytes]) -> str:
     return str(sum(f"/etc/systemd/system/{WANT}/{unit}" in tree for unit in UNITS))
 
 
+def _is_served(tree: Mapping[str, bytes]) -> bool:
+    """Whether a boot finds on root who would flush it: a service that is switched on, or what systemd itself calls at the very
+    end of a shutdown."""
+    links = (f"/etc/systemd/system/{WANT}/", "/etc/rc0.d/", "/etc/rc6.d/")
+    if any(name.startswith(links) and "cowflush" in name.rsplit("/", 1)[1] for name in tree):
+        return True
+    systemd = r"^Package: systemd\nStatus: install ok installed$"
+    return LAST in tree and bool(re.search(systemd, tree.get(STATUS, b"").decode(), re.M))
+
+
 def _half(tree: Mapping[str, bytes]) -> Iterator[str]:
     """What was left that nobody reads."""
     for name in tree:
@@ -370,7 +382,24 @@ class Judge:
         found = self._look.at(root, kept)
         read = self._look.loader(ExtImage(files[0]))
         loader = " and ".join(f"{kernel} {what.partition(' ')[0]}" for kernel, what in read.items())
-        return Found({**found.outcome, "log": log, "GRUB reads": loader}, found.wrong)
+        early = {
+            f"initrd.img-{kernel} is {found.outcome[kernel]}"
+            for kernel in renamed_early(found, read)
+        }
+        wrong = tuple(each for each in found.wrong if each not in early)
+        return Found({**found.outcome, "log": log, "GRUB reads": loader}, wrong)
+
+
+def renamed_early(found: Found, read: Mapping[str, str]) -> list[str]:
+    """Kernels whose new initramfs has its name, but not yet all of its content. update-initramfs renames it first and brings
+    it to the disk then, and ext4 may keep the name before the content: any Debian's. GRUB, which replays no journal, still
+    `read` the one from before, so a boot goes on, in which the operation is run again; what it can't read counts."""
+    whole = (OLD, NEWER, "plain")
+    return [
+        kernel
+        for kernel, what in read.items()
+        if what in whole and found.outcome.get(kernel, "").startswith("torn")
+    ]
 
 
 def recovered(partitions: Sequence[Path], used: bool = True) -> tuple[ExtImage, str]:
@@ -452,6 +481,29 @@ def riskiest(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
 def loadable(found: Found) -> bool:
     """Whether GRUB finds its menu, and with each kernel a whole initramfs."""
     return not re.search(r"torn|missing|part", found.outcome.get("GRUB reads", "missing"))
+
+
+def boots_on_the_stack(found: Found) -> bool:
+    """Whether root is kept in RAM at the next boot, by what GRUB loads for its newest kernel, and by who is there to flush
+    root."""
+    read = dict(pair.split(" ", 1) for pair in found.outcome["GRUB reads"].split(" and "))
+    newest = max(read, key=lambda kernel: [int(number) for number in re.findall(r"\d+", kernel)])
+    there = found.outcome["program"] != "none" and found.outcome["flushed"] == "by somebody"
+    return read[newest] in (OLD, NEWER) and there
+
+
+def to_boot(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
+    """The riskiest of those that boot on the stack, and as many of those that boot plainly; in which all images are whole,
+    since nothing is run again in each of them."""
+    chosen: dict[bool, list[Verdict]] = {True: [], False: []}
+    whole = [
+        each
+        for each in verdicts
+        if not any(what.startswith("torn") for what in each.found.outcome.values())
+    ]
+    for each in riskiest(whole, len(whole)):
+        chosen[boots_on_the_stack(each.found)].append(each)
+    return [*chosen[True][:most], *chosen[False][:most]]
 
 
 def risk(found: Found) -> int:

@@ -1,23 +1,25 @@
-"""Two guests in which the package comes, is upgraded, and goes; all that their cards receive is recorded.
+"""The package comes, is upgraded, and goes, in a system with two kernels; all that its card receives is recorded.
 
-Both have two kernels, each with an initramfs of its own, and GRUB by its own grub-install. In the first guest root is
-the plain card, so that each step of dpkg reaches it by itself. In the second it is on the stack, and the card changes
-by flushes and merges alone.
+First root is the plain card, mounted on this machine (see `native`), so that each step of dpkg reaches it by itself. Then it
+is on the stack, in a guest, and the card changes by flushes and merges alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness import artefacts, writelog
+from harness import artefacts, ext, local, sparse, writelog
 from harness.card import Card
 from harness.lab import Lab
 from harness.machine import VM
+from harness.sparse import SECTOR
 from harness.writelog import Entry
+from packagecut import native
 from systems import debian
 from systems.debian import PACKAGES, SLOW
 
@@ -29,8 +31,14 @@ OPERATIONS = {
     "initramfs": "update-initramfs -u",
     "purge": "dpkg --purge cowflush",
 }
-PLAIN = ("install", "upgrade", "initramfs", "purge")
-STACK = ("initramfs", "upgrade", "purge")
+# By what init is, and what root is. On the stack sysvinit's scripts differ where the package goes.
+TOLD = {
+    "systemd": {
+        "plain": ("install", "upgrade", "initramfs", "purge"),
+        "stack": ("initramfs", "upgrade", "purge"),
+    },
+    "sysvinit": {"plain": ("install", "upgrade", "initramfs", "purge"), "stack": ("purge",)},
+}
 # Written, and brought to the card, before an operation begins.
 KEPT = "/root/kept-before-{}"
 PLAIN_CARD, STACK_CARD = "plain.img", "stack.img"
@@ -77,81 +85,79 @@ class Story:
 
 
 class Teller:
-    """Runs the operations of one guest one after the other, and notes which requests are of which."""
+    """Runs the operations on one card, one after the other, and notes which requests are of which. `run` runs a command on
+    the system, and raises where that fails."""
 
-    def __init__(self, lab: Lab, card: Card, story: Story, root: str) -> None:
+    def __init__(self, story: Story, root: str, run: Callable[[str], object]) -> None:
         self._log = story.directory / f"{root}.writes"
         self._root = root
         self._noted = story.directory / f"{root}.json"
-        self.operations: list[Operation] = []
-        running = card.copy(lab.directory / f"{root}-running.img")
-        machine = debian.machine(running)
-        machine = dataclasses.replace(
-            machine, drives=(dataclasses.replace(machine.drives[0], write_log=self._log),)
-        )
-        self.vm = lab.add(lambda directory: VM(machine, running, directory, total=debian.TOTAL))
-        debian.settled(self.vm, story.init)
+        self._run = run
+        self._operations: list[Operation] = []
 
-    def run(self, name: str, bring: Callable[[], None]) -> None:
+    def tell(self, name: str, bring: Callable[[], None]) -> None:
         """`bring` brings to the card what was written."""
-        self.vm.run(f"echo {name} >{KEPT.format(name)}").ok()
+        self._run(f"echo {name} >{KEPT.format(name)}")
         bring()
         begin = self._received()
-        self.vm.run(OPERATIONS[name], timeout=LONG).ok()
+        self._run(OPERATIONS[name])
         bring()
-        self.operations.append(Operation(self._root, name, begin, self._received()))
-        self._noted.write_text(json.dumps([asdict(each) for each in self.operations]))
+        self._operations.append(Operation(self._root, name, begin, self._received()))
+        self._noted.write_text(json.dumps([asdict(each) for each in self._operations]))
 
     def _received(self) -> int:
         return sum(1 for _ in writelog.entries(self._log))
 
 
-def two_kernels(lab: Lab, init: str, path: Path) -> None:
-    """A system without cowflush, with two kernels, and GRUB as its own installer installs it."""
-    card = Card(debian.disk(init)).copy(lab.directory / "two-kernels.img")
-    vm = debian.boot(lab, card)
-    debian.settled(vm, init)
-    newer = artefacts.debian_kernels()[1]
-    vm.run("apt-get update").ok()
-    vm.run(f"apt-get install --yes {newer}", timeout=LONG).ok()
-    vm.run("update-grub", timeout=SLOW).ok()
-    said = vm.run("grub-install /dev/sda", timeout=LONG).ok().text
-    assert "Installation finished. No error reported." in said, said
-    assert len(vm.run("ls /boot/initrd.img-*").ok().text.split()) == 2
-    debian.shut_down(vm, init)
-    card.copy(path)
+def on_the_plain_card(directory: Path, story: Story) -> None:
+    """Leaves the card with the package installed, too, for a boot on the stack."""
+    card = debian_with_two_kernels(directory, story)
+    running = card.copy(directory / "running.img")
+    with native.mounted(running, directory, story.directory / "plain.writes") as root:
+        teller = Teller(story, "plain", root.run)
+        first, *others = TOLD[story.init]["plain"]
+        teller.tell(first, root.sync)
+        with_a_log(running.copy(story.directory / STACK_CARD), directory)
+        for name in others:
+            teller.tell(name, root.sync)
 
 
-def tell(lab: Lab, init: str, start: Path, directory: Path) -> Story:
-    """Runs both guests, from a system with two kernels on."""
-    story = Story(directory, init)
-    plain = Card(start).copy(directory / PLAIN_CARD)
-    old, newer = artefacts.debian_package(), debian._newer_package(lab.directory, "i386")
-    plain.edit([f"cd {PACKAGES}", f"write {old} cowflush.deb", f"write {newer} cowflush-newer.deb"])
-    on_the_plain_card(lab, story)
-    on_the_stack(lab, story)
-    return story
+def debian_with_two_kernels(directory: Path, story: Story) -> Card:
+    """A system without cowflush, whose packages lie ready."""
+    card = Card(debian.disk(story.init)).copy(story.directory / PLAIN_CARD)
+    old, newer = artefacts.debian_package(), debian._newer_package(directory, "i386")
+    card.edit([f"cd {PACKAGES}", f"write {old} cowflush.deb", f"write {newer} cowflush-newer.deb"])
+    with native.mounted(card, directory, directory / "of-no-account.writes") as root:
+        root.run("echo MODULES=list >/etc/initramfs-tools/conf.d/zz-list")
+        root.run(f"printf '%s\\n' {' '.join(native.DRIVERS)} >>/etc/initramfs-tools/modules")
+        root.run(f"apt-get update; apt-get install --yes {artefacts.debian_kernels()[1]}")
+        root.run("update-initramfs -u -k all && update-grub")
+        assert len(root.run("ls /boot/initrd.img-*").split()) == 2
+    return card
 
 
-def on_the_plain_card(lab: Lab, story: Story) -> None:
-    teller = Teller(lab, Card(story.directory / PLAIN_CARD), story, "plain")
-    vm = teller.vm
-
-    def bring() -> None:
-        vm.run("sync").ok()
-
-    teller.run("install", bring)
-    vm.run("cowflush log format /dev/sda2 && sync").ok()
-    vm.cut_copy(lab.directory / "installed.img").path.rename(story.directory / STACK_CARD)
-    for name in PLAIN[1:]:
-        teller.run(name, bring)
-    vm.kill()
+def with_a_log(card: Card, directory: Path) -> None:
+    """Puts a flush log on the card's second partition. Its root was in use when it was copied, as after a power cut."""
+    files = (directory / "root.img", directory / "log.img")
+    for file, part in zip(files, card.partitions, strict=False):
+        sparse.copy_range(card.path, file, part.start * SECTOR, 0, part.size * SECTOR)
+    local.run(["e2fsck", "-p", files[0]], capture_output=True, env={**os.environ, **ext.PATH})
+    tool = artefacts.host_cowflush()
+    local.run([tool, "log", "format", files[1], "--root", files[0]], capture_output=True, check=True)  # fmt: skip
+    for file, part in zip(files, card.partitions, strict=False):
+        sparse.copy_range(file, card.path, 0, part.start * SECTOR, part.size * SECTOR)
 
 
-def on_the_stack(lab: Lab, story: Story) -> None:
-    teller = Teller(lab, Card(story.directory / STACK_CARD), story, "stack")
-    vm = teller.vm
+def on_the_stack(lab: Lab, story: Story, installed: Path) -> None:
+    card = Card(installed).copy(story.directory / STACK_CARD)
+    running = card.copy(lab.directory / "running.img")
+    machine = debian.machine(running)
+    drive = dataclasses.replace(machine.drives[0], write_log=story.directory / "stack.writes")
+    machine = dataclasses.replace(machine, drives=(drive,))
+    vm = lab.add(lambda directory: VM(machine, running, directory, total=debian.TOTAL))
+    debian.settled(vm, story.init)
     assert debian.root_device(vm) == debian.STACK, vm.console
+    teller = Teller(story, "stack", lambda command: vm.run(command, timeout=LONG).ok())
 
     def bring() -> None:
         # After the purge all is on the card, and writes go straight there.
@@ -160,6 +166,6 @@ def on_the_stack(lab: Lab, story: Story) -> None:
         else:
             debian.flush(vm, merge=True)
 
-    for name in STACK:
-        teller.run(name, bring)
+    for name in TOLD[story.init]["stack"]:
+        teller.tell(name, bring)
     vm.kill()

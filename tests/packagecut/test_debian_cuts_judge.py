@@ -167,6 +167,62 @@ def test_the_riskiest_are_those_in_which_the_parts_do_not_fit_but_grub_finds_all
     assert judge.differing(mixed.found, all_of_them[0].found) == [f"{KERNEL} is older, not newer"]
 
 
+def test_whether_a_boot_is_on_the_stack_is_told_by_what_grub_loads_and_who_is_there_to_flush() -> (
+    None
+):
+    def outcome(number: int, **changed: str) -> Verdict:
+        read = f"{KERNEL} plain and 6.1.0-150-686 newer"
+        whole = {"program": NEW, "flushed": "by somebody", "GRUB reads": read}
+        return Verdict(State(str(number), 0, 0, 0), Found({**whole, **changed}))
+
+    stack = [outcome(0), outcome(1, program=OLD)]
+    plain = [
+        outcome(2, program="none"),
+        outcome(3, flushed="by nobody"),
+        # The newest kernel is not the one whose name sorts last.
+        outcome(4, **{"GRUB reads": f"{KERNEL} newer and 6.1.0-150-686 plain"}),
+    ]
+    for verdicts, wanted in ((stack, True), (plain, False)):
+        for each in verdicts:
+            assert judge.boots_on_the_stack(each.found) == wanted, each
+    chosen = judge.to_boot([*plain, *stack], 1)
+    assert [judge.boots_on_the_stack(each.found) for each in chosen] == [True, False]
+    assert judge.to_boot(plain, 9) == judge.riskiest(plain, 9)
+
+
+def test_a_torn_initramfs_is_debian_s_own_only_where_grub_still_reads_the_one_before() -> None:
+    other = "6.1.0-50-686"
+    seen = Found({KERNEL: "torn (it ends)", other: NEW})
+    for reads, wanted in (
+        (OLD, [KERNEL]),
+        ("plain", [KERNEL]),
+        ("torn (x)", []),
+        ("missing", []),
+        ("part (x)", []),
+    ):
+        assert judge.renamed_early(seen, {KERNEL: reads, other: OLD}) == wanted, reads
+    assert judge.renamed_early(Found({KERNEL: "part (it lacks x)"}), {KERNEL: OLD}) == []
+    assert judge.renamed_early(Found({KERNEL: "missing"}), {KERNEL: OLD}) == []
+
+
+def test_who_would_flush_root_is_found(tmp_path: Path) -> None:
+    systemd = "Package: systemd\nStatus: install ok installed\n\n"
+    cases: tuple[tuple[dict[str, str | bytes], str], ...] = (
+        ({}, "by nobody"),
+        ({"/etc/rc0.d/K01cowflush": "x"}, "by somebody"),
+        ({"/etc/rc6.d/K01other": "x"}, "by nobody"),
+        ({f"/etc/systemd/system/{judge.WANT}/cowflush.service": "x"}, "by somebody"),
+        # Nobody calls it without systemd.
+        ({judge.LAST: "x"}, "by nobody"),
+        ({judge.LAST: "x", judge.STATUS: systemd}, "by somebody"),
+        ({judge.STATUS: systemd}, "by nobody"),
+    )
+    for number, (files, wanted) in enumerate(cases):
+        packages = Packages({version: {**names, judge.LAST: "?"} for version, names in PACKAGES.files.items()})  # fmt: skip
+        seen = Look(packages).at(system(tmp_path / str(number), files), KEPT)
+        assert seen.outcome["flushed"] == wanted, files
+
+
 def test_grub_s_own_code_reads_what_a_boot_would_load(tmp_path: Path) -> None:
     """Without a look at the journal: a name without its content is no initramfs."""
     look = Look(PACKAGES)

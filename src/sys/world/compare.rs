@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::image::{PER_CHUNK, SECTOR};
 use super::mapper::{Answer, Row};
 use super::steps::{
-    CARD, CARD_NAME, NAMES, ROOM_OF_LAST, STEPS, STORES, Sequence, Step, apply, chunks, row,
+    CARD, CARD_NAME, NAMES, ROOM_OF_LAST, STEPS, STORES, Sequence, Step, apply, called, chunks, row,
 };
 use super::{Chances, Fail, Handle};
 use crate::error::Result;
@@ -100,9 +100,10 @@ impl Pair {
         for name in &NAMES[..3] {
             self.create(name)?;
         }
+        self.here.plan();
         let mut taken = 0;
         for _ in 0..10 * STEPS {
-            let step = self.here.choose();
+            let step = self.here.next();
             if !self.here.may(&step) {
                 continue;
             }
@@ -142,12 +143,13 @@ impl Pair {
     }
 
     fn step(&mut self, step: Step) -> std::result::Result<(), String> {
-        let _ = write!(self.trace, "{step:?}");
+        let _ = write!(self.trace, "{step}");
         let merges_before = self.here.world.merging().len();
         let shared = self.here.snapshots();
         let expected = apply(&mut self.here.world, &step);
         let found = self.really(&step);
-        if let (Step::Request(Request::Create, name, ..), Ok(number)) = (&step, &found[0])
+        if let (Step::Request(Request::Create, name, ..), Some(Ok(number))) =
+            (&step, &found.first())
             && let Some(mapped) = self.here.world.mapped.get_mut(name)
         {
             mapped.number = *number;
@@ -172,8 +174,8 @@ impl Pair {
         }
         for errno in found.iter().filter_map(|done| done.as_ref().err()) {
             let what = match step {
-                Step::Request(request, ..) => format!("{request:?} {errno:?}"),
-                _ => format!("I/O {errno:?}"),
+                Step::Request(request, ..) => format!("{} {}", called(request), name_of(*errno)),
+                _ => format!("I/O {}", name_of(*errno)),
             };
             *self.met.entry(what).or_default() += 1;
         }
@@ -268,7 +270,9 @@ impl Pair {
                     }
                     if Instant::now() > patience {
                         return Err(format!(
-                            "{name}: the model says\n  {expected:?}, the kernel\n  {found:?}"
+                            "{name}: the model says\n  {}, the kernel\n  {}",
+                            text(&expected),
+                            text(&found)
                         ));
                     }
                     std::thread::sleep(Duration::from_millis(1));
@@ -300,19 +304,19 @@ impl Pair {
                 if expected != found {
                     let name =
                         self.here.world.name_of(device).unwrap_or("a loop device").to_owned();
-                    let first = |data: Option<[u8; CHUNK_BYTES]>| {
-                        data.map(|data| {
-                            let other =
-                                found.into_iter().chain(expected).find(|other| *other != data);
-                            let at = (0..CHUNK_BYTES)
-                                .find(|at| other.is_some_and(|other| other[*at] != data[*at]));
-                            (at, at.map(|at| data[at]))
-                        })
+                    let both = expected.zip(found);
+                    let at = both.and_then(|(one, other)| {
+                        (0..CHUNK_BYTES).find(|at| one[*at] != other[*at])
+                    });
+                    let shown = |data: Option<[u8; CHUNK_BYTES]>| match (data, at) {
+                        (None, _) => "nothing".to_owned(),
+                        (Some(_), None) => "something".to_owned(),
+                        (Some(data), Some(at)) => format!("{} at byte {at}", data[at]),
                     };
                     return Err(format!(
-                        "chunk {chunk} of {device} ({name}): the model reads {:?}, the kernel {:?}",
-                        first(expected),
-                        first(found)
+                        "chunk {chunk} of {device} ({name}): the model reads {}, the kernel {}",
+                        shown(expected),
+                        shown(found)
                     ));
                 }
             }
@@ -341,9 +345,38 @@ fn short(all: &[std::result::Result<(), Errno>]) -> String {
         .collect();
     match (all.len(), failed.first()) {
         (_, None) => "done".to_owned(),
-        (1, Some((_, errno))) => format!("{errno:?}"),
+        (1, Some((_, errno))) => name_of(*errno),
         (all, Some((first, errno))) => {
-            format!("{} of {all} fail, the first is {first}: {errno:?}", failed.len())
+            format!("{} of {all} fail, the first is {first}: {}", failed.len(), name_of(*errno))
+        }
+    }
+}
+
+/// The errors that come, by name; others by their text.
+fn name_of(errno: Errno) -> String {
+    let name = match errno {
+        Errno::EBUSY => "EBUSY",
+        Errno::EDEADLK => "a wait",
+        Errno::EINVAL => "EINVAL",
+        Errno::EIO => "EIO",
+        Errno::ENODEV => "ENODEV",
+        Errno::ENXIO => "ENXIO",
+        other => other.desc(),
+    };
+    name.to_owned()
+}
+
+/// An answer, as text.
+fn text(answer: &std::result::Result<Answer, Errno>) -> String {
+    match answer {
+        Err(errno) => name_of(*errno),
+        Ok(answer) => {
+            let Answer { number, suspended, live, loaded, targets } = answer;
+            let rows = targets
+                .iter()
+                .map(|row| format!(" [{} {} {} {}]", row.start, row.length, row.kind, row.params));
+            let rows: String = rows.collect();
+            format!("{number} suspended {suspended} live {live} loaded {loaded}{rows}")
         }
     }
 }

@@ -318,13 +318,13 @@ impl World {
     }
 
     fn target(&mut self, row: &Row) -> Done<Target> {
-        let mut words = row.params.split_ascii_whitespace();
+        let words: Vec<_> = row.params.split_ascii_whitespace().collect();
         match row.kind.as_str() {
             "linear" => {
-                // linear_ctr
-                let device = words.next().and_then(DevNo::parse).ok_or(Errno::ENODEV)?;
-                let offset =
-                    words.next().and_then(|word| word.parse().ok()).ok_or(Errno::EINVAL)?;
+                // linear_ctr: the number of words first, then the offset, then the device
+                let [device, offset] = words[..] else { return Err(Errno::EINVAL.into()) };
+                let offset = offset.parse().map_err(|_| Errno::EINVAL)?;
+                let device = DevNo::parse(device).ok_or(Errno::ENODEV)?;
                 self.can_open(device)?;
                 Ok(Target::Linear { device, offset })
             }

@@ -22,7 +22,7 @@ pub(super) const ROOM_OF_LAST: u64 = 20;
 pub(super) const STEPS: usize = 40;
 
 /// What a step is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Step {
     Request(Request, String, Vec<Row>, String),
     /// Whole chunks, one request each, that hold this byte.
@@ -36,6 +36,48 @@ pub(super) enum Step {
     Limit(DevNo, u64),
 }
 
+// The guest's programs are built without `Debug`'s texts.
+impl std::fmt::Display for Step {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Request(request, name, rows, new) => {
+                write!(to, "{} {name} {new}", called(*request))?;
+                rows.iter().try_for_each(|row| {
+                    write!(to, " [{} {} {} {}]", row.start, row.length, row.kind, row.params)
+                })
+            }
+            Self::Write(device, first, count, byte) => {
+                write!(to, "write {device}: chunks {first} to {}: {byte}", first + count - 1)
+            }
+            Self::Sector(device, sector, byte) => {
+                write!(to, "write {device}: sector {sector}: {byte}")
+            }
+            Self::Header(device, header) => {
+                write!(to, "header {device}: ")?;
+                header.iter().try_for_each(|byte| write!(to, "{byte:02x}"))
+            }
+            Self::Flush(device) => write!(to, "flush {device}"),
+            Self::Limit(device, limit) => write!(to, "limit {device}: {limit}"),
+        }
+    }
+}
+
+/// A request's name.
+pub(super) fn called(request: Request) -> &'static str {
+    match request {
+        Request::Create => "create",
+        Request::Remove => "remove",
+        Request::Rename => "rename",
+        Request::Suspend { .. } => "suspend",
+        Request::Resume { .. } => "resume",
+        Request::Load | Request::LoadReadOnly => "load",
+        Request::Clear => "clear",
+        Request::TargetStatus => "status",
+        Request::Table => "table",
+        _ => "ask",
+    }
+}
+
 /// A sequence at work in the model.
 #[derive(Default)]
 pub(super) struct Sequence {
@@ -44,9 +86,98 @@ pub(super) struct Sequence {
     /// Those of the card and of the stores.
     pub(super) loops: Vec<DevNo>,
     pub(super) card: DevNo,
+    /// What is meant to come, the last one first.
+    pub(super) plot: Vec<Step>,
 }
 
 impl Sequence {
+    /// The next step: mostly of what is meant to come, where anything is.
+    pub(super) fn next(&mut self) -> Step {
+        match self.plot.pop() {
+            Some(step) if self.seeded.chance(85) => step,
+            Some(_) | None => self.choose(),
+        }
+    }
+
+    /// Plans what a flush does, with this and that: a snapshot of the card's device, another in its place that is handed its
+    /// content, a merge, which the card may refuse. The first three of the names are there.
+    pub(super) fn plan(&mut self) {
+        let [a, b, c] = [NAMES[0], NAMES[1], NAMES[2]];
+        let number = |name: &str| self.world.number_of(name).unwrap_or_default();
+        let [origin, sealed] = [number(a), number(c)];
+        let seeded = &mut self.seeded;
+        let first = seeded.below(self.loops.len() as u64 - 1) as usize + 1;
+        let second = seeded.below(self.loops.len() as u64 - 1) as usize + 1;
+        let [first, second] = [self.loops[first], self.loops[second]];
+        let kind = seeded.one_of(&["PO 8", "PO 8", "PO 8", "P 8", "N 16"]);
+        let (card, root) = (self.card, number(b));
+        let load = |name: &str, kind: &str, params: String| {
+            Step::Request(
+                Request::Load,
+                name.to_owned(),
+                vec![row(0, CARD, kind, params)],
+                String::new(),
+            )
+        };
+        let bare = |request, name: &str| {
+            Step::Request(request, name.to_owned(), Vec::new(), String::new())
+        };
+        let resume = |name| bare(Request::Resume { freeze: true }, name);
+        let bad = self.refusing_card();
+        let seeded = &mut self.seeded;
+        let mut write = |most: u64| {
+            let count = if seeded.chance(15) { most } else { 1 + seeded.below(9) };
+            Step::Write(root, seeded.below(260), count, 1 + seeded.below(250) as u8)
+        };
+        let mut plot = vec![
+            load(a, "linear", format!("{card} 0")),
+            resume(a),
+            load(b, "snapshot", format!("{origin} {first} {kind}")),
+            resume(b),
+            write(300),
+            write(40),
+            write(40),
+            load(c, "snapshot", format!("{origin} {first} {kind}")),
+            load(b, "snapshot", format!("{sealed} {second} {kind}")),
+            bare(Request::Suspend { freeze: true }, b),
+            resume(c),
+            resume(b),
+            write(40),
+            load(c, "snapshot-merge", format!("{origin} {first} {kind}")),
+            bad,
+            resume(CARD_NAME),
+            resume(c),
+            write(40),
+            load(CARD_NAME, "linear", format!("{} 0", self.loops[0])),
+            resume(CARD_NAME),
+            bare(Request::Suspend { freeze: true }, c),
+            resume(c),
+            load(c, "linear", format!("{origin} 0")),
+            resume(c),
+            write(40),
+        ];
+        if self.seeded.chance(40) {
+            // The card takes everything.
+            plot.remove(14);
+        }
+        plot.reverse();
+        self.plot = plot;
+    }
+
+    /// Some of the card's sectors shall refuse.
+    fn refusing_card(&mut self) -> Step {
+        let at = (1 + self.seeded.below(290)) * PER_CHUNK;
+        let bad = PER_CHUNK * (1 + self.seeded.below(4));
+        let linear =
+            |start: u64, length| row(start, length, "linear", format!("{} {start}", self.loops[0]));
+        let rows = vec![
+            linear(0, at),
+            row(at, bad, "error", String::new()),
+            linear(at + bad, CARD - at - bad),
+        ];
+        Step::Request(Request::Load, CARD_NAME.to_owned(), rows, String::new())
+    }
+
     pub(super) fn names(&self) -> Vec<String> {
         self.world.mapped.keys().filter(|name| *name != CARD_NAME).cloned().collect()
     }
@@ -117,20 +248,8 @@ impl Sequence {
                 let chunks = 8 + self.seeded.below(300);
                 Step::Limit(self.seeded.one_of(&self.loops[1..]), chunks * CHUNK_BYTES as u64)
             }
-            96..98 => {
-                // Some of the card's sectors refuse, or none does any more.
-                let at = (1 + self.seeded.below(290)) * PER_CHUNK;
-                let bad = PER_CHUNK * (1 + self.seeded.below(4));
-                let linear = |start: u64, length| {
-                    row(start, length, "linear", format!("{} {start}", self.loops[0]))
-                };
-                let rows = vec![
-                    linear(0, at),
-                    row(at, bad, "error", String::new()),
-                    linear(at + bad, CARD - at - bad),
-                ];
-                Step::Request(Request::Load, CARD_NAME.to_owned(), rows, String::new())
-            }
+            // Some of the card's sectors refuse, or none does any more.
+            96..98 => self.refusing_card(),
             98 => {
                 let rows = vec![row(0, CARD, "linear", format!("{} 0", self.loops[0]))];
                 Step::Request(Request::Load, CARD_NAME.to_owned(), rows, String::new())
@@ -331,8 +450,9 @@ mod tests {
             let rows = [row(0, CARD, "linear", format!("{} 0", here.loops[0]))];
             here.world.request(Request::Load, CARD_NAME, &rows, "").unwrap();
             here.world.request(Request::Resume { freeze: false }, CARD_NAME, &[], "").unwrap();
+            here.plan();
             for _ in 0..4 * STEPS {
-                let step = here.choose();
+                let step = here.next();
                 if !here.may(&step) {
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Whoever waits for a machine to go down looks at its console.
+//! The machine's console, where people watch a machine go down.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,7 +12,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// Opens it. A machine without one is served as well.
+    /// Opens it. On a machine without a console nothing is shown.
     pub fn open() -> Self {
         // A serial line that does not take its characters must not hold up a shutdown.
         let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
@@ -20,8 +20,8 @@ impl Console {
         Self { console }
     }
 
-    /// Says a line, also to the kernel's log; there at a level that is not shown on the console a
-    /// second time.
+    /// Writes a line to the console, and to the kernel's log at a level that the kernel does not
+    /// show on the console.
     pub fn say(&self, text: &str) {
         if let Some(mut console) = self.console.as_ref() {
             let _ = console.write_all(format!("cowflush: {text}\r\n").as_bytes());

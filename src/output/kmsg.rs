@@ -1,4 +1,4 @@
-//! The kernel's log, which is there before syslogd and needs nothing of root.
+//! The kernel's log, which works before syslogd and without root.
 //!
 //! Source: the kernel's Documentation/ABI/testing/dev-kmsg.
 
@@ -9,7 +9,7 @@ use std::io::{self, Write};
 pub const ERROR: u8 = 3;
 /// Shown on the console unless it is `quiet`.
 pub const WARNING: u8 = 4;
-/// Something to know.
+/// Information.
 pub const NOTICE: u8 = 5;
 /// Never shown on the console.
 pub const DEBUG: u8 = 7;
@@ -17,12 +17,12 @@ pub const DEBUG: u8 = 7;
 /// The kernel takes a line of about a kilobyte into its log and cuts the rest.
 const LONGEST: usize = 900;
 
-/// As much of a text as the kernel takes.
+/// The part of a text that the kernel accepts.
 pub fn fitting(text: &str) -> String {
     text.chars().take(LONGEST).collect()
 }
 
-/// Says something. One write is one record.
+/// Writes a message to the kernel's log. One write is one record.
 pub fn say(severity: u8, text: &str) -> io::Result<()> {
     let line = format!("<{severity}>cowflush: {}\n", fitting(text));
     File::options().write(true).open("/dev/kmsg")?.write_all(line.as_bytes())

@@ -45,8 +45,8 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Silent unless standard error is a terminal. It never waits for that: a flush has the lock, and root may be
-    /// frozen.
+    /// A meter that is silent unless standard error is a terminal. It never waits for the terminal:
+    /// the flush has the lock, and root may be frozen.
     pub fn new() -> Self {
         Self {
             sink: standard_error().map_or(Sink::Nowhere, Sink::Terminal),
@@ -55,22 +55,22 @@ impl Meter {
         }
     }
 
-    /// Silent.
+    /// A silent meter.
     pub fn silent() -> Self {
         Self { sink: Sink::Nowhere, work: None, shown: None }
     }
 
-    /// Shows it on the machine's console, where somebody waits for its end.
+    /// A meter on the machine's console, where people wait for the end.
     pub fn on_console() -> Self {
         Self { sink: Sink::Console(Console::open()), work: None, shown: None }
     }
 
-    /// Tells that something is done with `total` bytes: `merging`, `logging`.
+    /// Begins to show work on `total` bytes, called `what`: `merging`, `logging`.
     pub fn begin(&mut self, what: &'static str, total: Bytes) {
         self.work = Some(Work { what, total, since: Instant::now() });
     }
 
-    /// Tells how many bytes are left.
+    /// Shows how many bytes are left.
     pub fn show(&mut self, left: Bytes) {
         let now = Instant::now();
         let Some(work) = &self.work else { return };
@@ -95,7 +95,7 @@ impl Meter {
     }
 }
 
-/// A terminal that went away is no reason to stop a flush.
+/// Writes to the terminal. An error is ignored: a terminal that went away must not stop a flush.
 fn put(mut terminal: &File, text: &str) {
     let _ = terminal.write_all(text.as_bytes());
 }

@@ -22,16 +22,17 @@ impl<T: Display> LogFormat<T> for Plain {
     }
 }
 
-/// Whether what this process writes to `stream` gets into the system's log by itself: systemd says so (systemd.exec(5)).
-/// Who writes a line there and logs it as well would say it twice.
+/// Whether systemd puts what this process writes to `stream` into the system's log
+/// (systemd.exec(5)). Then a line that is written there must not be logged as well.
 pub fn has(stream: impl AsFd) -> bool {
     let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return false };
     fstat(stream).is_ok_and(|at| journal == format!("{}:{}", at.st_dev, at.st_ino))
 }
 
-/// Logs a notice; to the kernel's log before a syslogd is up, and while it takes none: whoever flushes waits for no reader.
+/// Logs a notice, without waiting for a reader. It goes to the kernel's log while there is no
+/// syslogd, or while syslogd does not take it.
 ///
-/// Only to be called while root is awake: a syslogd may write to it before it answers.
+/// Call it only while root is awake: syslogd may write to root before it answers.
 pub fn notice(text: &str) {
     let said = syslog::unix(Plain).and_then(|mut logger| {
         if let LoggerBackend::Unix(socket) = &logger.backend {

@@ -19,7 +19,8 @@ pub fn number(node: &File) -> std::io::Result<DevNo> {
     node.metadata().map(|meta| number_of(&meta))
 }
 
-/// The number of the block device that a path leads to, by links, too; `None` where there is none.
+/// The number of the block device that a path leads to, through links as well; `None` where there
+/// is none.
 pub fn number_at(path: &Path) -> Option<DevNo> {
     let node = std::fs::metadata(path).ok()?;
     node.file_type().is_block_device().then(|| number_of(&node))
@@ -56,8 +57,8 @@ pub fn path(device: DevNo) -> PathBuf {
     path
 }
 
-/// OpenWrt has a /dev that a program fills when it hears of a device: later than we want to open it.
-/// A node that can't be made shows when it is opened.
+/// Makes a device's node. On OpenWrt a program fills /dev when it hears of a device, later than
+/// cowflush wants to open it. If the node can't be made, opening it fails.
 fn make_node(path: &Path, device: DevNo) {
     if path.symlink_metadata().is_err() && sysfs(device).exists() {
         let number = makedev(device.major.into(), device.minor.into());
@@ -77,7 +78,7 @@ pub fn size(device: DevNo) -> Result<Sectors> {
         .doing(|| format!("read {}", path.display()))
 }
 
-/// Where a partition begins on its disk; 0 for a whole disk. `None` when sysfs does not tell.
+/// Where a partition begins on its disk; 0 for a whole disk. `None` when sysfs does not say.
 pub fn start(device: DevNo) -> Option<Sectors> {
     #[cfg(test)]
     if let Some(model) = super::kernel::model() {
@@ -90,17 +91,17 @@ pub fn start(device: DevNo) -> Option<Sectors> {
     }
 }
 
-/// Claims a card or a log for whoever acts on it by itself, until what is returned is dropped: the one rule that keeps
-/// such a command and whoever uses the device apart, with device-mapper and without. Refused while it is mounted, a part
-/// of it is, or a stack or any other device stands on it; and meanwhile none of these can begin. An image file is
-/// nobody's.
+/// Claims a card or a log for a command that works on it directly, until the returned file is
+/// dropped. The kernel refuses the claim while the device or a part of it is mounted, or a stack or
+/// another device stands on it; and while it is claimed none of these can begin. An image file is
+/// not claimed.
 pub fn claim(path: &Path) -> Result<File> {
     let claimed = || -> std::io::Result<File> {
         let node = File::options().read(true).custom_flags(libc::O_EXCL).open(path)?;
         if is_ours(&node)? { Err(Errno::EBUSY.into()) } else { Ok(node) }
     };
     let mut node = claimed();
-    // Who probes a new device, as mdadm does, has it for a moment.
+    // A program that probes a new device, as mdadm does, holds it for a moment.
     for _ in 0..CLAIM_TRIES {
         match node {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => sleep(CLAIM_PAUSE),
@@ -114,8 +115,8 @@ pub fn claim(path: &Path) -> Result<File> {
 const CLAIM_TRIES: u32 = 10;
 const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
-/// Whether it is one of cowflush's own devices: what stands on top of these may be nothing, as on cowflush-log while the
-/// log is empty.
+/// Whether the node is one of cowflush's own devices. Such a device may be in use with nothing on
+/// top, as cowflush-log is while the log is empty.
 fn is_ours(node: &File) -> std::io::Result<bool> {
     let meta = node.metadata()?;
     let number = number_of(&meta);
@@ -151,19 +152,19 @@ pub fn flush(device: DevNo) -> Result<()> {
     node.and_then(|node| {
         node.sync_all().doing(|| format!("flush the write cache of {}", path.display()))
     })
-    // Whoever asks for it: the card has not confirmed what it was given.
+    // Whichever command flushes: the card has not confirmed what it was given.
     .map_err(|error| error.exit(Exit::Card))
 }
 
-/// The disk that a partition is on; a whole disk is its own.
+/// The disk that a partition is on; for a whole disk, the disk itself.
 pub fn disk_of(device: DevNo) -> Option<DevNo> {
     let folder = std::fs::canonicalize(sysfs(device)).ok()?;
     let folder = if folder.join("partition").exists() { folder.parent()? } else { &folder };
     DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
 }
 
-/// Why nothing new may be made of a block device that was opened exclusively, so that no other device stands on it, nor
-/// on a part of it: it is divided. What the kernel does not tell is a reason, too.
+/// Why nothing new may be made on a block device: it has partitions, or the kernel does not say.
+/// The caller has opened it exclusively, so no other device stands on it or on a part of it.
 pub fn in_the_way(device: DevNo) -> Option<&'static str> {
     let folder = sysfs(device);
     let Ok(inside) = std::fs::read_dir(&folder) else {
@@ -202,12 +203,13 @@ pub fn sync_filesystem(file: &File) -> std::result::Result<(), Errno> {
 /// BLKROSET of include/uapi/linux/fs.h: _IO(0x12, 93).
 const BLKROSET: u32 = 0x125d;
 
-/// Whether the kernel takes no writes to a device: a card's switch forbids them, or somebody has told the kernel so.
+/// Whether the kernel refuses writes to a device: a card's switch forbids them, or a program told
+/// the kernel so.
 pub fn is_write_protected(device: DevNo) -> bool {
     std::fs::read_to_string(sysfs(device).join("ro")).is_ok_and(|text| text.trim() == "1")
 }
 
-/// Lets the kernel refuse writes to a block device, or take them again. A mount that is told to be writable can't
+/// Makes the kernel refuse writes to a block device, or accept them again. A writable mount can't
 /// change that.
 pub fn refuse_writes(device: DevNo, refuse: bool) -> Result<()> {
     let (path, flag) = (path(device), libc::c_int::from(refuse));
@@ -221,14 +223,15 @@ pub fn refuse_writes(device: DevNo, refuse: bool) -> Result<()> {
 const FIFREEZE: u32 = 0xc004_5877;
 const FITHAW: u32 = 0xc004_5878;
 
-/// Freezes the filesystem that holds `file`: writes it out complete; whoever writes waits until [`thaw`].
+/// Freezes the filesystem that holds `file`: the kernel writes it out complete, and writers wait
+/// until [`thaw`].
 pub fn freeze(file: &File) -> std::result::Result<(), Errno> {
     // SAFETY: this ioctl takes no argument.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), FIFREEZE as _, 0) };
     Errno::result(result).map(drop)
 }
 
-/// Lets writers go on. One that is not frozen stays as it is.
+/// Lets writers go on. A filesystem that is not frozen stays as it is.
 pub fn thaw(file: &File) {
     // SAFETY: this ioctl takes no argument.
     unsafe { libc::ioctl(file.as_raw_fd(), FITHAW as _, 0) };

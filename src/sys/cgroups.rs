@@ -1,9 +1,10 @@
-//! Control groups: whether what a request to a loop device needs can count against a memory limit.
+//! Control groups: whether the memory behind a loop device can count against a process's memory
+//! limit.
 //!
-//! The kernel does so where it knows both of whom a request is (blkio) and whose a page is (memory):
-//! `loop_queue_rq` in drivers/block/loop.c.
+//! The kernel counts it where it knows both which group sent a request (blkio) and which group owns
+//! a page (memory): `loop_queue_rq` in drivers/block/loop.c.
 
-/// Whether this kernel can. Whether somebody has such a limit can change at any time.
+/// Whether this kernel can count so. Whether a group has a limit can change at any time.
 pub fn count_loop_pages() -> bool {
     #[cfg(test)]
     if super::kernel::model().is_some() {
@@ -14,9 +15,9 @@ pub fn count_loop_pages() -> bool {
     counts(&listed, &delegated)
 }
 
-/// `listed` is a line a controller: name, hierarchy, groups, whether it is enabled. Newer kernels leave out
-/// what can't be had in the old way, as memory often; `delegated` has a line for each file that somebody may
-/// be given, and there memory has one.
+/// Whether both controllers are enabled. `listed` has a line for each controller: name, hierarchy,
+/// groups, whether it is enabled. Newer kernels leave out controllers that have no version 1, often
+/// memory. `delegated` has a line for each file that can be delegated; memory has one there.
 fn counts(listed: &str, delegated: &str) -> bool {
     let enabled = |name: &str| {
         let line =
@@ -57,7 +58,7 @@ mod tests {
         let listed = format!("{HEAD}blkio\t0\t70\t1\n");
         assert!(counts(&listed, DELEGATED));
         assert!(!counts(&listed, "cgroup.procs\n"));
-        // Switched off on the kernel's command line, it still has files.
+        // A controller that is disabled on the kernel's command line still has files.
         let off = format!("{listed}memory\t0\t70\t0\n");
         assert!(!counts(&off, DELEGATED));
     }

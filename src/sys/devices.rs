@@ -35,7 +35,7 @@ impl Candidate {
         Path::new("/dev").join(self.name.replace('!', "/"))
     }
 
-    /// Looks at what it holds.
+    /// Reads which filesystem it holds.
     fn read(mut self) -> Self {
         self.filesystem = identify(&self.path());
         self
@@ -52,7 +52,7 @@ impl Candidate {
         }
     }
 
-    /// What it says of the filesystem that was found.
+    /// Whether the reference names the filesystem that was found.
     pub fn fits_filesystem(&self, reference: &Reference) -> bool {
         match (reference, &self.filesystem) {
             (Reference::Uuid(value), Some(found)) => found.uuid == *value,
@@ -86,7 +86,7 @@ pub fn candidates() -> Vec<Candidate> {
     unread_candidates().map(Candidate::read).collect()
 }
 
-/// All block devices that could hold root, without a look at what they hold.
+/// All block devices that could hold root; their contents are not read.
 fn unread_candidates() -> impl Iterator<Item = Candidate> {
     let entries = std::fs::read_dir(CLASS).into_iter().flatten().flatten();
     let mut found: Vec<Candidate> = Vec::new();
@@ -136,7 +136,7 @@ const FIRST_BYTES: u64 = 4096;
 /// Opens a device for a few reads here and there.
 fn open_unhurried(path: &Path) -> Option<File> {
     let device = File::open(path).ok()?;
-    // A kernel that reads ahead all the same is just slower.
+    // If this fails the kernel reads ahead, which is only slower.
     let _ = posix_fadvise(&device, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
     Some(device)
 }
@@ -176,7 +176,7 @@ pub fn find(reference: &Reference) -> Vec<Candidate> {
         None => Some(found.read()).filter(|found| found.fits_filesystem(reference)),
     };
     let mut found: Vec<_> = unread_candidates().filter_map(fits).collect();
-    // By its own name root may be on LVM or LUKS, which is said then.
+    // A device that is named itself may be LVM or LUKS, which the message then says.
     if let (Reference::Number(number), true) = (reference, found.is_empty())
         && let name = block::name(*number)
         && name.starts_with("dm-")
@@ -190,8 +190,8 @@ pub fn find(reference: &Reference) -> Vec<Candidate> {
     found
 }
 
-/// Why the stack can't be put over this device: what would be deferred is not all that a write of root changes, or the
-/// device stands on others that go on writing. `None`: all of root is on it.
+/// Why the stack can't be put over this device: root's filesystem is partly on other devices, or
+/// other devices lie below it and go on writing. `None`: all of root is on it.
 pub fn beyond_the_stack(device: &Candidate) -> Option<String> {
     let elsewhere = device.filesystem.as_ref().map_or("", |found| found.elsewhere);
     if !elsewhere.is_empty() {
@@ -213,7 +213,7 @@ fn under(disk: DevNo) -> Vec<String> {
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// What can't be read there is none: a mirror that is used by halves is torn with the stack and without.
+/// Whether the device is a part of an md array. A device that can't be read counts as none.
 fn is_array_part(device: &Candidate) -> bool {
     let Some(node) = open_unhurried(&device.path()) else { return false };
     superblock::array_places(device.size).into_iter().any(|place| {
@@ -265,10 +265,10 @@ mod tests {
             let reference = Reference::parse(text).unwrap();
             assert!(fits(&one, &reference), "{text}");
             assert!(!fits(&other, &reference), "{text}");
-            // What can be told without a look at its content is: a slow card is read for the rest alone.
+            // Names of the device itself are compared without reading the card, which may be slow.
             assert_eq!(one.fits_device(&reference).is_some(), of_the_device, "{text}");
         }
-        // A label is no UUID, a partition's name no filesystem's.
+        // A label is not a UUID, and a partition's name is not a filesystem's.
         for text in
             ["UUID=label-one", "LABEL=uuid-one", "PARTLABEL=label-one", "LABEL=partlabel-one"]
         {

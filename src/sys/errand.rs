@@ -1,5 +1,5 @@
-//! A call that nothing can interrupt, or that the kernel may kill its caller for, made by another process: whoever
-//! asked for it looks after other things meanwhile, and need not wait for the end.
+//! A system call that nothing can interrupt, or for which the kernel may kill its caller, made by
+//! another process. The daemon does other work meanwhile, and need not wait for the end.
 
 use std::ffi::CStr;
 use std::io::{Read, Write};
@@ -32,8 +32,8 @@ pub struct Errand {
 }
 
 impl Errand {
-    /// Begins it, in a process called `name` that keeps `file` open and nothing else of its parent's. `what` it does is
-    /// for the error.
+    /// Begins the call in a process called `name`, which keeps `file` open and closes its parent's
+    /// other files. `what` names the call in an error.
     pub(super) fn begin(
         name: &'static CStr,
         what: &str,
@@ -45,20 +45,20 @@ impl Errand {
         let work = || {
             rename(name);
             priority::realtime(false);
-            // It may be at work long after its parent: nobody is to wait for it.
+            // The process may outlive its parent, and must not be waited for.
             let wire = far_end.as_raw_fd();
             close_others(&[wire, file.unwrap_or(wire)]);
             let errno = call().err().map_or(0, |errno| errno as i32);
             // Linux' numbers end at 133.
             let _ = far_end.write_all(&[u8::try_from(errno).unwrap_or(u8::MAX)]);
         };
-        // A child's child: nobody has to wait for one that is given up.
+        // A child's child: init reaps it, even if this process gives it up.
         let between = child(|| _ = child(work)).doing(|| format!("start {what}"))?;
         let _ = waitpid(between, None);
         Ok(Self { wire })
     }
 
-    /// Waits for the end, but not longer than that. `None`: it is still at work.
+    /// Waits for the end for at most that long. `None`: the call still goes on.
     pub fn wait(&mut self, at_most: Duration) -> Option<Ended> {
         let mut heard = [PollFd::new(self.wire.as_fd(), PollFlags::POLLIN)];
         let millis = at_most.as_millis().min(60_000) as u16;
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     impl Errand {
-        /// One whose process has done this with its end of the wire, and is gone.
+        /// For tests: an errand whose process did `work` with its end of the wire, and has ended.
         pub(crate) fn ended(work: impl FnOnce(&UnixStream)) -> Self {
             let (wire, far_end) = UnixStream::pair().unwrap();
             work(&far_end);

@@ -1,21 +1,21 @@
-//! A file that is there as a whole, or as it was.
+//! Replaces files so that a reader finds the new file or the old one, never half of one.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Replaces a file in one step, so that a reader never sees half of it: `write` fills another one beside it, which then
-/// takes its name. When that fails the old file stays, and nothing else is left: it would take memory away that may be
-/// short already.
+/// Replaces a file in one step: `write` fills another file beside it, which then takes its name. If
+/// that fails the old file stays, and the unfinished one is removed, since it would take memory
+/// that may be short.
 pub fn replace(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let unfinished = unfinished(path).ok_or(io::ErrorKind::InvalidInput)?;
-    // Whatever is there by this name is not written through: it may be another user's link.
+    // What has this name is removed and not written through: it may be another user's link.
     let _ = std::fs::remove_file(&unfinished);
     write(&unfinished)
         .and_then(|()| std::fs::rename(&unfinished, path))
         .inspect_err(|_| _ = std::fs::remove_file(&unfinished))
 }
 
-/// In the same folder, by a name that no collector of metrics reads.
+/// The unfinished file's path: in the same folder, with a name that no collector of metrics reads.
 fn unfinished(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     Some(path.with_file_name(format!(".{name}.unfinished")))

@@ -1,7 +1,7 @@
 //! One flush at a time: a record lock on device-mapper's control node.
 //!
-//! That node exists wherever cowflush can work, also when /run is gone; only root can open it;
-//! the kernel drops the lock when its holder dies and tells who holds it.
+//! That node exists wherever cowflush can work, even when /run is gone. Only root can open it. The
+//! kernel drops the lock when its holder dies, and says who holds it.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -20,13 +20,13 @@ use crate::error::{Error, Exit, Result};
 enum Byte {
     /// By the process that is at work.
     Work = 0,
-    /// By its helpers, each for itself, while they may suspend root or wake it up. They end soon after it, but not
-    /// with it: until then nobody else may begin.
+    /// By its helpers, each for itself, while they may suspend root or wake it up. A helper ends
+    /// soon after its parent, not with it; until then no other command may begin.
     Help = 1,
 }
 
-/// For how long the helpers of a process that was killed may go on to their own end; until when they are waited for
-/// after that; and how often they are looked at.
+/// How long the helpers of a killed process may take to end by themselves, how long to wait after
+/// killing them, and how often to look.
 const GRACE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
@@ -42,9 +42,9 @@ fn record(byte: Byte, kind: libc::c_int) -> libc::flock {
     }
 }
 
-/// Takes the lock until [`release`] or the process's end, or says who has it. Who had it before may have been
-/// killed and have left helpers: when this returns they have ended. One that does not, such as one that was stopped,
-/// is killed: what it leaves is for the plan to mend, as of any other.
+/// Takes the lock until [`release`] or the process's end, or says which process has it. If the
+/// process that had it before was killed, its helpers have ended when this returns. A helper that
+/// does not end, such as one that was stopped, is killed; the plan then repairs what it left.
 ///
 /// A record lock goes when *any* descriptor of the file is closed, so a process opens the
 /// control node once.
@@ -85,10 +85,12 @@ pub fn release(control: &Control) {
     let _ = set(control.file(), Byte::Work, libc::F_UNLCK);
 }
 
-/// For a helper of `parent`, before it does anything to root, until [`end_help`] or its own end: whoever takes the
-/// lock waits for that. `false`: the lock is not the parent's any more, and may be somebody else's already.
+/// Takes the helper's lock, for a helper of `parent`, before it does anything to root. It lasts
+/// until [`end_help`] or the helper's end, and a process that takes the work lock waits for that.
+/// `false`: the parent no longer has the work lock, and another process may.
 ///
-/// In this order: whoever takes the lock after this look finds the helper's.
+/// The helper takes its own lock first and checks the parent's then: a process that takes the work
+/// lock after this check finds the helper's.
 pub fn help(control: &File, parent: Pid) -> bool {
     let begun = set(control, Byte::Help, libc::F_RDLCK).is_ok();
     if begun && user(control, Byte::Work) == Ok(Some(parent.as_raw())) {
@@ -98,7 +100,7 @@ pub fn help(control: &File, parent: Pid) -> bool {
     false
 }
 
-/// From here on nobody needs to wait for this helper.
+/// Gives the helper's lock back: from here on no process needs to wait for this helper.
 pub fn end_help(control: &File) {
     let _ = set(control, Byte::Help, libc::F_UNLCK);
 }
@@ -107,7 +109,7 @@ fn set(control: &File, byte: Byte, kind: libc::c_int) -> nix::Result<()> {
     fcntl(control, FcntlArg::F_SETLK(&record(byte, kind))).map(drop)
 }
 
-/// Another process that has locked this byte; 0 or less for one that has no number here.
+/// Another process that has locked this byte; 0 or less for one without a number in this namespace.
 fn user(control: &File, byte: Byte) -> nix::Result<Option<i32>> {
     let mut lock = record(byte, libc::F_WRLCK);
     fcntl(control, FcntlArg::F_GETLK(&mut lock))?;
@@ -118,7 +120,7 @@ fn unlocked(errno: Errno) -> Error {
     Error::new(format!("lock {CONTROL}"), errno.desc())
 }
 
-/// Why nothing is begun while that process is at work.
+/// The error of a command that finds the lock taken by that process.
 pub fn busy(holder: Option<i32>) -> Error {
     let who = match holder.filter(|pid| *pid > 0) {
         Some(pid) => format!("process {pid} ({}) is at work", command(pid)),
@@ -157,7 +159,7 @@ mod tests {
         let said = |holder| busy(holder).to_string();
         let own = format!("cannot begin: process {0} ({1}", getpid(), command(getpid().as_raw()));
         assert!(said(Some(getpid().as_raw())).starts_with(&own), "{own}");
-        // 0 is for one in another namespace, -1 for a lock of an open file.
+        // 0 stands for a process in another namespace, -1 for a lock of an open file.
         for unknown in [None, Some(0), Some(-1)] {
             let words = "cannot begin: another process is at work. Wait for it to end";
             assert!(said(unknown).starts_with(words), "{}", said(unknown));
@@ -187,7 +189,7 @@ mod tests {
         let file =
             File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        // The parent was killed, and whoever comes next may be at work: nothing is begun.
+        // The parent was killed, and the next command may be at work: the helper begins nothing.
         with_helper(&file, |helps, _| {
             assert!(!helps);
             assert_eq!(user(&file, Byte::Help), Ok(None));

@@ -1,8 +1,8 @@
 //! Loop devices: a file as a block device.
 //!
-//! Every loop device is made with *autoclear*: the kernel detaches it, and frees its unlinked
-//! file, when the last table that uses it goes. So a process that is killed leaks nothing, and nobody has to
-//! guess by a name which devices are ours: what is detached is another's then.
+//! Every loop device is made with *autoclear*: the kernel detaches it, and frees its unlinked file,
+//! when the last table that uses it goes. So a killed process leaks nothing, and no command has to
+//! guess by a name which devices are cowflush's.
 //!
 //! Source: include/uapi/linux/loop.h and drivers/block/loop.c.
 
@@ -102,7 +102,7 @@ pub fn attach(file: &File, name: &str, limit: Bytes) -> Result<Loop> {
         .doing(|| "open /dev/loop-control")
         .map_err(|error| error.advise("The kernel needs loop devices (CONFIG_BLK_DEV_LOOP)."))?;
     let info = Info::new(name, limit);
-    // Somebody else may take the free device first; then the next one is tried.
+    // Another program may take the free device first; then the next one is tried.
     for _ in 0..16 {
         let (path, node) = open_free(&control)?;
         match configure(&node, file, &info) {
@@ -128,7 +128,7 @@ fn open_free(control: &File) -> Result<(String, File)> {
     Ok((path.display().to_string(), node))
 }
 
-/// The node of the loop device that the kernel calls so.
+/// The node of the loop device with this kernel name.
 fn node_of(name: &str) -> PathBuf {
     let number = std::fs::read_to_string(format!("/sys/block/{name}/dev"));
     let number = number.ok().and_then(|text| DevNo::parse(text.trim()));
@@ -152,8 +152,9 @@ fn configure(node: &File, file: &File, info: &Info) -> std::result::Result<(), E
     }
 }
 
-/// For kernels before 5.8. Killed between the two, the device stays attached until the next boot, over a file that
-/// takes no memory, since nothing was written to it.
+/// Configures the device on kernels before 5.8. If this process is killed between the two calls,
+/// the device stays attached until the next boot, over a file that takes no memory, since nothing
+/// was written to it.
 fn configure_in_two_steps(node: &File, file: &File, info: &Info) -> std::result::Result<(), Errno> {
     // SAFETY: LOOP_SET_FD takes a file descriptor by value.
     Errno::result(unsafe { libc::ioctl(node.as_raw_fd(), SET_FD as _, file.as_raw_fd()) })?;
@@ -166,14 +167,14 @@ fn set_status(node: &File, info: &Info) -> std::result::Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Detaches; on a device in use the kernel sets autoclear instead, so it is always safe.
+/// Detaches the device. Always safe: on a device in use the kernel sets autoclear instead.
 fn clear(node: &File) {
     // SAFETY: LOOP_CLR_FD takes no argument. A failure leaves the device as it was.
     let _ = unsafe { libc::ioctl(node.as_raw_fd(), CLR_FD as _) };
 }
 
 impl Loop {
-    /// Its device number.
+    /// The device's number.
     pub fn number(&self) -> DevNo {
         self.number
     }
@@ -184,7 +185,7 @@ impl Loop {
         set_status(&self.node, &Info::new("", limit)).doing(|| "change the size of a loop device")
     }
 
-    /// What keeps it, without what it was.
+    /// The open node, which keeps the device attached.
     pub fn into_node(self) -> File {
         self.node
     }

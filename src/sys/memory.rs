@@ -1,4 +1,4 @@
-//! Memory: how much there is.
+//! How much memory there is.
 
 use super::swap::{self, Area};
 use crate::error::{Doing, Error, Result};
@@ -17,7 +17,8 @@ pub fn info() -> Result<MemInfo> {
     Ok(memory)
 }
 
-/// What goes to zram stays in RAM, and what goes to a file may go to root, whose writes do: no room for a COW.
+/// Counts the swap areas that give COWs room. zram does not: it is RAM. A swap file does not: it
+/// may be on root, whose writes go to RAM.
 fn count_swap(memory: &mut MemInfo, areas: &[Area]) {
     let (mut total, mut used) = (0u64, 0u64);
     for area in areas.iter().filter(|area| !area.is_file && !swap::is_zram(&area.path)) {
@@ -34,7 +35,7 @@ fn parse(text: &str) -> Option<MemInfo> {
         Some(Bytes(kib.checked_mul(1024)?))
     };
     Some(MemInfo {
-        // Shares of it are asked for.
+        // Percentages of it are computed, so it must not be 0.
         total: field("MemTotal").filter(|total| total.0 > 0)?,
         // Kernels before 3.14 don't estimate it.
         available: field("MemAvailable").or_else(|| field("MemFree"))?,

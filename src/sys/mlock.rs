@@ -4,12 +4,12 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use crate::error::{Doing, Result};
 
-/// What stays mapped of the stack below the caller's frame, in bytes: a flush needs some 24 KiB. The kernel
-/// makes it longer when that is not enough.
+/// How much of the stack below the caller's frame stays mapped, in bytes: a flush needs some 24
+/// KiB. The kernel extends the stack when that is not enough.
 const STACK: usize = 28 << 10;
 
-/// Keeps all of this process in RAM, also what it gets later: the binary may live on the very
-/// device that is suspended at times, and reading a page of it would never end.
+/// Locks all of this process in RAM, what it gets later as well. The binary may be on root, which
+/// is suspended at times; reading a page of it then would never end.
 pub fn all() -> Result<()> {
     shorten_stack();
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
@@ -19,8 +19,8 @@ pub fn all() -> Result<()> {
         })
 }
 
-/// A process begins with 132 KiB of stack mapped, and to lock them takes that much memory, four times
-/// what cowflush ever needs.
+/// Unmaps stack that cowflush does not need: a process begins with 132 KiB of stack, four times
+/// what cowflush ever needs, and locking it would take that much memory.
 fn shorten_stack() {
     let here = 0u8;
     // SAFETY: sysconf only reads its argument.
@@ -35,8 +35,8 @@ fn shorten_stack() {
     }
 }
 
-/// Begin and length of what the stack has mapped more than [`STACK`] bytes below `here`, in the text
-/// of /proc/PID/maps; whole pages of `page` bytes.
+/// Begin and length of the part of the stack that lies more than [`STACK`] bytes below `here`, from
+/// the text of /proc/PID/maps; whole pages of `page` bytes.
 fn unused_stack(maps: &str, here: usize, page: usize) -> Option<(usize, usize)> {
     let line = maps.lines().find(|line| line.ends_with("[stack]"))?;
     let (range, _) = line.split_once(' ')?;

@@ -13,9 +13,9 @@ use nix::sys::statfs::statfs;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, chroot, execv, fork, getpid};
 
-/// Whether this process is certainly the one that the kernel started from its initramfs. What such a one does to a card,
-/// and in everybody's mounts, must never be done by process 1 of a container, whose root may be in RAM as well. It can be
-/// told only where /proc is mounted.
+/// Whether this process is certainly the one that the kernel started from its initramfs. What that
+/// process does to a card and to the machine's mounts, process 1 of a container must never do; its
+/// root may be in RAM as well. The answer needs /proc mounted.
 pub fn is_the_machines() -> bool {
     may_be_the_machines()
         && is_first_namespace(
@@ -24,7 +24,8 @@ pub fn is_the_machines() -> bool {
         )
 }
 
-/// As far as that can be told without /proc, which an initramfs begins without.
+/// As [`is_the_machines`], as far as it can be told without /proc, which an initramfs does not have
+/// at its start.
 pub fn may_be_the_machines() -> bool {
     getpid().as_raw() == 1 && is_in_initramfs()
 }
@@ -42,8 +43,8 @@ pub fn is_in_initramfs() -> bool {
 /// namespace that the kernel's own init is in. Every container has another one, and no other process 1 is in this.
 const FIRST_NAMESPACE: &str = "pid:[4026531836]";
 
-/// Judges the answer to which namespace of processes this one is in. A kernel that is built without them has nothing
-/// to tell, but tells other things of a process (`proc_works`).
+/// Judges the answer to which namespace of processes this one is in. A kernel without namespaces
+/// gives no answer, although /proc works otherwise (`proc_works`).
 fn is_first_namespace(namespace: Result<PathBuf, ErrorKind>, proc_works: bool) -> bool {
     match namespace {
         Ok(name) => name.as_os_str() == FIRST_NAMESPACE,
@@ -51,7 +52,7 @@ fn is_first_namespace(namespace: Result<PathBuf, ErrorKind>, proc_works: bool) -
     }
 }
 
-/// Starts a child that does this and ends.
+/// Starts a child that does `work` and ends.
 pub fn child(work: impl FnOnce()) -> nix::Result<Pid> {
     // SAFETY: cowflush has one thread, so the child may do all that its parent could; it leaves
     // by _exit and never returns into the caller.
@@ -65,28 +66,28 @@ pub fn child(work: impl FnOnce()) -> nix::Result<Pid> {
     }
 }
 
-/// Becomes this program, which gets none of what this one did about signals: all that it starts would inherit it. Returns
-/// only on failure.
+/// Executes another program in this process, with all signals as by default, since every process
+/// that it starts would inherit them. Returns only on failure.
 pub fn turn_into(program: &CStr, words: &[CString]) -> Errno {
     let _ = SigSet::empty().thread_set_mask();
-    // Rust's runtime ignores it.
-    // SAFETY: the default is no handler of this program's.
+    // Rust's runtime ignores SIGPIPE. SAFETY: the default is no handler of this program's.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     let Err(errno) = execv(program, words);
     errno
 }
 
-/// Whether the kernel would start this program with `root` as the root; the error is the kernel's. A child lets it be
-/// started as one that is traced, which the kernel stops before its first instruction, and goes then.
+/// Whether the kernel would start this program with `root` as the root; the error is the kernel's.
+/// A child asks to be traced and executes the program; the kernel stops it before its first
+/// instruction, and it is killed there.
 ///
-/// What can't be told counts as yes: the real start will tell.
+/// Where this can't find out, the answer is yes: the real start will show it.
 pub fn could_start(root: &Path, program: &CStr) -> Result<(), Errno> {
     let tried = child(|| {
         let traced = || {
             // SAFETY: PTRACE_TRACEME takes no pointers.
             Errno::result(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) })
         };
-        // Not traced it would run.
+        // Without the trace the program would run.
         if chroot(root).and_then(|()| chdir("/")).is_ok() && traced().is_ok() {
             let Err(errno) = execv(program, &[program]);
             // SAFETY: as in `child`.
@@ -98,7 +99,8 @@ pub fn could_start(root: &Path, program: &CStr) -> Result<(), Errno> {
         match waitpid(pid, Some(WaitPidFlag::__WALL)) {
             Ok(WaitStatus::Stopped(..)) => _ = kill(pid, Signal::SIGKILL),
             Ok(WaitStatus::Exited(_, errno)) if errno != 0 => return Err(Errno::from_raw(errno)),
-            // The kernel ends it by itself if it finds out too late that it can't be started.
+            // The kernel kills the child if it finds out too late that the program can't be
+            // started.
             Ok(WaitStatus::Signaled(_, Signal::SIGSEGV | Signal::SIGBUS, _)) => {
                 return Err(Errno::ENOEXEC);
             }
@@ -108,14 +110,14 @@ pub fn could_start(root: &Path, program: &CStr) -> Result<(), Errno> {
     }
 }
 
-/// Gives this process, a child, a name of its own: what `killall cowflush` ends is another.
+/// Gives this process, a child, a name of its own, so that `killall cowflush` does not end it.
 pub fn rename(name: &CStr) {
     // SAFETY: PR_SET_NAME reads a C string, of which it takes at most 16 bytes.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Closes what this process, a child, has of its parent's open files, but for `keep` and the three that
-/// everybody has: one that lives long would keep in use what its parent gave up.
+/// Closes the files that this child inherited, except `keep` and the three standard ones: a child
+/// that lives long would keep in use what its parent has closed.
 pub fn close_others(keep: &[RawFd]) {
     for descriptor in (3..DESCRIPTORS).filter(|number| !keep.contains(number)) {
         // SAFETY: the child leaves by _exit and never drops, nor uses, what it closes here.
@@ -123,19 +125,20 @@ pub fn close_others(keep: &[RawFd]) {
     }
 }
 
-/// cowflush has never more open: a pass over the flush log has the most, some twenty.
+/// The highest descriptor: cowflush never has more open. A pass over the flush log has the most,
+/// some twenty.
 const DESCRIPTORS: RawFd = 64;
 
-/// A program that was started. Nobody needs to wait for its end.
+/// A program that was started. Waiting for its end is optional.
 pub struct Program(Pid);
 
 impl Program {
-    /// Starts the program that is found on PATH by this name, with this process's environment and
-    /// without what it does about signals. It sees itself called `title`.
+    /// Starts the program of this name on PATH, with this process's environment and all signals as
+    /// by default. The program's own name (`argv[0]`) is `title`.
     pub fn start(name: &CStr, title: &CStr) -> nix::Result<Self> {
         let mut attributes = PosixSpawnAttr::init()?;
         attributes.set_sigmask(&SigSet::empty())?;
-        // Rust's runtime ignores it.
+        // Rust's runtime ignores SIGPIPE.
         attributes.set_sigdefault(&Signal::SIGPIPE.into())?;
         attributes.set_flags(
             PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
@@ -149,7 +152,7 @@ impl Program {
         posix_spawnp(name, &actions, &attributes, &[title], &environment).map(Self)
     }
 
-    /// Waits for its end. Whether it was a success.
+    /// Waits for its end, and says whether it succeeded.
     pub fn wait(self) -> bool {
         matches!(waitpid(self.0, None), Ok(WaitStatus::Exited(_, 0)))
     }

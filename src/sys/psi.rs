@@ -1,4 +1,4 @@
-//! Memory pressure: the kernel tells when programs had to wait for memory.
+//! Memory pressure: the kernel reports when programs had to wait for memory.
 //!
 //! Source: the kernel's Documentation/accounting/psi.rst (since 4.20, CONFIG_PSI).
 
@@ -14,14 +14,14 @@ const FILE: &str = "/proc/pressure/memory";
 /// Some program waited for 150 ms within a second. In microseconds.
 const TRIGGER: &[u8] = b"some 150000 1000000\0";
 
-/// A trigger in the kernel. It goes with this.
+/// A trigger in the kernel, which the drop removes.
 pub struct Pressure(File);
 
 impl Pressure {
     /// What to poll it for.
     pub const EVENT: PollFlags = PollFlags::POLLPRI;
 
-    /// Sets the trigger; `None` where the kernel has none, which is no failure.
+    /// Sets the trigger; `None` where the kernel does not have PSI, which is not a failure.
     pub fn watch() -> Option<Self> {
         let mut options = File::options();
         let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(FILE);

@@ -1,4 +1,4 @@
-//! Signals, so that a flush ends at a place of its own choosing.
+//! Holds signals back, so that a flush ends at a place of its own choosing.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -18,34 +18,36 @@ const ASKING: [Signal; 7] = [
     Signal::SIGALRM,
 ];
 
-/// With what a terminal stops a process: Ctrl-Z, or a word to a terminal that is another's now.
+/// The signals with which a terminal stops a process: on Ctrl-Z, or when a background process reads
+/// or writes.
 const STOPPING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// From now on no terminal stops this process. For all that may have the lock: one that stood still in the middle of a flush
-/// would keep it, and root frozen.
+/// From now on no terminal stops this process. Every process that may take the lock calls this:
+/// stopped in the middle of a flush, it would keep the lock, and root frozen.
 pub(super) fn never_stop() -> Result<()> {
     hold_back(&STOPPING)
 }
 
-/// Adds these to what this process holds back; it has one thread. By `sigprocmask`: the thread's own call returns its
-/// error instead of setting errno, and nix takes any such return for success.
+/// Adds these to the signals that this process holds back; it has one thread. It uses
+/// `sigprocmask`: `pthread_sigmask` returns its error instead of setting errno, and nix takes any
+/// such return for success.
 fn hold_back(signals: &[Signal]) -> Result<()> {
     let set: SigSet = signals.iter().copied().collect();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).doing(|| "hold back signals")
 }
 
-/// Holds back what asks the process to end; [`Held::arrived`] tells whether it came.
+/// Signals that are held back; [`Held::arrived`] says whether one came.
 pub struct Held {
     fd: SignalFd,
     ending: SigSet,
-    /// What came and does not end anything.
+    /// Signals that came and don't end a wait.
     others: Vec<Signal>,
     /// Whether a signal that ends waits has come.
     ended: bool,
 }
 
-/// Holds back everything that asks the process for something, from now on. `ending` ends waits,
-/// `others` can be asked for; the rest is not told of.
+/// Holds back all signals that ask the process for something, from now on. `ending` are those that
+/// end waits, `others` those that [`Self::other`] returns; the remaining ones are ignored.
 pub fn hold(ending: &[Signal], others: &[Signal]) -> Result<Held> {
     never_stop()?;
     hold_back(&ASKING)?;
@@ -64,7 +66,7 @@ impl Held {
                     self.ended = true;
                     return Some(signal);
                 }
-                // However often it came, it asks for one thing.
+                // A signal that came several times counts once.
                 Ok(signal) if !self.others.contains(&signal) => self.others.push(signal),
                 _ => {}
             }
@@ -72,7 +74,7 @@ impl Held {
         None
     }
 
-    /// Whether a signal that ends waits has come at any time, now or in a wait that it has ended.
+    /// Whether a signal that ends waits has come, now or in an earlier wait.
     pub fn has_ended(&mut self) -> bool {
         self.arrived();
         self.ended
@@ -90,7 +92,7 @@ impl AsFd for Held {
     }
 }
 
-/// Runs `work` with every signal held back that can be: a signal would end a suspend halfway.
+/// Runs `work` with all signals held back that can be: a signal would interrupt a suspend halfway.
 pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     let mut before = SigSet::empty();
     let held = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));

@@ -18,7 +18,7 @@ pub struct Area {
     pub is_file: bool,
     /// Its size.
     pub size: Bytes,
-    /// What of it is in use.
+    /// How much of it is in use.
     pub used: Bytes,
     /// Its place among the others, as [`on`] takes it.
     pub flags: u32,
@@ -32,7 +32,8 @@ pub fn is_zram(path: &str) -> bool {
 /// SWAP_FLAG_PREFER: the rest of the flags is the priority that the owner has given.
 const PREFER: u32 = 0x8000;
 
-/// Lets the kernel use the swap area on `path`; with the flags 0 after all others. One in use already stays so.
+/// Makes the kernel use the swap area on `path`; with the flags 0, after all others. An area that
+/// is in use already stays as it is.
 ///
 /// # Errors
 /// EINVAL for what `mkswap` did not make, ENOSYS for a kernel without swap.
@@ -46,9 +47,9 @@ pub fn on(path: &Path, flags: u32) -> std::result::Result<(), Errno> {
     }
 }
 
-/// Begins to read back what is in a swap area, after which the kernel does not use it any more. Another process does it:
-/// it may take long, and should memory run out meanwhile the kernel kills whoever asked for it before all others
-/// (`set_current_oom_origin` in mm/swapfile.c), which leaves the area in use.
+/// Begins to read back what is in a swap area, after which the kernel no longer uses it. Another
+/// process makes the call: it may take long, and if memory runs out meanwhile the kernel kills the
+/// caller first (`set_current_oom_origin` in mm/swapfile.c), which leaves the area in use.
 pub fn give_up(path: &str) -> Result<Errand> {
     Errand::begin(c"cowflush-swap", "a process that reads swap back", None, || {
         let c_path = c_path(path)?;
@@ -78,14 +79,14 @@ fn parse(swaps: Vec<Row>) -> Vec<Area> {
     let kib = |word: &str| decimal::<u64>(word)?.checked_mul(1024).map(Bytes);
     let area = |[path, kind, size, used, priority]: Row| {
         let (is_file, size, used) = (kind == "file", kib(&size)?, kib(&used)?);
-        // Those that nobody has given one have one below 0.
+        // An area without a given priority has one below 0.
         let flags = decimal::<u32>(&priority).map_or(0, |given| PREFER | given & 0x7fff);
         Some(Area { path, is_file, size, used, flags })
     };
     swaps.into_iter().filter_map(area).collect()
 }
 
-/// The first words of a line; empty for those that it has not.
+/// The first five words of a line; empty where it has fewer.
 pub type Row = [String; 5];
 
 /// A list of the kernel's, or /etc/fstab; empty where it can't be read.
@@ -93,7 +94,8 @@ pub fn table(path: &str) -> Vec<Row> {
     rows(&std::fs::read(path).unwrap_or_default())
 }
 
-/// White space and backslashes in a word are as `\040` (mangle_path in the kernel's fs/seq_file.c).
+/// Splits lines into words. White space and backslashes in a word are written as `\040`
+/// (mangle_path in the kernel's fs/seq_file.c).
 pub fn rows(list: &[u8]) -> Vec<Row> {
     let text = String::from_utf8_lossy(list);
     let row = |line: &str| {

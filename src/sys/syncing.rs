@@ -1,5 +1,5 @@
-//! Writing a filesystem out in another process, so that whoever asked for it can look after other things
-//! meanwhile, and need not wait for the end: nothing can interrupt a syncfs.
+//! Writes a filesystem out in another process, so that the daemon can do other work meanwhile and
+//! need not wait for the end: nothing can interrupt a syncfs.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -11,8 +11,8 @@ use super::block;
 use super::errand::{Ended, Errand};
 use crate::error::Result;
 
-/// Proof that a filesystem has written everything out, and takes writes: [`write_out`] alone makes one, here or in the
-/// process that a [`Syncing`] has heard.
+/// Proof that a filesystem was written out completely and accepts writes. Only [`write_out`] makes
+/// one, in this process or in the one of a [`Syncing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrittenOut(());
 
@@ -28,19 +28,20 @@ pub enum Synced {
     Done(WrittenOut),
     /// The filesystem could not be written out.
     Failed(Errno),
-    /// The end was not waited for, or the process that wrote out was killed.
+    /// The caller did not wait for the end, or the process that wrote out was killed.
     Unknown,
 }
 
 /// Writes out the filesystem whose root folder `file` is, and waits for it.
 ///
-/// One that has shut down after errors does not complain of what it can't write out any more (`ext4_sync_fs` in the
-/// kernel's fs/ext4/super.c, `sync_filesystem` for one that went read-only), but it refuses an fsync
-/// (`ext4_sync_file`). That of a folder that was just written out costs a FLUSH.
+/// A filesystem that has shut down after errors reports no error for what it can't write out any
+/// more (`ext4_sync_fs` in the kernel's fs/ext4/super.c, `sync_filesystem` for one that became
+/// read-only), but it refuses an fsync (`ext4_sync_file`). So the root folder is synced as well,
+/// which costs a FLUSH.
 pub fn write_out(file: &File) -> std::result::Result<WrittenOut, Errno> {
     block::sync_filesystem(file)?;
     match nix::unistd::fsync(file) {
-        // A filesystem whose folders need none.
+        // A filesystem without fsync for folders.
         Ok(()) | Err(Errno::EINVAL) => Ok(WrittenOut(())),
         Err(errno) => Err(errno),
     }
@@ -50,14 +51,14 @@ pub fn write_out(file: &File) -> std::result::Result<WrittenOut, Errno> {
 pub struct Syncing(Errand);
 
 impl Syncing {
-    /// Begins with the filesystem that holds `file`.
+    /// Begins to write out the filesystem that holds `file`.
     pub fn begin(file: &File) -> Result<Self> {
         let sync = || write_out(file).map(drop);
         Errand::begin(c"cowflush-sync", "a process that syncs", Some(file.as_raw_fd()), sync)
             .map(Self)
     }
 
-    /// Waits for the end, but not longer than that. `None`: it is still at work.
+    /// Waits for the end for at most that long. `None`: the kernel is still writing.
     pub fn wait(&mut self, at_most: Duration) -> Option<Synced> {
         self.0.wait(at_most).map(|ended| match ended {
             Ended::Done => Synced::Done(WrittenOut(())),

@@ -4,18 +4,18 @@ use std::fs::File;
 use std::io::{self, IsTerminal, stderr, stdout};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// Standard error, if it is a terminal, for who has a flush to do and must wait for no reader.
+/// Standard error, if it is a terminal. Writes never wait for a reader, since a flush must not.
 pub fn standard_error() -> Option<File> {
     stderr().is_terminal().then(|| open_unhurried("/proc/self/fd/2").ok()).flatten()
 }
 
-/// Opens a terminal whose reader may be gone, or have stopped it with Ctrl-S: a write that it does not take is given up.
-/// For all others who have it open nothing changes.
+/// Opens a terminal without blocking: its reader may be gone, or have stopped it with Ctrl-S, and
+/// then the write is dropped. Other processes that have the terminal open are not affected.
 fn open_unhurried(path: &str) -> io::Result<File> {
     File::options().write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)
 }
 
-/// Columns of the terminal that standard output is; `None` when it is none, or doesn't tell.
+/// Columns of standard output's terminal; `None` when it is not a terminal, or does not know.
 pub fn width() -> Option<usize> {
     if !stdout().is_terminal() {
         return None;
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    /// A pipe that nobody reads stands for it: it fills up in the same way.
+    /// A pipe without a reader stands for the terminal: it fills up in the same way.
     #[test]
     fn a_terminal_that_takes_nothing_holds_nobody_up() {
         let pipe = std::env::temp_dir().join(format!("cowflush-terminal-{}", std::process::id()));

@@ -9,7 +9,7 @@ pub fn now() -> i64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())
 }
 
-/// Milliseconds since boot, time asleep included. It only runs forward.
+/// Milliseconds since boot, including time asleep. It never goes back.
 pub fn running() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| {
         let (seconds, nanos) = (now.tv_sec() as u64, now.tv_nsec() as u64);
@@ -17,7 +17,7 @@ pub fn running() -> u64 {
     })
 }
 
-/// Local time: days since some day, and minutes since midnight.
+/// Local time: days since a fixed day, and minutes since midnight.
 pub fn local() -> (i64, u16) {
     let seconds = now();
     // C's long, which has 32 bits on the target.

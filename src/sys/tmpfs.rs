@@ -1,8 +1,8 @@
-//! Files in RAM: each in a tmpfs of its own that nobody else can see.
+//! Files in RAM, each in a tmpfs of its own that no other process can see.
 //!
 //! The tmpfs is never mounted where a path leads to it, and the file has no name any more. What
-//! keeps both alive is the open file, later the loop device over it. So a COW is out of reach
-//! for everybody but root, works when /run is gone, and vanishes with its last user.
+//! keeps both alive is the open file, later the loop device over it. So only root can reach a COW,
+//! it works when /run is gone, and it vanishes with its last user.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::pure::units::Bytes;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 
-/// What a tmpfs may hold beside its file's data: the kernel counts a page for this and that.
+/// Room in the tmpfs beyond the file's data: the kernel counts a page for this and that.
 const SLACK: u64 = 64 << 10;
 
 /// A new, sparse file of `size` bytes that was called `name`.
@@ -97,16 +97,17 @@ fn create(folder: std::os::fd::BorrowedFd<'_>, name: &str) -> std::result::Resul
     Ok(File::from(file))
 }
 
-/// Makes the file by a mount that only this process sees, for an instant.
+/// Makes the file in a mount that only this process sees, for an instant.
 ///
-/// The machine's own init must keep the namespace that everybody inherits; at that time there is nobody else.
+/// The machine's own init stays in its namespace, which every process inherits; no other process
+/// runs at that time.
 fn in_private_namespace(room: &str, name: &str) -> std::result::Result<File, Errno> {
     const NONE: Option<&str> = None;
     if !process::is_the_machines() {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
     }
-    // Any folder serves that surely exists.
+    // Any folder that certainly exists will do.
     let place = "/proc";
     let options = format!("size={room},mode=0700");
     mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;

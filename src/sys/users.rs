@@ -1,4 +1,4 @@
-//! Who uses which device: mounted filesystems and swap areas. Only looks.
+//! Finds out which mounts and swap areas use which device. Changes nothing.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -23,14 +23,15 @@ pub struct Mount {
 pub fn mounts() -> Vec<Mount> {
     mounted(table("/proc/mounts"), |source, place| {
         block::number_at(Path::new(source)).or_else(|| {
-            // A name that nobody has made a node for, as /dev/root.
+            // A source without a node, such as /dev/root.
             let number = std::fs::metadata(place).ok()?.dev();
             Some(DevNo { major: libc::major(number), minor: libc::minor(number) })
         })
     })
 }
 
-/// A line is: source, place, type, options, and more. Sources that are no devices may not even answer, as a server.
+/// Reads the list of mounts; a line has source, place, type, options, and more. It does not touch
+/// sources that are not devices: a server may not answer.
 fn mounted(list: Vec<Row>, number: impl Fn(&str, &str) -> Option<DevNo>) -> Vec<Mount> {
     let mount = |[source, place, _, options, _]: Row| {
         let device = source.starts_with("/dev/").then(|| number(&source, &place))??;
@@ -39,18 +40,19 @@ fn mounted(list: Vec<Row>, number: impl Fn(&str, &str) -> Option<DevNo>) -> Vec<
     list.into_iter().filter_map(mount).collect()
 }
 
-/// Which device a path is on, as far as it is a mounted one. Asks nothing of the path itself: it may be of a file that
-/// has no name any more, or on a filesystem that is asleep.
+/// The mounted device that a path is on. It does not touch the path itself: the file may have no
+/// name any more, or be on a suspended filesystem.
 pub fn device_of(path: &str, mounts: &[Mount]) -> Option<DevNo> {
     let above = mounts.iter().filter(|mount| is_in(path, &mount.place));
-    // Of several at one place the last.
+    // Of several mounts at one place, the last.
     above.max_by_key(|mount| mount.place.len()).map(|mount| mount.device)
 }
 
-/// The file that a swap area lies in: itself, or what is behind a loop device, or where zram puts what it gets rid of.
+/// The file that a swap area lies in: the area itself, the file behind a loop device, or the file
+/// that zram writes to.
 pub fn file_of(path: &str, mut is_file: bool) -> Option<String> {
     let mut path = path.to_owned();
-    // zram writes to a loop device.
+    // zram may write to a loop device.
     for _ in 0..3 {
         if is_file {
             return Some(path);
@@ -65,14 +67,15 @@ pub fn file_of(path: &str, mut is_file: bool) -> Option<String> {
     None
 }
 
-/// Swap that ends on root. The kernel asks once where the blocks of a swap file are, and writes to them on root's
-/// device. While that is the stack it writes to RAM: what it wants to free memory takes as much again from root's COW, and
-/// the COW's limit gets smaller with the memory, until writes fail.
+/// Swap that ends on root. The kernel asks once where the blocks of a swap file are, and writes to
+/// them on root's device. While that device is the stack, they go to RAM: what the kernel swaps out
+/// to free memory takes as much memory again in root's COW, and the COW's limit shrinks with the
+/// memory, until writes fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnRoot {
-    /// What the kernel has it by.
+    /// Its name in the kernel's list.
     pub path: String,
-    /// How much is in use, and its size. `None`: the daemon has given it up.
+    /// How much is in use, and its size. `None`: the daemon has switched it off.
     pub room: Option<(Bytes, Bytes)>,
 }
 
@@ -90,7 +93,7 @@ pub fn swap_on(root: DevNo) -> Vec<OnRoot> {
     found.map(|Area { path, used, size, .. }| OnRoot { path, room: Some((used, size)) }).collect()
 }
 
-/// Swap files on root that /etc/fstab has the system use.
+/// Swap files on root that are listed in /etc/fstab.
 pub fn swap_in(fstab: Vec<Row>, mounts: &[Mount], root: DevNo) -> impl Iterator<Item = String> {
     let file = move |[path, _, kind, ..]: Row| {
         let on_root = !path.starts_with("/dev/") && device_of(&path, mounts) == Some(root);
@@ -99,12 +102,13 @@ pub fn swap_in(fstab: Vec<Row>, mounts: &[Mount], root: DevNo) -> impl Iterator<
     fstab.into_iter().filter_map(file)
 }
 
-/// A partition of the card's disk that is neither root nor the flush log: what is written there wears the card as ever.
+/// A partition of the card's disk that is neither root nor the flush log: cowflush does not hold
+/// back writes to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beside {
     /// The kernel's name.
     pub name: String,
-    /// Where it is mounted to be written to, or that it is swap; empty for one that nobody uses now.
+    /// Where it is mounted writable, or `swap`; empty if it is not in use now.
     pub uses: String,
     /// What was written to it since boot.
     pub written: Written,
@@ -128,8 +132,8 @@ pub fn beside(card: DevNo, log: Option<DevNo>) -> Vec<Beside> {
     all
 }
 
-/// What a hold does not hold, by name and place: the other partitions of the card that are in use, and a /boot of its own,
-/// on whichever disk, also while it is mounted read-only.
+/// What a hold does not cover, by name and place: the other partitions of the card that are in use,
+/// and a separate /boot on any disk, even while it is mounted read-only.
 pub fn not_held(beside: &[Beside]) -> String {
     outside(beside, &mounts(), &block::name)
 }

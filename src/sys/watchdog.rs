@@ -1,7 +1,7 @@
-//! The machine's watchdog: it resets the machine unless somebody feeds it.
+//! The machine's watchdog: it resets the machine unless a process feeds it.
 //!
-//! There is one for a process, as there is one for a machine. Whoever gets something done calls
-//! [`progress`]; so a process that hangs stops feeding by itself.
+//! A process has at most one, as the machine has. Code that makes headway calls [`progress`], so a
+//! process that hangs stops feeding.
 //!
 //! Source: the kernel's Documentation/watchdog/watchdog-api.rst.
 
@@ -31,7 +31,8 @@ fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
     WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens the watchdog, which starts it, and returns its timeout. From now on it wants [`progress`].
+/// Opens the watchdog, which starts it, and returns its timeout. From now on [`progress`] must be
+/// called.
 ///
 /// # Errors
 /// EBUSY when another process feeds it.
@@ -41,7 +42,7 @@ pub fn begin(path: &Path) -> Result<Duration> {
     let mut seconds: libc::c_int = 0;
     // SAFETY: WDIOC_GETTIMEOUT writes one int.
     let asked = unsafe { libc::ioctl(node.as_raw_fd(), GETTIMEOUT as _, &raw mut seconds) };
-    // A driver without it has one of its own; most have a minute.
+    // A driver without this call has a timeout of its own; most have a minute.
     let seconds = Errno::result(asked).ok().and(u64::try_from(seconds).ok()).unwrap_or(60);
     let timeout = Duration::from_secs(seconds.max(1));
     *watchdog() = Some(Watchdog { node, timeout, fed: None });
@@ -49,10 +50,10 @@ pub fn begin(path: &Path) -> Result<Duration> {
     Ok(timeout)
 }
 
-/// Something was done: feeds the watchdog, if there is one and it is time.
+/// Feeds the watchdog, if there is one and it is time. Called whenever something was done.
 pub fn progress() {
     if let Some(watchdog) = watchdog().as_mut() {
-        // Often enough that one that comes late does no harm.
+        // Often enough that a late call does no harm.
         let due = watchdog.fed.is_none_or(|fed| fed.elapsed() >= watchdog.timeout / 4);
         if due && watchdog.node.write_all(b"\0").is_ok() {
             watchdog.fed = Some(Instant::now());
@@ -65,7 +66,7 @@ pub fn leave() {
     *watchdog() = None;
 }
 
-/// Stops the watchdog, where its driver lets itself be stopped.
+/// Stops the watchdog, where its driver allows it.
 pub fn stop() {
     if let Some(mut watchdog) = watchdog().take() {
         // The character that the kernel wants to see before the close.

@@ -1,5 +1,5 @@
-//! A second process beside the one that flushes: it wakes root up should the first one die while
-//! root is suspended.
+//! The guard: a second process that wakes root up if the flushing process dies while root is
+//! suspended.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -21,24 +21,24 @@ pub struct Guard {
     pid: Pid,
 }
 
-/// How a guard's time ends.
+/// Why a guard stops waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardOutcome {
-    /// It was dismissed.
+    /// The flushing process dismissed it.
     Dismissed,
-    /// The process it guards died.
+    /// The flushing process died.
     Orphaned {
-        /// The guard has frozen the filesystem, and nobody has asked it to thaw it.
+        /// The guard has frozen the filesystem, and was not told to thaw it.
         frozen: bool,
     },
 }
 
-/// Starts a guard that runs `at_end` when this process, which must have the lock, ends or dismisses it with
-/// [`Guard::dismiss`]. Until it has run that, nobody else gets the lock. The filesystem that it is to freeze when it is
-/// asked to is the one that holds `freezes`.
+/// Starts a guard that runs `at_end` when this process, which must have the lock, ends or dismisses
+/// it with [`Guard::dismiss`]. No other process gets the lock before `at_end` has run. On request
+/// the guard freezes the filesystem that holds `freezes`.
 ///
-/// Returns when the guard is in place with its memory locked. It may neither print nor touch a file on
-/// root: it runs while root may be suspended.
+/// Returns when the guard is ready, with its memory locked. `at_end` may neither print nor touch a
+/// file on root: root may be suspended while it runs.
 pub fn start(
     control: &Control,
     freezes: Option<&File>,
@@ -53,21 +53,21 @@ pub fn start(
     Ok(Guard { wire, pid })
 }
 
-/// What a guard does until its time ends.
+/// Waits in the guard process until it is dismissed or its parent dies.
 ///
-/// It freezes and thaws the filesystem, and not its parent: then whether the freeze is this flush's is known to a process
-/// that goes on when the parent is killed, before the call, in it or after it. The kernel does not tell who has frozen
-/// a filesystem, and thaws it for anybody.
+/// The guard, not its parent, freezes and thaws the filesystem. So if the parent is killed, before
+/// the call, in it or after it, a process goes on that knows whether the freeze is this flush's.
+/// The kernel does not say who froze a filesystem, and lets any process thaw it.
 fn serve(mut wire: UnixStream, freezes: Option<&File>) -> GuardOutcome {
     let mut frozen = false;
     loop {
         let mut word = [0];
-        // An end without a word is the parent's death.
+        // The wire ends without a message when the parent dies.
         match (wire.read(&mut word), word, freezes) {
             (Ok(1), FREEZE, Some(file)) => {
                 let froze = block::freeze(file);
                 frozen = froze.is_ok();
-                // Nobody may be there to hear it; that is the next thing to be read.
+                // If the parent died meanwhile, the next read finds that out.
                 let _ = wire.write_all(&[froze.err().map_or(0, |errno| errno as u8)]);
             }
             (Ok(1), THAW, Some(file)) => {
@@ -82,9 +82,9 @@ fn serve(mut wire: UnixStream, freezes: Option<&File>) -> GuardOutcome {
     }
 }
 
-/// Starts a process beside this one, which what happens to this one does not happen to, and gives it its
-/// end of a wire; the other end is returned. Its memory is locked by then, and it is `ready`. With `only` it keeps
-/// that file of this process's, and no other.
+/// Forks a helper process that outlives this one, and gives it one end of a wire; returns the other
+/// end. By then the helper's memory is locked and `ready` has succeeded in it. With `only`, it
+/// keeps that file open and closes the others that it inherited.
 pub(super) fn fork_helper(
     only: Option<RawFd>,
     ready: impl FnOnce() -> bool,
@@ -93,14 +93,15 @@ pub(super) fn fork_helper(
     let (wire, far_end) = UnixStream::pair().doing(|| "make a socket for the guard process")?;
     let mut ends = Some((wire, far_end));
     let pid = child(|| {
-        // Both processes have both ends now. Here the parent's is closed, or its death would not be heard.
+        // Both processes have both ends now. The helper closes the parent's end, else it would not
+        // notice the parent's death.
         let Some((_, mut wire)) = ends.take() else { return };
         if let Some(only) = only {
             close_others(&[wire.as_raw_fd(), only]);
         }
-        // So that `killall -9 cowflush` does not kill both at once.
+        // So `killall -9 cowflush` does not kill both at once.
         rename(c"cowflush-guard");
-        // The parent's session and its terminal's signals are not the guard's.
+        // The guard leaves the parent's session, so that the terminal's signals don't reach it.
         let _ = setsid();
         // Locks are not inherited.
         if mlock::all().is_err() {
@@ -127,25 +128,26 @@ pub(super) fn fork_helper(
     })
 }
 
-/// What such a process says first.
+/// The helper's first message.
 const READY: &[u8; 1] = b"r";
 const UNLOCKED: &[u8; 1] = b"m";
-/// What a guard is told.
+/// Messages to the guard.
 const FREEZE: [u8; 1] = *b"f";
 const THAW: [u8; 1] = *b"t";
 const DISMISSED: [u8; 1] = *b"d";
 
-/// The error where it said nothing.
+/// The error where the helper ended without a message.
 pub fn ended() -> Error {
     Error::new("start the guard process", "it ended before it was ready")
         .advise("Nothing was begun: try again, and let `cowflush-guard` live.")
 }
 
-/// Has this process and a helper of it spared by sysvinit's sendsigs, or the helper no longer: both killed at one instant,
-/// while root is suspended, would leave it so, and everybody who shuts the machine down waiting for it. What a killed
-/// process leaves there is a number of nobody.
+/// Has sysvinit's sendsigs spare this process and its helper, or no longer the helper. Killed at
+/// the same instant while root is suspended, they would leave root suspended, and the shutdown
+/// would wait for it for ever. A killed process leaves a file there with the number of a process
+/// that no longer exists.
 ///
-/// Where there is no such folder nobody looks into it.
+/// Where the folder is missing, the system does not use it.
 pub(super) fn spare_from_sendsigs(helper: Pid, spared: bool) {
     let path = format!("/run/sendsigs.omit.d/cowflush-{helper}");
     let _ = match spared {
@@ -155,13 +157,14 @@ pub(super) fn spare_from_sendsigs(helper: Pid, spared: bool) {
 }
 
 impl Guard {
-    /// Lets it freeze the filesystem. The kernel's answer; [`Errno::EPIPE`]: the guard is gone, and nobody knows whether it has
-    /// frozen it.
+    /// Asks the guard to freeze the filesystem, and returns the kernel's answer. [`Errno::EPIPE`]:
+    /// the guard is gone, and it is unknown whether it froze the filesystem.
     pub fn freeze(&mut self) -> std::result::Result<(), Errno> {
         self.ask(FREEZE)
     }
 
-    /// Lets it thaw what it has frozen. An error: the guard is gone, and may not have done it.
+    /// Asks the guard to thaw what it has frozen. An error: the guard is gone, and may not have
+    /// done it.
     pub fn thaw(&mut self) -> std::result::Result<(), Errno> {
         self.ask(THAW)
     }
@@ -205,7 +208,8 @@ mod tests {
         waitpid(pid, None).unwrap();
     }
 
-    /// A guard of this file's filesystem that says how its time ended: 0 for dismissed, else whether it had frozen it.
+    /// A guard of this file's filesystem, and a wire on which it reports its outcome: 0 for
+    /// dismissed, else 1, or 2 if it had frozen the filesystem.
     fn guard(file: &File) -> (Guard, UnixStream) {
         let (mut far, near) = UnixStream::pair().unwrap();
         let (wire, pid) = fork_helper(
@@ -225,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_freeze_that_failed_is_none_of_the_guards_and_one_that_is_gone_is_told() {
-        // Nobody may freeze /proc.
+        // The kernel refuses to freeze /proc.
         let file = File::open("/proc/self/stat").unwrap();
         let (mut asked, mut end) = guard(&file);
         assert!(matches!(asked.freeze(), Err(errno) if errno != Errno::EPIPE));

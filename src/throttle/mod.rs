@@ -1,9 +1,10 @@
 //! Holds writers back while a flush makes room: root is suspended for moments.
 //!
-//! A second process ([`worker`]) does it, since the first one is busy with the card and a writer at full
-//! memory speed can't wait for that. The worker is there before it is needed, and works only while the throttle is armed:
-//! during the long parts of a flush, appending and merging, which need nothing of root; so it never meets the handover of a
-//! seal. Should the first process die, the worker lets writers go on and ends; until it has, the lock keeps others from a
+//! A second process ([`worker`]) does it: the flushing process is busy with the card, and a writer
+//! at full memory speed would fill the COW meanwhile. The worker is there before it is needed, and
+//! works only while the throttle is armed: during the long parts of a flush, appending and merging,
+//! which need nothing of root; so it never meets the handover of a seal. If the flushing process
+//! dies, the worker lets writers go on and ends; until then the lock keeps other commands from a
 //! handover of their own.
 //!
 //! [`guard`] is another process: it wakes root up when the flushing process is killed during a handover.
@@ -26,22 +27,22 @@ pub struct Throttle {
     control: Control,
     message: Box<Message>,
     worker: Worker,
-    /// By what the worker judges the COW, while the throttle is armed.
+    /// The limits by which the worker judges the COW, while the throttle is armed.
     cow_limits: Option<CowLimits>,
 }
 
 impl Throttle {
-    /// One that is not armed, and can be at once.
+    /// A throttle that is not armed, with its worker started.
     pub fn ready(control: &Control) -> Result<Self> {
         let mut message = Message::about(Name::Root);
-        // Learn now what the look in `is_holding` needs.
+        // Learn root's device number now, for `is_holding`.
         let _ = control.run(Request::Status, &mut message);
         let worker = Holding::start(control)?;
         Ok(Self { control: control.clone(), message, worker, cow_limits: None })
     }
 
-    /// Arms it: from now on writers wait while root's COW is as full, by `cow_limits`, as `full-wait` says. Root must be awake, or
-    /// held back by it, and defer.
+    /// Arms the throttle: from now on writers wait while root's COW is as full, by `cow_limits`, as
+    /// `full-wait` says. Root must defer, and be awake or held back by this throttle.
     pub fn arm(&mut self, cow_limits: CowLimits) -> Result<()> {
         if !self.worker.work(cow_limits) {
             // The worker was killed.
@@ -55,11 +56,13 @@ impl Throttle {
         Ok(())
     }
 
-    /// Arms it by `cow_limits`, the one for `stack`, unless it is armed by one that is right for that still. Only a root
-    /// that is awake, on a table that serves, and defers can have it armed; for any other, which is for the plan to mend or
-    /// needs none, it is released.
+    /// Arms the throttle by `cow_limits`, which are those for `stack`, unless its present limits
+    /// are still right. For a root that is suspended by something else, waits with a new table or
+    /// does not defer, it releases the throttle: the plan repairs such a root, or it needs no
+    /// throttle.
     pub fn arm_for(&mut self, stack: &Stack, cow_limits: CowLimits) -> Result<()> {
-        // An armed throttle that holds writers back suspends root; nothing else may have.
+        // An armed throttle suspends root when it holds writers back; nothing else may have
+        // suspended it.
         let awake =
             self.is_armed() || stack.root.is_some_and(|root| !root.suspended && !root.inactive);
         if !awake || stack.mode() != Some(Mode::Deferring) || stack.has_handed_over() {
@@ -72,29 +75,29 @@ impl Throttle {
         }
     }
 
-    /// Releases it: from now on nobody waits.
+    /// Releases the throttle: from now on no writer waits.
     pub fn release(&mut self) {
         if self.cow_limits.take().is_some() && !self.worker.idle() {
             self.let_go();
         }
     }
 
-    /// By what the worker judges the COW, while the throttle is armed.
+    /// The limits by which the worker judges the COW, while the throttle is armed.
     pub fn cow_limits(&self) -> Option<&CowLimits> {
         self.cow_limits.as_ref()
     }
 
-    /// It is armed: writers may have to wait.
+    /// Whether it is armed, so that writers may have to wait.
     pub fn is_armed(&self) -> bool {
         self.cow_limits.is_some()
     }
 
-    /// Writers wait.
+    /// Whether writers wait now.
     pub fn is_holding(&mut self) -> bool {
         self.control.run(Request::Status, &mut self.message).is_ok() && self.message.is_suspended()
     }
 
-    /// Lets writers go on where a worker that was killed can't.
+    /// Lets writers go on after the worker was killed.
     fn let_go(&mut self) {
         if self.is_holding() {
             hold(&self.control, &mut self.message, false);
@@ -108,7 +111,7 @@ impl Drop for Throttle {
     }
 }
 
-/// What the worker does.
+/// The worker's work: holding writers back.
 struct Holding {
     control: Control,
     message: Box<Message>,
@@ -142,7 +145,8 @@ impl Work for Holding {
         if holds != self.since.is_some() && hold(&self.control, &mut self.message, holds) {
             self.since = holds.then(Instant::now);
         }
-        // It runs before all other processes, so it must not look more often than it has to.
+        // The worker runs before all other processes, so it must not poll more often than it has
+        // to.
         wait
     }
 
@@ -153,8 +157,8 @@ impl Work for Holding {
     }
 }
 
-/// Suspends or resumes root. Without freezing: that would write all dirty pages to the COW, which is
-/// what lacks room.
+/// Suspends or resumes root. It does not freeze: that would write all dirty pages to the COW, which
+/// lacks room already.
 fn hold(control: &Control, root: &mut Message, holds: bool) -> bool {
     let request = match holds {
         true => Request::Suspend { freeze: false },

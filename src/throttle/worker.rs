@@ -1,4 +1,4 @@
-//! A second process that waits to be given work, and is there at once when it is: to start a process
+//! A second process that waits for work and begins at once when it gets it: starting a process
 //! takes tens of milliseconds while memory is short.
 
 use std::fs::File;
@@ -18,14 +18,13 @@ use crate::pure::policy::cow_limits::CowLimits;
 use crate::sys::dm::Control;
 use crate::sys::{lock, priority};
 
-/// What a worker does. It may neither print nor touch a file on root: it runs while root may be
-/// suspended.
+/// What a worker does. It may neither print nor touch a file on root, since root may be suspended.
 pub trait Work {
-    /// From now on it works by these limits.
+    /// Sets the limits by which it works from now on.
     fn take(&mut self, cow_limits: CowLimits);
-    /// Does something. Returns for how long it may rest, at most a minute.
+    /// Does one step. Returns how long to wait until the next, at most a minute.
     fn step(&mut self) -> Duration;
-    /// The work is over, or this process's parent is dead.
+    /// Ends the work: it is over, or this process's parent is dead.
     fn end(&mut self);
 }
 
@@ -35,11 +34,11 @@ pub struct Worker {
     pid: Pid,
 }
 
-/// What a worker is told.
+/// A message to the worker.
 enum Message {
-    /// To work by these limits.
+    /// Work by these limits.
     Work(CowLimits),
-    /// To end its work and wait.
+    /// End the work and wait.
     Idle,
 }
 
@@ -48,8 +47,8 @@ const IDLE: u8 = 2;
 const HEARD: u8 = 3;
 
 impl Worker {
-    /// Starts one. Of this process's files it keeps device-mapper's control device, and no other. Returns when its
-    /// memory is locked.
+    /// Starts a worker. Of this process's files it keeps only device-mapper's control device.
+    /// Returns when its memory is locked.
     pub fn start(control: &Control, work: &mut dyn Work) -> Result<Self> {
         let (parent, file) = (getpid(), control.file());
         let serve = |wire| serve(parent, file, wire, work);
@@ -57,8 +56,9 @@ impl Worker {
         Ok(Self { wire, pid })
     }
 
-    /// Lets it work, by these limits from now on. This process must have the lock, which nobody else gets until the work is
-    /// over. When this returns it has done a step. `false`: it is dead.
+    /// Tells the worker to work by these limits from now on. This process must have the lock, which
+    /// no other gets until the work is over. When this returns the worker has done a step. `false`:
+    /// it is dead.
     pub fn work(&mut self, cow_limits: CowLimits) -> bool {
         let mut message = [WORK; LONGEST];
         for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(cow_limits.to_words())
@@ -68,7 +68,7 @@ impl Worker {
         self.send(&message)
     }
 
-    /// Lets it end its work, and wait for the next. `false`: it is dead.
+    /// Tells the worker to end its work, and wait for the next. `false`: it is dead.
     pub fn idle(&mut self) -> bool {
         self.send(&[IDLE])
     }
@@ -87,7 +87,7 @@ impl Worker {
 const LONGEST: usize = 1 + size_of::<[u64; CowLimits::WORDS]>();
 
 impl Drop for Worker {
-    /// Dismisses it and waits until it is gone. It ends its work.
+    /// Dismisses the worker, which ends its work, and waits until it is gone.
     fn drop(&mut self) {
         let _ = self.wire.shutdown(std::net::Shutdown::Both);
         let _ = waitpid(self.pid, None);
@@ -100,7 +100,8 @@ fn serve(parent: Pid, control: &File, mut wire: UnixStream, work: &mut dyn Work)
     let mut working = false;
     loop {
         let wait = working.then(|| work.step());
-        // The wire does not tell of a parent's death while another child of it has a copy.
+        // The wire does not show the parent's death while another child of the parent has a copy of
+        // it.
         if getppid() != parent {
             break;
         }

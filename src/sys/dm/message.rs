@@ -88,7 +88,7 @@ pub enum Request {
     Status,
     /// DM_TABLE_LOAD into the inactive slot.
     Load,
-    /// The same of one that takes no writes.
+    /// DM_TABLE_LOAD of a read-only table.
     LoadReadOnly,
     /// DM_TABLE_CLEAR: drop the inactive table.
     Clear,
@@ -156,7 +156,7 @@ impl Message {
         Box::new(Self { header, body: [0; BODY] })
     }
 
-    /// Load this table.
+    /// A message that loads this table.
     pub fn load(name: Name, lines: &[Line]) -> Box<Self> {
         let mut message = Self::about(name);
         let mut at = 0;
@@ -168,7 +168,7 @@ impl Message {
         message
     }
 
-    /// Load a table of one target into the device of that name, which is none of the stack's.
+    /// A message that loads a table of one target into a device that is not one of the stack's.
     pub(super) fn load_one(name: &str, length: Sectors, kind: &str, params: &str) -> Box<Self> {
         let mut message = Self::named(name);
         message.put(0, Sectors(0), length, kind, params);
@@ -215,7 +215,7 @@ impl Message {
         self.header.flags & flag != 0
     }
 
-    /// Sets what the kernel's last answer overwrote, so that a message can be used again.
+    /// Restores what the kernel's last answer overwrote, so that the message can be sent again.
     pub(super) fn prepare(&mut self, request: Request) {
         let header = &mut self.header;
         header.version = VERSION;
@@ -384,7 +384,7 @@ fn put_text(slot: &mut [u8], text: &str) {
     }
 }
 
-/// The text up to the first NUL; what is no UTF-8 is empty.
+/// The text up to the first NUL; empty if it is not UTF-8.
 fn text(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     bytes.get(..end).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or("")

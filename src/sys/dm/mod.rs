@@ -22,7 +22,7 @@ use crate::pure::units::DevNo;
 
 pub use message::{Message, Request};
 
-/// How often, and after what pause, a device is removed that somebody has open.
+/// How often, and after what pause, a removal is tried again while a program has the device open.
 const BUSY_TRIES: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -52,13 +52,13 @@ impl Control {
             })
     }
 
-    /// One that a model stands behind.
+    /// A control device behind which a model answers.
     #[cfg(test)]
     pub(crate) fn of(file: File) -> Self {
         Self(Rc::new(file))
     }
 
-    /// The file, for locks.
+    /// The open file, on which locks are taken.
     pub fn file(&self) -> &File {
         &self.0
     }
@@ -118,8 +118,9 @@ impl Control {
         Ok(self.ask(Request::Create, Message::about(name), "create", name.text())?.number())
     }
 
-    /// Removes a device, and with it the last use of the loop devices under it. Whoever looks at a
-    /// new device, as udev does, keeps it busy for a moment.
+    /// Removes a device, and with it the last use of the loop devices under it. A program that
+    /// looks at a new device, as udev does, keeps it busy for a moment, so the removal is tried
+    /// again.
     pub fn remove(&self, name: Name) -> Result<()> {
         let mut message = Message::about(name);
         for _ in 0..BUSY_TRIES {
@@ -147,7 +148,8 @@ impl Control {
             .map_err(|error| self.explain_load(error, name, lines))
     }
 
-    /// The kernel answers the same to a bad table and to a target that it hasn't got.
+    /// Adds advice to the error of a load. The kernel gives the same answer for a bad table and for
+    /// a target that it does not have.
     fn explain_load(&self, error: Error, name: Name, lines: &[Line]) -> Error {
         let kinds = lines.iter().map(|line| line.target.kind());
         match kinds.into_iter().find(|kind| matches!(self.target_version(kind), Ok(None))) {
@@ -173,15 +175,16 @@ impl Control {
         self.ask(request, Message::about(name), "resume", name.text()).map(drop)
     }
 
-    /// Resumes root with its inactive table, whose content may be another than its filesystem knows, which a
-    /// freeze would only make worse.
+    /// Resumes root with its inactive table, without a freeze: the content under the new table may
+    /// differ from what the filesystem has in memory, and a freeze would write that out.
     pub fn swap_root(&self) -> Result<()> {
         let (name, request) = (Name::Root, Request::Resume { freeze: false });
         self.ask(request, Message::about(name), "resume", name.text()).map(drop)
     }
 
-    /// Resumes a device with its inactive table, where the one that it has serves as well. A swap that fails leaves a
-    /// device suspended, and whoever uses it waiting; it goes on with what it has then.
+    /// Resumes a device with its inactive table, where its live table would serve as well. A swap
+    /// that fails leaves the device suspended and its users waiting, so it is then resumed with the
+    /// live table.
     pub fn swap(&self, name: Name) -> Result<()> {
         self.resume(name).inspect_err(|_| _ = self.resume(name))
     }
@@ -192,8 +195,8 @@ impl Control {
         self.swap(name)
     }
 
-    /// The same for a device that takes no writes: the kernel opens what a table can write to for writing, which the
-    /// driver of a card refuses whose switch is on.
+    /// As [`Self::replace`], with a read-only table. For a writable one the kernel opens the
+    /// devices below for writing, which the driver of a write-protected card refuses.
     pub fn replace_read_only(&self, name: Name, lines: &[Line]) -> Result<()> {
         self.load_as(Request::LoadReadOnly, name, lines)?;
         self.swap(name)
@@ -267,7 +270,8 @@ fn live(info: &Message, table: &Message) -> Live {
     }
 }
 
-/// In OpenWrt's preinit /dev has the name that sysfs has, which is another one.
+/// Makes [`CONTROL`] where it is missing: in OpenWrt's preinit, /dev has the node under the name
+/// that sysfs has, which differs.
 fn make_control() {
     let path = Path::new(CONTROL);
     if path.symlink_metadata().is_ok() {
@@ -277,7 +281,7 @@ fn make_control() {
     if let Some(number) = number.and_then(|text| DevNo::parse(text.trim())) {
         let _ = path.parent().map(std::fs::create_dir_all);
         let number = makedev(number.major.into(), number.minor.into());
-        // A node that can't be made shows when it is opened.
+        // If the node can't be made, opening it fails.
         let _ = mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, number);
     }
 }

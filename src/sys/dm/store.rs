@@ -1,4 +1,5 @@
-//! Devices beside the stack's own: those that COWs may stand on ([`crate::pure::cow::store`]).
+//! The store devices on which COWs may stand ([`crate::pure::cow::store`]); they are not part of
+//! the stack.
 
 use nix::errno::Errno;
 
@@ -7,11 +8,11 @@ use crate::pure::cow::store::{self, Store};
 use crate::pure::units::{DevNo, Sectors};
 
 impl Control {
-    /// Makes such a device, without a table. Returns its number, by which it is called.
+    /// Makes a store device without a table. Returns the number that is in its name.
     pub fn create_store(&self) -> Result<u32, Errno> {
         for number in 0..store::MOST {
             match self.send(Request::Create, number) {
-                // One of that name is there.
+                // The name is taken.
                 Err(Errno::EBUSY) => continue,
                 result => return result.map(|_| number),
             }
@@ -19,20 +20,22 @@ impl Control {
         Err(Errno::EBUSY)
     }
 
-    /// Lets it stand on `on`, with that length from now on; whoever uses it goes on using it.
+    /// Gives the store device a table over `on` with that length. Its users go on using it.
     ///
-    /// The kernel hands the exceptions from one table to the next, since both have the same devices. It waits
-    /// for what is on its way, and lets what comes meanwhile wait.
+    /// The kernel hands the exceptions from one table to the next, since both have the same
+    /// devices. It waits for I/O under way, and holds back I/O that comes meanwhile.
     ///
-    /// One that a killed command has loaded and not put in place goes first: there would be three tables over one store,
-    /// which the kernel refuses (EINVAL, `__validate_exception_handover` in its drivers/md/dm-snap.c).
+    /// A table that a killed command loaded and did not make live is cleared first: otherwise there
+    /// would be three tables over one store, which the kernel refuses (EINVAL,
+    /// `__validate_exception_handover` in its drivers/md/dm-snap.c).
     pub fn put_store(&self, number: u32, on: &Store, length: Sectors) -> Result<DevNo, Errno> {
         let _ = self.send(Request::Clear, number);
         let mut message =
             Message::load_one(&store::name(number), length, store::KIND, &on.params());
         self.run(Request::Load, &mut message)?;
         let resume = Request::Resume { freeze: false };
-        // Once more: a failure behind the swap would leave it suspended, and root with it.
+        // A second try: a failure after the swap would leave the device suspended, and root with
+        // it.
         match self.send(resume, number).or_else(|_| self.send(resume, number)) {
             Ok(message) => Ok(message.number()),
             Err(errno) => {
@@ -49,15 +52,16 @@ impl Control {
         Ok(line.and_then(|(_, length, kind, params)| Some((Store::parse(kind, params)?, length))))
     }
 
-    /// It stands on what cowflush puts below it, or on nothing yet. Another one of that name is somebody else's.
+    /// Whether the device has a table as cowflush makes it, or none yet. With any other table it
+    /// belongs to another program that uses the same name.
     pub fn is_store(&self, number: u32) -> bool {
         self.send(Request::Table, number).is_ok_and(|message| {
             message.targets().all(|(_, _, kind, params)| Store::parse(kind, params).is_some())
         })
     }
 
-    /// Removes it, and with it the memory below; refused (EBUSY) while anybody has it open, as a table that reads
-    /// through it has.
+    /// Removes the device and frees the memory below it. The kernel refuses (EBUSY) while a
+    /// program, or a table that reads through it, has it open.
     pub fn remove_store(&self, number: u32) -> Result<(), Errno> {
         self.send(Request::Remove, number).map(drop)
     }

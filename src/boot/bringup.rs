@@ -27,12 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NEWS_EVERY: Duration = Duration::from_secs(10);
 const SEEK_EVERY: Duration = Duration::from_secs(1);
 
-/// Uses a device as root; it gets the device and what is on it. `init` mounts it; an initramfs of a
-/// distribution is told of it and mounts it by itself. Returns `ro` or `rw`.
+/// Uses a device as root, given its path and its filesystem. `init` mounts it; `attach` prints it
+/// for a distribution's initramfs, which mounts it itself. Returns `ro` or `rw`.
 pub type UseRoot<'a> = dyn FnMut(&Path, Option<&Filesystem>) -> Result<&'static str> + 'a;
 
-/// Builds the stack over the card and lets `mount` use it; or, if that can't be, the plain card.
-/// What was done is left as a note in /run/cowflush.
+/// Builds the stack over the card and lets `mount` use it; if that fails, the plain card. Leaves a
+/// note of what was done in /run/cowflush.
 pub fn root(
     options: &Options,
     prior: Prior,
@@ -46,7 +46,7 @@ pub fn root(
         find_card(options, true, log)?
             .ok_or_else(|| not_found(options, "there is no such device"))?
     };
-    // Before anything is written to it or to its log: nobody uses it.
+    // Before the boot writes to the card or its log: no other program may use it.
     block::claim(&card.path())?;
     if prior == Prior::StackTried {
         // The try before this one may have been in doubt.
@@ -108,28 +108,29 @@ pub fn root(
         }
     };
     if mode != Mode::Deferring.word() {
-        // A stack that could not be taken away stands on it still.
+        // Fails if a stack that could not be taken away still stands on the card.
         block::claim(&card.path())?;
-        // Root as it is without the log's flushes is old, and torn if a merge was cut short.
+        // Without the log's flushes root is old, and torn if a merge was cut short.
         let applied = match &mut found {
             FoundLog::Log { log, live, .. } => find_log::apply(&card, log, live),
             _ => Ok(()),
         };
-        // What the stack did is no matter of this boot, and the next one is on it again.
+        // What failed with the stack does not concern this boot, and the next boot uses it again.
         if applied.is_ok()
             && let Some(flush_log) = counted(&mut found)
             && flush_log.tries() > 0
         {
             let _ = flush_log.note_tries(0);
         }
-        // Without a stack nothing but this keeps root as the log's flushes need it. Not before, since to apply is to write.
+        // Without a stack only this keeps root as the log's flushes need it. Not earlier, since
+        // applying the log writes.
         let keep = applied.is_err() || found.is_in_doubt();
         if keep {
             block::refuse_writes(card.number, true)?;
         }
         let mounted = applied.and_then(|()| mount(&card.path(), card.filesystem.as_ref()));
         if mounted.is_err() && prior == Prior::Nothing {
-            // Nobody mounts it, and the next try may be told to do without the log.
+            // Nothing was mounted, and the next try may be told to do without the log.
             let _ = block::refuse_writes(card.number, false);
         }
         let (access, name) = (mounted?, &card.name);
@@ -150,7 +151,8 @@ pub fn root(
     Ok(())
 }
 
-/// The log in which boots are counted. Nothing is written to one that can't be read to its end.
+/// The log in which boots are counted. The boot writes nothing to a log that can't be read to its
+/// end.
 fn counted(found: &mut FoundLog) -> Option<&mut flushlog::FlushLog> {
     match found {
         FoundLog::Log { log, .. } if log.hidden().is_none() => Some(log),
@@ -178,7 +180,7 @@ fn leave_notes(
         LogChoice::At(reference) => reference.to_string(),
         _ => String::new(),
     };
-    // Left by a stack that could not be used, or not be built.
+    // The hold was left by a stack that could not be used or built.
     if !(open && mode == Mode::Deferring.word()) && hold::is_for_log() {
         hold::end();
     }
@@ -203,8 +205,8 @@ fn stacked(
     mount: &mut UseRoot<'_>,
 ) -> Result<()> {
     if let FoundLog::Kept { open: true, .. } = found {
-        // Before there is anything that could be flushed: what would go to root makes the log useless. Where nobody can be
-        // told of that there is no stack, and the kernel keeps root as it is.
+        // Before anything could be flushed: a write to root would make the log useless. If the hold
+        // can't be noted there is no stack, and the kernel refuses writes to root.
         hold::begin_for_log()?;
     }
     // The file is on root, which is not mounted yet; the daemon and the first command take it into
@@ -291,13 +293,13 @@ fn link_node(root: DevNo) -> PathBuf {
     if linked.is_ok() { link } else { node }
 }
 
-/// Waits until the card is there.
+/// Waits until the card appears.
 fn wait_for_card(options: &Options, log: &mut BootMessages) -> Result<Candidate> {
     sleep(Duration::from_secs(options.delay.min(3600)));
     let (begin, mut news, mut seek) = (Instant::now(), NEWS_EVERY, Duration::ZERO);
     loop {
         let waited = begin.elapsed();
-        // To read a log takes longer than a look for the card.
+        // Reading a log takes longer than looking for the card.
         let in_logs = waited >= seek;
         if in_logs {
             seek = waited + SEEK_EVERY;
@@ -322,7 +324,8 @@ fn wait_for_card(options: &Options, log: &mut BootMessages) -> Result<Candidate>
     }
 }
 
-/// Looks for the card; also in the logs, where it has to be known by what is on it and that is torn.
+/// Looks for the card. If `reference` names what is on the card, and no device has that since the
+/// superblock is torn, it looks in the flush logs.
 fn find_card(
     options: &Options,
     in_logs: bool,
@@ -350,7 +353,7 @@ fn find_card(
     Ok(found.into_iter().next())
 }
 
-/// No device is what `reference` says, but a flush log knows which is.
+/// Whether no device matches `reference`, but a flush log knows which partition is meant.
 pub fn is_known_by_log(reference: &Reference) -> bool {
     reference.is_of_filesystem()
         && devices::find(reference).is_empty()
@@ -372,7 +375,8 @@ fn not_found(options: &Options, why: &str) -> Error {
     let root = options.root.as_ref().map(|root| format!("={root}")).unwrap_or_default();
     Error::new(format!("find root{root}"), format!("{why}; there are: {}", seen()))
         .advise("Name one of them.")
-        // An initramfs learns by it that root is nothing for a stack, such as a volume of LVM, and has no flush log.
+        // By this code an initramfs learns that root can't be on a stack, such as a volume of LVM,
+        // and has no flush log.
         .exit(Exit::NotActive)
 }
 
@@ -381,8 +385,8 @@ fn seen() -> String {
     if all.is_empty() { "no block devices".to_owned() } else { all.join(", ") }
 }
 
-/// A filesystem that is larger than its partition can't be mounted, and the kernel's message
-/// for it helps nobody.
+/// Refuses a filesystem that is larger than its partition: it can't be mounted, and the kernel's
+/// message does not say why.
 fn check_size(card: &Candidate) -> Result<()> {
     let claimed = card.filesystem.as_ref().and_then(|found| found.size);
     match claimed {

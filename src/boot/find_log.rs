@@ -18,7 +18,7 @@ use crate::sys::block;
 use crate::sys::devices::{self, Candidate};
 use crate::sys::disk::Disk;
 
-/// How long a log may take to appear that is named. It may be on another, slower disk.
+/// How long a named log may take to appear. It may be on another, slower disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long what can't be read is tried again.
@@ -33,12 +33,13 @@ pub enum FoundLog {
     Log {
         /// Its partition.
         partition: Candidate,
-        /// It, verified.
+        /// The log, verified.
         log: Box<FlushLog>,
         /// What it holds for root.
         live: Vec<Live>,
     },
-    /// A log that can't be read now. It is the stack's log all the same, so that nothing is written past it.
+    /// A log that can't be read now. The stack has it as its log all the same, so that nothing is
+    /// written past it.
     Unread {
         /// Its partition.
         partition: Candidate,
@@ -57,7 +58,8 @@ pub enum FoundLog {
 }
 
 impl FoundLog {
-    /// There may be flushes of root that can't be had now. They can be had at a later boot, unless root is written to.
+    /// Whether there may be flushes of root that can't be read now. A later boot may read them,
+    /// unless root is written to.
     pub fn is_in_doubt(&self) -> bool {
         match self {
             Self::None => false,
@@ -77,8 +79,8 @@ struct Seen {
     elsewhere: bool,
 }
 
-/// Finds the log and verifies it; `news` gets what is worth knowing. `card` gets the filesystem that the log makes
-/// of it.
+/// Finds the log and verifies it. `news` is called with what people should know. Sets the
+/// filesystem of `card` to what it is when read through the log.
 pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str)) -> FoundLog {
     let named = match &options.log {
         LogChoice::At(reference) => match wait_for(reference) {
@@ -90,7 +92,7 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
     let begin = Instant::now();
     let (mut seen, nothing) = loop {
         let looked = search(card, &named);
-        // It may be a contact.
+        // It may be a bad contact.
         if begin.elapsed() > CONTACT || !looked.0.iter().any(Seen::is_unreadable) {
             break looked;
         }
@@ -158,7 +160,7 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
                     return FoundLog::Unread { partition, why };
                 }
                 Some(Seen { partition, what, found: Sought::Unclear(why), .. }) => {
-                    // Certainly root's log, by its name or its sign, that can't be read now.
+                    // By its name or its mark it is certainly root's log, but it can't be read now.
                     let known = what.named || what.holds == (Holds::Unclear { marked: true });
                     if known && why.exit_code() == Exit::Card {
                         return FoundLog::Unread { partition, why };
@@ -173,7 +175,7 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
 }
 
 impl Seen {
-    /// There is something that can't be read now, where root's log would be.
+    /// Whether it can't be read now and may be root's log.
     fn is_unreadable(&self) -> bool {
         (self.what.near || self.what.named)
             && match &self.found {
@@ -184,7 +186,7 @@ impl Seen {
     }
 }
 
-/// The devices that a name means, as soon as there is one.
+/// Waits until a name matches a device, and returns all devices that it matches.
 fn wait_for(reference: &Reference) -> Option<Vec<DevNo>> {
     let begin = Instant::now();
     loop {
@@ -220,8 +222,8 @@ fn of_root(seen: &[Seen]) -> Vec<usize> {
     all.filter(|(_, seen)| own(seen)).map(|(index, _)| index).collect()
 }
 
-/// A log of a root, not on the partition `except`: its name, and whether it may have flushes in it. One that may comes
-/// first.
+/// A log of a root, not on the partition `except`: its name, and whether it may have flushes.
+/// Prefers one that may.
 pub fn log_of(root: DevNo, except: Option<DevNo>) -> Option<(String, bool)> {
     let card = devices::candidates().into_iter().find(|found| found.number == root)?;
     let mut empty = None;
@@ -238,7 +240,7 @@ pub fn log_of(root: DevNo, except: Option<DevNo>) -> Option<(String, bool)> {
     empty
 }
 
-/// Not using a log that holds something is what was asked for, but it is no small thing.
+/// The answer for `cowflush.log=none`: if a log of root holds flushes, the boot says so.
 fn unused(seen: &[Seen]) -> FoundLog {
     let own = of_root(seen);
     if own.is_empty() {
@@ -321,7 +323,7 @@ fn is_log(candidate: &Candidate) -> bool {
     candidate.filesystem.as_ref().is_some_and(|found| found.kind == FLUSH_LOG)
 }
 
-/// All that may be a log, and a named one that is none, with why.
+/// All partitions that may be a log, and the named one that is not a log, with the reason.
 fn search(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Error)>) {
     let (mut seen, mut nothing) = (Vec::new(), None);
     let all = devices::candidates();
@@ -333,7 +335,8 @@ fn search(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Erro
         .collect();
     for partition in all {
         let named = named.contains(&partition.number);
-        // A log whose first copy of the header is damaged looks like nothing. A disk is none if root is a part of it.
+        // A log whose first copy of the header is damaged has no known filesystem. A disk that root
+        // is a part of can't be a log.
         let possible = partition.filesystem.is_none() || is_log(&partition);
         if partition.number == card.number
             || Some(partition.number) == root.disk
@@ -361,9 +364,9 @@ fn search(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Erro
                 };
                 uuid = header.uuid;
                 let owner = flushlog::owner(header);
-                // Only a program that knows its format can tell that it has none.
+                // Only a program that knows the log's format can tell that it has no flushes.
                 let flushes = log.is_none_or(|log| log.has_flushes());
-                // One that is named is not asked for another root.
+                // A named log is not compared with other roots.
                 let others = if named { &[][..] } else { &others };
                 let own = owner.is(disk, &root, others);
                 let home = owner.is_at_home(disk, others);
@@ -387,20 +390,21 @@ fn search(card: &Candidate, named: &[DevNo]) -> (Vec<Seen>, Option<(String, Erro
 }
 
 fn fit(log: &FlushLog, card: &Candidate) -> Fit {
-    // By what the card itself has: `card` may have been found by what the log makes of it.
+    // Judged by the card's own superblock: `card` may have been found through the log.
     let torn = log.owner().is_known_at(&place(card)) && devices::identify(&card.path()).is_none();
     let fit = Disk::open(&card.path()).and_then(|mut root| log.fit(&mut root, torn));
     fit.unwrap_or(Fit::Unknown)
 }
 
-/// Root's superblock is as the log's flushes know it: that is proof, whatever the header says.
+/// Whether root's superblock is as the log's flushes know it, which proves that the log is root's,
+/// whatever its header says.
 fn proves(log: &FlushLog, card: &Candidate) -> bool {
     !fingerprint::watched(&log.chain.segments).is_empty()
         && Disk::open(&card.path()).and_then(|mut root| log.fits(&mut root)).unwrap_or(false)
 }
 
-/// Root as the logs have it, where no device is what `reference` says: its superblock may be torn by a merge that was
-/// cut short, or older than what the log holds.
+/// Finds root through the logs, where no device matches `reference`: a merge that was cut short may
+/// have torn the superblock, or it is older than what the log holds.
 pub fn find_root(reference: &Reference) -> Vec<Candidate> {
     let all = devices::candidates();
     let mut roots: Vec<Candidate> = Vec::new();
@@ -414,7 +418,7 @@ pub fn find_root(reference: &Reference) -> Vec<Candidate> {
         for card in &all {
             let place = place(card);
             let near = disk.is_some() && place.disk == disk;
-            // On another disk only what no place tells.
+            // On another disk, only a log that does not know root's place.
             let possible = if near {
                 owner.is(disk, &place, &[])
             } else {
@@ -438,10 +442,10 @@ pub fn find_root(reference: &Reference) -> Vec<Candidate> {
     roots
 }
 
-/// What filesystem root has as it is read through the log.
+/// The filesystem that root has when it is read through the log.
 fn filesystem(log: &mut FlushLog, card: &Candidate) -> Option<Filesystem> {
     let mut root = Disk::open(&card.path()).ok()?;
-    // Most are told by their first chunk; a card may be slow.
+    // The first chunk is enough for most filesystems, and a card may be slow.
     let first = superblock::identify(&log.head_of(&mut root, fingerprint::HEAD_BYTES));
     first.or_else(|| superblock::identify(&log.head_of(&mut root, superblock::HEAD_BYTES)))
 }
@@ -454,9 +458,9 @@ fn take(
     news: &mut impl FnMut(&str),
 ) -> Result<FoundLog> {
     let path = partition.path();
-    // What is mended here must be nobody's.
+    // No other program may use the log while it is repaired here.
     let _claim = block::claim(&path)?;
-    // A card that takes no writes can be read; what must be written is told when that fails.
+    // A write-protected card can be read; a write that is needed reports the failure.
     let _ = log.make_writable();
     let before = log.chain.segments.len();
     let begin = Instant::now();
@@ -467,7 +471,7 @@ fn take(
             break live;
         }
         sleep(PAUSE);
-        // What was cut off has to be read anew.
+        // What was cut off has to be read again.
         if let Sought::Log(mut again) = FlushLog::seek(&path) {
             let _ = again.make_writable();
             log = again;
@@ -490,7 +494,8 @@ fn take(
                 log.append(&[], &mut nothing, &mut root, &mut |_| Ok(()))
             };
             if let Err(error) = { cut }().map_err(|error| error.advise("")) {
-                // On a card that takes no writes nothing can be put over it either. What is intact counts.
+                // On a write-protected card nothing can be written over it either, so what is
+                // intact counts.
                 news(&format!(
                     "what is lost could not be cut off: {error} The flushes before that are used."
                 ));
@@ -523,7 +528,8 @@ fn take(
     Ok(FoundLog::Log { partition, log, live })
 }
 
-/// The header names root as it is now. Where it can't be written the old one does: the log was found by it.
+/// Writes root's present place and UUID into the header. If that fails the old header will do: the
+/// log was found by it.
 fn rebind(
     card: &Candidate,
     partition: &Candidate,
@@ -536,7 +542,7 @@ fn rebind(
         return;
     }
     match log.rebind(now) {
-        // A log that was made of an image learns where root is, which is no news.
+        // A log that was made in an image only learns where root is, which is not worth a message.
         Ok(())
             if before == (Owner { start: before.start, ..now }) && before.start == Sectors(0) => {}
         Ok(()) => news(&format!(
@@ -570,6 +576,7 @@ pub fn apply(card: &Candidate, log: &mut FlushLog, live: &[Live]) -> Result<()> 
     }
     let (mut root, _claim) = (Disk::open_exclusive(&card.path())?, block::claim(log.path())?);
     log.apply(live, &mut root, &mut Meter::new())?;
-    // What can't be read now is not dropped; with root written to it has to be decided about, at a later boot.
+    // Flushes that can't be read now are not dropped; once root is written to, the owner has to
+    // decide about them at a later boot.
     if log.hidden().is_some() { Ok(()) } else { log.reset(live.len() as u64) }
 }

@@ -1,8 +1,9 @@
-//! Looks at root, through the stack, for who would flush it; [`served`] decides.
+//! Looks on root, through the stack, for something that would flush it; [`served`] decides.
 //!
-//! The stack is there already, and nobody else has root yet: to mount it may replay its journal, which goes to RAM like
-//! any write, and the flush log is in what is seen. If root must not stay there, the stack is taken away, and all that
-//! was written with it; then the plain card gets what is in the log, and is mounted, as by every boot without a stack.
+//! The stack is built, and nothing else uses root yet. Mounting it may replay its journal, which
+//! goes to RAM like any write, and shows the flush log's content as well. If root must not stay
+//! there, the stack is taken away, and all that was written with it; then the plain card gets what
+//! is in the log, and is mounted, as by every boot without a stack.
 
 use std::io;
 use std::path::Path;
@@ -17,13 +18,13 @@ use crate::pure::disk::superblock::Filesystem;
 use crate::pure::policy::served::{self, Seen};
 use crate::sys::process;
 
-/// Where root is mounted for that.
+/// Where root is mounted for the inspection.
 const PLACE: &str = "/run/cowflush-look";
 
-/// Refuses a root that nobody would flush. `device` is the stack.
+/// Refuses a root that nothing would flush. `device` is the stack.
 pub fn root(device: &Path, found: Option<&Filesystem>, options: &Options) -> Result<()> {
     let place = Path::new(PLACE);
-    // Whoever mounts it in earnest says why that can't be.
+    // The real mount reports why it fails.
     if mounting::root(device, place, found, options, false).is_err() {
         return Ok(());
     }
@@ -74,7 +75,7 @@ fn service(root: &Path) -> Seen {
     called.max(on).unwrap_or(Seen::Unclear)
 }
 
-/// A link of ours in a folder.
+/// Whether a folder has a link to cowflush's service.
 fn link(folder: &Path) -> Seen {
     let inspect = || -> io::Result<Seen> {
         for entry in std::fs::read_dir(folder)? {
@@ -87,7 +88,8 @@ fn link(folder: &Path) -> Seen {
     inspect().unwrap_or_else(|error| seen(Err(Errno::from_raw(error.raw_os_error().unwrap_or(0)))))
 }
 
-/// An overlay hides what is below it by a device 0:0 of its name.
+/// `Missing` for a file that root's overlay hides: an overlay marks a removed file with a device
+/// 0:0 of its name.
 fn unless_hidden(root: &Path, name: &str) -> Seen {
     match lstat(&root.join(name)) {
         Ok(stat)

@@ -11,10 +11,10 @@ use super::messages::BootMessages;
 use crate::error::{Doing, Error};
 use crate::pure::modules;
 
-/// Loads them in the order of their list. One that can't be loaded is named, and the boot goes on: the
-/// card's driver may be another. `line` is the kernel command line.
+/// Loads the modules in the order of their list. If one can't be loaded, the boot says which and
+/// goes on: the card's driver may be another. `line` is the kernel command line.
 pub fn load(line: &[u8], log: &mut BootMessages) {
-    // Without a list there are none: all is built in.
+    // Without a list, all drivers are built in.
     let Ok(list) = std::fs::read(modules::LIST) else { return };
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut idle = Vec::new();
@@ -52,9 +52,9 @@ pub fn load(line: &[u8], log: &mut BootMessages) {
 enum LoadFailure {
     /// The module is there already.
     Loaded,
-    /// The module finds no hardware that it is for, as with a list for several machines.
+    /// The module finds no hardware for itself, as happens with a list for several machines.
     NoHardware,
-    /// This kernel loads no modules: the next one can't do better.
+    /// This kernel loads no modules, so the next one would fail as well.
     NoModules(Error),
     /// Anything else.
     Failed(Error),

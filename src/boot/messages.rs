@@ -1,4 +1,4 @@
-//! What the boot says: to the kernel log, which is also the console, and to a note.
+//! The boot's messages, for the kernel log, which the console shows, and for a note.
 
 use std::fs::File;
 use std::io::Write;
@@ -6,33 +6,33 @@ use std::os::fd::AsFd;
 
 use crate::output::kmsg;
 
-/// Collects what was said, for the note in /run/cowflush.
+/// Collects the messages for the note in /run/cowflush.
 #[derive(Clone, Default)]
 pub struct BootMessages {
     lines: Vec<String>,
 }
 
 impl BootMessages {
-    /// Something to know.
+    /// Logs information.
     pub fn info(&mut self, text: &str) {
         self.say(kmsg::NOTICE, text);
     }
 
-    /// Something that went wrong: shown on the console even with `quiet`.
+    /// Logs an error, which the console shows even with `quiet`.
     pub fn error(&mut self, text: &str) {
         self.say(kmsg::ERROR, text);
     }
 
     fn say(&mut self, level: u8, text: &str) {
         let text = kmsg::fitting(text);
-        // Without /dev/kmsg the console itself has to do.
+        // Without /dev/kmsg the message goes to the console directly.
         if kmsg::say(level, &text).is_err() {
             let _ = writeln!(std::io::stderr(), "cowflush: {text}");
         }
         self.lines.push(text);
     }
 
-    /// Everything that was said, one line each.
+    /// All messages, one on each line.
     pub fn text(&self) -> String {
         self.lines.iter().map(|line| format!("message={line}\n")).collect()
     }
@@ -43,7 +43,7 @@ impl BootMessages {
 pub fn attach() {
     if let Ok(console) = File::options().read(true).write(true).open("/dev/console") {
         let fd = console.as_fd();
-        // A descriptor that can't be set stays as it was; there is nobody to tell.
+        // An error is ignored: there is no place to report it to.
         let _ = nix::unistd::dup2_stdin(fd);
         let _ = nix::unistd::dup2_stdout(fd);
         let _ = nix::unistd::dup2_stderr(fd);

@@ -1,5 +1,5 @@
-//! Finding and mounting root, as PID 1 of the initramfs or for a distribution's own. What is decided on the way is in
-//! [`crate::pure`].
+//! Finds and mounts root, as PID 1 of the initramfs or for a distribution's own. The decisions on
+//! the way are in [`crate::pure`].
 
 pub mod bringup;
 pub mod find_log;

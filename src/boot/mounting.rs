@@ -1,4 +1,4 @@
-//! Mounting: the kernel's own filesystems, and root.
+//! Mounts the kernel's own filesystems, and root.
 
 use std::path::Path;
 
@@ -29,11 +29,11 @@ fn unless_mounted(kind: &str, place: &str, flags: MsFlags, options: &str) -> boo
         return false;
     }
     let _ = std::fs::create_dir_all(place);
-    // A kernel without one of them shows it by what fails next, with a better message.
+    // An error is ignored: what fails next for lack of the filesystem has a better message.
     mount(Some(kind), place, Some(kind), flags, Some(options)).is_ok()
 }
 
-/// A place is a mount point when it is on another device than its parent.
+/// Whether a place is a mount point: it is on another device than its parent.
 fn is_mounted(place: &str) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
@@ -62,7 +62,7 @@ pub fn root(
         let try_it =
             |flags| mount(Some(device), place, Some(kind.as_str()), flags, Some(data.as_str()));
         let mounted = match try_it(flags) {
-            // A device that takes no writes can still be read.
+            // A write-protected device can still be read.
             Err(Errno::EACCES | Errno::EROFS) => {
                 flags |= MsFlags::MS_RDONLY;
                 try_it(flags)
@@ -103,8 +103,8 @@ fn types(options: &Options, found: Option<&Filesystem>) -> Vec<String> {
     types
 }
 
-/// Takes the options that are the kernel's for every filesystem out of a list as `mount -o` has
-/// it; the rest is for the filesystem.
+/// Splits a list of options as for `mount -o` into flags that the kernel knows for every
+/// filesystem, and the remaining options, which are the filesystem's.
 fn split_options(list: &str) -> (MsFlags, String) {
     let mut flags = MsFlags::empty();
     let mut rest: Vec<&str> = Vec::new();

@@ -19,7 +19,7 @@ or one of
   sh                        a shell, if the initramfs has one
   reboot, poweroff";
 
-/// Asks until there are words to try again with. Reboots after `panic` seconds (0 is never)
+/// Asks until somebody types words to try again with. Reboots after `panic` seconds (0 is never)
 /// without an answer, so that an unattended router comes back.
 pub fn ask(panic: u64) -> String {
     say(HELP);
@@ -34,7 +34,7 @@ pub fn ask(panic: u64) -> String {
         put("cowflush rescue> ");
         let mut line = String::new();
         match stdin().lock().read_line(&mut line) {
-            // A console that is gone gives nothing for ever.
+            // A console that is gone returns nothing, again and again.
             Ok(0) | Err(_) => std::thread::sleep(std::time::Duration::from_secs(1)),
             Ok(_) => {}
         }

@@ -20,11 +20,11 @@ pub enum Prior {
     Nothing,
     /// The caller has waited for the card.
     CardFound,
-    /// The caller has waited for the card, and built a stack that could not be used: it has to go.
+    /// The caller has waited for the card and built a stack that could not be used: it has to go.
     StackTried,
 }
 
-/// The flush log to build the stack with: its partition, and what was read of it, if anything could be.
+/// The flush log to build the stack with: its partition, and the log, if it could be read.
 pub type LogInUse<'a> = (&'a Candidate, Option<&'a FlushLog>);
 
 /// Builds the stack over the card, with an empty COW of `limit` bytes, and returns root's number.
@@ -56,7 +56,7 @@ fn put_together(
     }
     let cow = cow_device::create(control, limit, Bytes(0), log_capacity)?;
     let root = snapshot(control, Name::Root, card.size, below, cow.number())?;
-    // Not before: to load the table may have loaded the kernel module.
+    // Not earlier: loading the table may have loaded the kernel module that has the setting.
     cow_threshold::set(threshold::of(limit));
     Ok(root)
 }
@@ -88,9 +88,10 @@ fn snapshot(
     Ok(number)
 }
 
-/// The first thing of all that builds a stack: takes the lock, for as long as what is returned is kept, and takes away what was
-/// left of a stack. A whole one is refused, since what it holds is in RAM alone; so is one that is in use. Without
-/// device-mapper, as the inner error has it, there is none.
+/// The first step of everything that builds a stack: takes the lock, which lasts as long as the
+/// returned control device, and takes away what was left of a stack. It refuses a whole stack,
+/// since what that holds is in RAM alone, and one that is in use. The inner error means that the
+/// kernel has no device-mapper, and so no stack.
 pub fn begin(prior: Prior) -> Result<Result<Control>> {
     let control = match Control::open() {
         Ok(control) => control,
@@ -107,13 +108,14 @@ pub fn begin(prior: Prior) -> Result<Result<Control>> {
     Ok(Ok(control))
 }
 
-/// Takes the stack away; the COW's memory goes with its last user.
+/// Takes the stack away; the COW's memory is freed with its last user.
 pub fn dismantle() -> Result<()> {
     Control::open().map_or(Ok(()), |control| take_away(&control))
 }
 
-/// From the top down, as far as nobody uses it: what has a user stays, with all that it stands on. So does what only has
-/// the name of one of ours. A COW goes with what it was root's.
+/// Takes the stack's devices away from the top down. A device that is in use stays, with all that
+/// it stands on; so does another program's device that only has one of the names. A COW goes with
+/// the table that uses it.
 pub fn take_away(control: &Control) -> Result<()> {
     let stack = control.stack()?;
     for name in Name::ALL {

@@ -16,7 +16,7 @@ use crate::sys::process::{could_start, is_in_initramfs, turn_into};
 
 const NONE: Option<&str> = None;
 
-/// What the kernel tries as well, in its order.
+/// The inits that the kernel tries as well, in its order.
 const USUAL: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
 
 /// Moves the kernel's filesystems over, frees the initramfs, makes `root` the root and becomes
@@ -61,8 +61,8 @@ fn not_started(init: &str, errno: Errno) -> Error {
         .advise("Is it a program for this processor, and are its libraries there?")
 }
 
-/// The first program on `root` that the kernel would start as init. To be asked before anything is moved: as long as
-/// nothing was, everything else can be tried at the rescue prompt.
+/// The first program on `root` that the kernel would start as init. Called before anything is
+/// moved: until then the rescue prompt can still try something else.
 pub fn find_init<'a>(
     root: &Path,
     wanted: Option<&'a str>,
@@ -72,7 +72,8 @@ pub fn find_init<'a>(
         let Ok(program) = CString::new(init) else { continue };
         match could_start(root, &program) {
             Ok(()) => return Ok(init),
-            // A library that it lacks is told of like this, too; and one that was asked for is missed.
+            // The kernel gives the same error for a missing library. A missing init is skipped only
+            // if it was not the one asked for.
             Err(Errno::ENOENT) if wanted != Some(init) && !is_there(root, init) => {}
             Err(errno) => log.error(&not_started(init, errno).to_string()),
         }
@@ -88,14 +89,14 @@ fn is_there(root: &Path, init: &str) -> bool {
     root.join(init.trim_start_matches('/')).symlink_metadata().is_ok()
 }
 
-/// Deletes what the initramfs holds, which is RAM that nobody could reach any more.
+/// Deletes what the initramfs holds: RAM that no process could reach any more.
 fn free_initramfs(root: &Path) {
     if let (true, Ok(meta)) = (is_in_initramfs(), Path::new("/").metadata()) {
         wipe(Path::new("/"), meta.dev(), root);
     }
 }
 
-/// Deletes below `folder`, staying on its device. Failing to free memory stops no boot.
+/// Deletes everything below `folder` on the same device. Errors are ignored: they only cost memory.
 fn wipe(folder: &Path, device: u64, keep: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

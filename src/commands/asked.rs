@@ -1,4 +1,4 @@
-//! What this boot and the configuration file ask for.
+//! The options of this boot, and the configuration.
 
 use std::io::ErrorKind;
 
@@ -7,12 +7,12 @@ use crate::output::put;
 use crate::pure::cmdline::{NOTED, Options};
 use crate::pure::config::{self, Config};
 
-/// What this boot was asked for.
+/// The options of this boot's kernel command line.
 pub fn options() -> Options {
     Options::parse(std::fs::read("/proc/cmdline").unwrap_or_default())
 }
 
-/// As [`options`], in an initramfs, which may have noted words of its own.
+/// As [`options`], for an initramfs, which may have noted words of its own.
 pub fn boot_options() -> Options {
     let read = |path: &str| std::fs::read(path).unwrap_or_default();
     Options::of_boot(read(NOTED), read("/proc/cmdline"))

@@ -29,11 +29,11 @@ pub struct Arguments {
     pub root: Option<String>,
 }
 
-/// Does all that `init` does before it mounts root, and prints what to mount instead. `root` is what
-/// the initramfs has made of `root=`, a device that is there. `plain` is for when the initramfs can't
-/// use what it was told of before: the stack is taken away, and the card gets what is in the flush log.
-/// `by_log` is for when nothing is called so: it does what is done anyway, but only where a flush log knows which
-/// partition is meant, and says nothing where none does.
+/// Does all that `init` does before it mounts root, and prints what to mount instead. `root` is
+/// what the initramfs has made of `root=`, a device that is there. With `plain`, since the
+/// initramfs can't mount the stack that it was given, it takes the stack away and merges the flush
+/// log into the card. With `by_log`, since no device has the name, it does the same as without, but
+/// only if a flush log knows which partition is meant, and prints nothing otherwise.
 pub fn run(root: Option<&str>, plain: bool, by_log: bool) -> Result<Exit> {
     let (mut options, mut log) = (boot_options(), BootMessages::default());
     if let Some(root) = root {

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 #[argh(subcommand, name = "daemon")]
 pub struct Arguments {}
 
-/// Runs until it is told to end.
+/// Runs until a signal ends it.
 pub fn run() -> Result<Exit> {
     let ending = [Signal::SIGTERM, Signal::SIGINT];
     let signals = signals::hold(&ending, &[Signal::SIGHUP, Signal::SIGUSR1])?;
@@ -25,8 +25,8 @@ pub fn run() -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// One line for whoever reads the daemon's output, and for the system's log; one for both where that is the same. A
-/// terminal that takes nothing, as after Ctrl-S, holds up no flush.
+/// Writes a line to standard error and to the system's log; only once where both are the same. A
+/// stopped terminal, as after Ctrl-S, does not delay a flush.
 fn log(text: &str) {
     let line = format!("cowflush: {text}\n");
     match standard_error() {

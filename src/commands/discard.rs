@@ -15,7 +15,7 @@ pub struct Arguments {
     pub now: bool,
 }
 
-/// Reboots, and nothing is flushed on the way down.
+/// Reboots, so that nothing is flushed on the way down.
 pub fn run(now: bool) -> Result<Exit> {
     deferring("discard")?;
     // With the hold in place a `stop` on the way down writes nothing.

@@ -35,13 +35,14 @@ pub fn run(json: bool, direct: bool) -> Result<Exit> {
     let mut session =
         counted(session.and_then(|session| session.forgetting(direct).settled(goal)))?;
     let outcome = counted(session.flush(FlushOptions { direct, ..FlushOptions::default() }))?;
-    // Asked for by hand: what was on trial is kept.
+    // A flush by hand keeps what was on trial.
     let kept = hold::end();
     let (did, nothing) = words(kept);
     print(session, &outcome, json, did, nothing)
 }
 
-/// What a flush says if it flushed something, and if there was nothing to flush. `kept`: it ended a hold.
+/// What the command says after a flush, and when there was nothing to flush. `kept`: it ended a
+/// hold.
 fn words(kept: bool) -> (&'static str, &'static str) {
     match kept {
         true => ("ended the hold, flushed", "ended the hold: the card is up to date"),

@@ -1,4 +1,4 @@
-//! What a hold refuses, and whether there can be one.
+//! Refuses commands during a hold, and where a hold makes no sense.
 
 use crate::error::{Error, Exit, Result};
 use crate::flush::errors;
@@ -24,8 +24,8 @@ pub fn refuse_while_held(what: &'static str) -> Result<()> {
     }
 }
 
-/// Refuses a flush while the boot's own hold lasts: it could not tell what is in the flush log, and whoever calls this may
-/// not know of it.
+/// Refuses a flush while the boot's own hold lasts: the boot could not tell what is in the flush
+/// log, and the user may not know that.
 pub fn refuse_in_doubt(what: &'static str) -> Result<()> {
     let Some(note::Hold { since, for_log: true }) = note::read() else { return Ok(()) };
     let cause = format!("since {} the owner's word about the flush log is waited for", Utc(since));
@@ -35,7 +35,7 @@ pub fn refuse_in_doubt(what: &'static str) -> Result<()> {
     ))
 }
 
-/// Refuses all but root.
+/// Refuses users other than root.
 pub fn root(what: &'static str) -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
@@ -43,7 +43,8 @@ pub fn root(what: &'static str) -> Result<()> {
     Err(Error::new(what, "only root may").advise("Run this as root."))
 }
 
-/// Refuses what only makes sense while writes stay in RAM. Returns what is known of the stack.
+/// Refuses a command that only makes sense while writes stay in RAM, if they don't. Returns the
+/// stack's report.
 pub fn deferring(what: &'static str) -> Result<Report> {
     root(what)?;
     let report = status::gather();

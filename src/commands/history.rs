@@ -21,7 +21,7 @@ pub struct Arguments {
     pub json: bool,
 }
 
-/// Version of the JSON: it changes when a key changes its meaning or goes.
+/// Version of the JSON: it changes when a key changes its meaning or is removed.
 const JSON_VERSION: u64 = 1;
 
 /// Shows the last flushes, the newest last.
@@ -35,7 +35,7 @@ pub fn run(json: bool) -> Result<Exit> {
         object.object("life", life.map(|life| show::life_json(&life))).end() + "\n"
     } else if width.is_some() {
         let none = if records.is_empty() { "no flush since boot\n" } else { "" };
-        // In a pipe each line is a flush.
+        // In a pipe each line is a flush, so the log's figures are left out.
         let life = life.map(|life| format!("\nflush log: {}\n", life.sentence()));
         history::table(&records, width) + none + &life.unwrap_or_default()
     } else {

@@ -22,8 +22,8 @@ pub struct Arguments {}
 /// Where root is mounted before it becomes the root.
 const ROOT: &str = "/sysroot";
 
-/// The arguments for the real init, if this program was started as one: by the kernel under the name `init`, or by
-/// the subcommand.
+/// The arguments for the real init, if this program was started as init: by the kernel under the
+/// name `init`, or by the subcommand.
 pub fn asked_for<'a>(program: &OsStr, arguments: &'a [OsString]) -> Option<&'a [OsString]> {
     if Path::new(program).file_name().is_some_and(|name| name == "init") {
         return Some(arguments);
@@ -43,7 +43,7 @@ pub fn is_the_machines() -> bool {
     }
 }
 
-/// The answer where this is not the machine's first process.
+/// Refuses to run as init: this is not the machine's first process.
 pub fn refuse() -> Result<Exit> {
     Err(Error::new("run init", "this is not the init of an initramfs")
         .advise("It is for an initramfs, where the kernel starts it as /init.")
@@ -56,14 +56,14 @@ pub fn run(arguments: Vec<OsString>) -> ! {
     mounting::kernel_filesystems();
     messages::attach();
     let line = std::fs::read("/proc/cmdline").unwrap_or_default();
-    // Before anything is looked for: the card's driver may be one of them.
+    // First of all: the card's driver may be one of the modules.
     let mut loaded = BootMessages::default();
     loading::load(&line, &mut loaded);
     let mut typed: Vec<String> = Vec::new();
     loop {
         let mut log = loaded.clone();
         let mut options = boot_options();
-        // What is typed replaces what the boot loader gave.
+        // Words that are typed replace those of the boot loader.
         typed.iter().for_each(|words| options.add(words));
         for complaint in &options.complaints {
             log.error(&format!("{complaint}."));
@@ -86,7 +86,7 @@ pub fn run(arguments: Vec<OsString>) -> ! {
     }
 }
 
-/// Mounts root. Returns what shall be its init.
+/// Mounts root. Returns the init to start on it.
 fn mount<'a>(options: &'a Options, log: &mut BootMessages) -> error::Result<&'a str> {
     let root = Path::new(ROOT);
     bringup::root(options, Prior::Nothing, log, &mut |device, found| {
@@ -95,8 +95,8 @@ fn mount<'a>(options: &'a Options, log: &mut BootMessages) -> error::Result<&'a 
     switch_root::find_init(root, options.init.as_deref(), log)
 }
 
-/// Root is the root already, and what this began with is gone: nothing of that can be taken back, so nothing else can
-/// be tried.
+/// Stays at a prompt after the switch to the new root failed: the initramfs is gone, so nothing
+/// else can be tried.
 fn stranded(panic: u64, log: &mut BootMessages) -> ! {
     loop {
         log.error(
@@ -137,7 +137,7 @@ mod tests {
         }
     }
 
-    /// Whatever runs the tests may be in a container, but is not its first process.
+    /// The program that runs the tests may be in a container, but is not its first process.
     #[test]
     fn a_test_is_no_init() {
         assert!(!is_the_machines());

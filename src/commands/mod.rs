@@ -56,7 +56,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The subcommands, each with what stands behind its word.
+/// The subcommands, each with its options.
 #[derive(FromArgs)]
 #[argh(subcommand)]
 pub enum Command {
@@ -79,7 +79,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Does what the subcommand is for.
+    /// Runs the subcommand.
     pub fn run(self) -> Result<Exit> {
         match self {
             Self::Flush(wanted) => flush::run(wanted.json, wanted.direct),

@@ -1,4 +1,4 @@
-//! What the commands that flush say of what they did.
+//! What commands that flush say about the result.
 
 use crate::error::{Exit, Result};
 use crate::flush::session::{Outcome, Session};
@@ -9,7 +9,7 @@ use crate::pure::report::record::Record;
 use crate::pure::stack::Stack;
 use crate::sys::block;
 
-/// Counts a flush that failed.
+/// Counts a failed flush in the notes.
 pub fn counted<T>(result: Result<T>) -> Result<T> {
     result.inspect_err(|error| {
         if error.exit_code().is_failure() {
@@ -23,7 +23,8 @@ pub fn card(stack: &Stack) -> String {
     stack.card().map_or_else(String::new, |(card, _)| block::name(card))
 }
 
-/// Tells what a flush has done, on standard output and in the log; `did` and `nothing` are what it says of a flush and of none.
+/// Prints what a flush has done, on standard output and in the log. `did` and `nothing` are the
+/// words for a flush, and for nothing to flush.
 pub fn print(
     session: Session<'_>,
     outcome: &Outcome,
@@ -33,7 +34,8 @@ pub fn print(
 ) -> Result<Exit> {
     let stack = session.stack()?;
     let (card, log) = (card(&stack), stack.log_partition());
-    // Whoever reads this may be slow, or wait for root: the next flush must not wait for them.
+    // The reader of the output may be slow, or wait for root; the next flush must not wait for the
+    // reader.
     drop(session);
     let record = outcome.record();
     let complaints = outcome.complaints();
@@ -49,7 +51,7 @@ pub fn print(
             }
             text
         }
-        // That nothing was left to be done is no news where something is wrong.
+        // Where something is wrong, it does not say that nothing was left to do.
         None if outcome.incomplete().is_some() => String::new(),
         None => nothing.to_owned(),
     };
@@ -76,7 +78,7 @@ pub fn print(
     Ok(outcome.exit())
 }
 
-/// Logs what is printed as well, unless the log has it by that.
+/// Logs what is printed as well, unless printing puts it into the log.
 pub fn log_once(text: &str) {
     if !syslog::has(std::io::stdout()) {
         syslog::notice(text);

@@ -1,4 +1,4 @@
-//! `cowflush recover`: a flush log applied offline.
+//! `cowflush recover`: applies a flush log offline.
 
 use std::fs::File;
 use std::io;
@@ -54,11 +54,11 @@ pub struct Arguments {
 /// Whether a log may be applied to a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
-    /// It was made for it, and root was not changed since.
+    /// The log was made for this root, and root was not changed since.
     Fits,
-    /// It was made for another root.
+    /// The log was made for another root.
     Foreign,
-    /// Root was changed by somebody else since the last flush.
+    /// Another system changed root since the last flush.
     Changed,
 }
 
@@ -80,7 +80,7 @@ impl Fit {
     }
 }
 
-/// Looks, and does what was asked for.
+/// Checks the log against root, and does what the options say.
 pub fn run(wanted: &Arguments) -> Result<Exit> {
     if wanted.merge && wanted.export.is_some() {
         return Err(Error::new("recover", "--merge and --export exclude each other")
@@ -89,7 +89,7 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
     }
     let write = wanted.merge && !wanted.dry_run;
     let (mut log, mut root) = if write {
-        // Nobody else may write to either meanwhile.
+        // No other program may write to either meanwhile.
         (FlushLog::open_exclusive(&wanted.log)?, Disk::open_exclusive(&wanted.root)?)
     } else {
         (FlushLog::open_read_only(&wanted.log)?, Disk::open(&wanted.root)?)
@@ -98,7 +98,7 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
     let live = log.verify();
     let fit = fit(&log, wanted, &mut root)?;
     report(wanted, &log, fit, &live, &bad);
-    // A merge empties the log, which is in order after that; what was lost stays so.
+    // A merge empties the log, so its end is clean afterwards; lost flushes stay lost.
     let end = log.chain.end;
     if wanted.merge || wanted.export.is_some() {
         act(wanted, &mut log, root, fit, &live)?;
@@ -106,7 +106,7 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
     Ok(verdict(end, fit, wanted.force))
 }
 
-/// What the caller is told: flushes that are lost stay lost, whatever was asked for.
+/// The exit code. Lost flushes stay lost, whatever the options say.
 fn verdict(end: ChainEnd, fit: Fit, force: bool) -> Exit {
     match (end, fit) {
         (ChainEnd::Damaged(_), _) => Exit::Lost,
@@ -120,8 +120,9 @@ fn verdict(end: ChainEnd, fit: Fit, force: bool) -> Exit {
 fn fit(log: &FlushLog, wanted: &Arguments, root: &mut Disk) -> Result<Fit> {
     let uuid = devices::identify(&wanted.root).map_or([0; 16], |found| uuid_bytes(&found.uuid));
     let (owner, size) = (log.owner(), root.size().sectors());
-    // A UUID tells, however large the partition is by now. A merge that was cut short may have torn the superblock, so that
-    // none is to be read. And it may be another one by now, which root's own sectors then tell.
+    // The UUID decides, however large the partition is by now. A merge that was cut short may have
+    // torn the superblock, so that no UUID can be read. And root may have another UUID by now, in
+    // which case its fingerprint decides.
     let same = if uuid == [0; 16] { owner.size == size } else { owner.uuid == uuid };
     let fits = log.fits(root)?;
     let proven =
@@ -233,7 +234,7 @@ fn act(
     Ok(())
 }
 
-/// The log is emptied last: until then the same can be done again.
+/// The log is emptied last, so until then the merge can be repeated.
 const HALF_MERGED: &str = "Root may be half merged, so don't mount it. The log is kept: run the same \
     again, on copies of both (ddrescue) if the card is dying.";
 
@@ -250,7 +251,7 @@ fn copy_into(root: &mut Disk, copy: &mut Disk) -> Result<()> {
     Ok(())
 }
 
-/// The JSON says it already.
+/// Prints a line, unless JSON is printed, which has the same.
 fn say(wanted: &Arguments, text: &str) {
     if !wanted.json {
         put(io::stdout(), &format!("{text}\n"));

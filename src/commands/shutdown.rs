@@ -1,5 +1,5 @@
-//! `cowflush stop --shutdown`: everything else has ended or is about to, and the console is where
-//! somebody looks who waits for the light to go out.
+//! `cowflush stop --shutdown`: all other processes have ended or are about to, and people watch the
+//! console until the machine is off.
 
 use std::num::NonZeroU32;
 use std::thread::sleep;
@@ -21,11 +21,11 @@ use nix::unistd::alarm;
 /// How long to wait before trying again when another command is at work.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Does what `stop` does, tells the console, and comes back after `within` seconds with what could
+/// Does what `stop` does, writes to the console, and returns after `within` seconds with what could
 /// be done. A system without a stack needs nothing.
 pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
     let console = Console::open();
-    // Everybody gets SIGTERM and SIGHUP now. Only the end of the time ends this.
+    // A shutdown sends SIGTERM and SIGHUP to every process. Only the end of the time ends this one.
     let mut signals = signals::hold(&[Signal::SIGALRM], &[])?;
     if let Some(seconds) = within {
         alarm::set(seconds.get());
@@ -33,7 +33,7 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
     if Control::open().and_then(|control| control.stack()).is_ok_and(|stack| stack.root.is_none()) {
         return Ok(Exit::Done);
     }
-    // Whoever shuts down has come up.
+    // A system that shuts down had come up.
     let _ = Control::open().and_then(|control| tries::reached(&control));
     if let Some(since) = hold::since() {
         console.say(&format!(
@@ -47,7 +47,8 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
         let mut flushed = false;
         match stop(&console, &mut signals, &mut flushed) {
             Err(error) if error.exit_code() == Exit::Busy && signals.arrived().is_none() => {
-                // The daemon, most likely, in the middle of a flush. It is told to end as well.
+                // The lock is taken, most likely by the daemon in the middle of a flush, which has
+                // been told to end as well.
                 if !told {
                     console.say(&format!("{error}"));
                     told = true;
@@ -64,7 +65,7 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
     }
 }
 
-/// Notes in `safe` that everything that was written has become durable, even if what comes after that fails.
+/// Stops. Sets `safe` once everything that was written is durable, even if a later step fails.
 fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Result<Exit> {
     let config = config();
     let session =
@@ -76,7 +77,7 @@ fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Resu
     }
     // First into the flush log, if there is one: that is quick, and from then on nothing can be lost.
     let flushed = session.flush(FlushOptions::default());
-    // The time is over: there is none for another try either.
+    // The time is over, so there is no time for another try.
     if let Err(error) = flushed.as_ref()
         && error.exit_code() == Exit::Interrupted
     {
@@ -93,7 +94,7 @@ fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Resu
             block::name(log)
         ));
     }
-    // One that failed is tried again by the stop, past the log.
+    // If the flush failed, the stop tries again, past the log.
     let stopped = session.stop()?;
     let outcome = match flushed {
         Ok(flushed) => flushed.and(stopped),

@@ -23,8 +23,9 @@ pub fn run() -> Result<Exit> {
     let mut signals = signals::hold(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP], &[])?;
     let config = config();
     if let Err(held) = refuse_while_held("start") {
-        // Services begin with a `start`. Where there is nothing to start it writes nothing, and a daemon that did not
-        // come up in a hold would not be there to keep the COW from filling up.
+        // Services begin with a `start`, so it must succeed during a hold if there is nothing to
+        // start: it writes nothing then, and without the daemon nothing would keep the COW from
+        // filling up.
         let stack = Control::open()?.stack()?;
         return if stack.mode() == Some(Mode::Deferring) && stack.sealed.is_none() {
             Ok(started(STARTED_ALREADY))
@@ -41,7 +42,7 @@ pub fn run() -> Result<Exit> {
     } else {
         STARTED_ALREADY.to_owned()
     };
-    // Nobody who reads this may hold up the next flush.
+    // The reader of the output must not delay the next flush.
     drop(session);
     if let Some(error) = unspilled {
         put(std::io::stderr(), &format!("cowflush: {error}\n"));
@@ -51,7 +52,7 @@ pub fn run() -> Result<Exit> {
 
 const STARTED_ALREADY: &str = "started already: writes stay in RAM\n";
 
-/// Says so, and leaves a copy of the program in RAM.
+/// Prints the result, and leaves a copy of the program in RAM.
 fn started(text: &str) -> Exit {
     put(std::io::stdout(), text);
     // After an upgrade this is the first command of the new program.

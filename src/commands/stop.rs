@@ -29,7 +29,7 @@ pub struct Arguments {
     pub json: bool,
 }
 
-/// Stops, as a user or as a shutdown wants it.
+/// Stops, for a user or for a shutdown.
 pub fn run(wanted: &Arguments) -> Result<Exit> {
     if wanted.shutdown && !wanted.json {
         return shutdown::run(wanted.within);
@@ -49,7 +49,8 @@ fn stop(json: bool) -> Result<Exit> {
     let session = begin("stop", refuse_while_held, PATIENCE, &config, &mut signals);
     let mut session = counted(session.and_then(Session::settled_anyhow))?;
     let outcome = counted(session.stop())?;
-    // Nothing is in RAM that the spill area could take. A daemon puts the rest back itself, unless it was killed.
+    // With nothing left in RAM the spill area is not needed. The daemon puts the other settings
+    // back, unless it was killed.
     settings::restore(&[settings::SWAPPINESS]);
     if daemon_note::running().is_none() {
         settings::restore(&settings::dirty());
@@ -63,7 +64,7 @@ fn stop(json: bool) -> Result<Exit> {
         "stopped, flushed",
         "stopped already: writes go to the card",
     );
-    // Without the lock, as all that somebody reads.
+    // After the lock is given back, as with all output.
     for text in said {
         put(std::io::stderr(), &format!("cowflush: {text}\n"));
         syslog::notice(&text);

@@ -10,7 +10,7 @@ use crate::output::put;
 #[argh(subcommand, name = "version")]
 pub struct Arguments {}
 
-/// Prints it.
+/// Prints the version.
 pub fn run() -> Exit {
     put(std::io::stdout(), concat!("cowflush ", env!("CARGO_PKG_VERSION"), "\n"));
     Exit::Done

@@ -1,4 +1,4 @@
-//! How a command takes the lock: it waits for who has it.
+//! How a command takes the lock: it waits for the process that has it.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use crate::output::put;
 use crate::pure::config::Config;
 use crate::sys::signals::Held;
 
-/// For how long a command waits while another is at work, as the daemon in a flush, which ends by itself: so that no script
-/// has to ask again and again. A slow card takes minutes to merge a full flush log.
+/// How long a command waits while another is at work, such as the daemon in a flush, so that
+/// scripts need not try again. A slow card takes minutes to merge a full flush log.
 pub const PATIENCE: Duration = Duration::from_secs(600);
-/// For how long `start` waits: systemd gives a service's start 90 seconds.
+/// How long `start` waits: systemd gives a service's start 90 seconds.
 pub const PATIENCE_OF_START: Duration = Duration::from_secs(60);
 
-/// Takes the lock for a command, as soon as others have ended, and says that it waits. Whether it `may` be run is asked
-/// again after that: a hold may have begun meanwhile.
+/// Takes the lock for a command once other commands have ended, and says that it waits. Afterwards
+/// it checks again whether the command `may` run: a hold may have begun meanwhile.
 pub fn begin<'a>(
     command: &'static str,
     may: fn(&'static str) -> Result<()>,

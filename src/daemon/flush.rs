@@ -1,4 +1,4 @@
-//! What the daemon does: flushes, and what becomes of a flush that fails.
+//! Flushes when something is due, and handles a flush that fails.
 
 use super::Daemon;
 use crate::error::{Exit, Result};
@@ -12,19 +12,19 @@ use crate::sys::process::Program;
 use crate::sys::signals::Held;
 use crate::sys::{lock, priority};
 
-/// A reboot is not waited for when this share of the COW is in use, in percent.
+/// The daemon no longer waits for a reboot when this share of the COW is in use, in percent.
 const ALMOST_FULL: u64 = 95;
 
-/// What became of what was due.
+/// What the daemon did about what was due.
 enum Did {
     /// Nothing: another command is at work.
     Nothing,
-    /// What was due was done; with what a flush came to, if it was one.
+    /// What was due was done; if it was a flush, with its outcome.
     Flushed(Option<Outcome>),
 }
 
 impl Daemon<'_> {
-    /// Does what is due. Returns how things are afterwards.
+    /// Does what is due. Returns a sample taken afterwards.
     pub(super) fn act(
         &mut self,
         reason: Reason,
@@ -32,7 +32,7 @@ impl Daemon<'_> {
         signals: &mut Held,
     ) -> Result<Sample> {
         if hold::since().is_some() != now.held {
-            // A hold that began, or ended, since the look.
+            // A hold began or ended since the sample.
             return Ok(self.sample());
         }
         if now.held && self.config.hold_full == HoldFull::Discard {
@@ -45,7 +45,8 @@ impl Daemon<'_> {
         }
         self.reporter.flushing();
         let flushed = self.flush(reason, signals);
-        // One that was ended by a signal, or not begun, leaves as little room as one that failed.
+        // A flush that a signal ended, or that did not begin, leaves as little room as one that
+        // failed.
         let failed = !matches!(flushed, Ok(Did::Flushed(_)));
         // A flush that failed may have left something sealed, which leaves less room.
         self.refresh()?;
@@ -71,12 +72,13 @@ impl Daemon<'_> {
                 };
                 self.schedule.done(done, &now);
             }
-            // Told to end: nothing has failed, and what is not flushed yet is not given up either.
+            // A signal told the daemon to end: nothing has failed, and what is not flushed yet is
+            // not lost either.
             Err(error) if error.exit_code() == Exit::Interrupted => {}
             Err(error) => {
                 self.notify.log(&format!("flush ({reason}) failed: {error}"));
                 self.schedule.failed(&now);
-                // Whoever has frozen root keeps writers away from the COW, too.
+                // The program that froze root also keeps writers away from the COW.
                 if error.exit_code() == Exit::Busy {
                     return Ok(now);
                 }
@@ -99,7 +101,7 @@ impl Daemon<'_> {
         };
         let Self { throttle, control, config, .. } = self;
         let session = match Session::behind(throttle, control.clone(), config, signals) {
-            // Somebody else flushes: what they do not take, the next look finds.
+            // Another process flushes: what it does not cover, the next sample finds.
             Err(error) if error.exit_code() == Exit::Busy => return Ok(Did::Nothing),
             session => session?,
         };
@@ -110,20 +112,21 @@ impl Daemon<'_> {
         }
         let outcome = session.flush(options(reason))?;
         if reason == (Reason::Boot { merge: true }) {
-            // Also what an earlier flush left in the log: a flush with nothing to do merges nothing.
+            // Merges what an earlier flush left in the log as well: a flush with nothing to do
+            // merges nothing.
             session.merge()?;
         }
         Ok(Did::Flushed(Some(outcome)))
     }
 
-    /// Drops what is on trial. A reboot that is under way and does not come to its end before the
-    /// COW is full is cut short: nothing on root would be kept anyway.
+    /// Drops what is on trial by a reboot. If the COW fills up before the reboot ends, it reboots
+    /// at once: nothing on root would be kept anyway.
     fn discard(&mut self, now: &Sample) {
         if !self.rebooting {
             self.rebooting = true;
             self.notify.log("the hold has filled the COW: rebooting, what was held is dropped");
             priority::realtime(false);
-            // Not waited for: it may wait for root.
+            // The daemon does not wait for it: it may wait for root.
             if Program::start(c"reboot", c"reboot").is_ok() {
                 return;
             }
@@ -135,9 +138,10 @@ impl Daemon<'_> {
         }
     }
 
-    /// A throttle that a flush left armed stays so while the COW is so full that the next flush is due, so that nobody
-    /// fills it up in between. After a flush that failed such a COW gets one anyway; one with much room
-    /// does without, so that everything can be told at once. With an armed throttle the lock is this process's.
+    /// Keeps the throttle armed after a flush while the COW is so full that the next flush is due,
+    /// so that no writer fills it up in between; after a failed flush it arms it for such a COW.
+    /// With much room it releases the throttle, so that messages need not be deferred. While the
+    /// throttle is armed this process has the lock.
     pub(super) fn guard(&mut self, level: &Level, failing: bool) {
         if level.percent_of_limit() < self.config.high {
             if self.throttle.is_armed() {
@@ -154,8 +158,8 @@ impl Daemon<'_> {
         self.notify.defer(self.throttle.is_armed());
     }
 
-    /// In doubt about the flush log a full COW is no reason to flush; so the throttle is armed, as after a flush that failed, and
-    /// it is said when writers begin to wait.
+    /// Arms the throttle for a full COW while the boot is in doubt about the flush log, when
+    /// nothing may be flushed, and logs when writers begin to wait.
     pub(super) fn wait_for_word(&mut self, now: &Sample) {
         let waits = now.doubt && schedule::is_full(&self.config, now);
         if waits && !self.waits_for_word {
@@ -167,8 +171,8 @@ impl Daemon<'_> {
         self.waits_for_word = waits;
     }
 
-    /// The card or the memory fails, and the COW is so full that writers wait: what the owner wants
-    /// then.
+    /// Does what the owner configured for a card or memory that fails while the COW is so full that
+    /// writers wait.
     fn resort(&mut self, signals: &mut Held) {
         match self.config.on_overflow {
             OnOverflow::Wait => self
@@ -223,7 +227,7 @@ mod tests {
         ] {
             assert_eq!(options(reason), wanted, "{reason}");
         }
-        // Never past the log: a power cut could tear root.
+        // The daemon never flushes past the log: a power cut could tear root.
         assert!(!plain.direct);
     }
 }

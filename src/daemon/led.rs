@@ -1,4 +1,4 @@
-//! A light of the machine: what a power cut would cost, without a terminal.
+//! A light of the machine that shows what a power cut would cost.
 //!
 //! The kernel's Documentation/leds/leds-class.rst and ledtrig-timer.
 
@@ -17,25 +17,25 @@ pub enum Light {
     /// On: don't pull the plug.
     Flushing,
     /// Fast: a flush failed, or the COW is full or lost.
-    PlanError,
+    Trouble,
 }
 
 impl Light {
-    /// What to show. A flush comes first: who pulls the plug then can lose more than what is in RAM.
+    /// What to show. A flush comes first: a power cut during it can lose more than what is in RAM.
     pub fn of(trouble: bool, flushing: bool, pending: bool) -> Self {
         match (flushing, trouble, pending) {
             (true, _, _) => Light::Flushing,
-            (_, true, _) => Light::PlanError,
+            (_, true, _) => Light::Trouble,
             (_, _, true) => Light::Pending,
             _ => Light::Rest,
         }
     }
 
-    /// Milliseconds on and off of one that blinks.
+    /// Milliseconds on and off, if the light blinks.
     const fn blink(self) -> Option<(u32, u32)> {
         match self {
             Light::Pending => Some((200, 1800)),
-            Light::PlanError => Some((100, 100)),
+            Light::Trouble => Some((100, 100)),
             Light::Rest | Light::Flushing => None,
         }
     }
@@ -48,21 +48,21 @@ pub struct Led {
 }
 
 impl Led {
-    /// The light `name`, which nothing has shown yet.
+    /// The light `name`; nothing was shown on it yet.
     pub fn new(name: &str) -> Self {
         Self { folder: PathBuf::from(LEDS).join(name), shown: None }
     }
 
-    /// Shows `light`. Nothing is written when it shows already.
+    /// Shows `light`. Writes nothing if the light shows that already.
     pub fn show(&mut self, light: Light) -> io::Result<()> {
         if self.shown == Some(light) {
             return Ok(());
         }
-        // Also when it fails: one that is not there is tried again at the next change only.
+        // Set before the write may fail: a missing light is tried again at the next change only.
         self.shown = Some(light);
         match light.blink() {
             Some((on, off)) => {
-                // These two files are there only with this trigger.
+                // These two files exist only with this trigger.
                 self.write("trigger", "timer")?;
                 self.write("delay_on", &on.to_string())?;
                 self.write("delay_off", &off.to_string())
@@ -91,7 +91,7 @@ mod tests {
     fn the_plug_comes_first() {
         assert_eq!(Light::of(false, false, false), Light::Rest);
         assert_eq!(Light::of(false, false, true), Light::Pending);
-        assert_eq!(Light::of(true, false, true), Light::PlanError);
+        assert_eq!(Light::of(true, false, true), Light::Trouble);
         assert_eq!(Light::of(true, true, true), Light::Flushing);
     }
 
@@ -119,6 +119,6 @@ mod tests {
         led.show(Light::Flushing).unwrap();
         assert_eq!([read("trigger"), read("brightness")], ["none", "7"]);
         std::fs::remove_dir_all(&folder).unwrap();
-        led.show(Light::PlanError).unwrap_err();
+        led.show(Light::Trouble).unwrap_err();
     }
 }

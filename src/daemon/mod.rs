@@ -1,4 +1,5 @@
-//! The daemon: looks at clocks and levels, flushes when the schedule says so.
+//! The daemon: watches the clocks, root's COW and the memory, and flushes when the schedule says
+//! so.
 //!
 //! sample    what it sees of the clocks, root's COW and the memory
 //! flush     flushes, and what becomes of a flush that fails
@@ -40,18 +41,18 @@ use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
 use crate::throttle::Throttle;
 
-/// The daemon's state between two looks.
+/// The daemon's state between two samples.
 struct Daemon<'a> {
     config: Config,
     schedule: Schedule,
     control: Control,
     message: Box<Message>,
-    /// What root's COW said of itself at the last look.
+    /// The status of root's COW at the last sample.
     status: SnapshotStatus,
     /// Whether it was logged that root's COW was lost.
     told_lost: bool,
-    /// By what root's COW is judged, and what one flush can put into the flush log; both as of the
-    /// last [`Daemon::refresh`].
+    /// The limits by which root's COW is judged, and how much one flush can put into the flush log;
+    /// both as of the last [`Daemon::refresh`].
     cow_limits: CowLimits,
     log_capacity: Bytes,
     urgent: Watch,
@@ -64,14 +65,14 @@ struct Daemon<'a> {
     /// The flush log holds something that the card does not, as of the last [`Daemon::refresh`].
     log_in_use: bool,
     pressure: Option<Pressure>,
-    /// The kernel has told of memory pressure since the last look.
+    /// The kernel has reported memory pressure since the last sample.
     pressed: bool,
-    /// Holds writers back during a flush, and until the next try where one failed. While it works nothing
-    /// may be done that could wait for root.
+    /// Holds writers back during a flush, and after a failed one until the next try. While it is
+    /// armed the daemon must do nothing that could wait for root.
     throttle: Throttle,
-    /// Whether the log knows that this system has come up.
+    /// Whether this system's boot was noted in the log as a success.
     reached: bool,
-    /// Whether it was logged that programs wait for the owner's word.
+    /// Whether it was logged that programs wait for the owner's decision.
     waits_for_word: bool,
     /// A reboot that drops what is held has begun.
     rebooting: bool,
@@ -85,14 +86,14 @@ struct Daemon<'a> {
 
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
 pub fn run(load: impl Fn() -> Config, mut signals: Held, log: &mut dyn FnMut(&str)) -> Result<()> {
-    // For all its sessions, and for the throttle's worker. Real-time but for the long parts of a flush: no
-    // busy program may come between a writer and a look.
+    // For all its sessions, and for the throttle's worker. Real-time priority except in the long
+    // parts of a flush: no busy program may delay a poll of the COW.
     let config = load();
     session::prepare_process()?;
     let _settings = Settings;
     let mut daemon = Daemon::begin(config, Notify::new(log))?;
     let ended = daemon.work(load, &mut signals);
-    // Writers go on before anything is told: whoever listens may be one of them.
+    // Writers go on before anything is logged: the reader of the log may be one of them.
     daemon.throttle.release();
     if let Some(note) = daemon.watchdog.end() {
         daemon.notify.log(&note);
@@ -101,7 +102,7 @@ pub fn run(load: impl Fn() -> Config, mut signals: Held, log: &mut dyn FnMut(&st
     ended
 }
 
-/// However the daemon ends, the page cache's limits are as they were. One that was killed leaves that to the next.
+/// Puts the page cache's limits back when the daemon ends. After a kill the next daemon does so.
 struct Settings;
 
 impl Drop for Settings {
@@ -113,10 +114,10 @@ impl Drop for Settings {
 impl<'a> Daemon<'a> {
     fn begin(config: Config, notify: Notify<'a>) -> Result<Self> {
         let control = Control::open()?;
-        // Its process is started now, while there is memory for that.
+        // The worker's process is started now, while there is memory for it.
         let throttle = Throttle::ready(&control)?;
         let stack = control.stack()?;
-        // Before the watches: what is mounted from now on has them looked for anew.
+        // Before the watches: a mount from now on makes the daemon look for them again.
         let mounts = Mounts::watch()?;
         let root = stack.root.map(|root| root.number);
         let (urgent, boot) = (Watch::new(&config.urgent, root), Watch::new(&config.merge_on, root));
@@ -173,7 +174,7 @@ impl<'a> Daemon<'a> {
             if !self.throttle.is_armed() {
                 self.report(&now);
             }
-            // Before the wait: one that came during a flush ended that.
+            // Before the wait: a signal that came during a flush has ended the flush.
             if signals.has_ended() {
                 return Ok(());
             }
@@ -181,7 +182,7 @@ impl<'a> Daemon<'a> {
             if signals.has_ended() {
                 return Ok(());
             }
-            // The configuration is on root.
+            // The configuration is on root, which may be suspended while the throttle is armed.
             while !self.throttle.is_armed()
                 && let Some(signal) = signals.other()
             {
@@ -203,8 +204,8 @@ impl<'a> Daemon<'a> {
         self.refresh()
     }
 
-    /// Begins to use what the configuration names: a spill area, a watchdog. What can't be had is
-    /// told, and costs no flush.
+    /// Begins to use what the configuration names: a spill area, a watchdog. If one can't be used,
+    /// it logs that and goes on.
     fn take_up(&mut self) {
         let spill = self.config.spill.as_ref().map(spill::begin);
         let watchdog = self.watchdog.follow(self.config.watchdog.as_deref());

@@ -13,11 +13,11 @@ pub struct Notify<'a> {
     kept: Vec<String>,
 }
 
-/// More than this nobody reads; the kernel log has all.
+/// The most messages that are kept; the kernel log has all.
 const MOST_KEPT: usize = 32;
 
 impl<'a> Notify<'a> {
-    /// Hands messages to `log`.
+    /// A notifier that passes messages to `log`.
     pub fn new(log: &'a mut dyn FnMut(&str)) -> Self {
         Self { log, deferring: false, kept: Vec::new() }
     }
@@ -33,8 +33,8 @@ impl<'a> Notify<'a> {
         }
     }
 
-    /// Whether messages wait from now on, since writers are held back. When they no longer wait, those that were kept are
-    /// logged.
+    /// Sets whether messages wait from now on, since writers are held back. When they no longer
+    /// wait, it logs those that were kept.
     pub fn defer(&mut self, deferring: bool) {
         self.deferring = deferring;
         if !deferring {

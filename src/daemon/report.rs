@@ -1,5 +1,5 @@
 //! What the daemon tells people between flushes: its note for `cowflush status`, the file for
-//! Prometheus, the light. None of it is worth a flush: what fails is noted once, and that's it.
+//! Prometheus, the light. A failure in any of these is logged once and stops no flush.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,12 +17,12 @@ use crate::pure::units::Bytes;
 use crate::sys::dm::Control;
 use crate::sys::{file, lock, memory};
 
-/// How often people see something new, in milliseconds.
+/// How often the note and the light are updated, in milliseconds.
 const EVERY: u64 = 1000;
-/// How often Prometheus does.
+/// How often the file for Prometheus is, in milliseconds.
 const METRICS_EVERY: u64 = 15_000;
 
-/// What was told last.
+/// What was reported last.
 #[derive(Default)]
 pub struct Reporter {
     looked: Option<u64>,
@@ -36,7 +36,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Tells where things are, once a second at most. Returns what the owner must know.
+    /// Reports the state, at most once a second. Returns what the owner must know.
     pub fn report(
         &mut self,
         config: &Config,
@@ -55,12 +55,12 @@ impl Reporter {
         self.complaints.take()
     }
 
-    /// A flush begins.
+    /// Shows that a flush begins.
     pub fn flushing(&mut self) {
         self.show(Light::Flushing);
     }
 
-    /// A flush ended, well or not.
+    /// Notes that a flush ended, and whether it succeeded.
     pub fn flushed(&mut self, well: bool) {
         self.failed = !well;
         if !well {
@@ -69,7 +69,7 @@ impl Reporter {
         (self.looked, self.measured) = (None, None);
     }
 
-    /// The daemon ends: nothing is left behind that would no longer be true.
+    /// Removes what would no longer be true once the daemon ends.
     pub fn end(&mut self) {
         DaemonNote::remove(std::process::id());
         self.show(Light::Rest);
@@ -96,7 +96,7 @@ impl Reporter {
             let flushing = lock::holder(control).is_some();
             // A COW that overflowed or was lost: the schedule wants a flush at any price.
             let trouble = self.failed || now.pending == Bytes(u64::MAX);
-            // Every flush leaves a chunk behind: waking the filesystem up changes its superblock.
+            // After every flush a chunk is pending: the thaw changes the filesystem's superblock.
             self.show(Light::of(trouble, flushing, now.pending > config.min_flush));
         }
     }
@@ -159,7 +159,7 @@ fn is_over(last: Option<u64>, pause: u64, now: &Sample) -> bool {
     last.is_none_or(|last| now.running >= last.saturating_add(pause))
 }
 
-/// Writes the file for Prometheus. Its folder may be one that others can write to.
+/// Writes the file for Prometheus in one step. Other users may have write access to its folder.
 fn write_in_one_step(path: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -167,14 +167,14 @@ fn write_in_one_step(path: &Path, text: &str) -> io::Result<()> {
     file::replace(path, |path| File::create_new(path)?.write_all(text.as_bytes()))
 }
 
-/// Each complaint is made once, until the next start.
+/// The complaints that were made: each is made once until the next start.
 #[derive(Default)]
 struct Complaints {
     made: Vec<String>,
     new: usize,
 }
 
-/// More than this nobody reads.
+/// The most complaints that are made.
 const MOST_COMPLAINTS: usize = 16;
 
 impl Complaints {

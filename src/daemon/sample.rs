@@ -1,4 +1,4 @@
-//! What the daemon sees of the clocks, root's COW and the memory.
+//! Samples the clocks, root's COW and the memory.
 
 use super::Daemon;
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::pure::units::Bytes;
 use crate::sys::{memory, time};
 
 impl Daemon<'_> {
-    /// One look at everything.
+    /// Takes a whole sample.
     pub(super) fn sample(&mut self) -> Sample {
         let status = self.status();
         let memory = memory::info().unwrap_or_default();
@@ -42,8 +42,9 @@ impl Daemon<'_> {
         }
     }
 
-    /// What root's COW says of itself. Where the kernel does not answer, for want of memory, it is as it was. So it is in the
-    /// handover of somebody's seal, where root's old table is Invalid.
+    /// The status of root's COW. If the kernel does not answer, for lack of memory, it is what it
+    /// was before; so too during the handover of another process's seal, when root's old table is
+    /// Invalid.
     pub(super) fn status(&mut self) -> SnapshotStatus {
         let looked = self.control.root_status(&mut self.message);
         let asleep = self.message.is_suspended();
@@ -57,7 +58,7 @@ impl Daemon<'_> {
         if stack.root.is_none() {
             return Err(errors::explain(PlanError::NotActive));
         }
-        // While writers wait a card that fails is not asked for more than the next flush needs.
+        // While writers wait, a failing card is not read for more than the next flush needs.
         if !self.throttle.is_armed() {
             self.log_capacity = flushlog::log_capacity(&stack);
         }
@@ -70,8 +71,8 @@ impl Daemon<'_> {
     }
 
     /// Written data wait in the page cache, by default up to a fifth of the memory, and all of them
-    /// can reach the COW at once: more than it holds. So the kernel is told to keep an eighth of the
-    /// COW's size at most. To write them there costs no more than copying memory.
+    /// can reach the COW at once: more than it holds. So the daemon has the kernel keep at most an
+    /// eighth of the COW's size. Writing them to the COW costs no more than copying memory.
     fn limit_dirty(&mut self) {
         let level = self.sample().level;
         if level.size == Bytes(0) {
@@ -81,7 +82,7 @@ impl Daemon<'_> {
     }
 }
 
-/// What is known of a COW after a look at it that may have failed.
+/// The status of a COW after a poll that may have failed.
 fn seen(before: SnapshotStatus, now: Option<SnapshotStatus>, asleep: bool) -> SnapshotStatus {
     now.filter(|now| !(asleep && *now == SnapshotStatus::Invalid)).unwrap_or(before)
 }

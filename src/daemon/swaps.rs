@@ -1,5 +1,5 @@
-//! Swap that ends on root is given up while writes stay in RAM ([`users::OnRoot`] says why), and it is said. A `stop` brings
-//! it back.
+//! Switches off swap that ends on root while writes stay in RAM ([`users::OnRoot`] says why), and
+//! logs that. A `stop` switches it on again.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::sys::errand::{Ended, Errand};
 use crate::sys::users::{self, OnRoot};
 use crate::sys::{memory, swap};
 
-/// What is left to others when all of it is back in RAM, as a COW leaves it.
+/// How much memory must be left when all of the area is back in RAM, as beside a COW.
 const SPARE: Bytes = Bytes(16 << 20);
 
-/// After one that failed, in milliseconds.
+/// The pause after a failure, in milliseconds.
 const PAUSE: u64 = 60_000;
 
 const ADVICE: &str = "Swap on root is RAM while writes stay in RAM. Take it out of /etc/fstab, or switch off the program that \
                       makes it; zram and a partition are fine.";
 
-/// What is under way, and what was said.
+/// The area that is being switched off, and what was logged.
 #[derive(Default)]
 pub struct Swaps {
-    /// With its path, and what is noted of it.
+    /// The area's path, its line for the note, and the call.
     errand: Option<(String, String, Errand)>,
     told: Vec<String>,
     not_before: u64,
@@ -32,7 +32,7 @@ pub struct Swaps {
     pub(super) root: Option<DevNo>,
 }
 
-/// What is to be done about one.
+/// What to do about an area.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     GiveUp,
@@ -43,7 +43,7 @@ enum Next {
 
 fn next(area: &OnRoot, available: Bytes) -> Next {
     match area.room {
-        // To give that up would take away what nobody asked for: it is RAM.
+        // zram is RAM: switching it off would gain nothing.
         Some(_) if swap::is_zram(&area.path) => {
             Next::Leave("it is zram, which puts on root what it gets rid of".to_owned())
         }
@@ -55,7 +55,7 @@ fn next(area: &OnRoot, available: Bytes) -> Next {
     }
 }
 
-/// Why it is still in use.
+/// Why the area is still in use after the call.
 fn failure(ended: Ended) -> Option<&'static str> {
     match ended {
         Ended::Done => None,
@@ -69,7 +69,7 @@ fn complaint(path: &str, why: &str) -> String {
 }
 
 impl Daemon<'_> {
-    /// Gives up the next area, as far as there is room for what is in it.
+    /// Begins to switch off the next area, if RAM has room for what is in it.
     pub(super) fn give_up_swap(&mut self, running: u64) {
         let mut given_up = false;
         if let Some((path, line, mut errand)) = self.swaps.errand.take() {
@@ -87,7 +87,8 @@ impl Daemon<'_> {
             }
         }
         if given_up {
-            // Only now that it is noted: a stop that came meanwhile either sees the note, or is seen here.
+            // Only now that it is noted: a stop that came meanwhile has either seen the note, or is
+            // seen here.
             self.status();
         }
         let deferring = matches!(self.status, SnapshotStatus::Used(_) | SnapshotStatus::Overflow);
@@ -120,7 +121,7 @@ impl Daemon<'_> {
         self.complain(path, why);
     }
 
-    /// Says it once for each.
+    /// Logs why an area is still in use, once for each area.
     fn complain(&mut self, path: String, why: &str) {
         if !self.swaps.told.contains(&path) {
             self.notify.log(&complaint(&path, why));

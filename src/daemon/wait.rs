@@ -34,10 +34,10 @@ enum Event {
 const NOTICE_EVERY: u64 = 1000;
 
 impl Daemon<'_> {
-    /// Tells people what is to be told by the way.
+    /// Reports to people, and notes things in the log that may wait.
     pub(super) fn report(&mut self, now: &Sample) {
         if now.running >= tries::MINUTES * 60_000 && !std::mem::replace(&mut self.reached, true) {
-            // Whoever is at work writes to the log, which says it, too.
+            // An error is ignored: another process at work writes to the log, which says the same.
             let _ = flushlog::tries::reached(&self.control);
         }
         let ends = self.schedule.interval_ends(&self.config);
@@ -58,10 +58,10 @@ impl Daemon<'_> {
         }
     }
 
-    /// Waits until something happens, or could: then everything wants a look.
+    /// Waits until something happens, or could have, so that a whole sample is needed.
     pub(super) fn wait(&mut self, now: &Sample, signals: &Held) {
         let most = match self.throttle.is_armed() {
-            // That looks after the COW.
+            // The armed throttle watches the COW.
             true if self.schedule.is_failing() || now.doubt => pressure::SLOW,
             // The next flush is due.
             true => Duration::from_millis(1),
@@ -82,11 +82,11 @@ impl Daemon<'_> {
                 None => break,
             }
         }
-        // To watch new folders is to read root.
+        // Watching new folders reads root, which may be suspended.
         if self.throttle.is_armed() {
             return;
         }
-        // What came did so just now.
+        // What ended the wait came just now.
         let now = &Sample { running: time::running(), ..*now };
         let mounted = std::mem::take(&mut self.mounted);
         if self.urgent.changed(mounted).is_some() {
@@ -101,18 +101,19 @@ impl Daemon<'_> {
         self.notice_others(now);
     }
 
-    /// Until when nobody need look at the COW, in milliseconds from now.
+    /// How long the COW need not be polled, in milliseconds.
     fn pause(&self, level: &Level, now: &Sample) -> u64 {
         if self.throttle.is_armed() || level.size == Bytes(0) {
             return u64::MAX;
         }
-        // In doubt the throttle is wanted armed from there on.
+        // In doubt about the flush log the throttle is armed from `high` on.
         let mark = if now.held && !now.doubt { self.config.full_wait } else { self.config.high };
         level.pause_until(mark).as_millis() as u64
     }
 
-    /// A look at the COW alone, which is one ioctl: what the page cache and the memory may do to it in
-    /// the meantime is little ([`Daemon::limit_dirty`]). `None`: it is not as it was.
+    /// Polls the COW alone, with one ioctl: the page cache and the memory change it little in the
+    /// meantime ([`Daemon::limit_dirty`]). `None`: it has changed so much that a whole sample is
+    /// needed.
     fn poll_cow(&mut self, level: Level) -> Option<Level> {
         if self.throttle.is_armed() || level.size == Bytes(0) {
             return Some(level);
@@ -123,7 +124,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Waits for so many milliseconds, or until something happens.
+    /// Waits for `millis` milliseconds, or until something happens.
     fn poll(&mut self, millis: u64, signals: &Held) -> Option<Event> {
         let mut descriptors = heapless::Vec::<PollFd<'_>, 5>::new();
         let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
@@ -131,7 +132,7 @@ impl Daemon<'_> {
         if !self.throttle.is_armed() {
             let watches = [self.urgent.events(), self.boot.events()];
             watches.into_iter().flatten().for_each(|watch| add(watch, PollFlags::POLLIN));
-            // Asked for nothing it still tells this.
+            // Without any requested events the kernel still reports POLLERR.
             add(self.mounts.as_fd(), PollFlags::empty());
         }
         if let Some(pressure) = &self.pressure {
@@ -154,7 +155,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// A flush by hand counts as one.
+    /// Counts a flush by hand as one of the schedule's.
     fn notice_others(&mut self, now: &Sample) {
         if now.running < self.noticed.saturating_add(NOTICE_EVERY) {
             return;
@@ -166,7 +167,7 @@ impl Daemon<'_> {
             self.last_note = note;
             self.reporter.flushed(true);
             let _ = self.refresh();
-            // It ended since the last look for one, and began so much earlier.
+            // It ended since the last check, and began that much earlier.
             let took = run_dir::last_flush().map_or(0, |record| record.took_ms);
             let since = before.saturating_sub(took);
             self.schedule.flushed_by_hand(!self.log_in_use, since, now);

@@ -1,10 +1,11 @@
-//! Tells when something under some paths changes.
+//! Notices changes under some paths.
 //!
-//! A path may name a folder, a file, or a link to one; it may come later, and go, and come again as another:
-//! editors replace a file by renaming a new one over it. The kernel watches an inode and not a name, so the folder that
-//! a path's name stands in is watched as well, for that name; where that folder is not there yet, the nearest one above.
-//! A filesystem that is mounted over a folder hides its inode, of which no inotify tells: the kernel tells of mounts by
-//! /proc/self/mountinfo, and then everything is looked for anew.
+//! A path may name a folder, a file, or a link to one; it may come later, and go, and come again as
+//! another: editors replace a file by renaming a new one over it. The kernel watches an inode and
+//! not a name, so the folder that a path's name stands in is watched as well, for that name; where
+//! that folder is not there yet, the nearest one above. A filesystem that is mounted over a folder
+//! hides its inode, and inotify does not report that. The kernel reports mounts by
+//! /proc/self/mountinfo, and then all paths are looked up again.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
@@ -23,14 +24,14 @@ use crate::error::{Doing, Result as Cowflush};
 use crate::pure::config::{is_in, left_out};
 use crate::pure::units::DevNo;
 
-/// The kernel's list of mounts, which tells when one came or went.
+/// The kernel's list of mounts, which can be polled for changes.
 pub struct Mounts(File);
 
 impl Mounts {
-    /// What to poll it for, which forgets it: `mounts_poll` of fs/proc_namespace.c.
+    /// What to poll it for; the poll resets it (`mounts_poll` in fs/proc_namespace.c).
     pub const EVENT: PollFlags = PollFlags::POLLERR;
 
-    /// Tells of all that come and go from now on.
+    /// Opens the list: from now on it shows each mount that comes or goes.
     pub fn watch() -> Cowflush<Self> {
         const LIST: &str = "/proc/self/mountinfo";
         File::open(LIST).map(Self).doing(|| format!("open {LIST}"))
@@ -45,12 +46,12 @@ impl AsFd for Mounts {
 
 /// A watch over trees of folders.
 pub struct Watch {
-    /// Why there is none: the machine has no more of them.
+    /// An error: the machine has no more inotify instances.
     inotify: Result<Inotify, Errno>,
     trees: Vec<PathBuf>,
-    /// Those, and what is no part of one, with a `!` before it.
+    /// The paths that are watched, and with a `!` before them those that are left out.
     paths: Vec<String>,
-    /// The stack's device that is root.
+    /// Root's device on the stack.
     root: Option<DevNo>,
     watched: RefCell<Watched>,
     /// What changed last.
@@ -58,11 +59,11 @@ pub struct Watch {
     told: Cell<bool>,
 }
 
-/// What is watched, and what could not be.
+/// What is watched, and what could not be watched.
 #[derive(Default)]
 struct Watched {
     places: Vec<Place>,
-    /// How many folders and files of the trees.
+    /// How many folders and files of the trees are watched.
     count: usize,
     /// The first path that could not be watched, and why.
     lacking: Option<(PathBuf, Errno)>,
@@ -71,9 +72,9 @@ struct Watched {
 /// A folder or a file that is watched, and why.
 struct Place {
     inode: WatchDescriptor,
-    /// The tree that it belongs to: whatever happens in it is a change.
+    /// Set if it is part of a tree: then everything that happens in it is a change.
     inside: Option<Inside>,
-    /// These names in it lead to trees: they come, go or are replaced.
+    /// Names in it that lead to trees, and may come, go or be replaced.
     names: Vec<OsString>,
 }
 
@@ -91,24 +92,26 @@ pub struct Change {
     pub on_root: bool,
 }
 
-/// IN_MASK_ADD of include/uapi/linux/inotify.h: one that is watched already is watched for these as well.
+/// IN_MASK_ADD of include/uapi/linux/inotify.h: adds events to those that an inode is watched for
+/// already.
 const ADDED: AddWatchFlags = AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
 
-/// Each costs the kernel about a kilobyte.
+/// The most watches: each costs the kernel about a kilobyte.
 const MOST: usize = 4096;
-/// As many links one after the other as the kernel follows (MAXSYMLINKS of include/linux/namei.h is 40; nobody has 8).
+/// How many links in a row are followed. The kernel follows 40 (MAXSYMLINKS in
+/// include/linux/namei.h); real paths have fewer than 8.
 const MOST_LINKS: usize = 8;
 
-/// As much of a path is told, in characters.
+/// The longest part of a path that is reported, in characters.
 const LONGEST: usize = 200;
 
-/// What is a change of a folder or file inside a tree.
+/// The events that are a change of a folder or file inside a tree.
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
     .union(AddWatchFlags::IN_CREATE)
     .union(AddWatchFlags::IN_DELETE)
     .union(AddWatchFlags::IN_MOVE)
     .union(AddWatchFlags::IN_ATTRIB);
-/// What may happen to a name in the folder above.
+/// The events of a name in the folder above.
 const NAMES: AddWatchFlags =
     AddWatchFlags::IN_CREATE.union(AddWatchFlags::IN_DELETE).union(AddWatchFlags::IN_MOVE);
 
@@ -133,7 +136,7 @@ impl Watch {
         watch
     }
 
-    /// Why not everything is watched, for people; told once.
+    /// Why not everything is watched, for people. Returned once.
     pub fn complaint(&self) -> Option<String> {
         if self.told.get() {
             return None;
@@ -155,12 +158,13 @@ impl Watch {
         ))
     }
 
-    /// Looks for all that is to be watched. Returns what was watched before.
+    /// Looks up all that is to be watched. Returns what was watched before.
     fn add_all(&self) -> Watched {
         let mut watched = Watched::default();
         if let Ok(inotify) = &self.inotify {
             for tree in &self.trees {
-                // From the top down, so that none is looked behind.
+                // From the top down, so that an automount above is noticed before anything behind
+                // it is touched.
                 let ancestors: Vec<_> = tree.ancestors().collect();
                 if ancestors.iter().rev().any(|path| is_automount(path)) {
                     continue;
@@ -172,25 +176,24 @@ impl Watch {
         self.watched.replace(watched)
     }
 
-    /// Adds a folder or file and the folders in it; one that is watched already stays so. Links inside a
-    /// tree are not followed.
+    /// Watches a folder or file and the folders in it. Links inside a tree are not followed.
     fn add(&self, watched: &mut Watched, inotify: &Inotify, path: &Path) {
         if watched.count >= MOST {
             watched.lack(path, Errno::ENOSPC);
             return;
         }
-        // Has nothing mounted: the C library says AT_NO_AUTOMOUNT.
+        // This triggers no automount: the C library passes AT_NO_AUTOMOUNT.
         let device = stat(path).ok().map(|found| DevNo::from_huge(found.st_dev));
         match inotify.add_watch(path, CHANGES) {
             Ok(inode) => {
                 if let Some(place) = watched.place(inode) {
-                    // Without a device of its own a filesystem may be on root, as an overlay.
+                    // A filesystem without a block device may be on root, as an overlay is.
                     let elsewhere = device.is_some_and(|number| number.major > 0)
                         && self.root.is_some_and(|root| Some(root) != device);
                     place.inside = Some(Inside { path: path.to_owned(), elsewhere });
                 }
             }
-            // What comes later is seen from above.
+            // If it comes later, the watch on the folder above shows it.
             Err(Errno::ENOENT | Errno::ENOTDIR) => return,
             Err(errno) => {
                 watched.lack(path, errno);
@@ -212,7 +215,7 @@ impl Watch {
         }
     }
 
-    /// Whether the closest path around this one that is named is one to leave out.
+    /// Whether the innermost configured path around this one is one to leave out.
     fn leaves_out(&self, path: &Path) -> bool {
         let Some(path) = path.to_str() else { return false };
         let mut closest = "";
@@ -239,7 +242,7 @@ impl Watch {
                     for event in &events {
                         let watched = self.watched.borrow();
                         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                            // Of more than the kernel remembers.
+                            // The queue overflowed: some events are missing.
                             note(self.trees.first().cloned().unwrap_or_default(), false);
                             moved = true;
                         }
@@ -260,7 +263,8 @@ impl Watch {
             }
         }
         if moved {
-            // A name that leads to a tree came, went or is another's now. That is a change if the tree is there, or was.
+            // A name that leads to a tree came, went or was replaced. That is a change if the tree
+            // exists, or did.
             let before = self.add_all();
             let after = self.watched.borrow();
             let (mut before, mut after) = (before.inside(), after.inside());
@@ -270,10 +274,11 @@ impl Watch {
                     (one, other) => break [other, one],
                 }
             };
-            // What a mount hides has not changed, nor what it hid.
+            // A mount that hides or uncovers files does not change them.
             let elsewhere = !renamed && found.iter().flatten().any(|(_, inside)| inside.elsewhere);
             if let Some((_, inside)) = found.into_iter().flatten().next() {
-                // Behind what went stands its neighbour: an event tells better.
+                // For a deleted file `last` may name its neighbour: an event's own name is more
+                // exact.
                 if change.is_none() {
                     *self.last.borrow_mut() = inside.path.clone();
                 }
@@ -290,36 +295,38 @@ impl Watch {
         text.chars().take(LONGEST).map(|c| if c.is_control() { '?' } else { c }).collect()
     }
 
-    /// What to wait for, if anything is watched.
+    /// The descriptor to poll, if anything is watched.
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().ok().map(AsFd::as_fd)
     }
 }
 
 impl Place {
-    /// A name that leads to a tree may be another's by this.
+    /// Whether the event may replace a name that leads to a tree.
     fn is_named(&self, event: &InotifyEvent) -> bool {
         self.names.iter().any(|name| Some(name.as_os_str()) == event.name.as_deref())
     }
 
-    /// A folder came or went by this: there is more to watch, or less.
+    /// Whether a folder came or went, so that there is more or less to watch.
     fn moves(&self, event: &InotifyEvent) -> bool {
         let has = |flag| event.mask.intersects(flag);
         has(AddWatchFlags::IN_IGNORED) || (self.inside.is_some() && has(AddWatchFlags::IN_ISDIR))
     }
 }
 
-/// Whether a filesystem would be mounted here as soon as somebody looks into it, who waits for that. Whoever writes there has
-/// it mounted, too, and that is told.
+/// Whether a look into the path would make an automounter mount something, and wait for that. A
+/// program that writes there triggers the mount as well, and the kernel reports it.
 fn is_automount(path: &Path) -> bool {
-    // AUTOFS_SUPER_MAGIC of include/uapi/linux/magic.h. Only an open with O_PATH does not have it mounted (open(2)).
+    // AUTOFS_SUPER_MAGIC of include/uapi/linux/magic.h. Only an open with O_PATH does not trigger
+    // the mount (open(2)).
     let place = File::options().read(true).custom_flags(libc::O_PATH).open(path);
     let found = place.ok().and_then(|place| fstatfs(place).ok());
     found.is_some_and(|found| found.filesystem_type() == FsType(0x0187))
 }
 
 impl Watched {
-    /// Watches the names by which a tree is reached: its own, and where that is a link, the one it leads to.
+    /// Watches the names by which a tree is reached: its own, and where that is a link, the name
+    /// that it leads to.
     fn add_above(&mut self, inotify: &Inotify, tree: &Path) {
         let mut name = tree.to_owned();
         for _ in 0..MOST_LINKS {
@@ -333,7 +340,8 @@ impl Watched {
     fn add_name(&mut self, inotify: &Inotify, wanted: &Path) {
         let mut path = wanted;
         while let (Some(above), Some(name)) = (path.parent(), path.file_name()) {
-            // A mask that adds: the folder may be one of a tree itself, which is told by more.
+            // The mask adds to the present one: the folder may itself be in a tree, and watched for
+            // more events.
             match inotify.add_watch(above, NAMES.union(ADDED)) {
                 Ok(inode) => {
                     if let Some(Place { names, .. }) = self.place(inode)
@@ -341,7 +349,7 @@ impl Watched {
                     {
                         names.push(name.to_owned());
                     }
-                    // What was made a moment before is told of by nobody: go on from there.
+                    // If the name came a moment ago, no event will report it: go on from there.
                     if path == wanted || lstat(path).is_err() {
                         return;
                     }
@@ -364,7 +372,7 @@ impl Watched {
         self.places.iter_mut().find(|place| place.inode == inode)
     }
 
-    /// The place that an event is of.
+    /// The place that an event belongs to.
     fn known(&self, event: &InotifyEvent) -> Option<&Place> {
         self.places.iter().find(|place| place.inode == event.wd)
     }
@@ -373,7 +381,7 @@ impl Watched {
         self.lacking.get_or_insert_with(|| (path.to_owned(), errno));
     }
 
-    /// What is watched of the trees.
+    /// The watched folders and files of the trees.
     fn inside(&self) -> impl Iterator<Item = (WatchDescriptor, &Inside)> {
         self.places.iter().filter_map(|place| Some((place.inode, place.inside.as_ref()?)))
     }
@@ -447,7 +455,7 @@ mod tests {
         watch
     }
 
-    /// As an editor does, and `uci commit`: the file's name is another inode's after that.
+    /// Replaces a file as an editor and `uci commit` do: afterwards another inode has its name.
     fn replace(file: &Path) {
         let new = file.with_extension("new");
         fs::write(&new, "after").unwrap();
@@ -593,7 +601,7 @@ mod tests {
         let (tree, beside) = tree("mounted");
         let link = beside.join("link");
         symlink(&tree, &link).unwrap();
-        // Its folder is a link, which nobody watches: that it leads elsewhere is seen by nobody.
+        // Its folder is a link, which is not watched, so a change of the link's target is not seen.
         let path = link.join("deep");
         let device = DevNo::from_huge(stat(&tree).unwrap().st_dev);
         let not_root = Some(DevNo { major: device.major, minor: device.minor + 1 });
@@ -624,7 +632,7 @@ mod tests {
         assert!(told.starts_with("changes under /") && told.ends_with(words), "{told}");
         assert!(lacking.complaint().is_none(), "once");
         assert!(lacking.changed(false).is_none() && lacking.events().is_none());
-        // Nothing to watch lacks nothing.
+        // Without paths there is nothing to complain about.
         let idle = Watch { trees: Vec::new(), told: Cell::new(false), ..lacking };
         assert!(idle.complaint().is_none());
         for number in 0..=MOST {

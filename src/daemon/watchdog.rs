@@ -1,7 +1,7 @@
-//! Feeding the machine's watchdog, where the owner wants that of the daemon.
+//! Feeds the machine's watchdog, if the owner has configured that.
 //!
-//! The machine is never left unwatched: the daemon feeds only while it gets something done, in its loop
-//! or in a flush, and when it ends the watchdog goes on.
+//! The machine is never left unwatched: the daemon feeds the watchdog only while it makes headway,
+//! in its loop or in a flush, and when the daemon ends the watchdog keeps running.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::sys::watchdog;
 /// that a reset is better than a machine that stands still.
 const PATIENCE: u64 = 10 * 60_000;
 
-/// What is fed, and since when writers have been waiting.
+/// The watchdog that is fed, and since when writers have been waiting.
 #[derive(Default)]
 pub struct Watchdog {
     fed: Option<(String, Duration)>,
@@ -28,7 +28,7 @@ struct Patience {
 }
 
 impl Patience {
-    /// Whether the machine shall go on at `running`, while writers wait or not.
+    /// Whether to go on feeding at `running`; `waiting`: all writers wait.
     fn holds(&mut self, running: u64, waiting: bool) -> bool {
         let since = self.waiting_since.filter(|_| waiting).unwrap_or(running);
         self.waiting_since = waiting.then_some(since);
@@ -37,8 +37,8 @@ impl Patience {
 }
 
 impl Watchdog {
-    /// Feeds the watchdog at `path` from now on. One that is no longer wanted is stopped: that is the
-    /// only way to do so.
+    /// Feeds the watchdog at `path` from now on. Stops one that is no longer configured; nothing
+    /// else stops it.
     pub fn follow(&mut self, path: Option<&str>) -> Result<()> {
         if self.fed.as_ref().map(|(path, _)| path.as_str()) == path {
             return Ok(());
@@ -57,14 +57,14 @@ impl Watchdog {
         Ok(())
     }
 
-    /// The daemon is alive. `waiting`: but all writers wait for the card.
+    /// Feeds the watchdog: the daemon is alive. `waiting`: all writers wait for the card.
     pub fn feed(&mut self, now: &Sample, waiting: bool) {
         if self.patience.holds(now.running, waiting) {
             watchdog::progress();
         }
     }
 
-    /// The daemon ends. Returns what the owner must know.
+    /// Leaves the watchdog running as the daemon ends. Returns what the owner must know.
     pub fn end(&mut self) -> Option<String> {
         let (path, timeout) = self.fed.take()?;
         watchdog::leave();
@@ -91,7 +91,7 @@ mod tests {
         }
         assert!(!patience.holds(began + 10 * minute, true));
         assert!(!patience.holds(began + 5000 * minute, true));
-        // One moment in which writers got on, and it begins anew.
+        // If writers get on for one moment, the time begins anew.
         assert!(patience.holds(began + 5001 * minute, false));
         assert!(patience.holds(began + 5002 * minute, true));
         assert!(patience.holds(began + 5011 * minute, true));

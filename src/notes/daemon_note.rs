@@ -1,4 +1,5 @@
-//! What the daemon leaves in /run/cowflush for `cowflush status`: that it runs, and what is next.
+//! The daemon's note in /run/cowflush, for `cowflush status`: that the daemon runs, and when it
+//! flushes next.
 
 use std::path::Path;
 
@@ -20,7 +21,8 @@ pub struct DaemonNote {
     pub at: Option<u16>,
     /// When what changed under an urgent path is flushed, in milliseconds since boot.
     pub urgent: Option<u64>,
-    /// When what changed of what a boot loader reads is.
+    /// When what changed among the files that a boot loader reads is flushed, in milliseconds since
+    /// boot.
     pub boot: Option<u64>,
 }
 
@@ -43,21 +45,21 @@ impl DaemonNote {
         })
     }
 
-    /// Leaves the note, unless it is there. A /run that is gone is no error.
+    /// Writes the note, unless it is there. A missing /run is not an error.
     pub fn leave(self) {
         if read() != Some(self) {
             let _ = run_dir::write(NOTE, &self.to_text());
         }
     }
 
-    /// Takes the note of this process away. Another daemon's stays.
+    /// Removes the note of this process. Another daemon's stays.
     pub fn remove(pid: u32) {
         if read().is_some_and(|note| note.pid == pid) {
             let _ = std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE));
         }
     }
 
-    /// Seconds until the next flush that the clock brings, or a change that came already, and what brings it.
+    /// Seconds until the next flush for the clock or for a change that has come, and its reason.
     pub fn next(self) -> Option<(u64, &'static str)> {
         let left = |at: u64| at.saturating_sub(time::running()).div_ceil(1000);
         let minute = time::local().1;
@@ -79,7 +81,7 @@ fn seconds_until(at: u16, minute: u16) -> u64 {
 
 /// Which of `times` comes first after `minute`, in minutes since midnight.
 pub fn first_after(times: &[u16], minute: u16) -> Option<u16> {
-    // One that is now has come already.
+    // A time that is now has come already.
     times.iter().copied().min_by_key(|at| match seconds_until(*at, minute) {
         0 => u64::MAX,
         seconds => seconds,
@@ -90,7 +92,7 @@ fn read() -> Option<DaemonNote> {
     DaemonNote::parse(&run_dir::read(NOTE)?)
 }
 
-/// The note of a daemon that runs; one that was killed left its note behind.
+/// The note of a running daemon. The note of one that was killed does not count.
 pub fn running() -> Option<DaemonNote> {
     let note = read()?;
     let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();

@@ -30,7 +30,7 @@ pub fn read() -> Option<Hold> {
     })
 }
 
-/// Begins a hold; one that is there stays.
+/// Begins a hold, unless one lasts already.
 pub fn begin() -> Result<()> {
     if since().is_none() {
         run_dir::write_for_this_boot(NOTE, &format!("since={}\n", time::now()))
@@ -39,8 +39,8 @@ pub fn begin() -> Result<()> {
     Ok(())
 }
 
-/// Begins the boot's own: it could not tell whether a flush log has flushes of root, and root must not be written to
-/// before the owner has decided what becomes of them.
+/// Begins the boot's own hold: the boot could not tell whether a flush log has flushes of root, and
+/// root must not be written to before the owner has decided what becomes of them.
 pub fn begin_for_log() -> Result<()> {
     run_dir::write_for_this_boot(NOTE, &format!("since={}\nlog=1\n", time::now()))
         .doing(|| "note in /run/cowflush that nothing may be flushed")
@@ -58,7 +58,7 @@ pub fn end() -> bool {
 }
 
 /// Drops what is held: a reboot with the hold in place, so that nothing is flushed on the way down.
-/// By the system's own command, unless it shall be `at_once` or that fails.
+/// Uses the system's `reboot` command, unless `at_once` is set or the command fails.
 pub fn discard(at_once: bool) -> Result<()> {
     if !at_once && Program::start(c"reboot", c"reboot").is_ok_and(Program::wait) {
         return Ok(());
@@ -67,7 +67,7 @@ pub fn discard(at_once: bool) -> Result<()> {
     Err(errno).doing(|| "reboot")
 }
 
-/// Since when the card is held, in seconds since 1970; `None` when it is not.
+/// When the hold began, in seconds since 1970; `None` without a hold.
 pub fn since() -> Option<i64> {
     read().map(|hold| hold.since)
 }

@@ -1,4 +1,4 @@
-//! The folder in which cowflush leaves notes for people. It may be gone; nothing depends on it.
+//! /run/cowflush, the folder of the notes. It may be gone; nothing depends on it.
 
 use std::io;
 use std::os::unix::fs::symlink;
@@ -21,17 +21,17 @@ pub const LAST_FLUSH: &str = "last-flush";
 /// The flushes before it, the oldest first.
 pub const HISTORY: &str = "history";
 
-/// What all flushes since boot come to.
+/// Sums over all flushes since boot.
 pub const TOTALS: &str = "totals";
 
 /// What the boot did.
 pub const BOOT: &str = "boot";
 
-/// There since root's COW overflowed.
+/// Exists since root's COW overflowed.
 const OVERFLOWED: &str = "overflowed";
-/// There since root's filesystem could not write something out.
+/// Exists since root's filesystem could not write something out.
 const UNWRITTEN: &str = "unwritten";
-/// There while a command has root's filesystem frozen, or is about to.
+/// Exists while a command has root's filesystem frozen, or is about to freeze it.
 const FROZEN: &str = "frozen";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -39,12 +39,11 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// refuse reads as well, and then it takes a program in RAM to flush.
 pub const PROGRAM: &str = "cowflush";
 
-/// Where it is when it can't be there.
+/// The folder with the copy, where /run is mounted noexec.
 const FOLDER: &str = "bin";
 
-/// Leaves the copy, or renews it: after an upgrade it must understand what the new program wrote. Debian's
-/// initramfs mounts /run so that nothing in it can be started; there it lies in a tmpfs of its own, behind
-/// a link.
+/// Makes the copy, or renews it: after an upgrade it must understand what the new program wrote.
+/// Debian's initramfs mounts /run noexec; there the copy lies in a tmpfs of its own, behind a link.
 pub fn keep_program() -> io::Result<()> {
     let mut folder = Path::new(PATH).to_owned();
     std::fs::create_dir_all(&folder)?;
@@ -59,7 +58,7 @@ pub fn keep_program() -> io::Result<()> {
             symlink(Path::new(FOLDER).join(PROGRAM), link)?;
         }
     }
-    // In one step: the old one stays when there is no memory for another, and it may be running.
+    // In one step: the old copy stays when there is no memory for another, and it may be running.
     file::replace(&folder.join(PROGRAM), |path| std::fs::copy("/proc/self/exe", path).map(drop))
 }
 
@@ -73,7 +72,8 @@ pub fn has_overflowed() -> bool {
     read_of_this_boot(OVERFLOWED).is_some()
 }
 
-/// Notes that root's filesystem is about to be frozen: should this process be killed, whoever comes next thaws it.
+/// Notes that root's filesystem is about to be frozen: if this process is killed, the next command
+/// thaws it.
 pub fn note_freeze() -> io::Result<()> {
     write_for_this_boot(FROZEN, "")
 }
@@ -83,7 +83,7 @@ pub fn end_freeze() {
     let _ = std::fs::remove_file(Path::new(PATH).join(FROZEN));
 }
 
-/// Whether a command has frozen root's filesystem, and has not thawed it.
+/// Whether a command has frozen root's filesystem and not thawed it.
 pub fn has_frozen() -> bool {
     read_of_this_boot(FROZEN).is_some()
 }
@@ -98,17 +98,18 @@ pub fn has_unwritten() -> bool {
     read_of_this_boot(UNWRITTEN).is_some()
 }
 
-/// Writes a note that counts until the next boot only, also where /run is not in RAM and it outlives that.
+/// Writes a note that counts until the next boot only, even where /run is not in RAM and the note
+/// outlives the boot.
 pub fn write_for_this_boot(name: &str, text: &str) -> io::Result<()> {
     write(name, &format!("boot={}\n{text}", boot_id()))
 }
 
-/// Reads such a note; `None` when there is none, or it is of an earlier boot.
+/// Reads a note of this boot; `None` when there is none, or it is of an earlier boot.
 pub fn read_of_this_boot(name: &str) -> Option<String> {
     of_boot(&read(name)?, &boot_id()).map(str::to_owned)
 }
 
-/// What is in a note that was written in this boot.
+/// The text of a note that was written in this boot.
 fn of_boot<'a>(note: &'a str, boot: &str) -> Option<&'a str> {
     let (first, rest) = note.split_once('\n')?;
     (first.strip_prefix("boot=") == Some(boot)).then_some(rest)
@@ -140,7 +141,7 @@ pub fn totals() -> Totals {
     Totals::parse(&read(TOTALS).unwrap_or_default())
 }
 
-/// Notes a flush that ended well.
+/// Notes a flush that succeeded.
 pub fn note_flush(record: &Record) -> io::Result<()> {
     write(HISTORY, &history::append(&read(HISTORY).unwrap_or_default(), record))?;
     let mut totals = totals();
@@ -148,7 +149,7 @@ pub fn note_flush(record: &Record) -> io::Result<()> {
     write(TOTALS, &totals.to_text())
 }
 
-/// Notes a flush that failed. Two at once may count as one: they are for people.
+/// Notes a flush that failed. Two at once may count as one: the number is for people.
 pub fn note_failure() {
     let mut totals = totals();
     totals.failures = totals.failures.saturating_add(1);
@@ -174,7 +175,7 @@ mod tests {
         {
             assert_eq!(of_boot(note, boot), None, "{note:?} in {boot:?}");
         }
-        // A machine that does not tell which boot it is has one.
+        // A machine that gives no boot id counts as having one boot.
         assert_eq!(of_boot("boot=\nsince=7\n", ""), Some("since=7\n"));
     }
 }

@@ -1,5 +1,6 @@
-//! The machine's settings (sysctls) that cowflush changes, and puts back: a note in /run/cowflush, written before the
-//! change, holds what they were. So whoever comes next can put them back when the one that changed them was killed.
+//! The machine's settings (sysctls) that cowflush changes, and puts back: a note in /run/cowflush,
+//! written before the change, holds what they were. So if the process that changed them is killed,
+//! the next command can put them back.
 
 use super::run_dir;
 use crate::pure::units::decimal;
@@ -7,19 +8,20 @@ use crate::sys::sysctl;
 
 const NOTE: &str = "settings";
 
-/// A setting that stands for a share of the memory while its twin in bytes is 0; writing one drops the other.
+/// A setting in bytes and its twin in percent of the memory. Only one of the two is in force;
+/// writing one sets the other to 0.
 type Twin = (&'static str, &'static str);
 
-/// How much of written data the kernel may keep in the page cache, for all filesystems: when it begins to write, and
-/// when it makes writers wait.
+/// How much written data the kernel may keep in the page cache, for all filesystems: from where on
+/// it writes, and from where on writers wait.
 pub const DIRTY: [Twin; 2] = [
     ("vm/dirty_background_bytes", "vm/dirty_background_ratio"),
     ("vm/dirty_bytes", "vm/dirty_ratio"),
 ];
-/// How gladly the kernel swaps.
+/// How readily the kernel swaps.
 pub const SWAPPINESS: &str = "vm/swappiness";
 
-/// Sets both limits of [`DIRTY`], in bytes. What can't be set stays.
+/// Sets both limits of [`DIRTY`], in bytes. A limit that can't be set stays as it is.
 pub fn limit_dirty(most: u64) {
     let wanted = [most / 2, most];
     let now = DIRTY.map(|(bytes, _)| sysctl::read(bytes));
@@ -27,13 +29,13 @@ pub fn limit_dirty(most: u64) {
         return;
     }
     remember(DIRTY.iter().flat_map(|(bytes, ratio)| [*bytes, *ratio]));
-    // The lower one again: the kernel halves one that is not below the other.
+    // The lower one is set a second time: the kernel halves it if it is not below the other.
     for ((bytes, _), value) in DIRTY.iter().zip(wanted).chain(DIRTY.iter().zip(wanted).take(1)) {
         sysctl::write(bytes, value);
     }
 }
 
-/// Sets one setting. What can't be set stays.
+/// Sets one setting. If it can't be set, it stays as it is.
 pub fn set(name: &'static str, value: u64) {
     if sysctl::read(name).is_some_and(|now| now != value) {
         remember([name]);
@@ -41,7 +43,7 @@ pub fn set(name: &'static str, value: u64) {
     }
 }
 
-/// Puts back what these were before cowflush changed them, as far as it did.
+/// Puts these settings back to what they were before cowflush changed them.
 pub fn restore(names: &[&str]) {
     let note = run_dir::read_of_this_boot(NOTE).unwrap_or_default();
     let (back, rest): (Vec<_>, Vec<_>) =
@@ -62,7 +64,8 @@ pub fn dirty() -> [&'static str; 4] {
     [a, b, c, d]
 }
 
-/// Notes what these are, unless that is noted: then it was changed before.
+/// Notes what these settings are, unless they are noted already: then cowflush has changed them
+/// before.
 fn remember(names: impl IntoIterator<Item = &'static str>) {
     let note = run_dir::read_of_this_boot(NOTE).unwrap_or_default();
     let mut known = parse(&note);
@@ -73,11 +76,12 @@ fn remember(names: impl IntoIterator<Item = &'static str>) {
             known.push((name, value));
         }
     }
-    // A /run that is gone is no reason to let the COW overflow.
+    // An error is ignored: a missing /run must not let the COW overflow.
     let _ = run_dir::write_for_this_boot(NOTE, &text(&known));
 }
 
-/// In which order to put values back: a 0 means that the twin counts, and becomes one by itself when that is set.
+/// The order in which to put values back. A setting that is 0 becomes 0 by itself when its twin is
+/// set.
 fn order<'a>(values: &[(&'a str, u64)]) -> Vec<(&'a str, u64)> {
     let (last, mut first): (Vec<_>, Vec<_>) = values.iter().partition(|(_, value)| *value == 0);
     first.extend(last);

@@ -1,8 +1,8 @@
 //! The spill area: a swap area on the card that takes what the RAM can't.
 //!
-//! A COW is a file in a tmpfs, and the kernel moves pages of that to swap when it needs memory for
-//! others. So nothing in the stack knows of the spill area, and nothing can be left of it: it only
-//! makes the room larger ([`crate::pure::cow::size::Room`]).
+//! A COW is a file in a tmpfs, and the kernel moves its pages to swap when it needs memory for
+//! others. So nothing in the stack knows of the spill area, and nothing of it has to be cleaned up:
+//! it only makes the room larger ([`crate::pure::cow::size::Room`]).
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +14,14 @@ use crate::pure::disk::reference::Reference;
 use crate::pure::units::Bytes;
 use crate::sys::{devices, swap};
 
-/// How gladly the kernel swaps (vm.swappiness): only when nothing else gives memory. Else it would
-/// wear the card to cache files.
+/// How readily the kernel swaps (vm.swappiness): only when nothing else gives memory. Else it would
+/// wear the card out in order to cache files.
 const SWAPPINESS: u64 = 1;
 
 /// The note that says where it is, for `cowflush status`.
 const NOTE: &str = "spill";
 
-/// Sees to it that the spill area is in use. Returns where it is.
+/// Makes the kernel use the spill area, unless it does. Returns the area's path.
 pub fn begin(reference: &Reference) -> Result<PathBuf> {
     let doing = || format!("use cowflush.spill={reference}");
     let found = devices::find(reference);
@@ -39,7 +39,7 @@ pub fn begin(reference: &Reference) -> Result<PathBuf> {
     let advice = match swap::on(&path, 0) {
         Ok(()) => {
             settings::set(settings::SWAPPINESS, SWAPPINESS);
-            // For people; a /run that is gone is no error.
+            // The note is for people; a missing /run is not an error.
             let _ = run_dir::write(NOTE, &format!("device={}\n", path.display()));
             return Ok(path);
         }

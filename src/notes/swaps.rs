@@ -1,4 +1,4 @@
-//! Swap on root that the daemon has given up, and that comes back when root writes through.
+//! Swap on root that the daemon has switched off, and that is used again when root writes through.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,19 +9,20 @@ use crate::pure::units::{DevNo, decimal};
 use crate::sys::swap::{self, table};
 use crate::sys::users::{OnRoot, file_of, swap_on};
 
-/// The note of those that the daemon has given up, a line each. In their order, which is that of their
-/// use where nobody has given them a priority.
+/// The note of the areas that the daemon has switched off, a line each, in the order of their use:
+/// areas without a given priority are used in that order.
 const GIVEN_UP: &str = "swap";
 
-/// Swap that the daemon is about to give up, as its note has it: all that must be the same if it is to come back. What the
-/// kernel has no more afterwards is how it is used.
+/// The line for an area that the daemon is about to switch off: all that must still be the same if
+/// it is to be used again, and how the kernel used it, which the kernel then forgets.
 pub fn giving_up(path: &str) -> String {
     let used = swap::areas().into_iter().find(|area| area.path == path);
     as_it_is(path, used.map_or(0, |area| area.flags))
 }
 
-/// The number of the file that it lies in, however that is reached; and whether /etc/fstab has the system use it, as whoever
-/// takes it out there wants no more of it.
+/// The area's line as it would be now. It has the inode of the area's file, by whatever name the
+/// file is reached, and whether /etc/fstab lists the area: an owner who removes it there does not
+/// want it back.
 fn as_it_is(path: &str, flags: u32) -> String {
     let file = file_of(path, !path.starts_with("/dev/"));
     let inode = file.and_then(|file| std::fs::metadata(file).ok()).map_or(0, |found| found.ino());
@@ -42,11 +43,11 @@ fn of_line(line: &str) -> Option<(u32, &str)> {
     Some((decimal(flags)?, path))
 }
 
-/// The daemon has given up this one.
+/// Notes that the daemon has switched off the area of this line.
 pub fn note_given_up(line: &str) {
     let mut note = String::new();
     let path = of_line(line).map(|(_, path)| path);
-    // What it was before does not count any more.
+    // An older line of the same area no longer counts.
     let others = given_up();
     let others = others.lines().filter(|other| of_line(other).map(|(_, path)| path) != path);
     for line in others.chain([line]) {
@@ -60,7 +61,8 @@ fn given_up() -> String {
     run_dir::read_of_this_boot(GIVEN_UP).unwrap_or_default()
 }
 
-/// Now that root writes through, what the daemon gave up is used again, if it is still what it was.
+/// Uses the areas again that the daemon switched off, if they are unchanged. Called when root
+/// writes through.
 pub fn bring_back(log: &mut dyn FnMut(&str)) {
     let (noted, mut left) = (given_up(), String::new());
     if noted.is_empty() {
@@ -68,14 +70,14 @@ pub fn bring_back(log: &mut dyn FnMut(&str)) {
     }
     for line in noted.lines() {
         let Some((flags, path)) = of_line(line) else { continue };
-        // It is its owner's again.
+        // The owner uses it already.
         if swap::usage(Path::new(path)).is_some() {
             continue;
         }
         let why = if as_it_is(path, flags) != line {
             "it is another one by now, or was taken out of /etc/fstab"
         } else if let Err(errno) = swap::on(Path::new(path), flags) {
-            // The next stop tries again.
+            // It stays noted, so the next stop tries again.
             left.push_str(line);
             left.push('\n');
             errno.desc()
@@ -89,7 +91,7 @@ pub fn bring_back(log: &mut dyn FnMut(&str)) {
     let _ = run_dir::write_for_this_boot(GIVEN_UP, &left);
 }
 
-/// What people are to know of swap on root: also what the daemon has given up, if it is not in use again.
+/// All swap on root, for people: areas in use, and those that the daemon switched off.
 pub fn all_swap_on(root: DevNo) -> Vec<OnRoot> {
     let mut all = swap_on(root);
     for (_, path) in given_up().lines().filter_map(of_line) {

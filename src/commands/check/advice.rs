@@ -3,7 +3,7 @@
 
 use super::item::Item;
 
-/// Commits more seldom than this are as seldom as flushes, in seconds.
+/// Commits at this interval or longer are as rare as flushes, in seconds.
 const SELDOM: u64 = 600;
 
 /// Looks at root's line in /proc/mounts. `prune`: the journal's blocks don't reach the card.
@@ -28,7 +28,7 @@ pub fn items(mounts: &str, prune: bool) -> Vec<Item> {
     items
 }
 
-/// ext3 and ext4 name `commit=` only when it is not 5 seconds.
+/// Judges the interval of commits. ext3 and ext4 show `commit=` only when it is not 5 seconds.
 fn commits(options: &str, prune: bool) -> Item {
     let seconds = options.split(',').find_map(|option| option.strip_prefix("commit="));
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(5);

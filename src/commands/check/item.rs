@@ -1,4 +1,4 @@
-//! One line of what `cowflush check` says.
+//! One line of `cowflush check`.
 
 use crate::pure::report::json::Object;
 
@@ -51,7 +51,7 @@ impl Item {
         Self { name, state: State::Missing, found: found.into(), advice }
     }
 
-    /// For programs.
+    /// The item as JSON.
     pub fn to_json(&self) -> Object {
         Object::new()
             .text("name", self.name)

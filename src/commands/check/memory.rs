@@ -26,7 +26,7 @@ pub fn ram(config: &Config) -> Item {
     }
 }
 
-/// Those of cgroups: containers, services.
+/// Memory limits of cgroups: containers, services.
 pub fn limits(control: Option<&Control>) -> Item {
     const NAME: &str = "memory limits";
     let root = control.and_then(|control| control.stack().ok()).and_then(|stack| stack.root);
@@ -46,7 +46,7 @@ pub fn limits(control: Option<&Control>) -> Item {
     }
 }
 
-/// Swap that ends on root, now or when the system begins.
+/// Swap that ends on root, now or from the next boot on.
 pub fn swap(control: Option<&Control>) -> Vec<Item> {
     const ADVICE: &str = "While writes stay in RAM the daemon gives it up. Take it out of /etc/fstab, or switch off the \
                           program that makes it; zram and a partition are fine.";

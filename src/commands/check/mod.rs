@@ -61,7 +61,7 @@ pub fn run(json: bool) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Whether cowflush can work here, and what the caller is told.
+/// Whether cowflush can work here, and the exit code.
 fn verdict(items: &[Item]) -> (bool, Exit) {
     let complete = items.iter().all(|item| item.state != State::Missing);
     (complete, if complete { Exit::Done } else { Exit::Missing })

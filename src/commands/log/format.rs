@@ -1,4 +1,4 @@
-//! `cowflush log format`: a flush log is made of a partition, if nothing is lost by that.
+//! `cowflush log format`: makes a flush log of a partition, if nothing is lost by that.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
     };
     let number = device_number(path)?;
     may_go(path, wanted.over.as_deref())?;
-    // Fails for what is mounted, or used by another device, such as a log in use.
+    // Fails for a partition that is mounted or used by another device, such as a log in use.
     let claimed = Disk::open_exclusive(path).map_err(|error| {
         error.advise("Is it mounted, or in use as the flush log? Unmount it, or boot without it.")
     })?;
@@ -107,17 +107,17 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let log = FlushLog::make(path, &made)?;
-    // The stack claims it for itself.
+    // The claim ends here, since the stack claims the partition for itself.
     drop(claimed);
     let uuid = uuid_text(&log.header().uuid);
     let mut text =
         format!("made a flush log of {path_text} ({size}) for {root_text}, UUID={uuid}\n");
-    // A running stack takes it into use at once.
+    // A running stack begins to use it at once.
     let own_root = stack.card().is_some_and(|(card, _)| block::path(card) == root_path);
     if let (Some(control), Some(_), true, None) = (&control, number, own_root, stack.log) {
         attach(control, path)?;
         text.push_str("flushes go there from now on, also after a reboot\n");
-        // What the boot could not decide is decided.
+        // This decides what the boot could not.
         if hold::is_for_log() {
             hold::end();
         }
@@ -128,7 +128,7 @@ pub fn run(wanted: &Arguments) -> Result<Exit> {
              cowflush.log=UUID={uuid} on the kernel command line; update-initramfs -u or dracut -f do it for you\n"
         ));
     }
-    // Whoever reads this may be slow: the lock goes first.
+    // The reader of the output may be slow, so the lock is given back first.
     drop(control);
     put(std::io::stdout(), &text);
     Ok(Exit::Done)
@@ -144,7 +144,8 @@ fn device_number(path: &Path) -> Result<Option<DevNo>> {
     inspect().doing(|| format!("open {}", path.display()))
 }
 
-/// Refuses to destroy what is there: only what is blank may go, or what is known and was named.
+/// Refuses to destroy what is on the partition, unless it is blank, or is of a known kind that
+/// `--over` names.
 fn may_go(path: &Path, over: Option<&str>) -> Result<()> {
     let refuse = |cause: String, advice: String| {
         let what = format!("make a flush log of {}", path.display());
@@ -157,7 +158,7 @@ fn may_go(path: &Path, over: Option<&str>) -> Result<()> {
     disk.read_at(0, &mut head)?;
     disk.read_at(chunks - tail_chunks, &mut tail)?;
     let holds = match (superblock::content(&head, &tail), FlushLog::seek(path)) {
-        // Its second header is enough for a boot.
+        // For a boot, the log's second header is enough.
         (Content::Blank | Content::Unknown, Sought::Log(_) | Sought::Newer(..)) => {
             Content::Known(FLUSH_LOG)
         }
@@ -242,7 +243,7 @@ fn attach(control: &Control, path: &Path) -> Result<()> {
     stacking::partition(control, Name::Log, &partition).map(drop)
 }
 
-/// Root's partition by the kernel command line, when there is no stack.
+/// Root's partition according to the kernel command line, when there is no stack.
 fn this_root() -> Option<PathBuf> {
     let found = devices::find(&options().root?);
     found.first().map(devices::Candidate::path)

@@ -35,7 +35,7 @@ pub enum LogCommand {
     Format(format::Arguments),
 }
 
-/// Does what was asked for.
+/// Shows the log, or makes one.
 pub fn run(wanted: &Arguments) -> Result<Exit> {
     match &wanted.command {
         None if wanted.word => word::run(),

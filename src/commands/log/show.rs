@@ -1,4 +1,4 @@
-//! `cowflush log`: what is in the flush log.
+//! `cowflush log`: shows what is in the flush log.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub fn run(verify: bool, json: bool) -> Result<Exit> {
     let (check, kept) = match stack.log_partition() {
         Some(log) => (status::check_log(&control, log, LOOK_FOR, verify), None),
         None => match kept_log() {
-            // Nobody writes to it.
+            // No process writes to a log that is not in use.
             Some((path, why)) => (status::LogCheck::plain(&path, verify), Some(why)),
             None => return none(json),
         },
@@ -43,7 +43,7 @@ pub fn run(verify: bool, json: bool) -> Result<Exit> {
             // The boot's reason says more about a log that is kept.
             let why = kept.unwrap_or_else(|| error.to_string());
             put(std::io::stderr(), &format!("cowflush: {why}\n"));
-            // What was a log once and is none any more has lost what was in it.
+            // If the log no longer reads as one, what was in it is lost.
             let exit = error.exit_code();
             return Ok(if exit.may_be_intact() { exit } else { Exit::Lost });
         }
@@ -59,10 +59,10 @@ pub fn run(verify: bool, json: bool) -> Result<Exit> {
     Ok(if differs && verdict == Exit::Done { Exit::Card } else { verdict })
 }
 
-/// How long a moment is waited for in which nobody writes to the log.
+/// How long to wait for a moment in which no process writes to the log.
 const LOOK_FOR: Duration = Duration::from_secs(10);
 
-/// What the caller is told: where the log ends, and which of its chunks are damaged or can't be read.
+/// The exit code, from how the log ends and which of its chunks are damaged or can't be read.
 pub fn verdict(end: ChainEnd, bad: &[Bad]) -> Exit {
     let hidden = |bad: &Bad| bad.unreadable;
     if matches!(end, ChainEnd::Damaged(_)) || !bad.iter().all(hidden) {

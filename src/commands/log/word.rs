@@ -1,4 +1,4 @@
-//! `cowflush log --word`: what hooks put into an initramfs.
+//! `cowflush log --word`: prints the word that hooks put into an initramfs.
 
 use crate::error::{Exit, Result};
 use crate::flush::flushlog::FlushLog;
@@ -10,14 +10,15 @@ use crate::pure::units::DevNo;
 use crate::sys::block;
 use crate::sys::dm::Control;
 
-/// Prints what a boot must be told so that it waits for the log in use: nothing for a log on root's disk, which is there
-/// as soon as root is. A boot that has waited in vain is told the same again.
+/// Prints the word that makes a boot wait for the log in use. Prints nothing for a log on root's
+/// disk, which appears together with root. If the boot has waited in vain, it prints the same word
+/// again.
 pub fn run() -> Result<Exit> {
     let stack = Control::open()?.stack()?;
     let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
     let named = || notes::value(&note, "log_named").to_owned();
     let word = match stack.log_partition() {
-        // One that can't be read now is waited for by the name that it was found by.
+        // A log that can't be read now keeps the name that it was found by.
         Some(log) if is_far(&stack, log) => FlushLog::uuid_at(&block::path(log))
             .map_or_else(named, |uuid| format!("UUID={}", uuid_text(&uuid))),
         None if !notes::value(&note, "log_kept").is_empty() => named(),

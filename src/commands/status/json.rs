@@ -1,4 +1,4 @@
-//! What `cowflush status --json` prints. docs/json.md has the keys.
+//! The output of `cowflush status --json`. docs/json.md has the keys.
 
 use crate::flush::status::{Phase, Report};
 use crate::notes::daemon_note::DaemonNote;
@@ -8,7 +8,7 @@ use crate::pure::units::{Bytes, Sectors};
 use crate::sys::block::{self, Written};
 use crate::sys::users::{Beside, OnRoot};
 
-/// Version of the JSON: it changes when a key changes its meaning or goes.
+/// Version of the JSON: it changes when a key changes its meaning or is removed.
 const JSON_VERSION: u64 = 1;
 
 /// The whole report.

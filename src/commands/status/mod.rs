@@ -25,15 +25,16 @@ pub struct Arguments {
     pub watch: bool,
 }
 
-/// Shows the report; fails with `NotActive` when root is not on a stack. `watch` goes on every second
-/// until Ctrl-C, or until nobody reads any more.
+/// Shows the report; fails with `NotActive` when root is not on a stack. `watch` goes on every
+/// second until Ctrl-C, or until the reader of the output is gone.
 pub fn run(json: bool, watch: bool) -> Result<Exit> {
     let screen = watch && !json && std::io::stdout().is_terminal();
     loop {
         let report = status::gather();
         let text = match (json, watch, screen) {
             (true, _, _) => to_json(&report).end() + "\n",
-            // Home, the text with the rest of each line cleared, and all below it: no flicker.
+            // Moves the cursor home, clears behind each line and below the text, and so avoids
+            // flicker.
             (_, _, true) => format!("\x1b[H{}\x1b[J", to_text(&report).replace('\n', "\x1b[K\n")),
             (_, true, _) => to_line(&report),
             _ => to_text(&report),

@@ -1,4 +1,4 @@
-//! What `cowflush status` says to people.
+//! The output of `cowflush status` for people.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::sys::block::{self, Written};
 use crate::sys::time;
 use crate::sys::users::{Beside, OnRoot};
 
-/// What changes most, in one line.
+/// The figures that change most, in one line.
 pub fn to_line(report: &Report) -> String {
     let bytes = |value: Option<Bytes>| value.map_or("?".to_owned(), |bytes| bytes.to_string());
     format!(
@@ -25,7 +25,7 @@ pub fn to_line(report: &Report) -> String {
     )
 }
 
-/// The whole report, a line for each thing.
+/// The whole report, a line for each item.
 pub fn to_text(report: &Report) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -114,18 +114,18 @@ pub fn to_text(report: &Report) -> String {
     text
 }
 
-/// What it means that the card's switch is on.
+/// What a write-protected card means.
 pub fn write_protected(card: &str) -> String {
     format!("{card} IS WRITE-PROTECTED: nothing can be flushed until that ends")
 }
 
-/// What another partition of the card has to do with it.
+/// What to know about another partition of the card.
 pub fn beside(Beside { name, uses, written }: &Beside) -> String {
     let uses = if uses.is_empty() { "not in use" } else { uses };
     format!("{name} ({uses}) is on the card, too: {} written since boot", describe(*written))
 }
 
-/// What there is to know of swap on root.
+/// What to know about swap on root.
 pub fn swap(OnRoot { path, room }: &OnRoot) -> String {
     match room {
         Some((used, size)) => {
@@ -156,7 +156,7 @@ fn time_left(seconds: u64) -> String {
     }
 }
 
-/// What a state of the flush log means, if it is no good one.
+/// What a bad state of the flush log means; empty for a good one.
 pub fn log_trouble(state: &str) -> &'static str {
     match state {
         "unreadable" => {
@@ -431,7 +431,7 @@ mod tests {
         assert!(to_text(&report).contains(said));
     }
 
-    /// A report in which every figure is another.
+    /// A report in which no two figures are equal.
     fn full() -> Report {
         let written = |requests, sectors| Some(Written { requests, sectors });
         Report {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use nix::errno::Errno;
 
-/// What the process tells its caller; the numbers are part of the interface (see `--help`).
+/// The exit codes; the numbers are part of the interface (see `--help`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -32,25 +32,26 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Whether a flush that ended so counts as one that failed; one that was only not begun, or is
-    /// finished by the next command, does not.
+    /// Whether a flush with this code counts as failed. One that did not begin, or that the next
+    /// command finishes, does not.
     pub const fn is_failure(self) -> bool {
         matches!(self, Exit::Failed | Exit::Card | Exit::Lost | Exit::Newer)
     }
 
-    /// What can't be used now may be intact, and is not to be given up.
+    /// Whether what can't be used now may be intact, so that it must not be given up.
     pub const fn may_be_intact(self) -> bool {
         matches!(self, Exit::Card | Exit::Newer)
     }
 }
 
-/// An error a user can meet.
+/// An error that a user can meet.
 ///
 /// Shown as `cannot OPERATION: CAUSE. ADVICE`. The operation names the device.
 #[derive(Debug)]
 pub struct Error(Box<Parts>);
 
-/// Behind a pointer, so that every `Result` on the way is small: that is a tenth of the binary.
+/// The parts are behind a pointer, so that every `Result` is small, which saves a tenth of the
+/// binary.
 #[derive(Debug)]
 struct Parts {
     operation: Cow<'static, str>,
@@ -82,13 +83,13 @@ impl Error {
         self
     }
 
-    /// Sets the exit code, `Failed` unless told.
+    /// Sets the exit code, which is `Failed` by default.
     pub fn exit(mut self, exit: Exit) -> Self {
         self.0.exit = exit;
         self
     }
 
-    /// Why, as one clause.
+    /// The cause, as one clause.
     pub fn cause(&self) -> &str {
         &self.0.cause
     }
@@ -131,7 +132,7 @@ impl<T> Doing<T> for std::io::Result<T> {
     }
 }
 
-/// Why the kernel refused, in its words alone.
+/// The cause of an I/O error, in the kernel's words alone.
 pub fn why(error: &std::io::Error) -> Cow<'static, str> {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().into(),
@@ -143,7 +144,7 @@ fn of_errno(operation: impl Into<Cow<'static, str>>, errno: Errno) -> Error {
     Error::new(operation, errno.desc()).advise(remedy(errno))
 }
 
-/// What most often helps, where nobody knows better.
+/// The advice that most often helps, for errors that don't set their own.
 fn remedy(errno: Errno) -> &'static str {
     match errno {
         Errno::EACCES | Errno::EPERM => "Run this as root.",

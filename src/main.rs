@@ -13,7 +13,8 @@ use cowflush::output::put;
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let program = arguments.drain(..1.min(arguments.len())).next().unwrap_or_default();
-    // As /init of an initramfs the arguments are the real init's. Process 1 of a container runs what it was told to.
+    // As /init of an initramfs, the arguments are the real init's. As process 1 of a container,
+    // this runs the given subcommand.
     if let Some(arguments) = init::asked_for(&program, &arguments)
         && init::is_the_machines()
     {

@@ -1,4 +1,4 @@
-//! Append: what is sealed goes into the flush log, and the sealed device reads it there.
+//! Appends what is sealed to the flush log, and lets the sealed device read it there.
 
 use std::time::{Duration, Instant};
 
@@ -22,11 +22,11 @@ use crate::sys::disk::Disk;
 
 /// What came of an append.
 pub enum Appended {
-    /// It is durable: the log, and what that took.
+    /// The segment is durable: the log, and figures of the append.
     Done(Box<FlushLog>, Append),
     /// The log must be merged first.
     NoRoom,
-    /// It is larger than the whole log.
+    /// The segment is larger than the whole log.
     TooLarge,
 }
 
@@ -35,18 +35,19 @@ pub enum Appended {
 pub struct Append {
     /// What was appended.
     pub bytes: Bytes,
-    /// What of the sealed COW needn't reach the log.
+    /// What was left out of the sealed COW, since it need not reach the log.
     pub pruned: Pruned,
     /// How long it took, until it was durable.
     pub took: Duration,
-    /// How much of the log is in use since, in percent.
+    /// How much of the log is in use afterwards, in percent.
     pub log_used: u64,
 }
 
-/// Appends the sealed COW to the log, for good. `policy` says what may be left out.
+/// Appends the sealed COW to the log durably. `policy` says what may be left out.
 ///
-/// Killed after the append, or when the view could not be made, the next command finds it in the log. (Should
-/// another share of it be pruned then, it appends once more, which changes nothing.)
+/// If the command is killed after the append, or can't make the view, the next command finds the
+/// segment in the log. (If pruning then leaves out other chunks, it appends once more, which
+/// changes nothing.)
 pub fn append(context: &mut Context<'_>, stack: &Stack, policy: Policy) -> Result<Appended> {
     let (sealed, begin) = (named(stack, Name::Sealed)?, Instant::now());
     let (Some(Target::Snapshot { origin, cow, .. }), Some((card, _))) =
@@ -63,12 +64,13 @@ pub fn append(context: &mut Context<'_>, stack: &Stack, policy: Policy) -> Resul
         return Err(explain(PlanError::Foreign(Name::Log)));
     };
     if go == Go::Anew {
-        // Root was written to past them. A segment behind such ones would bring them back to life.
+        // Root was written to past the segments in the log. Another segment behind them would make
+        // them count again.
         log.reset(0).map_err(|error| error.advise(APPEND_AGAIN).exit(Exit::Card))?;
     }
     let count = u32::try_from(data.table.len()).unwrap_or(u32::MAX);
-    // It was appended, and what came after that failed: its view could not be made, or the command was killed. Where its
-    // commit record can't be written, another segment goes behind it.
+    // The segment was appended, and a later step failed: the view could not be made, or the command
+    // was killed. If its commit record can't be written again, another segment goes behind it.
     let again = go == Go::Again && log.commit_again().is_ok();
     if !again && !log.chain.fits(count) {
         if !log.chain.could_fit(count) {
@@ -90,13 +92,13 @@ pub fn append(context: &mut Context<'_>, stack: &Stack, policy: Policy) -> Resul
     Ok(Appended::Done(Box::new(log), Append { bytes, pruned, took, log_used }))
 }
 
-/// Lets the sealed device read the log, which has all of it now: its memory is free then.
+/// Lets the sealed device read the log, which has all its data now, so that its memory is freed.
 pub fn read_log(context: &Context<'_>, stack: &Stack, log: &FlushLog) -> Result<()> {
     let (control, sealed) = (&context.control, named(stack, Name::Sealed)?);
     // Both tables have the same content but for what was pruned, which root does not read, and
-    // nobody writes to the sealed device: root can read through it while they are swapped. The view reads all of the log, so it takes the origin
-    // for what is under it, and what read the log before is no longer needed. What that one's table holds was not read from
-    // the card again.
+    // nothing writes to the sealed device: root can read through it while they are swapped. The
+    // view reads all of the log, so it stands on the origin, and the layer that read the log before
+    // is no longer needed. The entries of that layer's table were not read from the card again.
     let number = named(stack, Name::Log)?.number;
     let data = match log.chain.part {
         Some(_) => view::Data::of_both(number, view::seen(stack)?, &log.chain),

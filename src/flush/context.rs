@@ -1,8 +1,9 @@
-//! What each step of a flush works with, and how it looks at the stack.
+//! What each step of a flush works with, and how it observes the stack.
 //!
-//! [`Context::observe`] is the one place that reads the tables for a step, and the one that has writers held back by
-//! what is sealed then. So no step has to remember to: it looks again, as it does anyway. Only what must not meet a
-//! throttle says so by itself: a handover releases it, and the next look arms it again.
+//! [`Context::observe`] is the one place that reads the tables for a step, and that arms the
+//! throttle for what is sealed then. So no step has to remember the throttle: the loop observes
+//! again after each step anyway. Only a handover, which must not meet a throttle, releases it
+//! itself; the next observation arms it again.
 
 use std::ops::{Deref, DerefMut};
 
@@ -28,30 +29,30 @@ use crate::throttle::Throttle;
 pub struct Context<'a> {
     /// Device-mapper.
     pub control: Control,
-    /// Holds writers back when the COW has no room for them, from the first look on: as long as this
-    /// process has the lock nobody else can make room.
+    /// Holds writers back when the COW has no room for them, from the first observation on: as long
+    /// as this process has the lock no other can make room.
     pub throttle: ThrottleOf<'a>,
     /// Shows progress.
     pub meter: Meter,
     /// May end a wait.
     pub signals: &'a mut Held,
-    /// What the owner wants.
+    /// The configuration.
     pub config: &'a Config,
-    /// What root's COW may hold, should it need another.
+    /// What root's COW may hold, for when it needs a fresh one.
     pub limit: Bytes,
     /// What one flush can put into the flush log.
     pub log_capacity: Bytes,
     /// What is sealed was frozen, as far as this process knows.
     pub frozen: bool,
-    /// The owner has said that flushes may be dropped that the log holds and root does not have.
+    /// The owner allowed that flushes are dropped that the log holds and root does not have.
     pub forget: bool,
 }
 
 /// Whose throttle a flush works with.
 pub enum ThrottleOf<'a> {
-    /// A command's: it goes with the session.
+    /// A command's: it is dropped with the session.
     Command(Throttle),
-    /// The daemon's, which goes on to look after the COW.
+    /// The daemon's, which goes on to watch the COW.
     Daemon(&'a mut Throttle),
 }
 
@@ -76,7 +77,7 @@ impl DerefMut for ThrottleOf<'_> {
 }
 
 impl ThrottleOf<'_> {
-    /// Releases it, unless it is the daemon's, which decides that by itself.
+    /// Releases the throttle, unless it is the daemon's, which decides that itself.
     pub fn release_own(&mut self) {
         if let Self::Command(throttle) = self {
             throttle.release();
@@ -85,25 +86,25 @@ impl ThrottleOf<'_> {
 }
 
 impl Context<'_> {
-    /// The stack as it is, for the next step; from now on writers are held back by what is sealed in it.
+    /// Reads the stack for the next step, and arms the throttle for what is sealed in it.
     pub fn observe(&mut self) -> Result<Stack> {
         let stack = tables(&self.control)?;
         self.arm_for(stack)
     }
 
-    /// The second half of [`Self::observe`], for `stack`, which was read just now. Returns it without what is only the
-    /// throttle's doing.
+    /// The second half of [`Self::observe`], for `stack`, which was read just now. Returns it with
+    /// root shown as awake where only the throttle suspends it.
     pub fn arm_for(&mut self, mut stack: Stack) -> Result<Stack> {
         let cow_limits = self.cow_limits(&stack);
         self.throttle.arm_for(&stack, cow_limits)?;
-        // A throttle that holds writers back suspends root; that is not what the plan is to mend.
+        // A throttle that holds writers back suspends root, which the plan must not repair.
         if let (Some(root), true) = (&mut stack.root, self.throttle.is_armed()) {
             root.suspended = false;
         }
         Ok(stack)
     }
 
-    /// How much is left of the layer of that name; 0 where it is not known.
+    /// How much data is left in the layer of that name; 0 where that is unknown.
     pub fn left(&self, name: Name) -> Result<Bytes> {
         let mut device = self.control.device(name)?;
         if let Some(device) = &mut device {
@@ -122,9 +123,10 @@ impl Context<'_> {
         Policy { on: self.config.prune, frozen: self.frozen }
     }
 
-    /// To be called often during what takes long: shows progress. Returns a signal that came.
+    /// Shows progress, and returns a signal that came. Called often during long work.
     pub fn show_progress(&mut self, left: Bytes) -> Option<Signal> {
-        // While root is suspended, by a throttle or for a last step, whoever reads the progress may be waiting for it.
+        // While root is suspended, by the throttle or for a last step, the reader of the progress
+        // may be waiting for root.
         if !self.throttle.is_holding() {
             self.meter.show(left);
         }
@@ -132,8 +134,8 @@ impl Context<'_> {
     }
 }
 
-/// The stack as the kernel's tables show it, with the one thing that they do not: how much is left of a
-/// merge whose COW overflowed before it was sealed.
+/// The stack as the kernel's tables show it. One figure they don't have is added: how much is left
+/// of a merge whose COW overflowed before it was sealed.
 pub fn tables(control: &Control) -> Result<Stack> {
     let mut stack = control.stack()?;
     if let Some(sealed) = &mut stack.sealed {
@@ -142,7 +144,7 @@ pub fn tables(control: &Control) -> Result<Stack> {
     Ok(stack)
 }
 
-/// Counts what the kernel does not.
+/// Counts what is left of such a merge, which the kernel does not.
 fn count(device: &mut Device) -> Result<()> {
     if let Some(Live::Single { target, status, .. }) = &mut device.live
         && let (Target::SnapshotMerge { cow, .. }, SnapshotStatus::Overflow) = (*target, *status)

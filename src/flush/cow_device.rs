@@ -1,4 +1,4 @@
-//! Making and growing COW devices, and taking away what is left of them.
+//! Makes and grows COW devices, and takes away what is left of them.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,21 +18,22 @@ const NAME: &str = "cowflush-cow";
 /// The file behind a blank device: nothing is ever written to it.
 const BLANK: &str = "cowflush-blank";
 
-/// A COW device. Keep it until a table uses it; dropped earlier, it is gone.
+/// A COW device. Keep it until a table uses it; a drop before that removes it.
 pub struct Cow {
     number: DevNo,
-    /// Keeps it meanwhile. It goes before what is below: whoever has a device open keeps it.
+    /// Keeps the device until a table uses it. It is dropped before what is below: a device that is
+    /// open can't be removed.
     _node: File,
-    /// What takes a store away; a loop device goes by itself.
+    /// Removes a store device on drop; a loop device goes by itself.
     _store: Option<Going>,
 }
 
-/// A store that goes with this, unless a table has it by then.
+/// A store device that the drop removes, unless a table uses it by then.
 struct Going(Control, u32);
 
 impl Drop for Going {
     fn drop(&mut self) {
-        // The kernel refuses where a table has it; the rest is `release_strays`'s.
+        // The kernel refuses where a table uses it; `release_strays` removes what is left.
         let _ = self.0.remove_store(self.1);
     }
 }
@@ -47,7 +48,8 @@ impl Cow {
 /// A fresh, empty COW device for as much as a sealed COW of `sealed` bytes leaves of `limit`, and the slack
 /// behind it; see [`grow`].
 ///
-/// Its memory counts against nobody's limit, if the kernel lets that be. If not, it is still a COW.
+/// Its memory counts against no process's limit, where the kernel allows that; elsewhere it is an
+/// ordinary COW.
 pub fn create(control: &Control, limit: Bytes, sealed: Bytes, log_capacity: Bytes) -> Result<Cow> {
     let room = store::room(size::fresh_device(limit, Bytes(0), Bytes::MAX));
     let file = tmpfs::file(NAME, room)?;
@@ -56,7 +58,7 @@ pub fn create(control: &Control, limit: Bytes, sealed: Bytes, log_capacity: Byte
         match in_nobodys_name(control, &file, room, size) {
             Ok(cow) => return Ok(cow),
             Err(error) => {
-                // Nothing else may be waited for here.
+                // Only the kernel log: nothing here may wait for a reader.
                 let _ = kmsg::say(
                     kmsg::WARNING,
                     &format!(
@@ -70,7 +72,8 @@ pub fn create(control: &Control, limit: Bytes, sealed: Bytes, log_capacity: Byte
     Ok(Cow { number: plain.number(), _node: plain.into_node(), _store: None })
 }
 
-/// Over `file`, with [`Store`] between. Killed at any moment it leaves what [`release_strays`] finds.
+/// Makes a COW device over `file` with a [`Store`] between. If this process is killed,
+/// [`release_strays`] finds what it left.
 fn in_nobodys_name(control: &Control, file: &File, room: Bytes, size: Bytes) -> Result<Cow> {
     let data = loopdev::attach(file, NAME, room)?;
     let blank = loopdev::attach(&tmpfs::file(BLANK, room)?, BLANK, room)?;
@@ -80,7 +83,7 @@ fn in_nobodys_name(control: &Control, file: &File, room: Bytes, size: Bytes) -> 
 
 fn on_store(control: &Control, on: &Store, size: Bytes) -> std::result::Result<Cow, Errno> {
     let store = control.create_store()?;
-    // From here on whatever fails takes it away again.
+    // From here on any failure takes it away again.
     let going = Going(control.clone(), store);
     let number = control.put_store(store, on, size.sectors())?;
     let node = File::open(block::path(number));
@@ -103,7 +106,7 @@ pub fn grow(control: &Control, cow: DevNo, limit: Bytes, log_capacity: Bytes) ->
     };
     let now = control.store(store).doing(|| "ask for the size of the COW")?;
     let Some((on, length)) = now else { return Ok(()) };
-    // What is below was made for all that the COW could have then.
+    // The device below was made for the most that the COW could have then.
     let wanted = size::device(wanted.min(block::size(on.data)?.bytes())).sectors();
     // Never smaller: a table may point to what lies behind the new end.
     if wanted > length {
@@ -112,24 +115,26 @@ pub fn grow(control: &Control, cow: DevNo, limit: Bytes, log_capacity: Bytes) ->
     Ok(())
 }
 
-/// Whether a COW's memory counts against nobody's limit.
+/// Whether a COW's memory counts against no process's limit.
 pub fn is_nobodys(cow: DevNo) -> bool {
     store_number(&block::sysfs(cow)).is_some()
 }
 
-/// How long somebody who looks at a new device, as udev does, may keep it.
+/// How often, and after what pause, a removal is tried again while a program has the device open,
+/// as udev has a new one.
 const BUSY_TRIES: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
-/// Takes away the COW devices that no table uses any more, whether this command gave them up or one that was killed,
-/// and with them their memory. A store is nobody's from the moment when its last table goes; it has a name and a table by
-/// which this finds it until it is gone, and the loop devices below go with it. So whoever dies in between, or before a
-/// new one's first table, leaves nothing that the next command does not take away before its first step.
+/// Removes the COW devices that no table uses any more, left by this command or by one that was
+/// killed, and frees their memory. A store device is unused once the last table over it goes; this
+/// function finds it by its name and table, and the loop devices below go with it. So if a command
+/// is killed in between, or before a new store's first use, the next command removes it before its
+/// first step.
 pub fn release_strays(control: &Control) {
     let Ok(entries) = std::fs::read_dir("/sys/block") else { return };
     for folder in entries.flatten().map(|entry| entry.path()) {
         let Some(store) = store_number(&folder) else { continue };
-        // A name alone makes no device ours.
+        // The name alone does not show that a device is cowflush's.
         if is_held(&folder) || !control.is_store(store) {
             continue;
         }
@@ -142,7 +147,8 @@ pub fn release_strays(control: &Control) {
     }
 }
 
-/// The number in the name of a block device, if it is one of [`store`]'s; `folder` is its own in sysfs.
+/// The number in the name of a block device, if it is one of [`store`]'s; `folder` is its own in
+/// sysfs.
 fn store_number(folder: &Path) -> Option<u32> {
     let name = std::fs::read_to_string(folder.join("dm/name")).ok()?;
     decimal(name.trim().strip_prefix(store::PREFIX)?)

@@ -1,9 +1,9 @@
-//! What is wrong with a stack, as the planner finds it, or with the card, in words.
+//! Error messages for what the plan finds wrong with a stack, and for a card that fails.
 
 use crate::error::{Error, Exit};
 use crate::pure::stack::plan::PlanError;
 
-/// The planner's trouble as an error.
+/// The plan's error as a message.
 pub fn explain(problem: PlanError) -> Error {
     match problem {
         PlanError::NotActive => Error::new(
@@ -33,7 +33,7 @@ pub fn explain(problem: PlanError) -> Error {
     }
 }
 
-/// The card did not take what was written to it.
+/// Adds advice and the exit code to the error of a write that the card refused.
 pub fn refused(error: Error) -> Error {
     error
         .advise(

@@ -1,9 +1,10 @@
-//! A handover: root is suspended, and the sealed device takes over what root's COW holds. Only prepared requests, nothing allocated, nothing
-//! printed, no file touched. Everything here is also what the guard process may have to do.
+//! A handover: root is suspended, and the sealed device takes over what root's COW holds. The code
+//! here only sends prepared requests; it allocates nothing, prints nothing and touches no file. The
+//! guard process may have to do any of it.
 //!
-//! Each call may fail, and the kernel may have dropped a loaded table when it does. So whoever goes on after
-//! that, here or in the guard, looks at what there is and asks [`plan::wake`] what to do, as the next
-//! command would.
+//! Each call may fail, and the kernel may have dropped a loaded table when it does. So after a
+//! failure this process, or the guard, reads the tables and asks [`plan::wake`] what to do, as the
+//! next command would.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,8 @@ use crate::pure::stack::plan::{self, Way};
 use crate::pure::stack::{Name, Stack, Step};
 use crate::sys::dm::{Control, Message, Request};
 
-/// How many steps are tried until root is left suspended, for the next command to wake up; four are enough where
-/// none fails. And the pause after one that failed.
+/// How many steps are tried before root is left suspended for the next command to wake up; four are
+/// enough where none fails. And the pause after a failed one.
 const TURNS: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -25,7 +26,7 @@ pub struct Seal(Messages);
 /// What becomes of root's filesystem in a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freeze {
-    /// It was frozen before.
+    /// It is frozen already.
     Before,
     /// The suspend freezes it, which writes out what the page cache holds.
     Within,
@@ -44,7 +45,7 @@ pub struct Sealed {
     pub frozen: bool,
 }
 
-/// What went wrong in a handover.
+/// The part of a handover that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// Another program has frozen root's filesystem.
@@ -57,14 +58,14 @@ pub enum Moment {
     Resume,
 }
 
-/// A handover that failed. Root is awake again on the table it had, or asleep.
+/// A handover that failed. Root is awake again on its old table, or suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// Where it began.
+    /// The first failure.
     pub at: Moment,
-    /// What the kernel said to that.
+    /// The kernel's error there.
     pub errno: Errno,
-    /// Root could not be woken up: what would do that failed, too.
+    /// Root could not be woken up: that failed as well.
     pub asleep: bool,
 }
 
@@ -92,11 +93,11 @@ trait Kernel {
     fn pause(&mut self);
 }
 
-/// What a handover says to the kernel, and what the kernel answers.
+/// The messages of a handover to the kernel, and their answers.
 struct Messages {
     root: Box<Message>,
     sealed: Box<Message>,
-    /// For looking at them.
+    /// For reading the tables.
     root_table: Box<Message>,
     sealed_table: Box<Message>,
     /// A table that may have to be loaded.
@@ -116,7 +117,7 @@ impl Kernel for (&Control, &mut Messages) {
         let (request, name) = match call {
             Call::Load => return control.run(Request::Load, &mut messages.load),
             Call::Suspend { freeze } => (Request::Suspend { freeze }, Name::Root),
-            // Root's filesystem, if it is frozen, thaws; it is never frozen anew around a swap.
+            // A frozen filesystem of root thaws here; it is never frozen again around a swap.
             Call::Resume(name) => (Request::Resume { freeze: false }, name),
             Call::Clear(name) => (Request::Clear, name),
             Call::Remove(name) => (Request::Remove, name),
@@ -144,8 +145,9 @@ impl Kernel for (&Control, &mut Messages) {
 }
 
 impl Seal {
-    /// Prepares the requests. Both devices must have their new tables loaded when it runs; `root` is root's.
-    /// What that reads has to be kept in being until the handover is over, in case it is loaded again.
+    /// Prepares the requests. Both devices must have their new tables loaded when it runs; `root`
+    /// is root's. The devices that it reads must exist until the handover is over, in case the
+    /// table is loaded again.
     pub fn prepare(root: Line) -> Self {
         Self(Messages::new(Message::load(Name::Root, &[root])))
     }
@@ -170,7 +172,7 @@ impl Seal {
         hold(&mut (control, &mut self.0))
     }
 
-    /// What the guard does: wakes root up on the right table. Whether it is awake then.
+    /// Wakes root up on the right table, in the guard. Returns whether root is awake then.
     pub fn rescue(&mut self, control: &Control) -> bool {
         mend(&mut (control, &mut self.0)).is_some()
     }
@@ -198,7 +200,7 @@ impl Restart {
         restart(&mut (control, &mut self.0))
     }
 
-    /// What the guard does: the rest of [`Self::run`]. Whether root is awake then.
+    /// Finishes [`Self::run`], in the guard. Returns whether root is awake then.
     pub fn rescue(&mut self, control: &Control) -> bool {
         mend(&mut (control, &mut self.0)).is_some()
     }
@@ -208,7 +210,8 @@ impl Restart {
 fn seal(kernel: &mut impl Kernel, freeze: Freeze) -> Result<bool, Failed> {
     let freezes = freeze == Freeze::Within
         && match kernel.call(Call::Suspend { freeze: true }) {
-            // What the kernel says of a frozen filesystem (`freeze_super` in fs/super.c); since 6.8 it lets both freeze.
+            // The kernel's answer for a filesystem that is frozen (`freeze_super` in fs/super.c);
+            // since 6.8 two programs may freeze at once.
             Err(errno @ Errno::EBUSY) => {
                 return Err(Failed { at: Moment::Freeze, errno, asleep: false });
             }
@@ -226,7 +229,7 @@ fn seal(kernel: &mut impl Kernel, freeze: Freeze) -> Result<bool, Failed> {
         },
     };
     match mend(kernel) {
-        // It was sealed after all.
+        // The seal was completed after all.
         Some(stack) if stack.is_under_root(Name::Sealed) => Ok(frozen),
         stack => Err(Failed { asleep: stack.is_none(), ..failed }),
     }
@@ -272,7 +275,8 @@ fn suspend(kernel: &mut impl Kernel) -> Result<(), Failed> {
     })
 }
 
-/// Lets root go on, by whatever there is. Returns what there is then; `None` when root is still asleep.
+/// Lets root go on, from whatever state the devices are in. Returns their state then; `None` when
+/// root is still suspended.
 fn mend(kernel: &mut impl Kernel) -> Option<Stack> {
     let mut way = Way::Back;
     for _ in 0..TURNS {
@@ -280,7 +284,7 @@ fn mend(kernel: &mut impl Kernel) -> Option<Stack> {
         let done = match taken {
             Ok((stack, Ok(None))) => return Some(stack),
             Ok((_, Ok(Some(step)))) => take(kernel, step),
-            // Another tool's doing.
+            // Another tool has changed something.
             Ok((stack, Err(_))) => return stack.root.filter(|root| !root.suspended).map(|_| stack),
             Err(errno) => Err(errno),
         };
@@ -323,7 +327,7 @@ mod tests {
     use crate::pure::stack::{Device, Goal, Live};
     use crate::pure::units::{DevNo, Sectors};
 
-    /// What another command would make.
+    /// The COW that another command would make.
     const THIRD_COW: DevNo = DevNo { major: 7, minor: 2 };
 
     /// A table as drivers/md/dm-snap.c keeps it.
@@ -333,7 +337,7 @@ mod tests {
         valid: bool,
         /// It was resumed.
         active: bool,
-        /// It knows where in the old COW which chunk is.
+        /// It has the table of the old COW's chunks.
         holds: bool,
         merge_failed: bool,
     }
@@ -550,7 +554,7 @@ mod tests {
             if self.killed { Some(Fate::Killed) } else { fate }
         }
 
-        /// What the next command does. Whether it came to its end.
+        /// Does what the next command does. Returns whether it finished.
         fn settle(&mut self) -> bool {
             let origin = Mapped { live: Some(Table::live(linear(CARD))), ..Mapped::default() };
             loop {
@@ -670,8 +674,8 @@ mod tests {
         })
     }
 
-    /// A process in a handover, its guard should it be killed, and then commands until one comes to its end. Returns
-    /// how many calls there were.
+    /// Runs a process in a handover, its guard if it is killed, and then commands until one
+    /// finishes. Returns how many calls there were.
     fn live_through((start, handover): &Handover, faults: &[(usize, Fate)]) -> usize {
         let mut model = Model { faults: faults.to_vec(), ..start.clone() };
         let ended = handover(&mut model);
@@ -761,7 +765,8 @@ mod tests {
         }
     }
 
-    /// A loaded table that the kernel drops is loaded again, by whoever is there.
+    /// A loaded table that the kernel drops is loaded again, by the process, the guard or the next
+    /// command.
     #[test]
     fn a_seal_whose_last_table_is_dropped_is_done_all_the_same() {
         for (mut model, run) in [deferring(), writing_through()] {

@@ -1,4 +1,5 @@
-//! The last step of a stop, while root is suspended: what was sealed goes into the card by way of the log.
+//! The last step of a stop, while root is suspended: merges what was sealed into the card by way of
+//! the log.
 
 use std::time::Instant;
 
@@ -19,10 +20,11 @@ use crate::pure::units::Bytes;
 use crate::sys::block;
 use crate::sys::disk::Disk;
 
-/// Brings what was sealed into the card for a last step, while root is suspended and nothing new comes: first into the
-/// log, which until then is empty. Only when that is durable it is copied, and only when all of it is on the card
-/// the log is emptied; so a power cut at any moment leaves what was sealed, whole. The sealed device shows the same
-/// before and after, from the COW. `None`: the log has no room.
+/// Copies what was sealed into the card, while root is suspended and nothing new comes. It first
+/// appends it to the log, which is empty until then. Only when that is durable it copies it to the
+/// card, and only when all of it is on the card it empties the log. So a power cut at any moment
+/// leaves what was sealed, whole. The sealed device shows the same before and after, from the COW.
+/// `None`: the log has no room.
 ///
 /// The log must be emptied: after that root is written to past it, and as nothing was frozen its superblock, by which a
 /// boot knows whether a log still fits, need not change for long.
@@ -34,11 +36,11 @@ pub fn into_card(context: &mut Context<'_>) -> Result<Option<Settled>> {
     let must = |error: Error| error.advise(APPEND_AGAIN).exit(Exit::Card);
     if data(stack.sealed.as_ref()) == Bytes(0) {
         let checked = guard::check(&stack, Act::Retire, context.forget, None)?;
-        // An append that was cut short.
+        // What an append that was cut short has left.
         let left = checked.log.filter(|log| !log.is_unused());
         return left.map_or(Ok(()), |mut log| log.reset(0)).map_err(must).map(|()| Some(settled));
     }
-    // Nobody has frozen it, so what its filesystem says of free blocks counts for nothing.
+    // The filesystem was not frozen, so its bitmaps of free blocks can't be trusted.
     let whole = Policy { on: false, frozen: false };
     let Appended::Done(mut log, done) = append(context, &stack, whole)? else { return Ok(None) };
     settled.append(&done);

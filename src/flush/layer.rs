@@ -1,4 +1,4 @@
-//! Layers of the stack: what one holds, and another table for one.
+//! Layers of the stack: how much one holds, and how it gets another table.
 
 use super::errors::explain;
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ pub fn named(stack: &Stack, name: Name) -> Result<Device> {
     })
 }
 
-/// The data that a layer holds; 0 where the kernel does not tell.
+/// The data that a layer holds; 0 where the kernel does not say.
 pub fn data(layer: Option<&Device>) -> Bytes {
     let usage = layer.and_then(Device::usage);
     usage.map_or(Bytes(0), |usage| usage.data().bytes())

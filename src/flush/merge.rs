@@ -24,7 +24,7 @@ use crate::pure::units::Bytes;
 use crate::sys::disk::Disk;
 use crate::sys::{block, watchdog};
 
-/// How often the merge is looked at: soon at first, since most are short.
+/// The pause before the first poll of a merge: short, since most merges are.
 const FIRST_POLL: Duration = Duration::from_millis(2);
 const LAST_POLL: Duration = Duration::from_millis(64);
 
@@ -47,7 +47,7 @@ pub fn start(
         _ => return Err(explain(PlanError::Foreign(name))),
     };
     if name == Name::Logged {
-        // Whether what the log holds was frozen is known only if it tells by itself.
+        // Whether the log's content was frozen is known only if the filesystem itself shows it.
         let policy = Policy { frozen: false, ..context.policy() };
         settled.log_pruned = prune(policy, &layer, &mut data);
     } else {
@@ -58,12 +58,13 @@ pub fn start(
     let data = fill_gaps(stack, name, data, &mut copies)?;
     let control = &context.control;
     let view = view::build(control, Name::View, &data, copies)?;
-    // Before a chunk of an origin is written the kernel saves it in every snapshot of that origin that is at
-    // work and has not got it, and a table is at work until the next one is: the log's own table would take what the
-    // merge writes besides, fillers of gaps, and put it behind its last data, wherever in the ring that is.
-    // So first another snapshot takes its place, with the same content and the view for a store, and then hands
-    // the view over to the merge. A sealed COW is merged by no more than its own table has, which is saved nowhere; and
-    // a sealed device that is a snapshot of the view is one that reads the log.
+    // Before a chunk of an origin is written, the kernel saves it in every active snapshot of that
+    // origin that does not have it, and a table stays active until the next one is. So the log's
+    // own table would save what the merge writes besides its entries, which are fillers of gaps,
+    // behind its last data, wherever in the ring that is. Therefore another snapshot first takes
+    // its place, with the same content and the view as its store, and then hands the view over to
+    // the merge. A sealed COW is merged with no more entries than its own table has, so nothing is
+    // saved; and a sealed device that is a snapshot of the view is one that reads the log.
     if name == Name::Logged {
         replace(control, name, &layer, |origin, _, chunk| Target::Snapshot {
             origin,
@@ -71,7 +72,7 @@ pub fn start(
             chunk,
         })?;
     }
-    // Before the first run is merged. The layer's new table has nobody's FLUSHes to pass on.
+    // Before the first run is merged. No other program sends FLUSHes through the layer's new table.
     write_cache::declare_off(stack);
     replace(control, name, &layer, |origin, _, chunk| Target::SnapshotMerge {
         origin,
@@ -82,12 +83,14 @@ pub fn start(
     Ok(Bytes(first.0.saturating_add(data.bytes().0)))
 }
 
-/// Writes what is free on the card, and takes it out of `data`: see [`parts`]. The command does it itself, since the kernel's
-/// merge knows no place for a FLUSH. The layer reads these chunks from its own table meanwhile, and from the card when
-/// that is another one. Returns how much it was.
+/// Writes the chunks that are free on the card, and takes them out of `data`: see [`parts`]. The
+/// command does it itself, since a FLUSH can't be put into the middle of the kernel's merge. The
+/// layer reads these chunks from its own table meanwhile, and from the card when that is another
+/// one. Returns how much it was.
 ///
-/// Killed before the end it has changed nothing that anybody reads; the next merge begins again. What was sealed is
-/// merged in one part: it is in RAM alone, and the kernel goes on with it when the command is gone.
+/// If the command is killed before the end, it has changed nothing that is read, and the next merge
+/// begins again. A sealed COW is merged in one part: it is in RAM alone, and the kernel goes on
+/// with it when the command is gone.
 fn write_free(
     context: &mut Context<'_>,
     stack: &Stack,
@@ -117,9 +120,9 @@ fn write_free(
     Ok(bytes)
 }
 
-/// What root reads through the log, by the kernel's own table, read once before anything is written: the
-/// log on the card may be damaged or not readable since, and what is not right must not get into root. Checksums are
-/// compared where the log still has them.
+/// What root reads through the log, by the kernel's own table. All of it is read once before
+/// anything is written: the log on the card may have been damaged since, or have become unreadable,
+/// and wrong data must not get into root. It compares checksums where the log still has them.
 fn logged_data(context: &mut Context<'_>, stack: &Stack) -> Result<view::Data> {
     let seen = view::seen(stack)?;
     let Guarded { mut log, .. } = guard::check(stack, Act::Merge, context.forget, None)?;
@@ -148,7 +151,7 @@ fn logged_data(context: &mut Context<'_>, stack: &Stack) -> Result<view::Data> {
         left = left.saturating_sub(piece.len());
     }
     context.meter.clear();
-    // One that is wrong says most.
+    // A wrong chunk is reported before one that can't be read.
     let Some(bad) = bad.into_iter().min_by_key(|bad| bad.unreadable) else {
         return Ok(view::Data::of_seen(store, seen));
     };
@@ -160,7 +163,7 @@ fn logged_data(context: &mut Context<'_>, stack: &Stack) -> Result<view::Data> {
         .advise(READ_AGAIN)
         .exit(Exit::Card));
     }
-    // Of the segment that it belongs to.
+    // The segment that the chunk belongs to.
     let index = known.iter().find(|live| live.place == bad.place).map_or(0, |live| live.segment);
     let damage = log.as_mut().and_then(|log| {
         log.chain.cut(index, bad);
@@ -186,17 +189,17 @@ fn fill_gaps(
     else {
         return Ok(data);
     };
-    // One that can't be read now asks for nothing.
+    // If the header can't be read now, no gaps are filled.
     let size = FlushLog::header_at(&block::path(log)).map_or(0, |header| u64::from(header.fill));
     Ok(if size > 1 { data.fill(card, size, copies) } else { data })
 }
 
-/// Makes sure that nothing in the log counts, before root is written to past it. Refuses while root reads through
-/// the log, or while the log may hold flushes that root does not have. `let_be`: root has all of it, and it could not be
-/// emptied.
+/// Makes sure that nothing in the log counts, before root is written to past it. Refuses while root
+/// reads through the log, or while the log may hold flushes that root does not have. `not_emptied`:
+/// root has all of it, and it could not be emptied.
 ///
-/// A log that can't be written to is let be: its segments are told by root's superblock, which is
-/// about to change.
+/// A log that can't be written to stays as it is: its segments no longer fit root once root's
+/// superblock changes, which is about to happen.
 pub fn retire_log(stack: &Stack, not_emptied: bool) -> Result<()> {
     retire(stack, false, not_emptied)
 }
@@ -205,7 +208,7 @@ fn retire(stack: &Stack, forget: bool, not_emptied: bool) -> Result<()> {
     if stack.is_under_root(Name::Logged) {
         return Err(explain(PlanError::Foreign(Name::Logged)));
     }
-    // Whoever has just seen that it holds nothing more needs no second look.
+    // A caller that has just found that it holds nothing more needs no second check.
     let checked = guard::check(stack, Act::Retire, forget || not_emptied, None)?;
     if let Some(mut log) = checked.log.filter(|log| !log.is_unused()) {
         let _ = log.reset(0);
@@ -223,7 +226,7 @@ pub fn start_in_place(context: &Context<'_>, stack: &Stack) -> Result<()> {
     })
 }
 
-/// Takes the view out of a layer whose merge failed or has not begun: it reads its own store again.
+/// Gives a layer whose merge failed or has not begun its own store back in place of the view.
 pub fn take_back(context: &Context<'_>, stack: &Stack, name: Name) -> Result<()> {
     let cow = match (name, stack.view.and_then(|view| view.live)) {
         (Name::Logged, _) => named(stack, Name::LogView)?.number,
@@ -238,12 +241,13 @@ pub fn take_back(context: &Context<'_>, stack: &Stack, name: Name) -> Result<()>
     })
 }
 
-/// The merged layer becomes the card, once the card has confirmed that it keeps everything, and
-/// the log that its segments don't count any more. In this order: until then the segments are
-/// what a boot after a power cut would need; and from the swap on root may be written to.
+/// Turns the merged layer into the card. First the card must confirm that everything is durable,
+/// then the log is emptied, and only then comes the swap: a boot after a power cut would need the
+/// segments until everything is durable, and from the swap on root may be written to.
 ///
-/// A log that can't be written to is no reason to fail when root shall be written past it
-/// (`direct`), for the reason that [`retire_log`] has. `merged` is for the log's figures. Returns whether that was so.
+/// If the log can't be written to, this fails, unless root is to be written past the log
+/// (`direct`); [`retire_log`] says why that is safe. `merged` is for the log's figures. Returns
+/// whether the log could not be emptied.
 pub fn unlink(
     context: &Context<'_>,
     stack: &Stack,
@@ -255,8 +259,9 @@ pub fn unlink(
     let (Some((card, offset)), Some(length)) = (stack.card(), layer.length()) else {
         return Err(explain(PlanError::Foreign(Name::Origin)));
     };
-    // By way of a view it was merged without FLUSHes, all or in part. So one now, and of the card itself, not of a
-    // device that may have been told to have no cache. In place the kernel flushed after each run.
+    // A merge by way of a view went without FLUSHes, all or in part. So one is sent now, to the
+    // card itself, and not to a device that was declared to have no cache. In a merge in place the
+    // kernel flushed after each run.
     let kept = if stack.view.is_some() { block::flush(card).map_err(refused) } else { Ok(()) };
     let kept = kept.and_then(|()| match name {
         Name::Logged => match guard::check(stack, Act::Merge, context.forget, None)?.log {
@@ -277,8 +282,8 @@ pub fn unlink(
     Ok(not_emptied)
 }
 
-/// Waits until the merge ends, well or badly; the caller looks at the stack to learn which. Or
-/// until a signal comes.
+/// Waits until the merge succeeds or fails, or a signal comes; the caller observes the stack to
+/// learn which.
 pub fn wait(context: &mut Context<'_>, name: Name, total: Bytes) -> Result<Option<Signal>> {
     context.meter.begin("merging", total);
     let (mut pause, mut before) = (FIRST_POLL, total);

@@ -1,5 +1,6 @@
-//! Flushes: the only code that changes a stack. [`session`] is a command at work; it asks [`crate::pure::stack`] for the
-//! next step and lets the files here carry it out. [`status`] only looks.
+//! Flushes: the only code that changes a stack. [`session`] is a command at work; it asks
+//! [`crate::pure::stack`] for the next step and lets the files here carry it out. [`status`]
+//! changes nothing.
 
 pub mod append;
 pub mod context;

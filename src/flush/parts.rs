@@ -1,9 +1,10 @@
-//! What is written to root's card is written in two parts: first the chunks that are free on it, then, behind a
-//! FLUSH, the rest.
+//! Writes to root's card in two parts: first the chunks that are free on it, then, behind a FLUSH,
+//! the others.
 //!
-//! The flush log makes a merge safe against a power cut, for whoever applies it. A boot loader doesn't, nor does a
-//! boot without cowflush's initramfs: they read the card as it is. What is free there belongs to no file, so until the
-//! first chunk of the rest is written they find the state before, whole. The rest is short where files are new: their
+//! The flush log makes a merge safe against a power cut for a boot that applies the log. A boot
+//! loader does not apply it, nor does a boot without cowflush's initramfs: they read the card as it
+//! is. Free chunks belong to no file, so until the first chunk of the second part is written they
+//! find the state before the merge, whole. The second part is short where files are new: their
 //! content is in the first part.
 
 use super::errors::refused;
@@ -18,7 +19,8 @@ use crate::pure::units::Bytes;
 use crate::sys::block;
 use crate::sys::disk::Disk;
 
-/// Whether each of the chunks `olds` (ascending) of `card` is free there. What is not known to be free is not.
+/// Whether each of the chunks `olds` (ascending) of `card` is free there. A chunk counts as free
+/// only if that is certain.
 pub fn free(card: &mut Disk, olds: &mut dyn ExactSizeIterator<Item = u64>) -> Vec<bool> {
     let (chunks, count) = (card.size().0.div_ceil(CHUNK_BYTES as u64), olds.len());
     let uses = ext::free_on(card, chunks, &mut { olds }).unwrap_or_default();
@@ -27,7 +29,8 @@ pub fn free(card: &mut Disk, olds: &mut dyn ExactSizeIterator<Item = u64>) -> Ve
     free
 }
 
-/// Copies what `data` holds to the card, ascending, neighbours together. `watch` is told how much is left, and may end it.
+/// Copies what `data` holds to the card, ascending, neighbours together. `watch` gets how much is
+/// left, and may end the copy.
 pub fn copy(
     data: &Data,
     card: &mut Disk,

@@ -1,4 +1,4 @@
-//! Leaves out what needn't reach the card; [`crate::pure::ext`] decides what that is.
+//! Leaves out what need not reach the card; [`crate::pure::ext`] decides what that is.
 //!
 //! Safe under a mounted root: what is left out is not used by the filesystem that was sealed, and
 //! whatever root's filesystem begins to use since then it writes first.
@@ -17,22 +17,22 @@ use crate::sys::disk::Disk;
 /// What a flush may leave out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// The owner wants it.
+    /// The configuration allows it.
     pub on: bool,
-    /// What is sealed was sealed by this process, and was frozen.
+    /// This process sealed it, and the filesystem was frozen then.
     pub frozen: bool,
 }
 
-/// What came of it.
+/// What was pruned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// What was left out.
     pub bytes: Bytes,
-    /// Why nothing could be.
+    /// Why nothing could be left out.
     pub refused: Option<Refusal>,
 }
 
-/// Takes from `data`, which `layer` shows, what needn't reach the card.
+/// Removes from `data`, which `layer` shows, what need not reach the card.
 pub fn prune(policy: Policy, layer: &Device, data: &mut Data) -> Pruned {
     match try_prune(policy, layer, data) {
         Ok(chunks) => Pruned { bytes: Bytes(chunks * CHUNK_BYTES as u64), refused: None },
@@ -48,7 +48,7 @@ fn try_prune(
     let Some(Target::Snapshot { origin, .. }) = layer.target().filter(|_| policy.on) else {
         return Err("it is switched off (prune=off)");
     };
-    // A filesystem that was refused writes is not what its metadata say.
+    // A filesystem that was refused writes does not match its own metadata.
     if layer.status() == SnapshotStatus::Overflow {
         return Err("the RAM copy was full");
     }

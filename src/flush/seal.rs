@@ -1,4 +1,4 @@
-//! Seal: swap root's COW for a fresh one at a moment when it holds a complete filesystem.
+//! Seals: swaps root's COW for a fresh one at a moment when it holds a complete filesystem.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ pub enum After {
     WriteThrough,
 }
 
-/// A deferring root: its parts by name.
+/// The parts of a root that defers.
 struct Deferring {
     length: Sectors,
     origin: DevNo,
@@ -56,7 +56,8 @@ fn deferring(stack: &Stack) -> Result<Deferring> {
 }
 
 impl Deferring {
-    /// The tables of the sealed device and of root, by which root goes on deferring; and the fresh COW of the latter.
+    /// The tables of the sealed device and of root with which root goes on deferring, and root's
+    /// fresh COW.
     fn defer(
         &self,
         control: &Control,
@@ -74,13 +75,14 @@ impl Deferring {
 
 /// Seals root's COW. The stack must be settled and deferring.
 ///
-/// The process's memory must be locked. All memory is had and all tables are loaded before root is
-/// suspended; a kernel that needs memory then might wait for a write to root, for ever. That is why the
-/// sealed device takes root's exceptions over (a *handover*) instead of reading them anew.
+/// The process's memory must be locked. All memory is allocated and all tables are loaded before
+/// root is suspended: a kernel that needs memory while it is suspended might wait for a write to
+/// root, for ever. That is why the sealed device takes root's exceptions over (a *handover*)
+/// instead of reading them anew.
 ///
 /// The throttle holds writers back until shortly before the handover, which needs root awake. With
-/// [`Freeze::Before`] the filesystem is frozen from then on, until the caller drops what this returns: it
-/// looks at the stack first, by which the throttle is armed for the fresh COW.
+/// [`Freeze::Before`] the filesystem is frozen from then on until the caller drops what this
+/// returns. The caller observes the stack before that, which arms the throttle for the fresh COW.
 pub fn run(
     context: &mut Context<'_>,
     stack: &Stack,
@@ -108,8 +110,8 @@ pub fn run(
     let root_folder = File::open("/").doing(|| "open /")?;
     let early = freeze == Freeze::Before;
     let mut guard = guard::start(control, early.then_some(&root_folder), &mut |end| {
-        // A root that sleeps all the same has to be read for that, which would
-        // wait for the next command, while that waits for the guard: it thaws by itself.
+        // Only if root is awake: a thaw reads root, which would wait for the next command if root
+        // is suspended, while that command waits for the guard. The next command thaws then.
         if let GuardOutcome::Orphaned { frozen } = end
             && for_guard.rescue(control)
             && early
@@ -117,31 +119,32 @@ pub fn run(
             if frozen {
                 block::thaw(&root_folder);
             }
-            // With the note of its own freeze the next command would thaw whatever it finds.
+            // While the note is there, the next command would thaw any freeze that it finds.
             run_dir::end_freeze();
         }
     })?;
-    // As soon as the sealed device's table is loaded the kernel lets root wake up on another table only, so
-    // here the throttle's time ends.
+    // Once the sealed device's table is loaded, the kernel lets root resume only with another
+    // table, so the throttle has to be released here.
     context.throttle.release();
     let since = Instant::now();
     let full_speed = FullSpeed::begin(after);
-    // Nobody thaws what another program froze. The guard knows whose freeze it is; the note is for the next command, where both
-    // were killed. Without it the suspend freezes, which the kernel takes back by itself. Between the two nothing may take
-    // time: who finds the note after that can't tell.
+    // cowflush never thaws what another program froze. The guard knows whose freeze it is; the note
+    // tells the next command, if both processes are killed. Without the note the suspend freezes
+    // instead, which the kernel undoes by itself. Nothing slow may come between the note and the
+    // freeze: a command that finds the note can't tell whether the freeze has happened.
     let noted = early && run_dir::note_freeze().is_ok();
     let froze = noted.then(|| guard.freeze());
     let frozen = froze == Some(Ok(()));
     if let Some(Err(errno)) = froze {
         if errno == Errno::EPIPE {
-            // It ended in its call, which is over then.
+            // The guard died in its call, which has ended by now.
             block::thaw(&root_folder);
         }
         run_dir::end_freeze();
         let error = match errno {
             Errno::EBUSY => Some(explain(Failed { at: Moment::Freeze, errno, asleep: false })),
             Errno::EPIPE => Some(guard::ended()),
-            // One that shut down after errors.
+            // A filesystem that shut down after errors.
             _ => None,
         };
         if let Some(error) = error {
@@ -150,13 +153,14 @@ pub fn run(
         }
     }
     let freeze = if freeze == Freeze::Before && !frozen { Freeze::Within } else { freeze };
-    // From here on whatever happens thaws it.
+    // From here on every way out thaws it.
     let frozen_root =
         FrozenRoot { frozen: frozen.then_some((root_folder, since)), guard: Some(guard) };
     control.load(Name::Sealed, &[sealed_line])?;
     control.load(Name::Root, &[root_line])?;
     let sealed = signals::undisturbed(|| requests.run(control, freeze));
-    // The loaded table keeps it, but the kernel drops a table that it can't swap in.
+    // Kept until here: the loaded table keeps the COW, but the kernel drops a table that it can't
+    // swap in.
     drop(fresh);
     drop(full_speed);
     match sealed {
@@ -170,8 +174,9 @@ pub fn run(
     }
 }
 
-/// Thaws root's filesystem, if a handover that failed or was killed has left it frozen. Root must be awake, and
-/// no throttle armed: to thaw is to write, and who waits for that may hold what that needs.
+/// Thaws root's filesystem, if a handover that failed or was killed has left it frozen. Root must
+/// be awake and no throttle armed: a thaw writes, and a process that waits at a throttle may hold a
+/// lock that the write needs.
 pub fn thaw_root() {
     if run_dir::has_frozen()
         && let Ok(root) = File::open("/")
@@ -181,9 +186,9 @@ pub fn thaw_root() {
     }
 }
 
-/// Puts root on the sealed device, which has taken over what its COW holds. The fresh COW is kept until root
-/// has it: the kernel drops a table that it can't swap in, and a loop device with its last user. Root is awake then, and
-/// its filesystem thawed.
+/// Puts root on the sealed device, which has taken over what root's COW holds. This process keeps
+/// the fresh COW until root uses it: the kernel drops a table that it can't swap in, and a loop
+/// device with its last user. Afterwards root is awake and its filesystem thawed.
 pub fn move_root(context: &Context<'_>, stack: &Stack) -> Result<()> {
     let (root, sealed) = (named(stack, Name::Root)?, named(stack, Name::Sealed)?);
     let (fresh, target) = match sealed.target() {
@@ -203,15 +208,17 @@ pub fn move_root(context: &Context<'_>, stack: &Stack) -> Result<()> {
     awake.inspect(|()| thaw_root())
 }
 
-/// Lets a suspended root go on, with its filesystem thawed. Nothing holds writers back by then: see [`thaw_root`].
+/// Lets a suspended root go on, and thaws its filesystem. No throttle is armed then: see
+/// [`thaw_root`].
 pub fn wake_root(control: &Control) -> Result<()> {
     control.resume(Name::Root).inspect(|()| thaw_root())
 }
 
-/// A root that is suspended for a last step: what its COW held shows the sealed device, and nothing new comes.
+/// A root that is suspended for a last step: the sealed device shows what root's COW held, and
+/// nothing new comes.
 ///
-/// Dropped, or should this process die, root goes on with the table that waits: at first one with a fresh COW over the
-/// sealed device, as after any seal.
+/// On drop, or if this process dies, root goes on with the table that waits: at first one with a
+/// fresh COW over the sealed device, as after any seal.
 pub struct Held {
     control: Control,
     requests: handover::Seal,
@@ -250,9 +257,10 @@ pub fn hold(context: &mut Context<'_>, stack: &Stack) -> Result<Held> {
 }
 
 impl Held {
-    /// Lets root go on, straight to the card, which has by now what was sealed. Returns for how long it was suspended.
+    /// Lets root go on directly on the card, which has by now what was sealed. Returns how long
+    /// root was suspended.
     ///
-    /// The sealed device, which nobody reads any more, is for the plan to remove.
+    /// The plan removes the sealed device, which is no longer read.
     pub fn write_through(mut self) -> Result<Duration> {
         let target = Target::Linear { device: self.origin, offset: Sectors(0) };
         self.control.load(Name::Root, &[Line::whole(self.length, target)])?;
@@ -272,9 +280,10 @@ impl Drop for Held {
     }
 }
 
-/// To freeze is to write out what the page cache holds while everybody waits, so a small COW may be filled
-/// at any speed meanwhile. Dropped, the threshold is that of the COW that root has then; should this process
-/// die, it stays until the next seal, which the throttle can do with.
+/// Lifts the threshold during a freeze: a freeze writes out the page cache while all writers wait,
+/// so a small COW may fill at any speed meanwhile. The drop sets the threshold for the COW that
+/// root has then. If this process dies, the threshold stays lifted until the next seal; the
+/// throttle alone is enough until then.
 struct FullSpeed {
     then: u64,
 }
@@ -297,21 +306,23 @@ impl Drop for FullSpeed {
     }
 }
 
-/// A frozen filesystem, if it was; thawed when this is dropped, or this process dies.
+/// Root's filesystem, frozen or not. If it is frozen, it is thawed when this is dropped or this
+/// process dies.
 pub struct FrozenRoot {
     frozen: Option<(File, Instant)>,
     guard: Option<Guard>,
 }
 
 impl FrozenRoot {
-    /// Thaws it. Returns for how long it was frozen.
+    /// Thaws it. Returns how long it was frozen.
     pub fn thaw(self) -> Option<Duration> {
         let since = self.frozen.as_ref().map(|(_, since)| *since);
         drop(self);
         since.map(|since| since.elapsed())
     }
 
-    /// Leaves it as it is: root is asleep, and to thaw would wait for that. [`thaw_root`] is for whoever wakes it up.
+    /// Leaves it frozen: root is suspended, and a thaw would wait for it. The command that wakes
+    /// root up calls [`thaw_root`].
     fn leave(mut self) {
         self.frozen = None;
     }
@@ -320,7 +331,7 @@ impl FrozenRoot {
 impl Drop for FrozenRoot {
     fn drop(&mut self) {
         if let Some((root, _)) = &self.frozen {
-            // The guard has frozen it; it may have been killed since.
+            // The guard has frozen it, and may have been killed since.
             if self.guard.as_mut().is_none_or(|guard| guard.thaw().is_err()) {
                 block::thaw(root);
             }

@@ -1,7 +1,9 @@
-//! Settle: look, decide, do one step, look again, until the plan of [`crate::pure::stack::plan`] has no step left.
+//! Settles the stack: observe, decide, do one step, observe again, until the plan of
+//! [`crate::pure::stack::plan`] has no step left.
 //!
-//! A flush, a merge and the clean-up after a killed command all are this loop, with another [`Goal`]. What a step does
-//! is in the files beside this one: `append`, `merge`, and `seal` for what lets root go on.
+//! A flush, a merge and the clean-up after a killed command are all this loop, each with its own
+//! [`Goal`]. What a step does is in the files beside this one: `append`, `merge`, and `seal` for
+//! what lets root go on.
 
 use std::time::Instant;
 
@@ -15,8 +17,9 @@ use crate::error::Result;
 use crate::pure::stack::{self, Goal, Name, Stack, Step};
 use crate::pure::units::Bytes;
 
-/// Brings `stack`, which was observed just now, to rest: finishes a flush or a merge, or cleans up after a command that
-/// was killed; and does what is wished for beyond that. Returns what that took, and the stack at rest.
+/// Settles `stack`, which was observed just now: finishes a flush or a merge, or cleans up after a
+/// command that was killed, and does what `asked` says beyond that. Returns what that took, and the
+/// settled stack.
 pub fn settle(
     context: &mut Context<'_>,
     mut stack: Stack,
@@ -31,12 +34,13 @@ pub fn settle(
     Ok((course.settled, stack))
 }
 
-/// What a command has to know of its own earlier steps, which the stack does not show.
+/// What a command must remember of its own earlier steps, since the stack does not show it.
 struct Course {
     asked: Goal,
-    /// With what a flush needs for itself, until it is done.
+    /// `asked`, and what the append needs in addition, until it is done.
     goal: Goal,
-    /// The layers whose merge was begun, and is not done. One that fails is not begun again by the same command.
+    /// The layers whose merge was begun and is not done. A command does not begin a failed merge
+    /// again.
     begun: Vec<Name>,
     merging_since: Instant,
     log_merged: Bytes,
@@ -106,7 +110,7 @@ impl Course {
             Step::Unmerge(name) => merge::take_back(context, stack, name)?,
             Step::Unlink(name) => self.unlink(context, stack, name)?,
         }
-        // After these a COW may have no user any more, and its memory is wanted.
+        // After these steps a COW may be unused, and its memory is needed.
         if matches!(step, Step::Append | Step::Unlink(_) | Step::Remove(_) | Step::Clear(_)) {
             cow_device::release_strays(&context.control);
         }
@@ -139,7 +143,7 @@ impl Course {
         }
         let waited = merge::wait(context, name, self.settled.merged);
         if !matches!(waited, Ok(None)) {
-            // The kernel goes on alone, so it had better flush by itself.
+            // The kernel goes on alone, so its FLUSHes must reach the card again.
             write_cache::restore(stack)?;
         }
         waited?.map_or(Ok(()), |signal| Err(merge::interrupted(signal)))
@@ -206,13 +210,13 @@ mod tests {
         assert_eq!(
             machine.model.said(),
             [
-                // The view reads all of the log, and takes the place of the COW.
+                // The view reads all of the log, and takes the COW's place.
                 "create view",
                 "load view: linear, linear",
                 "resume view",
                 "load sealed: snapshot",
                 "resume sealed",
-                // Then what read the log before goes, the reader first.
+                // Then the old reader of the log goes, the layer first.
                 "remove logged",
                 "remove log-view",
                 "rename view: log-view",
@@ -270,15 +274,17 @@ mod tests {
         machine.model.looks();
         machine.settle(Goal::default()).unwrap();
         let before = machine.model.looks();
-        // Five steps and a look before the first; two requests for each device that is there, one for each that is not,
-        // and two for whether writers wait while the log is written.
+        // Five steps, and an observation before the first; two requests for each device that
+        // exists, one for each that does not, and two for whether writers wait while the log is
+        // written.
         assert!(before <= 6 * 14 + 2, "{before}");
         machine.settle(Goal::default()).unwrap();
         assert!(machine.model.looks() <= 14, "one look where nothing is to be done");
     }
 
-    /// Whatever request fails, or comes too late because the command was killed before it: what was flushed before is
-    /// there after a power cut, root shows what it showed, and the next command brings all of it to its end.
+    /// Whichever request fails, or is never made since the command was killed before it: what was
+    /// flushed before is there after a power cut, root shows what it showed, and the next command
+    /// finishes everything.
     #[test]
     fn whatever_request_fails_nothing_is_lost_and_the_next_command_settles() {
         for (name, log, goal) in [

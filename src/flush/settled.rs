@@ -16,31 +16,31 @@ pub struct Settled {
     pub logged: Bytes,
     /// How long that took, until they were durable.
     pub logging: Duration,
-    /// How much of the log is in use since, in percent.
+    /// How much of the log is in use afterwards, in percent.
     pub log_used: u64,
     /// Bytes merged into the card.
     pub merged: Bytes,
     /// How long that took, from the check of the log's checksums until they were durable.
     pub merging: Duration,
-    /// Bytes that were in RAM only, and are durable by this: appended to the log, or merged without it.
+    /// Bytes that were in RAM only and became durable: appended to the log, or merged without it.
     pub durable: Bytes,
-    /// What of the sealed COW needn't reach the log or the card.
+    /// What was pruned of the sealed COW.
     pub pruned: Pruned,
-    /// What of the flush log needn't reach root.
+    /// What was pruned of the flush log.
     pub log_pruned: Pruned,
-    /// Root has all of the flush log, which could not be emptied.
+    /// Root has all of the flush log, and the log could not be emptied.
     pub not_emptied: bool,
 }
 
 impl Settled {
-    /// It, if something of the flush log was merged: what was merged without the log is left out.
+    /// This, without what was merged past the log; `None` if nothing of the flush log was merged.
     pub fn of_log(self) -> Option<Self> {
         let direct = self.durable.0.saturating_sub(self.logged.0);
         let merged = Bytes(self.merged.0.saturating_sub(direct));
         (merged.0 > 0 || self.log_pruned.bytes.0 > 0).then_some(Self { merged, ..self })
     }
 
-    /// Adds what was done after it, but for how the log is then.
+    /// Adds what was done later, except for the state of the log.
     pub fn add(&mut self, later: &Self) {
         self.logged.0 += later.logged.0;
         self.logging += later.logging;
@@ -51,7 +51,7 @@ impl Settled {
         self.pruned.refused = later.pruned.refused.or(self.pruned.refused);
     }
 
-    /// What is sealed was appended to the log, for good.
+    /// Adds a durable append of what is sealed.
     pub(super) fn append(&mut self, done: &Append) {
         self.appended = true;
         self.pruned = done.pruned;
@@ -61,7 +61,7 @@ impl Settled {
         self.log_used = done.log_used;
     }
 
-    /// So much of a layer is being merged. What is sealed was in RAM only.
+    /// Adds `bytes` of a layer that is being merged. What is sealed was in RAM only.
     pub(super) fn merge(&mut self, layer: Name, bytes: Bytes) {
         self.merged.0 += bytes.0;
         if layer == Name::Sealed {

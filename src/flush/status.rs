@@ -1,4 +1,4 @@
-//! Gathers what `cowflush status` shows. Only looks.
+//! Gathers what `cowflush status` shows. Changes nothing.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -57,12 +57,12 @@ impl Phase {
     }
 }
 
-/// Everything that could be learned.
+/// Everything that `status` could find out.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Where root's writes go; `None` when root is not on a stack, or that is unknown.
     pub mode: Option<Mode>,
-    /// Why the kernel did not tell of the stack.
+    /// Why the stack's tables could not be read.
     pub unknown: Option<String>,
     /// Where a flush stands; only root may know.
     pub phase: Option<Phase>,
@@ -72,26 +72,27 @@ pub struct Report {
     pub cow_used: Option<Bytes>,
     /// Root's COW: its size now.
     pub cow_size: Option<Bytes>,
-    /// Data in RAM that differ from the card, root's COW and a sealed one; only root may know, and nobody where the kernel
-    /// does not count them.
+    /// Data in RAM that differ from the card, in root's COW and a sealed one; only root may know.
+    /// `None` also where the kernel does not count them.
     pub pending: Option<Bytes>,
     /// Of that, what is sealed and still to be merged.
     pub sealed: Option<Bytes>,
     /// Written by programs, but not yet out of the page cache; all filesystems.
     pub page_cache: Bytes,
-    /// What root was asked to write since boot.
+    /// Writes to root since boot.
     pub absorbed: Option<Written>,
-    /// What the card was asked to write since boot.
+    /// Writes to the card since boot.
     pub reached: Option<Written>,
     /// The last finished flush.
     pub last_flush: Option<Record>,
-    /// Which file's changes most of the last flushes came for, and how that is said; `None` when few did.
+    /// The file whose changes brought most of the last flushes, how many, and the sentence for it;
+    /// `None` when few did.
     pub restless: Option<(String, usize, String)>,
     /// The process that is at work.
     pub busy: Option<i32>,
     /// The spill area: how much of it is in use, and its size.
     pub spill: Option<(Bytes, Bytes)>,
-    /// The card or the flush log takes no writes.
+    /// The card or the flush log is write-protected.
     pub write_protected: bool,
     /// What else is written to the card.
     pub beside: Vec<Beside>,
@@ -183,26 +184,26 @@ fn reached(report: &Report, written: impl FnOnce(DevNo) -> Option<Written>) -> O
 
 /// A look at the flush log without the lock.
 pub struct LogCheck {
-    /// It, or why it can't be read.
+    /// The log, or why it can't be read.
     pub log: Result<FlushLog>,
-    /// Its chunks that are damaged or can't be read, where all were asked for.
+    /// Its chunks that are damaged or can't be read, if all were read.
     pub bad: Vec<Bad>,
     /// What root reads of it.
     seen: Option<Vec<Exception>>,
-    /// Nobody wrote to it meanwhile: what was seen is how it is.
+    /// No process wrote to it meanwhile, so what was read is the log's state.
     undisturbed: bool,
 }
 
 impl LogCheck {
-    /// A look at a log that nobody uses.
+    /// Checks a log that is not in use.
     pub fn plain(path: &Path, verify: bool) -> Self {
         let mut log = FlushLog::open_read_only(path);
         let bad = log.as_mut().ok().filter(|_| verify).map(FlushLog::verify_all);
         Self { log, bad: bad.unwrap_or_default(), seen: None, undisturbed: true }
     }
 
-    /// The word for how the log is, in itself and beside what root reads through it. `None`: a flush or a merge was at work
-    /// on it, which looks like damage.
+    /// The word for the log's state, in itself and compared with what root reads through it.
+    /// `None`: a flush or a merge was writing to it, which looks like damage.
     pub fn state(&self) -> Option<&'static str> {
         let word = match &self.log {
             Err(error) => match error.exit_code() {
@@ -216,12 +217,12 @@ impl LogCheck {
                 _ => log.chain.end.word(),
             },
         };
-        // Before anything was written: half of a flush does not end cleanly.
+        // A clean end was read before anything was written: half of a flush does not end cleanly.
         (self.undisturbed || (word == ChainEnd::Clean.word() && self.bad.is_empty()))
             .then_some(word)
     }
 
-    /// It in short.
+    /// The short report.
     fn report(&self, partition: DevNo) -> LogReport {
         let state = self.state();
         let log = self.log.as_ref().ok().filter(|_| state.is_some());
@@ -235,8 +236,8 @@ impl LogCheck {
     }
 }
 
-/// Looks at the stack's log, again and again for so long, until nobody was at work on it meanwhile or it is in order.
-/// `verify`: all of its data, too.
+/// Checks the stack's log, again and again for at most `patience`, until no process wrote to it
+/// meanwhile or it is in order. `verify`: reads all of its data, too.
 pub fn check_log(control: &Control, log: DevNo, patience: Duration, verify: bool) -> LogCheck {
     let (path, begin) = (block::path(log), Instant::now());
     loop {
@@ -247,7 +248,7 @@ pub fn check_log(control: &Control, log: DevNo, patience: Duration, verify: bool
             if check.state() == Some("ahead")
                 && let Ok(log) = &mut check.log
             {
-                // Root does not have all of it, perhaps since its data can't be read.
+                // Root does not have all of it, perhaps since some data can't be read.
                 log.verify();
             }
         }
@@ -262,28 +263,28 @@ pub fn check_log(control: &Control, log: DevNo, patience: Duration, verify: bool
 
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What the flush log holds, read from it.
+/// Reads the flush log, and reports what it holds.
 pub fn log_report(control: &Control, partition: DevNo) -> LogReport {
     check_log(control, partition, Duration::ZERO, false).report(partition)
 }
 
-/// Looks at the flush log again and again, without the lock.
+/// Follows the flush log's state without the lock.
 #[derive(Default)]
 pub struct LogWatch(Option<Seen>);
 
 /// What the log held.
 struct Seen {
-    /// How much had been written to it then.
+    /// The device's write counters then.
     written: Option<Written>,
     report: LogReport,
-    /// Its generation, and where that ended, if it did so cleanly.
+    /// Its generation and where that ended, if it ended cleanly.
     ends: Option<(Link, Link)>,
 }
 
 impl LogWatch {
-    /// What the log holds. It is read only after something was written to it, since the card shall rest; and then no more of
-    /// it than what was appended, so that this costs the same however much the log holds. While somebody is at work it
-    /// counts as it was before.
+    /// What the log holds. It is read only after something was written to it, to spare the card,
+    /// and then only what was appended, so that the cost does not grow with the log. While another
+    /// process is at work, this returns the previous report.
     pub fn report(&mut self, control: &Control, partition: DevNo) -> LogReport {
         let path = block::path(partition);
         let moment = || (lock::holder(control).is_some(), block::written(partition));
@@ -295,7 +296,7 @@ impl LogWatch {
             if let Some(ends) = seen.ends
                 && let Some(log) = FlushLog::since(&path, ends)
             {
-                // Where somebody has begun to write meanwhile the next look tells.
+                // If a process has begun to write meanwhile, the next call reads again.
                 let grown = (moment() == (busy, written)).then(|| Seen {
                     written,
                     report: seen.report.and(&log),
@@ -306,7 +307,7 @@ impl LogWatch {
         }
         let check = check_log(control, partition, Duration::ZERO, false);
         let report = check.report(partition);
-        // One that somebody writes to is looked at again.
+        // A log that was being written to is read again next time.
         if report.state.is_some() {
             let log = check.log.ok().filter(|log| log.chain.end == ChainEnd::Clean);
             let ends = log.map(|log| (log.header().start, log.chain.next));
@@ -317,7 +318,7 @@ impl LogWatch {
 }
 
 impl LogReport {
-    /// The same log after what `added` holds was appended to it.
+    /// The report once the segments of `added` were appended.
     fn and(self, added: &FlushLog) -> Self {
         let (more, was) = (added.life(), added.header().life);
         let life = self.life.map(|life| Life {
@@ -330,9 +331,9 @@ impl LogReport {
     }
 }
 
-/// What the kernel tells root. `read_log` tells what the flush log holds.
+/// The report for root, from the kernel's tables. `read_log` reports what the flush log holds.
 pub fn privileged(control: &Control, read_log: impl FnOnce(DevNo) -> LogReport) -> Report {
-    // Before and after: what is sealed may be of a flush that has just ended.
+    // Asked before and after: what is sealed may belong to a flush that has just ended.
     let busy = lock::holder(control);
     let stack = match control.stack() {
         Ok(stack) => stack,
@@ -350,7 +351,7 @@ pub fn privileged(control: &Control, read_log: impl FnOnce(DevNo) -> LogReport) 
         _ => usage.map(|usage| usage.data().bytes()).or(overflow),
     };
     let log = stack.log_partition().map(read_log);
-    // What is in a COW that was lost is not nothing.
+    // A lost COW does not count as empty.
     let pending = in_root.zip(sealed.unwrap_or(Some(Bytes(0))));
     Report {
         mode: stack.mode(),
@@ -367,11 +368,11 @@ pub fn privileged(control: &Control, read_log: impl FnOnce(DevNo) -> LogReport) 
     }
 }
 
-/// What is sealed and neither in the log nor on the card yet. The kernel has no count for a merge
-/// that failed, and a wrong one for a view until its first run is merged; so a merge's table is
-/// counted.
+/// How much is sealed and neither in the log nor on the card yet. The kernel has no count for a
+/// failed merge, and a wrong one for a view until its first run is merged, so this counts a merge's
+/// table.
 ///
-/// `None`: nothing is sealed; `Some(None)`: it can't be told.
+/// `None`: nothing is sealed; `Some(None)`: the amount is unknown.
 fn sealed_left(stack: &Stack) -> Option<Option<Bytes>> {
     let sealed = stack.sealed_in_ram()?;
     Some(match sealed.target() {
@@ -412,7 +413,7 @@ fn phase(stack: &Stack) -> Phase {
     }
 }
 
-/// What sysfs tells everybody: the devices and how they stand on each other.
+/// The report for other users, from sysfs: the devices and how they stand on each other.
 fn unprivileged() -> Report {
     let Some(root) = device_named(Name::Root) else { return Report::default() };
     let under = slaves(root);

@@ -1,4 +1,4 @@
-//! Building a view over a sealed COW or over the flush log, and reading how far a merge of it came.
+//! Builds a view over a sealed COW or over the flush log, and reads how far a merge of it came.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -28,16 +28,16 @@ const MARK_AT: usize = 512;
 pub struct Data {
     /// The device.
     pub store: DevNo,
-    /// What stands where, sorted by old chunk and checked.
+    /// The exceptions, sorted by old chunk and checked.
     pub table: Vec<Exception>,
-    /// Where fillers of gaps come from.
+    /// The card that fillers of gaps are read from.
     card: Option<DevNo>,
-    /// Where the log ends of which this is all that counts.
+    /// Where the log ends, if these are all its data that count.
     mark: Option<Mark>,
 }
 
 impl Data {
-    /// How much it is.
+    /// How much data it is.
     pub fn bytes(&self) -> Bytes {
         let own = self.table.iter().filter(|exception| !fill::is_filler(exception)).count();
         Bytes(own as u64 * CHUNK_BYTES as u64)
@@ -49,7 +49,7 @@ impl Data {
         Ok(Self { store: cow, table, card: None, mark: None })
     }
 
-    /// What a flush log holds of which all was read.
+    /// What a flush log holds, if all of it was read.
     pub fn of_log(log: DevNo, chain: &Chain) -> Self {
         let live = chain.live();
         let table = live.iter().map(|live| Exception { old: live.old, new: live.place }).collect();
@@ -61,7 +61,7 @@ impl Data {
         Self { store: log, table: seen, card: None, mark: None }
     }
 
-    /// Takes out of it what `marks` says.
+    /// Splits off the exceptions that `marks` selects.
     pub fn take(&mut self, marks: &[bool]) -> Self {
         let part = |wanted| {
             let marked = self.table.iter().zip(marks).filter(|(_, mark)| **mark == wanted);
@@ -72,13 +72,14 @@ impl Data {
         Self { store: self.store, table: taken, card: None, mark: None }
     }
 
-    /// The same, and what the last segment of `chain` holds, which was just appended; no more was read of it.
+    /// What root read so far (`seen`), and what the last segment of `chain` holds, which was just
+    /// appended; only that part of the log was read.
     pub fn of_both(log: DevNo, seen: Vec<Exception>, chain: &Chain) -> Self {
         Self { mark: chain.mark(), ..Self::of_seen(log, chain.last_over(seen)) }
     }
 
-    /// Fills the gaps in the card's erase blocks with what the card holds there. Nobody may write to
-    /// the card until that is merged.
+    /// Fills the gaps in the card's erase blocks with what the card holds there. Nothing else may
+    /// write to the card until that is merged.
     pub fn fill(mut self, card: DevNo, size: u64, budget: &mut Budget) -> Self {
         // A partition that begins within a chunk has no chunk that lies in one page of the card.
         let Some(start) = block::start(card).filter(|start| start.0 % CHUNK_SECTORS == 0) else {
@@ -108,10 +109,10 @@ pub fn build(control: &Control, name: Name, data: &Data, copies: Budget) -> Resu
     Ok(number)
 }
 
-/// Writes the table into a file. Fillers that can't be read are left out: they are for the card's sake, and a bad
-/// sector that nobody asked for must not keep a merge from being done. The place of each entry depends on
-/// how many there are, so then everything is written anew; and with no fillers at all, should others be bad the next
-/// time.
+/// Writes the table into a file. Leaves out fillers that can't be read: they only spare the card,
+/// and a bad sector outside of the data must not stop a merge. The place of each entry depends on
+/// their number, so everything is then written again; and without any fillers, if others turn out
+/// to be bad at the second try.
 fn write_table(data: &Data, copies: Budget) -> Result<(File, Sectors)> {
     let mut fewer: Option<Vec<Exception>> = None;
     loop {
@@ -122,7 +123,8 @@ fn write_table(data: &Data, copies: Budget) -> Result<(File, Sectors)> {
         let card = data.card.map(|card| Disk::open(&block::path(card))).transpose()?;
         let bad = write_areas(&file, areas, Disk::open(&block::path(data.store))?, card)?;
         if let Some(mark) = data.mark {
-            // The kernel reads no more than the first 16 bytes of that chunk, and writes it only to give the table up.
+            // The kernel reads only the first 16 bytes of that chunk, and writes it only to
+            // invalidate the table.
             file.write_all_at(&mark.encode(), MARK_AT as u64).doing(|| "write the view's table")?;
         }
         if bad.is_empty() {
@@ -138,13 +140,13 @@ fn chunks(sectors: Sectors) -> u64 {
     sectors.0.div_ceil(CHUNK_SECTORS)
 }
 
-/// A quarter of the memory that is available may go into copies: they make fewer and larger
-/// writes, and are given back after the merge.
+/// How many chunks may be copied to join neighbours: a quarter of the available memory. Copies make
+/// fewer and larger writes, and are freed after the merge.
 pub fn copy_budget() -> Budget {
     memory::info().map_or(0, |memory| memory.available.0 / 4 / CHUNK_BYTES as u64)
 }
 
-/// Returns the chunks of the card that can't be read.
+/// Writes the areas and the copies. Returns the chunks of the card that can't be read.
 fn write_areas(
     file: &File,
     areas: Areas<'_>,
@@ -195,8 +197,8 @@ fn read_table(cow: DevNo, origin_chunks: u64, cow_chunks: u64) -> Result<Vec<Exc
     Ok(table)
 }
 
-/// Shows the metadata areas of a store that belong to its table: up to the first that is not
-/// full, or the device's end.
+/// Calls `each` with the metadata areas of a store that belong to its table: up to the first that
+/// is not full, or the device's end.
 fn each_area(store: DevNo, mut each: impl FnMut(&Chunk)) -> Result<()> {
     let mut reader = Disk::open(&block::path(store))?;
     let end = chunks(block::size(store)?);
@@ -230,7 +232,7 @@ pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
     Ok(seen)
 }
 
-/// Where the log ended when the table was made by which root reads it, if that is known.
+/// Where the log ended when the table was made by which root reads it; `None` if that is unknown.
 pub fn mark(stack: &Stack) -> Option<Mark> {
     let table = table_device(&stack.log_view.filter(|_| reads_log(stack))?)?;
     let first = Disk::open(&block::path(table)).ok()?.chunk(0).ok()?;
@@ -238,7 +240,7 @@ pub fn mark(stack: &Stack) -> Option<Mark> {
     Mark::decode(first.get(MARK_AT..)?).ok()
 }
 
-/// Root reads something of the flush log.
+/// Whether root reads something of the flush log.
 fn reads_log(stack: &Stack) -> bool {
     let logged = stack.logged.filter(|_| stack.is_under_root(Name::Logged));
     matches!(
@@ -268,7 +270,7 @@ pub fn failed_sectors(view: &Device) -> Result<Option<(Sectors, Sectors)>> {
     }))
 }
 
-/// What is left of a store's table; the kernel has no count of a store that overflowed.
+/// How much data a store's table holds; the kernel does not count a store that overflowed.
 pub fn left(store: DevNo) -> Result<Bytes> {
     let mut exceptions = 0;
     each_area(store, |area| exceptions += format::exceptions(area).count() as u64)?;

@@ -1,14 +1,16 @@
-//! A merge without a FLUSH after each run.
+//! Merges without a FLUSH after each run, by declaring the write cache of two devices off.
 //!
-//! `snapshot-merge` flushes the origin's write cache after every run, and the store's with every change of its
-//! table, so that this table never runs ahead of the card. But it is in RAM: gone after a power cut, whatever it
-//! says. So those FLUSHes protect nothing; one of the card itself, before the RAM copy is given up, does.
+//! `snapshot-merge` flushes the origin's write cache after every run, and the store's with every
+//! change of its table, so that this table never runs ahead of the card. But the table is in RAM,
+//! and gone after a power cut. So those FLUSHes protect nothing; one FLUSH of the card itself,
+//! before the RAM copy is given up, does.
 //!
-//! The kernel sends them to the devices that the layer's table names: cowflush-origin, and by way of the view
-//! cowflush-log. Of a device that it believes to have no write cache it ends a FLUSH at once
-//! (`submit_bio_noacct`). So these two are told to have none, while such a merge is waited for. The disk's own
-//! setting stays as it is, and so does what anybody else writes to it. A device that gets a table, or goes, loses
-//! the setting; one that a killed command left is put back by the next.
+//! The kernel sends them to the devices that the layer's table names: cowflush-origin, and by way
+//! of the view cowflush-log. For a device without a write cache it completes a FLUSH at once
+//! (`submit_bio_noacct`). So cowflush declares that these two have none, while it waits for such a
+//! merge. The disk's own setting stays as it is, so other programs' FLUSHes reach it. A device
+//! loses the setting when it gets a new table or is removed; what a killed command left, the next
+//! command puts back.
 
 use std::io;
 use std::io::ErrorKind;
@@ -25,8 +27,8 @@ fn ours(stack: &Stack) -> impl Iterator<Item = DevNo> {
     [stack.origin, stack.log].into_iter().flatten().map(|device| device.number)
 }
 
-/// Stops the FLUSHes, and returns whether it may: the FLUSHes of a root that writes through go this way, too.
-/// A kernel that doesn't let itself be told goes on sending them. May be called again.
+/// Stops the FLUSHes, unless root writes through, whose own FLUSHes go through these devices.
+/// Returns whether it did. On a kernel without the setting the FLUSHes go on. May be called again.
 pub fn declare_off(stack: &Stack) -> bool {
     let allowed = stack.mode() == Some(Mode::Deferring);
     if allowed {
@@ -58,7 +60,7 @@ fn put_back(device: DevNo) -> io::Result<()> {
         _ => {}
     }
     match block::set_write_cache(device, FLUSHED) {
-        // It never had a write cache, since the card has none.
+        // The device never had a write cache, since the card has none.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         done => done,
     }

@@ -1,4 +1,4 @@
-//! Appending a sealed COW to the log as one segment.
+//! Appends a sealed COW to the log as one segment.
 //!
 //! The order makes it safe against a power cut: head, table and data are written first; a FLUSH
 //! makes them durable; only then is the commit record written, and made durable by a second FLUSH.
@@ -18,7 +18,7 @@ use crate::pure::units::Bytes;
 use crate::sys::disk::Disk;
 use crate::sys::{random, time};
 
-/// Is told now and then how much is left to be written; an error ends the append.
+/// A callback that gets how much is left to be written; its error ends the append.
 pub type Watch<'a> = dyn FnMut(Bytes) -> Result<()> + 'a;
 
 /// What to do when the log can't be written to.
@@ -30,8 +30,8 @@ pub const APPEND_AGAIN: &str = "Nothing is lost: all data stay in RAM and can be
 impl FlushLog {
     /// Appends what `table` says stands on `cow`; `card` is what it is sealed over. It must fit.
     ///
-    /// When this returns well the segment is durable. If it fails, nothing is lost: the data are in
-    /// RAM, and what was in the log before is still there.
+    /// On success the segment is durable. On an error nothing is lost: the data are in RAM, and
+    /// what was in the log before is still there.
     pub fn append(
         &mut self,
         table: &[Exception],
@@ -43,8 +43,9 @@ impl FlushLog {
             if error.exit_code() == Exit::Interrupted {
                 return error;
             }
-            // A direct write that fails halfway may leave its rest in the page cache: written or given
-            // up now, else it counts as dirty for half a minute and makes writers wait.
+            // A direct write that fails halfway may leave data in the page cache. The sync writes
+            // or drops them now; otherwise they would count as dirty for half a minute and make
+            // writers wait.
             let _ = self.disk.sync();
             error.advise(APPEND_AGAIN).exit(Exit::Card)
         })
@@ -88,7 +89,8 @@ impl FlushLog {
         Ok(())
     }
 
-    /// Makes sure once more that the last segment is durable, all of which is there.
+    /// Writes the commit record of the last segment again, and makes it durable. All the rest of
+    /// the segment is there.
     pub fn commit_again(&mut self) -> Result<()> {
         let Some(mut last) = self.chain.segments.pop() else { return Ok(()) };
         let commit = self.disk.sync().and_then(|()| self.commit(&last.head));
@@ -112,7 +114,7 @@ impl FlushLog {
         Ok(commit)
     }
 
-    /// What root's telling places hold now, on the card and with the log applied.
+    /// The fingerprints of root, on the card and with the log applied.
     fn fingerprints(&self, card: &mut Disk) -> Result<[Fingerprint; FINGERPRINTS]> {
         let head = card.chunk(0)?;
         let kind = superblock::identify(&head).map(|found| found.kind);
@@ -127,7 +129,7 @@ impl FlushLog {
     }
 }
 
-/// What a segment of this would have as its table.
+/// The table that a segment of these data would have.
 pub fn entries(table: &[Exception], cow: &mut Disk) -> Result<Vec<Entry>> {
     let mut entries = Vec::with_capacity(table.len());
     each_run(table, cow, |run, data| {
@@ -157,7 +159,7 @@ fn each_run(
     Ok(())
 }
 
-/// Collects what is written one after the other into large requests, around the ring's end.
+/// Collects consecutive writes into large requests, across the ring's end.
 struct Stream<'a> {
     log: &'a mut FlushLog,
     position: u64,
@@ -169,7 +171,7 @@ impl<'a> Stream<'a> {
         Self { log, position, buffer: Vec::with_capacity(PIECE * CHUNK_BYTES) }
     }
 
-    /// Takes whole chunks.
+    /// Adds whole chunks.
     fn put(&mut self, chunks: &[u8]) -> Result<()> {
         for chunk in chunks.chunks_exact(CHUNK_BYTES) {
             self.buffer.extend_from_slice(chunk);

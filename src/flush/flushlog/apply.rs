@@ -1,7 +1,8 @@
-//! Applying a log to root without device-mapper: for a boot with `cowflush=off`, and offline.
+//! Applies a log to root without device-mapper: for a boot with `cowflush=off`, and offline.
 //!
-//! The order: everything is copied, in the order of root and in two parts (see [`parts`]), each of which a FLUSH makes
-//! durable; only then may the caller start a new generation in the log. Cut short at any moment it can be begun again.
+//! The order: everything is copied, in the order of root and in two parts (see [`parts`]), each of
+//! which a FLUSH makes durable; only then may the caller start a new generation in the log. If it
+//! is cut short at any moment it can be repeated.
 
 use super::FlushLog;
 use crate::error::{Error, Exit, Result};
@@ -24,9 +25,9 @@ impl FlushLog {
 
     /// Whether the log fits root, and if not, why.
     ///
-    /// Where root is `torn`, so that there is no filesystem to be seen, a telling chunk that the
-    /// log has may hold anything: a card that loses its power while it writes that chunk leaves rubbish there, and a
-    /// filesystem that somebody else mounted would be one.
+    /// Where root is `torn`, so that no filesystem is recognised, a fingerprinted chunk that the
+    /// log holds may have any content: a card that loses its power while it writes that chunk
+    /// leaves garbage there. A root that another system mounted would show a filesystem.
     pub fn fit(&self, root: &mut Disk, torn: bool) -> Result<Fit> {
         let segments = &self.chain.segments;
         let last = segments.iter().filter_map(|segment| segment.table.last()).map(|last| last.old);

@@ -1,5 +1,5 @@
-//! Before anything is written to the log in use, or to root past it: the log on the card is compared with what
-//! root reads through it. [`crate::pure::flushlog::agree`] decides.
+//! Compares the log on the card with what root reads through it, before anything is written to the
+//! log in use or to root past it. [`crate::pure::flushlog::agree`] decides.
 
 use super::append::entries;
 use super::{FlushLog, READ_AGAIN};
@@ -13,16 +13,16 @@ use crate::pure::stack::{Device, Name, Stack};
 use crate::sys::block;
 use crate::sys::disk::Disk;
 
-/// The log in use, and how what was asked for may be done.
+/// The log in use, and how the write may proceed.
 pub struct Guarded {
-    /// It. `None`: it can't be used, but that is no reason not to do it.
+    /// The log. `None`: it can't be used, and the write may proceed all the same.
     pub log: Option<FlushLog>,
-    /// How.
+    /// How the write may proceed.
     pub go: Go,
 }
 
-/// Whether `act` may be done with the stack's log; `forget`: the owner has said that flushes which root does not have
-/// may be dropped. `sealed` is what is to be appended, and where it is.
+/// Whether `act` may be done with the stack's log; `forget`: the owner allowed that flushes are
+/// dropped that root does not have. `sealed` is what is to be appended, and the disk that it is on.
 pub fn check(
     stack: &Stack,
     act: Act,
@@ -31,8 +31,8 @@ pub fn check(
 ) -> Result<Guarded> {
     let on = |log| Ok(Guarded { log, go: Go::On });
     let Some(partition) = stack.log_partition() else { return on(None) };
-    // Where the log ends as root's table of it says, both hold the same: to append asks for no more. All of it is read only
-    // when that is not so, to learn what it is.
+    // If the log ends as root's table of it says, both hold the same, which is enough for an
+    // append. Only otherwise is all of the log read, to learn what differs.
     let mark = (act == Act::Append).then(|| view::mark(stack)).flatten();
     if let Some(log) = mark.and_then(|mark| FlushLog::open_at(&block::path(partition), &mark)) {
         return on(Some(log));
@@ -41,7 +41,8 @@ pub fn check(
     let mut log = match FlushLog::open_in_use(&block::path(partition)) {
         Ok(log) => log,
         Err(error) => {
-            // What can't be read may hold flushes that root does not have, and what is damaged no more.
+            // A log that can't be read may hold flushes that root does not have; a damaged one does
+            // not any more.
             let damaged = !error.exit_code().may_be_intact();
             let past = match act {
                 Act::Append => false,
@@ -56,7 +57,7 @@ pub fn check(
     };
     let mut agreement = agree::compare(&log.chain, &seen);
     if let Agreement::More(_) = agreement {
-        // The boot looked at the data, too, and may have ended the chain there.
+        // The boot verified the data as well, and may have ended the chain at damaged data.
         log.verify();
         agreement = agree::compare(&log.chain, &seen);
     }
@@ -94,7 +95,7 @@ impl FlushLog {
         Ok(if self.is_held(stack, from)? { Extra::Held } else { Extra::Missing })
     }
 
-    /// Nothing reads the log, and root was written to since by other ways.
+    /// Whether root does not read the log, and was written to past it since.
     fn is_stale(&self, stack: &Stack) -> Result<bool> {
         match stack.card() {
             Some((card, _)) if !stack.is_under_root(Name::Logged) => {
@@ -123,7 +124,7 @@ impl FlushLog {
         Ok(true)
     }
 
-    /// Why nothing is written, and what to do.
+    /// The error that says why nothing is written, and what to do.
     pub(super) fn refuse(&self, act: Act, agreement: Agreement) -> Error {
         let what = match act {
             Act::Append => "append to the flush log",
@@ -155,7 +156,7 @@ impl FlushLog {
     }
 }
 
-/// The log can't be used at all.
+/// The error for a log that can't be used at all.
 fn without(error: Error, damaged: bool) -> Error {
     error.advise(if damaged { DAMAGED } else { READ_AGAIN }).exit(Exit::Card)
 }

@@ -1,4 +1,4 @@
-//! Making a log, and starting a new generation in it.
+//! Makes a log, and starts a new generation in one.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::pure::units::Bytes;
 use crate::sys::disk::Disk;
 use crate::sys::{random, time};
 
-/// What a new log is asked to be.
+/// The options for a new log.
 #[derive(Clone, Copy, Debug)]
 pub struct LogOptions {
     /// The root that it will belong to.
@@ -78,8 +78,8 @@ impl FlushLog {
     /// Starts a new generation: nothing that is in the log counts from here on. It begins where
     /// the last one ended, so that the ring is worn evenly.
     ///
-    /// To be called when everything in it is durable on root, `merged` chunks of it; or to make
-    /// sure that nothing in it is ever applied, before root is written to directly.
+    /// Call it when everything in the log is durable on root, `merged` chunks of it; or before root
+    /// is written to directly, to make sure that nothing in the log is ever applied.
     pub fn reset(&mut self, merged: u64) -> Result<()> {
         let life = self.life();
         let life = Life {
@@ -90,8 +90,9 @@ impl FlushLog {
         self.renew(Header { life, ..self.chain.header })
     }
 
-    /// Notes what root is now. What is in the log stays in it: both headers lead to the same segments, so
-    /// a power cut between them changes nothing. Root must not be smaller than what the segments hold.
+    /// Notes root's present place and UUID in the header. The segments stay: both headers lead to
+    /// the same ones, so a power cut between the two writes changes nothing. Root must not be
+    /// smaller than what the segments hold.
     pub fn rebind(&mut self, root: Owner) -> Result<()> {
         let header = self.chain.header;
         let header = Header {
@@ -106,7 +107,8 @@ impl FlushLog {
         Ok(())
     }
 
-    /// Before the first segment of this program's format: from here on an older program leaves the log alone.
+    /// Raises the format in the header before the first segment of this program's format, so that
+    /// an older program leaves the log alone.
     pub(super) fn raise(&mut self) -> Result<()> {
         let header = self.chain.header;
         if FORMAT == Format::default().0 || header.format.0 >= FORMAT {
@@ -121,7 +123,8 @@ impl FlushLog {
 
     fn renew(&mut self, header: Header) -> Result<()> {
         if matches!(self.chain.end, ChainEnd::Unreadable { .. }) {
-            // What was not seen must not pass for younger than what comes next, should it be read again.
+            // Segments that can't be read now must not look younger than the next one if they
+            // become readable.
             self.chain.skip_unseen();
         }
         let (ring, next) = (self.chain.ring, self.chain.next);
@@ -129,7 +132,7 @@ impl FlushLog {
         let id = layout::unique(random::random()?, next.sequence);
         let start = Link { id, behind, ..next };
         let number = header.number.saturating_add(1);
-        // Nothing is in it, so any program may go on with it.
+        // The log is empty, so any version may use it.
         let header = Header { format: Format::default(), start, number, ..header };
         self.write_header(header)?;
         let (segments, next) = (Vec::new(), header.start);
@@ -137,8 +140,8 @@ impl FlushLog {
         Ok(())
     }
 
-    /// Writes both copies, one after the other: a power cut leaves one of them intact, the older
-    /// or the younger. One that can't be written leaves the log usable with the other.
+    /// Writes both copies, one after the other: a power cut leaves one of them intact, the older or
+    /// the younger. If one can't be written, the log works with the other.
     fn write_header(&mut self, header: Header) -> Result<()> {
         let mut chunk = [0; CHUNK_BYTES];
         for (to, from) in chunk.iter_mut().zip(header.encode()) {

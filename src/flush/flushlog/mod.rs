@@ -29,7 +29,7 @@ pub enum Sought {
     Log(Box<FlushLog>),
     /// A log that can't be read, or something that can't be read and may be one.
     Unclear(Error),
-    /// One of a format that this program does not know: what its header says of it, and what to do.
+    /// A log of a format that this program does not know: its header, and what to do.
     Newer(Box<Header>, Error),
 }
 
@@ -58,13 +58,13 @@ impl FlushLog {
         Self::read(Disk::open(path)?, false)
     }
 
-    /// Looks whether there is a log.
+    /// Looks for a log at `path`.
     pub fn seek(path: &Path) -> Sought {
         let mut disk = match Disk::open(path) {
             Ok(disk) => disk,
             Err(error) => return Sought::Unclear(error),
         };
-        // Too small for one, like the entry of an extended partition.
+        // Too small for a log, like the entry of an extended partition.
         if Ring::new(disk.chunks(), 1).is_none() {
             return Sought::Nothing;
         }
@@ -82,7 +82,7 @@ impl FlushLog {
         }
     }
 
-    /// From here on it can be written to, too.
+    /// Opens the log for writing as well.
     pub fn make_writable(&mut self) -> Result<()> {
         self.disk = Disk::open_writable(self.disk.path())?;
         Ok(())
@@ -131,7 +131,7 @@ impl FlushLog {
         Ok(found.header)
     }
 
-    /// By what the log at `path` is known, also if this program knows no more of it. `None`: it can't be read.
+    /// The UUID of the log at `path`, even of a newer format. `None`: it can't be read.
     pub fn uuid_at(path: &Path) -> Option<Uuid> {
         let mut disk = Disk::open(path).ok()?;
         let chunks = disk.chunks();
@@ -158,7 +158,7 @@ impl FlushLog {
         owner(self.header())
     }
 
-    /// Something in it counts, or did.
+    /// Whether it holds flushes, or did before damage.
     pub fn has_flushes(&self) -> bool {
         !self.chain.segments.is_empty()
             || !matches!(self.chain.end, ChainEnd::Clean | ChainEnd::Torn)
@@ -169,7 +169,7 @@ impl FlushLog {
         self.chain.segments.iter().filter(|segment| segment.is_flush())
     }
 
-    /// Figures since it was made, with the segments that are in it now.
+    /// Figures since the log was made, including the segments that are in it now.
     pub fn life(&self) -> Life {
         let life = self.chain.header.life;
         let chunks = self.flushes().map(|segment| u64::from(segment.head.count));
@@ -180,12 +180,12 @@ impl FlushLog {
         }
     }
 
-    /// Where it is.
+    /// The path of its partition.
     pub fn path(&self) -> &Path {
         self.disk.path()
     }
 
-    /// Nothing was appended to it since its generation began, not even in part.
+    /// Whether nothing was appended since its generation began, not even in part.
     pub fn is_unused(&self) -> bool {
         self.chain.segments.is_empty() && self.chain.end == ChainEnd::Clean
     }
@@ -212,7 +212,7 @@ impl FlushLog {
 
     /// What became of a flush that was cut short at the log's end.
     pub fn torn(&self) -> &'static str {
-        // A segment without its commit record counts when everything else of it is there.
+        // A segment without its commit record counts if everything else of it is intact.
         match self.chain.segments.last() {
             Some(last) if !last.committed && last.is_flush() => {
                 "the last flush was cut short after it had written everything: it counts"
@@ -298,8 +298,8 @@ fn explain(path: &Path, why: &LogError) -> Error {
         .exit(exit)
 }
 
-/// What one flush can put into the flush log of `stack`. Without one, or when it can't be read, no limit:
-/// it says so itself when it is needed.
+/// What one flush can put into the flush log of `stack`. No limit without a log, or if it can't be
+/// read: the append will report that.
 pub fn log_capacity(stack: &Stack) -> Bytes {
     let capacity = stack.log_partition().map(|log| FlushLog::capacity_at(&block::path(log)));
     capacity.and_then(Result::ok).unwrap_or(Bytes::MAX)
@@ -317,7 +317,7 @@ mod tests {
     use crate::pure::flushlog::chain::Live;
     use crate::pure::flushlog::format::{FORMAT, Format};
 
-    /// An empty log, and a root, in files that end with it.
+    /// An empty log and a root, in files that the drop removes.
     struct Files(PathBuf);
 
     impl Files {
@@ -359,11 +359,11 @@ mod tests {
         assert!(error.exit_code().may_be_intact());
         let Sought::Newer(header, _) = FlushLog::seek(&at) else { panic!() };
         assert_eq!(owner(&header), log.owner());
-        // Who can read it has merged it.
+        // Only a program that can read the log has merged it.
         log.reset(0).unwrap();
         assert_eq!(FlushLog::header_at(&at).unwrap().format, Format::default());
         assert!(FlushLog::open(&at).unwrap().whole);
-        // And whoever appends says first of what format that is.
+        // A program that appends first notes the format.
         let mut data = Disk::open(&files.0.join("root")).unwrap();
         let mut card = Disk::open(&files.0.join("root")).unwrap();
         log.append(&[Exception { old: 3, new: 4 }], &mut data, &mut card, &mut |_| Ok(())).unwrap();

@@ -18,8 +18,9 @@ impl FlushLog {
         begun(bytes, self.header().uuid, self.chain.next.id)
     }
 
-    /// Notes that so many have. No FLUSH goes with it: after a cut that comes so soon one boot more is no loop, and a card
-    /// without one has written it by the time somebody pulls the plug of a machine that hangs.
+    /// Notes that `count` boots have begun. It sends no FLUSH: if a power cut comes that soon, one
+    /// more boot does not make a loop; and until somebody pulls the plug of a machine that hangs,
+    /// the card has written it.
     pub fn note_tries(&mut self, count: u32) -> Result<()> {
         let tries = Tries { log: self.header().uuid, last: self.chain.next.id, count };
         self.disk.write_sector(last_chunk(self.header().chunks), AT, &tries.encode())
@@ -30,8 +31,9 @@ fn last_chunk(chunks: u64) -> u64 {
     chunks.saturating_sub(1)
 }
 
-/// This system runs. Nothing is written where a flush will say so, or has: a boot's sector is all that it costs. But where
-/// the next boot would do without the stack, as on a system whose power is always cut before its first flush, one more is.
+/// Notes that this system has come up. It writes nothing where a flush says the same, so that a
+/// boot costs one sector. It writes a second one only if the next boot would do without the stack,
+/// as on a system whose power is always cut before its first flush.
 pub fn reached(control: &Control) -> Result<()> {
     let note = run_dir::read(run_dir::BOOT).unwrap_or_default();
     let tries = notes::value(&note, "tries").parse::<u32>().unwrap_or(0);

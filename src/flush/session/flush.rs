@@ -25,9 +25,9 @@ use crate::sys::syncing::{Synced, Syncing, write_out};
 use crate::sys::{block, memory, time};
 use crate::throttle;
 
-/// How long root's new tables may take to load while memory is short, at worst: nothing holds writers
-/// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a longer
-/// handover.
+/// How long root's new tables take to load at worst, while memory is short. Nothing holds writers
+/// back meanwhile unless their filesystem is frozen. A COW with room for less is sealed with a
+/// longer handover.
 const PREPARING: Duration = Duration::from_millis(100);
 
 impl Session<'_> {
@@ -35,7 +35,8 @@ impl Session<'_> {
     /// in root itself.
     pub fn flush(&mut self, options: FlushOptions) -> Result<Outcome> {
         let mut stack = self.context.observe()?;
-        // A filesystem in trouble can't write everything out; what it could is still flushed.
+        // A filesystem with errors can't write everything out; what it could write is still
+        // flushed.
         let mut synced = Synced::Unknown;
         if !options.hurry {
             synced = remembered(self.sync(&stack)?);
@@ -55,7 +56,7 @@ impl Session<'_> {
             (_, SnapshotStatus::Invalid) => {
                 return Err(explain(PlanError::Lost(Name::Root)));
             }
-            // Where it is not known what is in the page cache a freeze writes that out.
+            // If it is unknown what is in the page cache, a freeze writes it out.
             (_, SnapshotStatus::Used(usage))
                 if usage.data().0 == 0 && synced != Synced::Unknown =>
             {
@@ -78,7 +79,7 @@ impl Session<'_> {
         Ok(Outcome::flushed(record, seen).after(self.refused.take()))
     }
 
-    /// Nothing of this command's own was there to be made durable.
+    /// The outcome of a flush that found nothing to make durable.
     fn nothing(&mut self, seen: Seen) -> Outcome {
         let found = (self.done.durable > Bytes(0)).then(|| self.note(Duration::ZERO));
         Outcome::remainder(found).and(Outcome::nothing(seen)).after(self.refused.take())
@@ -91,7 +92,8 @@ impl Session<'_> {
         Ok(settled.of_log())
     }
 
-    /// Seals `stack`, which was observed just now, and brings it to rest again, also when the seal failed halfway.
+    /// Seals `stack`, which was observed just now, and settles it, also when the seal failed
+    /// halfway.
     pub(super) fn seal(
         &mut self,
         stack: &Stack,
@@ -100,10 +102,11 @@ impl Session<'_> {
     ) -> Result<(Sealed, Settled)> {
         let freeze = self.freeze(stack);
         let sealed = seal::run(&mut self.context, stack, after, freeze);
-        // A seal that failed may have left root suspended, which the plan mends, but not a throttle.
+        // A failed seal may have left root suspended. The plan repairs that; an armed throttle
+        // would hide it.
         self.context.throttle.release();
         self.context.frozen = sealed.as_ref().is_ok_and(|(sealed, _)| sealed.frozen);
-        // By this the throttle is armed for the fresh COW before writers go on.
+        // This arms the throttle for the fresh COW before writers go on.
         let found = self.context.observe();
         match sealed {
             Ok((sealed, frozen_root)) => {
@@ -114,7 +117,7 @@ impl Session<'_> {
             }
             Err(error) => {
                 self.foreign |= error.exit_code() == Exit::Busy;
-                // What the seal left is mended where it can be; what is said is why it failed.
+                // Repairs what the seal left, as far as possible; the error is the seal's.
                 let _ = found.and_then(|found| self.settle_from(found, goal));
                 Err(error)
             }
@@ -135,7 +138,7 @@ impl Session<'_> {
         };
         let level = self.context.cow_limits(stack).level(status, &memory);
         let hurries = level.is_some_and(|level| !level.lasts(PREPARING));
-        // One that was refused writes has shut down, most likely, and stays so until the next boot.
+        // A filesystem that was refused writes has most likely shut down, until the next boot.
         let can = can && !run_dir::has_overflowed() && !self.foreign;
         match (can, hurries) {
             (false, _) => Freeze::Never,
@@ -144,10 +147,10 @@ impl Session<'_> {
         }
     }
 
-    /// Writes the page cache out while writers are free, so that little is left for the seal, which
-    /// stops them. It is given up once the COW is so full that they would have to wait: the seal's
-    /// freeze does the same, and nothing but the seal makes room: at that mark the throttle holds writers back, and what is
-    /// written out waits for it as well.
+    /// Writes the page cache out while writers go on, so that little is left for the seal, which
+    /// stops them. It gives up once the COW is so full that writers would have to wait. From there
+    /// on the throttle holds writers back, and the write-out waits for it as well; only the seal
+    /// makes room, and its freeze writes the page cache out, too.
     fn sync(&self, stack: &Stack) -> Result<Synced> {
         let cow_limits = self.context.cow_limits(stack);
         let mut message = Message::about(Name::Root);
@@ -190,8 +193,8 @@ impl Session<'_> {
     }
 }
 
-/// The kernel tells once that it gave up what it could not write out, and what it gave up is not made good by what is written later: it
-/// is remembered until the next boot.
+/// Remembers until the next boot that the kernel could not write something out. The kernel reports
+/// that only once, and later writes don't make up for what it dropped.
 fn remembered(synced: Synced) -> Synced {
     match synced {
         Synced::Failed(Errno::EIO | Errno::EROFS) => run_dir::note_unwritten(),
@@ -210,12 +213,12 @@ pub(super) fn sync_root() -> Result<()> {
     write_out(&open_root()?).map(drop).doing(|| "sync the root filesystem")
 }
 
-/// The note is for people; a /run that is gone is no error.
+/// Writes the note of a flush. It is for people, so a missing /run is not an error.
 pub(super) fn remember(record: &Record) {
     let _ = run_dir::write(run_dir::LAST_FLUSH, &record.to_text());
 }
 
-/// The last word to the card: everything merged or written through becomes durable.
+/// Sends the card a FLUSH: everything merged or written through becomes durable.
 pub(super) fn flush_card(stack: &Stack) -> Result<()> {
     match stack.card() {
         Some((card, Sectors(_))) => block::flush(card),

@@ -36,14 +36,16 @@ pub struct Session<'a> {
     context: Context<'a>,
     command: &'static str,
     reason: String,
-    /// What had changed.
+    /// What had changed, if the flush came for a change.
     path: String,
-    /// Another program had frozen it. Who tries again after that, as a shutdown does, can't wait for its thaw.
+    /// Another program had frozen root's filesystem. A second try, as a shutdown makes, can't wait
+    /// for its thaw.
     foreign: bool,
-    /// What was done since then, and is noted nowhere yet, be it what an earlier command had sealed.
+    /// What was done since `since` and is not noted yet, including what an earlier command had
+    /// sealed.
     done: Settled,
     since: Instant,
-    /// What the card said when it refused what was then done in another way.
+    /// The card's error, where something was then done in another way.
     refused: Option<String>,
 }
 
@@ -51,8 +53,8 @@ impl<'a> Session<'a> {
     /// Takes the lock, for the command of this name. Such a session has to be settled before it can
     /// do anything: [`settled`](Self::settled), [`settled_anyhow`](Self::settled_anyhow).
     ///
-    /// While another command has the lock, `waits` is told so again and again, and says whether to wait on. A signal ends
-    /// that as well.
+    /// While another command has the lock, `waits` is called again and again, and says whether to
+    /// go on waiting. A signal ends the wait as well.
     pub fn begin(
         command: &'static str,
         config: &'a Config,
@@ -63,11 +65,11 @@ impl<'a> Session<'a> {
         prepare_process()?;
         let control = Control::open()?;
         let throttle = ThrottleOf::Command(Throttle::ready(&control)?);
-        // By trying, and not by looking whether it is free: somebody else may be faster, such as the daemon, whose next
-        // flush may be due.
+        // It tries to take the lock, since after a mere look another process may be faster, such as
+        // the daemon with its next flush.
         while let Err(error) = lock::take(&control) {
             let busy = error.exit_code() == Exit::Busy;
-            // In this order: who does not wait here asks for the signal itself.
+            // In this order: a caller that does not wait reads the signal itself.
             if !busy || !waits(&error) || signals.arrived().is_some() {
                 return Err(error);
             }
@@ -152,13 +154,14 @@ impl<'a> Session<'a> {
         self.ready(&stack)
     }
 
-    /// Looks at what an earlier command left. The throttle comes before all else: to read the log from a card that is busy
-    /// may take long.
+    /// Looks at what an earlier command left. The throttle is armed before all else: reading the
+    /// log from a busy card may take long.
     fn prepare(&mut self) -> Result<Stack> {
         let found = context::tables(&self.context.control)?;
-        // A seal that was killed together with its guard may have left root's filesystem frozen. Where it
-        // left root suspended, too, who wakes it up thaws: to thaw is to write. Never with a throttle: whoever waits
-        // at one may hold what a thaw needs, and a seal of this process thaws by itself.
+        // A seal that was killed together with its guard may have left root's filesystem frozen. If
+        // it left root suspended as well, the step that wakes root up thaws it, since a thaw
+        // writes. Never while a throttle is armed: a process that waits at it may hold a lock that
+        // the thaw needs, and a seal of this process thaws by itself.
         let awake = found.root.is_some_and(|root| !root.suspended);
         if awake && !self.context.throttle.is_armed() {
             seal::thaw_root();
@@ -177,12 +180,12 @@ impl<'a> Session<'a> {
         }
         let found = self.context.observe()?;
         let settled = self.settle_from(found, Goal { direct: true, ..Goal::default() })?;
-        // What to do about it is done.
+        // The advice is dropped: this already does what it says.
         self.refused.get_or_insert(error.advise("").to_string());
         Ok(settled)
     }
 
-    /// Everything is settled: what that gave back may be used.
+    /// Ends the preparation: everything is settled, and the memory that was given back may be used.
     fn ready(mut self, stack: &Stack) -> Result<Self> {
         self.measure(stack)?;
         // A flush that was killed may have left the COW small.
@@ -190,20 +193,21 @@ impl<'a> Session<'a> {
         Ok(self)
     }
 
-    /// Learns how large the COW may be.
+    /// Computes how large the COW may be.
     fn measure(&mut self, stack: &Stack) -> Result<()> {
         let (memory, held) = (memory::info()?, held_in_ram(stack)?);
         self.context.limit = self.context.cow_limits(stack).limit(&memory, held);
         Ok(())
     }
 
-    /// Flushes that the log holds and root does not have, since they could not be read, may be dropped.
+    /// Sets whether flushes may be dropped that the log holds and root does not have, since they
+    /// could not be read.
     pub fn forgetting(mut self, forget: bool) -> Self {
         self.context.forget = forget;
         self
     }
 
-    /// Says why, for the record, and what had changed, if that is why.
+    /// Sets the reason for the record, and what had changed, if that is the reason.
     pub fn because(mut self, reason: impl std::fmt::Display, path: String) -> Self {
         (self.reason, self.path) = (reason.to_string(), path);
         self
@@ -214,8 +218,8 @@ impl<'a> Session<'a> {
         self.context.limit
     }
 
-    /// Looks, and brings the stack to rest, while writers may be at work. While a COW is sealed they have less
-    /// room than usual.
+    /// Observes and settles the stack, while writers may be at work. While a COW is sealed they
+    /// have less room than usual.
     fn settle(&mut self, goal: Goal) -> Result<Settled> {
         let found = self.context.observe()?;
         self.settle_from(found, goal).map(|(settled, _)| settled)
@@ -228,12 +232,12 @@ impl<'a> Session<'a> {
         if let Ok((settled, _)) = &settled {
             self.done.add(settled);
         }
-        // In this order: what waits at the throttle needs the room. Nothing was freed by a failure.
+        // In this order: writers at the throttle need the room. A failure has freed nothing.
         let settled = settled.and_then(|(settled, stack)| {
             self.grow(&stack)?;
             Ok((settled, stack))
         });
-        // Writers may not run ahead of whoever looks after the COW from here on.
+        // From here on writers must not run ahead of the process that watches the COW.
         priority::realtime(true);
         if settled.is_ok() {
             self.context.throttle.release_own();
@@ -241,13 +245,14 @@ impl<'a> Session<'a> {
         settled
     }
 
-    /// During a flush the fresh COW had to share the memory with the sealed one. It keeps its slack: while
-    /// the lock goes from one process to the next nobody looks after it for a moment.
+    /// During a flush the fresh COW had to share the memory with the sealed one. The larger COW
+    /// keeps its slack: while the lock passes from one process to the next, none watches the COW
+    /// for a moment.
     fn grow(&self, stack: &Stack) -> Result<()> {
         let Context { control, limit, log_capacity, .. } = &self.context;
         match stack.root.and_then(|root| root.target()) {
             Some(Target::Snapshot { cow, .. }) => {
-                // What was sealed goes first: what it held is room.
+                // The sealed COW goes first, since its memory is the room.
                 cow_device::release_strays(control);
                 cow_device::grow(control, cow, *limit, *log_capacity)
             }
@@ -255,18 +260,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The stack as it is now, for who tells of it.
+    /// The stack as it is now, for messages.
     pub fn stack(&self) -> Result<Stack> {
         self.context.control.stack()
     }
 }
 
 impl Drop for Session<'_> {
-    /// Gives the lock back, but not with a throttle that stays armed. In this order: whoever takes the lock next
-    /// must find root awake.
+    /// Gives the lock back, unless the throttle stays armed. In this order: the next process that
+    /// takes the lock must find root awake.
     fn drop(&mut self) {
         self.context.throttle.release_own();
-        // Whoever came for something else, or failed after that.
+        // This command came for something else, or failed after the flush.
         if self.done.durable > Bytes(0) {
             self.note(Duration::ZERO);
         }
@@ -276,7 +281,8 @@ impl Drop for Session<'_> {
     }
 }
 
-/// Root will be suspended for moments, and this program may lie on it.
+/// Prepares this process for a suspended root, since the program may be on root: locks its memory
+/// and leaves root's folders.
 pub fn prepare_process() -> Result<()> {
     priority::exempt_from_oom_killer();
     priority::io_flusher();
@@ -284,7 +290,8 @@ pub fn prepare_process() -> Result<()> {
     // a folder on root this would wait for root.
     let _ = std::env::set_current_dir("/proc");
     mlock::all()?;
-    // Nor may a writer at memory speed be ahead of what follows, until a throttle is armed.
+    // Real-time priority, so that a writer at memory speed is not faster than the steps until a
+    // throttle is armed.
     priority::realtime(true);
     Ok(())
 }

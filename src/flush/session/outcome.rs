@@ -1,7 +1,7 @@
-//! How to flush, and what came of it.
+//! The options of a flush, and its outcome.
 //!
-//! What a command says of its success is printed from an [`Outcome`], which is made here and nowhere else, of what was
-//! seen while it flushed.
+//! A command reports its success only from an [`Outcome`], which only this file makes, from what
+//! was seen during the flush.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::pure::report::record::Record;
 use crate::pure::units::Bytes;
 use crate::sys::syncing::{Synced, WrittenOut};
 
-/// How to flush.
+/// The options of a flush.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlushOptions {
     /// Merge into the card without the flush log.
@@ -24,7 +24,8 @@ pub struct FlushOptions {
 }
 
 impl FlushOptions {
-    /// Whether a flush that left the log so full, in percent, merges it, where the owner wants that from `mark` on.
+    /// Whether a flush merges the log that it left `log_used` percent full, where the configuration
+    /// says to merge from `mark` on.
     ///
     /// While the COW fills up quickly there is no time for a merge, after which the writers would be let go
     /// with little room left. When the log has no room a flush merges by itself, with the sealed COW
@@ -34,7 +35,7 @@ impl FlushOptions {
     }
 }
 
-/// What a command did, and whether all that programs had written when it began is durable by that.
+/// What a command did, and whether all that programs had written when it began is durable now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     record: Option<Record>,
@@ -45,7 +46,7 @@ pub struct Outcome {
 /// What was seen while a filesystem was flushed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
-    /// Its COW has overflowed, now or before in this boot: it was refused writes.
+    /// Its COW has overflowed, now or earlier in this boot, so that it was refused writes.
     pub overflowed: bool,
     /// It was written out.
     pub synced: Synced,
@@ -67,20 +68,21 @@ impl Seen {
 }
 
 impl Outcome {
-    /// Data were made durable.
+    /// The outcome of a flush that made data durable.
     pub(super) fn flushed(record: Record, seen: Seen) -> Self {
-        // What was written while it was written out is whole only where it was frozen.
+        // Writes during the write-out are whole only if the filesystem was frozen.
         let unfrozen = (!seen.frozen).then_some(Incomplete::Unfrozen);
         Self { record: Some(record), incomplete: seen.incomplete().or(unfrozen), refused: None }
     }
 
-    /// Nothing was there to be made durable, but what programs had written may be in the page cache still.
+    /// The outcome of a flush that found nothing in the COW; what programs wrote may still be in
+    /// the page cache.
     pub(super) fn nothing(seen: Seen) -> Self {
         Self { record: None, incomplete: seen.incomplete(), refused: None }
     }
 
-    /// What an earlier command had sealed was made durable, or what programs wrote since this one has written
-    /// everything out.
+    /// The outcome for what an earlier command had sealed, or for what programs wrote after this
+    /// command had written everything out.
     pub(super) fn remainder(record: Option<Record>) -> Self {
         Self { record, incomplete: None, refused: None }
     }
@@ -90,7 +92,7 @@ impl Outcome {
         self.record.as_ref()
     }
 
-    /// The same, to add to it.
+    /// As [`Self::record`], to be added to.
     pub(super) fn record_mut(&mut self) -> Option<&mut Record> {
         self.record.as_mut()
     }
@@ -100,17 +102,17 @@ impl Outcome {
         self.incomplete
     }
 
-    /// The card had failed before this succeeded in another way: what could not be done, and why.
+    /// The card's first error, where the command then succeeded in another way.
     pub fn refused(&self) -> Option<&str> {
         self.refused.as_deref()
     }
 
-    /// The same, with what the card said.
+    /// Adds the card's error.
     pub(super) fn after(self, refused: Option<String>) -> Self {
         Self { refused: self.refused.or(refused), ..self }
     }
 
-    /// What a command that did this tells its caller.
+    /// The command's exit code.
     pub fn exit(&self) -> Exit {
         match (self.incomplete, &self.refused) {
             (Some(_), _) => Exit::Failed,
@@ -119,7 +121,7 @@ impl Outcome {
         }
     }
 
-    /// What was wrong, a line each, for the owner; empty when nothing was.
+    /// What went wrong, a line each, for the owner; empty when nothing did.
     pub fn complaints(&self) -> String {
         let mut text = String::new();
         if let Some(incomplete) = self.incomplete {
@@ -131,13 +133,13 @@ impl Outcome {
         text
     }
 
-    /// What a stop that was the machine's last comes to.
+    /// The last line of a stop before the machine goes down.
     pub fn last_word(&self) -> String {
         let saved = if self.incomplete.is_none() { "all data are on the card." } else { "" };
         format!("{saved}{}", self.complaints()).trim_start().to_owned()
     }
 
-    /// This and what a later part of the same command did, as one.
+    /// Adds the outcome of a later part of the same command.
     pub fn and(self, later: Self) -> Self {
         let record = match (self.record, later.record) {
             (Some(first), Some(mut record)) => {
@@ -161,7 +163,7 @@ impl Outcome {
     }
 }
 
-/// What had gone wrong before a flush, so that it could not save everything.
+/// Why a flush could not save everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incomplete {
     /// The COW was full: the filesystem was refused writes.
@@ -173,7 +175,7 @@ pub enum Incomplete {
 }
 
 impl fmt::Display for Incomplete {
-    /// What it means for the owner.
+    /// Writes what it means for the owner.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Overflow => {
@@ -194,8 +196,9 @@ impl fmt::Display for Incomplete {
     }
 }
 
-/// What a power cut would cost after a stop that failed. `flushed`: it had made everything durable before it failed;
-/// `pending`: what is in RAM only, where that is known; `logged`: the log holds something.
+/// What a power cut would cost after a failed stop. `flushed`: the stop had made everything durable
+/// before it failed. `pending`: how much is in RAM only, where that is known. `logged`: the log
+/// holds something.
 pub fn at_risk(flushed: bool, pending: Option<Bytes>, logged: bool) -> String {
     match (pending, flushed && logged) {
         (Some(Bytes(0)), true) => {
@@ -334,7 +337,7 @@ mod tests {
                 let some = at_risk(flushed, Some(Bytes(4096)), logged);
                 assert!(some.starts_with("NOT ON THE CARD: 4.0 KiB"), "{some}");
                 assert!(at_risk(flushed, None, logged).starts_with("NOT "), "it was lost, say");
-                // The page cache may have something, unless it was written out before.
+                // The page cache may hold something, unless it was written out before.
                 let none = at_risk(flushed, Some(Bytes(0)), logged);
                 assert_eq!(none.contains("in the flush log"), flushed && logged, "{none}");
                 assert!(!none.contains("all data are on the card"), "its FLUSH may have failed");

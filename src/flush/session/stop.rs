@@ -1,4 +1,4 @@
-//! Stop: root's writes go straight through to the card. Start: they are deferred again.
+//! Stop makes root's writes go straight through to the card; start defers them again.
 
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use crate::sys::dm::Control;
 use crate::sys::syncing::Synced;
 use crate::sys::{cow_threshold, signals};
 
-/// How much a stop accepts for its last step. More is worth another flush: everybody waits for that step. Without a
-/// log it is merged in the COW's own order, and a power cut meanwhile can tear what is in it.
+/// How much a stop accepts for its last step. For more it flushes again: all programs wait during
+/// that step. Without a log the kernel merges in the COW's own order, and a power cut meanwhile can
+/// tear root.
 const TAIL: Bytes = Bytes(256 << 10);
 /// How often a stop flushes to get below [`TAIL`] while writers are at work.
 const TAIL_TRIES: u32 = 4;
@@ -29,12 +30,13 @@ const TAIL_TRIES: u32 = 4;
 /// A last step that was done.
 struct Last {
     stall: Duration,
-    /// It went past the log, and what was sealed was frozen or not.
+    /// Set if it went past the log: whether what was sealed was frozen.
     past_log: Option<bool>,
 }
 
 impl Session<'_> {
-    /// A flush on the way down: a log that can't be written is no reason to lose what is in RAM.
+    /// A flush for a stop. If the log can't be written, it goes past the log, so that what is in
+    /// RAM is not lost.
     fn last_flush(&mut self) -> Result<Outcome> {
         self.flush(FlushOptions::default()).or_else(|error| {
             self.pass_by_log(error)?;
@@ -42,7 +44,7 @@ impl Session<'_> {
         })
     }
 
-    /// Merges the log; what that took is the flush's before it.
+    /// Merges the log, and counts that as part of the flush before it.
     fn merge_after(&mut self, flushed: &mut Outcome) -> Result<()> {
         self.merge()?;
         if let Some(record) = flushed.record_mut() {
@@ -89,8 +91,8 @@ impl Session<'_> {
         Ok(outcome)
     }
 
-    /// What is left in RAM goes to the card, and root's writes from then on: by way of the log if there is one that can be
-    /// written, so that a power cut does no harm.
+    /// Writes what is left in RAM to the card, and lets root write through from then on. It goes by
+    /// way of the log if there is one that can be written, so that a power cut does no harm.
     fn last_step(&mut self) -> Result<Last> {
         let not_emptied = match self.last_step_by_log() {
             Ok(Some(last)) => return Ok(last),
@@ -100,7 +102,8 @@ impl Session<'_> {
         self.last_step_past_log(not_emptied)
     }
 
-    /// Root is suspended meanwhile. `None`: there is no log, or root's COW overflowed, which may be large.
+    /// The last step by way of the log, with root suspended. `None`: there is no log, or root's COW
+    /// overflowed, and may be large.
     fn last_step_by_log(&mut self) -> Result<Option<Last>> {
         let stack = self.context.observe()?;
         let sound = matches!(stack.root.map(|root| root.status()), Some(SnapshotStatus::Used(_)));
@@ -108,15 +111,16 @@ impl Session<'_> {
             return Ok(None);
         }
         let context = &mut self.context;
-        // Nor may a terminal's Ctrl-Z stop this process now.
+        // A terminal's Ctrl-Z must not stop this process now.
         let done: Result<_> = signals::undisturbed(|| {
             let held = seal::hold(context, &stack)?;
             let Some(settled) = last_step::into_card(context)? else { return Ok(None) };
             Ok(Some((held.write_through()?, settled)))
         });
         let Some((stall, settled)) = done.or_else(|error| {
-            // Root goes on over what is sealed, as after any seal; where it could not wake up the plan knows how. A
-            // card that fails is the caller's, and who interrupts does not want to wait.
+            // Root goes on over what is sealed, as after any seal; if it did not wake up, the plan
+            // wakes it. An error of the card is left to the caller, and a signal means that the
+            // user does not want to wait.
             match error.exit_code() {
                 Exit::Card | Exit::Interrupted => Err(error),
                 _ => self.settle(Goal::default()).and(Err(error)),
@@ -128,13 +132,14 @@ impl Session<'_> {
         };
         cow_threshold::set(threshold::FREE);
         self.settle(Goal::default())?;
-        // Nothing was left out, and nobody has asked for that.
+        // The last step never prunes, so it has no reason to report.
         self.done.add(&Settled { pruned: Pruned::default(), ..settled });
         Ok(Some(Last { stall, past_log: None }))
     }
 
-    /// The same without the log: the kernel merges the rest in the COW's own order, and a power cut meanwhile can tear what
-    /// is in it. `let_be`: root has all that the log holds, and that could not be emptied.
+    /// The last step without the log: the kernel merges in the COW's own order, and a power cut
+    /// meanwhile can tear root. `not_emptied`: root has all that the log holds, and the log could
+    /// not be emptied.
     fn last_step_past_log(&mut self, not_emptied: bool) -> Result<Last> {
         // From here on root is written to directly, past the log.
         merge::retire_log(&self.context.observe()?, not_emptied)?;
@@ -149,7 +154,7 @@ impl Session<'_> {
         if stack.mode() == Some(Mode::Deferring) {
             return Ok(false);
         }
-        // What can't be written out now would not be on the card either.
+        // What can't be written out now would not be on the card afterwards either.
         sync_root()?;
         let (Some(origin), Some(length)) =
             (stack.roots_origin(), stack.root.and_then(|root| root.length()))
@@ -159,11 +164,12 @@ impl Session<'_> {
         let Context { control, limit, log_capacity, .. } = &self.context;
         let cow = cow_device::create(control, *limit, Bytes(0), *log_capacity)?;
         let target = Target::Snapshot { origin, cow: cow.number(), chunk: CHUNK_SECTORS };
-        // One request suspends root, swaps the table and resumes it: nothing can die between.
+        // One request suspends root, swaps the table and resumes it, so the process can't die in
+        // between.
         control.load(Name::Root, &[Line::whole(length, target)])?;
         cow_threshold::set(threshold::of(*limit));
         control.swap(Name::Root)?;
-        // Not before: the kernel drops a table that it can't swap in.
+        // Not earlier: the kernel drops a table that it can't swap in.
         drop(cow);
         Ok(true)
     }
@@ -171,8 +177,8 @@ impl Session<'_> {
     /// The last resort when the COW fills up and no flush makes room: root's writes go to the card
     /// from now on. What is in RAM goes first, by way of the log if that can be written by now, else past it.
     pub fn give_up_deferring(&mut self) -> Result<()> {
-        // Root reads through what the log holds until that is merged; if it can't be, this is no way out. A log
-        // that can't be emptied after that is passed by.
+        // Root reads through what the log holds until that is merged; if that fails, this is no way
+        // out. A log that can't be emptied afterwards is ignored.
         let settled = self.settle(Goal { merge: true, direct: true })?;
         let last = match self.context.observe()?.log.map(|_| self.flush_in_a_hurry()) {
             Some(Ok(())) => self.last_step(),
@@ -196,12 +202,14 @@ impl Session<'_> {
     }
 }
 
-/// Lets the kernel ask the card again what root may do, as discard what is free.
+/// Makes the kernel compute root's limits again from the card, such as whether root can discard
+/// free blocks.
 ///
-/// The kernel computes the limits of a mapped device when a table is swapped in (`dm_calculate_queue_limits` in
-/// drivers/md/dm-table.c), and never again. Past the log root gets its table while the sealed device below it still
-/// merges, and so can't discard; nothing changes that when the card takes that one's place. So root gets the same table
-/// once more. That it can't be had is no reason for a stop to fail: root goes on with the table that it has.
+/// The kernel computes the limits of a mapped device when a table is swapped in
+/// (`dm_calculate_queue_limits` in drivers/md/dm-table.c), and never again. Past the log root gets
+/// its table while the sealed device below it still merges, and so can't discard; and the limits
+/// stay when the card takes that device's place. So root gets the same table once more. If that
+/// fails the stop does not: root goes on with the table that it has.
 fn renew_limits(control: &Control, stack: &Stack) {
     let root = stack.root.filter(|root| stack.sealed.is_none() && !root.inactive);
     if let Some(Live::Single { length, target: target @ Target::Linear { .. }, .. }) =

@@ -190,9 +190,7 @@ fn act(
             format!("apply {} to {}", wanted.log.display(), wanted.root.display()),
             fit.sentence(),
         )
-        .advise(
-            "Nothing was written. If the log's flushes shall replace what is there, --force.",
-        ));
+        .advise("Nothing was written. --force replaces what is there with the log's flushes."));
     }
     // A merge empties the log, and flushes that can be read tomorrow would be gone.
     if let (true, false, Some(hidden)) = (wanted.merge, wanted.force, log.hidden()) {

@@ -17,7 +17,7 @@ pub enum Light {
     /// On: don't pull the plug.
     Flushing,
     /// Fast: a flush failed, or the COW is full or lost.
-    Trouble,
+    Alarm,
 }
 
 impl Light {
@@ -25,7 +25,7 @@ impl Light {
     pub fn of(trouble: bool, flushing: bool, pending: bool) -> Self {
         match (flushing, trouble, pending) {
             (true, _, _) => Light::Flushing,
-            (_, true, _) => Light::Trouble,
+            (_, true, _) => Light::Alarm,
             (_, _, true) => Light::Pending,
             _ => Light::Rest,
         }
@@ -35,7 +35,7 @@ impl Light {
     const fn blink(self) -> Option<(u32, u32)> {
         match self {
             Light::Pending => Some((200, 1800)),
-            Light::Trouble => Some((100, 100)),
+            Light::Alarm => Some((100, 100)),
             Light::Rest | Light::Flushing => None,
         }
     }
@@ -91,7 +91,7 @@ mod tests {
     fn the_plug_comes_first() {
         assert_eq!(Light::of(false, false, false), Light::Rest);
         assert_eq!(Light::of(false, false, true), Light::Pending);
-        assert_eq!(Light::of(true, false, true), Light::Trouble);
+        assert_eq!(Light::of(true, false, true), Light::Alarm);
         assert_eq!(Light::of(true, true, true), Light::Flushing);
     }
 
@@ -119,6 +119,6 @@ mod tests {
         led.show(Light::Flushing).unwrap();
         assert_eq!([read("trigger"), read("brightness")], ["none", "7"]);
         std::fs::remove_dir_all(&folder).unwrap();
-        led.show(Light::Trouble).unwrap_err();
+        led.show(Light::Alarm).unwrap_err();
     }
 }

@@ -69,8 +69,8 @@ impl Watchdog {
         let (path, timeout) = self.fed.take()?;
         watchdog::leave();
         Some(format!(
-            "{path} is not fed any more: it resets the machine in {} s unless the daemon or somebody \
-             else feeds it",
+            "{path} is not fed any more: it resets the machine in {} s unless the daemon or another \
+             program feeds it",
             timeout.as_secs()
         ))
     }

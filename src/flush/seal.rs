@@ -370,7 +370,7 @@ fn explain(Failed { at, errno, asleep }: Failed) -> Error {
         Moment::Freeze => {
             return Error::new("freeze root's filesystem", "it is frozen by another program")
                 .advise(
-                    "Nothing was lost: what was written stays in RAM. Try again when whoever froze it, such as a \
+                    "Nothing was lost: what was written stays in RAM. Try again when the program that froze it, such as a \
                      hypervisor's snapshot or `fsfreeze`, has thawed it.",
                 )
                 .exit(Exit::Busy);
@@ -385,7 +385,7 @@ fn explain(Failed { at, errno, asleep }: Failed) -> Error {
              have more."
         }
         true => {
-            "Nothing was lost, but root may still be suspended: whoever writes to it waits. Try \
+            "Nothing was lost, but root may still be suspended: every program that writes to it waits. Try \
              again, which wakes it up; the kernel log (dmesg) may have more."
         }
     })

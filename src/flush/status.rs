@@ -132,8 +132,8 @@ pub struct LogReport {
     pub segments: Option<u64>,
     /// How much of it is in use, in percent.
     pub used_percent: Option<u64>,
-    /// How it is: the word for its end, `ahead` or `behind` of what root reads; `None` for other users, and while
-    /// somebody writes to it.
+    /// How it is: the word for its end, `ahead` or `behind` of what root reads; `None` for other
+    /// users, and while another process writes to it.
     pub state: Option<&'static str>,
     /// Figures since it was made.
     pub life: Option<Life>,

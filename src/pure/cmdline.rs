@@ -111,10 +111,10 @@ impl Options {
             "rootwait" => self.wait_for_ever = true,
             "rootdelay" => match decimal(value) {
                 Some(seconds) => self.delay = seconds,
-                None => self.complain(word, "it is no number of seconds"),
+                None => self.complain(word, "it is not a number of seconds"),
             },
             "init" if !value.is_empty() => self.init = Some(value.to_owned()),
-            // A negative value means "at once"; a prompt that nobody sees helps nobody.
+            // A negative value means "at once"; a prompt that disappears at once helps nobody.
             "panic" => self.panic = decimal(value).unwrap_or(u64::from(value.starts_with('-'))),
             "cowflush" => match value {
                 "off" | "0" | "no" => (self.off, self.vouched, self.insist) = (true, false, false),
@@ -238,7 +238,7 @@ mod tests {
             options.complaints,
             [
                 "ignoring `root=sda1` on the kernel command line: it names no block device",
-                "ignoring `rootdelay=soon` on the kernel command line: it is no number of seconds",
+                "ignoring `rootdelay=soon` on the kernel command line: it is not a number of seconds",
                 "ignoring `cowflush=maybe` on the kernel command line: it is none of on, off and always",
                 "ignoring `cowflush.size=lots` on the kernel command line: it needs a size such as \
                  32M or a share of the RAM such as 40%",

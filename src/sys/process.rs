@@ -70,7 +70,8 @@ pub fn child(work: impl FnOnce()) -> nix::Result<Pid> {
 /// that it starts would inherit them. Returns only on failure.
 pub fn turn_into(program: &CStr, words: &[CString]) -> Errno {
     let _ = SigSet::empty().thread_set_mask();
-    // Rust's runtime ignores SIGPIPE. SAFETY: the default is no handler of this program's.
+    // Rust's runtime ignores SIGPIPE.
+    // SAFETY: the default is no handler of this program's.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     let Err(errno) = execv(program, words);
     errno

@@ -10,7 +10,7 @@ from product import logged
 from product.logged import said
 
 NO_PROGRAM = (
-    "cannot put root on the stack: there is no program cowflush on it that can be started, so nobody could flush it. "
+    "cannot put root on the stack: there is no program cowflush on it that can be started, so nothing could flush it. "
     "If it was removed, make the initramfs anew without it."
 )
 NO_SERVICE = (

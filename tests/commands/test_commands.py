@@ -435,7 +435,7 @@ def test_check_knows_this_machine_and_advises(boot: Lab) -> None:
     assert items["card"] == ("found", "sda1, ext4 of 120.0 MiB", "")
     assert items["write cache"] == ("found", "the card has one; it is flushed", "")
     assert items["memory"][0] == "found"
-    assert items["memory limits"] == ("found", "the COW counts against nobody's", "")
+    assert items["memory limits"] == ("found", "the COW counts against no process's", "")
     assert items["flush log"][0] == "note" and "log --help" in items["flush log"][2]
     assert items["reads"][:2] == (
         "found",

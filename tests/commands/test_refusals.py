@@ -46,11 +46,11 @@ def test_words_that_are_not_understood() -> None:
         ("stop --within 0", "Error parsing option '--within' with value '0': "),
         (
             "log format x --erase-block 3K",
-            "Error parsing option '--erase-block' with value '3K': `3K` is no multiple of 4K up to 64M",
+            "Error parsing option '--erase-block' with value '3K': `3K` is not a multiple of 4K up to 64M",
         ),
         (
             "log format x --fill 128M",
-            "Error parsing option '--fill' with value '128M': `128M` is no multiple of 4K up to 64M",
+            "Error parsing option '--fill' with value '128M': `128M` is not a multiple of 4K up to 64M",
         ),
         ("init", "cannot run init: this is not the init of an initramfs."),
     ):

@@ -1,4 +1,4 @@
-"""Memory limits of services and containers: what they write to root's COW counts against nobody's.
+"""Memory limits of services and containers: what they write to root's COW counts against no process's.
 
 The kernel's loop device works in the name of whoever sent a request, and would count the pages of the COW's
 file against that one's limit. A writer that may not be killed, or is dead already, then fails to get a page, and the
@@ -135,14 +135,14 @@ def test_a_cow_that_can_only_be_plain_says_so_until_the_next_flush(boot: Lab) ->
     )
     checked = vm.run("cowflush check").ok().text
     assert (
-        "note     memory limits    the COW counts against those of whoever writes to root"
+        "note     memory limits    the COW counts against those of the processes that write to root"
         in checked
     )
     assert not [name for name in devices(vm) if name.startswith(STORE)]
     vm.run("echo kept >/root/kept; cowflush flush").ok()
     check_settled(vm)
     assert (
-        "found    memory limits    the COW counts against nobody's"
+        "found    memory limits    the COW counts against no process's"
         in vm.run("cowflush check").ok().text
     )
     vm.kill()

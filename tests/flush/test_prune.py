@@ -1,4 +1,4 @@
-"""What needn't reach the card does not, and nothing else is missing: on ext2, ext3 and ext4, with pruning and without."""
+"""What need not reach the card does not, and nothing else is missing: on ext2, ext3 and ext4, with pruning and without."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ pub fn items(control: Option<&Control>) -> Vec<Item> {
         items.push(Item::note(
             "card",
             shown::write_protected(&block::name(number)),
-            "A card has a switch for that, an adapter too; or somebody has told the kernel so (`blockdev --setrw` ends that).",
+            "A card has a switch for that, an adapter too; or a program has told the kernel so (`blockdev --setrw` ends that).",
         ));
     }
     items.extend(users::beside(number, log).iter().map(|partition| {

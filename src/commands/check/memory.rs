@@ -37,12 +37,12 @@ pub fn limits(control: Option<&Control>) -> Item {
     if cgroups::count_loop_pages() && cow.is_some_and(|cow| !cow_device::is_nobodys(cow)) {
         Item::note(
             NAME,
-            "the COW counts against those of whoever writes to root",
+            "the COW counts against those of the processes that write to root",
             "A flush makes a COW that does not; if this stays, the kernel log (dmesg) has the reason, and \
              cgroup_disable=memory on the kernel command line switches all of them off.",
         )
     } else {
-        Item::found(NAME, "the COW counts against nobody's")
+        Item::found(NAME, "the COW counts against no process's")
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Arguments {
 fn whole_chunks(text: &str) -> core::result::Result<Bytes, String> {
     units::bytes(text)
         .filter(|bytes| bytes.0 % 4096 == 0 && bytes.0 <= 64 << 20)
-        .ok_or_else(|| format!("`{text}` is no multiple of 4K up to 64M"))
+        .ok_or_else(|| format!("`{text}` is not a multiple of 4K up to 64M"))
 }
 
 /// Makes the log, and lets a running stack use it.

@@ -83,7 +83,7 @@ const FORMATS: [Format; 13] = [
     },
     bare("LVM", b"LABELONE", 512),
     bare("LUKS", b"LUKS\xba\xbe", 0),
-    // F2FS keeps its label in UTF-16, which nobody names root by.
+    // F2FS keeps its label in UTF-16; it is not used to name root.
     Format {
         kind: "f2fs",
         magic: b"\x10\x20\xf5\xf2",

@@ -767,7 +767,7 @@ mod tests {
         }
     }
 
-    /// What satisfies a reason, and what does not: a flush is no merge, and a merge no flush.
+    /// What satisfies a reason, and what does not: a flush is not a merge, nor a merge a flush.
     #[test]
     fn each_reason_ends_only_by_what_satisfies_it() {
         let config = config("interval=10m\nidle=5m\nurgent-delay=2s\nat=00:09\nmin-flush=8K");
@@ -881,7 +881,7 @@ mod tests {
                 ));
                 let mut schedule = Schedule::new(&now(0));
                 schedule.log_in_use(keys.starts_with("idle"));
-                // A look a minute before, so that a time of day is passed by.
+                // A sample a minute before, so that the clock passes a time of day.
                 schedule.look_at_the_wall(&config, &Sample { minute: 59, ..moment });
                 schedule.due(&config, &moment)
             };

@@ -45,7 +45,7 @@ pub enum Seen {
 pub fn judge(program: Seen, service: Seen, vouched: bool) -> Result<()> {
     let (cause, advice) = if program == Seen::Missing {
         (
-            "there is no program cowflush on it that can be started, so nobody could flush it",
+            "there is no program cowflush on it that can be started, so nothing could flush it",
             "If it was removed, make the initramfs anew without it.",
         )
     } else if service == Seen::Missing && !vouched {
@@ -77,7 +77,7 @@ mod tests {
         }
         assert_eq!(
             judge(Missing, There, true).unwrap_err().to_string(),
-            "cannot put root on the stack: there is no program cowflush on it that can be started, so nobody could flush \
+            "cannot put root on the stack: there is no program cowflush on it that can be started, so nothing could flush \
              it. If it was removed, make the initramfs anew without it."
         );
         assert_eq!(

@@ -71,7 +71,7 @@ pub fn to_text(metrics: &Metrics) -> String {
         page.sample("flushes_total", &format!("{{reason=\"{}\"}}", escape(cause)), count);
     }
     page.counter("flushed_bytes_total", "Bytes made durable since boot.", totals.bytes);
-    let help = "Bytes since boot that needn't reach the card, and did not.";
+    let help = "Bytes since boot that were pruned: they need not reach the card.";
     page.counter("pruned_bytes_total", help, totals.pruned);
     page.counter("flush_failures_total", "Flushes that failed since boot.", totals.failures);
     if let Some(last) = last {

@@ -43,7 +43,7 @@ fn damaged_data_end_the_chain_unless_they_were_replaced() {
     let second = card.append(&[2, 3], 11);
     card.append(&[3, 4], 12);
     let ring = card.chain().ring;
-    // Chunk 3 of the second segment is replaced by the third: nobody reads it.
+    // The third segment replaces chunk 3 of the second, so it is not read.
     card.put(ring.chunk(second.data() + 1), b"x");
     let mut chain = card.chain();
     assert_eq!((chain.verify(&mut card.clone()).len(), chain.end), (4, ChainEnd::Clean));

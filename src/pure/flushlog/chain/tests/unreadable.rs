@@ -97,7 +97,7 @@ fn one_chunk_that_can_not_be_read_in_free_space_holds_up_nothing() {
                 let (chain, _) = open(&mut after, CHUNKS, in_use).unwrap();
                 assert_eq!(chain.segments.len(), 3);
                 let hidden = matches!(chain.end, ChainEnd::Unreadable { .. });
-                // Where its commit record would be nobody can tell.
+                // If the place of its commit record can't be read, the answer is unknown.
                 assert_eq!(hidden, commit, "{at} {torn:?} {in_use} {:?}", chain.end);
             }
             if !commit {

@@ -5,7 +5,8 @@
 //! * [`sys`] is the kernel layer: every `unsafe` and every ioctl is there.
 //! * [`flush`] changes the stack, [`daemon`] decides when, [`boot`] builds it. [`commands`] has one
 //!   file for each subcommand.
-//! * [`throttle`] holds writers back, [`notes`] are in /run/cowflush, [`output`] is where messages go.
+//! * [`throttle`] holds writers back, [`notes`] are in /run/cowflush, [`output`] is where messages
+//!   go.
 //!
 //! Each room uses only those below it: commands, then daemon and boot, flush, then throttle, notes
 //! and output, sys, pure. `tests/rooms.rs` checks that.

@@ -1,4 +1,5 @@
-//! From the kernel command line to a device that root is mounted from: the stack, or the plain card.
+//! From the kernel command line to a device that root is mounted from: the stack, or the plain
+//! card.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

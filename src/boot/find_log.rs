@@ -1,4 +1,5 @@
-//! Finds the flush log that belongs to root, and decides whether it counts. The decision itself is [`ownership`]'s.
+//! Finds the flush log that belongs to root, and decides whether it counts. The decision itself is
+//! [`ownership`]'s.
 
 use std::path::Path;
 use std::thread::sleep;
@@ -52,7 +53,8 @@ pub enum FoundLog {
         name: String,
         /// Why, and what to do.
         why: Error,
-        /// Whether the log may have flushes that fit root as it is: nothing may be flushed until the owner has decided.
+        /// Whether the log may have flushes that fit root as it is: nothing may be flushed until
+        /// the owner has decided.
         open: bool,
     },
 }

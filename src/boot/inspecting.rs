@@ -31,8 +31,8 @@ pub fn root(device: &Path, found: Option<&Filesystem>, options: &Options) -> Res
     let (program, service) = if process::is_in_initramfs() {
         (program(place), service(place))
     } else {
-        // OpenWrt with a squashfs root calls this program from there. This is the filesystem that comes over it, and may
-        // say that they were removed.
+        // OpenWrt with a squashfs root calls this program from there. This is the filesystem that
+        // comes over it, and may say that they were removed.
         (
             unless_hidden(place, "upper/usr/sbin/cowflush"),
             unless_hidden(place, "upper/etc/rc.d/K89cowflush"),

@@ -42,8 +42,8 @@ fn is_mounted(place: &str) -> bool {
     here.is_some() && here != place.parent().and_then(device)
 }
 
-/// Mounts root, for writes if `writable`. Tries the types that were asked for; else what the superblock says, then every
-/// type that the kernel has.
+/// Mounts root, for writes if `writable`. Tries the types that were asked for; else what the
+/// superblock says, then every type that the kernel has.
 pub fn root(
     device: &Path,
     place: &Path,

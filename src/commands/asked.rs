@@ -18,8 +18,8 @@ pub fn boot_options() -> Options {
     Options::of_boot(read(NOTED), read("/proc/cmdline"))
 }
 
-/// The configuration: /etc/cowflush.conf, and this boot's command line over it. Standard error gets what
-/// was not understood.
+/// The configuration: /etc/cowflush.conf, and this boot's command line over it. Standard error gets
+/// what was not understood.
 pub fn config() -> Config {
     let (file, unread) = match std::fs::read(config::PATH) {
         Ok(file) => (file, None),

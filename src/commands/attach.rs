@@ -21,7 +21,8 @@ pub struct Arguments {
     /// take the stack away again and use the plain card, since root can't be mounted on the stack
     #[argh(switch)]
     pub plain: bool,
-    /// only if a flush log knows ROOT and no device does, since a merge that was cut short has torn it
+    /// only if a flush log knows ROOT and no device does, since a merge that was cut short has torn
+    /// it
     #[argh(switch)]
     pub by_log: bool,
     /// where root is, in place of the kernel command line's root=

@@ -8,8 +8,8 @@ use crate::notes::hold as note;
 use crate::pure::units::Utc;
 use crate::sys::users;
 
-/// Let nothing reach the card, as for an upgrade on trial, until `flush` keeps it, `discard` throws it
-/// away, or `release` ends the hold.
+/// Let nothing reach the card, as for an upgrade on trial, until `flush` keeps it, `discard` throws
+/// it away, or `release` ends the hold.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "hold")]
 pub struct Arguments {}

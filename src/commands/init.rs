@@ -31,7 +31,8 @@ pub fn asked_for<'a>(program: &OsStr, arguments: &'a [OsString]) -> Option<&'a [
     arguments.split_first().filter(|(first, _)| *first == "init").map(|(_, rest)| rest)
 }
 
-/// Whether this is certainly the process that the kernel started from its initramfs; see [`process`].
+/// Whether this is certainly the process that the kernel started from its initramfs; see
+/// [`process`].
 pub fn is_the_machines() -> bool {
     process::may_be_the_machines() && {
         let mounted = mounting::proc();

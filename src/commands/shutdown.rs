@@ -75,7 +75,8 @@ fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Resu
     if let Some(pending) = pending.filter(|pending| *pending > Bytes(0)) {
         console.say(&format!("{pending} are in RAM only and go to the card now: DON'T POWER OFF."));
     }
-    // First into the flush log, if there is one: that is quick, and from then on nothing can be lost.
+    // First into the flush log, if there is one: that is quick, and from then on nothing can be
+    // lost.
     let flushed = session.flush(FlushOptions::default());
     // The time is over, so there is no time for another try.
     if let Err(error) = flushed.as_ref()

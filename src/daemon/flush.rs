@@ -197,8 +197,8 @@ impl Daemon<'_> {
     }
 }
 
-/// How to flush for this reason: a boot loader reads the plain card; a COW that fills up, or memory that is short,
-/// leaves no time.
+/// How to flush for this reason: a boot loader reads the plain card; a COW that fills up, or memory
+/// that is short, leaves no time.
 fn options(reason: Reason) -> FlushOptions {
     FlushOptions {
         merge: reason == (Reason::Boot { merge: true }),

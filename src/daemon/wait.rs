@@ -18,7 +18,8 @@ use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
 use crate::sys::time;
 
-/// How often the daemon samples everything when nothing happens; between two samples it polls the COW.
+/// How often the daemon samples everything when nothing happens; between two samples it polls the
+/// COW.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What ends a wait.

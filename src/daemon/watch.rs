@@ -228,7 +228,8 @@ impl Watch {
         left_out(closest).is_some()
     }
 
-    /// Whether anything changed since the last call, and whether that may be on root. `mounted`: a mount came or went.
+    /// Whether anything changed since the last call, and whether that may be on root. `mounted`: a
+    /// mount came or went.
     pub fn changed(&self, mounted: bool) -> Option<Change> {
         let Ok(inotify) = &self.inotify else { return None };
         let (mut change, mut moved, mut renamed) = (None, mounted, false);
@@ -595,7 +596,8 @@ mod tests {
         fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     }
 
-    /// A mount makes another inode of a name without any event of inotify's. Here a name's folder is moved away unseen.
+    /// A mount makes another inode of a name without any event of inotify's. Here a name's folder
+    /// is moved away unseen.
     #[test]
     fn what_a_mount_changes_is_watched_when_the_kernel_tells_of_it() {
         let (tree, beside) = tree("mounted");

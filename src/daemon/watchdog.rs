@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::pure::policy::schedule::Sample;
 use crate::sys::watchdog;
 
-/// How long the watchdog is fed while all writers wait for a card that fails, in milliseconds. After
-/// that a reset is better than a machine that stands still.
+/// How long the watchdog is fed while all writers wait for a card that fails, in milliseconds.
+/// After that a reset is better than a machine that stands still.
 const PATIENCE: u64 = 10 * 60_000;
 
 /// The watchdog that is fed, and since when writers have been waiting.

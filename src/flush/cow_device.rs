@@ -45,8 +45,8 @@ impl Cow {
     }
 }
 
-/// A fresh, empty COW device for as much as a sealed COW of `sealed` bytes leaves of `limit`, and the slack
-/// behind it; see [`grow`].
+/// A fresh, empty COW device for as much as a sealed COW of `sealed` bytes leaves of `limit`, and
+/// the slack behind it; see [`grow`].
 ///
 /// Its memory counts against no process's limit, where the kernel allows that; elsewhere it is an
 /// ordinary COW.
@@ -91,8 +91,8 @@ fn on_store(control: &Control, on: &Store, size: Bytes) -> std::result::Result<C
     Ok(Cow { number, _node: node, _store: Some(going) })
 }
 
-/// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than `log_capacity`, which
-/// one flush can put into the flush log.
+/// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than
+/// `log_capacity`, which one flush can put into the flush log.
 pub fn grow(control: &Control, cow: DevNo, limit: Bytes, log_capacity: Bytes) -> Result<()> {
     let wanted = size::fresh_device(limit, Bytes(0), log_capacity);
     let Some(store) = store_number(&block::sysfs(cow)) else {

@@ -31,7 +31,8 @@ pub enum Freeze {
     /// The suspend freezes it, which writes out what the page cache holds.
     Within,
     /// It can't be frozen: its COW refuses writes, or would before the page cache is written out. A
-    /// writer may then wait for that in a system call for good, and a freeze waits for such a writer.
+    /// writer may then wait for that in a system call for good, and a freeze waits for such a
+    /// writer.
     Never,
 }
 
@@ -165,9 +166,9 @@ impl Seal {
         Ok(Sealed { stall: begin.elapsed(), frozen })
     }
 
-    /// The first half of [`Self::run`]: root stays suspended, until [`Self::rescue`]. As nothing is frozen the sealed
-    /// device is as after a power cut: a freeze would change the superblock again when it ends, and that
-    /// change would come after what is sealed.
+    /// The first half of [`Self::run`]: root stays suspended, until [`Self::rescue`]. As nothing is
+    /// frozen the sealed device is as after a power cut: a freeze would change the superblock again
+    /// when it ends, and that change would come after what is sealed.
     pub fn hold(&mut self, control: &Control) -> Result<(), Failed> {
         hold(&mut (control, &mut self.0))
     }
@@ -383,7 +384,8 @@ mod tests {
     enum Fate {
         /// It fails, and nothing else.
         Fails,
-        /// The kernel can't swap the loaded table in, and drops it (`do_resume` in drivers/md/dm-ioctl.c).
+        /// The kernel can't swap the loaded table in, and drops it (`do_resume` in
+        /// drivers/md/dm-ioctl.c).
         Drops,
         /// Its process is killed before it.
         Killed,
@@ -723,8 +725,8 @@ mod tests {
         runs
     }
 
-    /// Each call of a handover, of what mends it, of its guard and of the commands after it fails in turn, or its
-    /// process is killed, up to three times in a run.
+    /// Each call of a handover, of what mends it, of its guard and of the commands after it fails
+    /// in turn, or its process is killed, up to three times in a run.
     #[test]
     fn whatever_fails_in_a_handover_nothing_is_lost_and_root_wakes_up_on_what_it_wrote() {
         for (handover, least) in [

@@ -26,8 +26,8 @@ use crate::sys::disk::Disk;
 /// leaves what was sealed, whole. The sealed device shows the same before and after, from the COW.
 /// `None`: the log has no room.
 ///
-/// The log must be emptied: after that root is written to past it, and as nothing was frozen its superblock, by which a
-/// boot knows whether a log still fits, need not change for long.
+/// The log must be emptied: after that root is written to past it, and as nothing was frozen its
+/// superblock, by which a boot knows whether a log still fits, need not change for long.
 pub fn into_card(context: &mut Context<'_>) -> Result<Option<Settled>> {
     let (stack, mut settled) = (context.observe()?, Settled::default());
     let Some((card, _)) = stack.card() else {

@@ -1,5 +1,5 @@
-//! Merge: a view in the order of the card is built over a layer's data, the kernel merges it, and the merged layer
-//! becomes the card.
+//! Merge: a view in the order of the card is built over a layer's data, the kernel merges it, and
+//! the merged layer becomes the card.
 
 use std::time::Duration;
 
@@ -216,7 +216,8 @@ fn retire(stack: &Stack, forget: bool, not_emptied: bool) -> Result<()> {
     Ok(())
 }
 
-/// Turns the sealed device, under a root that writes through, into a merge of its own COW, in the COW's order.
+/// Turns the sealed device, under a root that writes through, into a merge of its own COW, in the
+/// COW's order.
 pub fn start_in_place(context: &Context<'_>, stack: &Stack) -> Result<()> {
     let sealed = named(stack, Name::Sealed)?;
     replace(&context.control, Name::Sealed, &sealed, |origin, cow, chunk| Target::SnapshotMerge {

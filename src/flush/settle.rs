@@ -63,7 +63,8 @@ impl Course {
         }
     }
 
-    /// The next step. FLUSHes are off while a merge of a view is begun and waited for, and at no other time.
+    /// The next step. FLUSHes are off while a merge of a view is begun and waited for, and at no
+    /// other time.
     fn decide(&mut self, stack: &Stack) -> Result<Option<Step>> {
         let step = stack::next(stack, self.goal);
         let off = matches!(step, Ok(Some(Step::AwaitMerge(_)))) && write_cache::declare_off(stack);
@@ -246,7 +247,8 @@ mod tests {
                 // The log's own table must not be at work while its origin is written to.
                 "load logged: snapshot".to_owned(),
                 "resume logged".to_owned(),
-                // FLUSHes are off before the first run is merged, and on before the card is asked to keep everything.
+                // FLUSHes are off before the first run is merged, and on before the card is asked
+                // to keep everything.
                 format!("write through {}", "253:1"),
                 format!("write through {log}"),
                 "load logged: snapshot-merge".to_owned(),

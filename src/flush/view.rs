@@ -212,8 +212,8 @@ fn each_area(store: DevNo, mut each: impl FnMut(&Chunk)) -> Result<()> {
     Ok(())
 }
 
-/// What root reads through the flush log, by the kernel's own table: chunk of root and its place in the log,
-/// ascending. Empty when nothing in the log counts for root, or it is merged already.
+/// What root reads through the flush log, by the kernel's own table: chunk of root and its place in
+/// the log, ascending. Empty when nothing in the log counts for root, or it is merged already.
 pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
     if !reads_log(stack) {
         return Ok(Vec::new());

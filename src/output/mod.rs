@@ -1,5 +1,5 @@
-//! Where messages go: the kernel log ([`kmsg`]), the system's log ([`syslog`]), the console ([`console`]), and a line of
-//! progress on a terminal ([`progress`]).
+//! Where messages go: the kernel log ([`kmsg`]), the system's log ([`syslog`]), the console
+//! ([`console`]), and a line of progress on a terminal ([`progress`]).
 
 pub mod console;
 pub mod kmsg;
@@ -8,7 +8,8 @@ pub mod syslog;
 
 use std::io::Write;
 
-/// Writes a text. A reader that went away must not stop what the caller asked for, so a failed write is ignored.
+/// Writes a text. A reader that went away must not stop what the caller asked for, so a failed
+/// write is ignored.
 pub fn put(mut to: impl Write, text: &str) {
     let _ = to.write_all(text.as_bytes());
 }

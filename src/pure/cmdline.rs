@@ -57,7 +57,8 @@ pub enum LogChoice {
 pub const NOTED: &str = "/etc/cowflush.words";
 
 impl Options {
-    /// What a boot is asked for: the words that its initramfs has noted, and the command line, which wins.
+    /// What a boot is asked for: the words that its initramfs has noted, and the command line,
+    /// which wins.
     pub fn of_boot(noted: impl AsRef<[u8]>, line: impl AsRef<[u8]>) -> Self {
         let mut options = Self::parse(noted);
         options.add(&String::from_utf8_lossy(line.as_ref()));

@@ -174,7 +174,8 @@ pub fn in_the_way(device: DevNo) -> Option<&'static str> {
     divided.then_some("it is a disk with partitions")
 }
 
-/// How the kernel treats a device's write cache: `write back` (FLUSHes are sent) or `write through`.
+/// How the kernel treats a device's write cache: `write back` (FLUSHes are sent) or `write
+/// through`.
 pub fn write_cache(device: DevNo) -> std::io::Result<String> {
     #[cfg(test)]
     if let Some(model) = super::kernel::model() {

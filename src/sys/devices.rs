@@ -164,7 +164,8 @@ fn names(folder: &Path, number: u32) -> Option<Names> {
 
 /// The devices that `reference` means: none yet, one, or (after a card was copied) several.
 ///
-/// A path may be a link that udev made, or a node with a name of its own: what counts is which device it is.
+/// A path may be a link that udev made, or a node with a name of its own: what counts is which
+/// device it is.
 pub fn find(reference: &Reference) -> Vec<Candidate> {
     let number = match reference {
         Reference::Path(path) => block::number_at(Path::new(path)).map(Reference::Number),

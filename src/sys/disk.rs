@@ -139,7 +139,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes one sector, `at` bytes into a chunk. Where the device's own sectors are larger, the whole chunk.
+    /// Writes one sector, `at` bytes into a chunk. Where the device's own sectors are larger, the
+    /// whole chunk.
     pub fn write_sector(&mut self, chunk: u64, at: usize, sector: &[u8; 512]) -> Result<()> {
         let place = chunk.saturating_mul(CHUNK_BYTES as u64).saturating_add(at as u64);
         let room = Self::room(&mut self.buffer, sector.len());

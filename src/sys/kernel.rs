@@ -1,10 +1,12 @@
-//! What a flush asks of the kernel's devices, as one interface: in a test a model answers ([`ask`]).
+//! What a flush asks of the kernel's devices, as one interface: in a test a model answers
+//! ([`ask`]).
 //!
-//! The real implementation is the functions of this room that are named here, each of which asks the model first. In the
-//! program itself there is none, and nothing of this is compiled.
+//! The real implementation is the functions of this room that are named here, each of which asks
+//! the model first. In the program itself there is none, and nothing of this is compiled.
 //!
-//! What goes to the kernel past it: reads and writes of an open device ([`super::disk`]; they reach a model's device by
-//! the file that its path leads to), processes (the guard, the throttle's worker), signals, the lock, memory, clocks.
+//! What goes to the kernel past it: reads and writes of an open device ([`super::disk`]; they reach
+//! a model's device by the file that its path leads to), processes (the guard, the throttle's
+//! worker), signals, the lock, memory, clocks.
 
 use std::cell::RefCell;
 use std::fs::File;

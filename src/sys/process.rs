@@ -39,8 +39,9 @@ pub fn is_in_initramfs() -> bool {
     statfs("/").is_ok_and(in_ram)
 }
 
-/// PROC_PID_INIT_INO of include/linux/proc_ns.h (PID_NS_INIT_INO of include/uapi/linux/nsfs.h since 6.18): the
-/// namespace that the kernel's own init is in. Every container has another one, and no other process 1 is in this.
+/// PROC_PID_INIT_INO of include/linux/proc_ns.h (PID_NS_INIT_INO of include/uapi/linux/nsfs.h since
+/// 6.18): the namespace that the kernel's own init is in. Every container has another one, and no
+/// other process 1 is in this.
 const FIRST_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Judges the answer to which namespace of processes this one is in. A kernel without namespaces

@@ -3,8 +3,8 @@
 use nix::time::{ClockId, clock_gettime};
 
 /// Seconds since 1970 by the wall clock, which a router without a battery may have wrong.
-// std's clock would panic after 2038 where time_t has 32 bits. The build makes it 64; this would not
-// compile without.
+// std's clock would panic after 2038 where time_t has 32 bits. The build makes it 64; this would
+// not compile without.
 pub fn now() -> i64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec())
 }

@@ -7,7 +7,8 @@
 //! dies, the worker lets writers go on and ends; until then the lock keeps other commands from a
 //! handover of their own.
 //!
-//! [`guard`] is another process: it wakes root up when the flushing process is killed during a handover.
+//! [`guard`] is another process: it wakes root up when the flushing process is killed during a
+//! handover.
 
 pub mod guard;
 pub mod worker;

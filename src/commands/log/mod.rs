@@ -21,7 +21,8 @@ pub struct Arguments {
     /// read all of its data and compare their checksums
     #[argh(switch)]
     pub verify: bool,
-    /// print the kernel command line's word for it, if it is on another disk than root: what is put into an initramfs
+    /// print the kernel command line's word for it, if it is on another disk than root: what is put
+    /// into an initramfs
     #[argh(switch)]
     pub word: bool,
     /// print as JSON

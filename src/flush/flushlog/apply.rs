@@ -56,7 +56,8 @@ impl FlushLog {
         })
     }
 
-    /// Root's first `bytes` (whole chunks) as it is read through the log. A chunk that can't be read is zero.
+    /// Root's first `bytes` (whole chunks) as it is read through the log. A chunk that can't be
+    /// read is zero.
     pub fn head_of(&mut self, root: &mut Disk, bytes: usize) -> Vec<u8> {
         let mut head = vec![0; bytes];
         for (chunk, into) in (0..).zip(head.chunks_exact_mut(CHUNK_BYTES)) {

@@ -105,7 +105,8 @@ impl FlushLog {
         }
     }
 
-    /// Whether what the segments from `from` on hold is all on the card or in what root reads over it.
+    /// Whether what the segments from `from` on hold is all on the card or in what root reads over
+    /// it.
     fn is_held(&self, stack: &Stack, from: usize) -> Result<bool> {
         let upper = [Name::Sealed, Name::Logged, Name::Origin];
         let upper = upper.into_iter().filter(|name| stack.is_under_root(*name));

@@ -94,7 +94,8 @@ impl FlushLog {
         Self::read(Disk::open_writable(path)?, true)
     }
 
-    /// The end of a log that root reads to where `mark` says, for an append. `None`: it has to be read as a whole.
+    /// The end of a log that root reads to where `mark` says, for an append. `None`: it has to be
+    /// read as a whole.
     pub fn open_at(path: &Path, mark: &Mark) -> Option<Self> {
         let mut disk = Disk::open_writable(path).ok()?;
         let chunks = disk.chunks();
@@ -103,8 +104,8 @@ impl FlushLog {
         Some(Self { disk, chain, whole: found.whole })
     }
 
-    /// What was appended to the log at `path` since it ended cleanly as `before` says: its generation, and what the next
-    /// segment is chained to. `None`: it has to be read as a whole.
+    /// What was appended to the log at `path` since it ended cleanly as `before` says: its
+    /// generation, and what the next segment is chained to. `None`: it has to be read as a whole.
     pub fn since(path: &Path, before: (Link, Link)) -> Option<Self> {
         let mut disk = Disk::open(path).ok()?;
         let chunks = disk.chunks();
@@ -195,7 +196,8 @@ impl FlushLog {
         Bytes(self.chain.used()).percent_of(Bytes(self.chain.ring.length))
     }
 
-    /// Reads everything that would be applied, and ends the chain before what is damaged or can't be read.
+    /// Reads everything that would be applied, and ends the chain before what is damaged or can't
+    /// be read.
     pub fn verify(&mut self) -> Vec<chain::Live> {
         self.chain.verify(&mut self.disk)
     }

@@ -1,4 +1,5 @@
-//! Notes in the log how many boots have begun on the stack; [`crate::pure::flushlog::tries`] says what that means.
+//! Notes in the log how many boots have begun on the stack; [`crate::pure::flushlog::tries`] says
+//! what that means.
 
 use super::FlushLog;
 use crate::error::Result;

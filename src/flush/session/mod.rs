@@ -1,5 +1,5 @@
-//! A command at work: it holds the lock, settles what an earlier command left, and then flushes, merges,
-//! stops or starts.
+//! A command at work: it holds the lock, settles what an earlier command left, and then flushes,
+//! merges, stops or starts.
 //!
 //! flush    seal, then append or merge: everything until now becomes durable
 //! stop     and start: write through, and defer again
@@ -78,10 +78,10 @@ impl<'a> Session<'a> {
         Ok(Self::open(control, command, config, signals, throttle))
     }
 
-    /// As [`Self::begin`], for the daemon, which has its control device open already (to close another would give the
-    /// lock back), and a throttle. If that is armed when this session ends, whether it succeeded or not, it
-    /// goes on working, and the lock is kept: no other command may meet that throttle. The next session
-    /// begins behind it.
+    /// As [`Self::begin`], for the daemon, which has its control device open already (to close
+    /// another would give the lock back), and a throttle. If that is armed when this session ends,
+    /// whether it succeeded or not, it goes on working, and the lock is kept: no other command may
+    /// meet that throttle. The next session begins behind it.
     pub fn behind(
         throttle: &'a mut Throttle,
         control: Control,
@@ -138,15 +138,17 @@ impl<'a> Session<'a> {
         self.ready(&stack)
     }
 
-    /// As [`Self::settled`], and merges what is in the flush log: first of all, since that is the way out when nothing
-    /// can be appended behind what is in it. Returns what was merged, as [`Self::merge`] does.
+    /// As [`Self::settled`], and merges what is in the flush log: first of all, since that is the
+    /// way out when nothing can be appended behind what is in it. Returns what was merged, as
+    /// [`Self::merge`] does.
     pub fn merged(mut self) -> Result<(Self, Option<Settled>)> {
         let found = self.prepare()?;
         let (settled, stack) = self.settle_from(found, Goal { merge: true, ..Goal::default() })?;
         Ok((self.ready(&stack)?, settled.of_log()))
     }
 
-    /// As [`Self::settled`], for a shutdown: when the log can't be written, merges straight into root.
+    /// As [`Self::settled`], for a shutdown: when the log can't be written, merges straight into
+    /// root.
     pub fn settled_anyhow(mut self) -> Result<Self> {
         let found = self.prepare()?;
         let settled = self.settle_from(found, Goal::default());
@@ -172,8 +174,8 @@ impl<'a> Session<'a> {
         Ok(found)
     }
 
-    /// After the card has refused a write to the log: what is sealed goes to root without it. What is
-    /// in RAM is lost with the power; a cut while it is merged can only tear root.
+    /// After the card has refused a write to the log: what is sealed goes to root without it. What
+    /// is in RAM is lost with the power; a cut while it is merged can only tear root.
     fn pass_by_log(&mut self, error: Error) -> Result<(Settled, Stack)> {
         if error.exit_code() != Exit::Card {
             return Err(error);
@@ -225,7 +227,8 @@ impl<'a> Session<'a> {
         self.settle_from(found, goal).map(|(settled, _)| settled)
     }
 
-    /// As [`Self::settle`], from `found` on, which this session has observed. Returns the stack at rest, too.
+    /// As [`Self::settle`], from `found` on, which this session has observed. Returns the stack at
+    /// rest, too.
     fn settle_from(&mut self, found: Stack, goal: Goal) -> Result<(Settled, Stack)> {
         priority::realtime(false);
         let settled = settle(&mut self.context, found, goal);
@@ -286,8 +289,8 @@ impl Drop for Session<'_> {
 pub fn prepare_process() -> Result<()> {
     priority::exempt_from_oom_killer();
     priority::io_flusher();
-    // A table names its devices "254:1", and 6.1 tries a snapshot's COW as a path first (`dm_get_dev_t`): from
-    // a folder on root this would wait for root.
+    // A table names its devices "254:1", and 6.1 tries a snapshot's COW as a path first
+    // (`dm_get_dev_t`): from a folder on root this would wait for root.
     let _ = std::env::set_current_dir("/proc");
     mlock::all()?;
     // Real-time priority, so that a writer at memory speed is not faster than the steps until a

@@ -27,9 +27,9 @@ impl FlushOptions {
     /// Whether a flush merges the log that it left `log_used` percent full, where the configuration
     /// says to merge from `mark` on.
     ///
-    /// While the COW fills up quickly there is no time for a merge, after which the writers would be let go
-    /// with little room left. When the log has no room a flush merges by itself, with the sealed COW
-    /// still held.
+    /// While the COW fills up quickly there is no time for a merge, after which the writers would
+    /// be let go with little room left. When the log has no room a flush merges by itself, with the
+    /// sealed COW still held.
     pub(super) fn merges(self, log_used: u64, mark: u64) -> bool {
         self.merge || (log_used >= mark && !self.hurry)
     }

@@ -175,7 +175,8 @@ impl Session<'_> {
     }
 
     /// The last resort when the COW fills up and no flush makes room: root's writes go to the card
-    /// from now on. What is in RAM goes first, by way of the log if that can be written by now, else past it.
+    /// from now on. What is in RAM goes first, by way of the log if that can be written by now,
+    /// else past it.
     pub fn give_up_deferring(&mut self) -> Result<()> {
         // Root reads through what the log holds until that is merged; if that fails, this is no way
         // out. A log that can't be emptied afterwards is ignored.

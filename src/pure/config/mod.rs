@@ -1,8 +1,8 @@
 //! What an owner configures: /etc/cowflush.conf, one `key = value` a line; every key also as
 //! `cowflush.key=` on the kernel command line, which wins.
 //!
-//! The table of keys stands here alone. `make keys` writes it into the documents, the manual page and what packages
-//! install, and a test (tests/keys.rs) compares them with it.
+//! The table of keys stands here alone. `make keys` writes it into the documents, the manual page
+//! and what packages install, and a test (tests/keys.rs) compares them with it.
 
 mod kinds;
 
@@ -41,7 +41,8 @@ impl Key {
     }
 }
 
-/// Each row is a key: its help, its name in the file and in [`Config`], its [`Kind`] and its default.
+/// Each row is a key: its help, its name in the file and in [`Config`], its [`Kind`] and its
+/// default.
 macro_rules! keys {
     ($($(#[doc = $help:literal])+ $name:literal $field:ident: $kind:ty = $default:expr;)+) => {
         /// All settings.
@@ -83,8 +84,8 @@ macro_rules! keys {
 }
 
 keys! {
-    /// limit of the RAM copy: bytes with K, M or G, or a share of RAM. At boot only the kernel command line counts; the
-    /// file counts from the first flush on
+    /// limit of the RAM copy: bytes with K, M or G, or a share of RAM. At boot only the kernel
+    /// command line counts; the file counts from the first flush on
     "size" size: Limit = Size::default();
     /// flush when the last flush is this old; `off` is never
     "interval" interval: Seconds = 30 * 60;
@@ -96,29 +97,31 @@ keys! {
     "full-wait" full_wait: Share = 80;
     /// flush when less than this share of the RAM is available; `off` is never
     "memory-low" memory_low: ShareOrOff = 8;
-    /// a change under these paths, separated by commas, is flushed soon, but not under those with a `!` before them:
-    /// `/etc,!/etc/pihole`; `none`
+    /// a change under these paths, separated by commas, is flushed soon, but not under those with a
+    /// `!` before them: `/etc,!/etc/pihole`; `none`
     "urgent" urgent: Paths = vec!["/etc".to_owned()];
     /// how soon; several changes come in one flush
     "urgent-delay" urgent_delay: Millis = 2000;
-    /// changes that come again and again: after 12 flushes for `urgent`, one in this time; the same for `merge-on`. A
-    /// power cut can then cost this much of them. `off` is no bound
+    /// changes that come again and again: after 12 flushes for `urgent`, one in this time; the same
+    /// for `merge-on`. A power cut can then cost this much of them. `off` is no bound
     "urgent-pause" urgent_pause: Millis = 5 * 60_000;
-    /// a change under these paths is flushed as soon; if it is on root it is merged as well, since a boot loader reads
-    /// the plain card
+    /// a change under these paths is flushed as soon; if it is on root it is merged as well, since
+    /// a boot loader reads the plain card
     "merge-on" merge_on: Paths = vec!["/boot".to_owned()];
     /// a flush that leaves the flush log this full merges it
     "merge" merge: Share = 75;
     /// leave out what need not reach the card: free blocks and the journal of ext2, ext3, ext4
     "prune" prune: Switch = true;
-    /// merge the flush log, however little it holds, after this time without a flush; `off` is never
+    /// merge the flush log, however little it holds, after this time without a flush; `off` is
+    /// never
     "idle" idle: Seconds = 0;
     /// the clock and `memory-low` don't flush for less than this
     "min-flush" min_flush: BytesOrOff = Bytes(8 << 10);
-    /// when flushes fail and the RAM copy gets full: `write-through`, or `wait`: programs wait until the card works
-    /// again
+    /// when flushes fail and the RAM copy gets full: `write-through`, or `wait`: programs wait
+    /// until the card works again
     "on-overflow" on_overflow: OnOverflow = OnOverflow::WriteThrough;
-    /// when a hold lasts until the RAM copy is full: `flush` keeps what is on trial, `discard` drops it by a reboot
+    /// when a hold lasts until the RAM copy is full: `flush` keeps what is on trial, `discard`
+    /// drops it by a reboot
     "hold-full" hold_full: HoldFull = HoldFull::Flush;
     /// a swap area on the card, `/dev/sda3` or `UUID=`, for what the RAM can't take
     "spill" spill: SwapArea = None;

@@ -116,7 +116,8 @@ mod tests {
         assert_eq!(budget, 0);
     }
 
-    /// A gap is filled for the card's sake. What can't be read there costs a filler, never the merge.
+    /// A gap is filled for the card's sake. What can't be read there costs a filler, never the
+    /// merge.
     #[test]
     fn a_filler_that_cannot_be_read_is_left_out_and_nothing_else_is() {
         let mut budget = 100;

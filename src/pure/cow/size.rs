@@ -74,7 +74,8 @@ impl Room {
     }
 }
 
-/// What COWs may hold at most where `available` bytes could be had for them: three quarters of what is behind [`RESERVE`], and at least [`SMALLEST`].
+/// What COWs may hold at most where `available` bytes could be had for them: three quarters of what
+/// is behind [`RESERVE`], and at least [`SMALLEST`].
 ///
 /// A snapshot survives a full COW, but not one that the memory can't hold. Other programs come and
 /// go, so this is computed at every sample, not only when a COW is made.
@@ -100,21 +101,21 @@ pub fn fresh(limit: Bytes, sealed: Bytes) -> Bytes {
     device(Bytes(limit.0.saturating_sub(sealed.0).max(limit.0 / 4).max(SMALLEST.0)))
 }
 
-/// The size of the fresh COW's device while a sealed one holds `sealed` bytes: [`SLACK`] more, but not
-/// more than `log_capacity`, what one flush can put into the flush log.
+/// The size of the fresh COW's device while a sealed one holds `sealed` bytes: [`SLACK`] more, but
+/// not more than `log_capacity`, what one flush can put into the flush log.
 pub fn fresh_device(limit: Bytes, sealed: Bytes, log_capacity: Bytes) -> Bytes {
     let fresh = fresh(limit, sealed);
     device(Bytes(fresh.0.saturating_add(SLACK.0)).min(log_capacity.max(fresh)))
 }
 
-/// What a COW device of `device` bytes may hold: [`SLACK`] less, or half of it where that is little. When
-/// memory comes back the limit may be higher than when the device was made.
+/// What a COW device of `device` bytes may hold: [`SLACK`] less, or half of it where that is
+/// little. When memory comes back the limit may be higher than when the device was made.
 pub fn usable(device: Bytes) -> Bytes {
     Bytes(device.0.saturating_sub(SLACK.0).max(device.0 / 2))
 }
 
-/// Whether a COW device of `device` bytes, of which `used` are, has room for what a freeze writes: `dirty`
-/// bytes of the page cache, and the filesystem's own.
+/// Whether a COW device of `device` bytes, of which `used` are, has room for what a freeze writes:
+/// `dirty` bytes of the page cache, and the filesystem's own.
 ///
 /// `dirty` also counts pages of other filesystems. The daemon has the kernel keep dirty pages below
 /// an eighth of the COW, so the sum is small enough to ask for.
@@ -124,7 +125,8 @@ pub fn can_freeze(device: Bytes, used: Bytes, dirty: Bytes) -> bool {
 }
 
 /// What a filesystem writes of its own when it is frozen: the end of a transaction, bitmaps, the
-/// superblock. A journal has at most a quarter of its length in one, some hundred KiB on busy routers.
+/// superblock. A journal has at most a quarter of its length in one, some hundred KiB on busy
+/// routers.
 const FREEZE: u64 = 1 << 20;
 
 #[cfg(test)]

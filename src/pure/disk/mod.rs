@@ -1,5 +1,5 @@
-//! Disks by what is written on them: superblocks ([`superblock`]), partition tables ([`partition`]) and the names by
-//! which a kernel command line asks for one ([`reference`]).
+//! Disks by what is written on them: superblocks ([`superblock`]), partition tables ([`partition`])
+//! and the names by which a kernel command line asks for one ([`reference`]).
 
 pub mod partition;
 pub mod reference;

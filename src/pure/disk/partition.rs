@@ -53,8 +53,8 @@ pub fn gpt(entry: &[u8]) -> Option<Names> {
     Some(Names { uuid: guid_text(guid), label })
 }
 
-/// Whether a disk that begins and ends with these bytes is divided: an MBR with a partition in it, or a GPT, whose
-/// second copy at the end is enough.
+/// Whether a disk that begins and ends with these bytes is divided: an MBR with a partition in it,
+/// or a GPT, whose second copy at the end is enough.
 pub fn has_table(head: &[u8], tail: &[u8]) -> bool {
     let gpt = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| bytes.starts_with(GPT_MAGIC));
     let last = |block: usize| tail.len().checked_sub(block).and_then(|at| tail.get(at..));

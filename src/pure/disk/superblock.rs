@@ -3,8 +3,8 @@
 //! Sources: ext2/3/4: the kernel's Documentation/filesystems/ext4/super.rst; XFS, F2FS and Btrfs:
 //! their on-disk superblock structures (fs/xfs/libxfs/xfs_format.h, include/linux/f2fs_fs.h,
 //! include/uapi/linux/btrfs_tree.h); squashfs: fs/squashfs/squashfs_fs.h; swap:
-//! include/linux/swap.h; md: include/uapi/linux/raid/md_p.h and drivers/md/md.c; FAT, exFAT, NTFS, LVM and LUKS: their
-//! published specifications.
+//! include/linux/swap.h; md: include/uapi/linux/raid/md_p.h and drivers/md/md.c; FAT, exFAT, NTFS,
+//! LVM and LUKS: their published specifications.
 
 use super::{partition, push_hex};
 use crate::pure::ext::layout::superblock as at;
@@ -157,8 +157,8 @@ fn other(head: &[u8], format: &Format) -> Option<Filesystem> {
 
 const SEVERAL: &str = "its data are on several devices";
 
-/// What the superblock says of other devices (`sb_logstart` and `sb_rblocks` of XFS, `num_devices` of Btrfs, `devs` of
-/// F2FS). `None`: it is cut off before that.
+/// What the superblock says of other devices (`sb_logstart` and `sb_rblocks` of XFS, `num_devices`
+/// of Btrfs, `devs` of F2FS). `None`: it is cut off before that.
 fn elsewhere(head: &[u8], kind: &str) -> Option<&'static str> {
     let number = |at: usize| head.get(at..)?.first_chunk();
     Some(match kind {
@@ -342,8 +342,8 @@ mod tests {
         assert_eq!(identify(&vec![0; HEAD_BYTES]), None);
     }
 
-    /// As mke2fs 1.47 (`-J device=`), mkfs.xfs 6.1 (`-l logdev=`, `-r rtdev=`), mkfs.btrfs 6.2 with two files and mkfs.f2fs 1.15
-    /// (`-c`) write it, beside what they write for one device.
+    /// As mke2fs 1.47 (`-J device=`), mkfs.xfs 6.1 (`-l logdev=`, `-r rtdev=`), mkfs.btrfs 6.2 with
+    /// two files and mkfs.f2fs 1.15 (`-c`) write it, beside what they write for one device.
     #[test]
     fn what_is_on_other_devices_is_known_by_the_superblock() {
         let elsewhere = |head: &[u8]| identify(head).unwrap().elsewhere;
@@ -401,7 +401,8 @@ mod tests {
                 assert_eq!(is_array_part(&sector, other), other == place);
             }
         }
-        // Version 0.90 is `major_version` 0; written by a machine with the other order of bytes as well.
+        // Version 0.90 is `major_version` 0; written by a machine with the other order of bytes as
+        // well.
         for magic in [[0xfc, 0x4e, 0x2b, 0xa9], [0xa9, 0x2b, 0x4e, 0xfc]] {
             let mut old = [0; 512];
             old[..4].copy_from_slice(&magic);
@@ -456,8 +457,8 @@ mod tests {
         }
     }
 
-    /// What identifies each format: its magic and where that stands, by the formats' specifications and not by
-    /// [`FORMATS`].
+    /// What identifies each format: its magic and where that stands, by the formats' specifications
+    /// and not by [`FORMATS`].
     const SIGNATURES: [(&str, usize, &[u8]); 14] = [
         (FLUSH_LOG, 0, b"cowflLOG"),
         ("xfs", 0, b"XFSB"),
@@ -494,8 +495,8 @@ mod tests {
         assert_eq!(known, tested[..known.len()], "a new format wants its line");
     }
 
-    /// Where UUID and label stand: sb_uuid and sb_fname of XFS, swap_header_v1_2, f2fs_super_block's uuid,
-    /// btrfs_super_block's fsid and label.
+    /// Where UUID and label stand: sb_uuid and sb_fname of XFS, swap_header_v1_2,
+    /// f2fs_super_block's uuid, btrfs_super_block's fsid and label.
     #[test]
     fn uuid_and_label_are_read_where_each_format_has_them() {
         let cases = [

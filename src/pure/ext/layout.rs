@@ -1,5 +1,6 @@
-//! Where the structures of ext2, ext3 and ext4 have their fields. Sources: the kernel's fs/ext4/ext4.h,
-//! fs/ext4/ext4_extents.h and include/linux/jbd2.h, with their names less the prefix.
+//! Where the structures of ext2, ext3 and ext4 have their fields. Sources: the kernel's
+//! fs/ext4/ext4.h, fs/ext4/ext4_extents.h and include/linux/jbd2.h, with their names less the
+//! prefix.
 
 /// `struct ext4_super_block`: 1024 bytes, 1024 bytes behind the start of the partition.
 pub mod superblock {
@@ -53,7 +54,8 @@ pub mod superblock {
     pub const IS_64BIT: u32 = 0x80;
 }
 
-/// `struct ext4_group_desc`: 32 bytes, or more with 64-bit block numbers, whose upper halves stand behind those.
+/// `struct ext4_group_desc`: 32 bytes, or more with 64-bit block numbers, whose upper halves stand
+/// behind those.
 pub mod group {
     use crate::pure::field::fields;
 
@@ -135,7 +137,8 @@ pub mod extent {
     }
 }
 
-/// `struct journal_superblock_s`, with `struct journal_header_s` in front. The highest byte of each number is the first.
+/// `struct journal_superblock_s`, with `struct journal_header_s` in front. The highest byte of each
+/// number is the first.
 pub mod journal {
     use crate::pure::field::{BigEndian32, fields};
 

@@ -57,7 +57,8 @@ const CHUNK_SHIFT: u32 = CHUNK_BYTES.trailing_zeros();
 const COMPAT: u32 = 0x1 | 0x2 | at::HAS_JOURNAL | 0x8 | 0x10 | 0x20 | 0x200 | 0x800 | 0x1000;
 const RECOVER: u32 = 0x4;
 const CSUM_SEED: u32 = 0x2000;
-/// filetype, extents, 64bit, flex_bg, ea_inode, csum_seed, large_dir, inline_data, encrypt, casefold.
+/// filetype, extents, 64bit, flex_bg, ea_inode, csum_seed, large_dir, inline_data, encrypt,
+/// casefold.
 const INCOMPAT: u32 =
     0x2 | 0x40 | at::IS_64BIT | 0x200 | 0x400 | CSUM_SEED | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
 const GDT_CSUM: u32 = 0x10;

@@ -22,7 +22,8 @@ pub enum Agreement {
     Less,
 }
 
-/// Compares a chain with what root reads: which chunk of root stands at which place in the log's partition, ascending.
+/// Compares a chain with what root reads: which chunk of root stands at which place in the log's
+/// partition, ascending.
 pub fn compare(chain: &Chain, seen: &[Exception]) -> Agreement {
     let place = |live: &Live| Exception { old: live.old, new: live.place };
     let same = |live: &[Live]| live.iter().map(place).eq(seen.iter().copied());
@@ -40,7 +41,8 @@ pub fn compare(chain: &Chain, seen: &[Exception]) -> Agreement {
 /// What is known of the segments that root does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
-    /// The log has one segment more, of just what is sealed now: it was appended, and something failed after that.
+    /// The log has one segment more, of just what is sealed now: it was appended, and something
+    /// failed after that.
     Sealed,
     /// All that they hold is on the card or in what is sealed.
     Held,
@@ -103,7 +105,8 @@ mod tests {
     use super::super::segment::Segment;
     use super::*;
 
-    /// A chain of segments with these chunks of root each, and what root reads of the first `seen` of them.
+    /// A chain of segments with these chunks of root each, and what root reads of the first `seen`
+    /// of them.
     fn chain(segments: &[&[u64]], end: ChainEnd) -> Chain {
         let header = Header { chunks: 1000, align: 1, ..Header::default() };
         let ring = Ring::new(1000, 1).unwrap();

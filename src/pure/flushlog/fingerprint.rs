@@ -108,9 +108,9 @@ mod tests {
         assert_eq!(places(Some("f2fs"), &head)[2], None);
     }
 
-    /// Where each filesystem that can be root keeps its superblock, and the magic that tells it, by the kernel's
-    /// headers: EXT4_SUPER_MAGIC at 1080, XFS_SB_MAGIC at 0, F2FS_SUPER_OFFSET 1024, BTRFS_SUPER_INFO_OFFSET
-    /// 64 KiB with the magic 64 bytes further.
+    /// Where each filesystem that can be root keeps its superblock, and the magic that tells it, by
+    /// the kernel's headers: EXT4_SUPER_MAGIC at 1080, XFS_SB_MAGIC at 0, F2FS_SUPER_OFFSET 1024,
+    /// BTRFS_SUPER_INFO_OFFSET 64 KiB with the magic 64 bytes further.
     const SUPERBLOCKS: [(&str, usize, &[u8]); 4] = [
         ("ext2", 1080, &[0x53, 0xef]),
         ("xfs", 0, b"XFSB"),

@@ -1,4 +1,5 @@
-//! The flush log's records, byte by byte. docs/formats.md has the tables, and tests/formats.rs compares.
+//! The flush log's records, byte by byte. docs/formats.md has the tables, and tests/formats.rs
+//! compares.
 //!
 //! Everything is little-endian. Each record is one sector of 512 bytes, so that no power cut
 //! leaves half of one, and carries a checksum of itself.
@@ -92,7 +93,8 @@ macro_rules! rows {
 
 rows!(u32, Fingerprint);
 
-/// Declares what stands in records, each field once: those behind `in the record` follow one another there.
+/// Declares what stands in records, each field once: those behind `in the record` follow one
+/// another there.
 macro_rules! record {
     (
         $(#[$about:meta])*

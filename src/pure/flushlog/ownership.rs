@@ -21,7 +21,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// What the header of a log on `disk` says of this root; its UUID is `uuid` where none can be read.
+    /// What the header of a log on `disk` says of this root; its UUID is `uuid` where none can be
+    /// read.
     pub fn as_owner_of(&self, disk: Option<DevNo>, uuid: Uuid) -> Owner {
         let near = disk.is_some() && disk == self.disk;
         Owner {
@@ -68,8 +69,9 @@ impl Owner {
         self.start == Sectors(0) && self.size == place.size
     }
 
-    /// Whether a log with this header, on `disk`, belongs to `root`. `others` are all other partitions: a log
-    /// belongs to its own disk's root before any other's, since a copied card has a copied log.
+    /// Whether a log with this header, on `disk`, belongs to `root`. `others` are all other
+    /// partitions: a log belongs to its own disk's root before any other's, since a copied card has
+    /// a copied log.
     pub fn is(&self, disk: Option<DevNo>, root: &Place, others: &[Place]) -> bool {
         if disk.is_none() || disk != root.disk {
             return self.by_uuid(root) && !self.is_at_home(disk, others);

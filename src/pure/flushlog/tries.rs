@@ -1,4 +1,5 @@
-//! How many boots in a row have begun on the stack and left nothing behind: a loop of boots that crash there must end.
+//! How many boots in a row have begun on the stack and left nothing behind: a loop of boots that
+//! crash there must end.
 //!
 //! Pure. A boot writes one sector before it builds the stack: how many have begun since the log
 //! ended as it does. A flush, a merge or a stop changes the log's end, so a boot that came that far
@@ -62,8 +63,8 @@ mod tests {
 
     #[test]
     fn the_cut_of_any_write_leads_to_the_limit_all_the_same() {
-        // Each boot writes one more than it found. At each of these writes the power may fail, which leaves the old
-        // record, the new one or neither.
+        // Each boot writes one more than it found. At each of these writes the power may fail,
+        // which leaves the old record, the new one or neither.
         let mut seen = vec![record(0)];
         for _ in 0..2 {
             let mut next = Vec::new();

@@ -107,8 +107,8 @@ pub fn let_go(full_wait: u64) -> u64 {
 /// Whether the throttle holds writers back now, and how long until it looks again.
 ///
 /// They are held back in steps. After each, all go on for a moment, so that programs that only read
-/// go on as well, and those that write only slow down; unless so little room is left that a writer at
-/// full speed could fill the COW in that moment.
+/// go on as well, and those that write only slow down; unless so little room is left that a writer
+/// at full speed could fill the COW in that moment.
 pub fn decide(level: &Level, full_wait: u64, writers: Writers) -> (bool, Duration) {
     let percent = level.percent_of_limit();
     match writers {

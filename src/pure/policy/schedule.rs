@@ -113,7 +113,8 @@ pub struct Schedule {
     failures: u32,
 }
 
-/// How many flushes for changes of a kind come as soon as they are due, before they have to be `urgent-pause` apart.
+/// How many flushes for changes of a kind come as soon as they are due, before they have to be
+/// `urgent-pause` apart.
 pub const AT_ONCE: u64 = 12;
 
 /// Changes of one kind, and how often they may ask for a flush: a file that is rewritten every few
@@ -291,8 +292,8 @@ impl Schedule {
         }
     }
 
-    /// Another process flushed. What had changed until `since`, a time as `running` of [`Sample`], is certainly in that
-    /// flush; what came later may have come when it had begun.
+    /// Another process flushed. What had changed until `since`, a time as `running` of [`Sample`],
+    /// is certainly in that flush; what came later may have come when it had begun.
     pub fn flushed_by_hand(&mut self, on_card: bool, since: u64, now: &Sample) {
         self.flushed(on_card, since, now);
     }
@@ -449,7 +450,8 @@ mod tests {
             let level = level(used);
             let (available_percent, held) = (if pressed { 0 } else { 50 }, true);
             let now = Sample { level, pressed, available_percent, held, ..now(seconds) };
-            // The owner's own hold ends when it is full; in doubt only by a reboot, which drops what is in RAM alone.
+            // The owner's own hold ends when it is full; in doubt only by a reboot, which drops
+            // what is in RAM alone.
             let full = is_full(&config, &now).then_some(Reason::High);
             prop_assert_eq!(schedule.due(&config, &now), full);
             let doubt = Sample { doubt: true, ..now };
@@ -458,8 +460,9 @@ mod tests {
     }
 
     proptest! {
-        /// However often files change, under an urgent path and in what a boot loader reads: no more flushes for that than the
-        /// bucket has and gets, none of them later than it must be, and one kind takes nothing from the other.
+        /// However often files change, under an urgent path and in what a boot loader reads: no
+        /// more flushes for that than the bucket has and gets, none of them later than it must be,
+        /// and one kind takes nothing from the other.
         #[test]
         fn changes_ask_for_a_bounded_number_of_flushes_and_none_waits_for_longer_than_the_pause(
             changes in prop::collection::vec((0u64..3000, 0u8..4, 0u64..900), 1..400),
@@ -518,7 +521,8 @@ mod tests {
             }
         }
 
-        /// A change that came when a flush by hand may have begun is never taken for flushed, however many came before it.
+        /// A change that came when a flush by hand may have begun is never taken for flushed,
+        /// however many came before it.
         #[test]
         fn what_came_after_a_flush_by_hand_had_begun_is_still_due(
             times in prop::collection::vec(0u64..10_000, 1..20),
@@ -565,7 +569,8 @@ mod tests {
         assert!(!schedule.is_put_off(&off, &now(3002)));
     }
 
-    /// A boot loader reads all of a filesystem of its own; only what it reads of root has to leave the log.
+    /// A boot loader reads all of a filesystem of its own; only what it reads of root has to leave
+    /// the log.
     #[test]
     fn boot_files_beside_root_want_a_flush_and_no_merge() {
         let config = config("interval=off\nurgent-delay=2s");

@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 pub const PROGRAMS: [&std::ffi::CStr; 3] =
     [c"/usr/sbin/cowflush", c"/sbin/cowflush", c"/usr/local/sbin/cowflush"];
 
-/// Folders of root with a link of that name for each service that is switched on: OpenWrt's, sysvinit's for the shutdown,
-/// systemd's and OpenRC's.
+/// Folders of root with a link of that name for each service that is switched on: OpenWrt's,
+/// sysvinit's for the shutdown, systemd's and OpenRC's.
 pub const SERVICES: [&str; 8] = [
     "etc/rc.d",
     "etc/rc0.d",
@@ -34,7 +34,8 @@ pub const CALLERS: [[&str; 2]; 3] = [
 pub enum Seen {
     /// The file is certainly not there.
     Missing,
-    /// The file may be there: on a filesystem that is not mounted yet, or behind what can't be read.
+    /// The file may be there: on a filesystem that is not mounted yet, or behind what can't be
+    /// read.
     Unclear,
     /// The file is there.
     There,

@@ -17,8 +17,8 @@ pub enum Step {
     Clear(Name),
     /// Remove the device.
     Remove(Name),
-    /// Load the table into root that reads through the sealed device, and let root go on with it: what root's
-    /// COW holds was handed over, and the table that waited for that is gone.
+    /// Load the table into root that reads through the sealed device, and let root go on with it:
+    /// what root's COW holds was handed over, and the table that waited for that is gone.
     MoveRoot,
     /// Append the sealed COW to the flush log, then let the sealed device read it there.
     Append,
@@ -608,8 +608,8 @@ mod tests {
         assert_eq!(steps[..2], [Step::Clear(Name::Sealed), Step::Remove(Name::View)]);
     }
 
-    /// The view takes the place of the log's own table before the merge begins; killed in between, the log's own
-    /// table has to come back before the view goes.
+    /// The view takes the place of the log's own table before the merge begins; killed in between,
+    /// the log's own table has to come back before the view goes.
     #[test]
     fn a_merge_of_the_log_that_had_not_begun_is_taken_back() {
         let between = Stack {
@@ -746,8 +746,9 @@ mod tests {
         }
     }
 
-    /// What `step` would do to data that root reads or that exist nowhere else; `None`: nothing. An independent
-    /// statement of what must never happen, by following the live tables from root down.
+    /// What `step` would do to data that root reads or that exist nowhere else; `None`: nothing. An
+    /// independent statement of what must never happen, by following the live tables from root
+    /// down.
     fn harm(stack: &Stack, step: Step) -> Option<&'static str> {
         let under = under_root(stack);
         let reads = |name: Name| stack.device(name).is_some_and(|d| under.contains(&d.number));
@@ -810,8 +811,8 @@ mod tests {
         }
     }
 
-    /// The kernel has moved root's exceptions to the sealed device; what root's own table had is there alone. Two
-    /// tables that are awake can't have the same COW otherwise.
+    /// The kernel has moved root's exceptions to the sealed device; what root's own table had is
+    /// there alone. Two tables that are awake can't have the same COW otherwise.
     fn handed_over(stack: &Stack, under: &[DevNo]) -> bool {
         stack.root.zip(stack.sealed).is_some_and(|(root, sealed)| {
             let cow = |device: &Device| parts(device).map(|(_, cow)| cow);
@@ -920,8 +921,8 @@ mod tests {
                             log: with(bit(4), log),
                             origin: with(bit(5), origin),
                         };
-                        // A device that is not there can't be disturbed; for one that is, what else is there is
-                        // of less interest.
+                        // A device that is not there can't be disturbed; for one that is, what else
+                        // is there is of less interest.
                         let telling = [0, 0b10_0000, 0b11_1000, 0b11_1100];
                         if bits >= 64
                             && (sealed.is_none() || !telling.contains(&(bits & 0b11_1100)))
@@ -929,7 +930,8 @@ mod tests {
                             continue;
                         }
                         let logged = Stack { logged: disturbed(*logged, false, true), ..base };
-                        // A table that waits under root is cleared before anything else is looked at.
+                        // A table that waits under root is cleared before anything else is looked
+                        // at.
                         let whole = [base, logged];
                         let whole = if bits & 0xc2 != 0 { &whole[..1] } else { &whole[..] };
                         for stack in whole {
@@ -965,8 +967,8 @@ mod tests {
         assert!(harms.is_empty(), "of {looked}: {names:#?}");
     }
 
-    /// The kernel drops a loaded table when a swap fails. After the handover root's COW is the sealed device's, so that
-    /// one must stay; and to refuse alone would leave root asleep.
+    /// The kernel drops a loaded table when a swap fails. After the handover root's COW is the
+    /// sealed device's, so that one must stay; and to refuse alone would leave root asleep.
     #[test]
     fn what_was_handed_over_stays_when_roots_loaded_table_is_gone() {
         let handed = edit(deferring(), |s| {
@@ -1058,8 +1060,8 @@ mod tests {
         }
     }
 
-    /// What a last resort left that went past a log with flushes in it: root's COW is merged into the layer that reads
-    /// the log, and then root would be put on the bare card.
+    /// What a last resort left that went past a log with flushes in it: root's COW is merged into
+    /// the layer that reads the log, and then root would be put on the bare card.
     #[test]
     fn a_merge_into_the_layer_that_reads_the_log_is_never_waited_for_nor_ended() {
         for status in [used(8), used(0), SnapshotStatus::MergeFailed] {

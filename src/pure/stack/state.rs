@@ -292,8 +292,9 @@ impl Stack {
     /// then: reads through it fail. Only the sealed device's table knows where each chunk is in the
     /// COW.
     ///
-    /// A resume moves it (`__handover_exceptions` in drivers/md/dm-snap.c), so until then the sealed device is
-    /// suspended; after that root's table is Invalid, whatever another tool does to the sealed device.
+    /// A resume moves it (`__handover_exceptions` in drivers/md/dm-snap.c), so until then the
+    /// sealed device is suspended; after that root's table is Invalid, whatever another tool does
+    /// to the sealed device.
     pub fn has_handed_over(&self) -> bool {
         let void = self.root.is_some_and(|root| root.status() == SnapshotStatus::Invalid);
         self.shares_cow() && (void || self.sealed.is_some_and(|sealed| !sealed.suspended))
@@ -316,8 +317,8 @@ impl Stack {
         (!logged).then_some(sealed)
     }
 
-    /// RAM that a sealed COW holds, metadata included. `None`: the kernel does not count one that overflowed, or whose merge
-    /// failed.
+    /// RAM that a sealed COW holds, metadata included. `None`: the kernel does not count one that
+    /// overflowed, or whose merge failed.
     pub fn sealed_bytes(&self) -> Option<Bytes> {
         match self.sealed_in_ram() {
             Some(sealed) if sealed.target().and_then(store).is_some() => {
@@ -327,8 +328,8 @@ impl Stack {
         }
     }
 
-    /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one. `None`: the kernel does not count a COW
-    /// that overflowed, was lost, or whose merge failed.
+    /// Sectors of data waiting in RAM: root's COW and what is left of a sealed one. `None`: the
+    /// kernel does not count a COW that overflowed, was lost, or whose merge failed.
     pub fn pending(&self) -> Option<Sectors> {
         let mut sum = 0_u64;
         for device in [self.root, self.sealed_in_ram()].into_iter().flatten() {

@@ -216,8 +216,8 @@ impl Control {
         }
     }
 
-    /// The device that both messages are about, as it is now; `None` when there is none. Allocates nothing. An
-    /// error has the request that was refused.
+    /// The device that both messages are about, as it is now; `None` when there is none. Allocates
+    /// nothing. An error has the request that was refused.
     pub fn read_device(
         &self,
         info: &mut Message,

@@ -22,7 +22,8 @@ pub struct Bad {
     pub unreadable: bool,
 }
 
-/// Checksum of the [`BEHIND`] chunks from a position on. One that can't be read counts as [`NOTHING`].
+/// Checksum of the [`BEHIND`] chunks from a position on. One that can't be read counts as
+/// [`NOTHING`].
 pub fn behind_crc(from: &mut impl Chunks, ring: &Ring, position: u64) -> u32 {
     let (mut at, end) = (position, position.saturating_add(BEHIND));
     let mut state = !0;

@@ -222,14 +222,15 @@ impl Chain {
         }
     }
 
-    /// The first chunk of a segment's data that is not as its table says; one that is wrong, if there is one.
+    /// The first chunk of a segment's data that is not as its table says; one that is wrong, if
+    /// there is one.
     fn bad_data(&self, from: &mut impl Chunks, segment: &Segment) -> Option<Bad> {
         bad_chunks(from, wanted(&self.ring, segment)).into_iter().min_by_key(|bad| bad.unreadable)
     }
 
-    /// Whether the incomplete segment at the chain's end is the youngest: had it been complete once, and
-    /// is damaged now, the next one's head would stand right behind it. What can't be read may be
-    /// anything.
+    /// Whether the incomplete segment at the chain's end is the youngest: had it been complete
+    /// once, and is damaged now, the next one's head would stand right behind it. What can't be
+    /// read may be anything.
     fn is_last(&self, from: &mut impl Chunks, head: &Head) -> bool {
         let mut chunk = vec![0; CHUNK_BYTES];
         let next = self.ring.chunk(self.link_after(head).position);

@@ -17,7 +17,8 @@ pub enum LogError {
     Unreadable(u64),
     /// A header is there, but neither copy is intact.
     Damaged,
-    /// A copy of the header is intact and of a format that this program does not know: it may hold anything.
+    /// A copy of the header is intact and of a format that this program does not know: it may hold
+    /// anything.
     Newer(Box<Header>),
     /// The header makes no sense.
     Nonsense,

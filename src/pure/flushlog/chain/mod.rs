@@ -25,10 +25,11 @@
 //! | ours | something else | it was cut short; what a search finds |
 //!
 //! What a search finds: a younger commit record somewhere in the ring means that flushes were lost
-//! ([`ChainEnd::Damaged`]), or can't be reached now ([`ChainEnd::Unreadable`] if what is in the way can't be read). None means
-//! [`ChainEnd::Torn`]: a committed segment has its head and its commit record in two chunks, so one unreadable chunk can't hide it. The
-//! checksum of what stands behind a segment counts a chunk that can't be read as [`NOTHING`], in writing and in
-//! comparing: it can't fail.
+//! ([`ChainEnd::Damaged`]), or can't be reached now ([`ChainEnd::Unreadable`] if what is in the way
+//! can't be read). None means [`ChainEnd::Torn`]: a committed segment has its head and its commit
+//! record in two chunks, so one unreadable chunk can't hide it. The checksum of what stands behind
+//! a segment counts a chunk that can't be read as [`NOTHING`], in writing and in comparing: it
+//! can't fail.
 
 mod checked;
 mod follow;
@@ -59,7 +60,8 @@ pub enum ChainEnd {
     Unreadable {
         /// The chunk of the log that can't be read.
         chunk: u64,
-        /// The largest sequence number that is known to be behind it; `None`: perhaps there is nothing.
+        /// The largest sequence number that is known to be behind it; `None`: perhaps there is
+        /// nothing.
         youngest: Option<u64>,
     },
 }

@@ -137,8 +137,8 @@ fn what_was_just_written_is_in_the_chain_as_a_reader_would_find_it() {
     }
 }
 
-/// A log with one segment, and behind it one of these chunks whose head and commit record were changed before
-/// their checksums were made.
+/// A log with one segment, and behind it one of these chunks whose head and commit record were
+/// changed before their checksums were made.
 fn forged(chunks: &[u64], change: fn(&mut Head), commit: fn(&mut Commit)) -> Chain {
     let mut card = Card::new(1);
     card.append(&[3], 1);

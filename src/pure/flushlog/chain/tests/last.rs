@@ -145,7 +145,8 @@ fn what_was_appended_to_a_long_log_is_read_without_the_rest() {
         assert_eq!(card.since(end).unwrap().segments.len(), 2);
         card.reads
     };
-    // Two copies of the header, two chunks of each segment, the place behind them as a head and as it was left.
+    // Two copies of the header, two chunks of each segment, the place behind them as a head and as
+    // it was left.
     assert_eq!((reads(0), reads(90)), (2 + 2 * 2 + 2, 2 + 2 * 2 + 2));
 }
 

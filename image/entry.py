@@ -31,7 +31,7 @@ class Addition:
     """What the new entries start: a kernel of ours or the old one, and our initramfs.
 
     `root` takes the place of what `root=` says, where that is another driver's name for the card. `vouched`: the owner
-    sees to it that somebody calls cowflush, since no service is put into root.
+    sees to it that something calls cowflush, since no service is put into root.
     """
 
     kernel: str

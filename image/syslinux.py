@@ -119,7 +119,7 @@ def _program(value: str) -> bool:
 
 
 def _default(common: dict[str, str], labels: list[_Label]) -> _Label:
-    """The label that is started when nobody types anything."""
+    """The label that is started when nothing is typed."""
     menu = _is_menu(common)
     marked = [label for label in labels if label.default] if menu else []
     if len(marked) > 1:

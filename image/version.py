@@ -86,7 +86,7 @@ def look(top: Path = TOP) -> Build:
 
 
 def _git(top: Path, *words: str) -> str:
-    """What git says; nothing where there is none. Whoever owns the folder: it is only read."""
+    """What git says; nothing where there is none. It does not matter who owns the folder: it is only read."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = [
         "git",

@@ -174,7 +174,7 @@ struct Told {
 }
 
 impl Told {
-    /// The chunks that needn't reach the card.
+    /// The chunks that need not reach the card.
     fn needless(&self, chunks: u64) -> BTreeSet<u64> {
         let bytes = CHUNK_BYTES as u64;
         let journal: BTreeSet<u64> = self.journal.iter().skip(1).copied().collect();

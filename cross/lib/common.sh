@@ -114,7 +114,7 @@ of_name() {
 # older NAME: what the cache has of it, or nothing.
 older() { of_name "$1" | sed -n 1p; }
 
-# prune NAME: what nobody asked for in 60 days goes, but for what was used last.
+# prune NAME: removes what was not used in 60 days, but for what was used last.
 prune() {
     local folder
     of_name "$1" | sed 1d | while read -r folder; do

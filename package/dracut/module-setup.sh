@@ -45,8 +45,9 @@ put_in() {
     mkdir -p "$initdir/etc" && note_the_log && name_the_card
 }
 
-# A boot must know of a flush log on another disk: that may come later than root. Not of one of the machine that an image
-# is built on. Where there is no stack, as before the first boot with cowflush, it needn't know.
+# A boot must know of a flush log on another disk: that may come later than root. Not of one of the
+# machine that an image is built on. Where there is no stack, as before the first boot with
+# cowflush, it need not know.
 note_the_log() {
     local word
     ischroot 2>/dev/null && return

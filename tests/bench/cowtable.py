@@ -16,7 +16,7 @@ FIND = "grep -l '^cowflush-root$' /sys/block/dm-*/dm/name"
 
 
 def measure(vm: VM, journal: set[int]) -> dict[str, Any]:
-    """Root's COW as it is now; nobody may write meanwhile. `journal` is the filesystem's journal blocks."""
+    """Root's COW as it is now; nothing may write meanwhile. `journal` is the filesystem's journal blocks."""
     table = sorted(_read(vm))
     olds = [old for old, _ in table]
     return {

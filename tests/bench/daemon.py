@@ -108,7 +108,7 @@ def _urgent(vm: VM) -> list[float]:
         script = f"read a rest </proc/uptime; echo {number} >/etc/changed; {wait}; read b rest </proc/uptime; echo $a $b"
         begin, end = map(float, vm.run(script, timeout=120).ok().text.split())
         found.append(round(end - begin, 2))
-        # It also notices its own flush; the next change shall find it at rest.
+        # It also notices its own flush; the next change must find it idle.
         vm.run("sleep 2").ok()
     return found
 

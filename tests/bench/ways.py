@@ -46,7 +46,7 @@ WRITTEN = ("wr_operations", "wr_bytes", "flush_operations")
 
 
 def idle(vm: VM, seconds: float) -> dict[str, Any]:
-    """What the writer sees while nobody flushes."""
+    """What the writer sees while no flush goes on."""
     writer = _Writer(vm)
     vm.run(f"sleep {seconds}").ok()
     return writer.stop()

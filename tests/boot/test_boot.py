@@ -183,7 +183,7 @@ def test_a_boot_does_as_the_command_line_says(boot: Lab) -> None:
     assert {"rw", "noatime", "commit=77", "errors=remount-ro"} <= {*options}, mounted
     started = vm.run("tr '\\0' ' ' </proc/1/cmdline").ok().text.split()
     assert started[-3:] == ["/sbin/other-init", "first", "second"]
-    # Nothing that ours did about signals is handed on: everybody would inherit it.
+    # The real init gets no signal dispositions from ours: every process would inherit them.
     signals = dict(
         re.findall(r"^(Sig\w+):\t(\w+)$", vm.get("/proc/1/status").decode(), re.MULTILINE)
     )

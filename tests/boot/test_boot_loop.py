@@ -82,7 +82,7 @@ def test_a_system_that_runs_and_never_flushes_is_no_loop(boot: Lab) -> None:
     got = vm.card_stats() - before
     assert (got.wr_operations, got.wr_bytes, got.flush_operations) == (1, SECTOR, 0)
     vm.kill()
-    # Whoever says so has the stack whatever happened.
+    # With `cowflush=always` the stack is used whatever happened.
     for _ in range(3):
         crash(boot, card)
     vm = boot(card, append="cowflush=always")

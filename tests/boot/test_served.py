@@ -1,4 +1,4 @@
-"""A root that nobody would flush is not kept in RAM: a boot looks for cowflush's program and its service first."""
+"""A root that nothing would flush is not kept in RAM: a boot looks for cowflush's program and its service first."""
 
 from __future__ import annotations
 

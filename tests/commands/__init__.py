@@ -1,1 +1,1 @@
-"""What commands say and refuse, whoever calls them: status, figures, refusals, words."""
+"""What commands say and refuse, for any caller: status, figures, refusals, words."""

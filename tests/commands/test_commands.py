@@ -136,7 +136,7 @@ def merged_since(vm: VM) -> None:
 
 
 def test_a_shutdown_does_not_end_a_stop(boot: Lab) -> None:
-    """It sends SIGTERM to everybody, and SIGHUP."""
+    """It sends SIGTERM to every process, and SIGHUP."""
     vm = slow_flush(boot)
     stop = vm.start("exec cowflush stop")
     wait_status(vm, MERGING)
@@ -332,7 +332,7 @@ def test_a_user_sees_the_mode_and_nothing_else(boot: Lab) -> None:
             r"(?i)run .*as root|permission denied",
             vm.run(f"{AS_NOBODY} cowflush {command}").exits(FAILED).text,
         ), command
-    # Whoever may not read the log is not told what is in it.
+    # A user who may not read the log is not told what is in it.
     vm.run("cowflush log format /dev/sda2; echo x >/root/x; cowflush flush").ok()
     report = jsondoc.parse("status", vm.run(f"{AS_NOBODY} cowflush status --json").ok().output)
     unknown = {"state": "", "segments": None, "used_percent": None}

@@ -16,7 +16,7 @@ FAILED, BUSY = 1, 4
 OTHER = "c0f1a5b0-5eed-4c0f-8a5b-000000000002"
 BUSY_PID = '"busy_pid":[0-9]'
 DEVICES = "for dm in /sys/block/dm-*/dm; do [ ! -e $dm ] || cat $dm/name $dm/suspended; done | paste - - | sort"
-# The node of the device of that name; nobody but udev makes links.
+# The node of the device of that name; only udev makes links.
 NODE = 'for dm in /sys/block/dm-*; do [ "$(cat $dm/dm/name)" != {name} ] || echo /dev/${{dm##*/}}; done'
 
 
@@ -129,7 +129,7 @@ def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
     vm.run(
         "sed s/cowflush=off// /proc/cmdline >/run/line && mount --bind /run/line /proc/cmdline"
     ).ok()
-    # Somebody else's device has one of our names: it is not taken away.
+    # Another program's device has one of cowflush's names: it is not taken away.
     vm.run("guest-tools dm create cowflush-view && guest-tools dm table cowflush-view 8 error").ok()
     foreign = "cannot go on with cowflush-view: its table is none that cowflush makes."
     refuses(vm, {"cowflush attach /dev/sdb1": foreign}, disk=1)
@@ -180,7 +180,7 @@ NAMES = "cat /sys/block/dm-*/dm/name | sort"
 
 
 def test_what_is_only_called_like_ours_is_left_alone(boot: Lab) -> None:
-    """But for a device without a table, as a killed command leaves it, which serves nobody."""
+    """Except a device without a table, as a killed command leaves it, which serves no purpose."""
     vm = boot()
     vm.run(f"set -e\n{NAMESAKES}").ok()
     for command in ("flush", "stop", "start"):

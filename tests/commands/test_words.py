@@ -135,7 +135,7 @@ def test_who_looks_beside_a_flush_sees_no_damage_and_no_interruption(boot: Lab) 
 
 
 def still_frozen(vm: VM) -> None:
-    """Whoever froze it is the one who thaws it: a second thaw would be refused."""
+    """The program that froze it thaws it: a second thaw would be refused."""
     vm.run(THAW).ok()
 
 

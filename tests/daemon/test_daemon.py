@@ -91,7 +91,7 @@ def test_a_file_that_is_rewritten_all_the_time_gets_a_bounded_number_of_flushes_
     following = report["daemon"]["next_flush"]
     assert following["reason"] == "urgent" and 0 < following["seconds"] <= 3600, following
     assert report["restless"] is None, "a dozen is nobody's fault"
-    # With a shorter pause there are more, and then it is told by whoever is asked.
+    # With a shorter pause there are more, and then every command reports it.
     daemon.reconfigure(vm, config.replace("1h", "1s"))
     wait_for(vm, "(urgent)", AT_ONCE + 3)
     vm.run("kill $(cat /run/rewriter)").ok()
@@ -205,7 +205,7 @@ def test_who_may_hold_and_when(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_two_daemons_do_each_others_work(boot: Lab) -> None:
-    """Whoever starts a second one by mistake loses nothing."""
+    """A second daemon that is started by mistake does no harm."""
     vm = boot()
     daemon.start(vm, QUIET.replace("interval=off", "interval=1s") + "size=16M\n", log=True)
     first = daemon.field(vm, "Pid")
@@ -290,7 +290,7 @@ def test_told_to_end_in_the_middle_of_a_flush_it_ends_and_counts_no_failure(boot
     said = daemon.said(vm)
     assert "failed" not in said and "(asked)" not in said, said
     vm.run(f"! grep -q '^failures=[^0]' {daemon.TOTALS}").ok()
-    # What it had sealed is flushed by whoever comes next.
+    # The next command flushes what it had sealed.
     vm.throttle(Throttle())
     sums = vm.run("cd /root && sha256sum big").ok().text.split()
     vm.run("cowflush flush", timeout=60).ok()

@@ -91,7 +91,7 @@ def test_killed_at_any_moment_it_leaves_root_awake(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_without_its_throttle_worker(boot: Lab) -> None:
-    """Somebody kills it: the next flush starts another, which keeps none of the daemon's other files, such as a watchdog."""
+    """It is killed: the next flush starts another, which keeps none of the daemon's other files, such as a watchdog."""
     vm = boot(memory=128)
     daemon.start(vm, daemon.QUIET + "size=16M\n", log=True)
     pid = daemon.field(vm, "Pid")

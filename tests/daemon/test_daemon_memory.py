@@ -1,4 +1,4 @@
-"""The COW never overflows and memory never runs out, whoever writes or takes memory however fast."""
+"""The COW never overflows and memory never runs out, however fast programs write or take memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COW_MIB = 16
 # Twice the COW: what is written again and again can't stay in it.
 PLACES = 2 * COW_MIB * 16
 ENOUGH = 2 * PLACES + 1
-# A writer that nobody stops ends by itself, in seconds.
+# A writer that is not stopped ends by itself, in seconds.
 LIMIT = 1800
 
 
@@ -79,7 +79,7 @@ def start(boot: Lab, memory: int, log: bool) -> VM:
 
 
 def flood_alone(boot: Lab, memory: int, log: bool, merges: int, flushes: int = 0) -> None:
-    """Nobody else flushes, so the daemon does, since the COW fills up."""
+    """No command flushes, so the daemon does, since the COW fills up."""
     vm = start(boot, memory, log)
     write(boot, vm, log, merges=merges, flushes=flushes)
 

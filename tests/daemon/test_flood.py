@@ -22,7 +22,7 @@ done
 def test_others_flush_while_a_writer_is_at_full_speed(boot: Lab, memory: int) -> None:
     """By hand, and for changes that are urgent: a flush that writes the page cache out first is not watched by the daemon.
 
-    Who is first at each flush is nobody's to say, so before the flood each is seen alone, and in it some of them are:
+    Which of them is first at each flush is a matter of chance, so before the flood each is seen alone, and in it some of them are:
     a COW that fills up must not shut everybody else out."""
     vm = boot(memory=memory)
     daemon.start(

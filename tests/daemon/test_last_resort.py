@@ -19,7 +19,7 @@ BIG = workload.FOLDER
 WRITER = (
     f"n=0; while :; do n=$(((n + 1) % 40)); head -c 1048576 /dev/urandom >{BIG}/$n || exit; done"
 )
-# Nobody holds it back when the daemon has ended.
+# Nothing holds it back when the daemon has ended.
 SLOW_WRITER = WRITER.replace("1048576", "65536").replace("|| exit", "|| exit; usleep 20000")
 
 

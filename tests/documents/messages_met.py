@@ -2,7 +2,7 @@
 
 Looked through is what is left in build/test-logs: the consoles of the guests, all that their commands
 said, and all that programs on this machine said. Nothing is judged by it: a run of a part of the tests
-says little, and some messages are for what no test can bring about. It is for whoever writes tests.
+says little, and some messages are for what no test can bring about. It is for writers of tests.
 
 A message is met when its words were said in their order in one line, whatever stood at the places of the
 words in capitals. A short one may be met by chance.

@@ -56,7 +56,7 @@ KINDS = [
     ),
     Kind("load", "ENOMEM", r"cannot load a table into cowflush-[\w-]+: Out of memory\. "),
     Kind("create", "ENOMEM", r"cannot create cowflush-[\w-]+: Out of memory\. Free some memory"),
-    # Whoever has it open for a moment, as udev does, is waited for; here it is for good.
+    # A command waits for a program that has it open for a moment, as udev does; here it stays open.
     Kind("remove", "EBUSY", r"cannot remove cowflush-[\w-]+: Device or resource busy\. ", lasts=True),
     Kind("rename", "EBUSY", r"cannot rename cowflush-[\w-]+: Device or resource busy\. "),
     Kind("loop-free", "ENOSPC", r"cannot find a free loop device: No space left on device\. "),
@@ -261,7 +261,7 @@ def fail_two(router: Router, pair: Sequence[str], code: int | None = None) -> No
     if killed:
         # The guard is there: no other command is needed.
         router.check_lives()
-    # Whoever writes may have to wait for the next command.
+    # A writer may have to wait for the next command.
     router.check_flush()
     router.check_lives()
 

@@ -103,7 +103,7 @@ def kills(vm: VM, append: str) -> list[str]:
 
 
 def wake(boot: Lab, append: str) -> None:
-    """Nobody but the guard can wake root: no other command runs until it has taken a write."""
+    """Only the guard can wake root: no other command runs until root has taken a write."""
     vm = prepared(boot, append)
     for kill in kills(vm, append):
         vm.run(f"echo {kill} >>/root/f1; guest-tools {kill} cowflush flush").exits(KILLED)

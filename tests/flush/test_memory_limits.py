@@ -1,6 +1,6 @@
 """Memory limits of services and containers: what they write to root's COW counts against no process's.
 
-The kernel's loop device works in the name of whoever sent a request, and would count the pages of the COW's
+The kernel's loop device works in the name of the process that sent a request, and would count the pages of the COW's
 file against that one's limit. A writer that may not be killed, or is dead already, then fails to get a page, and the
 whole COW would be lost (Invalid).
 """
@@ -28,10 +28,10 @@ mount -t cgroup2 none /sys/fs/cgroup && cd /sys/fs/cgroup && mkdir -p {NESTED} |
 for group in . docker docker/one; do echo '+io +memory' >$group/cgroup.subtree_control || exit; done
 echo {LIMIT}M >docker/one/memory.max
 """
-# Each in the group from its beginning; nobody may kill one with this score.
+# Each in the group from its beginning; the OOM killer must not choose one with this score.
 JOIN = f"echo 0 >{NESTED}/cgroup.procs && echo {{score}} >/proc/self/oom_score_adj && "
-# Directly: then the writer itself hands its requests to the COW. The kernel's own threads mostly do for what is
-# in the page cache, and in nobody's name.
+# Directly: then the writer itself hands its requests to the COW. The kernel's own threads mostly do
+# for what is in the page cache, and in no process's name.
 WRITE = (
     "dd if=/dev/urandom of=/root/{name} bs=64k count={blocks} oflag=direct 2>/dev/null && "
     "md5sum </root/{name} >/run/{name}.md5"
@@ -54,7 +54,7 @@ def check(vm: VM, *names: str) -> None:
 
 
 def events(vm: VM) -> dict[str, int]:
-    """How often the limit was met, and somebody killed for it."""
+    """How often the limit was met, and a process killed for it."""
     lines = vm.run("cat /sys/fs/cgroup/docker/one/memory.events").ok().text.splitlines()
     return {name: int(count) for name, count in (line.split() for line in lines)}
 

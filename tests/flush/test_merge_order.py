@@ -306,7 +306,7 @@ def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_gap_that_can_not_be_read_is_left_out_of_a_merge_and_nothing_else_is(boot: Lab) -> None:
-    """A bad sector that nobody asked for: all that the log holds gets into root, and the rest of the gap is filled."""
+    """A bad sector in a gap: all that the log holds gets into root, and the remainder of the gap is filled."""
     log = boot.directory / "writes.log"
     card = boot.card()
     vm = filling(boot, card, log)

@@ -134,7 +134,7 @@ def test_memory_that_others_took_since_the_boot(boot: Lab) -> None:
 
 @pytest.mark.kernels("6.1", "6.12")
 def test_a_writer_that_goes_on_through_an_overflow(boot: Lab) -> None:
-    """It may be stuck in a system call for good: whoever freezes its filesystem would wait for it."""
+    """It may be stuck in a system call for good: a freeze of its filesystem would wait for it."""
     vm = boot(append="cowflush.size=8M")
     vm.run(TO_RAM).ok()
     digest = kept(vm)

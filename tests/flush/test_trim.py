@@ -20,7 +20,7 @@ def test_a_stop_lets_fstrim_reach_the_card(boot: Lab, log: bool) -> None:
     trimmed = vm.run("fstrim -v /").ok().text
     assert int(trimmed.split()[1]) > 1 << 20, trimmed
     assert "sda" not in vm.run("dmesg | grep -i 'discard\\|error'").output.decode()
-    # Nobody may find a table that waits, nor root suspended.
+    # No table may be left that waits, nor root suspended.
     assert vm.run("cowflush status --json").ok().text.count('"write-through"') == 1
     vm.run("sync; echo 3 >/proc/sys/vm/drop_caches; md5sum -c /root/sum").ok()
     vm.run("cowflush start").ok()

@@ -1,4 +1,4 @@
-"""Whoever has the lock, or root asleep, is stopped by nobody: no signal of a terminal, no reader, no shutdown.
+"""Nothing stops a process that has the lock or has root suspended: no signal of a terminal, no reader, no shutdown.
 
 A terminal here is the guest's console, with a shell that has job control.
 """
@@ -23,7 +23,7 @@ STANDS_STILL = Throttle(bytes_per_second=30_000)
 TERMINAL = "/dev/ttyS0"
 # Of each process of cowflush's: what it waits for, which signals came, and which are held back
 LOOK = "for pid in $(pidof cowflush cowflush-guard); do grep -hE '^(Name|State|SigPnd|ShdPnd|SigBlk):' /proc/$pid/status; done"
-# More than a terminal takes that nobody reads: from then on it takes nothing.
+# More than a terminal without a reader takes: from then on it takes nothing.
 FILL = f"yes >{TERMINAL} 2>&1 & until grep -q '^State:.S' /proc/$!/status; do sleep 0.05; done"
 OMITTED = "/run/sendsigs.omit.d"
 # As Debian's /etc/init.d/sendsigs begins.
@@ -102,7 +102,7 @@ def test_no_terminal_stops_who_has_the_lock(boot: Lab) -> None:
         # Only now the shell looks what became of its job.
         vm.type("\n")
         vm.until("! pidof cowflush cowflush-guard")
-    # Nobody reads: the terminal takes no more characters. The lock must come back all the same.
+    # The terminal has no reader and takes no more characters. The lock must come back all the same.
     more(vm)
     vm.throttle(STANDS_STILL)
     vm.type("cowflush flush\n")
@@ -164,7 +164,7 @@ def alive(vm: VM) -> set[str]:
 
 
 def send(vm: VM, signal: int) -> None:
-    """What sendsigs sends to everybody; somebody else is there, and gets it."""
+    """What sendsigs sends to every process; another process is there, and gets it."""
     vm.run("setsid sleep 1000 >/dev/null 2>&1 & until pidof sleep; do usleep 50000; done").ok()
     # killall5 spares its own session, which is the agent's.
     vm.run(f"{SENDSIGS}\nkillall5 -{signal} $OMITPIDS").ok()
@@ -172,7 +172,7 @@ def send(vm: VM, signal: int) -> None:
 
 
 def begin(vm: VM, command: str) -> None:
-    """In a session of its own. Nobody else is there who could be killed in its place."""
+    """In a session of its own, so that no other process is killed in its place."""
     vm.run(f"setsid cowflush {command} >/run/said 2>&1 & echo $! >/run/pid").ok()
 
 

@@ -18,7 +18,7 @@ WRITERS = ("flush", "merge", "stop")
 
 
 def check_refused(vm: VM) -> None:
-    """Nothing is written to the log or past it, and whoever is asked says why and what to do."""
+    """Nothing is written to the log or past it, and every command says why and what to do."""
     before = vm.card_stats().wr_operations
     vm.run("echo x >/root/x; sync").ok()
     for command in WRITERS:

@@ -346,7 +346,7 @@ def test_recover_knows_a_root_that_has_grown_or_has_another_uuid(
 
 
 def written_elsewhere(rig: Rig) -> str:
-    """By somebody who mounted root: the superblock's chunk tells."""
+    """By another system that mounted root: the superblock's chunk shows it."""
     with open(rig.root, "r+b") as root:
         root.seek(1024)
         root.write(b"mounted elsewhere")
@@ -659,7 +659,7 @@ def test_format_spares_a_log_with_flushes_in_it(rig: Rig) -> None:
     assert logged.host(*over).returncode == DONE
     reader = FlushLog(LogImage(rig.log))
     assert reader.segments == [] and reader.header.uuid != rig.writer.uuid
-    # What was in the old one belongs to nobody now.
+    # What was in the old one belongs to no log now.
     done = logged.host("recover", rig.root, rig.log, "--json")
     assert done.returncode == DONE and jsondoc.parse("recover", done.stdout)["segments"] == []
 

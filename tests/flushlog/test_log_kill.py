@@ -22,8 +22,8 @@ def step(usual: int) -> int:
     return 1 if os.environ.get("COWFLUSH_KILLS") == "all" else usual
 
 
-# What a merge shall find in the log is flushed after it was written; what a stop shall find in RAM is written
-# after a start.
+# What a merge is to find in the log is flushed after it was written; what a stop is to find in RAM
+# is written after a start.
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("command", "before", "prepare", "usual"),

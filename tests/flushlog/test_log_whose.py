@@ -127,7 +127,7 @@ def grow(card: Card) -> None:
 
 
 def check_held(vm: VM, why: str) -> None:
-    """Nothing reaches the card, everything says what it waits for, and so does whoever is asked to flush."""
+    """Nothing reaches the card, and every command says what it waits for, a flush as well."""
     assert why in logged.said(vm)
     text = vm.run("cowflush status").ok().text
     assert why in text and "nothing reaches the card until you decide" in text

@@ -13,7 +13,7 @@ grep -q ' /run ' /proc/mounts || mount -t tmpfs -o mode=755 run /run
 
 exec </dev/console >/dev/console 2>&1
 echo "vm: boot complete"
-# Once more with the kernel's clock, for who wants to know how long it took; not shown.
+# Once more with the kernel's clock, to tell how long it took; not shown.
 echo "<7>vm: boot complete" >/dev/kmsg
 
 # In the foreground: what a shell starts with `&` ignores Ctrl-C for ever.

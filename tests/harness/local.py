@@ -71,7 +71,7 @@ def run(
     started are killed, and `subprocess.TimeoutExpired` is raised, with what they had said."""
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # Nobody answers a program that asks.
+    # A program that asks gets no answer.
     options.setdefault("stdin", subprocess.DEVNULL if input is None else subprocess.PIPE)
     # A group of its own, so that its children end with it; they may hold its output open.
     with subprocess.Popen(command, start_new_session=True, **options) as process:

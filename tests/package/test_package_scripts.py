@@ -141,7 +141,7 @@ class System:
         {binds}
         chroot {self.root} /usr/bin/env -i PATH=/stubs:/usr/sbin:/usr/bin DPKG_MAINTSCRIPT_PACKAGE=cowflush \
             /bin/sh -c 'echo $$ >/pid; exec /script "$@"' sh {shlex.join(words)}
-        # Not in its place: nobody can kill a process 1.
+        # Not in its place: a process 1 can't be killed.
         exit $?
         """
         return local.run(
@@ -428,7 +428,7 @@ def test_a_step_that_fails_is_said_and_the_others_are_done(tmp_path: Path) -> No
     system.unpack()
     assert system.run("postinst", "configure", "0.1").returncode == 0
     assert system.all() == wanted
-    # One that can't be made without cowflush would put root in RAM, with nobody to flush it.
+    # One that can't be made without cowflush would put root in RAM, with nothing to flush it.
     assert system.run("prerm", "remove").returncode == 0
     system.take_away()
     assert system.run("postrm", "remove", fails="update-initramfs").returncode == 1

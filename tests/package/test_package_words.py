@@ -140,7 +140,7 @@ def test_debian_s_package_stays_where_root_can_not_be_written_back(scripts: Scri
     assert done.returncode == 1 and done.stderr == (
         "cowflush: root can't be written back to the card, so the package stays. See above.\n"
     ), done
-    # The daemon goes on: what is in RAM needs somebody who flushes it.
+    # The daemon goes on: something must flush what is in RAM.
     assert scripts.calls.read_text().splitlines() == ["ischroot ", *2 * ["cowflush stop"]]
     scripts.program("cowflush")
     done = scripts.run(DEBIAN / "prerm", "remove")

@@ -326,7 +326,7 @@ def _is_served(tree: Mapping[str, bytes]) -> bool:
 
 
 def _half(tree: Mapping[str, bytes]) -> Iterator[str]:
-    """What was left that nobody reads."""
+    """What was left and is never read."""
     for name in tree:
         if name.endswith((".dpkg-new", ".dpkg-tmp", ".new", ".bak", ".dpkg-bak")):
             yield re.sub(r"-\d.*?(?=\.new|\.bak|\.dpkg)", "", name.rsplit("/", 1)[1])
@@ -341,7 +341,7 @@ class Judge:
         self.blank = story.before(operation, directory / f"{operation.root}-{operation.name}.img")
         self.cuts = Cuts(self.entries)
         self._look = look
-        # While root is the plain card nobody writes to the log, and to look into it takes long.
+        # While root is the plain card nothing writes to the log, and reading it takes long.
         log = self.blank.log.sectors
         self._log_used = any(entry.data and entry.sector in log for entry in self.entries)
         assert self._log_used == (operation.root == "stack"), (

@@ -145,7 +145,8 @@ def stopped(boot: Lab, busy: bool) -> tuple[Judge, range]:
     return judge, range(emptied + 1, window.stop)
 
 
-# The last FLUSH finds nothing to do where nobody writes any more, and QEMU does not pass such a one on.
+# The last FLUSH finds nothing to do when no process writes any more, and QEMU does not pass such a
+# FLUSH on.
 STEPS = f"(?:(?:{order.APPEND})+{order.MERGE})+"
 
 
@@ -238,7 +239,7 @@ def test_a_merge_that_fills_gaps_writes_nothing_to_the_log_but_its_header(boot: 
 
 # What fills the COW: in the writers' folder, by names that no round has, so that nobody asks what is in it.
 FILL = f"n=0; while :; do n=$(((n + 1) % 24)); head -c 262144 /dev/urandom >{workload.FOLDER}/$n.new || exit; done"
-# Nobody holds it back when the daemon has ended.
+# Nothing holds it back when the daemon has ended.
 FILL_SLOWLY = FILL.replace("262144", "32768").replace("|| exit", "|| exit; usleep 20000")
 
 

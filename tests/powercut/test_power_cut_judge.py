@@ -160,7 +160,7 @@ def test_damage_that_e2fsck_sees_is_never_good(make: Make) -> None:
 
 
 def test_what_no_file_uses_may_be_anything(make: Make) -> None:
-    """Free blocks and the journal's: a flush needn't write them, so a guest and its card may differ there."""
+    """Free blocks and the journal's: a flush need not write them, so a guest and its card may differ there."""
     _, unused, journal = look()
     free = ROOT_START + unused[0].start // SECTOR
     later = [write(free, "ab"), write(journal + CHUNK, "c"), BARRIER]

@@ -155,7 +155,7 @@ def _line(number: int) -> bytes:
 
 def complaint(found: Truth, wanted: Truth) -> str:
     """In what root is not as wanted, or ""."""
-    # Whoever dumps "/" makes a folder of their own.
+    # A dump of "/" goes into a folder of its own.
     mine, theirs = ({k: v for k, v in t.files.items() if k != "/"} for t in (found, wanted))
     wrong = [f"missing: {name}" for name in sorted(theirs.keys() - mine.keys())]
     wrong += [f"not known to the guest: {name}" for name in sorted(mine.keys() - theirs.keys())]

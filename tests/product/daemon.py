@@ -64,7 +64,7 @@ def flush(vm: VM) -> None:
 
 
 def flushes(vm: VM, causes: str = ".*") -> int:
-    """How many there were since boot, whoever made them, or of those with these causes: a regular expression."""
+    """How many there were since boot, for any cause, or for the causes that this regular expression matches."""
     return int(vm.run(count_flushes(causes)).ok().text)
 
 

@@ -32,7 +32,7 @@ def wait_status(vm: VM, pattern: str) -> None:
 
 
 def when_free(vm: VM, words: str) -> Result:
-    """Runs a command of cowflush's, which waits until nobody else is at work, such as the daemon."""
+    """Runs a command of cowflush's, which waits until no other is at work, such as the daemon."""
     return vm.run(f"cowflush {words}", timeout=120)
 
 

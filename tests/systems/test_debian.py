@@ -53,7 +53,7 @@ def mode(vm: VM) -> str:
 
 
 def on_the_stack(vm: VM) -> None:
-    """Root is on the stack, writes stay in RAM, and whoever asks for root's UUID gets the stack."""
+    """Root is on the stack, writes stay in RAM, and root's UUID leads to the stack."""
     assert debian.root_device(vm) == STACK
     assert mode(vm) == "deferring"
     real = vm.run(f"readlink -f {STACK}").ok().text

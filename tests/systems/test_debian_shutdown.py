@@ -33,7 +33,7 @@ class Case:
     before: str
     begin: Callable[[VM], None]
     end: str = "guest-shutdown"
-    # There is something to write then, so that nobody may turn the machine off.
+    # There is something to write then, so that the machine must not be turned off.
     warns: bool = True
 
 

@@ -48,7 +48,7 @@ def losses(day: Figures) -> str:
 
 
 def logs(day: Figures) -> str:
-    """Flushes and merges apart, for who has a flush log."""
+    """Flushes and merges apart, for a way that has a flush log."""
     rows = [["", "card", "flushes, of packed", "merges", "merges, of in place"]]
     for figures in ranked(day):
         for kind in KINDS if "log" in figures else ():

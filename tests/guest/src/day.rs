@@ -128,7 +128,8 @@ impl Clock {
     }
 }
 
-/// A sector's worth of text that goes to the card past everything, for whoever reads its record.
+/// A sector's worth of text that goes to the card past everything, as a mark in the record of its
+/// writes.
 struct Marks {
     card: File,
 }

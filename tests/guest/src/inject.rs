@@ -233,7 +233,7 @@ impl Inject {
 
 /// Follows the program and its children until it ends. Returns its exit code.
 fn follow(main: Pid, rules: &mut [Rule]) -> Result<u8, Failure> {
-    // Each process, and the errno of the call it is in if that shall fail.
+    // Each process, and the errno with which the call that it is in is to fail.
     let mut processes = HashMap::from([(main, None)]);
     ptrace::syscall(main, None)?;
     loop {
@@ -257,7 +257,7 @@ fn follow(main: Pid, rules: &mut [Rule]) -> Result<u8, Failure> {
             }
             WaitStatus::PtraceEvent(pid, ..) => pid,
             WaitStatus::Stopped(pid, arrived) => {
-                // A child begins with a SIGSTOP that nobody sent.
+                // A child begins with a SIGSTOP that no process sent.
                 if processes.contains_key(&pid) {
                     signal = Some(arrived);
                 }
@@ -283,7 +283,8 @@ fn follow(main: Pid, rules: &mut [Rule]) -> Result<u8, Failure> {
     }
 }
 
-/// At a call: what it shall fail with. The call is skipped then, or its process is killed.
+/// At a call: the errno that it is to fail with. The call is skipped then, or its process is
+/// killed.
 fn judge(
     rules: &mut [Rule],
     main: Pid,

@@ -4,7 +4,7 @@
 //! cache. Each rule says where in the kernel's sources it stands (Linux 6.1), and the same random requests are put to this
 //! and to real kernels and compared ([`compare`]). Nothing here is compiled into the program.
 //!
-//! What the kernel does by itself and in its own time, a merge, is a step that whoever owns the model takes
+//! What the kernel does by itself and in its own time, a merge, is a step that the owner of the model takes
 //! ([`World::merge`]). What waits for a suspended device, for ever as far as a single process can tell, says so
 //! ([`Fail::Waits`]).
 

@@ -10,21 +10,22 @@ from image.plan import New, Plan
 
 
 def run(base: Path, out: Path, new: New, dry_run: bool, replace: bool = False) -> str:
-    """Returns what was done, or with `dry_run` what would be."""
+    """Returns what was done, or with `dry_run` what would be: that is done, too, in a copy that nobody gets, so that it
+    is refused where the run would be."""
     if not base.is_file():
         raise Refused(f"{base} is no file")
     if out.exists() and out.samefile(base):
         raise Refused(f"{base} is never changed: name another file to write, with --out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    replaced = "" if dry_run else output.check(out, replace)
+    replaced = output.check(out, replace)
     with output.workplace(out) as folder:
         copy = folder / output.NAME
         regions.duplicate(base, copy)
         planned = plan.make(copy, new, base)
         text = planned.describe()
+        apply(planned)
         if dry_run:
             return f"would be changed in a copy of {base}, by {planned.loader.name}'s {planned.loader.path}:\n{text}"
-        apply(planned)
         output.finish(copy, out)
     return "\n".join([f"{out}:", text, *([replaced] if replaced else [])])
 

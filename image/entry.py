@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # Short enough for a FAT without long names.
@@ -31,13 +32,17 @@ class Addition:
     """What the new entries start: a kernel of ours or the old one, and our initramfs.
 
     `root` takes the place of what `root=` says, where that is another driver's name for the card. `vouched`: the owner
-    sees to it that something calls cowflush, since no service is put into root.
+    sees to it that something calls cowflush, since no service is put into root. `for_old` says what
+    an entry that was there starts from now on; None where it does not start what is in root. Else it
+    would start root as it is without the log's flushes, and change it, and no later boot could use
+    them.
     """
 
     kernel: str
     initramfs: str
     root: str = ""
     vouched: bool = False
+    for_old: Callable[[Entry], Addition | None] = lambda entry: None
 
 
 def arguments(

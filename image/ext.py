@@ -33,7 +33,14 @@ class Ext:
         return self._debugfs([f"cat {_quoted(path)}"], write=False)
 
     def is_directory(self, path: str) -> bool:
-        return self._type(path) == "directory"
+        """Whether it is a folder, or a link that leads to one."""
+        kind = self._type(path)
+        if kind == "symlink":
+            kind = self._type(f"{path}/.")
+        return kind == "directory"
+
+    def is_link(self, path: str) -> bool:
+        return self._type(path) == "symlink"
 
     def exists(self, path: str) -> bool:
         """Whether the name is there, whatever it is."""
@@ -52,7 +59,7 @@ class Ext:
 
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
         """Writes a file in one go, also over an old one; folders that are missing are made."""
-        script = [f"mkdir {_quoted(str(folder))}" for folder in self._missing(path)]
+        script = [f"mkdir {_new(folder)}" for folder in self._missing(path)]
         if self._type(path) in ("regular", "symlink"):
             script.append(f"rm {_quoted(path)}")
         with tempfile.NamedTemporaryFile(dir=self._folder, prefix="file-") as file:
@@ -61,7 +68,7 @@ class Ext:
             # `write` takes no path but a name, and has the host's owner
             parent, name = PurePosixPath(path).parent, PurePosixPath(path).name
             script += [
-                f"cd {_quoted(str(parent))}",
+                f"cd {_quoted(_inside(parent))}",
                 f"write {Path(file.name).name} {_quoted(name)}",
                 "cd /",
             ]
@@ -74,25 +81,30 @@ class Ext:
 
     def link(self, path: str, target: str) -> None:
         """A symbolic link."""
-        folders = [f"mkdir {_quoted(str(folder))}" for folder in self._missing(path)]
+        folders = [f"mkdir {_new(folder)}" for folder in self._missing(path)]
         if self._type(path) != "symlink":
-            self._debugfs([*folders, f"symlink {_quoted(path)} {_quoted(target)}"], write=True)
+            command = f"symlink {_new(PurePosixPath(path))} {_quoted(target)}"
+            self._debugfs([*folders, command], write=True)
 
     def make_directory(self, path: str) -> None:
         """A folder, with those above it."""
-        folders = [*self._missing(path), path]
-        self._debugfs([f"mkdir {_quoted(str(folder))}" for folder in folders], write=True)
+        folders = [*self._missing(path), PurePosixPath(path)]
+        self._debugfs([f"mkdir {_new(folder)}" for folder in folders], write=True)
 
     def edit(self, script: list[str]) -> None:
         """Runs debugfs's own commands, whose files are in the image's folder."""
         self._debugfs(script, write=True)
 
     def _missing(self, path: str) -> list[PurePosixPath]:
-        return [
-            folder
-            for folder in reversed(PurePosixPath(path).parents)
-            if not self.is_directory(str(folder))
-        ]
+        """The folders above `path` that are to be made. What stands in their place is no folder's."""
+        parents = [*reversed(PurePosixPath(path).parents)]
+        while parents and self.is_directory(str(parents[0])):
+            parents.pop(0)
+        if parents and self.exists(str(parents[0])):
+            raise Refused(
+                f"{path} can't be put into the image: {parents[0]} is no folder in it, nor leads to one"
+            )
+        return parents
 
     def free(self) -> int:
         """Bytes that a file could still take."""
@@ -168,6 +180,16 @@ def _quoted(path: str) -> str:
     if re.search(r"[\n\r\0]", path):
         raise Refused(f"a file has a name of several lines: {path!r}")
     return '"' + path.replace('"', '""') + '"'
+
+
+def _new(path: PurePosixPath) -> str:
+    """The same of what is to be made: its folder may be a link, which debugfs follows only where more stands behind."""
+    return _quoted(f"{_inside(path.parent).rstrip('/')}/{path.name}")
+
+
+def _inside(folder: PurePosixPath) -> str:
+    """A folder, where its name is a link's, too."""
+    return str(folder) if folder == folder.parent else f"{folder}/."
 
 
 def _complaints(stderr: bytes) -> str:

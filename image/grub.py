@@ -1,4 +1,5 @@
-"""GRUB's grub.cfg: finds the entry that is started by itself, and puts two of ours before all.
+"""GRUB's grub.cfg: finds the entry that is started by itself, puts two of ours before all, and leads the others by way of
+our initramfs.
 
 Only what is said plainly is understood. All else is refused: a guess here is a router that doesn't boot.
 """
@@ -17,26 +18,34 @@ MARK = "# cowflush: added by its `make image`"
 # A file of the owner's that Debian's grub.cfg reads if it is there, and what grub.cfg calls it.
 OWN_NAME = "custom.cfg"
 OWN_FILE = re.compile(r"source\s+\"?\$\{?(?:config_directory|prefix)\}?/custom\.cfg\"?")
+LINUX, INITRD = ("linux", "linux16"), ("initrd", "initrd16")
 # In grub-mkimage's words (hd0,msdos1), or hd0,1.
 DEVICE = re.compile(r"^\((?:hd0,(?:msdos)?(\d+)|\$root|\$\{root\})\)")
 
 
 def _blocks(text: str) -> list[tuple[int, int]]:
     """The top-level menu entries, as ranges of lines: from `menuentry … {` to the `}` that ends it."""
-    found, start, depth = [], None, 0
+    return [(start, end) for start, end, depth in _nested(text) if depth == 0]
+
+
+def _nested(text: str) -> list[tuple[int, int, int]]:
+    """All menu entries and submenus, each with how deep it stands; in the order of their begin."""
+    found: list[tuple[int, int, int]] = []
+    opened: list[tuple[int, int]] = []
+    depth = 0
     for number, line in enumerate(lines_of(text)):
         plain = re.sub(r"\$\{\w+\}|'[^']*'|\"[^\"]*\"|#.*", "", line)
-        if depth == 0 and re.match(r"\s*(menuentry|submenu)\b", line):
-            start = number
+        if re.match(r"\s*(menuentry|submenu)\b", line):
+            opened.append((number, depth))
         depth += plain.count("{") - plain.count("}")
         if depth < 0:
             raise Refused(f"grub.cfg, line {number + 1}: a }} that closes nothing")
-        if start is not None and depth == 0:
-            found.append((start, number))
-            start = None
-    if depth or start is not None:
+        while opened and depth <= opened[-1][1]:
+            start, outside = opened.pop()
+            found.append((start, number, outside))
+    if depth or opened:
         raise Refused("grub.cfg: an entry does not end")
-    return found
+    return sorted(found)
 
 
 def _default(text: str, blocks: list[tuple[int, int]]) -> int:
@@ -152,16 +161,14 @@ def parse(text: str, partition: int) -> Entry:
             "grub.cfg has cowflush's entries already: begin with the image as it was before"
         )
     title, body = _body(text)
-    kernels = [_words(line) for line in body if _is(line, "linux", "linux16")]
+    kernels = [_words(line) for line in body if _is(line, *LINUX)]
     if not kernels:
         raise Refused(f'grub.cfg: the entry "{title}" has no line `linux`')
     if any(len(words) < 2 for words in kernels):
         raise Refused(f'grub.cfg: the entry "{title}" has a line `linux` that names no kernel')
     if len({(words[1], *arguments(tuple(words[2:]), off=False)) for words in kernels}) > 1:
         raise Refused(f'grub.cfg: the entry "{title}" has several lines `linux` that differ')
-    initrds = [
-        word for line in body if _is(line, "initrd", "initrd16") for word in _words(line)[1:]
-    ]
+    initrds = [word for line in body if _is(line, *INITRD) for word in _words(line)[1:]]
     kernel = _local(kernels[0][1], partition)
     # A variable holds what the processor's maker has for it; a file is an initramfs.
     files = tuple(_local(word, partition) for word in initrds if not word.startswith("$"))
@@ -180,8 +187,11 @@ def _local(path: str, partition: int) -> str:
     return path
 
 
-def add(text: str, addition: Addition) -> str:
-    """The file with our two entries before all others, and the first of them started by itself."""
+def add(text: str, addition: Addition, partition: int = 1) -> str:
+    """The file with our two entries before all others, and the first of them started by itself.
+
+    The others start what they did, by way of our initramfs. `partition` is the one that grub.cfg is on.
+    """
     title, body = _body(text)
     lines, blocks = lines_of(text), _blocks(text)
     old = _default(text, blocks)
@@ -194,10 +204,61 @@ def add(text: str, addition: Addition) -> str:
         ]
     first = blocks[0][0]
     # The last word counts. An entry that can't be loaded is followed by the one from before.
-    ending = [MARK, "set default=0"]
-    if not re.search(r"^\s*set\s+fallback=", text, re.MULTILINE):
-        ending.append(f"set fallback={old + 2}")
-    return "\n".join([*lines[:first], *ours, *lines[first:], *ending, ""])
+    ending = [MARK, "set default=0", f"set fallback={_fallback(text, old)}"]
+    others = _others(text, addition, partition)
+    return "\n".join([*lines[:first], *ours, *others[first:], *ending, ""])
+
+
+def _fallback(text: str, old: int) -> str:
+    """What is started where ours can't be: what the owner says, by its number behind our two, or the one from before."""
+    said = re.findall(r"^\s*set\s+fallback=(.*)$", text, re.MULTILINE)
+    words = " ".join(_words(said[-1])).split() if said else []
+    if not words or not all(word.isdecimal() for word in words):
+        words = [str(old)]
+    numbers = " ".join(str(int(word) + 2) for word in words)
+    return numbers if len(words) == 1 else f'"{numbers}"'
+
+
+def _others(text: str, addition: Addition, partition: int) -> list[str]:
+    """All lines, with the entries that were there changed so that they start root by way of our initramfs.
+
+    They write to the plain card, as they did; but it gets first what the flush log holds.
+    """
+    lines = lines_of(text)
+    # From the last one on, since what is put in moves what follows.
+    nested = _nested(text)
+    for start, end, _ in reversed(nested):
+        if lines[start].split()[0] == "submenu":
+            continue
+        if any(start < other < end for other, _, _ in nested):
+            raise Refused(f'grub.cfg: the entry "{_title(lines[start])}" has others in it')
+        if start == end:
+            if re.search(r"[\s{;]linux(16)?\s", lines[start]):
+                raise Refused("grub.cfg: an entry stands in one line")
+            continue
+        body = lines[start + 1 : end]
+        kernels = [_words(line) for line in body if _is(line, *LINUX)]
+        found = [addition.for_old(_old(lines[start], body, words, partition)) for words in kernels]
+        wanted = next((one for one in found if one), None)
+        if wanted:
+            lines[start + 1 : end] = _rewritten(body, wanted, True)
+    return lines
+
+
+def _old(title: str, body: list[str], words: list[str], partition: int) -> Entry:
+    """An entry that was there. Its kernel is empty where it is not said plainly where it lies."""
+    initrds = tuple(
+        word
+        for line in body
+        if _is(line, *INITRD)
+        for word in _words(line)[1:]
+        if not word.startswith("$")
+    )
+    try:
+        kernel = _local(words[1] if len(words) > 1 else "", partition)
+    except Refused:
+        kernel = ""
+    return Entry(_title(title), kernel, initrds, tuple(words[2:]))
 
 
 def _quoted(title: str) -> str:
@@ -209,10 +270,10 @@ def _rewritten(body: list[str], addition: Addition, off: bool) -> list[str]:
     result = []
     for line in body:
         indent, command = line[: len(line) - len(line.lstrip())], line.split()[:1]
-        if _is(line, "linux", "linux16"):
+        if _is(line, *LINUX):
             words = arguments(tuple(_words(line)[2:]), off, addition)
             line = indent + " ".join([command[0], addition.kernel, *map(_argument, words)])
-        elif _is(line, "initrd", "initrd16"):
+        elif _is(line, *INITRD):
             # Not left out: a branch of an `if` must not be empty.
             line = f"{indent}set cowflush=1"
         result.append(line)

@@ -25,6 +25,8 @@ NEEDS = {
     "CONFIG_BLK_DEV_LOOP": b"loop: module loaded",
     "CONFIG_DEVTMPFS": b"devtmpfs",
 }
+# Of these, what an initramfs needs that only leads to the plain card.
+PLAIN = ("CONFIG_BLK_DEV_INITRD", "CONFIG_DEVTMPFS", "CONFIG_IA32_EMULATION")
 # What a 64-bit kernel needs besides, to run a program of 32 bits: without it /init can't be started, and
 # the kernel panics at each boot. The trace is the name of an option that is made for such programs alone.
 NEEDS_64 = {"CONFIG_IA32_EMULATION": b"vdso32="}
@@ -37,6 +39,14 @@ def missing(image: bytes) -> list[str]:
     content = unpack(image)
     needs = {**NEEDS, **(NEEDS_64 if has_64_bits(image) else {})}
     return [option for option, trace in needs.items() if trace not in content]
+
+
+def starts_initramfs(image: bytes) -> bool:
+    """Whether this is a kernel that can start our initramfs, if only to lead to the plain card."""
+    try:
+        return not set(missing(image)) & set(PLAIN)
+    except Refused:
+        return False
 
 
 def has_64_bits(image: bytes) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from image import files, grub, kernel, notices, openwrt, syslinux, table, tools, whole
@@ -63,7 +64,7 @@ class Plan:
 
     image: Path
     loader: Loader
-    disk_id: str
+    disk: Table
     root: Partition
     log: Partition
     # The files of root: the same object as the loader's where both are one partition, so that room is counted once.
@@ -127,7 +128,7 @@ def make(image: Path, new: New, called: Path) -> Plan:
     if not isinstance(loader.files, Ext):
         notes.append(_prepared(loader.files, loader.partition.number))
     log = table.place(disk, new.log_bytes // SECTOR)
-    plan = Plan(image, loader, disk.id, root, log, target)
+    plan = Plan(image, loader, disk, root, log, target)
     plan.notes += [note for note in notes if note]
     _boot(plan, new)
     _root(plan, new)
@@ -180,13 +181,20 @@ def _read_grub(partition: Partition, opened: Files, path: str) -> Loader:
         raise Refused(f"grub.cfg continues in another file ({own})")
     entry = grub.parse(text, partition.number)
     return Loader(
-        "GRUB", partition, opened, path, text, entry, lambda addition: grub.add(text, addition)
+        "GRUB",
+        partition,
+        opened,
+        path,
+        text,
+        entry,
+        lambda addition: grub.add(text, addition, partition.number),
     )
 
 
 def _read_syslinux(partition: Partition, opened: Files, path: str) -> Loader:
     text = _text(opened, path)
-    entry = syslinux.parse(text, path.rpartition("/")[0])
+    folder = path.rpartition("/")[0]
+    entry = syslinux.parse(text, folder)
     return Loader(
         "SYSLINUX",
         partition,
@@ -194,7 +202,7 @@ def _read_syslinux(partition: Partition, opened: Files, path: str) -> Loader:
         path,
         text,
         entry,
-        lambda addition: syslinux.add(text, entry, addition),
+        lambda addition: syslinux.add(text, entry, addition, folder),
     )
 
 
@@ -221,13 +229,14 @@ def _boot(plan: Plan, new: New) -> None:
     name = beside(entry.kernel, KERNEL) if new.kernel is not None else entry.kernel
     # The driver that gave a card this name is gone since Linux 5.14; whatever the kernel, this finds it.
     portable = (
-        f"PARTUUID={plan.disk_id}-{plan.root.number:02x}"
+        f"PARTUUID={plan.disk.id}-{plan.root.number:02x}"
         if entry.root.startswith("/dev/hd")
         else ""
     )
     addition = Addition(
         name, beside(entry.kernel, INITRAMFS), portable, vouched=not _is_openwrt(plan.target)
     )
+    addition = replace(addition, for_old=lambda old: _for_old(plan, addition, old))
     plan.writes.append((loader.files, addition.initramfs, new.initramfs, 0o644))
     if new.kernel is not None:
         plan.writes.append((loader.files, addition.kernel, new.kernel, 0o644))
@@ -240,6 +249,31 @@ def _boot(plan: Plan, new: New) -> None:
     plan.writes.append((loader.files, loader.path, changed, 0o644))
 
 
+def _for_old(plan: Plan, addition: Addition, old: Entry) -> Addition | None:
+    """What an entry that was there starts: its own kernel, where that can use our initramfs. None where it is none of root."""
+    # Such as a test of the memory.
+    if not old.root or re.fullmatch(r"/dev/(nfs|ram\d*)", old.root):
+        return None
+    try:
+        number = partition_of(plan.image, plan.disk, old.root).number
+    except Refused:
+        # It may be root, in words that only the kernel understands.
+        number = 0
+    if number not in (0, plan.root.number):
+        return None
+    own = plan.loader.files.read(old.kernel) if old.kernel and not old.initrds else None
+    usable = own is not None and kernel.starts_initramfs(own)
+    if not usable and old.kernel != addition.kernel:
+        plan.notes.append(
+            f'the entry "{old.title}" starts {addition.kernel}: its own kernel can\'t be started by way of the flush log'
+        )
+    return replace(
+        addition,
+        kernel=old.kernel if usable else addition.kernel,
+        root=addition.root if number else "",
+    )
+
+
 def _root(plan: Plan, new: New) -> None:
     """The program, and on OpenWrt all of its package. Elsewhere, who calls it is the system's own affair."""
     root = plan.target
@@ -247,7 +281,11 @@ def _root(plan: Plan, new: New) -> None:
         package = openwrt.package(new.program, new.notices())
         for path, content, mode in package.files:
             _place(plan, path, content, mode, owners=path in openwrt.CONFIGURATION)
-        plan.links.update(package.links)
+        for path, goal in package.links.items():
+            if root.exists(path) and not root.is_link(path):
+                plan.notes.append(f"the image's own {path} stays")
+            else:
+                plan.links[path] = goal
         # A link to a folder will do: /run is one on a router that has run once.
         plan.folders += [path for path in package.folders if not root.exists(path)]
         return

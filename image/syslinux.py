@@ -1,4 +1,5 @@
-"""The configuration of SYSLINUX and EXTLINUX: finds the label that is started by itself, and adds two of ours.
+"""The configuration of SYSLINUX and EXTLINUX: finds the label that is started by itself, adds two of ours, and leads
+the others by way of our initramfs.
 
 Only what is said plainly is understood. All else is refused: a guess here is a router that doesn't boot.
 """
@@ -158,6 +159,14 @@ def parse(text: str, folder: str) -> Entry:
         )
     common, labels = _labels(text)
     label = _default(common, labels)
+    entry = _entry(common, label, folder)
+    if not entry:
+        raise Refused(f"the label {label.name!r} starts no Linux kernel")
+    return entry
+
+
+def _entry(common: dict[str, str], label: _Label, folder: str) -> Entry | None:
+    """What a label starts; None where that is no Linux kernel."""
     kernel = label.values.get("LINUX") or label.values.get("KERNEL", "")
     other = OTHER_KERNELS & set(label.values)
     if (
@@ -165,7 +174,7 @@ def parse(text: str, folder: str) -> Entry:
         or not kernel
         or kernel.lower().endswith((".c32", ".bin", ".0", ".bs", ".bss", ".com", ".cbt", ".img"))
     ):
-        raise Refused(f"the label {label.name!r} starts no Linux kernel")
+        return None
     words = tuple(label.values.get("APPEND", common.get("APPEND", "")).split())
     words = () if words == ("-",) else words
     named = label.values.get("INITRD", common.get("INITRD", ""))
@@ -186,15 +195,28 @@ def _absolute(path: str, folder: str) -> str:
     return path if path.startswith("/") else f"{folder}/{path}"
 
 
-def add(text: str, entry: Entry, addition: Addition) -> str:
-    """The file with our two labels, and the first of them started by itself."""
-    common, _ = _labels(text)
+def add(text: str, entry: Entry, addition: Addition, folder: str = "") -> str:
+    """The file with our two labels, and the first of them started by itself.
+
+    The others start what they did, by way of our initramfs: they write to the plain card, but it gets first what the flush
+    log holds. `folder` is where the configuration lies.
+    """
+    common, labels = _labels(text)
     menu = _program(common.get("DEFAULT", ""))
-    lines = [
-        line.text
-        for line in _lines(text)
-        if line.word not in ("MENU DEFAULT", "ONTIMEOUT") and (line.word != "DEFAULT" or menu)
-    ]
+    lines: list[str] = []
+    others, changed = iter(labels), False
+    for line in _lines(text):
+        if line.word in ("MENU DEFAULT", "ONTIMEOUT") or (line.word == "DEFAULT" and not menu):
+            continue
+        if line.word == "LABEL":
+            old = _entry(common, next(others), folder)
+            wanted = addition.for_old(old) if old else None
+            changed = wanted is not None
+            lines.append(line.text)
+            if old and wanted:
+                lines += _started(old, wanted, True)
+        elif not (changed and line.word in OF_LABEL):
+            lines.append(line.text)
     top = [] if menu else [f"DEFAULT {LABEL}"]
     ours = [MARK]
     for name, suffix, off in (
@@ -205,8 +227,15 @@ def add(text: str, entry: Entry, addition: Addition) -> str:
             f"LABEL {name}",
             f"  MENU LABEL {entry.title}, {suffix}",
             *(["  MENU DEFAULT"] if not off else []),
-            f"  LINUX {addition.kernel}",
-            f"  INITRD {addition.initramfs}",
-            f"  APPEND {' '.join(arguments(entry.arguments, off, addition))}",
+            *_started(entry, addition, off),
         ]
     return "\n".join([*top, *lines, *ours, ""])
+
+
+def _started(entry: Entry, addition: Addition, off: bool) -> list[str]:
+    """A label's lines that say what is started."""
+    return [
+        f"  LINUX {addition.kernel}",
+        f"  INITRD {addition.initramfs}",
+        f"  APPEND {' '.join(arguments(entry.arguments, off, addition))}",
+    ]

@@ -37,9 +37,9 @@ LOADERS = {
 }
 # The label's name is typed at SYSLINUX's prompt; GRUB has a menu.
 CHOICES = {
-    "voyage": [images.DOWN + "\r", images.DOWN * 2 + "\r"],
-    "sector 63": [images.DOWN + "\r", images.DOWN * 2 + "\r"],
-    "syslinux": ["cowflush-off\r", "old\r"],
+    "voyage": [images.DOWN * 2 + "\r", images.DOWN + "\r"],
+    "sector 63": [images.DOWN * 2 + "\r", images.DOWN + "\r"],
+    "syslinux": ["old\r", "cowflush-off\r"],
 }
 MENUS = {"voyage": "the plain card", "sector 63": "the plain card", "syslinux": "boot: "}
 
@@ -106,18 +106,13 @@ def test_it_boots_with_cowflush_and_keeps_what_was_flushed(
     assert root.read("/root/kept") == b"kept\n"
     assert "/root/lost" not in root.hashes("/root")
 
-    # Its fallback, and then what was there before, with what the fallback has merged.
-    for choice, expected in zip(CHOICES[loader], ("off", "none"), strict=True):
+    # What was there before gets what is in the log, too; and then the other entry of ours.
+    for choice in CHOICES[loader]:
         vm = images.boot(boot, card, wait=False)
         vm.wait_console(MENUS[loader])
         vm.type(choice)
         vm.wait_boot()
-        found = (
-            mode(vm)
-            if expected == "off"
-            else vm.run("[ -e /run/cowflush ] || echo none").text.strip()
-        )
-        assert found == expected
+        assert mode(vm) == "off"
         vm.run("[ $(cat /root/kept) = kept ] && mount -o remount,ro /").ok()
         vm.kill()
 
@@ -351,6 +346,49 @@ def test_the_owner_s_configuration_stays(boot: Lab, bases_made: Made) -> None:
     assert card.read("/usr/sbin/cowflush") == artefacts.cowflush().read_bytes()
 
 
+def test_links_to_folders_are_folders(boot: Lab, bases_made: Made) -> None:
+    """As /lib is one in a system whose folders were merged into /usr; and /var, in whose place OpenWrt has a link."""
+    made = bases_made(boot, bases.openwrt)
+    edit(
+        made,
+        *("mkdir /usr/lib", "mkdir /usr/lib/preinit", "mkdir /usr/share", "mkdir /usr/doc"),
+        *("rm /lib/preinit/80_mount_root", "rm /lib/functions/dev.sh", "rm /lib/functions.sh"),
+        *("rmdir /lib/preinit", "rmdir /lib/functions", "rmdir /lib"),
+        *("symlink /lib usr/lib", "symlink /usr/share/doc ../doc", "symlink run /var/run"),
+    )
+    card = added(boot, made)
+    card.fsck()
+    hook = (artefacts.TOP / "package/openwrt/files/cowflush.preinit").read_bytes()
+    assert card.read("/usr/lib/preinit/79_cowflush") == hook
+    assert gzip.decompress(card.read("/usr/doc/cowflush/third-party.gz"))
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []], ids=["dry run", "run"])
+def test_a_dry_run_is_refused_where_the_run_is(boot: Lab, bases_made: Made, dry: list[str]) -> None:
+    made = bases_made(boot, bases.openwrt)
+    out = boot.directory / "out.img"
+    out.write_bytes(b"mine")
+    assert "is there already" in images.refused("add", made.path, "--out", out, *dry)
+    assert out.read_bytes() == b"mine"
+    out.unlink()
+    edit(made, f"write {__file__} usr/share")
+    assert images.refused("add", made.path, "--out", out, *dry) == (
+        "/usr/share/doc/cowflush/third-party.gz can't be put into the image: /usr/share is no folder in it, nor leads to one"
+    )
+    assert not out.exists()
+
+
+def test_the_owner_s_cowflush_conf_stays(boot: Lab, bases_made: Made) -> None:
+    made = bases_made(boot, bases.openwrt)
+    own = made.path.with_suffix(".conf")
+    own.write_bytes(b"interval = 3h\n")
+    edit(made, "cd /etc", f"write {own} cowflush.conf")
+    out = boot.directory / "added.img"
+    said = images.done("add", made.path, "--out", out)
+    assert "note: the image's own /etc/cowflush.conf stays" in said
+    assert Laid(out, 2, 3).read("/etc/cowflush.conf") == own.read_bytes()
+
+
 def test_the_licences_of_the_parts_go_along(boot: Lab, bases_made: Made) -> None:
     made = bases_made(boot, bases.voyage)
     kernel = str(artefacts.kernel("6.1"))
@@ -379,7 +417,9 @@ def test_an_image_with_an_initramfs_is_not_changed_without_another_kernel(
     card = added(boot, made, "--kernel", str(artefacts.kernel("6.1")))
     assert card.read("/boot/cowflush.krn") == artefacts.kernel("6.1").read_bytes()
     menu = card.read(MENU).decode()
-    assert menu.count("linux /boot/cowflush.krn root=PARTUUID=") == 2
+    # Also of the entry that was there, whose own initramfs would start root past the flush log.
+    assert menu.count("linux /boot/cowflush.krn root=PARTUUID=") == 3
+    assert menu.count("initrd /boot/cowflush.gz") == 3 and "initrd.img" not in menu
 
 
 @pytest.mark.thorough
@@ -394,6 +434,52 @@ def root_of(card: Card, folder: Path) -> Listed:
     folder.mkdir()
     card.fs().dump("/", folder)
     return listed(folder)
+
+
+def test_an_old_entry_keeps_its_kernel_where_that_can_start_our_initramfs(
+    boot: Lab, bases_made: Made
+) -> None:
+    made = bases_made(boot, bases.voyage)
+    lines = [
+        f"menuentry {name} {{\nlinux {what}\n}}"
+        for name, what in (
+            ("good", "/boot/vmlinuz root=/dev/sda1"),
+            ("bare", "/boot/bare root=UUID=1 root=/dev/sda1"),
+            ("gone", "/boot/gone root=/dev/sda1"),
+            ("far", "(hd1,1)/k root=/dev/sda1"),
+            ("unknown", "/boot/bare root=0801"),
+            ("net", "/boot/bare root=/dev/nfs"),
+            ("memory", "/boot/bare once"),
+        )
+    ]
+    lines.append("menuentry own {\nlinux /boot/vmlinuz root=/dev/sda1\ninitrd /boot/initrd.img\n}")
+    menu = made.path.with_suffix(".menu")
+    menu.write_text("\n".join([*lines, ""]))
+    needs = {**kernels.NEEDS}
+    del needs["CONFIG_BLK_DEV_INITRD"]
+    bare = made.path.with_suffix(".bare")
+    bare.write_bytes(image_of(b" ".join(needs.values()), gzip.compress))
+    edit(made, "cd /boot", f"write {bare} bare", "cd grub", "rm grub.cfg", f"write {menu} grub.cfg")
+    out = boot.directory / "added.img"
+    said = images.done("add", made.path, "--out", out)
+    for name in ("bare", "gone", "far", "unknown"):
+        assert (
+            f'note: the entry "{name}" starts /boot/vmlinuz: its own kernel can\'t be started by way of the flush log'
+            in said
+        )
+    assert 'the entry "good"' not in said
+    text = Laid(out, 1, 2).read(MENU).decode()
+    started = [line for line in text.split("\n") if line.startswith("linux")]
+    assert started == [
+        *(f"linux /boot/vmlinuz root=/dev/sda1 cowflush={word}" for word in ("on", "off", "off")),
+        "linux /boot/vmlinuz root=UUID=1 root=/dev/sda1 cowflush=off",
+        *["linux /boot/vmlinuz root=/dev/sda1 cowflush=off"] * 2,
+        "linux /boot/vmlinuz root=0801 cowflush=off",
+        "linux /boot/bare root=/dev/nfs",
+        "linux /boot/bare once",
+        "linux /boot/vmlinuz root=/dev/sda1 cowflush=off",
+    ]
+    assert text.count("initrd") == text.count("initrd /boot/cowflush.gz") == 8
 
 
 @pytest.mark.thorough

@@ -10,6 +10,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,20 @@ sys.path.insert(0, str(artefacts.TOP))
 
 from image import grub, syslinux
 from image import kernel as kernels
-from image.entry import Addition
+from image.entry import Addition, Entry
 from image.errors import Refused
 
-ADDITION = Addition("/boot/vmlinuz", "/boot/cowflush.gz")
+
+def led(addition: Addition, *spared: str) -> Addition:
+    """With entries that were there led by way of the initramfs, but for those with one of these kernels."""
+
+    def for_old(old: Entry) -> Addition | None:
+        return None if old.kernel in spared else replace(addition, kernel=old.kernel)
+
+    return replace(addition, for_old=for_old)
+
+
+ADDITION = led(Addition("/boot/vmlinuz", "/boot/cowflush.gz"))
 # As OpenWrt's images have it since they load microcode.
 OPENWRT = """serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1 --rtscts=off
 terminal_input serial; terminal_output serial
@@ -76,9 +87,66 @@ def test_openwrt_s_grub_cfg() -> None:
         and "initrd $ucode" not in ours
     )
     assert ours.count("console=ttyS0,38400n8 cowflush=off\n") == 2
-    # What was there is there still, and the last word is ours.
-    assert all(line in text.splitlines() for line in OPENWRT.splitlines())
     assert text.endswith("set default=0\nset fallback=2\n")
+
+
+def test_no_entry_of_openwrt_s_starts_root_past_the_flush_log() -> None:
+    """Root as it is without the log's flushes is older, and once it is changed they can't be used."""
+    text = grub.add(OPENWRT, ADDITION)
+    bodies = [text.split("\n")[start + 1 : end] for start, end in grub._blocks(text)]
+    titles = [grub._title(text.split("\n")[start]) for start, _ in grub._blocks(text)]
+    assert titles[2:] == ["OpenWrt", "OpenWrt (failsafe)"]
+    assert all(body[-1] == "\tinitrd /boot/cowflush.gz" for body in bodies)
+    # They write to the card, as they did: nobody is there in failsafe mode who would flush.
+    assert bodies[2][:-1] == bodies[1][:-1]
+    assert bodies[3] == [
+        "\tlinux /boot/vmlinuz failsafe=true root=PARTUUID=c0f1a0de-02 rootwait cowflush=off",
+        "\tinitrd /boot/cowflush.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "becomes"), [("", "3"), ("set fallback=0", "2"), ('set fallback="1 0"', '"3 2"')]
+)
+def test_grub_s_fallback_is_the_entry_that_it_was(said: str, becomes: str) -> None:
+    """Its number is another one, since ours stand before it."""
+    text = grub.add(f"set default=1\n{said}\n{TWO}", ADDITION)
+    assert text.endswith(f"set default=0\nset fallback={becomes}\n")
+    for number in re.findall(r"\d", becomes):
+        start, end = grub._blocks(text)[int(number)]
+        assert "initrd /boot/cowflush.gz" in "\n".join(text.split("\n")[start:end])
+
+
+def test_an_entry_that_starts_nothing_of_root_stays_as_it_is() -> None:
+    memtest = "menuentry 'memory' {\n  linux16 /memtest.bin console=ttyS0\n}\n"
+    chain = "menuentry 'other' {\n  chainloader (hd1)+1\n}\n"
+    text = grub.add(TWO + memtest + chain, led(ADDITION, "/memtest.bin"))
+    assert memtest in text and chain in text
+    for one_line in ("menuentry x { linux /k root=/dev/sda1 }", "menuentry x {linux16 /k }"):
+        with pytest.raises(Refused, match="stands in one line"):
+            grub.add(f"{TWO}{one_line}\n", ADDITION)
+    assert "menuentry off { halt }" in grub.add(f"{TWO}menuentry off {{ halt }}\n", ADDITION)
+    with pytest.raises(Refused, match='the entry "x" has others in it'):
+        grub.add(f"{TWO}menuentry x {{\n{TWO}}}\n", ADDITION)
+
+
+def test_entries_are_found_in_submenus_and_conditions() -> None:
+    inner = (
+        "if [ -e /c ]; then\nmenuentry c {\n linux /c root=/dev/sda1\n initrd /own /more\n}\nfi\n"
+    )
+    seen: list[Entry] = []
+
+    def for_old(old: Entry) -> Addition:
+        seen.append(old)
+        return replace(ADDITION, kernel="/used")
+
+    text = grub.add(f"{TWO}submenu more {{\n{inner}{TWO}}}\n", replace(ADDITION, for_old=for_old))
+    assert text.count("initrd /boot/cowflush.gz") == 2 + 5 and "/own" not in text
+    assert text.count("linux /used root=/dev/sda1 cowflush=off\n") == 5
+    assert {(old.kernel, old.initrds) for old in seen if old.title == "c"} == {
+        ("/c", ("/own", "/more"))
+    }
+    assert len(grub._nested(text)) == 8
 
 
 def test_an_entry_that_is_not_the_first_is_the_one() -> None:
@@ -253,8 +321,34 @@ def test_a_syslinux_configuration() -> None:
     again, labels = syslinux._labels(text)
     assert again["DEFAULT"] == "cowflush" and text.count("DEFAULT voyage") == 0
     assert [label.name for label in labels] == ["voyage", "memtest", "cowflush", "cowflush-off"]
+    assert labels[0].values == {
+        "KERNEL": "vmlinuz",
+        "APPEND": "root=/dev/sda2 ro console=ttyS0,38400n8",
+    }
     assert labels[2].values["APPEND"] == "root=/dev/sda2 ro console=ttyS0,38400n8"
     assert labels[3].values["APPEND"] == labels[2].values["APPEND"] + " cowflush=off"
+
+
+def test_no_label_of_syslinux_starts_root_past_the_flush_log() -> None:
+    """Also where what it starts stands before all labels, or behind those of another."""
+    text = "INITRD own.img\nAPPEND root=/dev/sda2 ro\n" + SYSLINUX + "LABEL old\n  LINUX old\n"
+    entry = syslinux.parse(text, "/syslinux")
+    addition = led(Addition("/syslinux/vmlinuz", "/syslinux/cowflush.gz"))
+    added = syslinux.add(text, entry, addition, "/syslinux")
+    common, labels = syslinux._labels(added)
+    assert [label.name for label in labels][:3] == ["voyage", "memtest", "old"]
+    assert labels[0].values == {
+        "LINUX": "/syslinux/vmlinuz",
+        "INITRD": "/syslinux/cowflush.gz",
+        "APPEND": "root=/dev/sda2 ro console=ttyS0,38400n8 cowflush=off",
+    }
+    assert labels[1].values == {"KERNEL": "memtest.bin"}
+    assert labels[2].values == {
+        "LINUX": "/syslinux/old",
+        "INITRD": "/syslinux/cowflush.gz",
+        "APPEND": "root=/dev/sda2 ro cowflush=off",
+    }
+    assert common["DEFAULT"] == "cowflush" and "SERIAL 0 38400" in added
 
 
 def test_a_name_of_the_card_that_is_gone_is_replaced() -> None:
@@ -364,7 +458,7 @@ def test_syslinux_takes_any_blank_behind_a_word(blank: str) -> None:
 def test_no_other_sign_ends_a_line() -> None:
     """What Unicode takes for one would be two lines in the result."""
     odd = "menuentry 'a\x85b\u2028c' {\n  linux /a root=/dev/sda1\n}\n"
-    assert odd in grub.add(odd, ADDITION)
+    assert odd in grub.add(odd, led(ADDITION, "/a"))
     text = "DEFAULT a\nLABEL a\n MENU LABEL x\x0cy\n KERNEL /a\n"
     assert " MENU LABEL x\x0cy\n" in syslinux.add(text, syslinux.parse(text, ""), ADDITION)
 

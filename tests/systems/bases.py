@@ -24,7 +24,7 @@ SYSLINUX = Path("/usr/lib/SYSLINUX/mbr.bin")
 SERIAL = "serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1\nterminal_input serial\nterminal_output serial\n"
 CONSOLE = "console=ttyS0,38400n8 panic=-1"
 BOOT_SECTORS = 32768
-OPENWRT = artefacts.TOP / "tests" / "openwrt" / "root"
+OPENWRT = Path(__file__).parent / "files" / "openwrt" / "root"
 OPENWRT_ID = "c0f1a0de"
 
 

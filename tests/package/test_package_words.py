@@ -53,7 +53,7 @@ class Scripts:
             ("/proc/cmdline", self.folder / "cmdline"),
             ("/dev/kmsg", self.folder / "kmsg"),
             ("/dev/console", self.folder / "console"),
-            ("/dev/mapper", self.folder / "mapper"),
+            ("/dev/dm-overlay", self.folder / "dm-overlay"),
             ("PATH=/sbin:", f"PATH={self.folder}:/sbin:"),
         ):
             text = text.replace(place, str(here))
@@ -211,7 +211,7 @@ def test_openwrt_s_upgrade_is_given_up_where_the_card_is_not_up_to_date(scripts:
 def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts) -> None:
     script, call = OPENWRT / "cowflush.preinit", "\ncowflush_overlay\n"
     overlay, kmsg, console = (
-        scripts.folder / name for name in ("mapper/overlay", "kmsg", "console")
+        scripts.folder / name for name in ("dm-overlay", "kmsg", "console")
     )
     scripts.program("boot_hook_add")
     scripts.program("mount")

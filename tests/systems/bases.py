@@ -236,7 +236,7 @@ def openwrt_squashfs(work: Path, kernel: Path) -> Laid:
     tree = work / "tree"
     openwrt_tree(tree)
     install_ipk(tree)
-    fstab = "config mount\n\toption target '/overlay'\n\toption device '/dev/mapper/overlay'\n\toption enabled '1'\n"
+    fstab = "config mount\n\toption target '/overlay'\n\toption device '/dev/dm-overlay'\n\toption enabled '1'\n"
     (tree / "etc/config/fstab").write_text(fstab)
     squashfs = work / "root.squashfs"
     tool(

@@ -210,9 +210,7 @@ def test_openwrt_s_upgrade_is_given_up_where_the_card_is_not_up_to_date(scripts:
 
 def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts) -> None:
     script, call = OPENWRT / "cowflush.preinit", "\ncowflush_overlay\n"
-    overlay, kmsg, console = (
-        scripts.folder / name for name in ("dm-overlay", "kmsg", "console")
-    )
+    overlay, kmsg, console = (scripts.folder / name for name in ("dm-overlay", "kmsg", "console"))
     scripts.program("boot_hook_add")
     scripts.program("mount")
     (scripts.folder / "cmdline").write_text("quiet cowflush_overlay=LABEL=rootfs_data rw\n")

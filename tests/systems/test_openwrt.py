@@ -139,8 +139,7 @@ def test_the_writable_partition_of_a_squashfs_root_is_covered(boot: Lab) -> None
     assert boot_mode(vm) == "deferring"
     mounts = vm.get("/proc/mounts").decode()
     assert (
-        "overlayfs:/overlay / overlay rw" in mounts
-        and "/dev/dm-overlay /overlay ext4 rw" in mounts
+        "overlayfs:/overlay / overlay rw" in mounts and "/dev/dm-overlay /overlay ext4 rw" in mounts
     )
     # A log that was made of an image learns at its first boot where root is: both copies of its header. And the boot is counted.
     assert vm.card_stats().wr_bytes <= 2 * 4096 + 512

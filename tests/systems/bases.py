@@ -172,7 +172,7 @@ def syslinux(work: Path, kernel: Path) -> Base:
 def openwrt_tree(tree: Path) -> None:
     """A root with OpenWrt's layout and order, and scripts that stand in for its own; without cowflush."""
     rootfs.fill(tree, {})
-    for name in ("sbin/init", "usr/sbin/cowflush"):
+    for name in ("sbin/init", "usr/sbin/cowflush", "usr/sbin/flusher"):
         (tree / name).unlink()
     for name in ("run", "var", "home"):
         (tree / name).rmdir()

@@ -10,8 +10,11 @@ from image.plan import New, Plan
 
 
 def run(base: Path, out: Path, new: New, dry_run: bool, replace: bool = False) -> str:
-    """Returns what was done, or with `dry_run` what would be: that is done, too, in a copy that nobody gets, so that it
-    is refused where the run would be."""
+    """Returns what was done, or with `dry_run` what would be.
+
+    A dry run does it, too, in a copy that is thrown away, so that it is refused where the run would
+    be.
+    """
     if not base.is_file():
         raise Refused(f"{base} is no file")
     if out.exists() and out.samefile(base):

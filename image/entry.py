@@ -33,9 +33,9 @@ class Addition:
 
     `root` takes the place of what `root=` says, where that is another driver's name for the card. `vouched`: the owner
     sees to it that something calls cowflush, since no service is put into root. `for_old` says what
-    an entry that was there starts from now on; None where it does not start what is in root. Else it
-    would start root as it is without the log's flushes, and change it, and no later boot could use
-    them.
+    an entry that was there starts from now on; None where it does not start what is in root. Else
+    it would start root as it is without the log's flushes, and change it, and no later boot could
+    use them.
     """
 
     kernel: str

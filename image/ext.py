@@ -183,7 +183,7 @@ def _quoted(path: str) -> str:
 
 
 def _new(path: PurePosixPath) -> str:
-    """The same of what is to be made: its folder may be a link, which debugfs follows only where more stands behind."""
+    """The same of what is to be made. debugfs follows a link to its folder only with more behind it."""
     return _quoted(f"{_inside(path.parent).rstrip('/')}/{path.name}")
 
 

@@ -1,5 +1,5 @@
-"""GRUB's grub.cfg: finds the entry that is started by itself, puts two of ours before all, and leads the others by way of
-our initramfs.
+"""GRUB's grub.cfg: finds the entry that is started by itself, puts two of ours before all, and leads
+the others by way of our initramfs.
 
 Only what is said plainly is understood. All else is refused: a guess here is a router that doesn't boot.
 """
@@ -190,7 +190,8 @@ def _local(path: str, partition: int) -> str:
 def add(text: str, addition: Addition, partition: int = 1) -> str:
     """The file with our two entries before all others, and the first of them started by itself.
 
-    The others start what they did, by way of our initramfs. `partition` is the one that grub.cfg is on.
+    The others start what they did, by way of our initramfs. `partition` is the one that grub.cfg is
+    on.
     """
     title, body = _body(text)
     lines, blocks = lines_of(text), _blocks(text)
@@ -210,7 +211,10 @@ def add(text: str, addition: Addition, partition: int = 1) -> str:
 
 
 def _fallback(text: str, old: int) -> str:
-    """What is started where ours can't be: what the owner says, by its number behind our two, or the one from before."""
+    """What is started where ours can't be: what the owner says, or the one from before.
+
+    By its number behind our two.
+    """
     said = re.findall(r"^\s*set\s+fallback=(.*)$", text, re.MULTILINE)
     words = " ".join(_words(said[-1])).split() if said else []
     if not words or not all(word.isdecimal() for word in words):

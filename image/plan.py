@@ -250,7 +250,10 @@ def _boot(plan: Plan, new: New) -> None:
 
 
 def _for_old(plan: Plan, addition: Addition, old: Entry) -> Addition | None:
-    """What an entry that was there starts: its own kernel, where that can use our initramfs. None where it is none of root."""
+    """What an entry that was there starts: its own kernel, where that can use our initramfs.
+
+    None where it is none of root.
+    """
     # Such as a test of the memory.
     if not old.root or re.fullmatch(r"/dev/(nfs|ram\d*)", old.root):
         return None

@@ -1,5 +1,5 @@
-"""The configuration of SYSLINUX and EXTLINUX: finds the label that is started by itself, adds two of ours, and leads
-the others by way of our initramfs.
+"""The configuration of SYSLINUX and EXTLINUX: finds the label that is started by itself, adds two of
+ours, and leads the others by way of our initramfs.
 
 Only what is said plainly is understood. All else is refused: a guess here is a router that doesn't boot.
 """
@@ -198,8 +198,8 @@ def _absolute(path: str, folder: str) -> str:
 def add(text: str, entry: Entry, addition: Addition, folder: str = "") -> str:
     """The file with our two labels, and the first of them started by itself.
 
-    The others start what they did, by way of our initramfs: they write to the plain card, but it gets first what the flush
-    log holds. `folder` is where the configuration lies.
+    The others start what they did, by way of our initramfs: they write to the plain card, but it
+    gets first what the flush log holds. `folder` is where the configuration lies.
     """
     common, labels = _labels(text)
     menu = _program(common.get("DEFAULT", ""))

@@ -347,7 +347,7 @@ def test_the_owner_s_configuration_stays(boot: Lab, bases_made: Made) -> None:
 
 
 def test_links_to_folders_are_folders(boot: Lab, bases_made: Made) -> None:
-    """As /lib is one in a system whose folders were merged into /usr; and /var, in whose place OpenWrt has a link."""
+    """As /lib is one in a system whose folders were merged into /usr."""
     made = bases_made(boot, bases.openwrt)
     edit(
         made,

@@ -26,7 +26,7 @@ from image.errors import Refused
 
 
 def led(addition: Addition, *spared: str) -> Addition:
-    """With entries that were there led by way of the initramfs, but for those with one of these kernels."""
+    """With the entries that were there led by way of the initramfs, but for these kernels."""
 
     def for_old(old: Entry) -> Addition | None:
         return None if old.kernel in spared else replace(addition, kernel=old.kernel)

@@ -98,6 +98,10 @@ SECONDS := 60
 fuzz: deps ## Fuzz what reads input: SECONDS=60 for each target
 	fuzz/run $(SECONDS)
 
+SHARD :=
+mutants: host ## Change what decides in small ways, one at a time: does a test notice? SHARD=1/40 (hours in all)
+	$(OF_TESTS) mutants $(if $(SHARD),--shard $(SHARD)) $(ARGS)
+
 lint: deps ## Rust, Python and shell: formatting and lints
 	@cross/deps lint
 	@cross/lint

@@ -587,6 +587,15 @@ mod tests {
     }
 
     #[test]
+    fn a_logs_life_is_told_with_all_its_figures() {
+        let life = Life { made: 4_102_444_800, segments: 1, chunks: 2, merges: 3, merged: 256 };
+        assert_eq!(
+            life.sentence(),
+            "1 flushes of 8.0 KiB, 3 merges of 1.0 MiB since 2100-01-01 00:00:00 UTC"
+        );
+    }
+
+    #[test]
     fn fields_stand_where_the_document_says() {
         let bytes = head().encode();
         assert_eq!(&bytes[..8], b"cowflSEG");

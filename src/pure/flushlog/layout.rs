@@ -61,3 +61,22 @@ pub fn unique(random: u64, sequence: u64) -> u64 {
     // An odd factor maps different sequence numbers to different values.
     random ^ sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::unique;
+
+    #[test]
+    fn a_machine_that_draws_the_same_number_again_gives_no_segment_another_ones() {
+        let mut ids: Vec<u64> = (0..1000).map(|sequence| unique(77, sequence)).collect();
+        ids.extend((1..1000).map(|random| unique(random << 20, 0)));
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), 1999);
+        // Each bit of the drawn number counts, and each of the sequence's number.
+        for bit in 0..64 {
+            assert_ne!(unique(1 << bit, 5), unique(0, 5));
+            assert_ne!(unique(u64::MAX, 1 << bit), unique(u64::MAX, 0));
+        }
+    }
+}

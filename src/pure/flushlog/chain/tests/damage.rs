@@ -6,12 +6,15 @@ use proptest::prelude::*;
 fn damage_in_a_log_in_use_is_not_taken_for_a_flush_that_was_cut_short() {
     let mut card = Card::new(1);
     card.append(&[1], 10);
-    let chain = card.chain();
+    let (chain, before) = (card.chain(), card.bytes.clone());
     let second = card.append(&[1, 2], 11);
     card.append(&[3], 12);
-    // Data and commit record: as if it had never been complete.
-    card.put(chain.ring.chunk(second.data() + 1), b"bad");
-    card.put(chain.ring.chunk(second.commit()), b"bad");
+    // Data and commit record: what stood there before, as if it had never been complete.
+    for position in [second.data() + 1, second.commit()] {
+        let place = chain.ring.chunk(position);
+        let at = place as usize * CHUNK_BYTES;
+        card.put(place, &before[at..at + CHUNK_BYTES]);
+    }
     let found = Chain::read_in_use(&mut card, chain.header).unwrap();
     assert!(matches!(found.end, ChainEnd::Damaged(_)), "{:?}", found.end);
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::pure::flushlog::format::BEHIND;
 
 #[test]
 fn segments_are_found_in_order_and_the_youngest_data_wins() {
@@ -81,6 +82,46 @@ fn a_flush_that_was_cut_short_is_passed_by_without_a_search_while_the_log_is_in_
     let next = card.write(&passed, &[5], 12);
     assert!(next.sequence > cut.sequence && next.previous == cut.previous);
     assert_eq!(card.applied(), BTreeMap::from([(1, 10), (5, 12)]));
+}
+
+#[test]
+fn what_stands_behind_is_known_by_the_checksum_of_its_bytes() {
+    let mut card = Card::new(1);
+    let ring = card.chain().ring;
+    // The last of these go over the ring's end.
+    for position in [0, 5, ring.length - BEHIND, ring.length - 3, ring.length - 1] {
+        let chunks = (position..position + BEHIND).map(|at| ring.chunk(at) as usize * CHUNK_BYTES);
+        let bytes: Vec<u8> =
+            chunks.flat_map(|at| card.bytes[at..at + CHUNK_BYTES].to_vec()).collect();
+        assert_eq!(behind_crc(&mut card, &ring, position), crc32c(&bytes), "{position}");
+    }
+    // A chunk that can't be read counts as one byte, again and again.
+    card.fail([ring.chunk(1)]);
+    let mut bytes = card.bytes[ring.chunk(0) as usize * CHUNK_BYTES..].to_vec();
+    bytes.truncate(BEHIND as usize * CHUNK_BYTES);
+    bytes[CHUNK_BYTES..2 * CHUNK_BYTES].fill(NOTHING);
+    assert_eq!(behind_crc(&mut card, &ring, 0), crc32c(&bytes));
+}
+
+#[test]
+fn a_log_may_be_full_to_the_last_chunk() {
+    let least = segment_chunks(0);
+    for room in [0, least - 1, least] {
+        let mut card = Card::new(1);
+        card.append(&[1, 2, 3], 10);
+        let free = card.chain().room() - segment_chunks(0) - room;
+        let chunks: Vec<u64> = (0..free).map(|n| n + 4).collect();
+        card.append(&chunks, 11);
+        let full = card.chain();
+        assert_eq!((full.room(), full.segments.len(), full.end), (room, 2, ChainEnd::Clean));
+        assert_eq!(card.applied(), card.root);
+        if room == least {
+            // Not even a segment without any chunk of root is left out.
+            card.append(&[], 12);
+            let full = card.chain();
+            assert_eq!((full.room(), full.segments.len(), full.end), (0, 3, ChainEnd::Clean));
+        }
+    }
 }
 
 #[test]

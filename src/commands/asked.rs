@@ -21,14 +21,21 @@ pub fn boot_options() -> Options {
 /// The configuration: /etc/cowflush.conf, and this boot's command line over it. Standard error gets
 /// what was not understood.
 pub fn config() -> Config {
+    let (config, complaints) = read();
+    for complaint in complaints {
+        put(std::io::stderr(), &format!("cowflush: {complaint}\n"));
+    }
+    config
+}
+
+/// As [`config`], with the complaints for a caller whose standard error nobody reads: procd drops
+/// the daemon's.
+pub fn read() -> (Config, Vec<String>) {
     let (file, unread) = match std::fs::read(config::PATH) {
         Ok(file) => (file, None),
         Err(error) if error.kind() == ErrorKind::NotFound => Default::default(),
         Err(error) => (Vec::new(), Some(format!("ignoring {}: {}.", config::PATH, why(&error)))),
     };
     let (config, complaints) = options().config(&String::from_utf8_lossy(&file));
-    for complaint in unread.into_iter().chain(complaints) {
-        put(std::io::stderr(), &format!("cowflush: {complaint}\n"));
-    }
-    config
+    (config, unread.into_iter().chain(complaints).collect())
 }

@@ -2,7 +2,7 @@
 
 use argh::FromArgs;
 
-use crate::commands::asked::config;
+use crate::commands::asked::read;
 use crate::daemon;
 use crate::error::{Exit, Result};
 use crate::output::put;
@@ -21,8 +21,14 @@ pub struct Arguments {}
 pub fn run() -> Result<Exit> {
     let ending = [Signal::SIGTERM, Signal::SIGINT];
     let signals = signals::hold(&ending, &[Signal::SIGHUP, Signal::SIGUSR1])?;
-    daemon::run(config, signals, &mut log)?;
-    Ok(Exit::Done)
+    let ended = daemon::run(read, signals, &mut log);
+    // The program says on standard error why it ends, and procd reads that of no daemon.
+    if let Err(error) = &ended
+        && !syslog::has(std::io::stderr())
+    {
+        syslog::notice(&error.to_string());
+    }
+    ended.map(|()| Exit::Done)
 }
 
 /// Writes a line to standard error and to the system's log; only once where both are the same. A

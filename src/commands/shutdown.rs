@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU32;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::commands::asked::config;
 use crate::error::{Exit, Result};
@@ -27,9 +27,10 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
     let console = Console::open();
     // A shutdown sends SIGTERM and SIGHUP to every process. Only the end of the time ends this one.
     let mut signals = signals::hold(&[Signal::SIGALRM], &[])?;
-    if let Some(seconds) = within {
+    let end = within.and_then(|seconds| {
         alarm::set(seconds.get());
-    }
+        Instant::now().checked_add(Duration::from_secs(seconds.get().into()))
+    });
     if Control::open().and_then(|control| control.stack()).is_ok_and(|stack| stack.root.is_none()) {
         return Ok(Exit::Done);
     }
@@ -45,7 +46,7 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
     let mut told = false;
     loop {
         let mut flushed = false;
-        match stop(&console, &mut signals, &mut flushed) {
+        match stop(&console, end, &mut signals, &mut flushed) {
             Err(error) if error.exit_code() == Exit::Busy && signals.arrived().is_none() => {
                 // The lock is taken, most likely by the daemon in the middle of a flush, which has
                 // been told to end as well.
@@ -66,11 +67,15 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
 }
 
 /// Stops. Sets `safe` once everything that was written is durable, even if a later step fails.
-fn stop(console: &Console, signals: &mut signals::Held, safe: &mut bool) -> Result<Exit> {
+fn stop(
+    console: &Console,
+    end: Option<Instant>,
+    signals: &mut signals::Held,
+    safe: &mut bool,
+) -> Result<Exit> {
     let config = config();
-    let session =
-        Session::begin("stop", &config, signals, &mut |_| false)?.showing(Meter::on_console());
-    let mut session = session.settled_anyhow()?;
+    let session = Session::begin("stop", &config, signals, &mut |_| false)?;
+    let mut session = session.showing(Meter::on_console(end)).settled_anyhow()?;
     let pending = session.stack()?.pending().map(Sectors::bytes);
     if let Some(pending) = pending.filter(|pending| *pending > Bytes(0)) {
         console.say(&format!("{pending} are in RAM only and go to the card now: DON'T POWER OFF."));

@@ -3,7 +3,7 @@
 use super::Daemon;
 use crate::error::{Exit, Result};
 use crate::flush::session::{FlushOptions, Outcome, Session};
-use crate::notes::{hold, run_dir};
+use crate::notes::hold;
 use crate::pure::config::{HoldFull, OnOverflow};
 use crate::pure::policy::pressure::Level;
 use crate::pure::policy::schedule::{self, Done, Reason, Sample};
@@ -64,7 +64,7 @@ impl Daemon<'_> {
                     None => self.notify.log(complaints.trim_start()),
                 }
                 self.reporter.flushed(complaints.is_empty());
-                self.last_note = run_dir::read(run_dir::LAST_FLUSH);
+                self.has_last_note_changed();
                 self.schedule.spend(reason, &self.config, &now);
                 let done = match reason {
                     Reason::Idle => Done::Merge,

@@ -33,7 +33,8 @@ use crate::notes::{run_dir, settings, spill};
 use crate::pure::config::Config;
 use crate::pure::dm::SnapshotStatus;
 use crate::pure::policy::cow_limits::CowLimits;
-use crate::pure::policy::schedule::Schedule;
+use crate::pure::policy::schedule::{SHUTDOWN, Sample, Schedule};
+use crate::pure::report::record::Record;
 use crate::pure::stack::{Name, PlanError};
 use crate::pure::units::Bytes;
 use crate::sys::dm::{Control, Message};
@@ -77,6 +78,11 @@ struct Daemon<'a> {
     /// A reboot that drops what is held has begun.
     rebooting: bool,
     last_note: Option<String>,
+    /// What the card takes in the time that a shutdown has, by the speed of a flush that was large
+    /// enough to tell.
+    in_time: Option<Bytes>,
+    /// Whether it was logged that more is held than a shutdown could put on the card.
+    told_beyond: bool,
     noticed: u64,
     reporter: Reporter,
     watchdog: Watchdog,
@@ -84,11 +90,15 @@ struct Daemon<'a> {
     notify: Notify<'a>,
 }
 
+/// Reads the configuration. Returns it with what was not understood, which the daemon logs.
+type Load = fn() -> (Config, Vec<String>);
+
 /// Runs until SIGTERM or SIGINT. `load` reads the configuration; SIGHUP has it read again.
-pub fn run(load: impl Fn() -> Config, mut signals: Held, log: &mut dyn FnMut(&str)) -> Result<()> {
+pub fn run(load: Load, mut signals: Held, log: &mut dyn FnMut(&str)) -> Result<()> {
     // For all its sessions, and for the throttle's worker. Real-time priority except in the long
     // parts of a flush: no busy program may delay a poll of the COW.
-    let config = load();
+    let (config, complaints) = load();
+    complaints.iter().for_each(|complaint| log(complaint));
     session::prepare_process()?;
     let _settings = Settings;
     let mut daemon = Daemon::begin(config, Notify::new(log))?;
@@ -143,13 +153,16 @@ impl<'a> Daemon<'a> {
             reached: false,
             waits_for_word: false,
             rebooting: false,
-            last_note: run_dir::read(run_dir::LAST_FLUSH),
+            last_note: None,
+            in_time: None,
+            told_beyond: false,
             noticed: 0,
             reporter: Reporter::default(),
             watchdog: Watchdog::default(),
             swaps: Swaps::default(),
             notify,
         };
+        daemon.has_last_note_changed();
         daemon.refresh()?;
         daemon.take_up();
         daemon.schedule = Schedule::new(&daemon.sample());
@@ -157,13 +170,14 @@ impl<'a> Daemon<'a> {
         Ok(daemon)
     }
 
-    fn work(&mut self, load: impl Fn() -> Config, signals: &mut Held) -> Result<()> {
+    fn work(&mut self, load: Load, signals: &mut Held) -> Result<()> {
         loop {
             let mut now = self.sample();
             if now.lost && !std::mem::replace(&mut self.told_lost, true) {
                 self.notify.log(&errors::explain(PlanError::Lost(Name::Root)).to_string());
                 self.reporter.flushed(false);
             }
+            self.tell_beyond(&now);
             if let Some(reason) = self.schedule.due(&self.config, &now) {
                 now = self.act(reason, &now, signals)?;
             } else {
@@ -194,7 +208,32 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    fn reload(&mut self, config: Config) -> Result<()> {
+    /// A hold keeps everything in RAM, however slow the card is.
+    fn tell_beyond(&mut self, now: &Sample) {
+        let beyond = now.held && !now.doubt && now.is_beyond_shutdown();
+        if beyond && !std::mem::replace(&mut self.told_beyond, beyond) {
+            self.notify.log(&format!(
+                "{} are held, more than the card takes in the time that a shutdown has: `cowflush release`, and wait for \
+                 the flush, before you switch off",
+                now.level.used
+            ));
+        }
+        self.told_beyond = beyond;
+    }
+
+    /// Reads the note of the last flush again. Returns whether it is another one.
+    fn has_last_note_changed(&mut self) -> bool {
+        let note = run_dir::read(run_dir::LAST_FLUSH);
+        let changed = note != self.last_note;
+        if let Some(text) = note.as_ref().filter(|_| changed) {
+            self.in_time = Record::parse(text).card_takes(SHUTDOWN).or(self.in_time);
+        }
+        self.last_note = note;
+        changed
+    }
+
+    fn reload(&mut self, (config, complaints): (Config, Vec<String>)) -> Result<()> {
+        complaints.iter().for_each(|complaint| self.notify.log(complaint));
         let root = self.control.stack()?.root.map(|root| root.number);
         self.urgent = Watch::new(&config.urgent, root);
         self.boot = Watch::new(&config.merge_on, root);

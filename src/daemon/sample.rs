@@ -33,6 +33,7 @@ impl Daemon<'_> {
             day,
             level: level.unwrap_or_default(),
             pending,
+            in_time: self.in_time,
             ram: memory.total,
             available_percent: memory.available.percent_of(memory.total),
             pressed: self.pressed,

@@ -163,9 +163,7 @@ impl Daemon<'_> {
         }
         let before = std::mem::replace(&mut self.noticed, now.running);
         self.give_up_swap(now.running);
-        let note = run_dir::read(run_dir::LAST_FLUSH);
-        if note != self.last_note {
-            self.last_note = note;
+        if self.has_last_note_changed() {
             self.reporter.flushed(true);
             let _ = self.refresh();
             // It ended since the last check, and began that much earlier.

@@ -34,6 +34,8 @@ struct Work {
 /// to the result.
 pub struct Meter {
     sink: Sink,
+    /// When the machine goes down, done or not.
+    end: Option<Instant>,
     work: Option<Work>,
     shown: Option<Instant>,
 }
@@ -50,6 +52,7 @@ impl Meter {
     pub fn new() -> Self {
         Self {
             sink: standard_error().map_or(Sink::Nowhere, Sink::Terminal),
+            end: None,
             work: None,
             shown: None,
         }
@@ -57,12 +60,13 @@ impl Meter {
 
     /// A silent meter.
     pub fn silent() -> Self {
-        Self { sink: Sink::Nowhere, work: None, shown: None }
+        Self { sink: Sink::Nowhere, end: None, work: None, shown: None }
     }
 
-    /// A meter on the machine's console, where people wait for the end.
-    pub fn on_console() -> Self {
-        Self { sink: Sink::Console(Console::open()), work: None, shown: None }
+    /// A meter on the machine's console, where people wait for the end. The machine goes down at
+    /// `end`, done or not.
+    pub fn on_console(end: Option<Instant>) -> Self {
+        Self { sink: Sink::Console(Console::open()), end, work: None, shown: None }
     }
 
     /// Begins to show work on `total` bytes, called `what`: `merging`, `logging`.
@@ -78,7 +82,8 @@ impl Meter {
             return;
         }
         self.shown = Some(now);
-        let line = || line(work.what, work.total, left, work.since.elapsed());
+        let time = self.end.map(|end| end.saturating_duration_since(now));
+        let line = || line(work.what, work.total, left, work.since.elapsed(), time);
         match &self.sink {
             Sink::Nowhere => {}
             Sink::Terminal(terminal) => put(terminal, &format!("\r{}\x1b[K", line())),
@@ -100,14 +105,25 @@ fn put(mut terminal: &File, text: &str) {
     let _ = terminal.write_all(text.as_bytes());
 }
 
-/// `merging   3.2 MiB of 8.0 MiB  40 %  5.1 MiB/s  1 s left`.
-fn line(what: &str, total: Bytes, left: Bytes, elapsed: Duration) -> String {
+/// `merging   3.2 MiB of 8.0 MiB  40 %  5.1 MiB/s  1 s left`. Where there is less `time` than that
+/// takes it says so.
+fn line(
+    what: &str,
+    total: Bytes,
+    left: Bytes,
+    elapsed: Duration,
+    time: Option<Duration>,
+) -> String {
     let done = Bytes(total.0.saturating_sub(left.0));
     let mut text = format!("{what}  {done} of {total}  {} %", done.percent_of(total));
     let millis = elapsed.as_millis() as u64;
     if millis >= 500 && done.0 > 0 {
         let rate = (u128::from(done.0) * 1000 / u128::from(millis)) as u64;
-        let _ = write!(text, "  {}/s  {} s left", Bytes(rate), left.0.div_ceil(rate.max(1)));
+        let seconds = left.0.div_ceil(rate.max(1));
+        let _ = write!(text, "  {}/s  {seconds} s left", Bytes(rate));
+        if let Some(time) = time.map(|time| time.as_secs()).filter(|time| *time < seconds) {
+            let _ = write!(text, ", but the machine goes down in {time} s");
+        }
     }
     text
 }
@@ -118,9 +134,16 @@ mod tests {
 
     #[test]
     fn the_line_has_amount_share_rate_and_time() {
-        let text = line("merging", Bytes(8 << 20), Bytes(6 << 20), Duration::from_secs(1));
+        let at = |left, elapsed, time| line("merging", Bytes(8 << 20), left, elapsed, time);
+        let text = at(Bytes(6 << 20), Duration::from_secs(1), None);
         assert_eq!(text, "merging  2.0 MiB of 8.0 MiB  25 %  2.0 MiB/s  3 s left");
-        let start = line("merging", Bytes(8 << 20), Bytes(8 << 20), Duration::ZERO);
+        let start = at(Bytes(8 << 20), Duration::ZERO, None);
         assert_eq!(start, "merging  0 B of 8.0 MiB  0 %");
+        // One that is cut short is not announced as one that ends.
+        let time = |seconds| {
+            at(Bytes(6 << 20), Duration::from_secs(1), Some(Duration::from_secs(seconds)))
+        };
+        assert_eq!(time(3), text);
+        assert_eq!(time(2), format!("{text}, but the machine goes down in 2 s"));
     }
 }

@@ -429,3 +429,19 @@ def test_times_of_day_are_local(boot: Lab) -> None:
     dirty(vm, "two")
     set_clock(vm, "2026-01-01 11:58:55", 3 * 60 + 59)
     wait_for(vm, "(at 03:59)")
+
+
+@pytest.mark.thorough
+def test_a_slow_card_is_flushed_before_a_shutdown_could_not_wait_for_it(boot: Lab) -> None:
+    """By the speed of the last flush that was large enough to tell; here a note says that it took 10 KiB/s."""
+    vm = boot()
+    daemon.start(vm, QUIET + "high=79%\n")
+    vm.run("dd if=/dev/urandom of=/root/first bs=64k count=2 2>/dev/null && cowflush flush").ok()
+    vm.run(
+        "sed -i 's/^merge_ms=.*/merge_ms=12800/; s/^merged=.*/merged=131072/; s/^logged=.*/logged=0/' /run/cowflush/last-flush"
+    ).ok()
+    write = "dd if=/dev/urandom of=/root/{} bs=1M count={} 2>/dev/null && sync"
+    vm.run("cowflush hold && " + write.format("held", 7)).ok()
+    wait_for(vm, "MiB are held, more than the card takes in the time that a shutdown has")
+    vm.run("! grep -q '(high)' /run/daemon.log && cowflush release").ok()
+    wait_for(vm, "flushed (high)")

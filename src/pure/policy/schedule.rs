@@ -50,6 +50,11 @@ impl fmt::Display for Reason {
     }
 }
 
+/// What a shutdown has for its flush at least, in milliseconds. systemd gives its unit 15 minutes,
+/// OpenWrt's K scripts wait for 14 together; what comes before the flush takes some of that.
+/// sysvinit waits for ever.
+pub const SHUTDOWN: u64 = 600_000;
+
 /// What the daemon sees at one moment: the clocks, the memory, root's COW.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
@@ -63,6 +68,8 @@ pub struct Sample {
     pub level: Level,
     /// What a flush would write.
     pub pending: Bytes,
+    /// What the card takes in [`SHUTDOWN`], as far as that is known.
+    pub in_time: Option<Bytes>,
     /// All RAM.
     pub ram: Bytes,
     /// RAM that programs could still get, in percent of all.
@@ -75,6 +82,13 @@ pub struct Sample {
     pub lost: bool,
     /// The boot made the hold, since it was in doubt about the flush log.
     pub doubt: bool,
+}
+
+impl Sample {
+    /// Whether more is in RAM than the card takes in the time that a shutdown has.
+    pub fn is_beyond_shutdown(&self) -> bool {
+        self.in_time.is_some_and(|most| self.level.used > most)
+    }
 }
 
 /// What was done about what was due. Each reason ends only by what satisfies it.
@@ -222,7 +236,9 @@ impl Schedule {
         if now.running < self.patience(config, now) {
             return None;
         }
-        if now.level.percent() >= config.high && now.pending > Bytes(0) {
+        // Or there is more than a shutdown could still put on the card.
+        let high = now.level.percent() >= config.high || now.is_beyond_shutdown();
+        if high && now.pending > Bytes(0) {
             return Some(Reason::High);
         }
         if self.boot.are_due(config, now) {
@@ -413,6 +429,7 @@ mod tests {
             day: (seconds / 86_400) as i64,
             level: level(1),
             pending: Bytes(1 << 20),
+            in_time: None,
             ram: Bytes(64 << 20),
             available_percent: 50,
             pressed: false,
@@ -904,6 +921,11 @@ mod tests {
         assert_eq!(due(high((8 << 20) - (1 << 17))), None);
         // Nothing to flush, however full: dirty data of other filesystems fill no COW.
         assert_eq!(due(Sample { pending: Bytes(0), ..high(8 << 20) }), None);
+        // And however empty, where the card is so slow that a shutdown could not wait for the end.
+        let slow = |used| Sample { in_time: Some(Bytes(1 << 20)), ..high(used) };
+        assert_eq!(due(slow((1 << 20) + 1)), Some(Reason::High));
+        assert_eq!(due(slow(1 << 20)), None);
+        assert_eq!(due(Sample { held: true, ..slow(2 << 20) }), None);
         let short = |percent| Sample { available_percent: percent, level: level(2), ..now(1) };
         assert_eq!((due(short(7)), due(short(8))), (Some(Reason::Memory), None));
         let small = |used| Sample { level: Level { used: Bytes(used), ..level(0) }, ..short(7) };

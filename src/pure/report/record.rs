@@ -36,7 +36,20 @@ pub struct Record {
     pub not_pruned: String,
 }
 
+/// A flush of less says more about how long the card takes to begin than about its speed.
+const TELLING: Bytes = Bytes(64 << 10);
+
 impl Record {
+    /// What the card takes in `millis` at this flush's speed. `None`: too little was written to
+    /// tell.
+    pub fn card_takes(&self, millis: u64) -> Option<Bytes> {
+        let (bytes, took) = match self.logged {
+            Bytes(0) => (self.merged, self.merge_ms),
+            logged => (logged, self.log_ms),
+        };
+        (bytes >= TELLING && took > 0).then(|| Bytes(bytes.0.saturating_mul(millis) / took))
+    }
+
     /// Reads a file's text; missing or garbled values are 0, since the file only informs.
     pub fn parse(text: &str) -> Self {
         let value = |key: &str| {
@@ -137,6 +150,24 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flush_tells_what_the_card_takes_in_a_given_time() {
+        let log = Record { logged: Bytes(1 << 20), log_ms: 4000, ..Record::default() };
+        assert_eq!(log.card_takes(8000), Some(Bytes(2 << 20)));
+        // What a flush merged besides is from before it.
+        let besides = Record { merged: Bytes(9 << 20), merge_ms: 1, ..log };
+        assert_eq!(besides.card_takes(8000), Some(Bytes(2 << 20)));
+        let merged = Record { merged: Bytes(1 << 20), merge_ms: 500, ..Record::default() };
+        assert_eq!(merged.card_takes(1000), Some(Bytes(2 << 20)));
+        // A small flush, or one that took no time, tells nothing.
+        for (logged, log_ms) in [(0, 0), ((64 << 10) - 1, 1000), (1 << 20, 0)] {
+            let record = Record { logged: Bytes(logged), log_ms, ..Record::default() };
+            assert_eq!(record.card_takes(1000), None, "{logged} {log_ms}");
+        }
+        let most = Record { logged: Bytes::MAX, log_ms: 1, ..Record::default() };
+        assert_eq!(most.card_takes(u64::MAX), Some(Bytes::MAX));
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import os
+import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,9 +36,15 @@ def package(program: bytes, notices: bytes) -> Package:
             made = {"PROGRAM": program, "NOTICES": notices}
             content = made[what[0]] if what[0] in made else (FOLDER / what[0]).read_bytes()
             result.files.append((place, content, int(kind, 8)))
-    script = (FOLDER / "files" / "cowflush.init").read_text()
-    for letter, name in (("S", "START"), ("K", "STOP")):
-        number = re.search(rf"^{name}=(\d+)$", script, re.MULTILINE)
-        assert number, f"cowflush.init has no {name}"
-        result.links[f"/etc/rc.d/{letter}{number[1]}cowflush"] = "../init.d/cowflush"
+    result.links |= enabled(FOLDER / "files" / "cowflush.init")
     return result
+
+
+def enabled(script: Path) -> dict[str, str]:
+    """The links by which procd finds the service: the script itself makes them, as in an image builder."""
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root, "etc/rc.d")
+        folder.mkdir(parents=True)
+        environment = {**os.environ, "IPKG_INSTROOT": root}
+        subprocess.run(["sh", "-ec", '. "$0"; enable', script], env=environment, check=True)
+        return {f"/etc/rc.d/{link.name}": os.readlink(link) for link in sorted(folder.iterdir())}

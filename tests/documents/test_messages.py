@@ -23,7 +23,7 @@ TOP = Path(__file__).resolve().parents[2]
 DOCUMENT = TOP / "docs" / "messages.md"
 SCRIPTS = (
     "Makefile", "package/debian/42_cowflush", "package/debian/card-for-grub", "package/debian/cowflush.init", "package/debian/postinst", "package/debian/prerm",
-    "package/dracut/in-doubt.sh", "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.preinit", "package/openwrt/files/cowflush.upgrade",
+    "package/dracut/in-doubt.sh", "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.keep", "package/openwrt/files/cowflush.preinit", "package/openwrt/files/cowflush.upgrade",
 )  # fmt: skip
 
 # Whole files that tell nothing that went wrong.

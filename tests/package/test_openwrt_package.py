@@ -25,8 +25,11 @@ FILES = {
     "/usr/sbin/cowflush": (0o755, PROGRAM),
     "/etc/init.d/cowflush": (0o755, "cowflush.init"),
     "/etc/config/cowflush": (0o644, "cowflush.config"),
+    "/usr/libexec/cowflush-wait": (0o755, "cowflush.wait"),
     # Before 80_mount_root, which uses what it makes.
     "/lib/preinit/79_cowflush": (0o644, "cowflush.preinit"),
+    # Behind 79_move_config.
+    "/lib/preinit/81_cowflush": (0o644, "cowflush.keep"),
     "/lib/upgrade/cowflush.sh": (0o644, "cowflush.upgrade"),
     "/usr/share/doc/cowflush/third-party.gz": (0o644, NOTICES),
 }
@@ -34,7 +37,15 @@ LINKS = {"/etc/cowflush.conf": "/tmp/cowflush.conf"}
 # Notes go to /run, which OpenWrt has not got.
 FOLDERS = {
     *("/", "/etc", "/etc/config", "/etc/init.d", "/lib", "/lib/preinit", "/lib/upgrade"),
-    *("/run", "/usr", "/usr/sbin", "/usr/share", "/usr/share/doc", "/usr/share/doc/cowflush"),
+    *(
+        "/run",
+        "/usr",
+        "/usr/libexec",
+        "/usr/sbin",
+        "/usr/share",
+        "/usr/share/doc",
+        "/usr/share/doc/cowflush",
+    ),
 }
 SCRIPTS = ("postinst", "prerm")
 

@@ -193,21 +193,6 @@ def test_openwrt_s_service_writes_its_settings_to_no_link_of_somebody_else_s(
     assert [*scripts.folder.glob("tmp.conf.??????")] == []
 
 
-def test_openwrt_s_upgrade_is_given_up_where_the_card_is_not_up_to_date(scripts: Scripts) -> None:
-    script, call = OPENWRT / "cowflush.upgrade", "\ncowflush_pre_upgrade\n"
-    scripts.program("cowflush")
-    begun = "cowflush: all goes to the card before the upgrade\n"
-    done = scripts.run(script, after=call)
-    assert (done.returncode, done.stdout) == (0, begun), done
-    scripts.program("cowflush", 5)
-    done = scripts.run(script, after=call)
-    given_up = "cowflush: the upgrade is given up, since the card could not be brought up to date\n"
-    assert (done.returncode, done.stdout) == (1, begun + given_up), done
-    scripts.program("cowflush", 3)
-    done = scripts.run(script, after=call)
-    assert (done.returncode, done.stdout) == (0, ""), "root is not on the stack"
-
-
 def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts) -> None:
     script, call = OPENWRT / "cowflush.preinit", "\ncowflush_overlay\n"
     overlay, kmsg, console = (scripts.folder / name for name in ("dm-overlay", "kmsg", "console"))

@@ -36,6 +36,11 @@ class Laid(Card):
         self._root, self._log = root, log
 
     @property
+    def numbers(self) -> list[int]:
+        """The numbers of both."""
+        return [number for number in (self._root, self._log) if number]
+
+    @property
     def root(self) -> Partition:
         return self.partitions[self._root - 1]
 

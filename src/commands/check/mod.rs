@@ -4,7 +4,10 @@ mod advice;
 mod card;
 mod item;
 mod kernel;
+mod loaders;
 mod memory;
+
+use std::path::Path;
 
 use argh::FromArgs;
 
@@ -42,6 +45,9 @@ pub fn run(json: bool) -> Result<Exit> {
     items.extend(memory::swap(control.as_ref().ok()));
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     items.extend(advice::items(&mounts, config.prune));
+    items.extend(loaders::items(&|path| std::fs::read_to_string(path).ok(), &|path| {
+        Path::new(path).exists()
+    }));
     items.extend(status::restless().map(|(_, _, found)| {
         Item::note(
             "changes",

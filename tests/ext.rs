@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cowflush::flush::parts;
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
@@ -91,7 +92,11 @@ fn tool(program: &str, arguments: &[&str], input: &str) -> String {
 impl Made {
     /// Files of several sizes are written to it, and every other one is deleted.
     fn new(name: &str, size: &str, options: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("cowflush-{}-{name}.img", std::process::id()));
+        // Tests run at the same time, and two of them make the same kinds.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let file = format!("cowflush-{process}-{number}-{name}.img");
+        let path = std::env::temp_dir().join(file);
         let made = Self(path);
         let mut arguments = vec!["-q", "-F", "-E", "lazy_itable_init=0"];
         arguments.extend(options.split_whitespace());

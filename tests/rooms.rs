@@ -109,6 +109,10 @@ fn paths(text: &str) -> Vec<String> {
         let before = text[..at].chars().next_back();
         if before.is_none_or(|sign| sign.is_whitespace()) {
             let statement = text[at + 4..].split(';').next().unwrap_or_default();
+            // The word is in a message.
+            if statement.contains('"') {
+                continue;
+            }
             all.extend(leaves(&statement.split_whitespace().collect::<Vec<_>>().join(" ")));
         }
     }

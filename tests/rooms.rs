@@ -4,7 +4,8 @@
 //! * what is in `src/pure` reads no file, starts no process and calls no kernel,
 //! * no two files of a room need each other.
 //!
-//! A module's tests are left out: they may reach where they like.
+//! A module's tests are left out, and modules that are for tests alone: they may reach where they
+//! like.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -43,6 +44,48 @@ const NAMES_IN_SYS: [(&str, &str); 2] = [
         "its requests take a device by cowflush's name for it, so that nothing else can be asked for",
     ),
     ("sys::dm::message", "a message is about one of cowflush's devices, for the same reason"),
+];
+
+/// The rooms and files that reach the kernel only through one interface
+/// ([`sys/kernel.rs`](../src/sys/kernel.rs)), so that a model can take the kernel's place.
+const BEHIND: [&str; 5] =
+    ["flush", "throttle", "boot::bringup", "boot::find_log", "boot::stacking"];
+
+/// The names from outside that these may use all the same, each with why.
+const NAMED_THERE: [(&str, &str, &str); 8] = [
+    ("", "nix::errno::Errno", "it is what the interface returns"),
+    ("", "nix::sys::signal::Signal", "the interface tells of signals by it"),
+    ("", "std::io", "its errors are what the interface returns"),
+    ("throttle::guard", "", "the real helper process; a model has another one (`post_guard`)"),
+    ("throttle::worker", "", "the real helper process; a model has another one (`start_worker`)"),
+    ("flush::write_cache", "libc::EINVAL", "it is a number"),
+    ("flush::cow_device", "libc::EIO", "it is a number"),
+    ("flush::status", "std::fs", "it looks, and changes nothing: no model is asked for a report"),
+];
+
+/// The files of `sys` whose functions these call, and those functions there that ask no model, each
+/// with why.
+const ASKED: [(&str, &[&str]); 12] = [
+    // Paths and numbers; what only commands use; what reaches the model through `Node::open`; what
+    // only the real guard and `syncing` call.
+    (
+        "sys::block",
+        &["number", "sysfs", "claim", "in_the_way", "written", "sync_filesystem", "freeze"],
+    ),
+    ("sys::loopdev", &["number", "into_node", "has_configure"]),
+    ("sys::tmpfs", &[]),
+    ("sys::memory", &[]),
+    ("sys::mlock", &[]),
+    ("sys::priority", &[]),
+    ("sys::random", &[]),
+    // A model has no helper process; `busy` words an error.
+    ("sys::lock", &["help", "end_help", "busy"]),
+    // `local` is the daemon's; `elapsed` reaches the model through `now`.
+    ("sys::time", &["local", "elapsed"]),
+    ("sys::syncing", &[]),
+    // The functions that ask the model call it.
+    ("sys::file", &["replace"]),
+    ("sys::node", &["size", "read_exact_at", "write_all_at", "sync_all"]),
 ];
 
 /// Files that need each other, each with why.
@@ -133,6 +176,19 @@ fn without_comments_and_tests(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect()
 }
 
+/// Whether a module, or one of those around it, is declared for tests alone.
+fn is_for_tests(top: &Path, module: &str) -> bool {
+    let words: Vec<_> = module.split("::").collect();
+    (0..words.len()).any(|depth| {
+        let folder = words[..depth].iter().fold(top.to_owned(), |path, word| path.join(word));
+        let file = if depth == 0 { top.join("lib.rs") } else { folder.join("mod.rs") };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        ["pub mod", "pub(crate) mod", "mod"]
+            .iter()
+            .any(|word| text.contains(&format!("#[cfg(test)]\n{word} {};\n", words[depth])))
+    })
+}
+
 /// All files of the program by their module's name.
 fn modules() -> BTreeMap<String, Module> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -145,6 +201,11 @@ fn modules() -> BTreeMap<String, Module> {
         .iter()
         .map(|path| (name(path), without_comments_and_tests(&fs::read_to_string(path).unwrap())))
         .filter(|(name, _)| name != "lib" && !name.split("::").any(|word| word == "tests"))
+        .collect();
+    let texts: BTreeMap<_, _> = texts
+        .iter()
+        .filter(|(name, _)| !is_for_tests(&top, name))
+        .map(|(n, t)| (n.clone(), t.clone()))
         .collect();
     let used = |module: &str, text: &str| {
         let paths = paths(text);
@@ -206,6 +267,81 @@ fn what_decides_does_not_act() {
                 !module.text[..at].ends_with(|sign: char| sign.is_alphanumeric() || sign == '_')
             };
             assert!(!places.any(whole), "{name} calls something of {acts}");
+        }
+    }
+}
+
+fn is_behind(module: &str) -> bool {
+    let inside = |room: &str| module == room || module.starts_with(&format!("{room}::"));
+    BEHIND.iter().any(|room| inside(room))
+}
+
+#[test]
+fn flush_throttle_and_bring_up_reach_the_kernel_through_one_interface() {
+    let outside = [
+        "std::fs",
+        "std::net",
+        "std::os",
+        "std::process",
+        "std::env",
+        "std::thread",
+        "libc",
+        "nix",
+        "std::time::Instant",
+    ];
+    let mut met = 0;
+    for (name, module) in modules().into_iter().filter(|(name, _)| is_behind(name)) {
+        met += 1;
+        let excused = |path: &str| {
+            NAMED_THERE.iter().any(|(file, named, _)| {
+                (file.is_empty() || *file == name) && path.starts_with(named)
+            })
+        };
+        for path in paths(&module.text) {
+            let reaches =
+                outside.iter().any(|out| path == *out || path.starts_with(&format!("{out}::")));
+            assert!(!reaches || excused(&path), "{name} uses {path}: let the interface have it");
+        }
+        for called in ["File::", "std::fs::", "thread::", "libc::", "nix::", "env::"] {
+            for (at, _) in module.text.match_indices(called) {
+                let before = module.text[..at]
+                    .rsplit(|sign: char| sign.is_whitespace() || "(&[|!".contains(sign));
+                let before = before.into_iter().next().unwrap_or_default();
+                let end = module.text[at..]
+                    .find(|sign: char| !(sign.is_alphanumeric() || "_:".contains(sign)));
+                let path = format!("{before}{}", &module.text[at..at + end.unwrap_or(0)]);
+                assert!(excused(&path), "{name} calls {path}: let the interface have it");
+            }
+        }
+    }
+    assert!(met > 25, "{met}");
+}
+
+/// The public functions of a file, each with its text.
+fn functions(text: &str) -> Vec<(&str, &str)> {
+    let starts = text.match_indices("pub fn ").map(|(at, word)| at + word.len());
+    let one = |at: usize| {
+        let rest = &text[at..];
+        let end = ["\n}\n", "\n    }\n"].iter().filter_map(|end| rest.find(end)).min();
+        let name = rest.find(|sign: char| !(sign.is_alphanumeric() || sign == '_')).unwrap_or(0);
+        (&rest[..name], &rest[..end.unwrap_or(rest.len())])
+    };
+    starts.map(one).collect()
+}
+
+#[test]
+fn what_they_call_of_the_kernel_layer_asks_the_model_first() {
+    let all = modules();
+    for (file, free) in ASKED {
+        let mut names = BTreeSet::new();
+        for (name, text) in functions(&all[file].text) {
+            let asks =
+                text.contains("ask!(") || text.contains("kernel::model()") || free.contains(&name);
+            assert!(asks, "{file}::{name} asks no model");
+            names.insert(name);
+        }
+        for name in free {
+            assert!(names.contains(name), "{file} has no {name} any more");
         }
     }
 }

@@ -1,10 +1,8 @@
 //! From the kernel command line to a device that root is mounted from: the stack, or the plain
 //! card.
 
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use super::find_log::{self, FoundLog};
 use super::inspecting;
@@ -18,9 +16,10 @@ use crate::pure::disk::reference::Reference;
 use crate::pure::disk::superblock::Filesystem;
 use crate::pure::flushlog::tries;
 use crate::pure::stack::{Mode, Name};
-use crate::pure::units::{Bytes, DevNo, Utc};
+use crate::pure::units::{Bytes, Utc};
 use crate::sys::devices::{self, Candidate};
 use crate::sys::dm::Control;
+use crate::sys::time::{Instant, pause};
 use crate::sys::{block, memory};
 
 /// How long a card may take to appear, unless `rootwait` or `rootdelay` say otherwise.
@@ -228,7 +227,7 @@ fn stacked(
         _ => None,
     };
     let number = stacking::build(control, card, flush_log, limit)?;
-    let device = link_node(number);
+    let device = block::link(number, Name::Root.text());
     let served = inspecting::root(&device, card.filesystem.as_ref(), options);
     let mounted = served.and_then(|()| mount(&device, card.filesystem.as_ref()));
     let access = mounted.inspect_err(|_| drop(stacking::take_away(control)))?;
@@ -283,20 +282,9 @@ fn last_stop(log: &flushlog::FlushLog) -> String {
     })
 }
 
-/// Makes the name that people expect, as udev would, and that mount tables then show.
-fn link_node(root: DevNo) -> PathBuf {
-    let node = block::path(root);
-    let link = Path::new("/dev/mapper").join(Name::Root.text());
-    let target = Path::new("..").join(block::name(root));
-    // Of a stack that was taken away again; it may lead to another device by now.
-    let _ = std::fs::remove_file(&link);
-    let linked = std::fs::create_dir_all("/dev/mapper").and_then(|()| symlink(target, &link));
-    if linked.is_ok() { link } else { node }
-}
-
 /// Waits until the card appears.
 fn wait_for_card(options: &Options, log: &mut BootMessages) -> Result<Candidate> {
-    sleep(Duration::from_secs(options.delay.min(3600)));
+    pause(Duration::from_secs(options.delay.min(3600)));
     let (begin, mut news, mut seek) = (Instant::now(), NEWS_EVERY, Duration::ZERO);
     loop {
         let waited = begin.elapsed();
@@ -321,7 +309,7 @@ fn wait_for_card(options: &Options, log: &mut BootMessages) -> Result<Candidate>
             ));
             news += NEWS_EVERY;
         }
-        sleep(Duration::from_millis(50));
+        pause(Duration::from_millis(50));
     }
 }
 

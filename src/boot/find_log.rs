@@ -2,8 +2,7 @@
 //! [`ownership`]'s.
 
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, Exit, Result};
 use crate::flush::flushlog::{self, FlushLog, Sought};
@@ -18,6 +17,7 @@ use crate::pure::units::{DevNo, Sectors};
 use crate::sys::block;
 use crate::sys::devices::{self, Candidate};
 use crate::sys::disk::Disk;
+use crate::sys::time::{Instant, pause};
 
 /// How long a named log may take to appear. It may be on another, slower disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ pub fn find(card: &mut Candidate, options: &Options, mut news: impl FnMut(&str))
         if begin.elapsed() > CONTACT || !looked.0.iter().any(Seen::is_unreadable) {
             break looked;
         }
-        sleep(PAUSE);
+        pause(PAUSE);
     };
     if options.log == LogChoice::None {
         return unused(&seen);
@@ -199,7 +199,7 @@ fn wait_for(reference: &Reference) -> Option<Vec<DevNo>> {
         if begin.elapsed() > PATIENCE {
             return None;
         }
-        sleep(Duration::from_millis(50));
+        pause(Duration::from_millis(50));
     }
 }
 
@@ -472,7 +472,7 @@ fn take(
         if log.hidden().is_none() || begin.elapsed() > CONTACT {
             break live;
         }
-        sleep(PAUSE);
+        pause(PAUSE);
         // What was cut off has to be read again.
         if let Sought::Log(mut again) = FlushLog::seek(&path) {
             let _ = again.make_writable();

@@ -8,6 +8,7 @@ use nix::mount::{MsFlags, mount};
 use crate::error::{Doing, Error, Result};
 use crate::pure::cmdline::Options;
 use crate::pure::disk::superblock::Filesystem;
+use crate::sys::ask;
 
 const NOSUID: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
@@ -51,6 +52,7 @@ pub fn root(
     options: &Options,
     writable: bool,
 ) -> Result<&'static str> {
+    ask!(mount(device, writable));
     let (mut flags, data) = split_options(&options.flags);
     if !writable {
         flags |= MsFlags::MS_RDONLY;

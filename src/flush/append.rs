@@ -1,6 +1,6 @@
 //! Appends what is sealed to the flush log, and lets the sealed device read it there.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -19,6 +19,7 @@ use crate::pure::stack::{Name, PlanError, Stack};
 use crate::pure::units::Bytes;
 use crate::sys::block;
 use crate::sys::disk::Disk;
+use crate::sys::time::Instant;
 
 /// What came of an append.
 pub enum Appended {

@@ -1,7 +1,5 @@
 //! Makes and grows COW devices, and takes away what is left of them.
 
-use std::fs::File;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -10,8 +8,11 @@ use crate::error::{Doing, Result};
 use crate::output::kmsg;
 use crate::pure::cow::size;
 use crate::pure::cow::store::{self, Store};
-use crate::pure::units::{Bytes, DevNo, decimal};
+use crate::pure::units::{Bytes, DevNo};
 use crate::sys::dm::Control;
+use crate::sys::dm::store::{number_of, stores};
+use crate::sys::node::Node;
+use crate::sys::time::pause;
 use crate::sys::{block, cgroups, loopdev, tmpfs};
 
 const NAME: &str = "cowflush-cow";
@@ -23,7 +24,7 @@ pub struct Cow {
     number: DevNo,
     /// Keeps the device until a table uses it. It is dropped before what is below: a device that is
     /// open can't be removed.
-    _node: File,
+    _node: Node,
     /// Removes a store device on drop; a loop device goes by itself.
     _store: Option<Going>,
 }
@@ -74,7 +75,7 @@ pub fn create(control: &Control, limit: Bytes, sealed: Bytes, log_capacity: Byte
 
 /// Makes a COW device over `file` with a [`Store`] between. If this process is killed,
 /// [`release_strays`] finds what it left.
-fn in_nobodys_name(control: &Control, file: &File, room: Bytes, size: Bytes) -> Result<Cow> {
+fn in_nobodys_name(control: &Control, file: &Node, room: Bytes, size: Bytes) -> Result<Cow> {
     let data = loopdev::attach(file, NAME, room)?;
     let blank = loopdev::attach(&tmpfs::file(BLANK, room)?, BLANK, room)?;
     let on = Store { blank: blank.number(), data: data.number() };
@@ -86,7 +87,7 @@ fn on_store(control: &Control, on: &Store, size: Bytes) -> std::result::Result<C
     // From here on any failure takes it away again.
     let going = Going(control.clone(), store);
     let number = control.put_store(store, on, size.sectors())?;
-    let node = File::open(block::path(number));
+    let node = Node::open(&block::path(number), false, 0);
     let node = node.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     Ok(Cow { number, _node: node, _store: Some(going) })
 }
@@ -95,15 +96,7 @@ fn on_store(control: &Control, on: &Store, size: Bytes) -> std::result::Result<C
 /// `log_capacity`, which one flush can put into the flush log.
 pub fn grow(control: &Control, cow: DevNo, limit: Bytes, log_capacity: Bytes) -> Result<()> {
     let wanted = size::fresh_device(limit, Bytes(0), log_capacity);
-    let Some(store) = store_number(&block::sysfs(cow)) else {
-        let path = block::path(cow);
-        let node = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .doing(|| format!("open {}", path.display()))?;
-        return loopdev::grow(&node, wanted);
-    };
+    let Some(store) = number_of(cow) else { return loopdev::grow(cow, wanted) };
     let now = control.store(store).doing(|| "ask for the size of the COW")?;
     let Some((on, length)) = now else { return Ok(()) };
     // The device below was made for the most that the COW could have then.
@@ -117,7 +110,7 @@ pub fn grow(control: &Control, cow: DevNo, limit: Bytes, log_capacity: Bytes) ->
 
 /// Whether a COW's memory counts against no process's limit.
 pub fn is_nobodys(cow: DevNo) -> bool {
-    store_number(&block::sysfs(cow)).is_some()
+    number_of(cow).is_some()
 }
 
 /// How often, and after what pause, a removal is tried again while a program has the device open,
@@ -131,30 +124,16 @@ const BUSY_PAUSE: Duration = Duration::from_millis(2);
 /// is killed in between, or before a new store's first use, the next command removes it before its
 /// first step.
 pub fn release_strays(control: &Control) {
-    let Ok(entries) = std::fs::read_dir("/sys/block") else { return };
-    for folder in entries.flatten().map(|entry| entry.path()) {
-        let Some(store) = store_number(&folder) else { continue };
+    for (store, held) in stores() {
         // The name alone does not show that a device is cowflush's.
-        if is_held(&folder) || !control.is_store(store) {
+        if held || !control.is_store(store) {
             continue;
         }
         for _ in 0..BUSY_TRIES {
             if control.remove_store(store) != Err(Errno::EBUSY) {
                 break;
             }
-            std::thread::sleep(BUSY_PAUSE);
+            pause(BUSY_PAUSE);
         }
     }
-}
-
-/// The number in the name of a block device, if it is one of [`store`]'s; `folder` is its own in
-/// sysfs.
-fn store_number(folder: &Path) -> Option<u32> {
-    let name = std::fs::read_to_string(folder.join("dm/name")).ok()?;
-    decimal(name.trim().strip_prefix(store::PREFIX)?)
-}
-
-/// A table uses it.
-fn is_held(folder: &Path) -> bool {
-    std::fs::read_dir(folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some())
 }

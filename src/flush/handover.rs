@@ -6,7 +6,7 @@
 //! failure this process, or the guard, reads the tables and asks [`plan::wake`] what to do, as the
 //! next command would.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -14,6 +14,7 @@ use crate::pure::dm::{Line, SnapshotStatus, Target};
 use crate::pure::stack::plan::{self, Way};
 use crate::pure::stack::{Name, Stack, Step};
 use crate::sys::dm::{Control, Message, Request};
+use crate::sys::time::{self, Instant};
 
 /// How many steps are tried before root is left suspended for the next command to wake up; four are
 /// enough where none fails. And the pause after a failed one.
@@ -141,7 +142,7 @@ impl Kernel for (&Control, &mut Messages) {
     }
 
     fn pause(&mut self) {
-        std::thread::sleep(PAUSE);
+        time::pause(PAUSE);
     }
 }
 

@@ -1,8 +1,6 @@
 //! The last step of a stop, while root is suspended: merges what was sealed into the card by way of
 //! the log.
 
-use std::time::Instant;
-
 use super::append::{Appended, append};
 use super::context::Context;
 use super::errors::explain;
@@ -19,6 +17,7 @@ use crate::pure::stack::{Name, PlanError};
 use crate::pure::units::Bytes;
 use crate::sys::block;
 use crate::sys::disk::Disk;
+use crate::sys::time::Instant;
 
 /// Copies what was sealed into the card, while root is suspended and nothing new comes. It first
 /// appends it to the log, which is empty until then. Only when that is durable it copies it to the

@@ -22,7 +22,7 @@ use crate::pure::flushlog::chain::bad_chunks;
 use crate::pure::stack::{Live, Name, PlanError, Stack};
 use crate::pure::units::Bytes;
 use crate::sys::disk::Disk;
-use crate::sys::{block, watchdog};
+use crate::sys::{block, time, watchdog};
 
 /// The pause before the first poll of a merge: short, since most merges are.
 const FIRST_POLL: Duration = Duration::from_millis(2);
@@ -300,7 +300,7 @@ pub fn wait(context: &mut Context<'_>, name: Name, total: Bytes) -> Result<Optio
         if let Some(signal) = context.show_progress(left.min(total)) {
             break Some(signal);
         }
-        std::thread::sleep(pause);
+        time::pause(pause);
         pause = (pause * 2).min(LAST_POLL);
     };
     context.meter.clear();

@@ -1,7 +1,8 @@
 //! Seals: swaps root's COW for a fresh one at a moment when it holds a complete filesystem.
 
-use std::fs::File;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -17,6 +18,8 @@ use crate::pure::dm::{Line, Target};
 use crate::pure::stack::{Device, Name, Stack};
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::dm::Control;
+use crate::sys::node::Node;
+use crate::sys::time::Instant;
 use crate::sys::{block, cow_threshold, signals};
 use crate::throttle::guard::{self, Guard, GuardOutcome};
 
@@ -107,22 +110,24 @@ pub fn run(
         (Line::whole(root.length, sealed_target), Line::whole(root.length, root_target));
     let mut requests = handover::Seal::prepare(root_line);
     let mut for_guard = handover::Seal::prepare(root_line);
-    let root_folder = File::open("/").doing(|| "open /")?;
+    let root_folder = Rc::new(open_root().doing(|| "open /")?);
     let early = freeze == Freeze::Before;
-    let mut guard = guard::start(control, early.then_some(&root_folder), &mut |end| {
+    let (of_guard, froze) = (control.clone(), root_folder.clone());
+    let at_end = Box::new(move |end: GuardOutcome| {
         // Only if root is awake: a thaw reads root, which would wait for the next command if root
         // is suspended, while that command waits for the guard. The next command thaws then.
         if let GuardOutcome::Orphaned { frozen } = end
-            && for_guard.rescue(control)
+            && for_guard.rescue(&of_guard)
             && early
         {
             if frozen {
-                block::thaw(&root_folder);
+                block::thaw(&froze);
             }
             // While the note is there, the next command would thaw any freeze that it finds.
             run_dir::end_freeze();
         }
-    })?;
+    });
+    let mut guard = guard::start(control, early.then_some(&*root_folder), at_end)?;
     // Once the sealed device's table is loaded, the kernel lets root resume only with another
     // table, so the throttle has to be released here.
     context.throttle.release();
@@ -174,12 +179,16 @@ pub fn run(
     }
 }
 
+fn open_root() -> std::io::Result<Node> {
+    Node::open(Path::new("/"), false, 0)
+}
+
 /// Thaws root's filesystem, if a handover that failed or was killed has left it frozen. Root must
 /// be awake and no throttle armed: a thaw writes, and a process that waits at a throttle may hold a
 /// lock that the write needs.
 pub fn thaw_root() {
     if run_dir::has_frozen()
-        && let Ok(root) = File::open("/")
+        && let Ok(root) = open_root()
     {
         block::thaw(&root);
         run_dir::end_freeze();
@@ -241,11 +250,13 @@ pub fn hold(context: &mut Context<'_>, stack: &Stack) -> Result<Held> {
     let (below, above) = (Line::whole(length, below), Line::whole(length, above));
     let mut requests = handover::Seal::prepare(above);
     let mut for_guard = handover::Seal::prepare(above);
-    let guard = guard::start(control, None, &mut |end| {
+    let of_guard = control.clone();
+    let at_end = Box::new(move |end: GuardOutcome| {
         if end != GuardOutcome::Dismissed {
-            for_guard.rescue(control);
+            for_guard.rescue(&of_guard);
         }
-    })?;
+    });
+    let guard = guard::start(control, None, at_end)?;
     let guard = FrozenRoot { frozen: None, guard: Some(guard) };
     context.throttle.release();
     control.load(Name::Sealed, &[below])?;
@@ -309,7 +320,7 @@ impl Drop for FullSpeed {
 /// Root's filesystem, frozen or not. If it is frozen, it is thawed when this is dropped or this
 /// process dies.
 pub struct FrozenRoot {
-    frozen: Option<(File, Instant)>,
+    frozen: Option<(Rc<Node>, Instant)>,
     guard: Option<Guard>,
 }
 
@@ -354,11 +365,13 @@ pub fn restart(control: &Control, sealed: &Device) -> Result<()> {
     let merge = Line::whole(length, Target::SnapshotMerge { origin, cow, chunk });
     let mut requests = Restart::prepare(merge);
     let mut for_guard = Restart::prepare(merge);
-    let guard = guard::start(control, None, &mut |end| {
+    let of_guard = control.clone();
+    let at_end = Box::new(move |end: GuardOutcome| {
         if end != GuardOutcome::Dismissed {
-            for_guard.rescue(control);
+            for_guard.rescue(&of_guard);
         }
-    })?;
+    });
+    let guard = guard::start(control, None, at_end)?;
     let restarted = signals::undisturbed(|| requests.run(control));
     guard.dismiss();
     restarted.map_err(explain)

@@ -5,8 +5,6 @@
 //! [`Goal`]. What a step does is in the files beside this one: `append`, `merge`, and `seal` for
 //! what lets root go on.
 
-use std::time::Instant;
-
 use super::append::{self, Appended};
 use super::context::Context;
 use super::errors::explain;
@@ -16,6 +14,7 @@ use super::{cow_device, merge, seal, write_cache};
 use crate::error::Result;
 use crate::pure::stack::{self, Goal, Name, Stack, Step};
 use crate::pure::units::Bytes;
+use crate::sys::time::Instant;
 
 /// Settles `stack`, which was observed just now: finishes a flush or a merge, or cleans up after a
 /// command that was killed, and does what `asked` says beyond that. Returns what that took, and the

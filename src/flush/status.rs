@@ -1,8 +1,7 @@
 //! Gathers what `cowflush status` shows. Changes nothing.
 
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::flushlog::FlushLog;
 use super::{cow_device, view};
@@ -20,6 +19,7 @@ use crate::pure::stack::{Mode, Name, Stack};
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::block::{self, Written};
 use crate::sys::dm::Control;
+use crate::sys::time::{Instant, pause};
 use crate::sys::users::{self, Beside, OnRoot};
 use crate::sys::{lock, memory};
 
@@ -257,7 +257,7 @@ pub fn check_log(control: &Control, log: DevNo, patience: Duration, verify: bool
         if check.state().is_some() || begin.elapsed() >= patience {
             return check;
         }
-        sleep(PAUSE);
+        pause(PAUSE);
     }
 }
 

@@ -1,8 +1,5 @@
 //! Builds a view over a sealed COW or over the flush log, and reads how far a merge of it came.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use super::errors::explain;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::pure::chunks::{self, CHUNK_BYTES, Chunk};
@@ -16,6 +13,7 @@ use crate::pure::stack::{Device, Live, Name, PlanError, Stack};
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::disk::Disk;
 use crate::sys::dm::Control;
+use crate::sys::node::Node;
 use crate::sys::{block, loopdev, memory, tmpfs};
 
 /// The name of the file that holds a view's table.
@@ -113,7 +111,7 @@ pub fn build(control: &Control, name: Name, data: &Data, copies: Budget) -> Resu
 /// and a bad sector outside of the data must not stop a merge. The place of each entry depends on
 /// their number, so everything is then written again; and without any fillers, if others turn out
 /// to be bad at the second try.
-fn write_table(data: &Data, copies: Budget) -> Result<(File, Sectors)> {
+fn write_table(data: &Data, copies: Budget) -> Result<(Node, Sectors)> {
     let mut fewer: Option<Vec<Exception>> = None;
     loop {
         let table = fewer.as_deref().unwrap_or(&data.table);
@@ -148,7 +146,7 @@ pub fn copy_budget() -> Budget {
 
 /// Writes the areas and the copies. Returns the chunks of the card that can't be read.
 fn write_areas(
-    file: &File,
+    file: &Node,
     areas: Areas<'_>,
     mut store: Disk,
     mut card: Option<Disk>,

@@ -9,7 +9,7 @@ use super::{run_dir, value};
 use crate::error::{Doing, Result};
 use crate::pure::units::decimal;
 use crate::sys::process::Program;
-use crate::sys::time;
+use crate::sys::{file, time};
 
 const NOTE: &str = "hold";
 
@@ -54,7 +54,7 @@ pub fn is_for_log() -> bool {
 /// Ends a hold. Returns whether there was one.
 pub fn end() -> bool {
     let held = since().is_some();
-    std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE)).is_ok() && held
+    file::remove(&Path::new(run_dir::PATH).join(NOTE)).is_ok() && held
 }
 
 /// Drops what is held: a reboot with the hold in place, so that nothing is flushed on the way down.

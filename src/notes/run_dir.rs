@@ -10,7 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use crate::pure::report::history;
 use crate::pure::report::record::Record;
 use crate::pure::report::totals::Totals;
-use crate::sys::file;
+use crate::sys::{ask, file};
 
 /// Where the notes are.
 pub const PATH: &str = "/run/cowflush";
@@ -45,6 +45,7 @@ const FOLDER: &str = "bin";
 /// Makes the copy, or renews it: after an upgrade it must understand what the new program wrote.
 /// Debian's initramfs mounts /run noexec; there the copy lies in a tmpfs of its own, behind a link.
 pub fn keep_program() -> io::Result<()> {
+    ask!(keep_program());
     let mut folder = Path::new(PATH).to_owned();
     std::fs::create_dir_all(&folder)?;
     let flags = statvfs(&folder).map(|fs| fs.flags()).unwrap_or(FsFlags::empty());
@@ -80,7 +81,7 @@ pub fn note_freeze() -> io::Result<()> {
 
 /// Removes the note that root's filesystem is frozen: it was thawed, or not frozen.
 pub fn end_freeze() {
-    let _ = std::fs::remove_file(Path::new(PATH).join(FROZEN));
+    let _ = file::remove(&Path::new(PATH).join(FROZEN));
 }
 
 /// Whether a command has frozen root's filesystem and not thawed it.
@@ -116,19 +117,17 @@ fn of_boot<'a>(note: &'a str, boot: &str) -> Option<&'a str> {
 }
 
 fn boot_id() -> String {
-    std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
+    file::read(Path::new(BOOT_ID)).unwrap_or_default().trim().to_owned()
 }
 
 /// Writes a note in one step, so that a reader never sees half of it.
 pub fn write(name: &str, text: &str) -> io::Result<()> {
-    let folder = Path::new(PATH);
-    std::fs::create_dir_all(folder)?;
-    file::replace(&folder.join(name), |path| std::fs::write(path, text))
+    file::write(&Path::new(PATH).join(name), text)
 }
 
 /// Reads a note.
 pub fn read(name: &str) -> Option<String> {
-    std::fs::read_to_string(Path::new(PATH).join(name)).ok()
+    file::read(&Path::new(PATH).join(name)).ok()
 }
 
 /// The last flushes since boot, the oldest first, as far as their notes are still there.

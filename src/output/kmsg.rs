@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 
+use crate::sys::ask;
+
 /// Severities, as syslog has them.
 pub const ERROR: u8 = 3;
 /// Shown on the console unless it is `quiet`.
@@ -24,6 +26,7 @@ pub fn fitting(text: &str) -> String {
 
 /// Writes a message to the kernel's log. One write is one record.
 pub fn say(severity: u8, text: &str) -> io::Result<()> {
+    ask!(say(text));
     let line = format!("<{severity}>cowflush: {}\n", fitting(text));
     File::options().write(true).open("/dev/kmsg")?.write_all(line.as_bytes())
 }

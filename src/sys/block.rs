@@ -3,14 +3,15 @@
 use std::fs::{File, Metadata};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
+use super::node::Node;
+use super::time::pause;
 use crate::error::{Doing, Exit, Result};
 use crate::pure::units::{DevNo, Sectors, decimal};
 
@@ -22,6 +23,7 @@ pub fn number(node: &File) -> std::io::Result<DevNo> {
 /// The number of the block device that a path leads to, through links as well; `None` where there
 /// is none.
 pub fn number_at(path: &Path) -> Option<DevNo> {
+    ask!(number_at(path));
     let node = std::fs::metadata(path).ok()?;
     node.file_type().is_block_device().then(|| number_of(&node))
 }
@@ -38,20 +40,14 @@ pub fn sysfs(device: DevNo) -> PathBuf {
 
 /// The kernel's name of a block device, such as `sda1`; its number where sysfs has none.
 pub fn name(device: DevNo) -> String {
-    #[cfg(test)]
-    if let Some(model) = super::kernel::model() {
-        return model.name(device);
-    }
+    ask!(name(device));
     let link = std::fs::read_link(sysfs(device)).unwrap_or_default();
     link.file_name().map_or_else(|| device.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The path of a block device's node, as devtmpfs names it.
 pub fn path(device: DevNo) -> PathBuf {
-    #[cfg(test)]
-    if let Some(model) = super::kernel::model() {
-        return model.path(device);
-    }
+    ask!(path(device));
     let path = Path::new("/dev").join(name(device).replace('!', "/"));
     make_node(&path, device);
     path
@@ -66,12 +62,22 @@ fn make_node(path: &Path, device: DevNo) {
     }
 }
 
+/// Makes the name in /dev/mapper that users expect, as udev would, and that mount tables then show.
+/// Returns it, or the path of the device's own node if it can't be made.
+pub fn link(device: DevNo, called: &str) -> PathBuf {
+    ask!(path(device));
+    let node = path(device);
+    let link = Path::new("/dev/mapper").join(called);
+    let target = Path::new("..").join(name(device));
+    // An earlier stack, by now removed, may have left the link; it may lead to another device.
+    let _ = std::fs::remove_file(&link);
+    let linked = std::fs::create_dir_all("/dev/mapper").and_then(|()| symlink(target, &link));
+    if linked.is_ok() { link } else { node }
+}
+
 /// The size of a block device, from sysfs: it works on every word size.
 pub fn size(device: DevNo) -> Result<Sectors> {
-    #[cfg(test)]
-    if let Some(model) = super::kernel::model() {
-        return model.size(device);
-    }
+    ask!(size(device));
     let path = sysfs(device).join("size");
     std::fs::read_to_string(&path)
         .and_then(|text| decimal(text.trim()).map(Sectors).ok_or(ErrorKind::InvalidData.into()))
@@ -80,10 +86,7 @@ pub fn size(device: DevNo) -> Result<Sectors> {
 
 /// Where a partition begins on its disk; 0 for a whole disk. `None` when sysfs does not say.
 pub fn start(device: DevNo) -> Option<Sectors> {
-    #[cfg(test)]
-    if let Some(model) = super::kernel::model() {
-        return model.start(device);
-    }
+    ask!(start(device));
     let folder = sysfs(device);
     match std::fs::read_to_string(folder.join("start")) {
         Ok(text) => decimal(text.trim()).map(Sectors),
@@ -91,20 +94,20 @@ pub fn start(device: DevNo) -> Option<Sectors> {
     }
 }
 
-/// Claims a card or a log for a command that works on it directly, until the returned file is
+/// Claims a card or a log for a command that works on it directly, until the returned node is
 /// dropped. The kernel refuses the claim while the device or a part of it is mounted, or a stack or
 /// another device stands on it; and while it is claimed none of these can begin. An image file is
 /// not claimed.
-pub fn claim(path: &Path) -> Result<File> {
-    let claimed = || -> std::io::Result<File> {
-        let node = File::options().read(true).custom_flags(libc::O_EXCL).open(path)?;
+pub fn claim(path: &Path) -> Result<Node> {
+    let claimed = || -> std::io::Result<Node> {
+        let node = Node::open(path, false, libc::O_EXCL)?;
         if is_ours(&node)? { Err(Errno::EBUSY.into()) } else { Ok(node) }
     };
     let mut node = claimed();
     // A program that probes a new device, as mdadm does, holds it for a moment.
     for _ in 0..CLAIM_TRIES {
         match node {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => sleep(CLAIM_PAUSE),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => pause(CLAIM_PAUSE),
             _ => break,
         }
         node = claimed();
@@ -117,8 +120,13 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
 /// Whether the node is one of cowflush's own devices. Such a device may be in use with nothing on
 /// top, as cowflush-log is while the log is empty.
-fn is_ours(node: &File) -> std::io::Result<bool> {
-    let meta = node.metadata()?;
+fn is_ours(node: &Node) -> std::io::Result<bool> {
+    #[cfg(test)]
+    if let Node::Model(_) = node {
+        // The model has refused the claim of its own.
+        return Ok(false);
+    }
+    let meta = node.file().metadata()?;
     let number = number_of(&meta);
     let name = std::fs::read_to_string(sysfs(number).join("dm/name")).unwrap_or_default();
     Ok(meta.file_type().is_block_device() && name.starts_with("cowflush-"))
@@ -135,6 +143,10 @@ pub struct Written {
 
 /// Reads a device's write counters (Documentation/block/stat.rst: fields 5 and 7).
 pub fn written(device: DevNo) -> Option<Written> {
+    #[cfg(test)]
+    if super::kernel::model().is_some() {
+        return None;
+    }
     let text = std::fs::read_to_string(sysfs(device).join("stat")).ok()?;
     let mut fields = text.split_ascii_whitespace().map(decimal::<u64>);
     Some(Written { requests: fields.nth(4)??, sectors: fields.nth(1)?? })
@@ -143,10 +155,7 @@ pub fn written(device: DevNo) -> Option<Written> {
 /// Makes everything that was written to a device durable: fsync of a block device ends with a
 /// FLUSH.
 pub fn flush(device: DevNo) -> Result<()> {
-    #[cfg(test)]
-    if let Some(model) = super::kernel::model() {
-        return model.flush(device);
-    }
+    ask!(flush(device));
     let path = path(device);
     let node = File::open(&path).doing(|| format!("open {}", path.display()));
     node.and_then(|node| {
@@ -158,6 +167,7 @@ pub fn flush(device: DevNo) -> Result<()> {
 
 /// The disk that a partition is on; for a whole disk, the disk itself.
 pub fn disk_of(device: DevNo) -> Option<DevNo> {
+    ask!(disk_of(device));
     let folder = std::fs::canonicalize(sysfs(device)).ok()?;
     let folder = if folder.join("partition").exists() { folder.parent()? } else { &folder };
     DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
@@ -177,27 +187,21 @@ pub fn in_the_way(device: DevNo) -> Option<&'static str> {
 /// How the kernel treats a device's write cache: `write back` (FLUSHes are sent) or `write
 /// through`.
 pub fn write_cache(device: DevNo) -> std::io::Result<String> {
-    #[cfg(test)]
-    if let Some(model) = super::kernel::model() {
-        return model.write_cache(device);
-    }
+    ask!(write_cache(device));
     let text = std::fs::read_to_string(sysfs(device).join("queue/write_cache"))?;
     Ok(text.trim().to_owned())
 }
 
 /// Tells the kernel how to treat a device's write cache. The device itself is not told.
 pub fn set_write_cache(device: DevNo, mode: &str) -> std::io::Result<()> {
-    #[cfg(test)]
-    if let Some(model) = super::kernel::model() {
-        return model.set_write_cache(device, mode);
-    }
+    ask!(set_write_cache(device, mode));
     std::fs::write(sysfs(device).join("queue/write_cache"), mode)
 }
 
 /// Writes out the filesystem that holds `file`, and waits for it.
-pub fn sync_filesystem(file: &File) -> std::result::Result<(), Errno> {
+pub fn sync_filesystem(file: &Node) -> std::result::Result<(), Errno> {
     // SAFETY: syncfs takes a file descriptor that `file` keeps open.
-    let result = unsafe { libc::syncfs(file.as_raw_fd()) };
+    let result = unsafe { libc::syncfs(file.file().as_raw_fd()) };
     Errno::result(result).map(drop)
 }
 
@@ -207,12 +211,14 @@ const BLKROSET: u32 = 0x125d;
 /// Whether the kernel refuses writes to a device: a card's switch forbids them, or a program told
 /// the kernel so.
 pub fn is_write_protected(device: DevNo) -> bool {
+    ask!(is_write_protected(device));
     std::fs::read_to_string(sysfs(device).join("ro")).is_ok_and(|text| text.trim() == "1")
 }
 
 /// Makes the kernel refuse writes to a block device, or accept them again. A writable mount can't
 /// change that.
 pub fn refuse_writes(device: DevNo, refuse: bool) -> Result<()> {
+    ask!(refuse_writes(device, refuse));
     let (path, flag) = (path(device), libc::c_int::from(refuse));
     let node = File::open(&path).doing(|| format!("open {}", path.display()))?;
     // SAFETY: BLKROSET reads one int, which outlives the call.
@@ -226,16 +232,17 @@ const FITHAW: u32 = 0xc004_5878;
 
 /// Freezes the filesystem that holds `file`: the kernel writes it out complete, and writers wait
 /// until [`thaw`].
-pub fn freeze(file: &File) -> std::result::Result<(), Errno> {
+pub fn freeze(file: &Node) -> std::result::Result<(), Errno> {
     // SAFETY: this ioctl takes no argument.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), FIFREEZE as _, 0) };
+    let result = unsafe { libc::ioctl(file.file().as_raw_fd(), FIFREEZE as _, 0) };
     Errno::result(result).map(drop)
 }
 
 /// Lets writers go on. A filesystem that is not frozen stays as it is.
-pub fn thaw(file: &File) {
+pub fn thaw(file: &Node) {
+    ask!(thaw());
     // SAFETY: this ioctl takes no argument.
-    unsafe { libc::ioctl(file.as_raw_fd(), FITHAW as _, 0) };
+    unsafe { libc::ioctl(file.file().as_raw_fd(), FITHAW as _, 0) };
 }
 
 #[cfg(test)]

@@ -1,8 +1,5 @@
 //! Looks for the block device that a reference means.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -12,6 +9,7 @@ use crate::pure::disk::reference::Reference;
 use crate::pure::disk::superblock::{self, Filesystem, HEAD_BYTES};
 use crate::pure::units::{DevNo, Sectors, decimal};
 use crate::sys::block;
+use crate::sys::node::Node;
 
 const CLASS: &str = "/sys/class/block";
 
@@ -30,6 +28,17 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// A candidate whose content was not read.
+    fn new(name: &str, number: DevNo, size: Sectors, names: Names) -> Self {
+        Self { name: name.to_owned(), number, size, filesystem: None, names }
+    }
+
+    /// A candidate of a model, without names; its content was not read.
+    #[cfg(test)]
+    pub(crate) fn of_model(name: &str, number: DevNo, size: Sectors) -> Self {
+        Self::new(name, number, size, Names::default())
+    }
+
     /// The path of its node.
     pub fn path(&self) -> PathBuf {
         Path::new("/dev").join(self.name.replace('!', "/"))
@@ -87,7 +96,8 @@ pub fn candidates() -> Vec<Candidate> {
 }
 
 /// All block devices that could hold root; their contents are not read.
-fn unread_candidates() -> impl Iterator<Item = Candidate> {
+fn unread_candidates() -> std::vec::IntoIter<Candidate> {
+    ask!(disks().into_iter());
     let entries = std::fs::read_dir(CLASS).into_iter().flatten().flatten();
     let mut found: Vec<Candidate> = Vec::new();
     // There are a few; a sort would be three KiB of program.
@@ -114,7 +124,7 @@ fn device(name: &str) -> Option<Candidate> {
     }
     let partition = attribute("partition").and_then(|text| decimal(text.trim()));
     let names = partition.and_then(|number| names(&folder, number)).unwrap_or_default();
-    Some(Candidate { name: name.to_owned(), number, size, filesystem: None, names })
+    Some(Candidate::new(name, number, size, names))
 }
 
 /// The filesystem on a device, if it can be read and is known.
@@ -122,22 +132,29 @@ fn device(name: &str) -> Option<Candidate> {
 /// A card may be slow: only what is needed is read, without readahead, and most filesystems are
 /// known by their first two kilobytes.
 pub fn identify(path: &Path) -> Option<Filesystem> {
-    let mut device = open_unhurried(path)?;
+    let device = open_unhurried(path)?;
+    let size = usize::try_from(device.size().ok()?.0).unwrap_or(usize::MAX);
     let mut head = Vec::new();
-    device.by_ref().take(FIRST_BYTES).read_to_end(&mut head).ok()?;
-    superblock::identify(&head).or_else(|| {
-        device.take(HEAD_BYTES as u64 - FIRST_BYTES).read_to_end(&mut head).ok()?;
+    let mut read_to = |end: usize| {
+        let (begin, end) = (head.len(), end.min(size));
+        head.resize(end.max(begin), 0);
+        device.read_exact_at(head.get_mut(begin..)?, begin as u64).ok()?;
         superblock::identify(&head)
-    })
+    };
+    read_to(FIRST_BYTES).or_else(|| read_to(HEAD_BYTES))
 }
 
-const FIRST_BYTES: u64 = 4096;
+const FIRST_BYTES: usize = 4096;
 
 /// Opens a device for a few reads here and there.
-fn open_unhurried(path: &Path) -> Option<File> {
-    let device = File::open(path).ok()?;
+fn open_unhurried(path: &Path) -> Option<Node> {
+    let device = Node::open(path, false, 0).ok()?;
+    #[cfg(test)]
+    if let Node::Model(_) = device {
+        return Some(device);
+    }
     // If this fails the kernel reads ahead, which is only slower.
-    let _ = posix_fadvise(&device, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
+    let _ = posix_fadvise(device.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
     Some(device)
 }
 
@@ -210,6 +227,10 @@ pub fn beyond_the_stack(device: &Candidate) -> Option<String> {
 
 /// The devices that a disk is made of.
 fn under(disk: DevNo) -> Vec<String> {
+    #[cfg(test)]
+    if super::kernel::model().is_some() {
+        return Vec::new();
+    }
     let entries = std::fs::read_dir(block::sysfs(disk).join("slaves")).into_iter().flatten();
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

@@ -2,11 +2,9 @@
 //! what a prober (udev) read before the device's content changed under it, and a write through it
 //! would take memory.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::node::Node;
 use super::{block, watchdog};
 use crate::error::{Doing, Result};
 use crate::pure::chunks::{CHUNK_BYTES, Chunk, Chunks, Unreadable};
@@ -22,12 +20,12 @@ struct Aligned(Chunk);
 
 /// An open device or image file.
 pub struct Disk {
-    node: File,
+    node: Node,
     path: PathBuf,
     size: Bytes,
     buffer: Vec<Aligned>,
     /// Keeps others away.
-    _claim: Option<File>,
+    _claim: Option<Node>,
 }
 
 impl Disk {
@@ -48,25 +46,17 @@ impl Disk {
     }
 
     fn open_as(path: &Path, writable: bool) -> Result<Self> {
-        let mut options = File::options();
-        options.read(true).write(writable);
-        let direct = options.custom_flags(libc::O_DIRECT).open(path);
+        let direct = Node::open(path, writable, libc::O_DIRECT);
         // A file on a tmpfs has no direct I/O, and no cache that could lie.
         let node = match direct {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                options.custom_flags(0).open(path)
+                Node::open(path, writable, 0)
             }
             other => other,
         };
-        let mut node = node.doing(|| format!("open {}", path.display()))?;
-        let size = node.seek(SeekFrom::End(0)).doing(|| format!("measure {}", path.display()))?;
-        Ok(Self {
-            node,
-            path: path.to_owned(),
-            size: Bytes(size),
-            buffer: Vec::new(),
-            _claim: None,
-        })
+        let node = node.doing(|| format!("open {}", path.display()))?;
+        let size = node.size().doing(|| format!("measure {}", path.display()))?;
+        Ok(Self { node, path: path.to_owned(), size, buffer: Vec::new(), _claim: None })
     }
 
     /// Its size.

@@ -3,6 +3,25 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Reads a text file.
+pub fn read(path: &Path) -> io::Result<String> {
+    ask!(text(path));
+    std::fs::read_to_string(path)
+}
+
+/// Replaces a text file in one step, and makes its folder.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    ask!(put_text(path, text));
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    replace(path, |path| std::fs::write(path, text))
+}
+
+/// Removes a file.
+pub fn remove(path: &Path) -> io::Result<()> {
+    ask!(remove_text(path));
+    std::fs::remove_file(path)
+}
+
 /// Replaces a file in one step: `write` fills another file beside it, which then takes its name. If
 /// that fails the old file stays, and the unfinished one is removed, since it would take memory
 /// that may be short.

@@ -49,6 +49,7 @@ fn record(byte: Byte, kind: libc::c_int) -> libc::flock {
 /// A record lock goes when *any* descriptor of the file is closed, so a process opens the
 /// control node once.
 pub fn take(control: &Control) -> Result<()> {
+    ask!(lock());
     keep(control)?;
     let since = Instant::now();
     loop {
@@ -71,6 +72,7 @@ pub fn take(control: &Control) -> Result<()> {
 
 /// Takes the lock for a process that may have it already, and helpers at work.
 pub fn keep(control: &Control) -> Result<()> {
+    ask!(lock());
     signals::never_stop()?;
     match set(control.file(), Byte::Work, libc::F_WRLCK) {
         Ok(()) => Ok(()),
@@ -81,6 +83,7 @@ pub fn keep(control: &Control) -> Result<()> {
 
 /// Gives the lock back.
 pub fn release(control: &Control) {
+    ask!(unlock());
     // Unlocking what this process holds, or does not hold, can't fail.
     let _ = set(control.file(), Byte::Work, libc::F_UNLCK);
 }
@@ -133,6 +136,7 @@ pub fn busy(holder: Option<i32>) -> Error {
 
 /// The process that holds the lock, if any.
 pub fn holder(control: &Control) -> Option<i32> {
+    ask!(holder());
     user(control.file(), Byte::Work).ok()?.filter(|pid| *pid > 0)
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::block;
+use super::node::Node;
 use crate::error::{Doing, Error, Result};
 use crate::pure::units::{Bytes, DevNo};
 
@@ -83,17 +84,19 @@ impl Info {
 /// An attached loop device. Keep it until a table uses the device; dropping it earlier
 /// detaches it.
 pub struct Loop {
-    node: File,
+    node: Node,
     number: DevNo,
 }
 
 /// Attaches `file` to a free loop device of at most `limit` bytes. `name` is what
 /// `losetup` shows.
-pub fn attach(file: &File, name: &str, limit: Bytes) -> Result<Loop> {
+pub fn attach(file: &Node, name: &str, limit: Bytes) -> Result<Loop> {
     #[cfg(test)]
     if let Some(model) = super::kernel::model() {
-        let (node, number) = model.attach(file);
-        return Ok(Loop { node, number });
+        // A file of `tmpfs::file`, which asks the model.
+        let Node::Model(file) = file else { unreachable!() };
+        let (node, number) = model.attach(&**file, name, limit)?;
+        return Ok(Loop { node: Node::Model(node), number });
     }
     let control = File::options()
         .read(true)
@@ -105,10 +108,10 @@ pub fn attach(file: &File, name: &str, limit: Bytes) -> Result<Loop> {
     // Another program may take the free device first; then the next one is tried.
     for _ in 0..16 {
         let (path, node) = open_free(&control)?;
-        match configure(&node, file, &info) {
+        match configure(&node, file.file(), &info) {
             Ok(()) => {
                 let number = block::number(&node).doing(|| format!("open {path}"))?;
-                return Ok(Loop { number, node });
+                return Ok(Loop { number, node: Node::Real(node) });
             }
             Err(Errno::EBUSY) => continue,
             Err(errno) => return Err(errno).doing(|| format!("attach {name} to {path}")),
@@ -182,20 +185,23 @@ impl Loop {
     /// Lets it have another limit, smaller ones, too.
     #[cfg(feature = "model")]
     pub(super) fn limit(&self, limit: Bytes) -> Result<()> {
-        set_status(&self.node, &Info::new("", limit)).doing(|| "change the size of a loop device")
+        set_status(self.node.file(), &Info::new("", limit))
+            .doing(|| "change the size of a loop device")
     }
 
     /// The open node, which keeps the device attached.
-    pub fn into_node(self) -> File {
+    pub fn into_node(self) -> Node {
         self.node
     }
 }
 
-/// Makes the loop device `node` larger, at most as large as its file, while it is in use.
+/// Makes a loop device larger, at most as large as its file, while it is in use.
 /// dm-snapshot reads the size at every allocation, so the COW over it grows at once.
 ///
 /// Never smaller: a table may point to what lies behind the new end.
-pub fn grow(node: &File, limit: Bytes) -> Result<()> {
+pub fn grow(device: DevNo, limit: Bytes) -> Result<()> {
+    ask!(grow(device, limit));
+    let node = open(&block::path(device))?;
     let mut info = Info::new("", limit);
     // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64` (size asserted above).
     let result = unsafe { libc::ioctl(node.as_raw_fd(), GET_STATUS64 as _, &raw mut info) };
@@ -204,7 +210,7 @@ pub fn grow(node: &File, limit: Bytes) -> Result<()> {
         return Ok(());
     }
     info.size_limit = limit.0;
-    set_status(node, &info).doing(|| "change the size of the COW")
+    set_status(&node, &info).doing(|| "change the size of the COW")
 }
 
 /// Whether the kernel knows LOOP_CONFIGURE (5.8): it looks at the descriptor first.

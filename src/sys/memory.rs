@@ -7,6 +7,7 @@ use crate::pure::units::{Bytes, decimal};
 
 /// Reads /proc/meminfo.
 pub fn info() -> Result<MemInfo> {
+    ask!(memory());
     let text = std::fs::read_to_string("/proc/meminfo").doing(|| "read /proc/meminfo")?;
     let mut memory = parse(&text).ok_or_else(|| {
         Error::new("read /proc/meminfo", "it has no MemTotal").advise("Is it proc that is mounted?")

@@ -11,6 +11,7 @@ const STACK: usize = 28 << 10;
 /// Locks all of this process in RAM, what it gets later as well. The binary may be on root, which
 /// is suspended at times; reading a page of it then would never end.
 pub fn all() -> Result<()> {
+    ask!(keep_in_memory());
     shorten_stack();
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
         .doing(|| "lock memory")

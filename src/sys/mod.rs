@@ -1,5 +1,17 @@
 //! The kernel layer: every ioctl and every `unsafe` of the crate. No decisions.
 
+/// Lets a model of the kernel ([`kernel`]) answer instead of the code that follows, in a test that
+/// has one. In the program this compiles to nothing.
+macro_rules! ask {
+    ($($call:tt)*) => {
+        #[cfg(test)]
+        if let Some(model) = crate::sys::kernel::model() {
+            return model.$($call)*;
+        }
+    };
+}
+pub(crate) use ask;
+
 pub mod block;
 pub mod cgroups;
 pub mod cow_threshold;
@@ -16,6 +28,7 @@ pub mod memory;
 pub mod mlock;
 #[cfg(test)]
 pub(crate) mod model;
+pub mod node;
 pub mod priority;
 pub mod process;
 pub mod psi;

@@ -12,12 +12,14 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::devices::Candidate;
 use super::dm::Control;
 use super::dm::message::{Message, Request};
-use super::kernel::{self, Kernel};
+use super::kernel::{self, Kernel, Opened};
 use crate::error::{Error, Exit, Result};
 use crate::pure::chunks::{self, CHUNK_BYTES, Chunk};
 use crate::pure::cow::format::{self, Exception, PER_AREA};
@@ -573,24 +575,98 @@ impl Kernel for Model {
         Ok(())
     }
 
-    fn file_in_ram(&self, name: &str, size: Bytes) -> Result<File> {
+    fn open(&self, path: &Path, writable: bool, _: libc::c_int) -> io::Result<Box<dyn Opened>> {
+        let file = File::options().read(true).write(writable).open(path)?;
+        Ok(Box::new(Open(file)))
+    }
+
+    fn file_in_ram(&self, name: &str, size: Bytes) -> Result<Box<dyn Opened>> {
         let made = {
             let mut state = self.state.borrow_mut();
             state.made += 1;
             state.made
         };
-        Ok(self.file(&format!("{name}-{made}"), size).1)
+        Ok(Box::new(Open(self.file(&format!("{name}-{made}"), size).1)))
     }
 
-    fn attach(&self, file: &File) -> (File, DevNo) {
-        let inode = file.metadata().unwrap().ino();
+    fn attach(&self, file: &dyn Opened, _: &str, _: Bytes) -> Result<(Box<dyn Opened>, DevNo)> {
+        let inode = file.file();
         let is_it = |path: &Path| path.metadata().is_ok_and(|meta| meta.ino() == inode);
         let entries = std::fs::read_dir(&self.folder).unwrap().flatten();
         let path = entries.map(|entry| entry.path()).find(|path| is_it(path)).unwrap();
         let mut state = self.state.borrow_mut();
         state.made += 1;
         let number = DevNo { major: LOOP, minor: state.made };
+        let file = File::open(&path).unwrap();
         state.files.insert(number, path);
-        (file.try_clone().unwrap(), number)
+        Ok((Box::new(Open(file)), number))
+    }
+
+    fn grow(&self, _: DevNo, _: Bytes) -> Result<()> {
+        Ok(())
+    }
+
+    fn stores(&self) -> Vec<(u32, bool)> {
+        Vec::new()
+    }
+
+    fn store_number(&self, _: DevNo) -> Option<u32> {
+        None
+    }
+
+    fn number_at(&self, path: &Path) -> Option<DevNo> {
+        let state = self.state.borrow();
+        state.files.iter().find(|(_, file)| *file == path).map(|(number, _)| *number)
+    }
+
+    fn disk_of(&self, device: DevNo) -> Option<DevNo> {
+        Some(DevNo { minor: 0, ..device })
+    }
+
+    fn is_write_protected(&self, _: DevNo) -> bool {
+        false
+    }
+
+    fn refuse_writes(&self, _: DevNo, _: bool) -> Result<()> {
+        unreachable!("no flush asks for it")
+    }
+
+    fn disks(&self) -> Vec<Candidate> {
+        let state = self.state.borrow();
+        let disks = state.files.keys().filter(|number| number.major != LOOP);
+        let candidate =
+            |number: &DevNo| Candidate::of_model(&number.to_string(), *number, state.size(*number));
+        disks.map(candidate).collect()
+    }
+
+    fn pause(&self, _: Duration) {}
+
+    fn control(&self) -> Result<Control> {
+        Ok(Model::control(self))
+    }
+}
+
+/// An open device of the model.
+struct Open(File);
+
+impl Opened for Open {
+    fn size(&self) -> io::Result<Bytes> {
+        self.0.metadata().map(|meta| Bytes(meta.len()))
+    }
+
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        self.0.read_exact_at(into, at)
+    }
+
+    fn write_all_at(&self, from: &[u8], at: u64) -> io::Result<()> {
+        self.0.write_all_at(from, at)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn file(&self) -> u64 {
+        self.0.metadata().map_or(0, |meta| meta.ino())
     }
 }

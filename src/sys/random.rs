@@ -7,6 +7,7 @@ use crate::error::{Doing, Result};
 
 /// Eight bytes that are hard to guess. /dev/urandom never waits, not even early in a boot.
 pub fn random() -> Result<u64> {
+    ask!(random());
     let mut bytes = [0; 8];
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut bytes))

@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::node::Node;
 use super::process;
 use crate::error::{Doing, Result};
 use crate::pure::units::Bytes;
@@ -29,16 +30,13 @@ const SLACK: u64 = 64 << 10;
 ///
 /// The tmpfs has room for all of it, so that the file's end is always met before the tmpfs's: a
 /// tmpfs without space makes a snapshot Invalid, and everything in it is lost.
-pub fn file(name: &str, size: Bytes) -> Result<File> {
-    #[cfg(test)]
-    if let Some(model) = super::kernel::model() {
-        return model.file_in_ram(name, size);
-    }
+pub fn file(name: &str, size: Bytes) -> Result<Node> {
+    ask!(file_in_ram(name, size).map(Node::Model));
     with_room(name, size, Bytes(size.0.saturating_add(SLACK)))
 }
 
 /// The same in a tmpfs with room for so many bytes.
-pub(super) fn with_room(name: &str, size: Bytes, room: Bytes) -> Result<File> {
+pub(super) fn with_room(name: &str, size: Bytes, room: Bytes) -> Result<Node> {
     let room = room.0.to_string();
     let file = match detached(&room).and_then(|folder| create(folder.as_fd(), name)) {
         // Kernels before 5.2 have no fsopen.
@@ -47,7 +45,7 @@ pub(super) fn with_room(name: &str, size: Bytes, room: Bytes) -> Result<File> {
     };
     let file = file.doing(|| format!("make a file in RAM for {name}"))?;
     file.set_len(size.0).doing(|| format!("set the size of {name}"))?;
-    Ok(file)
+    Ok(Node::Real(file))
 }
 
 /// A tmpfs that is mounted nowhere.

@@ -1,7 +1,6 @@
 //! The guard: a second process that wakes root up if the flushing process dies while root is
 //! suspended.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -12,8 +11,9 @@ use nix::unistd::{Pid, getpid, setsid};
 
 use crate::error::{Doing, Error, Result};
 use crate::sys::dm::Control;
+use crate::sys::node::Node;
 use crate::sys::process::{child, close_others, rename};
-use crate::sys::{block, lock, mlock};
+use crate::sys::{ask, block, lock, mlock};
 
 /// The guard process, waiting.
 pub struct Guard {
@@ -33,17 +33,20 @@ pub enum GuardOutcome {
     },
 }
 
+/// What a guard does when its time ends. It owns what it needs, since a guard outlives its parent.
+pub type AtEnd = Box<dyn FnMut(GuardOutcome)>;
+
 /// Starts a guard that runs `at_end` when this process, which must have the lock, ends or dismisses
 /// it with [`Guard::dismiss`]. No other process gets the lock before `at_end` has run. On request
 /// the guard freezes the filesystem that holds `freezes`.
 ///
 /// Returns when the guard is ready, with its memory locked. `at_end` may neither print nor touch a
 /// file on root: root may be suspended while it runs.
-pub fn start(
-    control: &Control,
-    freezes: Option<&File>,
-    at_end: &mut dyn FnMut(GuardOutcome),
-) -> Result<Guard> {
+pub fn start(control: &Control, freezes: Option<&Node>, mut at_end: AtEnd) -> Result<Guard> {
+    #[cfg(test)]
+    if let Some(model) = crate::sys::kernel::model() {
+        return model.post_guard(at_end).map(|()| Guard::of_model());
+    }
     let parent = getpid();
     let (wire, pid) = fork_helper(
         None,
@@ -58,7 +61,7 @@ pub fn start(
 /// The guard, not its parent, freezes and thaws the filesystem. So if the parent is killed, before
 /// the call, in it or after it, a process goes on that knows whether the freeze is this flush's.
 /// The kernel does not say who froze a filesystem, and lets any process thaw it.
-fn serve(mut wire: UnixStream, freezes: Option<&File>) -> GuardOutcome {
+fn serve(mut wire: UnixStream, freezes: Option<&Node>) -> GuardOutcome {
     let mut frozen = false;
     loop {
         let mut word = [0];
@@ -157,15 +160,24 @@ pub(super) fn spare_from_sendsigs(helper: Pid, spared: bool) {
 }
 
 impl Guard {
+    /// The guard of a model, which keeps all else about it.
+    #[cfg(test)]
+    fn of_model() -> Self {
+        let (wire, _) = UnixStream::pair().unwrap();
+        Self { wire, pid: Pid::from_raw(0) }
+    }
+
     /// Asks the guard to freeze the filesystem, and returns the kernel's answer. [`Errno::EPIPE`]:
     /// the guard is gone, and it is unknown whether it froze the filesystem.
     pub fn freeze(&mut self) -> std::result::Result<(), Errno> {
+        ask!(guard_freezes());
         self.ask(FREEZE)
     }
 
     /// Asks the guard to thaw what it has frozen. An error: the guard is gone, and may not have
     /// done it.
     pub fn thaw(&mut self) -> std::result::Result<(), Errno> {
+        ask!(guard_thaws());
         self.ask(THAW)
     }
 
@@ -181,6 +193,7 @@ impl Guard {
 
     /// Dismisses the guard and waits until it is gone.
     pub fn dismiss(mut self) {
+        ask!(dismiss_guard());
         // If this fails the guard finds root awake and does nothing.
         let _ = self.wire.write_all(&DISMISSED);
         let _ = waitpid(self.pid, None);
@@ -210,7 +223,7 @@ mod tests {
 
     /// A guard of this file's filesystem, and a wire on which it reports its outcome: 0 for
     /// dismissed, else 1, or 2 if it had frozen the filesystem.
-    fn guard(file: &File) -> (Guard, UnixStream) {
+    fn guard(file: &Node) -> (Guard, UnixStream) {
         let (mut far, near) = UnixStream::pair().unwrap();
         let (wire, pid) = fork_helper(
             None,
@@ -230,7 +243,7 @@ mod tests {
     #[test]
     fn a_freeze_that_failed_is_none_of_the_guards_and_one_that_is_gone_is_told() {
         // The kernel refuses to freeze /proc.
-        let file = File::open("/proc/self/stat").unwrap();
+        let file = Node::open(std::path::Path::new("/proc/self/stat"), false, 0).unwrap();
         let (mut asked, mut end) = guard(&file);
         assert!(matches!(asked.freeze(), Err(errno) if errno != Errno::EPIPE));
         assert_eq!(asked.thaw(), Ok(()));

@@ -13,7 +13,7 @@
 pub mod guard;
 pub mod worker;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::worker::{Work, Worker};
 use crate::error::Result;
@@ -22,6 +22,7 @@ use crate::pure::policy::pressure::{self, Level, SLOW, Writers};
 use crate::pure::stack::{Mode, Name, Stack};
 use crate::sys::dm::{Control, Message, Request};
 use crate::sys::memory;
+use crate::sys::time::Instant;
 
 /// The throttle, armed or not.
 pub struct Throttle {
@@ -123,13 +124,13 @@ struct Holding {
 
 impl Holding {
     fn start(control: &Control) -> Result<Worker> {
-        let mut holding = Self {
+        let holding = Self {
             control: control.clone(),
             message: Message::about(Name::Root),
             cow_limits: None,
             since: None,
         };
-        Worker::start(control, &mut holding)
+        Worker::start(control, Box::new(holding))
     }
 }
 

@@ -16,7 +16,7 @@ use super::guard;
 use crate::error::Result;
 use crate::pure::policy::cow_limits::CowLimits;
 use crate::sys::dm::Control;
-use crate::sys::{lock, priority};
+use crate::sys::{ask, lock, priority};
 
 /// What a worker does. It may neither print nor touch a file on root, since root may be suspended.
 pub trait Work {
@@ -49,9 +49,14 @@ const HEARD: u8 = 3;
 impl Worker {
     /// Starts a worker. Of this process's files it keeps only device-mapper's control device.
     /// Returns when its memory is locked.
-    pub fn start(control: &Control, work: &mut dyn Work) -> Result<Self> {
+    pub fn start(control: &Control, mut work: Box<dyn Work>) -> Result<Self> {
+        #[cfg(test)]
+        if let Some(model) = crate::sys::kernel::model() {
+            let (wire, _) = UnixStream::pair().unwrap();
+            return model.start_worker(work).map(|()| Self { wire, pid: Pid::from_raw(0) });
+        }
         let (parent, file) = (getpid(), control.file());
-        let serve = |wire| serve(parent, file, wire, work);
+        let serve = |wire| serve(parent, file, wire, &mut *work);
         let (wire, pid) = guard::fork_helper(Some(file.as_raw_fd()), || true, serve)?;
         Ok(Self { wire, pid })
     }
@@ -60,6 +65,7 @@ impl Worker {
     /// no other gets until the work is over. When this returns the worker has done a step. `false`:
     /// it is dead.
     pub fn work(&mut self, cow_limits: CowLimits) -> bool {
+        ask!(worker_works(cow_limits));
         let mut message = [WORK; LONGEST];
         for (to, word) in message[1..].chunks_exact_mut(size_of::<u64>()).zip(cow_limits.to_words())
         {
@@ -70,6 +76,7 @@ impl Worker {
 
     /// Tells the worker to end its work, and wait for the next. `false`: it is dead.
     pub fn idle(&mut self) -> bool {
+        ask!(worker_rests());
         self.send(&[IDLE])
     }
 
@@ -89,6 +96,7 @@ const LONGEST: usize = 1 + size_of::<[u64; CowLimits::WORDS]>();
 impl Drop for Worker {
     /// Dismisses the worker, which ends its work, and waits until it is gone.
     fn drop(&mut self) {
+        ask!(dismiss_worker());
         let _ = self.wire.shutdown(std::net::Shutdown::Both);
         let _ = waitpid(self.pid, None);
         guard::spare_from_sendsigs(self.pid, false);

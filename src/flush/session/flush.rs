@@ -1,7 +1,7 @@
 //! Flush: everything that was written until now becomes durable.
 
-use std::fs::File;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -21,7 +21,9 @@ use crate::pure::report::record::Record;
 use crate::pure::stack::{Goal, Mode, Name, PlanError, Stack};
 use crate::pure::units::{Bytes, Sectors};
 use crate::sys::dm::Message;
+use crate::sys::node::Node;
 use crate::sys::syncing::{Synced, Syncing, write_out};
+use crate::sys::time::Instant;
 use crate::sys::{block, memory, time};
 use crate::throttle;
 
@@ -204,8 +206,8 @@ fn remembered(synced: Synced) -> Synced {
     synced
 }
 
-fn open_root() -> Result<File> {
-    File::open("/").doing(|| "open /")
+fn open_root() -> Result<Node> {
+    Node::open(Path::new("/"), false, 0).doing(|| "open /")
 }
 
 /// Writes the page cache out, however long that takes.

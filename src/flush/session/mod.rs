@@ -11,7 +11,7 @@ mod stop;
 
 pub use self::outcome::{FlushOptions, Incomplete, Outcome, at_risk};
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::context::{Context, ThrottleOf};
 use super::settle::settle;
@@ -25,6 +25,7 @@ use crate::pure::stack::{Goal, Stack};
 use crate::pure::units::Bytes;
 use crate::sys::dm::Control;
 use crate::sys::signals::Held;
+use crate::sys::time::{Instant, pause};
 use crate::sys::{block, lock, memory, mlock, priority};
 use crate::throttle::Throttle;
 
@@ -73,7 +74,7 @@ impl<'a> Session<'a> {
             if !busy || !waits(&error) || signals.arrived().is_some() {
                 return Err(error);
             }
-            std::thread::sleep(PAUSE);
+            pause(PAUSE);
         }
         Ok(Self::open(control, command, config, signals, throttle))
     }
@@ -291,7 +292,7 @@ pub fn prepare_process() -> Result<()> {
     priority::io_flusher();
     // A table names its devices "254:1", and 6.1 tries a snapshot's COW as a path first
     // (`dm_get_dev_t`): from a folder on root this would wait for root.
-    let _ = std::env::set_current_dir("/proc");
+    priority::leave_root();
     mlock::all()?;
     // Real-time priority, so that a writer at memory speed is not faster than the steps until a
     // throttle is armed.

@@ -3,7 +3,7 @@
 //! Source: include/uapi/linux/dm-ioctl.h and drivers/md/dm-ioctl.c.
 
 pub(super) mod message;
-mod store;
+pub mod store;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -19,6 +19,7 @@ use crate::pure::dm::target::Line;
 use crate::pure::dm::{SnapshotStatus, Target};
 use crate::pure::stack::{Device, Live, Name, Stack};
 use crate::pure::units::DevNo;
+use crate::sys::time::pause;
 
 pub use message::{Message, Request};
 
@@ -36,6 +37,7 @@ pub struct Control(Rc<File>);
 impl Control {
     /// Opens [`CONTROL`].
     pub fn open() -> Result<Self> {
+        ask!(control());
         make_control();
         File::options()
             .read(true)
@@ -66,10 +68,7 @@ impl Control {
     /// Runs one request. The only way to the kernel's device-mapper; allocates nothing.
     pub fn run(&self, request: Request, message: &mut Message) -> std::result::Result<(), Errno> {
         message.prepare(request);
-        #[cfg(test)]
-        if let Some(model) = super::kernel::model() {
-            return model.mapper(request, message);
-        }
+        ask!(mapper(request, message));
         // SAFETY: every request in `Request` takes a `struct dm_ioctl` with data_size bytes
         // behind the pointer; `Message` is that struct with its buffer (sizes asserted above),
         // initialised, exclusively borrowed, and outlives the call.
@@ -125,7 +124,7 @@ impl Control {
         let mut message = Message::about(name);
         for _ in 0..BUSY_TRIES {
             match self.run(Request::Remove, &mut message) {
-                Err(Errno::EBUSY) => std::thread::sleep(BUSY_PAUSE),
+                Err(Errno::EBUSY) => pause(BUSY_PAUSE),
                 result => return result.doing(|| format!("remove {}", name.text())),
             }
         }

@@ -1,11 +1,14 @@
 //! The store devices on which COWs may stand ([`crate::pure::cow::store`]); they are not part of
 //! the stack.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 
 use super::{Control, Message, Request};
 use crate::pure::cow::store::{self, Store};
-use crate::pure::units::{DevNo, Sectors};
+use crate::pure::units::{DevNo, Sectors, decimal};
+use crate::sys::block;
 
 impl Control {
     /// Makes a store device without a table. Returns the number that is in its name.
@@ -71,4 +74,30 @@ impl Control {
         self.run(request, &mut message)?;
         Ok(message)
     }
+}
+
+/// The devices that have a store's name: the number in it, and whether a table uses the device.
+pub fn stores() -> Vec<(u32, bool)> {
+    ask!(stores());
+    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let folders = entries.map(|entry| entry.path());
+    let store = |folder: std::path::PathBuf| Some((number_in(&folder)?, is_held(&folder)));
+    folders.filter_map(store).collect()
+}
+
+/// The number in a block device's name, if it is a store's.
+pub fn number_of(device: DevNo) -> Option<u32> {
+    ask!(store_number(device));
+    number_in(&block::sysfs(device))
+}
+
+/// The number in a store's name; `folder` is the device's own in sysfs.
+fn number_in(folder: &Path) -> Option<u32> {
+    let name = std::fs::read_to_string(folder.join("dm/name")).ok()?;
+    decimal(name.trim().strip_prefix(store::PREFIX)?)
+}
+
+/// Whether a table uses the device.
+fn is_held(folder: &Path) -> bool {
+    std::fs::read_dir(folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some())
 }

@@ -1,5 +1,6 @@
 //! The classic recipe, for comparison: suspend root, merge everything, resume.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use cowflush::pure::dm::{Line, Target};
 use cowflush::pure::stack::Name;
 use cowflush::pure::units::Bytes;
 use cowflush::sys::dm::{Control, Message, Request};
+use cowflush::sys::node::Node;
 use cowflush::sys::{block, mlock};
 
 /// Flush root the classic way: freeze it, merge its COW in the COW's own order, give it a fresh
@@ -33,7 +35,7 @@ impl Classic {
         let control = Control::open()?;
         let failed =
             |what: &'static str| move |errno: nix::errno::Errno| Error::new(what, errno.desc());
-        let root = std::fs::File::open("/").doing(|| "open /")?;
+        let root = Node::open(Path::new("/"), false, 0).doing(|| "open /")?;
         block::sync_filesystem(&root).map_err(failed("sync root"))?;
         let stack = control.stack()?;
         let none = || Error::new("flush the classic way", "root is not deferring");

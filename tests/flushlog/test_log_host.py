@@ -679,7 +679,7 @@ def test_format_refuses_what_makes_no_log(tmp_path: Path, root: Path) -> None:
         ),
         f"{log} --root {root} --over ext4": (USAGE, "it does not hold what --over says"),
         f"{log} --root {root} --label 12345678901234567": (USAGE, "a label has at most 16 bytes"),
-        f"{log} --root {root} --erase-block 3K": (USAGE, "no multiple of 4K"),
+        f"{log} --root {root} --erase-block 3K": (USAGE, "not a multiple of 4K"),
         f"{log} --root {tmp_path}/no": (FAILED, "No such file"),
         f"{tmp_path}/no --root {root}": (FAILED, "No such file"),
         f"{tmp_path} --root {root}": (FAILED, "directory"),

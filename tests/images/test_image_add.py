@@ -349,11 +349,15 @@ def test_the_owner_s_configuration_stays(boot: Lab, bases_made: Made) -> None:
 def test_links_to_folders_are_folders(boot: Lab, bases_made: Made) -> None:
     """As /lib is one in a system whose folders were merged into /usr."""
     made = bases_made(boot, bases.openwrt)
+    lib = bases.OPENWRT / "lib"
+    gone = [lib, *lib.rglob("*")]
     edit(
         made,
         *("mkdir /usr/lib", "mkdir /usr/lib/preinit", "mkdir /usr/share", "mkdir /usr/doc"),
-        *("rm /lib/preinit/80_mount_root", "rm /lib/functions/dev.sh", "rm /lib/functions.sh"),
-        *("rmdir /lib/preinit", "rmdir /lib/functions", "rmdir /lib"),
+        *(
+            f"{'rmdir' if path.is_dir() else 'rm'} /{path.relative_to(bases.OPENWRT)}"
+            for path in sorted(gone, reverse=True)
+        ),
         *("symlink /lib usr/lib", "symlink /usr/share/doc ../doc", "symlink run /var/run"),
     )
     card = added(boot, made)

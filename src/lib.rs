@@ -25,6 +25,8 @@ pub mod flush;
 pub mod notes;
 pub mod output;
 pub mod pure;
+#[cfg(test)]
+mod simulate;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod throttle;

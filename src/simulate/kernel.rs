@@ -1,0 +1,773 @@
+//! The kernel of a simulated machine: devices from [`World`], and beside them what a machine has for one process at a time.
+//!
+//! Each call that can fail is counted and written down. One of them, by its number, may fail instead, or be the last that its
+//! process makes; or the power goes just before it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+use crate::error::{Doing, Error, Exit, Result};
+use crate::pure::chunks::CHUNK_BYTES;
+use crate::pure::policy::cow_limits::CowLimits;
+use crate::pure::policy::memory::MemInfo;
+use crate::pure::stack::Name;
+use crate::pure::units::{Bytes, DevNo, Sectors};
+use crate::sys::devices::Candidate;
+use crate::sys::dm::{Control, Message, Request};
+use crate::sys::kernel::{self, Kernel, Opened};
+use crate::sys::world::card::{Card, Cut};
+use crate::sys::world::mapper::Row;
+use crate::sys::world::{Chances, Done, Fail, Handle, World};
+use crate::throttle::guard::{AtEnd, GuardOutcome};
+use crate::throttle::worker::Work;
+
+pub const DISK: DevNo = DevNo { major: 8, minor: 0 };
+pub const ROOT: DevNo = DevNo { major: 8, minor: 1 };
+pub const LOG: DevNo = DevNo { major: 8, minor: 2 };
+/// Chunks of root, and of the log.
+pub const CHUNKS: u64 = 24;
+const LOG_CHUNKS: u64 = 96;
+const SECTOR: u64 = 512;
+const PER_CHUNK: u64 = CHUNK_BYTES as u64 / SECTOR;
+/// Whoever makes more calls than this in one step does not end.
+const MOST_CALLS: usize = 20_000;
+
+/// What happens at a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The call fails, with that one of the errors it can return.
+    Fails(usize),
+    /// The process is killed before the call; its helpers do what they are there for.
+    Killed,
+    /// The process and all its helpers are killed before the call.
+    AllKilled,
+    /// A signal comes.
+    Signal,
+    /// The power goes before the call.
+    Cut(Cut),
+}
+
+/// The process that made the call is no more. What it says is for [`crate::simulate::machine`].
+pub struct Dead;
+
+/// What a machine has beside devices.
+#[derive(Default)]
+struct Rest {
+    calls: usize,
+    fates: Vec<(usize, Fate)>,
+    /// How each call was called, and what came of it.
+    trace: Vec<String>,
+    dead: bool,
+    helpers_dead: bool,
+    cut: Option<(Cut, u64)>,
+    signal: bool,
+    locked: bool,
+    frozen: bool,
+    guard: Option<(AtEnd, bool)>,
+    worker: Option<Box<dyn Work>>,
+    works: bool,
+    notes: BTreeMap<PathBuf, String>,
+    clock: Duration,
+    loops: u32,
+    seed: u64,
+}
+
+/// A machine's kernel.
+pub struct Sim {
+    own: Weak<Sim>,
+    world: RefCell<World>,
+    rest: RefCell<Rest>,
+    /// What each chunk of root must read, and what it was whenever it was sealed.
+    pub wrote: RefCell<Vec<u32>>,
+    pub states: RefCell<Vec<Vec<u32>>>,
+}
+
+impl Sim {
+    /// A machine with a card that is all zeros, whose kernel answers in this thread from now on.
+    pub fn new(seed: u64) -> Rc<Self> {
+        let mut world = World::default();
+        let size = (CHUNKS + LOG_CHUNKS + 2) * PER_CHUNK;
+        world.cards.push(Card::new(size, 4 * PER_CHUNK));
+        world.add_part(DISK, 0, 0, size);
+        world.add_part(ROOT, 0, PER_CHUNK, CHUNKS * PER_CHUNK);
+        world.add_part(LOG, 0, (1 + CHUNKS) * PER_CHUNK, LOG_CHUNKS * PER_CHUNK);
+        Self::on(world, seed)
+    }
+
+    /// A machine with these cards.
+    pub fn on(world: World, seed: u64) -> Rc<Self> {
+        let sim = Rc::new_cyclic(|own| Self {
+            own: own.clone(),
+            world: RefCell::new(world),
+            rest: RefCell::new(Rest { seed, ..Rest::default() }),
+            wrote: RefCell::new(vec![0; CHUNKS as usize]),
+            states: RefCell::default(),
+        });
+        kernel::ask(sim.clone());
+        sim
+    }
+
+    /// The world, to look at or to change.
+    pub fn world<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
+        look(&mut self.world.borrow_mut())
+    }
+
+    /// What is to happen at which of the calls that come, counted from 1 on. Returns how many there were since the last time.
+    pub fn ordain(&self, fates: &[(usize, Fate)]) -> usize {
+        let mut rest = self.rest.borrow_mut();
+        rest.fates = fates.to_vec();
+        std::mem::take(&mut rest.calls)
+    }
+
+    /// The calls so far, as they were.
+    pub fn trace(&self) -> Vec<String> {
+        self.rest.borrow().trace.clone()
+    }
+
+    /// Writes something down between the calls.
+    pub fn say(&self, text: String) {
+        self.rest.borrow_mut().trace.push(text);
+    }
+
+    /// Whether the power has gone, and how.
+    pub fn is_cut(&self) -> bool {
+        self.rest.borrow().cut.is_some()
+    }
+
+    /// The card as the power cut left it.
+    pub fn after_the_cut(&self, cut: Cut) -> World {
+        let (cut, seed) = self.rest.borrow().cut.unwrap_or((cut, self.rest.borrow().seed));
+        let mut after = self.world.borrow().after_a_cut(cut, seed);
+        // What can't be read after a cut is another matter than what is lost.
+        after.cards.iter_mut().for_each(|card| card.refuses.clear());
+        after
+    }
+
+    /// The process has ended, well or not; what it has left is done by its helpers, unless they were killed with it.
+    pub fn ended(&self) {
+        let (guard, worker, works) = {
+            let mut rest = self.rest.borrow_mut();
+            rest.dead = false;
+            rest.locked = false;
+            rest.signal = false;
+            let works = std::mem::take(&mut rest.works);
+            (rest.guard.take(), rest.worker.take(), works)
+        };
+        let helpers_dead = std::mem::take(&mut self.rest.borrow_mut().helpers_dead);
+        if !helpers_dead && !self.is_cut() {
+            if let Some(mut worker) = worker.filter(|_| works) {
+                worker.end();
+            }
+            if let Some((mut at_end, frozen)) = guard {
+                at_end(GuardOutcome::Orphaned { frozen });
+            }
+        }
+        self.world.borrow_mut().release();
+    }
+
+    /// One call of the interface that can fail. `Some`: it does.
+    fn call(&self, what: impl FnOnce() -> String, errors: &[Errno]) -> Option<Errno> {
+        let fate = {
+            let mut rest = self.rest.borrow_mut();
+            if rest.dead {
+                return Some(Errno::EIO);
+            }
+            rest.calls += 1;
+            let calls = rest.calls;
+            if calls > MOST_CALLS {
+                rest.dead = true;
+                drop(rest);
+                panic!("it does not end");
+            }
+            let fate = rest.fates.iter().find(|(at, _)| *at == calls).map(|(_, fate)| *fate);
+            let what = what();
+            rest.trace.push(match fate {
+                Some(fate) => format!("{calls}: {what}: {fate:?}"),
+                None => format!("{calls}: {what}"),
+            });
+            fate
+        };
+        let mut rest = self.rest.borrow_mut();
+        match fate {
+            None => None,
+            Some(Fate::Fails(which)) if errors.is_empty() => {
+                let _ = which;
+                None
+            }
+            Some(Fate::Fails(which)) => Some(errors[which % errors.len()]),
+            Some(Fate::Signal) => {
+                rest.signal = true;
+                None
+            }
+            Some(fate) => {
+                rest.dead = true;
+                rest.helpers_dead = fate != Fate::Killed;
+                if let Fate::Cut(cut) = fate {
+                    rest.cut = Some((cut, rest.seed));
+                }
+                drop(rest);
+                resume_unwind(Box::new(Dead))
+            }
+        }
+    }
+
+    fn errno<T>(&self, done: Done<T>) -> std::result::Result<T, Errno> {
+        done.map_err(|fail| match fail {
+            Fail::Errno(errno) => errno,
+            Fail::Waits(device) => {
+                if std::mem::replace(&mut self.rest.borrow_mut().dead, true) {
+                    return Errno::EIO;
+                }
+                panic!("it waits for {device}, which is suspended, for ever")
+            }
+        })
+    }
+
+    fn io<T>(&self, done: Done<T>) -> io::Result<T> {
+        self.errno(done).map_err(|errno| io::Error::from_raw_os_error(errno as i32))
+    }
+
+    fn open_as(&self, what: What, handle: Handle) -> Box<dyn Opened> {
+        let sim = self.own.upgrade().unwrap();
+        Box::new(Open { sim, what, _handle: handle })
+    }
+
+    /// Time passes: the kernel merges, the worker looks.
+    fn pass(&self) {
+        let at_work = self.world.borrow().merging();
+        for id in at_work {
+            let _ = self.world.borrow_mut().merge(id);
+        }
+        self.step();
+    }
+
+    fn step(&self) {
+        let worker = match &mut *self.rest.borrow_mut() {
+            rest if rest.works => rest.worker.take(),
+            _ => None,
+        };
+        if let Some(mut worker) = worker {
+            worker.step();
+            self.rest.borrow_mut().worker = Some(worker);
+        }
+    }
+}
+
+/// What is open.
+#[derive(Clone, Copy, PartialEq)]
+enum What {
+    Device(DevNo),
+    File(u64),
+    Root,
+}
+
+struct Open {
+    sim: Rc<Sim>,
+    what: What,
+    _handle: Handle,
+}
+
+impl Open {
+    fn name(&self) -> String {
+        match self.what {
+            What::Device(number) => {
+                let name = self.sim.world.borrow().name_of(number).map(str::to_owned);
+                name.unwrap_or_else(|| number.to_string())
+            }
+            What::File(file) => format!("file {file}"),
+            What::Root => "/".to_owned(),
+        }
+    }
+}
+
+fn failed<T>(errno: Errno) -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(errno as i32))
+}
+
+impl Opened for Open {
+    fn size(&self) -> io::Result<Bytes> {
+        if let Some(errno) = self.sim.call(|| format!("measure {}", self.name()), &[Errno::EIO]) {
+            return failed(errno);
+        }
+        let world = self.sim.world.borrow();
+        Ok(Bytes(match self.what {
+            What::Device(device) => world.size(device) * SECTOR,
+            What::File(file) => world.file_size(file),
+            What::Root => 0,
+        }))
+    }
+
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        let what = || format!("read {} at {at} + {}", self.name(), into.len());
+        if let Some(errno) = self.sim.call(what, &[Errno::EIO, Errno::ENOMEM]) {
+            return failed(errno);
+        }
+        let done = match self.what {
+            What::Device(device) => self.sim.world.borrow_mut().read(device, at / SECTOR, into),
+            What::File(file) => self.sim.world.borrow().read_file(file, at, into),
+            What::Root => Err(Errno::EISDIR.into()),
+        };
+        self.sim.io(done)
+    }
+
+    fn write_all_at(&self, from: &[u8], at: u64) -> io::Result<()> {
+        let what = || format!("write {} at {at} + {}", self.name(), from.len());
+        if let Some(errno) = self.sim.call(what, &[Errno::EIO, Errno::ENOMEM]) {
+            return failed(errno);
+        }
+        let mut world = self.sim.world.borrow_mut();
+        let done = match self.what {
+            What::Device(device) => world.write(device, at / SECTOR, from, false),
+            What::File(file) => world.write_file(file, at, from),
+            What::Root => Err(Errno::EISDIR.into()),
+        };
+        drop(world);
+        self.sim.io(done)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        if let Some(errno) = self.sim.call(|| format!("FLUSH {}", self.name()), &[Errno::EIO]) {
+            return failed(errno);
+        }
+        let done = match self.what {
+            What::Device(device) => self.sim.world.borrow_mut().flush(device),
+            _ => Ok(()),
+        };
+        self.sim.io(done)
+    }
+
+    fn file(&self) -> u64 {
+        match self.what {
+            What::File(file) => file,
+            _ => panic!("it is no file"),
+        }
+    }
+}
+
+fn number_in(path: &Path) -> Option<DevNo> {
+    DevNo::parse(path.to_str()?.strip_prefix("/dev/")?)
+}
+
+const OPENS: &[Errno] = &[Errno::EIO, Errno::ENOMEM, Errno::ENOENT];
+
+impl Kernel for Sim {
+    fn mapper(&self, request: Request, message: &mut Message) -> std::result::Result<(), Errno> {
+        let name = message.device().to_owned();
+        let errors: &[Errno] = match request {
+            Request::Suspend { .. } => &[Errno::EINTR, Errno::ENOMEM],
+            Request::Resume { .. } | Request::Load | Request::LoadReadOnly => {
+                &[Errno::ENOMEM, Errno::EINVAL]
+            }
+            Request::Remove => &[Errno::ENOMEM],
+            _ => &[Errno::ENOMEM],
+        };
+        let what = || match request {
+            Request::Load => {
+                let loads = message.loads().into_iter();
+                let loads = loads.map(|(.., kind, params)| format!("{kind} {params}"));
+                format!("load {name}: {}", loads.collect::<Vec<_>>().join("; "))
+            }
+            Request::Rename => format!("rename {name}: {}", message.new_name()),
+            other => format!("{other:?} {name}"),
+        };
+        if let Some(errno) = self.call(what, errors) {
+            return Err(errno);
+        }
+        if matches!(request, Request::Version | Request::ListVersions) {
+            return Err(Errno::ENOTTY);
+        }
+        let loads = matches!(request, Request::Load | Request::LoadReadOnly);
+        let rows: Vec<_> = if loads { message.loads() } else { Vec::new() }
+            .into_iter()
+            .map(|(start, length, kind, params)| Row {
+                start: start.0,
+                length: length.0,
+                kind,
+                params,
+            })
+            .collect();
+        let new =
+            if request == Request::Rename { message.new_name().to_owned() } else { String::new() };
+        let waits = {
+            let mut world = self.world.borrow_mut();
+            let seals = name == Name::Sealed.text()
+                && matches!(request, Request::Resume { .. })
+                && world
+                    .request(Request::Status, &name, &[], "")
+                    .is_ok_and(|is| is.loaded && !is.live);
+            let answer = world.request(request, &name, &rows, &new);
+            if seals && answer.is_ok() {
+                self.states.borrow_mut().push(self.wrote.borrow().clone());
+            }
+            answer
+        };
+        let answer = self.errno(waits)?;
+        if request == Request::Remove {
+            self.world.borrow_mut().release();
+            return Ok(());
+        }
+        self.world.borrow_mut().release();
+        message.answer(answer.number, answer.suspended, answer.live, answer.loaded);
+        if matches!(request, Request::TargetStatus | Request::Table) {
+            let targets: Vec<_> = answer
+                .targets
+                .iter()
+                .map(|row| {
+                    (Sectors(row.start), Sectors(row.length), row.kind.as_str(), row.params.clone())
+                })
+                .collect();
+            message.answer_targets(&targets);
+        }
+        Ok(())
+    }
+
+    fn name(&self, device: DevNo) -> String {
+        device.to_string()
+    }
+
+    fn path(&self, device: DevNo) -> PathBuf {
+        PathBuf::from(format!("/dev/{device}"))
+    }
+
+    fn size(&self, device: DevNo) -> Result<Sectors> {
+        if let Some(errno) =
+            self.call(|| format!("size of {device}"), &[Errno::ENOENT, Errno::ENOMEM])
+        {
+            return Err(errno).doing(|| "read a size");
+        }
+        Ok(Sectors(self.world.borrow().size(device)))
+    }
+
+    fn start(&self, device: DevNo) -> Option<Sectors> {
+        self.world.borrow().place(device).map(|(_, start)| Sectors(start))
+    }
+
+    fn flush(&self, device: DevNo) -> Result<()> {
+        let failed = self.call(|| format!("FLUSH {device}"), &[Errno::EIO]);
+        let done = match failed {
+            Some(errno) => Err(errno),
+            None => {
+                let done = self.world.borrow_mut().flush(device);
+                self.errno(done)
+            }
+        };
+        done.doing(|| "flush the write cache").map_err(|error| error.exit(Exit::Card))
+    }
+
+    fn write_cache(&self, device: DevNo) -> io::Result<String> {
+        if let Some(errno) =
+            self.call(|| format!("write cache of {device}"), &[Errno::EIO, Errno::ENOENT])
+        {
+            return failed(errno);
+        }
+        Ok(self.world.borrow().write_cache(device).to_owned())
+    }
+
+    fn set_write_cache(&self, device: DevNo, mode: &str) -> io::Result<()> {
+        if let Some(errno) =
+            self.call(|| format!("{mode} for {device}"), &[Errno::EIO, Errno::ENOENT])
+        {
+            return failed(errno);
+        }
+        self.world.borrow_mut().set_write_cache(device, mode);
+        Ok(())
+    }
+
+    fn open(&self, path: &Path, _: bool, flags: libc::c_int) -> io::Result<Box<dyn Opened>> {
+        if let Some(errno) = self.call(|| format!("open {}", path.display()), OPENS) {
+            return failed(errno);
+        }
+        if path == Path::new("/") {
+            return Ok(self.open_as(What::Root, Handle::default()));
+        }
+        let number = number_in(path).ok_or(io::ErrorKind::NotFound)?;
+        if flags & libc::O_EXCL != 0 && self.world.borrow().is_used(number) {
+            return failed(Errno::EBUSY);
+        }
+        let opened = self.world.borrow().open(number);
+        Ok(self.open_as(What::Device(number), self.io(opened)?))
+    }
+
+    fn file_in_ram(&self, name: &str, size: Bytes) -> Result<Box<dyn Opened>> {
+        if let Some(errno) = self.call(|| format!("make a file {name}"), &[Errno::ENOMEM]) {
+            return Err(errno).doing(|| format!("make a file in RAM for {name}"));
+        }
+        let (file, handle) = self.world.borrow_mut().add_file(size.0, size.0 + (64 << 10));
+        Ok(self.open_as(What::File(file), handle))
+    }
+
+    fn attach(
+        &self,
+        file: &dyn Opened,
+        name: &str,
+        limit: Bytes,
+    ) -> Result<(Box<dyn Opened>, DevNo)> {
+        if let Some(errno) = self.call(|| format!("attach {name}"), &[Errno::ENOMEM, Errno::EBUSY])
+        {
+            return Err(errno).doing(|| format!("attach {name}"));
+        }
+        let minor = {
+            let mut rest = self.rest.borrow_mut();
+            rest.loops += 1;
+            rest.loops
+        };
+        let number = DevNo { major: 7, minor };
+        let handle = self.world.borrow_mut().add_loop(number, file.file(), limit.0);
+        Ok((self.open_as(What::Device(number), handle), number))
+    }
+
+    fn grow(&self, device: DevNo, limit: Bytes) -> Result<()> {
+        if let Some(errno) = self.call(|| format!("grow {device}"), &[Errno::ENOMEM]) {
+            return Err(errno).doing(|| "change the size of the COW");
+        }
+        let done = self.world.borrow_mut().set_limit(device, limit.0);
+        self.errno(done).doing(|| "change the size of the COW")
+    }
+
+    fn stores(&self) -> Vec<(u32, bool)> {
+        Vec::new()
+    }
+
+    fn store_number(&self, _: DevNo) -> Option<u32> {
+        None
+    }
+
+    fn number_at(&self, path: &Path) -> Option<DevNo> {
+        number_in(path).filter(|number| self.world.borrow().place(*number).is_some())
+    }
+
+    fn disk_of(&self, device: DevNo) -> Option<DevNo> {
+        self.world.borrow().disk_of(device)
+    }
+
+    fn is_write_protected(&self, _: DevNo) -> bool {
+        false
+    }
+
+    fn refuse_writes(&self, device: DevNo, refuse: bool) -> Result<()> {
+        let _ = (device, refuse);
+        Ok(())
+    }
+
+    fn disks(&self) -> Vec<Candidate> {
+        let world = self.world.borrow();
+        let candidate = |number: DevNo| {
+            Candidate::of_model(&number.to_string(), number, Sectors(world.size(number)))
+        };
+        [DISK, ROOT, LOG].map(candidate).into()
+    }
+
+    fn pause(&self, time: Duration) {
+        self.call(|| "pause".to_owned(), &[]);
+        self.rest.borrow_mut().clock += time;
+        self.pass();
+    }
+
+    fn clock(&self) -> Duration {
+        self.rest.borrow().clock
+    }
+
+    fn random(&self) -> Result<u64> {
+        if let Some(errno) = self.call(|| "random".to_owned(), &[Errno::ENOENT]) {
+            return Err(errno).doing(|| "read /dev/urandom");
+        }
+        let mut rest = self.rest.borrow_mut();
+        rest.seed = rest.seed.wrapping_add(1);
+        let seed = rest.seed;
+        Ok(Chances::new(seed).below(1 << 31) << 20 | seed)
+    }
+
+    fn control(&self) -> Result<Control> {
+        if let Some(errno) = self.call(|| "open the control device".to_owned(), &[Errno::ENOMEM]) {
+            return Err(errno).doing(|| "open /dev/mapper/control");
+        }
+        let file = std::fs::File::open("/dev/null").doing(|| "open /dev/null")?;
+        Ok(Control::of(file))
+    }
+
+    fn lock(&self) -> Result<()> {
+        if let Some(errno) = self.call(|| "lock".to_owned(), &[Errno::EAGAIN, Errno::ENOLCK]) {
+            return match errno {
+                Errno::EAGAIN => {
+                    Err(Error::new("begin", "another process is at work").exit(Exit::Busy))
+                }
+                _ => Err(Error::new("lock", errno.desc())),
+            };
+        }
+        self.rest.borrow_mut().locked = true;
+        Ok(())
+    }
+
+    fn unlock(&self) {
+        self.rest.borrow_mut().locked = false;
+    }
+
+    fn post_guard(&self, at_end: AtEnd) -> Result<()> {
+        if let Some(errno) = self.call(|| "post a guard".to_owned(), &[Errno::ENOMEM]) {
+            return Err(errno).doing(|| "start the guard process");
+        }
+        self.rest.borrow_mut().guard = Some((at_end, false));
+        Ok(())
+    }
+
+    fn guard_freezes(&self) -> std::result::Result<(), Errno> {
+        if let Some(errno) = self.call(|| "freeze".to_owned(), &[Errno::EBUSY, Errno::EIO]) {
+            return Err(errno);
+        }
+        let mut rest = self.rest.borrow_mut();
+        rest.frozen = true;
+        if let Some((_, frozen)) = &mut rest.guard {
+            *frozen = true;
+        }
+        Ok(())
+    }
+
+    fn guard_thaws(&self) -> std::result::Result<(), Errno> {
+        if let Some(errno) = self.call(|| "thaw".to_owned(), &[Errno::EPIPE]) {
+            return Err(errno);
+        }
+        let mut rest = self.rest.borrow_mut();
+        rest.frozen = false;
+        if let Some((_, frozen)) = &mut rest.guard {
+            *frozen = false;
+        }
+        Ok(())
+    }
+
+    fn dismiss_guard(&self) {
+        let mut rest = self.rest.borrow_mut();
+        if !rest.dead {
+            rest.guard = None;
+        }
+    }
+
+    fn start_worker(&self, work: Box<dyn Work>) -> Result<()> {
+        if let Some(errno) = self.call(|| "start a worker".to_owned(), &[Errno::ENOMEM]) {
+            return Err(errno).doing(|| "start the guard process");
+        }
+        let mut rest = self.rest.borrow_mut();
+        (rest.worker, rest.works) = (Some(work), false);
+        Ok(())
+    }
+
+    fn worker_works(&self, order: CowLimits) -> bool {
+        if self.call(|| "the worker works".to_owned(), &[Errno::EPIPE]).is_some() {
+            // It is dead: whatever it held back it holds back no more than any other that died.
+            let mut rest = self.rest.borrow_mut();
+            if !rest.dead {
+                (rest.worker, rest.works) = (None, false);
+            }
+            return false;
+        }
+        {
+            let mut rest = self.rest.borrow_mut();
+            let Some(worker) = &mut rest.worker else { return false };
+            worker.take(order);
+            rest.works = true;
+        }
+        self.step();
+        true
+    }
+
+    fn worker_rests(&self) -> bool {
+        if self.call(|| "the worker rests".to_owned(), &[Errno::EPIPE]).is_some() {
+            let mut rest = self.rest.borrow_mut();
+            if !rest.dead {
+                (rest.worker, rest.works) = (None, false);
+            }
+            return false;
+        }
+        let worker = {
+            let mut rest = self.rest.borrow_mut();
+            rest.works = false;
+            rest.worker.take()
+        };
+        let Some(mut worker) = worker else { return false };
+        worker.end();
+        self.rest.borrow_mut().worker = Some(worker);
+        true
+    }
+
+    fn dismiss_worker(&self) {
+        if self.rest.borrow().dead {
+            return;
+        }
+        let worker = self.rest.borrow_mut().worker.take();
+        if let Some(mut worker) = worker {
+            worker.end();
+        }
+        self.rest.borrow_mut().works = false;
+    }
+
+    fn thaw(&self) {
+        let mut rest = self.rest.borrow_mut();
+        if !rest.dead {
+            rest.frozen = false;
+        }
+    }
+
+    fn begin_to_write_out(&self) -> Result<()> {
+        match self.call(|| "begin to write out".to_owned(), &[Errno::ENOMEM]) {
+            Some(errno) => Err(errno).doing(|| "start a process that syncs"),
+            None => Ok(()),
+        }
+    }
+
+    fn write_out(&self) -> std::result::Result<(), Errno> {
+        if let Some(errno) = self.call(|| "write out".to_owned(), &[Errno::EIO]) {
+            return Err(errno);
+        }
+        let root = self.world.borrow().number_of(Name::Root.text());
+        let done = root.map_or(Ok(()), |root| self.world.borrow_mut().flush(root));
+        self.errno(done)
+    }
+
+    fn signal(&self) -> Option<Signal> {
+        let mut rest = self.rest.borrow_mut();
+        std::mem::take(&mut rest.signal).then_some(Signal::SIGTERM)
+    }
+
+    fn memory(&self) -> Result<MemInfo> {
+        if let Some(errno) = self.call(|| "memory".to_owned(), &[Errno::ENOMEM]) {
+            return Err(errno).doing(|| "read /proc/meminfo");
+        }
+        let all = Bytes(64 << 20);
+        Ok(MemInfo { total: all, available: all, ..MemInfo::default() })
+    }
+
+    fn keep_in_memory(&self) -> Result<()> {
+        match self.call(|| "lock memory".to_owned(), &[Errno::ENOMEM]) {
+            Some(errno) => Err(errno).doing(|| "lock memory"),
+            None => Ok(()),
+        }
+    }
+
+    fn text(&self, path: &Path) -> io::Result<String> {
+        let note = self.rest.borrow().notes.get(path).cloned();
+        note.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn put_text(&self, path: &Path, text: &str) -> io::Result<()> {
+        if let Some(errno) = self.call(|| format!("write {}", path.display()), &[Errno::ENOSPC]) {
+            return failed(errno);
+        }
+        self.rest.borrow_mut().notes.insert(path.to_owned(), text.to_owned());
+        Ok(())
+    }
+
+    fn remove_text(&self, path: &Path) -> io::Result<()> {
+        let mut rest = self.rest.borrow_mut();
+        if rest.dead {
+            return failed(Errno::EIO);
+        }
+        rest.notes.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}

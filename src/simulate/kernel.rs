@@ -34,7 +34,7 @@ pub const ROOT: DevNo = DevNo { major: 8, minor: 1 };
 pub const LOG: DevNo = DevNo { major: 8, minor: 2 };
 /// Chunks of root, and of the log.
 pub const CHUNKS: u64 = 24;
-const LOG_CHUNKS: u64 = 96;
+const LOG_CHUNKS: u64 = 512;
 const SECTOR: u64 = 512;
 const PER_CHUNK: u64 = CHUNK_BYTES as u64 / SECTOR;
 /// Whoever makes more calls than this in one step does not end.

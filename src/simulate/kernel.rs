@@ -37,7 +37,7 @@ pub const CHUNKS: u64 = 24;
 const LOG_CHUNKS: u64 = 512;
 const SECTOR: u64 = 512;
 const PER_CHUNK: u64 = CHUNK_BYTES as u64 / SECTOR;
-/// Whoever makes more calls than this in one step does not end.
+/// A command that makes more calls than this in one step does not end.
 const MOST_CALLS: usize = 20_000;
 
 /// What happens at a call.

@@ -205,7 +205,7 @@ def from_rust(only_told: bool) -> Iterator[tuple[str, str]]:
     for path in sorted((TOP / "src").rglob("*.rs")):
         place = str(path.relative_to(TOP))
         # The world of the tests is in no program that ships.
-        if "/tests/" in place or place.startswith("src/sys/world/"):
+        if "/tests/" in place or place.startswith(("src/sys/world/", "src/simulate/")):
             continue
         for text, advice in literals(path.read_text()):
             for line in text.split("\n"):

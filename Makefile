@@ -50,11 +50,13 @@ test-systems: deps ## Real systems step by step, boards, the newest kernel: docs
 # Rust's tests on this machine
 host-tests: deps
 	MAKEFLAGS= $(CARGO) test --quiet --workspace --locked
+	MAKEFLAGS= HISTORIES=10000 $(SIMULATE)
 
 # The seed that fails is printed with the shortest history that does.
-simulate: deps ## Histories with faults and power cuts on a model of a machine: SECONDS=, SEED=
-	MAKEFLAGS= SECONDS=$(or $(SECONDS),60) SEED=$(or $(SEED),1) $(CARGO) test --quiet --profile simulate --locked \
-		--lib simulate:: -- --nocapture
+SIMULATE = $(CARGO) test --quiet --profile simulate --locked --lib simulate:: -- --ignored --nocapture
+SEED := 1
+simulate: deps ## Histories with faults and power cuts on a model of a machine: SECONDS=60, from SEED=1 on
+	MAKEFLAGS= SECONDS=$(SECONDS) SEED=$(SEED) $(SIMULATE)
 
 power-cut: $(FOR_TEST) kernel-6.12 ## Cut the power of a flushing guest at thousands of points (a few minutes)
 	$(OF_TESTS) powercut $(ARGS)

@@ -1,7 +1,8 @@
-//! The kernel of a simulated machine: devices from [`World`], and beside them what a machine has for one process at a time.
+//! The kernel of a simulated machine: devices from [`World`], and beside them what a machine has
+//! for one process at a time.
 //!
-//! Each call that can fail is counted and written down. One of them, by its number, may fail instead, or be the last that its
-//! process makes; or the power goes just before it.
+//! Each call that can fail is counted and written down. One of them, by its number, may fail
+//! instead, or be the last that its process makes; or the power goes just before it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -120,7 +121,8 @@ impl Sim {
         look(&mut self.world.borrow_mut())
     }
 
-    /// What is to happen at which of the calls that come, counted from 1 on. Returns how many there were since the last time.
+    /// What is to happen at which of the calls that come, counted from 1 on. Returns how many there
+    /// were since the last time.
     pub fn ordain(&self, fates: &[(usize, Fate)]) -> usize {
         let mut rest = self.rest.borrow_mut();
         rest.fates = fates.to_vec();
@@ -151,7 +153,8 @@ impl Sim {
         after
     }
 
-    /// The process has ended, well or not; what it has left is done by its helpers, unless they were killed with it.
+    /// The process has ended, well or not; what it has left is done by its helpers, unless they
+    /// were killed with it.
     pub fn ended(&self) {
         let (guard, worker, works) = {
             let mut rest = self.rest.borrow_mut();

@@ -1,4 +1,5 @@
-//! A machine that is simulated: its root, the commands that are run on it, and what must be true after each of them.
+//! A machine that is simulated: its root, the commands that are run on it, and what must be true
+//! after each of them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -57,7 +58,7 @@ pub struct Machine {
     torn: bool,
     with_log: bool,
     root: DevNo,
-    /// What was wrong, if anything.
+    /// What a cut leaves of the card's cache, and random numbers, follow from it.
     seed: u64,
 }
 
@@ -140,7 +141,8 @@ impl Machine {
         root == Some(self.root)
     }
 
-    /// Does one thing, with these fates at its calls; then judges. Returns how many calls there were.
+    /// Does one thing, with these fates at its calls; then judges. Returns how many calls there
+    /// were.
     pub fn act(&mut self, act: &Act, fates: &[(usize, Fate)]) -> usize {
         self.sim.say(format!("--- {act:?} {fates:?}"));
         self.sim.ordain(fates);
@@ -201,7 +203,8 @@ impl Machine {
                     && *act != Act::Merge
                     && (*act != Act::Start || written_through)
                 {
-                    // All that was written before it began is durable, whatever becomes of the machine.
+                    // All that was written before it began is durable, whatever becomes of the
+                    // machine.
                     self.floor = self.sim.states.borrow().len();
                     let now = self.sim.wrote.borrow().clone();
                     self.sim.states.borrow_mut().push(now);
@@ -264,8 +267,12 @@ impl Machine {
 
     /// The next command settles, and nothing is left over.
     pub fn settle(&mut self) {
-        // After three boots without a flush one boot is on the plain card, where no command works.
         if self.root == ROOT {
+            // No command works on the plain card, which a boot takes for one reason alone here.
+            let trace = self.sim.trace();
+            let booted = trace.iter().rev().find(|line| line.starts_with("booted: "));
+            let designed = booted.is_some_and(|said| said.contains("boots in a row on the stack"));
+            assert!(designed, "a boot left the stack");
             return;
         }
         self.act(&Act::Flush { direct: false, merge: false }, &[]);
@@ -283,8 +290,8 @@ impl Machine {
         assert!(self.sim.world(|world| world.taken()) <= most, "memory leaks");
     }
 
-    /// The power goes, and the machine boots. It finds a state that was flushed, none older than what a command has said is
-    /// durable.
+    /// The power goes, and the machine boots. It finds a state that was flushed, none older than
+    /// what a command has said is durable.
     fn cut(&mut self, cut: Cut) {
         let (trace, states) = (self.sim.trace(), self.sim.states.borrow().clone());
         let sim = Sim::on(self.sim.after_the_cut(cut), self.seed);

@@ -132,6 +132,18 @@ def test_sysvinit_s_script_forgets_a_daemon_only_when_it_is_gone_and_keeps_back_
     assert spared.is_symlink() and spared.readlink() == pid
 
 
+def test_sysvinit_s_daemon_begins_though_root_is_not_deferred_again(scripts: Scripts) -> None:
+    """As beside a command at work. What that says is the script's answer all the same, unless the daemon's is worse."""
+    for code, daemon, answer in ((4, 0, 4), (0, 2, 2), (5, 2, 2), (0, 0, 0)):
+        scripts.program("cowflush", code)
+        scripts.program("start-stop-daemon", daemon)
+        scripts.calls.unlink(missing_ok=True)
+        done = scripts.run(DEBIAN / "cowflush.init", "start")
+        assert done.returncode == answer, done
+        calls = scripts.calls.read_text().splitlines()
+        assert [call.startswith("start-stop-daemon --start") for call in calls] == [False, True]
+
+
 def test_debian_s_package_stays_where_root_can_not_be_written_back(scripts: Scripts) -> None:
     scripts.program("ischroot", 1)
     scripts.program("invoke-rc.d")

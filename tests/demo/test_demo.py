@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -36,7 +37,9 @@ def test_readme_has_a_transcript() -> None:
 @pytest.mark.thorough
 def test_the_demonstration_holds_and_prints_what_readme_shows() -> None:
     done = subprocess.run(
-        [sys.executable, artefacts.TOP / "tests" / "demo.py"],
+        [sys.executable, "-m", "demo"],
+        cwd=artefacts.TOP,
+        env={**os.environ, "PYTHONPATH": "tests"},
         capture_output=True,
         text=True,
         timeout=1800,

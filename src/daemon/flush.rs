@@ -64,7 +64,7 @@ impl Daemon<'_> {
                     None => self.notify.log(complaints.trim_start()),
                 }
                 self.reporter.flushed(complaints.is_empty());
-                self.has_last_note_changed();
+                self.reread_last_note();
                 self.schedule.spend(reason, &self.config, &now);
                 let done = match reason {
                     Reason::Idle => Done::Merge,

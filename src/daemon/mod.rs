@@ -162,7 +162,7 @@ impl<'a> Daemon<'a> {
             swaps: Swaps::default(),
             notify,
         };
-        daemon.has_last_note_changed();
+        daemon.reread_last_note();
         daemon.refresh()?;
         daemon.take_up();
         daemon.schedule = Schedule::new(&daemon.sample());
@@ -222,7 +222,7 @@ impl<'a> Daemon<'a> {
     }
 
     /// Reads the note of the last flush again. Returns whether it is another one.
-    fn has_last_note_changed(&mut self) -> bool {
+    fn reread_last_note(&mut self) -> bool {
         let note = run_dir::read(run_dir::LAST_FLUSH);
         let changed = note != self.last_note;
         if let Some(text) = note.as_ref().filter(|_| changed) {

@@ -163,7 +163,7 @@ impl Daemon<'_> {
         }
         let before = std::mem::replace(&mut self.noticed, now.running);
         self.give_up_swap(now.running);
-        if self.has_last_note_changed() {
+        if self.reread_last_note() {
             self.reporter.flushed(true);
             let _ = self.refresh();
             // It ended since the last check, and began that much earlier.

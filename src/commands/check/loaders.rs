@@ -3,6 +3,7 @@
 
 use super::item::Item;
 use crate::pure::stack::Name;
+use crate::sys::swap::rows;
 
 const NAME: &str = "boot loader";
 
@@ -58,11 +59,8 @@ fn sets(text: &str, name: &str) -> bool {
 }
 
 fn names_the_stack(fstab: &str) -> bool {
-    fstab.lines().any(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let name = words.next().and_then(|name| name.strip_prefix("/dev/mapper/"));
-        name == Some(Name::Root.text()) && words.next() == Some("/")
-    })
+    let stack = format!("/dev/mapper/{}", Name::Root.text());
+    rows(fstab.as_bytes()).iter().any(|[device, place, ..]| *device == stack && place == "/")
 }
 
 /// Where U-Boot's environment is, if that is a file and no device: a line names it, or UBI's volume, before its place.

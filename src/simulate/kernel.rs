@@ -16,15 +16,15 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::error::{Doing, Error, Exit, Result};
-use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::policy::cow_limits::CowLimits;
 use crate::pure::policy::memory::MemInfo;
 use crate::pure::stack::Name;
-use crate::pure::units::{Bytes, DevNo, Sectors};
+use crate::pure::units::{Bytes, DevNo, SECTOR_BYTES, Sectors};
 use crate::sys::devices::Candidate;
 use crate::sys::dm::{Control, Message, Request};
 use crate::sys::kernel::{self, Kernel, Opened};
 use crate::sys::world::card::{Card, Cut};
+use crate::sys::world::image::PER_CHUNK;
 use crate::sys::world::mapper::Row;
 use crate::sys::world::{Chances, Done, Fail, Handle, World};
 use crate::throttle::guard::{AtEnd, GuardOutcome};
@@ -36,8 +36,6 @@ pub const LOG: DevNo = DevNo { major: 8, minor: 2 };
 /// Chunks of root, and of the log.
 pub const CHUNKS: u64 = 24;
 const LOG_CHUNKS: u64 = 512;
-const SECTOR: u64 = 512;
-const PER_CHUNK: u64 = CHUNK_BYTES as u64 / SECTOR;
 /// A command that makes more calls than this in one step does not end.
 const MOST_CALLS: usize = 20_000;
 
@@ -201,10 +199,7 @@ impl Sim {
         let mut rest = self.rest.borrow_mut();
         match fate {
             None => None,
-            Some(Fate::Fails(which)) if errors.is_empty() => {
-                let _ = which;
-                None
-            }
+            Some(Fate::Fails(_)) if errors.is_empty() => None,
             Some(Fate::Fails(which)) => Some(errors[which % errors.len()]),
             Some(Fate::Signal) => {
                 rest.signal = true;
@@ -250,6 +245,16 @@ impl Sim {
             let _ = self.world.borrow_mut().merge(id);
         }
         self.step();
+    }
+
+    /// Whether the worker lives to hear what it is told. One that died holds nobody back any more.
+    fn worker_hears(&self, what: &str) -> bool {
+        let heard = self.call(|| what.to_owned(), &[Errno::EPIPE]).is_none();
+        let mut rest = self.rest.borrow_mut();
+        if !heard && !rest.dead {
+            (rest.worker, rest.works) = (None, false);
+        }
+        heard
     }
 
     fn step(&self) {
@@ -302,7 +307,7 @@ impl Opened for Open {
         }
         let world = self.sim.world.borrow();
         Ok(Bytes(match self.what {
-            What::Device(device) => world.size(device) * SECTOR,
+            What::Device(device) => world.size(device) * SECTOR_BYTES,
             What::File(file) => world.file_size(file),
             What::Root => 0,
         }))
@@ -314,7 +319,9 @@ impl Opened for Open {
             return failed(errno);
         }
         let done = match self.what {
-            What::Device(device) => self.sim.world.borrow_mut().read(device, at / SECTOR, into),
+            What::Device(device) => {
+                self.sim.world.borrow_mut().read(device, at / SECTOR_BYTES, into)
+            }
             What::File(file) => self.sim.world.borrow().read_file(file, at, into),
             What::Root => Err(Errno::EISDIR.into()),
         };
@@ -328,7 +335,7 @@ impl Opened for Open {
         }
         let mut world = self.sim.world.borrow_mut();
         let done = match self.what {
-            What::Device(device) => world.write(device, at / SECTOR, from, false),
+            What::Device(device) => world.write(device, at / SECTOR_BYTES, from, false),
             What::File(file) => world.write_file(file, at, from),
             What::Root => Err(Errno::EISDIR.into()),
         };
@@ -555,8 +562,7 @@ impl Kernel for Sim {
         false
     }
 
-    fn refuse_writes(&self, device: DevNo, refuse: bool) -> Result<()> {
-        let _ = (device, refuse);
+    fn refuse_writes(&self, _: DevNo, _: bool) -> Result<()> {
         Ok(())
     }
 
@@ -662,12 +668,7 @@ impl Kernel for Sim {
     }
 
     fn worker_works(&self, order: CowLimits) -> bool {
-        if self.call(|| "the worker works".to_owned(), &[Errno::EPIPE]).is_some() {
-            // It is dead: whatever it held back it holds back no more than any other that died.
-            let mut rest = self.rest.borrow_mut();
-            if !rest.dead {
-                (rest.worker, rest.works) = (None, false);
-            }
+        if !self.worker_hears("the worker works") {
             return false;
         }
         {
@@ -681,11 +682,7 @@ impl Kernel for Sim {
     }
 
     fn worker_rests(&self) -> bool {
-        if self.call(|| "the worker rests".to_owned(), &[Errno::EPIPE]).is_some() {
-            let mut rest = self.rest.borrow_mut();
-            if !rest.dead {
-                (rest.worker, rest.works) = (None, false);
-            }
+        if !self.worker_hears("the worker rests") {
             return false;
         }
         let worker = {

@@ -58,6 +58,10 @@ pub struct Machine {
     torn: bool,
     with_log: bool,
     root: DevNo,
+    /// What the last boot said.
+    booted: String,
+    /// How the last command ended, if it was not killed and did not fail.
+    exit: Option<Exit>,
     /// What a cut leaves of the card's cache, and random numbers, follow from it.
     seed: u64,
 }
@@ -103,8 +107,17 @@ impl Machine {
         }
         sim.world(|world| world.flush(ROOT)).unwrap();
         sim.states.borrow_mut().push(vec![0; CHUNKS as usize]);
-        let mut machine =
-            Self { sim, version: 0, floor: 0, torn: false, with_log, root: ROOT, seed };
+        let mut machine = Self {
+            sim,
+            version: 0,
+            floor: 0,
+            torn: false,
+            with_log,
+            root: ROOT,
+            booted: String::new(),
+            exit: None,
+            seed,
+        };
         machine.boot();
         machine.sim.ordain(&[]);
         machine
@@ -120,7 +133,9 @@ impl Machine {
             used = Some(device.to_owned());
             Ok("rw")
         });
-        self.sim.say(format!("booted: {:?}\n{}", booted.map_err(|e| e.to_string()), said.text()));
+        self.booted = said.text();
+        let booted = booted.map_err(|error| error.to_string());
+        self.sim.say(format!("booted: {booted:?}\n{}", self.booted));
         self.sim.ended();
         let number = |path: std::path::PathBuf| DevNo::parse(path.to_str()?.strip_prefix("/dev/")?);
         self.root = used.and_then(number).expect("no root was mounted");
@@ -189,6 +204,7 @@ impl Machine {
         let torn_before = self.torn;
         self.torn |= unsafe_now;
         let done = self.run(act);
+        self.exit = done.as_ref().and_then(|done| done.as_ref().ok()).copied();
         let calls = self.sim.ordain(&[]);
         match done {
             None if self.sim.is_cut() => {
@@ -269,17 +285,13 @@ impl Machine {
     pub fn settle(&mut self) {
         if self.root == ROOT {
             // No command works on the plain card, which a boot takes for one reason alone here.
-            let trace = self.sim.trace();
-            let booted = trace.iter().rev().find(|line| line.starts_with("booted: "));
-            let designed = booted.is_some_and(|said| said.contains("boots in a row on the stack"));
-            assert!(designed, "a boot left the stack");
+            assert!(self.booted.contains("boots in a row on the stack"), "a boot left the stack");
             return;
         }
         self.act(&Act::Flush { direct: false, merge: false }, &[]);
-        let last = self.sim.trace().pop().unwrap_or_default();
         // What the filesystem could not write out once is told until the next boot.
         let unwritten = self.sim.text(Path::new("/run/cowflush/unwritten")).is_ok();
-        let well = last == "exit Done" || last == "exit Failed" && unwritten;
+        let well = self.exit == Some(Exit::Done) || self.exit == Some(Exit::Failed) && unwritten;
         assert!(well, "the next command does not settle");
         let left = self.sim.world(|world| world.devices_by_name());
         let left: Vec<_> = left.into_iter().map(|(name, _)| name).collect();

@@ -251,12 +251,18 @@ AFTER_HANDOVER = [
 ]
 
 
-def fail_two(router: Router, pair: Sequence[str], code: int | None = None) -> None:
+def fail_two(
+    router: Router,
+    pair: Sequence[str],
+    code: int | None = None,
+    command: str = "flush",
+    before: Sequence[str] = (),
+) -> None:
     """The injector sees to it that both are met."""
-    router.begin()
+    router.begin(*before)
     killed = pair[-1].endswith("KILL")
     expected = code if code is not None else KILLED if killed else FAILED
-    said = router.inject("flush", pair).exits(expected)
+    said = router.inject(command, pair).exits(expected)
     assert expected != FAILED or "cowflush: cannot " in said.text, said.text
     if killed:
         # The guard is there: no other command is needed.
@@ -313,19 +319,13 @@ def test_roots_new_table_is_gone_after_the_last_handover_of_a_stop(boot: Lab, lo
     over what is sealed, and goes on there when it can't get its last table."""
     router = Router(boot, log)
     for rules, code in AFTER_HANDOVER:
-        router.begin("cowflush start", "cowflush flush")
         # The first window of a stop with next to nothing to flush is a flush's, the second its own, which with a log
         # loads root's table twice.
         moved = [rule.replace("#2", "#3").replace("#1", "#2") for rule in rules]
         if log:
             moved = [re.sub(r"^(load:.*)#3", r"\1#4", rule) for rule in moved]
         expected = FAILED if log and code == 0 else code
-        said = router.inject("stop", moved).exits(expected)
-        assert expected != FAILED or "cowflush: cannot " in said.text, said.text
-        if expected == KILLED:
-            router.check_lives()
-        router.check_flush()
-        router.check_lives()
+        fail_two(router, moved, expected, "stop", ("cowflush start", "cowflush flush"))
     router.end()
 
 

@@ -377,14 +377,8 @@ BROKEN = {
 }
 
 
-@SYSTEMS
-@pytest.mark.parametrize(
-    ("init", "how"), [("sysvinit", "it dies"), ("systemd", "nothing can be mounted")]
-)
-def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_built(
-    boot: Lab, init: str, how: str
-) -> None:
-    vm = debian.running(boot, init)
+def break_attach(vm: VM, how: str) -> None:
+    """`cowflush attach` goes wrong in the initramfs of this kernel from now on."""
     script = (
         f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN[how]}; fi\nexec cowflush-real "$@"\n'
     )
@@ -395,6 +389,17 @@ def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_buil
     vm.run(
         "cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)"
     ).ok()
+
+
+@SYSTEMS
+@pytest.mark.parametrize(
+    ("init", "how"), [("sysvinit", "it dies"), ("systemd", "nothing can be mounted")]
+)
+def test_the_plain_card_is_mounted_when_something_fails_after_the_stack_was_built(
+    boot: Lab, init: str, how: str
+) -> None:
+    vm = debian.running(boot, init)
+    break_attach(vm, how)
     flush_and_cut(vm)
 
     vm = debian.boot(boot, vm.card)

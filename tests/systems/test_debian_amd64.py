@@ -12,7 +12,7 @@ from product import flushlog
 from systems import debian
 from systems.debian import CARD, SLOW
 from systems.test_debian import (
-    BROKEN,
+    break_attach,
     complaints,
     flush_and_cut,
     on_the_plain_card,
@@ -107,14 +107,7 @@ def test_dracut_mounts_the_plain_card_when_the_stack_can_not_be_used(boot: Lab) 
     """And with what was flushed before. Without the package, nothing of it is in the initramfs."""
     debian.installation("dracut")
     vm = debian.running(boot, "dracut")
-    script = f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN["nothing can be mounted"]}; fi\nexec cowflush-real "$@"\n'
-    vm.run(
-        "mkdir -p /run/broken/usr/sbin && cp /usr/sbin/cowflush /run/broken/usr/sbin/cowflush-real"
-    ).ok()
-    vm.put("/run/broken/usr/sbin/cowflush", script.encode(), 0o755)
-    vm.run(
-        "cd /run/broken && find . | cpio --quiet -o -H newc | gzip >>/boot/initrd.img-$(uname -r)"
-    ).ok()
+    break_attach(vm, "nothing can be mounted")
     flush_and_cut(vm)
     vm = debian.boot(boot, vm.card, arch="amd64")
     debian.settled(vm, "dracut")

@@ -1,7 +1,7 @@
-"""Measures cowflush in emulated routers. It reports and judges nothing; see docs/bench.md.
+"""Measures cowflush in emulated routers: it reports figures and judges nothing; see docs/bench.md.
 
-The machine is emulated and shares its host, so figures are good as ratios
-within one run; every run therefore measures everything anew.
+The machine is emulated and shares its host, so figures are good as ratios within one run; every run
+therefore measures everything anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GROUPS = ("sizes", "memory", "daemon", "boots", "segments", "flushes")
 
 
 class Bench:
-    """One run: each group of figures is shown and saved when it is there."""
+    """One run: shows and saves each group of figures as soon as it is measured."""
 
     def __init__(self, arguments: argparse.Namespace, run: dict[str, Any]) -> None:
         self._arguments = arguments

@@ -1,4 +1,4 @@
-"""How long a boot takes, by the guest's clock: without the initramfs, with it, and with a flush log."""
+"""How long a boot takes by the guest's clock: without the initramfs, with it, with a flush log."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from harness.lab import Lab
 
 AIM_SECONDS = 0.2
 DIRECT = "direct"
-# What is booted, by key: the options that differ.
+# The boots that are measured, by key: the options in which they differ.
 WAYS: dict[str, dict[str, Any]] = {
     DIRECT: {"direct": True},
     "cowflush": {},
     "cowflush_by_name": {"root": "/dev/sda1"},
 }
-# The guest's clock then counts instructions: 8 ns each.
+# With this option the guest's clock counts instructions: 8 ns each.
 ICOUNT = "shift=3"
 COUNTED_BOOTS = 3
 BOOT_SECONDS = 120
-# A full log on the slow card takes a while.
+# Reading a full log on the slow card takes a while, so there are fewer of these boots.
 LOG_BOOTS = 3
 
 
@@ -52,7 +52,7 @@ def measure(lab: Lab, boots: int) -> dict[str, Any]:
     for kind, (count, machine) in kinds.items():
         done: dict[str, list[Boot]] = {way: [] for way in booted}
         for number in range(count):
-            # In turn, and each in each place, so that what else the host does meets all alike.
+            # In turn, and each way in each place, so that the host's other load affects all alike.
             for place in range(len(booted)):
                 way = list(booted)[(number + place) % len(booted)]
                 if way in logs and len(done[way]) == LOG_BOOTS:
@@ -68,7 +68,7 @@ def _shape(log: LogCard) -> dict[str, int]:
 
 
 def _boot(lab: Lab, card: Card, **options: Any) -> Boot:
-    # A full log on the slow card is read without a word on the console.
+    # While it reads a full log on the slow card, a boot prints nothing on the console.
     vm = lab(card.copy(lab.directory / "boot.img"), inactivity=BOOT_SECONDS, **options)
     stats = vm.card_stats()
     found = re.search(

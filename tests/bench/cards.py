@@ -16,21 +16,20 @@ FOLDER = "/root/bench"
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a card is; no throttle is as fast as the host."""
+    """How fast a card is; without a throttle it is as fast as the host."""
 
     name: str
     throttle: Throttle | None = None
 
 
 FAST = Speed("fast")
-# About what a CompactFlash card of a router's age does. QEMU does not throttle
-# FLUSHes, which cost a real card time, too: the slow card flatters whoever
-# sends many.
+# About what a CompactFlash card of a router's age does. QEMU does not throttle FLUSHes, which cost
+# a real card time, too: so the slow card flatters a program that sends many.
 SLOW = Speed("slow", Throttle(iops=150, bytes_per_second=4_000_000))
 
 
 def prepare(lab: Lab) -> Card:
-    """A card with a file of BASE_MIB that lies on it in one piece, for `load scattered`."""
+    """A card with a file of BASE_MIB in one contiguous piece, for `load scattered`."""
     card = lab.card()
     vm = lab(card, direct=True)
     base = f"mkdir {FOLDER} && dd if=/dev/zero of={FOLDER}/base bs=1M count={BASE_MIB} 2>/dev/null"
@@ -41,7 +40,7 @@ def prepare(lab: Lab) -> Card:
 
 
 def journal_blocks(card: Card) -> set[int]:
-    """The journal's blocks, which are as large as a chunk, so they are chunk numbers, too."""
+    """The journal's blocks; a block is as large as a chunk, so these are chunk numbers, too."""
     image = card.fs().path
     environment = {**os.environ, **ext.PATH}
     command = ["debugfs", "-R", "blocks <8>", str(image)]

@@ -10,13 +10,16 @@ from harness.machine import VM
 
 CHUNK = 4096
 PER_AREA = CHUNK // 16
-# A card's erase block, for the question how many a flush touches.
+# A card's erase block, to tell how many of them a flush touches.
 ERASE_BLOCK = 128 << 10
 FIND = "grep -l '^cowflush-root$' /sys/block/dm-*/dm/name"
 
 
 def measure(vm: VM, journal: set[int]) -> dict[str, Any]:
-    """Root's COW as it is now; nothing may write meanwhile. `journal` is the filesystem's journal blocks."""
+    """Root's COW at this moment; nothing may write meanwhile.
+
+    `journal` is the filesystem's journal blocks.
+    """
     table = sorted(_read(vm))
     olds = [old for old, _ in table]
     return {
@@ -39,7 +42,7 @@ def _read(vm: VM) -> list[tuple[int, int]]:
     table: list[tuple[int, int]] = []
     while True:
         at = 1 + len(table) // PER_AREA * (PER_AREA + 1)
-        # Past the page cache, which may hold what was there before.
+        # With O_DIRECT, since the page cache may hold older content.
         area = (
             vm.run(f"dd if=/dev/{cow} bs={CHUNK} skip={at} count=1 iflag=direct 2>/dev/null")
             .ok()

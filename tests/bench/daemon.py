@@ -1,4 +1,4 @@
-"""The daemon: its memory, its wake-ups and CPU share, and how soon a change under /etc is durable."""
+"""The daemon: memory, wake-ups, CPU share, and how soon a change under /etc is durable."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from harness.lab import Lab
 from harness.machine import VM
 from product import daemon
 
-# The defaults, but for what would come by chance while it is watched.
+# The defaults, without the flushes that would fall into the measured time by chance.
 CONFIG = "size=32M\ninterval=off\n"
 AIM_RSS_KIB = 500
 URGENT_DELAY_SECONDS = 2.0
 CHANGES = 7
 SETTLE_SECONDS = 5
-# A router's log daemon: some lines a second, each synced. And a writer that fills the COW again and again.
+# A router's log daemon writes some lines a second and syncs each. The flood fills the COW again and
+# again.
 STATES = {
     "idle": "sleep {seconds}",
     "lines": "guest-tools writer /root/lines --seconds {seconds} --pause 50000 >/dev/null",
@@ -33,7 +34,7 @@ def measure(lab: Lab, seconds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"seconds": seconds, "states": {}}
     for state, work in STATES.items():
         figures["states"][state] = _watched(vm, work.format(seconds=seconds), seconds)
-    # After all that work, at rest again.
+    # After all that work the daemon is idle again.
     vm.run(f"sleep {SETTLE_SECONDS}").ok()
     figures["memory"] = _memory(vm)
     figures["urgent"] = {"delay_seconds": URGENT_DELAY_SECONDS, "fast": _urgent(vm)}
@@ -45,7 +46,7 @@ def measure(lab: Lab, seconds: int) -> dict[str, Any]:
 
 
 def _watched(vm: VM, work: str, seconds: int) -> dict[str, Any]:
-    """What the daemon did while this went on; its own children (guards, throttle workers) are in the CPU time."""
+    """What the daemon, with its guards and throttle workers, did during `work`."""
     before, flushes = _counters(vm), vm.get(daemon.SAID).count(b"flushed (")
     vm.run(work, timeout=seconds * 4 + 60).ok()
     after = _counters(vm)
@@ -61,7 +62,10 @@ def _watched(vm: VM, work: str, seconds: int) -> dict[str, Any]:
 
 
 def _counters(vm: VM) -> dict[str, float]:
-    """Since the daemon began, in seconds where they are times. One command, so that little comes between."""
+    """Counters since the daemon started, times in seconds.
+
+    One command reads all of them, so that little happens between.
+    """
     text = (
         vm.run("cd /proc/$(sed -n s/pid=//p /run/cowflush/daemon) && cat status stat /proc/uptime")
         .ok()
@@ -71,7 +75,7 @@ def _counters(vm: VM) -> dict[str, float]:
         re.findall(r"^(voluntary|nonvoluntary)_ctxt_switches:\s+(\d+)$", text, re.MULTILINE)
     )
     *_, stat, uptime = text.splitlines()
-    # utime, stime, and those of children that have ended; the name before may hold anything but a ")".
+    # utime, stime, and those of ended children; the name before them may hold anything but a ")".
     ticks = map(int, stat.rpartition(")")[2].split()[11:15])
     return {
         "voluntary": int(switches["voluntary"]),
@@ -100,7 +104,7 @@ def _memory(vm: VM) -> dict[str, int]:
 
 
 def _urgent(vm: VM) -> list[float]:
-    """Seconds from a change under /etc until the daemon says that it is durable, by the guest's clock of 10 ms."""
+    """Seconds from a change under /etc until the daemon reports it durable, in steps of 10 ms."""
     found = []
     for number in range(CHANGES):
         before = vm.get(daemon.SAID).count(b"(urgent)")
@@ -108,7 +112,7 @@ def _urgent(vm: VM) -> list[float]:
         script = f"read a rest </proc/uptime; echo {number} >/etc/changed; {wait}; read b rest </proc/uptime; echo $a $b"
         begin, end = map(float, vm.run(script, timeout=120).ok().text.split())
         found.append(round(end - begin, 2))
-        # It also notices its own flush; the next change must find it idle.
+        # The daemon also notices its own flush; the next change must find it idle.
         vm.run("sleep 2").ok()
     return found
 

@@ -1,4 +1,4 @@
-"""Rounds of the same work, flushed each way: without a log in one guest, with one in another."""
+"""Rounds of the same work, flushed each way: without a log in one guest, with a log in another."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from harness.machine import VM
 AIM_TIMES_SHORTER = 20
 AIM_OVERHEAD, AIM_FLUSHES, AIM_OF_PLAIN = 0.05, 3, 1.1
 MIB = 1 << 20
-# What is written before a flush, by key: bytes.
+# How many bytes are written before a flush, by the load's key.
 LOADS = {"scattered": 8 * MIB, "sequential": 8 * MIB, "logs": MIB // 4}
 PLAIN_BYTES, PLAIN_BLOCK = 8 * MIB, 256 << 10
-# No flush merges by itself, merges are measured alone; and the clock is one that loses no ticks
-# while the host is busy.
+# No flush merges by itself, since merges are measured alone; and this clock loses no ticks while
+# the host is busy.
 ARGUMENTS = "cowflush.merge=100% tsc=reliable"
 PLAIN_DISK_BYTES = 64 * MIB
-# What is added up over a load's flushes, to be compared with one merge of all of them.
+# What is summed over a load's flushes, to compare it with one merge of all of them.
 TOLD = ("seconds", "card_wr_operations", "card_wr_bytes", "card_flush_operations")
 IDLE_SECONDS = 3
 TOTAL_SECONDS = 3000
@@ -84,11 +84,11 @@ def _rounds(
 ) -> dict[str, Any]:
     done: list[dict[str, Any]] = []
     for number in range(rounds):
-        # In turn, and each in each place, so that what else the host does meets all alike.
+        # In turn, and each way in each place, so that the host's other load affects all alike.
         for place in range(len(WAYS)):
             way = WAYS[(number + place) % len(WAYS)]
             vm = guests[way]
-            # Each begins with an empty COW, not with what the last writer still wrote.
+            # Each flush begins with an empty COW, not with what the last writer was still writing.
             vm.run("cowflush flush", timeout=ways.FLUSH_SECONDS).ok()
             vm.run(
                 f"guest-tools load {kind} {FOLDER} --bytes {size} --seed {number + 1}", timeout=300
@@ -103,8 +103,8 @@ def _rounds(
 
 
 def _plain_write(vm: VM, size: int) -> float:
-    """Seconds to write as much in one piece, to a disk that is as fast as the card."""
-    # More than a little is written, since the clock ticks every 10 ms.
+    """Seconds to write the same amount in one piece, to a disk that is as fast as the card."""
+    # At least PLAIN_BYTES are written, since the clock ticks only every 10 ms.
     blocks = max(size, PLAIN_BYTES) // PLAIN_BLOCK
     options = f"bs={PLAIN_BLOCK} count={blocks} oflag=direct conv=fsync"
     seconds = ways.timed(vm, f"dd if=/dev/zero of=/dev/sdb {options} 2>/dev/null")[1]
@@ -112,7 +112,7 @@ def _plain_write(vm: VM, size: int) -> float:
 
 
 def _ratios(flush: dict[str, Any]) -> dict[str, float]:
-    # The writer adds to what is flushed, so the plain write is scaled to that.
+    # The writer adds to what is flushed, so the plain write is scaled to that amount.
     plain = (
         flush["plain_write_seconds"]
         * flush["flushed_bytes"]
@@ -126,7 +126,7 @@ def _ratios(flush: dict[str, Any]) -> dict[str, float]:
 
 
 def _merge(vm: VM, done: list[dict[str, Any]]) -> dict[str, Any]:
-    """One merge of what the log holds, beside the merges that it took without a log."""
+    """One merge of the whole log, beside the merges that the same data took without a log."""
     segments = json.loads(vm.run("cowflush log --json").ok().output)["segments"]
     before = vm.card_stats()
     text, seconds = ways.timed(vm, "cowflush merge --json")

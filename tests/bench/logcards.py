@@ -10,7 +10,7 @@ from harness.card import Card
 from harness.lab import Lab
 from harness.machine import VM
 
-# What each flush appends to the log that is to be full: it then has a dozen segments.
+# How much each flush appends to the log that is to be full: it then has a dozen segments.
 LARGE_MIB = 5
 MANY = 100
 
@@ -24,7 +24,7 @@ class LogCard:
 
 
 def prepare(lab: Lab) -> dict[str, LogCard]:
-    """By the key of the boot that uses it."""
+    """The cards, by the key of the boot that uses each."""
     return {
         "log_0": _card(lab, 0),
         "log_10": _card(lab, 10),
@@ -47,11 +47,14 @@ def _card(lab: Lab, segments: int) -> LogCard:
 
 
 def _full(lab: Lab) -> LogCard:
-    """The same file is written again and again, so that root need not be as large as the log."""
+    """A card with a full log.
+
+    The guest rewrites one file, so that root need not be as large as the log.
+    """
     vm = _guest(lab)
     while True:
         log = _log(vm)
-        # Head, table, journal and metadata come on top.
+        # A segment has its head, table, journal and metadata besides.
         if log["size"] - log["used"] < (LARGE_MIB + 1) << 20:
             return _ended(vm, len(log["segments"]))
         vm.run(

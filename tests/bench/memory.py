@@ -9,7 +9,7 @@ from bench.output import Row
 from harness.lab import Lab
 from harness.machine import VM
 
-# In an order in which each has something to do.
+# In an order in which each command has something to do.
 COMMANDS = ("status", "check", "flush", "stop", "start")
 WORK = "head -c 2000000 /dev/zero >/root/work; sync"
 INIT = "init=/usr/bin/guest-tools -- init-memory"
@@ -24,7 +24,7 @@ def measure(lab: Lab) -> dict[str, Any]:
 
 def _command(vm: VM, command: str) -> dict[str, int]:
     vm.run(WORK).ok()
-    # `check` ends with 6 when something is missing, which is not what is asked here.
+    # `check` exits with 6 when something is missing, which does not matter here.
     text = vm.run(f"guest-tools memory cowflush {command}", timeout=120).text
     last = text.splitlines()[-1]
     found = re.fullmatch(r"max_rss_kib (\d+) anon_kib (\d+) file_kib (\d+)", last)
@@ -35,7 +35,7 @@ def _command(vm: VM, command: str) -> dict[str, int]:
 
 
 def _init(vm: VM) -> dict[str, int | None]:
-    """The initramfs' init: null where the program that asks was larger itself."""
+    """The memory of the initramfs' init: null where the measuring program itself was larger."""
     found = re.search(r"init_memory max_rss_kib (\d+) own_kib (\d+)", vm.run("dmesg").ok().text)
     if not found:
         raise RuntimeError("`guest-tools init-memory` did not write to the kernel's log")

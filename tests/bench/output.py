@@ -1,4 +1,4 @@
-"""Figures as JSON files, build/bench/NAME.json, and as a table; for every bench."""
+"""Figures of every bench: as JSON files, build/bench/NAME.json, and as a table."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CELL = 15
 
 
 class Row:
-    """One line of the table: what, and its cells."""
+    """One line of the table: its name and its cells."""
 
     def __init__(self, what: str, *cells: str) -> None:
         self.what = what
         self.cells = cells
 
     def __str__(self) -> str:
-        # A last cell that is a sentence may be as long as it likes.
+        # A last cell that is a sentence may have any length.
         cells = (f"{cell:>{CELL}}" if len(cell) <= CELL else f"   {cell}" for cell in self.cells)
         return f"{self.what:<{LABEL}}{''.join(cells)}".rstrip()
 
@@ -40,13 +40,16 @@ def describe_run(kernel: str) -> dict[str, Any]:
 
 
 def forget(name: str) -> None:
-    """Takes away what an earlier run left: it would pass for this one's. Other benches' files stay."""
+    """Removes what an earlier run left, which would pass for this run's.
+
+    Other benches' files stay.
+    """
     for path in [RESULTS / f"{name}.json", *RESULTS.glob(f"{name}-*.json")]:
         path.unlink(missing_ok=True)
 
 
 def save(name: str, run: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
-    """Leaves NAME.json, and returns what is in it; docs/bench.md says what each key means."""
+    """Writes NAME.json and returns its content; docs/bench.md says what each key means."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     saved = {"run": run, **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(saved, indent=2) + "\n")
@@ -54,6 +57,6 @@ def save(name: str, run: dict[str, Any], figures: dict[str, Any]) -> dict[str, A
 
 
 def show(rows: Iterable[Row]) -> None:
-    """Prints as it goes: a bench takes minutes."""
+    """Prints rows as soon as they are measured: a bench takes minutes."""
     for row in rows:
         print(row, flush=True)

@@ -1,5 +1,8 @@
-"""Flushes behind logs of different lengths: how long one takes, and how often it reads the card. A longer log mostly says
-something of more chunks of root, too, each of which is a line in the kernel's table; so both are told apart."""
+"""Flushes behind logs of different lengths: how long one takes, and how often it reads the card.
+
+A longer log mostly holds more chunks of root, too, each of which is a line in the kernel's table;
+so the two are measured apart.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from bench.output import Row
 from harness.lab import Lab
 from product import logged
 
-# Segments, and of how many chunks of root they say something
+# Numbers of segments, and of chunks of root that they hold
 FEW, MANY = 60, 4800
 LOGS = ((10, FEW), (100, FEW), (400, FEW), (800, FEW), (10, MANY), (800, MANY))
-# The first is not counted: with it the guest's own start is written.
+# The first round is not counted: it also writes what the guest's own start changed.
 ROUNDS = 12
 
 
@@ -23,7 +26,7 @@ def measure(lab: Lab) -> dict[str, Any]:
     found = []
     for count, live in LOGS:
         card = logged.long(lab.card(), count, max(6, live // count), live)
-        # By instructions: what else the host does is not measured.
+        # The clock counts instructions, so the host's other load is not measured.
         vm = lab(card, append="cowflush.merge=100% tsc=reliable", icount="shift=3")
         rounds = []
         for number in range(ROUNDS):
@@ -42,7 +45,7 @@ def measure(lab: Lab) -> dict[str, Any]:
         vm.kill()
         counted = {key: [one[key] for one in rounds[1:]] for key in rounds[0]}
         middle = {key: statistics.median(values) for key, values in counted.items()}
-        # What else the host does only adds.
+        # The host's other load only adds time.
         best = {f"best_{key}": min(counted[key]) for key in ("took_ms", "log_ms")}
         found.append({"segments": count, "live_chunks": live, **middle, **best, "rounds": rounds})
     return {"logs": found}

@@ -13,19 +13,19 @@ COWFLUSH, CLASSIC, LOGGED = "cowflush", "classic", "logged"
 COMMANDS = {
     COWFLUSH: "cowflush flush --json",
     CLASSIC: "guest-tools classic",
-    # The same command, in a guest whose card has a log.
+    # The same command, in a guest whose card has a log
     LOGGED: "cowflush flush --json",
 }
 FLUSH_SECONDS = 300
 WRITER = "/root/bench/writer"
 STOP = "/run/_root_bench_writer.stop"
-# Lines before and after the flush, so that the writer is well at work when it begins.
+# The writer runs this long before and after the flush, so that it is at work when the flush begins.
 MARGIN_SECONDS = 0.2
 TICK_SECONDS = 0.01
 
 
 def flush(vm: VM, way: str, command: str = "") -> dict[str, Any]:
-    """Flushes, and says what reached the card meanwhile and what the writer saw."""
+    """Flushes, and returns what reached the card meanwhile and what the writer saw."""
     writer = _Writer(vm)
     ram = _shmem_bytes(vm)
     before = vm.card_stats()
@@ -62,7 +62,7 @@ def timed(vm: VM, command: str) -> tuple[str, float]:
 
 
 def _shmem_bytes(vm: VM) -> int:
-    """What files in RAM take, the COW's above all."""
+    """How much RAM files there take: above all the COW's."""
     found = re.search(r"^Shmem: +(\d+) kB$", vm.run("cat /proc/meminfo").ok().text, re.MULTILINE)
     if not found:
         raise RuntimeError("/proc/meminfo does not say how much RAM its files take")
@@ -70,12 +70,12 @@ def _shmem_bytes(vm: VM) -> int:
 
 
 def _reported(way: str, text: str, seconds: float) -> dict[str, Any]:
-    """What the way says of itself: how much it flushed, and how long what took."""
+    """The way's own report: how much it flushed, and how long each part took."""
     if way == CLASSIC:
         found = re.fullmatch(r"merged_bytes (\d+) stall_us (\d+)", text)
         if not found:
             raise RuntimeError(f"the classic recipe said: {text}")
-        # It says no more; all of it is durable, and its RAM free, at the end.
+        # The recipe reports nothing; at its end everything is durable and the RAM free.
         return {
             "flushed_bytes": int(found[1]),
             "stall_us": int(found[2]),

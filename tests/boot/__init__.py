@@ -1,1 +1,1 @@
-"""Boots: what cowflush does as /init, and what it is given there."""
+"""Boots: what cowflush does as /init, with good and bad input."""

@@ -1,4 +1,4 @@
-"""What a boot is given may be wrong, or missing: it says what, and boots or asks."""
+"""A boot's input may be wrong or missing: init says what is wrong, then boots or asks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPT = r"^cowflush rescue> "
 
 
 def has_no(initcall: str) -> str:
-    """The kernel argument that leaves a built-in driver out, as if it had not been built."""
+    """The kernel argument that disables a built-in driver, as if it had not been built."""
     return f"initcall_blacklist={initcall}"
 
 
@@ -30,7 +30,7 @@ def has_no(initcall: str) -> str:
 
 
 def ask_again(vm: VM, words: str, *answers: str) -> None:
-    """Types words at the prompt; they lead to these messages, and to the prompt again."""
+    """Types `words` at the prompt; init prints the messages `answers` and prompts again."""
     begin = len(vm.console)
     vm.type(f"{words}\n")
     vm.wait_console(rf"(?ms)\A.{{{begin},}}^{PROMPT[1:]}", timeout=30)
@@ -40,8 +40,11 @@ def ask_again(vm: VM, words: str, *answers: str) -> None:
 
 
 def foreign(path: Path) -> Drive:
-    """A disk with what is no root for this kernel: the heads of three filesystems that it has no driver
-    for, as their own tools would write them in these places, and a partition with nothing in it."""
+    """A disk without a usable root.
+
+    It has an empty partition, and the superblocks of three filesystems that this kernel has no
+    driver for, where their own tools put them.
+    """
     card = bases.disk(path, "label: dos\nlabel-id: 0xf0e1\n" + "size=4MiB, type=83\n" * 4, 64)
     uuid = bytes(range(16))
     heads: tuple[dict[int, bytes], ...] = (
@@ -59,7 +62,10 @@ def foreign(path: Path) -> Drive:
 
 
 def cut_short(card: Card) -> tuple[int, int]:
-    """As when an image is cut short: the partition ends 1 MiB before its filesystem does. Returns both sizes."""
+    """Ends root's partition 1 MiB before its filesystem ends, as in a cut image.
+
+    Returns both sizes.
+    """
     sectors = card.root.size - 2048
     with open(card.path, "r+b") as image:
         image.seek(446 + 12)
@@ -81,7 +87,7 @@ def test_a_card_that_never_appears(boot: Lab) -> None:
 
 
 def test_the_rescue_prompt_names_what_is_wrong_until_it_can_boot(boot: Lab) -> None:
-    """What a person may type there, one mistake after the other."""
+    """A person at the prompt makes one mistake after the other."""
     short = boot.card(Filesystem(label="short", uuid="c0f1a5b0-5eed-4c0f-8a5b-000000000003"))
     whole, less = (f"{size // 2048}.0 MiB" for size in cut_short(short))
     broken = put(boot.card(), "/sbin/broken", mode="0100644")
@@ -111,7 +117,7 @@ def test_the_rescue_prompt_names_what_is_wrong_until_it_can_boot(boot: Lab) -> N
     ask_again(vm, "sh", "This initramfs has no /bin/sh.")
     ask_again(vm, "root=LABEL=on-btrfs", no_driver.format("sdb2"))
     ask_again(vm, "root=PARTUUID=0000f0e1-03", no_driver.format("sdb3"))
-    # Without a filesystem that is known, all that the kernel has are tried.
+    # Where init doesn't recognize the filesystem, it tries all that the kernel has.
     ask_again(vm, "root=8:20", "cannot mount /dev/sdb4: as ext", "Invalid argument")
     ask_again(vm, "root=LABEL=short", f"cannot use /dev/sdc1: its filesystem says it is {whole}, but the partition is {less}.")  # fmt: skip
     ask_again(vm, "root=/dev/sda1 cowflush=off rootfstype=nonsense", no_driver.format("sda1"))
@@ -119,7 +125,7 @@ def test_the_rescue_prompt_names_what_is_wrong_until_it_can_boot(boot: Lab) -> N
     ask_again(vm, "rootfstype=auto rootflags=nonsense", "cannot mount /dev/sda1: as ext4: Invalid argument")  # fmt: skip
     vm.type("rootflags=noatime cowflush=on init=/sbin/broken\n")
     vm.wait_boot()
-    # It is no program, so the usual one was started.
+    # It is not a program, so init started the usual one.
     assert "cannot start /sbin/broken: Permission denied. Is it a program" in said(vm)
     assert status(vm)["mode"] == "deferring"
     assert "noatime" in vm.run("grep ' / ' /proc/mounts").ok().text
@@ -132,7 +138,7 @@ NO_INIT = (
 
 @pytest.mark.thorough
 def test_an_unattended_prompt_reboots(boot: Lab) -> None:
-    """Here for want of an init; typing keeps it there, see the other tests."""
+    """The prompt appears since there is no init; that typing keeps it there, other tests show."""
     vm = boot(remove(boot.card(), ["/sbin/init", "/bin/sh"], []), append="panic=2", wait=False)
     vm.wait_console("Rebooting in 2 s if nobody types.", timeout=30)
     assert NO_INIT in said(vm) and "cannot start" not in said(vm)
@@ -140,7 +146,7 @@ def test_an_unattended_prompt_reboots(boot: Lab) -> None:
 
 
 def test_a_card_that_is_waited_for(boot: Lab) -> None:
-    """With rootwait: long after others would have been given up. Then it comes, and boots."""
+    """With rootwait, init waits far longer; when the card appears, it boots."""
     late = boot.card(Filesystem(label="early"))
     vm = boot(
         root="LABEL=late",
@@ -150,7 +156,7 @@ def test_a_card_that_is_waited_for(boot: Lab) -> None:
         **HURRIED,
     )
     vm.wait_console("still waiting for root=LABEL=late; there are: /dev/sda", timeout=60)
-    # Each ten seconds; without rootwait the patience ends before the third.
+    # Init reports every ten seconds; without rootwait it gives up before the third report.
     vm.wait_console(r"(?s)(still waiting.*){4}", timeout=120)
     assert "cannot" not in said(vm)
     ext.tune(f"{late.path}?offset={late.root.start * SECTOR}", ["-L", "late"])
@@ -159,7 +165,7 @@ def test_a_card_that_is_waited_for(boot: Lab) -> None:
 
 
 def test_two_roots_with_one_uuid(boot: Lab) -> None:
-    """A second drive that is a copy of the card: the first is taken, and stays the one that is flushed."""
+    """A second drive is a copy of the card: init takes the first, and flushes go to that one."""
     card = boot.card()
     twin = card.copy(boot.directory / "twin.img")
     untouched = card.copy(boot.directory / "untouched.img")
@@ -177,24 +183,24 @@ def test_two_roots_with_one_uuid(boot: Lab) -> None:
 
 
 def remove(card: Card, files: list[str], folders: list[str]) -> Card:
-    """Takes things away from the card's root."""
+    """Removes files and folders from the card's root."""
     card.edit([*(f'rm "{name}"' for name in files), *(f'rmdir "{name}"' for name in folders)])
     return card
 
 
 def put(card: Card, name: str, source: Path = Path(__file__), mode: str = "0100755") -> Card:
-    """Puts a file there: by itself one that may be executed, and can't be, as a program for another processor."""
+    """Puts a file on root: by default an executable one that can't run, as for another processor."""
     folder, last = name.rsplit("/", 1)
     card.edit([f"cd {folder}", f"write {source} {last}", f"sif {last} mode {mode}"])
     return card
 
 
 def test_an_init_that_can_not_be_started_leaves_every_way_open(boot: Lab) -> None:
-    """It is known before anything is moved: another one is taken, and if there is none root is given back."""
+    """Init notices before it moves anything: it starts another program, or gives root back."""
     card = remove(boot.card(), ["/sbin/init", "/bin/sh"], [])
     for name in ("/sbin/init", "/bin/sh"):
         put(card, name)
-    # A script whose interpreter isn't there: the kernel's words are those for a missing program.
+    # A script whose interpreter is missing: the kernel's message is the one for a missing program.
     put(card, "/etc/init", script(boot, "#!/no/such/shell"))
     whole = boot.card(Filesystem(label="whole", uuid="c0f1a5b0-5eed-4c0f-8a5b-000000000004"))
     put(whole, "/sbin/broken")
@@ -229,7 +235,7 @@ def test_an_init_that_can_not_be_started_leaves_every_way_open(boot: Lab) -> Non
 
 
 def script(lab: Lab, *lines: str) -> Path:
-    """A file of this machine with these lines."""
+    """A file on the host with these lines."""
     path = lab.directory / "script"
     path.write_text("\n".join([*lines, ""]))
     return path
@@ -237,7 +243,7 @@ def script(lab: Lab, *lines: str) -> Path:
 
 @pytest.mark.thorough
 def test_where_root_is_the_root_already_only_a_reboot_is_left(boot: Lab) -> None:
-    """The init is hidden by what is moved to the root right before it is started."""
+    """The init is hidden by what init mounts over it right before it starts it."""
     card = put(boot.card(), "/run/start", script(boot, "#!/bin/sh"))
     vm = boot(card, append="panic=0 init=/run/start", wait=False)
     vm.wait_console(PROMPT, timeout=30)
@@ -247,7 +253,7 @@ def test_where_root_is_the_root_already_only_a_reboot_is_left(boot: Lab) -> None
     for words in ("root=/dev/sda1", "cowflush=off", "init=/sbin/init"):
         ask_again(vm, words, in_use)
     ask_again(vm, "list", "/dev/sda1 (120.0 MiB) ext4")
-    # Root's own shell, with root as any system has it.
+    # Root's own shell, with root mounted as in any system.
     vm.type("sh\n")
     vm.wait_console("# $", timeout=10)
     vm.type("echo x >/root/x; cowflush flush && exit\n")
@@ -260,7 +266,7 @@ def test_where_root_is_the_root_already_only_a_reboot_is_left(boot: Lab) -> None
 
 @pytest.mark.thorough
 def test_a_shell_at_the_prompt(boot: Lab) -> None:
-    """It is a login shell, no signal is held back from it or ignored, and afterwards the prompt is back."""
+    """A login shell that blocks or ignores no signal; when it ends the prompt is back."""
     tree = boot.directory / "more"
     (tree / "bin").mkdir(parents=True)
     shutil.copy(artefacts.programs("i586") / "busybox", tree / "bin" / "sh")
@@ -282,7 +288,8 @@ def test_a_shell_at_the_prompt(boot: Lab) -> None:
         'while read a b; do case $a in SigBlk: | SigIgn:) echo "$0 has $a $b";; esac; done </proc/self/status\n'
     )
     seen = vm.wait_console(r"(?s)^-sh has SigBlk:\s+(\w+)\r?\n-sh has SigIgn:\s+(\w+)", timeout=10)
-    # An interactive shell itself ignores SIGQUIT, SIGTERM and what a terminal sends to stop it.
+    # An interactive shell itself ignores SIGQUIT, SIGTERM and the signals with which a terminal
+    # stops it.
     assert int(seen[1], 16) == 0 and not int(seen[2], 16) & 1 << signal.SIGPIPE - 1, seen[0]
     vm.type("exit 3\n")
     vm.wait_console(rf"(?ms){PROMPT}.*{PROMPT}", timeout=10)
@@ -303,7 +310,7 @@ def test_no_folder_for_run(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_no_folder_for_dev(boot: Lab) -> None:
-    """Our init can't do without one either; but it is started, and says so."""
+    """Our own init can't do without /dev either; but init starts it, and says so."""
     vm = boot(remove(boot.card(), ["/dev/console", "/dev/null"], ["/dev"]), wait=False)
     vm.wait_console("/sbin/init: .*/dev/console", timeout=30)
     assert "cannot move /dev to the new root: No such file or directory." in said(vm)

@@ -25,7 +25,7 @@ def test_a_flush_under_load_persists_and_what_is_younger_goes(boot: Lab) -> None
     writer = workload.Writer(vm)
     before = writer.wait_rounds(20)
     vm.run("cowflush flush", timeout=60).ok()
-    # Root is as usable as it was.
+    # Root is as usable as before.
     assert writer.wait_rounds(5) > before
     writer.stop()
     vm.run("echo later >/root/y; sync").ok()
@@ -103,7 +103,8 @@ def test_a_read_only_boot_is_remounted_by_init(boot: Lab) -> None:
     assert vm.card.read("/root/x") == b"x\n"
 
 
-# As some tools for images begin root, not on a block of 4 KiB; and both partitions by their numbers.
+# Some image tools begin root at a sector that is not on a 4 KiB block. Both partitions are named by
+# their numbers.
 MISALIGNED = """
 label: dos
 label-id: 0xc0f1a563
@@ -125,7 +126,7 @@ start=253952, size=131072, type={LINUX}, uuid={GUIDS[1]}, name="router-log"
 
 
 def logged_boots(boot: Lab, table: str, first: str, *later: tuple[str, str]) -> None:
-    """Boots a card by other names each time; a flush of each boot is there in the next, from the log."""
+    """Boots one card with different references; each boot finds the last one's flush in the log."""
     card = boot.card(partitions=table)
     vm = boot(card, root=first)
     check_settled(vm)
@@ -139,7 +140,7 @@ def logged_boots(boot: Lab, table: str, first: str, *later: tuple[str, str]) -> 
         check_settled(vm, log=LOGGED)
         logged.check_state(vm, number)
         logged.flush(vm, number + 1)
-    # Also the card itself can be written to at that place.
+    # The card itself can be written to there, too.
     vm.run("cowflush stop", timeout=60).ok()
     check_settled(vm, "write-through", log=LOG)
     vm.run("echo through >/root/through; mount -o remount,ro /").ok()
@@ -152,7 +153,7 @@ def logged_boots(boot: Lab, table: str, first: str, *later: tuple[str, str]) -> 
 
 @pytest.mark.thorough
 def test_a_root_that_begins_at_sector_63_and_is_named_by_numbers(boot: Lab) -> None:
-    """Where partitions began before 2010; `801` is the kernel's old way to write 8:1."""
+    """Partitions began at sector 63 before 2010; `801` is the kernel's old way to write 8:1."""
     logged_boots(boot, MISALIGNED, "8:1", ("PARTUUID=c0f1a563-01", "8:2"), ("801", "auto"))
 
 
@@ -164,13 +165,13 @@ def test_partitions_of_a_gpt_by_their_names_and_guids(boot: Lab) -> None:
         "PARTLABEL=router-root",
         (f"PARTUUID={GUIDS[0].upper()}", "PARTLABEL=router-log"),
         ("LABEL=root", f"PARTUUID={GUIDS[1]}"),
-        # As udev's links say it; there is no udev here.
+        # The names of udev's links; this guest has no udev.
         ("/dev/disk/by-label/root", f"/dev/disk/by-partuuid/{GUIDS[1]}"),
     )
 
 
 def test_a_boot_does_as_the_command_line_says(boot: Lab) -> None:
-    """How root is mounted, when, and what is started then."""
+    """The command line says how and when root is mounted, and which init starts."""
     card = boot.card()
     card.edit(["symlink /sbin/other-init /sbin/init"])
     words = "rootdelay=20 rootflags=noatime,commit=77,errors=remount-ro init=/sbin/other-init first second"
@@ -183,7 +184,7 @@ def test_a_boot_does_as_the_command_line_says(boot: Lab) -> None:
     assert {"rw", "noatime", "commit=77", "errors=remount-ro"} <= {*options}, mounted
     started = vm.run("tr '\\0' ' ' </proc/1/cmdline").ok().text.split()
     assert started[-3:] == ["/sbin/other-init", "first", "second"]
-    # The real init gets no signal dispositions from ours: every process would inherit them.
+    # The real init inherits no signal dispositions from cowflush: every process would inherit them.
     signals = dict(
         re.findall(r"^(Sig\w+):\t(\w+)$", vm.get("/proc/1/status").decode(), re.MULTILINE)
     )

@@ -1,4 +1,4 @@
-"""A loop of boots that crash or hang on the stack ends by itself, and costs the card one sector a boot."""
+"""A loop of boots that crash or hang on the stack ends, and each boot costs the card one sector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_ACTIVE = 3
 
 
 def crash(boot: Lab, card: Card) -> None:
-    """A boot that ends before anything runs on root: all that the card got is one sector, and no FLUSH."""
+    """A boot that ends before anything runs on root: the card receives one sector and no FLUSH."""
     vm = boot(card, wait=False)
     vm.wait_console(ON_THE_STACK)
     got = vm.card_stats()
@@ -35,7 +35,7 @@ def test_after_three_boots_that_crash_the_next_is_plain_and_the_one_after_it_is_
 ) -> None:
     card = logged.made(boot.card(), 1)
     crash(boot, card)
-    # The power fails in the middle of the second one's write.
+    # The power fails while the second boot writes that sector.
     with open(card.path, "r+b") as image:
         image.seek(card.log.sectors.stop * SECTOR - CHUNK + TRIES_AT + 100)
         image.write(b"torn")
@@ -53,7 +53,7 @@ def test_after_three_boots_that_crash_the_next_is_plain_and_the_one_after_it_is_
     assert "root is the plain card sda1 (rw), since it has no stack: writes go to it." in said
     text = vm.run("cowflush status").exits(NOT_ACTIVE).text
     assert f"plain {ENDED}" in text
-    # With the log applied
+    # This boot applies the log.
     logged.check_state(vm, 1)
     vm.kill()
     logged.check_root(card.fs(replay=True), 1)
@@ -62,7 +62,7 @@ def test_after_three_boots_that_crash_the_next_is_plain_and_the_one_after_it_is_
     vm = boot(card)
     assert ON_THE_STACK in logged.said(vm) and status(vm)["mode"] == "deferring"
     assert tries(vm.cut_copy(boot.directory / "then.img")) == 1
-    # A flush says that the system runs, with no write of its own.
+    # A flush counts as a running system, and needs no write of its own for that.
     logged.flush(vm, 2)
     assert tries(vm.cut_copy(boot.directory / "flushed.img")) == 0
     vm.kill()
@@ -70,7 +70,7 @@ def test_after_three_boots_that_crash_the_next_is_plain_and_the_one_after_it_is_
 
 @pytest.mark.thorough
 def test_a_system_that_runs_and_never_flushes_is_no_loop(boot: Lab) -> None:
-    """A machine that is switched off by its plug, before its first flush, each time."""
+    """A machine whose plug is pulled each time before its first flush."""
     card = logged.made(boot.card(), 1)
     for _ in range(2):
         crash(boot, card)
@@ -82,14 +82,14 @@ def test_a_system_that_runs_and_never_flushes_is_no_loop(boot: Lab) -> None:
     got = vm.card_stats() - before
     assert (got.wr_operations, got.wr_bytes, got.flush_operations) == (1, SECTOR, 0)
     vm.kill()
-    # With `cowflush=always` the stack is used whatever happened.
+    # With `cowflush=always` init uses the stack whatever happened.
     for _ in range(3):
         crash(boot, card)
     vm = boot(card, append="cowflush=always")
     assert ON_THE_STACK in logged.said(vm)
     vm.kill()
 
-    # Who shuts down in order has come up, though there may be nothing to flush.
+    # A system that shuts down in order has come up, even if there is nothing to flush.
     card = logged.made(boot.card(), 0)
     for _ in range(2):
         crash(boot, card)

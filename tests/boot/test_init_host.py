@@ -1,7 +1,8 @@
-"""Process 1 of a container is no init: it runs the command that it was given, and touches nothing.
+"""As process 1 of a container cowflush is not init: it runs the given command, touching nothing.
 
-On this machine, with the program of the routers: a container needs no guest. One with its root in RAM looks most like an
-initramfs. That the kernel's own init is one is what every boot test shows.
+These tests run the routers' program on the host: a container needs no guest. One with its root in
+RAM looks most like an initramfs. Every boot test shows that cowflush is init when the kernel starts
+it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import pytest
 
 from harness import artefacts, local
 
-# A container's namespaces, of a user who may do this without being root.
+# A container's namespaces, for a user who may create them without being root.
 MOUNTS = "unshare --user --map-root-user --mount"
 PROCESSES = "unshare --pid --kill-child"
 
 
 def container(folder: Path, setup: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs words as process 1 on a root in RAM, and says what is mounted there afterwards."""
+    """Runs `words` as process 1 on a root in RAM, then lists what is mounted there."""
     root, program = shlex.quote(str(folder)), shlex.quote(str(artefacts.cowflush()))
     script = f"""
     mount -t tmpfs container {root} && cp {program} {root}/init && cp {program} {root}/cowflush || exit 99

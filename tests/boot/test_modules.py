@@ -1,4 +1,4 @@
-"""An initramfs with a kernel's modules: what initramfs/build puts into it, and what init does with it."""
+"""An initramfs with a kernel's modules: what initramfs/build packs, and what init does with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from systems import debian
 
 BUILD = artefacts.TOP / "initramfs" / "build"
 LIST = "lib/modules/list"
-# What the Makefile asks for: the card's driver, and what cowflush is made of.
+# The Makefile's list: the card's driver, and the modules that cowflush needs.
 WANTED = ("ata_piix", "sd_mod", "ext4", "loop", "dm_snapshot")
 PACK: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -36,7 +36,7 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 
 
 def elf(info: Sequence[str], wide: bool = True) -> bytes:
-    """A file as a module is one: an ELF object whose section .modinfo has these words."""
+    """A file in the form of a module: an ELF object whose section .modinfo has these words."""
     words = b"".join(f"{word}\0".encode() for word in info)
     names = b"\0.modinfo\0.shstrtab\0"
     start = 64 if wide else 52
@@ -54,7 +54,7 @@ def elf(info: Sequence[str], wide: bool = True) -> bytes:
 
 
 class Made:
-    """A made lib/modules/VERSION."""
+    """A lib/modules/VERSION made by a test."""
 
     def __init__(self, tmp_path: Path, wide: bool = True) -> None:
         self.top = tmp_path
@@ -63,7 +63,7 @@ class Made:
         (self.folder / "kernel").mkdir(parents=True)
 
     def module(self, path: str, depends: str = "", *info: str) -> bytes:
-        """Adds one; its path's end says how it is packed. Returns what the archive must hold."""
+        """Adds a module, packed as the end of its path says. Returns what the archive must hold."""
         name = Path(path).name.split(".")[0].replace("-", "_")
         content = elf(["license=GPL", *info, f"depends={depends}", f"name={name}"], self.wide)
         file = self.folder / "kernel" / path
@@ -91,14 +91,14 @@ class Made:
         return self.top / out
 
     def order(self, wanted: str) -> list[str]:
-        """The paths of the list, below the tree's kernel/."""
+        """The paths in the list, below the tree's kernel/."""
         begin = "/lib/modules/6.1-made/kernel/"
         lines = content(self.build(wanted), LIST).decode().splitlines()
         assert all(line.startswith(begin) for line in lines)
         return [line.removeprefix(begin) for line in lines]
 
     def refusal(self, wanted: str) -> str:
-        """Why no initramfs was made."""
+        """Why build refused to make an initramfs."""
         out = self.top / "refused.gz"
         command: list[str | Path] = [BUILD, out, BUILD, "--modules", self.folder, "--with", wanted]
         run = subprocess.run(command, capture_output=True, text=True)
@@ -135,7 +135,7 @@ def modules_of(kernel: str) -> Path:
 
 @pytest.mark.parametrize("wide", [True, False], ids=["64-bit", "32-bit"])
 def test_what_a_module_needs_comes_before_it(tmp_path: Path, wide: bool) -> None:
-    """Here from the modules themselves, as in a package that was only unpacked."""
+    """Build reads dependencies from the modules themselves, as in a merely unpacked package."""
     tree = Made(tmp_path, wide)
     wanted = tree.module("drivers/ata/ata_piix.ko", "libata,scsi-mod")
     tree.module("drivers/ata/libata.ko", "scsi_mod")
@@ -143,12 +143,12 @@ def test_what_a_module_needs_comes_before_it(tmp_path: Path, wide: bool) -> None
     tree.module("drivers/unwanted.ko", "libata")
     order = ["drivers/scsi/scsi-mod.ko", "drivers/ata/libata.ko", "drivers/ata/ata_piix.ko"]
     assert tree.order("ata_piix") == order
-    # Named twice, or by a name with dashes, it is there once.
+    # A module named twice, or with dashes, is there once.
     assert tree.order("ata-piix,scsi_mod,ata_piix") == order
     out = tree.build("ata_piix")
     assert content(out, "lib/modules/6.1-made/kernel/drivers/ata/ata_piix.ko") == wanted
     assert content(out, "init") == b"the program"
-    # Each folder stands before what is in it, else the kernel unpacks nothing there.
+    # Each folder stands before its files, else the kernel unpacks nothing there.
     listed = names(out)
     assert all(
         listed.index(str(Path(name).parent)) < listed.index(name) for name in listed if "/" in name
@@ -167,7 +167,7 @@ def test_modules_dep_counts_where_depmod_has_run(tmp_path: Path) -> None:
         "kernel/d.ko:",
     )
     assert tree.order("a") == ["c.ko", "b.ko", "a.ko"]
-    # One that was added after depmod speaks for itself.
+    # For a module added after depmod ran, its own words count.
     tree.module("e.ko", "d")
     assert tree.order("e") == ["d.ko", "e.ko"]
 
@@ -189,13 +189,13 @@ def test_a_soft_dependency_comes_before_if_it_is_there(tmp_path: Path) -> None:
     tree.module("jbd2.ko")
     tree.module("later.ko")
     tree.module("second.ko")
-    # Two stand for one name, as crypto's modules do: both are loaded.
+    # Two modules can provide one name, as crypto's do: both are loaded.
     tree.module("crc32c_generic.ko", "", "alias=crypto-crc32c", "alias=crc32c")
     tree.module("crc32c-intel.ko", "crypto_simd", "alias=crc32c")
     tree.module("crypto_simd.ko")
     order = ["crc32c_generic.ko", "crypto_simd.ko", "crc32c-intel.ko", "second.ko"]
     assert tree.order("ext4") == [*order, "jbd2.ko", "ext4.ko"]
-    # depmod has written down what stands for what: then only that counts.
+    # Once depmod has written down which module provides which name, only that counts.
     tree.text("modules.alias", "# comment", "alias crc32c crc32c_generic")
     assert tree.order("ext4") == ["crc32c_generic.ko", "second.ko", "jbd2.ko", "ext4.ko"]
 
@@ -208,10 +208,10 @@ def test_soft_dependencies_in_a_circle_are_no_failure(tmp_path: Path) -> None:
     tree.module("needs_a.ko", "a")
     tree.module("wants_needs_a.ko", "", "softdep=pre: needs_a")
     assert tree.order("a") == ["c.ko", "b.ko", "a.ko"]
-    # b can't come before a here, as it needs a: so it is left out.
+    # b can't come before a here, as it needs a: so build leaves it out.
     tree.module("b.ko", "a")
     assert tree.order("a") == ["a.ko"]
-    # The same, further away: a -> wants_needs_a -> needs_a, which needs a.
+    # The same with one more step: a -> wants_needs_a -> needs_a, which needs a.
     tree.module("a.ko", "", "softdep=pre: wants_needs_a")
     assert tree.order("a") == ["wants_needs_a.ko", "a.ko"]
 
@@ -226,7 +226,7 @@ def test_what_was_added_in_updates_wins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", PACK)
 def test_a_packed_module_is_unpacked(tmp_path: Path, packed: str) -> None:
-    """finit_module takes a packed one only since 5.17, and only of some kernels."""
+    """finit_module accepts a packed module only since 5.17, and only on some kernels."""
     tree = Made(tmp_path)
     wanted = tree.module(f"drivers/a.ko{packed}", "b")
     tree.module(f"b.ko{packed}")
@@ -305,7 +305,7 @@ def test_the_same_tree_gives_the_same_bytes_and_then_writes_nothing(tmp_path: Pa
 
 @pytest.mark.kernels(*(name for name in artefacts.ELSEWHERE if artefacts.target(name) == "x86_64"))
 def test_the_tests_own_initramfs_is_of_this_program_and_of_its_kernel(kernel: str) -> None:
-    """`make guest-x86_64` alone leaves an old one behind, which would then be tested."""
+    """`make guest-x86_64` alone leaves an old initramfs behind, which the tests would then use."""
     initramfs = artefacts.initramfs(kernel)
     assert content(initramfs, "init") == artefacts.cowflush("x86_64").read_bytes()
     version = modules_of(kernel).name.encode()
@@ -319,7 +319,7 @@ def test_the_tests_own_initramfs_is_of_this_program_and_of_its_kernel(kernel: st
 
 
 def overlaid(lab: Lab, base: Path, files: dict[str, bytes]) -> Path:
-    """An initramfs with more files than `base`, or others in their place."""
+    """An initramfs with `files` added to `base`, or in place of files there."""
     tree = lab.directory / "files"
     for name, data in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -350,7 +350,7 @@ def listed(initramfs: Path) -> list[str]:
 
 
 def test_a_kernel_that_loads_no_modules_says_so_once_and_boots(boot: Lab) -> None:
-    """And a file that is missing is named before."""
+    """Before that, init names a file that is missing."""
     files = {LIST: b"# comment\n\n/lib/modules/gone.ko\n/init\n/init\n"}
     vm = boot(initramfs=overlaid(boot, artefacts.initramfs(), files))
     text = said(vm)
@@ -364,7 +364,7 @@ def test_a_kernel_that_loads_no_modules_says_so_once_and_boots(boot: Lab) -> Non
 
 
 def unsigned(module: bytes) -> bytes:
-    """A module without the signature at its end: what signs it, then its length, then these words."""
+    """A module without the signature at its end: the signature, its length, then this mark."""
     mark = b"~Module signature appended~\n"
     assert module.endswith(mark)
     end = len(module) - len(mark)
@@ -379,11 +379,11 @@ def test_modules_that_cannot_be_loaded_are_named_and_the_boot_goes_on(boot: Lab)
     tree = modules_of(boot.kernel)
     flakey = (tree / "kernel/drivers/md/dm-flakey.ko").read_bytes()
     other = modules_of("6.12-x86_64") / "kernel/drivers/md/dm-flakey.ko.xz"
-    # One letter is another in a text of it.
+    # One letter of a text in it is changed.
     changed = flakey.replace(b"license=GPL", b"license=GPX")
     assert changed != flakey
     bad = {
-        # Nothing of the device mapper is loaded when its turn comes.
+        # Nothing of the device mapper is loaded when this module's turn comes.
         "orphan": (flakey, "another module that it needs is not loaded, or is of another kernel"),
         "other": (
             lzma.decompress(other.read_bytes()),
@@ -402,11 +402,11 @@ def test_modules_that_cannot_be_loaded_are_named_and_the_boot_goes_on(boot: Lab)
     for name, (_, why) in bad.items():
         assert f"cannot load the module {name}: {why}. {rebuild}" in text
     assert "cannot open the module gone: No such file or directory. The initramfs is" in text
-    # What is there already, and what is loaded, is no news.
+    # Init does not mention modules that are there already, or that it loads.
     assert len(re.findall("cannot (load|open) the module", text)) == len(bad) + 1
     assert mode(vm) == "deferring"
     assert "dm_flakey" not in loaded(vm)
-    # A module's parameters stand on the kernel command line.
+    # Init reads a module's parameters from the kernel command line.
     assert vm.run("cat /sys/module/loop/parameters/max_part").ok().text == "7\n"
 
 
@@ -431,7 +431,10 @@ def test_without_the_card_s_driver_there_is_a_prompt(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_debian_s_kernel_for_i386_boots_with_its_modules(boot: Lab) -> None:
-    """A kernel as routers have it: nothing that a card needs is built in. An emulated Geode LX runs it."""
+    """A kernel as routers have it: no driver that a card needs is built in.
+
+    An emulated Geode LX runs it.
+    """
     files = Card(artefacts.debian_disk("sysvinit")).fs()
     version = artefacts.debian_kernels()[0].removeprefix("linux-image-")
     kernel, tree = boot.directory / "bzImage", boot.directory / version

@@ -1,4 +1,4 @@
-"""A root that nothing would flush is not kept in RAM: a boot looks for cowflush's program and its service first."""
+"""A boot keeps root in RAM only if root has cowflush's program and its service to flush it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN = "root is the plain card sda1 (rw), since it has no stack: writes go to i
 
 
 def test_root_without_the_program_gets_the_log_s_flushes_and_then_all_writes(boot: Lab) -> None:
-    """As after a purge that the initramfs of an older kernel knows nothing of."""
+    """As after a purge of the package that an older kernel's initramfs did not notice."""
     vm = logged.start(boot)
     logged.flush(vm, 1)
     vm.run("rm /usr/sbin/cowflush && /run/cowflush/cowflush flush", timeout=60).ok()
@@ -51,7 +51,7 @@ def test_root_without_a_service_is_kept_in_ram_only_if_the_owner_says_so(boot: L
     vm.run("cowflush flush", timeout=60).ok()
     vm.kill()
     vm = boot(card)
-    # What can't be started is no program.
+    # A file that can't be started is not a program.
     vm.run("cowflush status && head -c 99 /dev/zero >/usr/sbin/other").ok()
     vm.run("chmod +x /usr/sbin/other && mv /usr/sbin/other /usr/sbin/cowflush").ok()
     vm.run("/run/cowflush/cowflush flush", timeout=60).ok()
@@ -62,7 +62,7 @@ def test_root_without_a_service_is_kept_in_ram_only_if_the_owner_says_so(boot: L
 
 @pytest.mark.thorough
 def test_a_root_whose_programs_are_on_another_filesystem_is_no_root_without_them(boot: Lab) -> None:
-    """Unknown is not "no": the service is what counts then."""
+    """Init can't look for the program, and unknown is not "no": so the service decides."""
     card = boot.card()
     card.edit(["rm /usr/sbin/flusher", "mkdir /etc/rc6.d", "symlink /etc/rc6.d/K01cowflush x"])
     vm = boot(card)
@@ -80,7 +80,7 @@ def test_a_root_whose_programs_are_on_another_filesystem_is_no_root_without_them
 
 @pytest.mark.thorough
 def test_an_overlay_that_hides_the_program_is_not_put_on_the_stack(boot: Lab) -> None:
-    """OpenWrt's writable filesystem, over a squashfs that has the program still."""
+    """OpenWrt's writable filesystem over a squashfs that still has the program."""
     disk = boot.directory / "disk.img"
     disk.write_bytes(bytes(32 << 20))
     vm = boot(append="cowflush=off", drives=[Drive(disk)])

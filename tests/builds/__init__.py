@@ -1,1 +1,4 @@
-"""What is built, and on what machine: programs, kernels, versions. Not what is in a package."""
+"""Builds: programs, kernels, versions, and the machine that builds them.
+
+Packages are tested elsewhere.
+"""

@@ -1,4 +1,4 @@
-"""What the build makes: one small static program for an i586, the same with 64 bits, and an initramfs that can be made again."""
+"""The built programs and the initramfs: small, static, for an i586 or 64 bits, and reproducible."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ sys.path.insert(0, str(artefacts.TOP))
 
 from image import kernel
 
-# The boards whose kernels are all built: their builds check the same.
+# Boards whose kernels are all built: building them checks the same.
 BUILT = ("qemu-i586",)
-# Of these one kernel is built, for an image.
+# Boards of which one kernel is built, for an image.
 IMAGES = ("alix2", "openwrt-geode")
 FRAGMENT = artefacts.TOP / "package" / "openwrt" / "kernel.config"
 BOARDS = sorted(folder.parent.name for folder in (artefacts.TOP / "board").glob("*/kernel.config"))
@@ -30,7 +30,8 @@ def version_of(board: str) -> str:
     return (artefacts.TOP / "board" / board / "kernel.version").read_text().strip()
 
 
-# Half a minute each the first time, for the kernel's sources are unpacked; the builds of all in BUILT check the same.
+# Half a minute each the first time, to unpack the kernel's sources. Boards in BUILT are left out:
+# building them checks the same.
 RESOLVED = [
     pytest.param(
         version,
@@ -72,13 +73,13 @@ def options(*files: Path) -> set[str]:
 @pytest.mark.systems
 @pytest.mark.parametrize("board", IMAGES)
 def test_a_built_kernel_has_every_option(board: str) -> None:
-    """Not only by its configuration, but in the kernel itself."""
+    """The built kernel itself has each option, not only its configuration."""
     folder = artefacts.needed(artefacts.BUILD / f"kernel-{board}" / "bzImage").parent
     config = set((folder / "config").read_text().splitlines())
     wanted = options(
         artefacts.TOP / "board" / board / "kernel.config", artefacts.TOP / "board" / "kernel.config"
     )
-    # Gone, or not there yet, in the one or the other.
+    # Options that one of the kernels no longer has, or does not have yet.
     elsewhere = (
         {"CONFIG_BLK_DEV_WRITE_MOUNTED=y"} if version_of(board) == "6.1" else {"CONFIG_BASE_FULL=y"}
     )
@@ -96,7 +97,8 @@ def test_a_built_kernel_has_every_option(board: str) -> None:
 
 def test_openwrt_s_fragment_has_all_that_cowflush_needs() -> None:
     common = (artefacts.TOP / "board" / "kernel.config").read_text()
-    # The two sections of it that begin with cowflush's name, without what is for fsck and the tests' clocks.
+    # The two sections of it that begin with cowflush's name; those for fsck and the tests' clocks
+    # are left out.
     sections = [part for part in common.split("\n\n") if part.startswith("# cowflush: ")]
     assert len(sections) == 2
     needs = {
@@ -106,7 +108,7 @@ def test_openwrt_s_fragment_has_all_that_cowflush_needs() -> None:
         if line.startswith("CONFIG_")
     }
     assert {"CONFIG_BLK_DEV_DM=y", "CONFIG_DM_SNAPSHOT=y", "CONFIG_BLK_DEV_LOOP=y"} <= needs
-    # OpenWrt opens /dev/loop0 to 7 for its own overlay, so its kernel makes them.
+    # OpenWrt opens /dev/loop0 to 7 for its own overlay, so its kernel creates them.
     needs.remove("CONFIG_BLK_DEV_LOOP_MIN_COUNT=0")
     assert needs <= options(FRAGMENT)
     assert not any("LOOP_MIN_COUNT" in option for option in options(FRAGMENT))

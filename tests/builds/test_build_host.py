@@ -1,5 +1,7 @@
-"""What a machine must be to build on is said before anything is installed or built; what is built has nothing of its
-caller's environment, and is kept whole or not at all."""
+"""The build checks its host before it installs or builds anything, and isolates each build.
+
+What it builds does not depend on the caller's environment, and is kept whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from harness import artefacts
 
 
 def deps(release: Path) -> subprocess.CompletedProcess[str]:
-    """`cross/deps` on a machine whose os-release is this file; nothing is missing on it."""
+    """`cross/deps` on a machine with this os-release, which lacks nothing."""
     return subprocess.run(
         [artefacts.TOP / "cross" / "deps"],
         env={**os.environ, "OS_RELEASE": str(release)},
@@ -66,7 +68,7 @@ def stub(folder: Path, name: str, script: str) -> None:
 
 
 def as_user(tmp_path: Path, subids: str, userns: str = "1") -> subprocess.CompletedProcess[str]:
-    """`cross/deps debian` as a user on a machine that lacks nothing but uidmap."""
+    """`cross/deps debian` as a user, on a machine that lacks only uidmap."""
     stub(tmp_path / "bin", "id", '[ "$1" = -un ] && echo somebody || echo 1000')
     stub(tmp_path / "bin", "dpkg-query", 'case "$*" in *uidmap) exit 1 ;; esac; echo installed')
     stub(tmp_path / "bin", "sudo", f'echo "$*" >>"{tmp_path}/asked"')
@@ -113,7 +115,7 @@ def test_who_is_not_root_is_told_what_is_missing_first(tmp_path: Path) -> None:
 
 
 class Cache:
-    """Builds of a script of its own, which sources cross/lib/common.sh."""
+    """Builds by a script of the test's own that sources cross/lib/common.sh."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.script = folder / "cache", folder / "build"
@@ -159,7 +161,7 @@ FOREIGN = {
 
 
 def test_a_build_sees_nothing_of_its_caller_s_environment(cache: Cache) -> None:
-    """A makefile of somebody else's would take its compiler, or the folder that it writes to, from there."""
+    """A foreign makefile would take its compiler or output folder from there."""
     body = 'env >"$1/env"\nprintf "all:\\n\\t@echo made with \\$(CC)\\n" >"$work/Makefile"\nmake -C "$work" >"$1/said"'
     done = cache.build("thing", KEYS[0], body, **FOREIGN, http_proxy="http://proxy:1")
     assert done.returncode == 0, done.stderr
@@ -170,7 +172,7 @@ def test_a_build_sees_nothing_of_its_caller_s_environment(cache: Cache) -> None:
 
 
 def test_the_kernel_s_build_goes_where_it_should(cache: Cache) -> None:
-    """As it does with KBUILD_OUTPUT, by which a caller's own .config was written over."""
+    """KBUILD_OUTPUT once made the build overwrite the caller's own .config."""
     theirs = cache.folder.parent / "theirs"
     theirs.mkdir()
     (theirs / ".config").write_text("precious")
@@ -205,7 +207,7 @@ def test_what_nobody_asked_for_in_two_months_goes(cache: Cache) -> None:
         (f"thing-more-{KEYS[0]}", 99),
     ):
         cache.age(name, days)
-    # One that is used is young again.
+    # A build that is used counts as new again.
     cache.build("thing", KEYS[2], "false")
     assert cache.build("thing", KEYS[5], 'echo x >"$1/x"').returncode == 0
     left = {f"thing-{KEYS[number]}" for number in (1, 2, 3, 5)} | {f"thing-more-{KEYS[0]}"}
@@ -214,7 +216,10 @@ def test_what_nobody_asked_for_in_two_months_goes(cache: Cache) -> None:
 
 
 def test_a_month_s_first_build_does_without_a_network(cache: Cache) -> None:
-    """What is only fetched is there from the month before. What is built is never an older one."""
+    """For what is only downloaded, last month's copy will do.
+
+    What is built is never an older one.
+    """
     for name, works in (
         ("linux-source-6.1", True),
         ("debian-kernel-newest", True),
@@ -233,7 +238,7 @@ def test_a_month_s_first_build_does_without_a_network(cache: Cache) -> None:
 
 
 def test_a_file_that_is_not_there_is_in_no_key(cache: Cache, tmp_path: Path) -> None:
-    """As the word of its name it would be the same whatever the file has, wherever that went."""
+    """A key with just the file's name would stay the same whatever the file later holds."""
     there = tmp_path / "there"
     there.write_text("something")
     keys = []

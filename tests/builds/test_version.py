@@ -1,4 +1,4 @@
-"""Each build's version is newer than that of the one before, and the same commit has the same."""
+"""Each build's version is newer than the last build's; builds of one commit share theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEGAN = 1_790_000_000
 
 
 class Tree:
-    """A clone of the sources, as far as the version goes."""
+    """A clone of the sources, with only the files that the version depends on."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
@@ -52,7 +52,7 @@ class Tree:
         )
 
     def commit(self, name: str, text: str) -> None:
-        # Git looks into no file that has its old size and time.
+        # Git does not read a file again whose size and time are unchanged.
         self.write(name, text, self.clock)
         self.git("add", "--all")
         self.git("commit", "-m", "x")
@@ -80,7 +80,7 @@ def newer(one: str, other: str) -> bool:
 
 
 def test_later_builds_are_newer(tree: Tree) -> None:
-    """Over commits, a change that is in none, a release, what comes after it, and the next version."""
+    """Over commits, an uncommitted change, a release, what comes after it, and the next version."""
     seen = ["0.0.9-1", "0.1.0~dev-1", tree.version()]
     assert re.fullmatch(r"0\.1\.0~dev\d{8}\.\d{6}\.g[0-9a-f]{10}-1", seen[-1])
     tree.commit("src/main.rs", "3")
@@ -134,7 +134,7 @@ def test_two_clones_agree_and_a_shallow_one_too(tree: Tree, tmp_path: Path) -> N
 
 
 def test_without_git_the_newest_file_tells(tree: Tree) -> None:
-    """So does a tree in somebody else's repository, and one where there is no git."""
+    """The same in a tree inside a foreign repository, and where git is not installed."""
     epoch = int(tree.version("epoch"))
     assert epoch > BEGAN
     nowhere = tree.top.parent / "empty"
@@ -158,7 +158,7 @@ def test_without_git_the_newest_file_tells(tree: Tree) -> None:
 
 
 def test_whoever_owns_the_folder_git_is_asked(tree: Tree) -> None:
-    """Under sudo git refuses to look at somebody else's clone; the version must not be another one."""
+    """Under sudo, git refuses to read another user's clone; that must not change the version."""
     before = tree.version()
     git = tree.top.parent / "bin" / "git"
     git.parent.mkdir()
@@ -168,7 +168,7 @@ def test_whoever_owns_the_folder_git_is_asked(tree: Tree) -> None:
     git.chmod(0o755)
     path = f"{git.parent}:{os.environ['PATH']}"
     assert tree.version(PATH=path, GIT_CONFIG_GLOBAL="/dev/null", GIT_DIR="/nonexistent") == before
-    # As sure as git itself refuses.
+    # Git itself does refuse here.
     done = local.run(
         [git, "-C", tree.top, "log"],
         capture_output=True,
@@ -190,7 +190,7 @@ def test_openwrt_s_build_system_gets_a_version_that_apk_takes(tree: Tree) -> Non
 
 
 def test_apt_installs_the_next_build(tree: Tree, tmp_path: Path) -> None:
-    """It said "already the newest version" of a fix, as long as all builds had one."""
+    """While all builds had one version, apt called a fix "already the newest version"."""
     before = tree.version()
     tree.commit("src/main.rs", "3")
     after = tree.version()

@@ -1,1 +1,1 @@
-"""What commands say and refuse, for any caller: status, figures, refusals, words."""
+"""The commands' output and refusals, for any caller: status, figures, errors, words."""

@@ -1,5 +1,8 @@
-"""What the stack can't hold: swap on root, a root on more than one device, a card that takes no writes, and what else is on
-the card. Each is said by the boot or the daemon, by `status` and by `check`."""
+"""What a stack can't hold, as a boot or the daemon, `status` and `check` report it.
+
+That is swap on root, a root on more than one device, a card that takes no writes, and what else is
+on the card.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from product import daemon, jsondoc
 from product.router import status
 
 MISSING = 6
-# Root, and two more: 32 and 16 MiB
+# Root, and two more partitions: 32 and 16 MiB
 THREE = """
 label: dos
 label-id: 0xc0f1a1c2
@@ -28,7 +31,7 @@ JOURNAL = "c0f1a5b0-5eed-4c0f-8a5b-000000000009"
 
 
 def checked(vm: VM, name: str, code: int = 0) -> list[str]:
-    """What `check` says of the items of that name, each with its state before it."""
+    """The results of `check` for the items of that name, each after its state."""
     items = jsondoc.parse("check", vm.run("cowflush check --json").exits(code).output)["items"]
     return [f"{item['state']}: {item['found']}" for item in items if item["name"] == name]
 
@@ -65,7 +68,8 @@ def test_swap_on_root_is_given_up_while_writes_stay_in_ram(boot: Lab) -> None:
     gone = "/my swap is on root: given up while writes stay in RAM"
     assert said(vm, "swap") == [gone] and checked(vm, "swap") == [f"note: {gone}"]
 
-    # Behind a loop device it is no other; and where writes go to the card it is the owner's, as he had it.
+    # Swap behind a loop device counts the same; and while writes go to the card, the owner's swap
+    # stays.
     loop = vm.run("losetup -f").ok().text.strip()
     vm.run("cp '/my swap' /other").ok()
     vm.run(f"losetup {loop} /other && swapon {loop}").ok()
@@ -75,7 +79,8 @@ def test_swap_on_root_is_given_up_while_writes_stay_in_ram(boot: Lab) -> None:
         assert f"cowflush: swap on {path} is in use again" in stopped
     assert status(vm)["swap_on_root"] == [] and said(vm, "swap") == []
     assert [line.split()[0] for line in swapped(vm).splitlines()] == ["/my\\040swap", loop]
-    # He switches one off himself, and the other is given up, by a daemon that ends before the next stop.
+    # The owner switches one area off, and the daemon gives up the other, and ends before the next
+    # stop.
     vm.run(f"swapoff {loop} && losetup -d {loop}").ok()
     vm.run("swapoff '/my swap' && swapon -p 7 '/my swap' && cowflush start").ok()
     daemon.wait_for(vm, given_up, times=2)
@@ -84,7 +89,8 @@ def test_swap_on_root_is_given_up_while_writes_stay_in_ram(boot: Lab) -> None:
     assert vm.run("cowflush stop", timeout=60).ok().text.count(" is in use again") == 1
     assert swapped(vm).split()[0] == "/my\\040swap" and swapped(vm).split()[-1] == "7"
     assert "is in use again" not in vm.run("cowflush stop", timeout=60).ok().text
-    # What has changed stays off: it was taken out of /etc/fstab, as the daemon had advised, or is another file.
+    # What has changed stays off: the owner removed it from /etc/fstab, as the daemon advised, or it
+    # is another file.
     listed = vm.get("/etc/fstab")
     changes = ("sed -i /swap/d /etc/fstab", "cp '/my swap' /new && mv /new '/my swap'")
     for times, change in enumerate(changes, 3):
@@ -102,10 +108,10 @@ def test_swap_on_root_is_given_up_while_writes_stay_in_ram(boot: Lab) -> None:
 
 
 def external_journal(card: Card) -> None:
-    """As mke2fs -J device= makes it, which wants a block device."""
+    """Gives root an external journal as mke2fs -J device= does, which needs a block device."""
     journal = card.path.with_suffix(".journal")
     ext.make_journal(journal, JOURNAL, card.log.size * SECTOR)
-    # Its one user, in the journal's own superblock, which is in the second block
+    # Its one user, in the journal's own superblock in the second block
     content = bytearray(journal.read_bytes())
     struct.pack_into(">I", content, 4096 + 0x40, 1)
     content[4096 + 0x100 : 4096 + 0x110] = bytes.fromhex(ext.UUID.replace("-", ""))
@@ -118,7 +124,7 @@ def external_journal(card: Card) -> None:
 
 
 def part_of_a_mirror(card: Card) -> None:
-    """md's superblock, version 1.0, behind the filesystem."""
+    """Puts md's superblock, version 1.0, after the filesystem."""
     place = (card.root.size - 16) & ~7
     superblock = bytearray(SECTOR)
     struct.pack_into("<II", superblock, 0, 0xA92B4EFC, 1)
@@ -201,8 +207,12 @@ def test_a_card_that_takes_no_writes_and_what_else_is_on_it(boot: Lab) -> None:
 
 
 def test_a_card_whose_driver_refuses_to_open_it_for_writing_gets_a_stack_as_well(boot: Lab) -> None:
-    """QEMU refuses an IDE disk or an SD card that is read-only, and virtio's driver does no more than the kernel is told here;
-    of Linux' drivers, those of SCSI disks and of SD cards refuse to open one for writing. So that one call is refused."""
+    """A kernel whose driver refuses to open the card for writing still gets a stack.
+
+    Of Linux' drivers, those of SCSI disks and SD cards refuse that. QEMU has no read-only IDE disk
+    or SD card, and virtio's driver only sets the flag that this test sets, too. So the test makes
+    that one call fail.
+    """
     other = boot.card(ext.Filesystem(uuid=OTHER))
     vm = boot(append="cowflush=off", drives=[Drive(other.path)])
     line = "sed s/cowflush=off// /proc/cmdline >/run/line && mount --bind /run/line /proc/cmdline"

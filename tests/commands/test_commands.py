@@ -1,6 +1,6 @@
-"""What the commands say and how they end, whoever calls them and whatever is missing around them.
+"""The commands' output and exit codes, for any caller and with anything around them missing.
 
-What needs no guest is in test_commands_host.py.
+Tests that need no guest are in test_commands_host.py.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from product.router import MERGING, check_settled, loops, memory, status, wait_s
 
 DONE, FAILED, INACTIVE, BUSY, CARD, INTERRUPTED = 0, 1, 3, 4, 5, 8
 AS_NOBODY = "setuidgid nobody"
-# So slow that nothing ends by itself while a test looks; it is lifted once the step was seen.
+# So slow that nothing ends by itself while a test looks; the test lifts it once it has seen the
+# step.
 STANDS_STILL = Throttle(bytes_per_second=30_000)
 THRESHOLD = "/sys/module/dm_snapshot/parameters/snapshot_cow_threshold"
 
 
 def fill(vm: VM) -> None:
-    """Four mebibytes for the next flush, which then takes long on a slow card. What is run meanwhile is
-    in the page cache."""
+    """Writes 4 MiB for the next flush, which then takes long on a slow card.
+
+    The programs that a test runs meanwhile are in the page cache.
+    """
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; cowflush status; sync").ok()
 
 
 def slow_flush(boot: Lab) -> VM:
-    """A router whose next merge takes long, until it is unthrottled."""
+    """A router whose next merge takes long, until the test lifts its throttle."""
     vm = boot(throttle=Throttle())
     vm.run("echo kept >/root/kept").ok()
     fill(vm)
@@ -46,11 +49,12 @@ def test_a_second_command_is_told_who_is_at_work(boot: Lab) -> None:
     first = vm.start("cowflush flush")
     wait_status(vm, MERGING)
     pid = status(vm)["busy_pid"]
-    # The other one looks after the writers.
+    # The other process is the throttle worker.
     assert str(pid) in vm.run("pidof cowflush").ok().text.split()
     refused = f"cannot begin: process {pid} (cowflush flush) is at work. Wait for it to end"
     assert refused in vm.run("cowflush log format /dev/sda2").exits(BUSY).text
-    # Who changes a stack waits, so that no script has to ask again and again. A signal ends that.
+    # A command that changes a stack waits for the other, so no script has to retry. A signal ends
+    # the wait.
     waits = f"cowflush: process {pid} (cowflush flush) is at work; {{}} waits for its end\n"
     for command in ("flush", "stop", "merge"):
         waiting = vm.start(f"exec cowflush {command}")
@@ -61,7 +65,7 @@ def test_a_second_command_is_told_who_is_at_work(boot: Lab) -> None:
     start = vm.start("cowflush start")
     start.wait_output(waits.format("start").strip())
     assert f"process {pid} is at work" in vm.run("cowflush status").ok().text
-    # A shutdown waits for the other one, but not longer than it may.
+    # A shutdown waits for the other command, but not longer than its limit.
     seconds = measured(vm, "cowflush stop --shutdown --within 2", BUSY)
     assert 1.5 < seconds < 30
     assert f"process {pid} (cowflush flush) is at work" in vm.console
@@ -126,7 +130,7 @@ def test_a_signal_ends_a_flush_but_not_its_merge(boot: Lab) -> None:
 
 
 def merged_since(vm: VM) -> None:
-    """Waits until some of what is sealed was merged, with a card that is a little faster."""
+    """Waits until some of the sealed data is merged, on a card that is made a little faster."""
     before = status(vm)["sealed"]
     vm.throttle(Throttle(bytes_per_second=150_000))
     deadline = time.monotonic() + 240
@@ -136,13 +140,13 @@ def merged_since(vm: VM) -> None:
 
 
 def test_a_shutdown_does_not_end_a_stop(boot: Lab) -> None:
-    """It sends SIGTERM to every process, and SIGHUP."""
+    """A shutdown sends SIGTERM and SIGHUP to every process."""
     vm = slow_flush(boot)
     stop = vm.start("exec cowflush stop")
     wait_status(vm, MERGING)
     stop.kill("TERM")
     stop.kill("HUP")
-    # It wakes up as the merge goes on, and would have seen them.
+    # The stop wakes up while the merge goes on, and would have seen the signals.
     merged_since(vm)
     assert stop.running()
     vm.throttle(Throttle())
@@ -155,7 +159,7 @@ def test_a_shutdown_does_not_end_a_stop(boot: Lab) -> None:
 
 @pytest.mark.kernels("6.1", "6.12")
 def test_stop_late_in_a_shutdown(boot: Lab) -> None:
-    """With root read-only, with /run gone, and with both."""
+    """A stop with root read-only, with /run gone, and with both."""
     vm = boot()
     for number, before in enumerate(
         ("mount -o remount,ro /", "umount -l /run", "mount -o remount,ro /")
@@ -185,7 +189,7 @@ def test_a_stop_that_has_little_time_comes_back_and_says_what_is_not_on_the_card
     assert "all data are" not in said
     report = status(vm)
     assert report["mode"] == "deferring" and report["pending"] > 3 << 20
-    # With time enough it is done, and said only then.
+    # With enough time the stop finishes, and only then says so.
     vm.throttle(Throttle())
     assert measured(vm, "cowflush stop --shutdown --within 600", DONE) < 300
     assert vm.console.count("all data are on the card.") == 1
@@ -202,13 +206,13 @@ def test_a_stop_that_has_little_time_leaves_the_merge_to_the_next_boot(boot: Lab
     fill(vm)
     assert "to the log on sda2" in logged.flush(vm, 1)
     vm.throttle(STANDS_STILL)
-    # Enough for what a freeze changes to get into the log, and too little for the merge.
+    # Enough to append what a freeze changes to the log, and too little for the merge.
     limited = "timeout -s KILL 40 cowflush stop --shutdown --within 20"
     seconds = measured(vm, limited, INTERRUPTED)
     assert 19 < seconds < 40
     said = vm.console
     assert "all data are safe in the flush log on sda2; it is merged now." in said, said
-    # What a flush itself leaves behind: waking the filesystem up changes its superblock.
+    # The flush itself leaves this behind: thawing the filesystem changes its superblock.
     assert "NOT ON THE CARD: 4.0 KiB" in said, said
     assert "all data are on the card." not in said
     vm.kill()
@@ -233,7 +237,7 @@ exit 1
 
 
 def on_trial(vm: VM, reboot: str) -> None:
-    """Something that shall not stay, and a `reboot` of the system's own: busybox's wants another init."""
+    """Writes what must not stay, and installs this `reboot`: busybox's wants another init."""
     vm.run("echo kept >/root/kept; cowflush flush", timeout=60).ok()
     vm.put("/usr/sbin/reboot", reboot.encode(), 0o755)
     vm.run("echo trial >/root/trial; sync").ok()
@@ -247,7 +251,7 @@ def test_discard_reboots_by_the_systems_own_command_and_nothing_is_flushed(boot:
     assert "reboot was asked for with: \n" in vm.console.replace("\r", "")
     assert "nothing may reach the card since" in vm.console and "stop ended with 0" in vm.console
     assert vm.card.differing_sectors(before) == []
-    # Where the system's own command fails the kernel is asked.
+    # Where the system's own command fails, cowflush asks the kernel.
     again = boot(vm.card)
     again.run("[ -e /root/kept ] && [ ! -e /root/trial ]").ok()
     on_trial(again, REFUSES)
@@ -279,7 +283,7 @@ def test_there_is_nothing_to_hold_or_discard_while_writes_go_through(boot: Lab) 
         said = vm.run(f"{AS_NOBODY} cowflush {command}").exits(FAILED).text
         assert "only root may. Run this as root." in said
     assert status(vm)["held_since"] is None
-    # A stop by hand must not decide what is on trial.
+    # A stop by hand must not decide what happens to a trial.
     vm.run("cowflush hold").ok()
     before = vm.card_stats().wr_operations
     said = vm.run("echo x >/root/x; sync; cowflush stop").exits(FAILED).text
@@ -296,10 +300,10 @@ def test_neither_merge_nor_start_writes_during_a_hold_and_one_of_an_earlier_boot
     before = vm.card_stats()
     said = vm.run("cowflush merge", timeout=60).exits(FAILED).text
     assert "cannot merge: nothing may reach the card since" in said
-    # A service's first command: nothing is left to start, so that is no failure.
+    # A service's first command: nothing is left to start, so that is not a failure.
     assert "started already" in vm.run("cowflush start", timeout=60).ok().text
     assert (vm.card_stats() - before).wr_operations == 0
-    # Where /run is on root its notes outlive the boot.
+    # Where /run is on root, its notes survive the boot.
     vm.run("sed -i s/^boot=.*/boot=another/ /run/cowflush/hold").ok()
     assert status(vm)["held_since"] is None
     vm.run("cowflush merge", timeout=60).ok()
@@ -332,7 +336,7 @@ def test_a_user_sees_the_mode_and_nothing_else(boot: Lab) -> None:
             r"(?i)run .*as root|permission denied",
             vm.run(f"{AS_NOBODY} cowflush {command}").exits(FAILED).text,
         ), command
-    # A user who may not read the log is not told what is in it.
+    # A user who may not read the log does not learn what is in it.
     vm.run("cowflush log format /dev/sda2; echo x >/root/x; cowflush flush").ok()
     report = jsondoc.parse("status", vm.run(f"{AS_NOBODY} cowflush status --json").ok().output)
     unknown = {"state": "", "segments": None, "used_percent": None}
@@ -349,9 +353,9 @@ def kib(vm: VM, field: str) -> int:
 
 
 def test_what_is_printed_is_documented_and_true(boot: Lab) -> None:
-    """Without a flush log. Figures are compared with what QEMU says the card got, and with the kernel's."""
+    """Without a flush log: compares cowflush's figures with QEMU's for the card, and the kernel's."""
     vm = boot()
-    # The COW is not small, so it may be filled at full speed.
+    # The COW is large, so the kernel may let programs fill it at full speed.
     assert vm.get(THRESHOLD) == b"2048\n"
     report = status(vm)
     assert (report["version"], report["mode"], report["phase"]) == (1, "deferring", "idle")
@@ -397,17 +401,17 @@ def test_what_is_printed_is_documented_and_true(boot: Lab) -> None:
     assert history["version"] == 1 and history["life"] is None
     first, *stops = history["flushes"]
     assert first == records[0] and {flush["command"] for flush in stops} == {"stop"}
-    # What a stop prints is all that it flushed, one after the other.
+    # A stop prints all that it flushed, one flush after the other.
     for key in ("bytes", "merged", "pruned"):
         assert sum(flush[key] for flush in stops) == records[1][key], key
 
 
 def checked(vm: VM) -> dict[str, tuple[str, str, str]]:
-    """What `check` says of each item: state, what there is, and what to do."""
+    """What `check` says of each item: state, finding and advice."""
     report = jsondoc.parse("check", vm.run("cowflush check --json").ok().output)
     assert report["complete"] is True
     for item in report["items"]:
-        # What is as it should be needs no advice; a note may be for information only.
+        # An item that is as it should be needs no advice; a note may be for information only.
         assert item["state"] != "found" or item["advice"] == "", item
     items = {
         item["name"]: (item["state"], item["found"], item["advice"]) for item in report["items"]
@@ -415,7 +419,7 @@ def checked(vm: VM) -> dict[str, tuple[str, str, str]]:
     text = vm.run("cowflush check").ok().text
     assert text.endswith("cowflush can work here.\n")
     for name, (state, found, advice) in items.items():
-        # What is available differs from one moment to the next.
+        # The available memory changes all the time.
         shown = found.split(",")[0] if name == "memory" else f"{found}\n"
         assert f"{state:<8} {name:<16} {shown}" in text
         assert not advice or f"-> {advice}\n" in text
@@ -476,7 +480,7 @@ def test_check_on_the_plain_card_without_a_journal(boot: Lab) -> None:
     for command in ("flush", "stop", "start", "merge", "hold", "discard", "flush --direct"):
         said = vm.run(f"cowflush {command}").exits(INACTIVE).text
         assert "root is not on a cowflush stack" in said, command
-    # A shutdown has nothing to do, and says nothing of a failure.
+    # A shutdown has nothing to do, and reports no failure.
     assert vm.run("cowflush stop --shutdown --within 5").ok().text == ""
 
 
@@ -504,15 +508,18 @@ def test_who_watches_sees_each_change_and_ends_with_the_terminal(boot: Lab) -> N
     reports = [jsondoc.parse("status", f"{line}\n") for line in lines]
     modes = [report["mode"] for report in reports]
     assert modes[0] == modes[-1] == "deferring" and "write-through" in modes
-    # One a second, not as many as it can.
+    # One line a second, not as many as it can
     assert len(lines) <= float(vm.get("/proc/uptime").split()[0]) - begin + 1
-    # Whose reader goes away ends by itself.
+    # It ends by itself when its reader goes away.
     vm.run("cowflush status --watch | head -n 1", timeout=30).ok()
     vm.until("! pidof cowflush")
 
 
 def test_a_reader_that_goes_away_stops_nothing(boot: Lab) -> None:
-    """The pipe is closed before the first byte; standard error, too. What was done is in syslog all the same."""
+    """The pipe is closed before the first byte, and standard error's, too.
+
+    The flush is still done, and in syslog.
+    """
     vm = boot()
     vm.run("syslogd -O /run/log; until [ -S /dev/log ]; do sleep 0.05; done").ok()
     vm.run("mkfifo /run/gone").ok()
@@ -528,7 +535,7 @@ def test_a_reader_that_goes_away_stops_nothing(boot: Lab) -> None:
         "--help",
     ):
         vm.run(f"echo '{command}' >/root/kept; sync").ok()
-        # The fifo's reader has gone before the command begins: each write of it fails.
+        # The fifo's reader has gone before the command begins: each write to it fails.
         script = f"""
         exec 3<>/run/gone 4>/run/gone 3<&-
         cowflush {command} >&4 2>&4
@@ -577,12 +584,16 @@ def test_a_kernel_without(boot: Lab) -> None:
 @pytest.mark.thorough
 @pytest.mark.kernels(f"6.1{artefacts.X86_64}")
 def test_process_1_of_a_container_mounts_nothing_where_others_see_it(boot: Lab) -> None:
-    """Without fsopen a file in RAM takes a mount for an instant, in a namespace of its own; only the machine's init makes it
-    in everybody's. Here no other namespace can be had. (The small kernels have no containers.)"""
+    """Without fsopen cowflush mounts a tmpfs for an instant, in a mount namespace of its own.
+
+    Only the machine's init does it in the common one. Here cowflush can get no other namespace.
+    (The small kernels have no containers.)
+    """
     vm = boot()
     vm.run("echo x >/root/x").ok()
     denied = "guest-tools deny --call 430 --call 272 --errno 38 cowflush flush"
-    # Who comes into being first behind this `unshare` is process 1: what is denied, not who denies.
+    # The first child after this `unshare` is process 1: the denied command, not the program that
+    # denies.
     for first in (denied, f"unshare -p {denied}"):
         said = vm.run(f"{first} 2>&1").exits(1).text
         assert "cannot make a file in RAM for cowflush-cow: Function not implemented" in said, said
@@ -592,7 +603,7 @@ def test_process_1_of_a_container_mounts_nothing_where_others_see_it(boot: Lab) 
 
 
 def test_nothing_to_do(boot: Lab) -> None:
-    """On a read-only root: ext4 writes its superblock when it thaws, so a writable one always has a little."""
+    """On a read-only root: thawing a writable one writes its superblock, so it is never empty."""
     vm = boot()
     vm.run("mount -o remount,ro / && cowflush flush", timeout=60).ok()
     before = vm.card_stats()
@@ -607,7 +618,7 @@ def test_nothing_to_do(boot: Lab) -> None:
 
 @pytest.mark.kernels(*artefacts.EVERYWHERE)
 def test_a_small_cow_is_filled_slowly(boot: Lab) -> None:
-    """The kernel is told so while writes are deferred, and only then."""
+    """The kernel gets this setting while writes are deferred, and only then."""
     vm = boot(append="cowflush.size=16M")
     assert vm.get(THRESHOLD) == b"4\n"
     vm.run("dd if=/dev/zero of=/root/big bs=64k count=100 2>/dev/null; cowflush flush").ok()

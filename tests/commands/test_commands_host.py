@@ -1,6 +1,7 @@
-"""What the commands say on a machine without a stack, such as this one: no guest boots for that.
+"""The commands on a machine without a stack, such as this one: no guest boots for that.
 
-And docs/json.md, by which the guests' tests judge all JSON, against docs/use/commands.md and against itself.
+These tests also check docs/json.md, by which the guests' tests judge all JSON, against
+docs/use/commands.md and against itself.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def test_the_document_and_the_help_have_the_same_exit_codes() -> None:
     helped = exit_codes(logged.host("--help").stdout, r"^  (\d) (.+)$")
     assert set(documented) == set(helped) == set(range(10))
     for code, words in documented.items():
-        # They say it in other words here and there, but of the same thing.
+        # Their wording differs here and there, but not their subject.
         same = set(re.findall(r"\w{4,}", words)) & set(re.findall(r"\w{4,}", helped[code]))
         assert same, f"exit code {code}: {words} / {helped[code]}"
 
@@ -103,7 +104,7 @@ def test_every_command_that_takes_json_has_a_table_and_no_other() -> None:
     assert commands <= set(tables)
     for command in commands:
         assert "--json" in logged.host(command, "--help").stdout, command
-    # Each other table is one that a type leads to.
+    # Each other table is one that a type links to.
     linked = {value.table for table in tables.values() for value in table.values()} - {""}
     assert set(tables) == commands | linked | {jsondoc.NO_LOG}
 
@@ -140,7 +141,7 @@ def test_what_is_as_documented_passes() -> None:
     ],
 )
 def test_what_is_not_as_documented_fails(change: dict[str, Any], complaint: str) -> None:
-    """The judge of all JSON can fail."""
+    """The check of all JSON can fail."""
     with pytest.raises(jsondoc.NotAsDocumented, match=re.escape(complaint)):
         jsondoc.check(
             "history", {"version": 1, "flushes": [FLUSH, {**FLUSH, **change}], "life": None}

@@ -1,5 +1,7 @@
-"""Whoever acts on a card or a log by itself is refused while a stack, or a mounted filesystem, uses it; and nothing is changed.
-And cowflush leaves alone what only has a name like its own."""
+"""Commands for a card or a log refuse one that a stack or a mounted filesystem uses, unchanged.
+
+And cowflush leaves alone what only has a name like its own.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ FAILED, BUSY = 1, 4
 OTHER = "c0f1a5b0-5eed-4c0f-8a5b-000000000002"
 BUSY_PID = '"busy_pid":[0-9]'
 DEVICES = "for dm in /sys/block/dm-*/dm; do [ ! -e $dm ] || cat $dm/name $dm/suspended; done | paste - - | sort"
-# The node of the device of that name; only udev makes links.
+# The node of the device of that name; links are made by udev, which is not there.
 NODE = 'for dm in /sys/block/dm-*; do [ "$(cat $dm/dm/name)" != {name} ] || echo /dev/${{dm##*/}}; done'
 
 
@@ -25,7 +27,7 @@ def node(vm: VM, name: str) -> str:
 
 
 def refuses(vm: VM, commands: dict[str, str], code: int | None = FAILED, disk: int = 0) -> None:
-    """Each of these is refused with such words, and changes neither the card on this disk nor the stack."""
+    """Each command is refused with its words, and changes neither this disk nor the stack."""
     devices = vm.run(f"sync; {DEVICES}").output
     card = vm.card_stats(disk)
     for command, words in commands.items():
@@ -46,7 +48,8 @@ def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
         "cowflush attach --plain": taken,
         "cowflush attach --plain /dev/sda1": taken,
     }
-    # The log is empty: nothing stands on cowflush-log, so the kernel alone would let it be written to, or removed.
+    # The log is empty: no device is on cowflush-log, so the kernel alone would let a program write
+    # to it, or remove it.
     log = node(vm, "cowflush-log")
 
     def offline() -> dict[str, str]:
@@ -63,7 +66,7 @@ def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
     logged.flush(vm, 1)
     log = node(vm, "cowflush-log")
     refuses(vm, attach | offline())
-    # A flush is under way: its lock comes before all else.
+    # During a flush its lock is checked before everything else.
     vm.run(f"echo 2 >{logged.STATE} && seq 2 3000 >/root/f2 && sync").ok()
     vm.throttle(Throttle(bytes_per_second=5_000))
     flush = vm.start("cowflush flush")
@@ -75,7 +78,7 @@ def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
     flush.wait(60).ok()
     logged.check_state(vm, 2)
     vm.run("cowflush stop", timeout=60).ok()
-    # Root writes through, and stands on the card all the same.
+    # Root writes through, and is still in use.
     log = node(vm, "cowflush-log")
     vm.run("sync").ok()
     refuses(vm, attach | offline())
@@ -86,7 +89,10 @@ def test_what_a_stack_uses_is_nobody_elses(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_where_doubt_about_a_log_can_not_be_noted_there_is_no_stack(boot: Lab) -> None:
-    """Without the note a flush would go to root, and make the log's flushes useless. So the kernel keeps root as it is."""
+    """Without the note a flush would go to root and make the log's flushes useless.
+
+    So root stays the kernel's.
+    """
     other = logged.made(boot.card(Filesystem(uuid=OTHER)), 2)
     vm = boot(append="cowflush=off", drives=[Drive(other.path)])
     card = vm.disk(1)
@@ -108,12 +114,13 @@ def test_where_doubt_about_a_log_can_not_be_noted_there_is_no_stack(boot: Lab) -
 
 
 def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
-    """Root on the plain card: there is no stack that could be in use, and without device-mapper nothing tells of one.
+    """Root is the plain card: no stack is in use, and without device-mapper nothing tells of one.
 
-    The second disk's root is used by nobody, so `attach` takes it, once; and `attach --plain` gives it back when nobody uses it.
+    No program uses the second disk's root, so `attach` takes it, once; and `attach --plain` gives
+    it back when no program uses it.
     """
     other = logged.made(boot.card(Filesystem(uuid=OTHER)), 2)
-    # What a look changes on a root that is written to is no command's doing.
+    # noatime, so that merely reading a writable root changes nothing.
     vm = boot(append="cowflush=off rootflags=noatime", drives=[Drive(other.path)])
     vm.run("cowflush log format /dev/sda2").ok()
     busy = "cannot open {}: Device or resource busy."
@@ -125,11 +132,11 @@ def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
     }
     refuses(vm, commands)
 
-    # As if the boot had found no way to build a stack.
+    # As if the boot had found no way to build a stack
     vm.run(
         "sed s/cowflush=off// /proc/cmdline >/run/line && mount --bind /run/line /proc/cmdline"
     ).ok()
-    # Another program's device has one of cowflush's names: it is not taken away.
+    # Another program's device has one of cowflush's names: cowflush does not remove it.
     vm.run("guest-tools dm create cowflush-view && guest-tools dm table cowflush-view 8 error").ok()
     foreign = "cannot go on with cowflush-view: its table is none that cowflush makes."
     refuses(vm, {"cowflush attach /dev/sdb1": foreign}, disk=1)
@@ -167,8 +174,9 @@ def test_a_card_that_is_mounted_is_nobody_elses(boot: Lab) -> None:
     logged.check_root(other.fs(), 2)
 
 
-# Loop devices that `losetup` made, and so without autoclear: over a file on root, and, as cowflush's own are, over one that was
-# deleted from a filesystem that is mounted nowhere any more. And a device over the first, by the name of a COW's.
+# Loop devices made by `losetup`, and so without autoclear: one over a file on root, and one, like
+# cowflush's own, over a file deleted from a filesystem that is no longer mounted. And a device over
+# the first, with a COW's name.
 NAMESAKES = """
 head -c 1048576 /dev/zero >/root/cowflush-data && losetup -f /root/cowflush-data
 mkdir /run/t && mount -t tmpfs t /run/t && head -c 1048576 /dev/zero >/run/t/cowflush-cow

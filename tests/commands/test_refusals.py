@@ -1,6 +1,7 @@
-"""What a command says when it can't do what was asked: for each thing that can be refused, its words and its exit code.
+"""Every refusal of a command: its words and its exit code.
 
-Each of these leaves all as it was; that is looked at, too, and once after all of them a flush must reach the card.
+A refused command changes nothing; the tests check that, too, and that after all of them a flush
+reaches the card.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from product.logged import said
 from product.router import check_settled
 
 FAILED, USAGE, NO_STACK, LOST, NEWER = 1, 2, 3, 7, 9
-# Root, and two more of 64 MiB.
+# Root, and two more partitions of 64 MiB
 TWO_LOGS = "label: dos\nlabel-id: 0xc0f1a586\n1: start=8192, size=200000, type=83\n" + "".join(
     f"{number}: size=131072, type=da\n" for number in (2, 3)
 )
 
 
 def says(vm: VM, command: str, code: int, *words: str) -> None:
-    """The guest's command ends so, and says these words in their order."""
+    """Checks that the guest's command exits with this code and prints these words in this order."""
     text = " ".join(vm.run(command, timeout=60).exits(code).text.split())
     assert re.search(".*".join(map(re.escape, words)), text), (command, words, text)
 
@@ -35,7 +36,7 @@ def says(vm: VM, command: str, code: int, *words: str) -> None:
 
 
 def test_words_that_are_not_understood() -> None:
-    """They are the same everywhere, so this machine will do. Nothing is asked of its kernel."""
+    """The options are the same everywhere and ask nothing of the kernel, so the host will do."""
     for words, reason in (
         ("", "One of the following subcommands must be present:"),
         ("nonsense", "Unrecognized argument: nonsense"),
@@ -109,7 +110,7 @@ def test_recover_refuses_what_it_is_not_given(tmp_path: Path) -> None:
 
 
 def header(log: Path, at: int, change: int, value: int) -> None:
-    """Changes 4 bytes of a copy of the log's header, and makes its checksum right again."""
+    """Changes 4 bytes of a copy of the log's header, and corrects its checksum."""
     data = bytearray(log.read_bytes())
     record = bytearray(data[at : at + flushlog.RECORD])
     struct.pack_into("<I", record, change, value)
@@ -151,7 +152,8 @@ def test_recover_says_what_is_wrong_with_a_log(tmp_path: Path) -> None:
     for both, change, value, reason in (
         (False, 64, 7, ""),  # one copy counts
         (True, 8, 2, "its log has format 2, and this program knows none above 1."),
-        # Fields that a right checksum covers, with what no log can have: no chunks, erase blocks larger than it.
+        # Fields that no log can have, under a right checksum: no chunks, erase blocks larger than
+        # the log.
         (True, 48, 0, "the log's header makes no sense."),
         (True, 56, 1 << 30, "the log's header makes no sense."),
     ):
@@ -175,7 +177,7 @@ def test_recover_says_what_is_wrong_with_a_log(tmp_path: Path) -> None:
 
 NOBODY = "setuidgid nobody"
 PATHS = "absolute paths, separated by commas, or none; one in another is left out by a ! before it"
-# A value of each key that it can't have, and what it says that it needs.
+# For each key a value that it can't have, and what the message says it needs.
 WANTED = {
     "size=lots": "a size such as 32M or a share of the RAM such as 40%",
     "interval=5": "a time such as 90s, 30m, 12h or off",
@@ -202,14 +204,14 @@ WANTED = {
 
 
 def test_each_key_is_refused_a_value() -> None:
-    """The file of the package is made from the table of keys (tests/keys.rs)."""
+    """The package's file is made from the table of keys (tests/keys.rs)."""
     conffile = (artefacts.TOP / "package" / "cowflush.conf").read_text()
     keys = re.findall(r"^# ([a-z-]+) = ", conffile, re.MULTILINE)
     assert [word.partition("=")[0] for word in WANTED] == [*keys, "colour"]
 
 
 def test_a_value_that_a_key_cannot_have(boot: Lab) -> None:
-    """On the kernel command line, then in the file of a daemon; the defaults hold, and it works."""
+    """On the kernel command line, then in a daemon's file: the defaults hold, and cowflush works."""
     vm = boot(append=" ".join(f"cowflush.{word}" for word in WANTED))
     for word, needs in WANTED.items():
         complaint = f"ignoring `cowflush.{word}` on the kernel command line: it needs {needs}."
@@ -269,7 +271,7 @@ def test_only_root_may_and_only_where_it_makes_sense(boot: Lab) -> None:
     says(vm, "cowflush stop", FAILED, "cannot stop: nothing may reach the card since ")
     says(vm, "cowflush status", 0, "since ", ": nothing reaches the card")
     says(vm, "cowflush release", 0, "released: flushes come as before")
-    # Device-mapper's node is no more than that: who lacks it makes it.
+    # Device-mapper's node is only a name: a command that lacks it makes it.
     says(vm, "rm /dev/mapper/control && cowflush flush && ls -l /dev/mapper/control", 0, "flushed")
     says(vm, "mount --bind /dev/null /proc/meminfo && cowflush flush; code=$?; umount /proc/meminfo; exit $code",
          FAILED, "cannot read /proc/meminfo: it has no MemTotal.")  # fmt: skip
@@ -331,8 +333,8 @@ NO_MEMORY, IN_USE, NO_FILES, NOT_PERMITTED = (
     (24, "Too many open files."),
     (1, "Operation not permitted."),
 )
-# What the kernel refuses (a request of an ioctl, or the number of a system call of the i386), with which errno, to which
-# command; and what that says.
+# What the kernel refuses (a request of an ioctl, or the number of a system call of the i386), with
+# which errno, to which command; and the message.
 REFUSED = (
     ("--ioctl C138FD00", NO_MEMORY, "check", 6, "cannot ask for the version of device-mapper: "),
     ("--ioctl C138FD0D", NO_MEMORY, "check", 6, "cannot list the targets of device-mapper: "),
@@ -400,11 +402,11 @@ def as_asked(vm: VM, line: str) -> None:
 
 
 def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab) -> None:
-    """With other command lines, and without what they look at. sda3 stands for a root that is not mounted."""
+    """With other command lines and missing files. sda3 stands for a root that is not mounted."""
     card = logged.made(boot.card(partitions=TWO_LOGS), 1)
     vm = boot(card, append="cowflush=off cowflush.log=none")
     attach = "cowflush attach"
-    # A copy of root, beside a log that is its original's.
+    # A copy of root, beside the original's log
     vm.run("dd if=/dev/sda1 of=/dev/sda3 bs=4k count=1 2>/dev/null").ok()
     as_asked(vm, "root=/dev/sda3")
     says(
@@ -476,7 +478,8 @@ def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab
         says(
             vm, f"guest-tools deny --call {call} --errno {errno} cowflush {command}", FAILED, words
         )
-    # In doubt about a log: once with a stack that can't be used, once with one, and where no note can be left.
+    # The log is in doubt: once with a stack that can't be used, once with one, and where no note
+    # can be left.
     as_asked(vm, "root=/dev/sda3 cowflush.log=LABEL=elsewhere")
     vm.run(f"{attach} --plain /dev/sda3", timeout=60).ok()
     vm.run(f"mount -o remount,ro /run; {attach} /dev/sda3", timeout=60).ok()
@@ -488,7 +491,7 @@ def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab
         "cannot write to /run/cowflush: ",
     ):
         assert words in told, told
-    # There is no stack where that can't be noted.
+    # Where that can't be noted, there is no stack.
     vm.run(f"mount -o remount,rw /run; {attach} /dev/sda3", timeout=60).ok()
     says(vm, f"{attach} /dev/sda3", FAILED, "cannot build the stack: there is one already.")
     says(vm, "guest-tools inject --rule look:cowflush-root#2=ENOMEM cowflush log --word",

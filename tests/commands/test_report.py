@@ -1,4 +1,4 @@
-"""What people get to see: history, status, figures for Prometheus, a light."""
+"""What a person sees: history, status, figures for Prometheus, an LED."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_history_outlives_nothing_and_needs_no_run(boot: Lab) -> None:
     vm = boot()
     vm.run("echo x >/root/x; cowflush flush", timeout=60).ok()
     assert len(history(vm)) == 1
-    # Where nothing can be noted a flush is a flush all the same.
+    # Where cowflush can write no note, a flush still works.
     vm.run("mount -t tmpfs -o ro none /run; echo y >/root/y").ok()
     assert "flushed to sda1" in vm.run("cowflush flush", timeout=60).ok().text
     assert history(vm) == [] and vm.run("cowflush history").ok().text == ""
@@ -152,8 +152,10 @@ def test_status_watch(boot: Lab) -> None:
 
 
 class Bytes(NamedTuple):
-    """What was written since boot: to the card, as QEMU counts it, and by `cowflush status` to root's partition
-    and by root."""
+    """Bytes written since boot.
+
+    QEMU counts those to the card, `cowflush status` those to root's partition and by root.
+    """
 
     card: int
     reached: int
@@ -171,18 +173,18 @@ class Bytes(NamedTuple):
 
 
 def second_reader(boot: Lab, vm: VM) -> FlushLog:
-    """What the log holds, by one who knows nothing of the program."""
+    """The log's content, by a reader that shares nothing with the program."""
     return FlushLog(vm.cut_copy(boot.directory / "cut.img"))
 
 
 def on_card(segment: Segment) -> int:
-    """All that an append writes: head and table, data, commit record."""
+    """All bytes that an append writes: head and table, data, commit record."""
     head = -(-(RECORD + segment.table_bytes) // CHUNK)
     return (head + len(segment.olds) + 1) * CHUNK
 
 
 def a_flush(vm: VM, name: str) -> dict[str, Any]:
-    """Flushes a file of half a MiB, and drops one of twice that which was never flushed."""
+    """Flushes a file of half a MiB, and deletes an unflushed one of 1 MiB."""
     vm.run(
         f"""
         head -c {MIB} /dev/urandom >/root/dropped && head -c {MIB // 2} /dev/urandom >/root/{name} && sync &&
@@ -203,20 +205,20 @@ def test_figures_are_what_the_card_got(boot: Lab) -> None:
     before = Bytes.now(vm)
     assert before.reached == before.card, "since boot"
 
-    # What root is asked to write is not what the card is.
+    # Root's writes are not the card's.
     vm.run(f"head -c {2 * MIB} /dev/urandom >/root/first; sync").ok()
     moved = before.until_now(vm)
     assert moved.card == moved.reached == 0 and moved.absorbed >= 2 * MIB
     vm.run("cowflush flush").ok()
 
-    # Without a log a flush merges, and the card gets just that.
+    # Without a log a flush merges, and the card gets exactly that.
     before = Bytes.now(vm)
     flushes = [a_flush(vm, "one")]
     moved = before.until_now(vm)
     assert flushes[0]["merged"] == flushes[0]["bytes"] and flushes[0]["logged"] == 0
     assert moved.card == moved.reached == flushes[0]["merged"] < moved.absorbed
 
-    # With one it appends; what frames the data is no data.
+    # With a log it appends; the records around the data do not count as data.
     vm.run("cowflush log format /dev/sda2").ok()
     for name in ("two", "three"):
         before = Bytes.now(vm)
@@ -232,14 +234,15 @@ def test_figures_are_what_the_card_got(boot: Lab) -> None:
     reader = second_reader(boot, vm)
     assert log["used"] == reader.used() * CHUNK >= sum(map(on_card, reader.segments))
 
-    # A merge writes each chunk once, what two flushes wrote, too, and both copies of the log's header.
+    # A merge writes each chunk once, even one that two flushes wrote, and both copies of the log's
+    # header.
     before = Bytes.now(vm)
     merge = json.loads(vm.run("cowflush merge --json", timeout=60).ok().output)
     moved = before.until_now(vm)
     assert moved.reached == merge["merged"] > 0 and moved.card == moved.reached + 2 * CHUNK
     assert merge["merged"] + merge["pruned"] == len(reader.live()) * CHUNK < sum(logged)
 
-    # Sums are those of the parts, and a flush that failed is none.
+    # Sums are those of the parts, and a failed flush is not counted.
     daemon(vm, QUIET + f"metrics={FIGURES}\n")
     vm.until(f"[ -e {FIGURES} ]")
     every = history(vm)
@@ -295,7 +298,7 @@ def test_what_a_flush_failed_to_write_is_counted_when_it_is_written(boot: Lab) -
 
 
 def figures(vm: VM) -> dict[str, float]:
-    """The file, which promtool must like."""
+    """The file's figures, which must pass promtool."""
     text = vm.get(FIGURES)
     promtool = artefacts.promtool()
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True)
@@ -378,7 +381,7 @@ def test_what_is_not_there_is_said_once(boot: Lab) -> None:
     vm = boot()
     daemon(vm, QUIET + "led=nowhere\nmetrics=/proc/nowhere/x.prom\n")
     for flushes in range(1, 4):
-        # Each time the light would change twice, and the figures would be written.
+        # Each time the LED would change twice, and the daemon would write the figures.
         vm.run(f"echo {flushes} >/root/x; sync").ok()
         signal(vm, "USR1")
         wait_for(vm, "(asked)", flushes)

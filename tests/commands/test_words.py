@@ -1,5 +1,7 @@
-"""What the commands, the daemon and the light say is so: no word of success that only a part of the work has earned, and
-none of damage where somebody is just at work."""
+"""What the commands, the daemon and the LED report is true.
+
+No word of success for a part of the work, and none of damage while another command is at work.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ MIB = 1 << 20
 UP_TO_DATE = "up to date"
 ALL = "all data are on the card"
 FREEZE, THAW = "fsfreeze --freeze /", "fsfreeze --unfreeze /"
-# Root's table as it is, but for one letter: a COW that overflows is lost then, as one whose memory runs out is.
+# Root's table with one letter changed: when the COW overflows it is now lost, as when its memory
+# runs out.
 WITHOUT_OVERFLOW = """
 for dm in /sys/block/dm-*; do [ "$(cat $dm/dm/name)" = cowflush-root ] && break; done
 for under in $dm/slaves/*; do
@@ -34,14 +37,14 @@ guest-tools dm table cowflush-root $(cat $dm/size) snapshot $origin $cow P 8
 
 
 def test_nothing_is_up_to_date_on_a_card_that_takes_no_writes(boot: Lab) -> None:
-    """In write-through mode there is nothing to flush but the page cache."""
+    """In write-through mode only the page cache can be flushed."""
     vm = boot()
     vm.run(TO_RAM).ok()
     vm.run("cowflush stop", timeout=60).ok()
     assert UP_TO_DATE in vm.run("cowflush flush", timeout=60).ok().text
     vm.fail_writes()
     vm.run("head -c 1000000 /dev/urandom >/root/lost").ok()
-    # The kernel tells that once or twice; what it gave up is on no card for all that.
+    # The kernel reports it once or twice; what it gave up is still not on the card.
     for command in ("flush", "flush", "stop", "stop --shutdown"):
         said = vm.run(f"cowflush {command}", timeout=60).exits(FAILED).text
         assert UP_TO_DATE not in said and "stopped already" not in said, said
@@ -57,7 +60,7 @@ def test_a_lost_cow_is_told_by_everybody(boot: Lab) -> None:
     daemon.start(vm, QUIET + "led=test:light\n")
     vm.run(TO_RAM).ok()
     vm.run(WITHOUT_OVERFLOW).ok()
-    # Past the throttle: the daemon is not asked.
+    # The write gets past the throttle: the daemon is stopped.
     daemon.signal(vm, "STOP")
     vm.run("dd if=/dev/zero of=/root/fill bs=64k count=600 conv=fsync 2>&1", timeout=120)
     vm.until("cowflush status --json | grep -q '\"lost\"'")
@@ -71,7 +74,7 @@ def test_a_lost_cow_is_told_by_everybody(boot: Lab) -> None:
     assert UP_TO_DATE not in vm.run("cowflush flush", timeout=60).exits(LOST).text
     vm.run("cowflush stop --shutdown", timeout=60).exits(LOST)
     assert "NOT CERTAIN TO BE ON THE CARD" in vm.console and ALL not in vm.console
-    # Said once, and not tried again and again.
+    # The daemon says it once, and does not try again and again.
     assert vm.get(SAID).decode().count("its COW was lost") == said.count("its COW was lost") == 1
 
 
@@ -107,7 +110,7 @@ def test_who_looks_beside_a_flush_sees_no_damage_and_no_interruption(boot: Lab) 
     logged.flush(vm, 1)
     vm.run("head -c 12000000 /dev/urandom >/root/big; sync").ok()
     vm.throttle(Throttle(bytes_per_second=3_000_000))
-    # All of it in the guest: each look there is one more.
+    # All of it in one guest command: each look counts.
     looks = """
     cowflush flush >/run/flushed 2>&1 &
     until grep -qx cowflush-sealed /sys/block/dm-*/dm/name 2>/dev/null; do :; done
@@ -128,21 +131,21 @@ def test_who_looks_beside_a_flush_sees_no_damage_and_no_interruption(boot: Lab) 
     assert {report["log"]["state"] for report in seen} <= {"clean", ""}, said
     assert "flushed to the log on sda2" in said
     vm.throttle(Throttle())
-    # A merge's time has the check of the checksums in it, and is all of the command's but its start.
+    # A merge's time includes the check of the checksums, and all of the command but its start.
     merge = json.loads(vm.run("cowflush merge --json", timeout=60).ok().output)
     assert merge["merge_ms"] > 0 and merge["merged"] >= 12_000_000
     check_settled(vm, log=LOG)
 
 
 def still_frozen(vm: VM) -> None:
-    """The program that froze it thaws it: a second thaw would be refused."""
+    """The program that froze it thaws it: a second thaw would fail."""
     vm.run(THAW).ok()
 
 
 def test_what_another_program_froze_is_neither_damaged_nor_thawed(boot: Lab) -> None:
     vm = boot()
     vm.run(TO_RAM).ok()
-    # The second COW is so small that it is frozen before its tables are made.
+    # The second COW is so small that root is frozen before its tables are made.
     for config in ("", "size=8M\n"):
         vm.put("/etc/cowflush.conf", config.encode())
         vm.run("echo x >>/root/x; sync").ok()
@@ -166,7 +169,7 @@ def test_what_another_program_froze_is_neither_damaged_nor_thawed(boot: Lab) -> 
     daemon.signal(vm, "TERM")
     vm.until("! pidof cowflush")
 
-    # On the way down nothing is waited for, and nothing is lost.
+    # During a shutdown the command does not wait, and loses nothing.
     vm.run("echo last >/root/last; sync").ok()
     vm.run(FREEZE).ok()
     vm.run("cowflush stop --shutdown", timeout=60).exits(FAILED)
@@ -178,7 +181,7 @@ def test_what_another_program_froze_is_neither_damaged_nor_thawed(boot: Lab) -> 
 
 @pytest.mark.kernels("6.12")
 def test_a_flush_within_the_freeze_of_another_program_leaves_it_frozen(boot: Lab) -> None:
-    """Since 6.8 the kernel counts who freezes: the suspend's freeze is one more, and ends alone."""
+    """Since 6.8 the kernel counts freezes: the suspend's freeze is one more, and ends alone."""
     vm = boot()
     vm.run(TO_RAM).ok()
     vm.run(f"seq 3000 >/root/x; sync; {FREEZE}").ok()

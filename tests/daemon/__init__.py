@@ -1,1 +1,1 @@
-"""The daemon: when it flushes, what it does when memory or the COW gets full, and on a card that fails."""
+"""The daemon: when it flushes, and what it does with full memory, a full COW or a failing card."""

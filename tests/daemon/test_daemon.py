@@ -14,12 +14,12 @@ from product.daemon import QUIET, SAID, wait_for
 from product.router import status
 
 FAILED, NOT_ACTIVE = 1, 3
-# Of src/pure/policy/schedule.rs
+# As in src/pure/policy/schedule.rs
 AT_ONCE = 12
 
 
 def urgently(vm: VM, command: str) -> None:
-    """What this does is flushed since it is urgent; nothing else is under way."""
+    """Checks that the daemon flushes this command's changes as urgent, with nothing else under way."""
     before = daemon.said(vm).count("(urgent)")
     vm.run(command).ok()
     wait_for(vm, "(urgent)", before + 1)
@@ -40,7 +40,7 @@ def test_folders_made_later_are_urgent_too(boot: Lab) -> None:
 def test_what_a_boot_loader_reads_is_merged_at_once_and_the_rest_when_nobody_flushes(
     boot: Lab,
 ) -> None:
-    """A boot loader sees the plain card, without what is in the log."""
+    """A boot loader sees the plain card, without the flush log."""
     vm = boot()
     vm.run("mkdir /root/kernels /root/more").ok()
     config = "interval=off\nurgent=/etc\nurgent-delay=200ms\nmerge-on=/root/kernels,/root/more\n"
@@ -62,7 +62,10 @@ def test_what_a_boot_loader_reads_is_merged_at_once_and_the_rest_when_nobody_flu
 def test_a_file_that_is_rewritten_all_the_time_gets_a_bounded_number_of_flushes_and_is_named(
     boot: Lab,
 ) -> None:
-    """As Pi-hole's under /etc. What is left out brings none at all, and the bound holds until the daemon is told otherwise."""
+    """As Pi-hole's under /etc.
+
+    An excluded file causes no flush, and the limit holds until the daemon is told otherwise.
+    """
     vm = boot()
     config = (
         "interval=off\nmerge-on=none\nurgent=/etc,!/etc/silent\nurgent-delay=100ms\n"
@@ -81,7 +84,7 @@ def test_a_file_that_is_rewritten_all_the_time_gets_a_bounded_number_of_flushes_
     rewritten = int(vm.run("cat /etc/silent/n").ok().text)
     vm.until(f"[ $(cat /etc/silent/n) -gt {rewritten + 20} ]", timeout=60)
     assert daemon.flushes(vm, "urgent") == AT_ONCE
-    # An append is two FLUSHes, and a few writes.
+    # An append is two FLUSHes and a few writes.
     written = vm.card_stats() - before
     assert AT_ONCE <= written.flush_operations <= 3 * AT_ONCE, written
     assert written.wr_operations <= 12 * AT_ONCE, written
@@ -91,7 +94,7 @@ def test_a_file_that_is_rewritten_all_the_time_gets_a_bounded_number_of_flushes_
     following = report["daemon"]["next_flush"]
     assert following["reason"] == "urgent" and 0 < following["seconds"] <= 3600, following
     assert report["restless"] is None, "a dozen is nobody's fault"
-    # With a shorter pause there are more, and then every command reports it.
+    # With a shorter pause there are more flushes, and then every command reports it.
     daemon.reconfigure(vm, config.replace("1h", "1s"))
     wait_for(vm, "(urgent)", AT_ONCE + 3)
     vm.run("kill $(cat /run/rewriter)").ok()
@@ -101,7 +104,8 @@ def test_a_file_that_is_rewritten_all_the_time_gets_a_bounded_number_of_flushes_
     vm.run(f"cowflush status | grep -x 'restless   {words}; `cowflush check` says what to do'").ok()
     vm.run(f"cowflush check | grep -x 'note     changes          {words}'").ok()
     assert "silent" not in daemon.said(vm)
-    # Where systemd takes what it prints into its journal, each line comes by one way: here the kernel's log.
+    # Under systemd the journal also takes what the daemon prints, so each line goes only one way:
+    # here to the kernel's log.
     daemon.signal(vm, "TERM")
     vm.until("! pidof cowflush")
     said = daemon.said(vm)
@@ -117,12 +121,14 @@ WITH_BOOT = "label: dos\n,160M\n,64M,da\n,16M\n"
 def test_a_boot_mounted_beside_the_daemon_is_watched_and_a_change_there_brings_root_to_the_log(
     boot: Lab,
 ) -> None:
-    """What a boot loader reads of a filesystem of its own is on the card at once, and root's modules must follow. That is
-    a flush; a merge is for what it reads of root."""
+    """A /boot of its own is on the card at once, and root's modules must follow.
+
+    For them a flush is enough; files that a boot loader reads on root need a merge.
+    """
     vm = boot(boot.card(partitions=WITH_BOOT))
     vm.run("mkdir -p /boot && mkfs.ext2 /dev/sda3 >/dev/null").ok()
     daemon.start(vm, "interval=off\nurgent=none\nurgent-delay=100ms\n", log=True)
-    # That it came is a change, too: somebody may have been faster than the daemon.
+    # The mount is a change, too: a program may have written before the daemon watched.
     vm.run("mount -t ext2 /dev/sda3 /boot").ok()
     wait_for(vm, "(boot files)")
     for folder in ("/boot", "/boot/deep"):
@@ -136,7 +142,8 @@ def test_a_boot_mounted_beside_the_daemon_is_watched_and_a_change_there_brings_r
         assert report["log"]["segments"] > 0 and report["last_flush"]["merged"] == 0, report
         cut = vm.cut_copy(boot.directory / "cut.img")
         assert daemon.root_of(cut, log=True).read(f"/root/{name}") == b"modules\n"
-    # Without it root's own folder is there again, and of that a boot loader needs the merge.
+    # Without the mount, root's own folder shows again, and what a boot loader reads there needs the
+    # merge.
     before = daemon.flushes(vm, "boot")
     vm.run("umount /boot").ok()
     daemon.wait_flushes(vm, 1, "boot", since=before)
@@ -162,7 +169,7 @@ def test_a_hold_that_fills_the_cow_is_ended_and_what_was_held_is_kept(boot: Lab)
     vm = boot()
     daemon.start(vm, QUIET + "size=8M\nfull-wait=70%\n")
     vm.run("cowflush hold && echo trial >/root/trial; sync").ok()
-    # More than `high`, and less than what ends the hold.
+    # More than `high`, and less than what ends the hold
     vm.run("dd if=/dev/urandom of=/root/some bs=64k count=72 2>&1; sync").ok()
     before = vm.card_stats()
     daemon.signal(vm, "USR1")
@@ -232,7 +239,7 @@ def test_of_two_daemons_the_one_that_ends_leaves_the_other_its_note(boot: Lab) -
     daemon.begin(vm)
     second = daemon.field(vm, "Pid")
     vm.run(f"kill {second}; while [ -e /proc/{second} ]; do sleep 0.05; done").ok()
-    # It looks for its note once a second.
+    # The daemon checks its note once a second.
     vm.until(f"grep -qx pid={first} {daemon.NOTE}")
     report = status(vm)["daemon"]
     assert report and report["pid"] == int(first)
@@ -248,7 +255,8 @@ def test_the_kernels_settings_come_back_when_the_daemon_ends(boot: Lab) -> None:
     daemon.signal(vm, "TERM")
     vm.until("! pidof cowflush")
     assert vm.run(settings).ok().text == before
-    # One that was killed leaves it to the next one, which must not take its settings for the machine's; or to a stop.
+    # A killed daemon leaves this to the next one, which must not take its settings for the
+    # machine's; or to a stop.
     for ends in (
         "kill $(sed -n s/pid=//p /run/cowflush/daemon)",
         "killall -9 cowflush; cowflush stop",
@@ -266,7 +274,7 @@ def test_the_kernels_settings_come_back_when_the_daemon_ends(boot: Lab) -> None:
 @pytest.mark.thorough
 def test_a_machine_with_no_watch_left_is_told_and_still_flushed_by_the_clock(boot: Lab) -> None:
     vm = boot()
-    # inotify_init1: too many open files.
+    # inotify_init1 fails: too many open files.
     vm.put("/etc/cowflush.conf", b"interval=2s\nmin-flush=4K\nurgent=/etc\n")
     vm.run("cowflush flush", timeout=60).ok()
     vm.run(f"guest-tools deny --call 332 --errno 24 cowflush daemon >>{daemon.SAID} 2>&1 &").ok()
@@ -279,7 +287,7 @@ def test_a_machine_with_no_watch_left_is_told_and_still_flushed_by_the_clock(boo
 
 @pytest.mark.thorough
 def test_told_to_end_in_the_middle_of_a_flush_it_ends_and_counts_no_failure(boot: Lab) -> None:
-    """The signal ends the flush first: it must be met as the daemon's end as well."""
+    """The signal ends the flush first: the daemon must also take it as its own end."""
     vm = boot(throttle=Throttle(bytes_per_second=200_000))
     daemon.start(vm, QUIET + "min-flush=64K\n", log=True)
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync").ok()
@@ -290,7 +298,7 @@ def test_told_to_end_in_the_middle_of_a_flush_it_ends_and_counts_no_failure(boot
     said = daemon.said(vm)
     assert "failed" not in said and "(asked)" not in said, said
     vm.run(f"! grep -q '^failures=[^0]' {daemon.TOTALS}").ok()
-    # The next command flushes what it had sealed.
+    # The next command flushes what the daemon had sealed.
     vm.throttle(Throttle())
     sums = vm.run("cd /root && sha256sum big").ok().text.split()
     vm.run("cowflush flush", timeout=60).ok()
@@ -306,7 +314,7 @@ def test_boot_files_are_merged_though_another_flush_comes_first(boot: Lab) -> No
         vm, QUIET.replace("merge-on=none", "merge-on=/root/boot.cfg") + "urgent-delay=4s\n"
     )
     for text in ("one", "two"):
-        # As an editor writes it; the second time the file is another one.
+        # An editor writes a new file and renames it; so the second time the file is another one.
         vm.run(f"echo {text} >/root/new; mv /root/new /root/boot.cfg; sync").ok()
         daemon.signal(vm, "USR1")
         daemon.wait_for(vm, "flushed (boot files)", times=1 if text == "one" else 2)
@@ -322,16 +330,16 @@ def test_a_bad_line_is_named_and_the_rest_holds(boot: Lab) -> None:
     daemon.start(vm, "interval=2s\nhigh=most\nfoo=1\nurgent=none\n")
     said = wait_for(vm, "line 3")
     assert "ignoring line 2 of /etc/cowflush.conf, `high=most`" in said and "`foo=1`" in said
-    # The command line wins: a small file is not worth a flush.
+    # The kernel command line wins: a small file is not worth a flush.
     vm.run("echo x >/root/x; sync").ok()
     vm.until("cowflush status --json | grep -q '\"seconds\":0,'")
-    # It looks twice a second.
+    # The daemon checks twice a second.
     vm.run("sleep 1; ! grep -q '(interval)' /run/daemon.log").ok()
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=16 2>&1; sync").ok()
     wait_for(vm, "(interval)")
 
 
-# Each with the words that must be said of it.
+# Each line with the words that the message must have
 BAD_LINES = {
     "interval": "`interval`",
     "interval=": "`interval=`",
@@ -350,7 +358,10 @@ BAD_LINES = {
 
 
 def test_a_file_of_nothing_but_mistakes(boot: Lab) -> None:
-    """Every line is named, the defaults hold, and SIGHUP takes a better one. So does a file that can't be read."""
+    """The daemon names every line, uses the defaults, and reads a better file on SIGHUP.
+
+    The same for an unreadable file.
+    """
     vm = boot()
     vm.put("/etc/cowflush.conf", "\n".join(BAD_LINES).encode("latin-1"))
     daemon.begin(vm)
@@ -371,14 +382,14 @@ def test_a_file_of_nothing_but_mistakes(boot: Lab) -> None:
 
 
 def set_clock(vm: VM, time: str, next_minute: int) -> None:
-    """Sets it, and waits until the daemon has seen that: its note tells the next time of day that it waits for."""
-    # The kernel refuses a time before the boot, of which `date` complains and ends well.
+    """Sets the clock, and waits until the daemon's note has the next time of day that follows."""
+    # The kernel refuses a time before the boot; `date` then complains but exits with 0.
     vm.run(f"date -u -s '{time}' >/dev/null; [ \"$(date -u '+%F %H:%M')\" = '{time[:16]}' ]").ok()
     vm.until(f"grep -qx at={next_minute} {daemon.NOTE}")
 
 
 def dirty(vm: VM, name: str) -> None:
-    """Something that is worth a flush."""
+    """Writes enough to be worth a flush."""
     vm.run(f"dd if=/dev/urandom of=/root/{name} bs=64k count=2 2>&1; sync").ok()
 
 
@@ -391,7 +402,7 @@ def test_times_of_day_and_clocks_that_leap(boot: Lab) -> None:
     dirty(vm, "one")
     set_clock(vm, "2026-01-01 03:28:55", first)
     wait_for(vm, "(at 03:29)")
-    # Set back and forth: nothing is made up for, and the next time of day still comes.
+    # The clock is set back and forth: no missed time is made up for, and the next one still comes.
     dirty(vm, "two")
     set_clock(vm, "2026-01-01 03:30:00", second)
     set_clock(vm, "1970-01-01 12:00:00", first)
@@ -401,7 +412,8 @@ def test_times_of_day_and_clocks_that_leap(boot: Lab) -> None:
     wait_for(vm, "(at 03:31)")
 
 
-# A zone's file (RFC 8536) with no change of times: the block for old programs, the one for others, and how TZ says it
+# A zone's file (RFC 8536) without changes of time: the block for old programs, the one for others,
+# and the TZ string
 ZONE = (
     struct.pack(">5s15x6l", b"TZif2", 0, 0, 0, 0, 0, 0)
     + struct.pack(">5s15x6l", b"TZif2", 0, 0, 0, 0, 1, 4)
@@ -412,13 +424,13 @@ ZONE = (
 
 @pytest.mark.thorough
 def test_times_of_day_are_local(boot: Lab) -> None:
-    """As /etc/localtime says, or TZ."""
+    """Local as /etc/localtime says, or TZ."""
     vm = boot()
     vm.put("/etc/localtime", ZONE)
     vm.run("date -u -s '2026-01-01 03:20:00'").ok()
     daemon.start(vm, QUIET + "at=03:59,09:29\n")
     dirty(vm, "one")
-    # It is 08:50 in India. When it is 03:59 in Greenwich it is 09:29 there.
+    # It is 08:50 in India. At 03:59 in Greenwich it is 09:29 there.
     assert status(vm)["daemon"]["next_flush"] == {"seconds": 39 * 60, "reason": "at"}
     set_clock(vm, "2026-01-01 03:58:55", 9 * 60 + 29)
     assert "(at 03:59)" not in wait_for(vm, "(at 09:29)")
@@ -433,7 +445,7 @@ def test_times_of_day_are_local(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_slow_card_is_flushed_before_a_shutdown_could_not_wait_for_it(boot: Lab) -> None:
-    """By the speed of the last flush that was large enough to tell; here a note says that it took 10 KiB/s."""
+    """By the speed of the last flush that was large enough to tell; here a note says 10 KiB/s."""
     vm = boot()
     daemon.start(vm, QUIET + "high=79%\n")
     vm.run("dd if=/dev/urandom of=/root/first bs=64k count=2 2>/dev/null && cowflush flush").ok()

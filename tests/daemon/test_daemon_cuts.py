@@ -1,4 +1,4 @@
-"""Each reason to flush, from end to end: what was flushed is there after a power cut, and nothing else."""
+"""Each reason to flush, from end to end: after a power cut exactly what was flushed is there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILED = 1
 
 
 class Story:
-    """Files that are written one after the other, and what a power cut leaves of them."""
+    """Files that a test writes one after the other, and what a power cut leaves of them."""
 
     def __init__(self, boot: Lab, log: bool) -> None:
         self.boot, self.log = boot, log
@@ -27,15 +27,15 @@ class Story:
         self._cuts = 0
 
     def write(self, path: str) -> None:
-        """A file that the next flush must take, and that no cut before it may show."""
+        """Writes a file that the next flush must take, and that no cut before it may show."""
         content = hashlib.shake_128(path.encode()).digest(BYTES)
         self.vm.put("/run/new", content)
-        # In one step: a flush that comes at once takes all of it.
+        # In one step: an immediate flush takes all of it.
         self.vm.run(f"cp /run/new /root/staged && sync && mv /root/staged {path} && sync").ok()
         self.flushed[path] = hashlib.sha256(content).hexdigest()
 
     def cut(self, missing: str = "") -> None:
-        """The power fails now, for a copy of the card: all files are on it but the one that is not flushed yet."""
+        """Cuts the power for a copy of the card, which must have all files but the unflushed one."""
         self._cuts += 1
         self.vm.run("echo late >/root/late; sync").ok()
         card = self.vm.cut_copy(self.boot.directory / f"cut-{self._cuts}.img")
@@ -51,7 +51,7 @@ class Story:
 
 
 def interval(story: Story) -> None:
-    """It comes in time by a clock that only runs forward, whatever the wall clock does."""
+    """The interval follows a clock that only runs forward, whatever the wall clock does."""
     vm = story.vm
     daemon.flush(vm)  # the interval counts from here
     story.write("/root/interval")
@@ -61,7 +61,7 @@ def interval(story: Story) -> None:
     story.cut()
     daemon.reconfigure(vm, QUIET.replace("interval=off", "interval=1h"))
     before = daemon.said(vm).count("flushed (interval)")
-    # Several looks later it has still not come.
+    # Several checks later it has still not come.
     vm.run("date -s '2037-06-01 12:00:00'; sleep 2").ok()
     assert daemon.said(vm).count("flushed (interval)") == before
     daemon.reconfigure(vm, QUIET)
@@ -92,7 +92,7 @@ def asked(story: Story) -> None:
 
 
 def held_and_released(story: Story) -> None:
-    """Urgent as it is, nothing reaches the card while it is held; released, it goes there by itself."""
+    """During a hold not even urgent files reach the card; after the release they do."""
     vm = story.vm
     before = daemon.wait_for(vm, "flushed").count("flushed (urgent)")
     when_free(vm, "hold").ok()
@@ -122,7 +122,7 @@ def held_and_kept(story: Story) -> None:
 
 
 def held_and_discarded(story: Story) -> None:
-    """The guest boots again by itself; then the card shows what the trial did not touch."""
+    """The guest reboots by itself; then the card shows nothing of the trial."""
     vm = story.vm
     when_free(vm, "hold").ok()
     vm.run(

@@ -14,7 +14,7 @@ from harness.machine import VM
 from product import daemon, flood, workload
 
 COW_MIB = 16
-# Twice the COW: what is written again and again can't stay in it.
+# Twice the COW, so what is rewritten again and again can't all stay in it.
 PLACES = 2 * COW_MIB * 16
 ENOUGH = 2 * PLACES + 1
 # A writer that is not stopped ends by itself, in seconds.
@@ -36,11 +36,12 @@ def write(
     others: tuple[Job, ...] = (),
     meanwhile: Callable[[], None] = nothing,
 ) -> None:
-    """Floods root, cuts the power in the middle and at the end, and looks for each block from outside.
+    """Floods root, cuts the power during it and at its end, and checks each block from outside.
 
-    The flood goes on until each place was written twice, so many flushes merged something and so many more
-    flushes came, and `meanwhile` returns. What `writer` and `others` do goes on with it, and `writer`'s files are
-    looked for as well."""
+    The flood lasts until each place was written twice, this many flushes merged something and this
+    many more flushes came, and `meanwhile` returns. `writer` and `others` run beside it, and
+    `writer`'s files are checked as well.
+    """
     job = vm.start(f"guest-tools flood {flood.FILE} --places {PLACES} --seconds {LIMIT}")
     daemon.wait_flushes(vm, 1)
     durable, rounds = flood.written(vm), writer.rounds() if writer else 0
@@ -79,13 +80,13 @@ def start(boot: Lab, memory: int, log: bool) -> VM:
 
 
 def flood_alone(boot: Lab, memory: int, log: bool, merges: int, flushes: int = 0) -> None:
-    """No command flushes, so the daemon does, since the COW fills up."""
+    """No command flushes: the daemon does, since the COW fills up."""
     vm = start(boot, memory, log)
     write(boot, vm, log, merges=merges, flushes=flushes)
 
 
 def test_a_writer_at_full_speed_with_the_least_memory(boot: Lab) -> None:
-    """With a log that is merged."""
+    """With a log, which is merged."""
     flood_alone(boot, 64, log=True, merges=1)
 
 
@@ -93,7 +94,7 @@ def test_a_writer_at_full_speed_with_the_least_memory(boot: Lab) -> None:
 @pytest.mark.kernels("6.1", "6.12")
 @pytest.mark.parametrize("memory", [256, 128, 64])
 def test_a_writer_at_full_speed_for_long(boot: Lab, memory: int) -> None:
-    """With a log that is merged again and again."""
+    """With a log, which is merged again and again."""
     flood_alone(boot, memory, log=True, merges=6)
 
 
@@ -109,7 +110,8 @@ def test_a_writer_at_full_speed_without_a_log(boot: Lab, memory: int) -> None:
     flood_alone(boot, memory, log=False, merges=2, flushes=4)
 
 
-# The guest's memory and what hogs leave of it to others, in MiB: enough for the reserve behind a COW, and not.
+# The guest's memory, and what hogs leave of it, in MiB: enough for the reserve behind a COW, and
+# less.
 LEFT = [
     pytest.param(128, 9),
     *(
@@ -126,7 +128,7 @@ def test_memory_hogs_while_flushing(boot: Lab, memory: int, left: int) -> None:
     hog = vm.start(f"guest-tools hog --leave {left} --seconds {LIMIT}")
 
     def hog_was_at_work() -> None:
-        """It has taken all but what it leaves to others, and given that back, twice."""
+        """Waits until the hog has twice taken all but what it leaves to others, and freed it."""
         while len(held := re.findall(r"least_mib (\d+)", hog.output().decode())) < 2:
             assert hog.running(), f"the hog ended by itself: {hog.wait().text}"
             vm.run("sleep 0.2").ok()

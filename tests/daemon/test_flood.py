@@ -1,4 +1,4 @@
-"""Others flush while a writer is at full speed."""
+"""Commands and the daemon flush while a writer is at full speed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ done
 @pytest.mark.thorough
 @pytest.mark.parametrize("memory", [256, 128, 64])
 def test_others_flush_while_a_writer_is_at_full_speed(boot: Lab, memory: int) -> None:
-    """By hand, and for changes that are urgent: a flush that writes the page cache out first is not watched by the daemon.
+    """Flushes by hand and urgent ones during a flood: a COW that fills up must not shut others out.
 
-    Which of them is first at each flush is a matter of chance, so before the flood each is seen alone, and in it some of them are:
-    a COW that fills up must not shut everybody else out."""
+    A flush that first writes out the page cache has no watch of the daemon's. Which flush comes
+    first is a matter of chance, so the test sees each kind alone before the flood, and then some of
+    them during it.
+    """
     vm = boot(memory=memory)
     daemon.start(
         vm,

@@ -1,4 +1,4 @@
-"""The daemon's last resort over a log that holds flushes: root goes on, and what was flushed stays, also across a power cut."""
+"""The daemon's last resort over a log with flushes: root goes on, and no flush is ever lost."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from product import daemon, flushlog, workload
 from product.router import status, when_free
 
 FLUSHES = 3
-# What the writer fills; all else stands still.
+# The writer fills this folder; everything else stays unchanged.
 BIG = workload.FOLDER
 WRITER = (
     f"n=0; while :; do n=$(((n + 1) % 40)); head -c 1048576 /dev/urandom >{BIG}/$n || exit; done"
 )
-# Nothing holds it back when the daemon has ended.
+# Nothing throttles it once the daemon has ended.
 SLOW_WRITER = WRITER.replace("1048576", "65536").replace("|| exit", "|| exit; usleep 20000")
 
 
 def flushed(boot: Lab, throttle: Throttle | None = None) -> tuple[VM, Truth]:
-    """A router with a small COW and flushes in its log, and all that it has but for what the writer changes."""
+    """A router with a small COW and flushes in its log, and all files that the writer leaves alone."""
     vm = boot(memory=128, throttle=throttle)
     vm.put("/etc/cowflush.conf", b"size=16M\n")
     vm.run(f"cowflush log format /dev/sda2 && mkdir {BIG}").ok()
@@ -36,7 +36,7 @@ def flushed(boot: Lab, throttle: Throttle | None = None) -> tuple[VM, Truth]:
 
 
 def check(boot: Lab, vm: VM, truth: Truth) -> None:
-    """By the guest's own programs, and by e2fsprogs on the card as a power cut would leave it now."""
+    """Checks with the guest's programs, and with e2fsprogs on the card as after a power cut now."""
     cut = vm.cut_copy(boot.directory / "cut.img")
     vm.run("echo 3 >/proc/sys/vm/drop_caches").ok()
     assert tree.complaint(tree.in_guest(vm), truth) == ""
@@ -47,7 +47,7 @@ def check(boot: Lab, vm: VM, truth: Truth) -> None:
 
 
 def check_to_the_end(boot: Lab, vm: VM, writer: Job, truth: Truth) -> None:
-    """Then and there, with the writer at work; and once more after a stop and another boot."""
+    """Checks at once, with the writer at work; and again after a stop and another boot."""
     check(boot, vm, truth)
     writer.kill()
     when_free(vm, "stop").ok()
@@ -62,7 +62,7 @@ def check_to_the_end(boot: Lab, vm: VM, writer: Job, truth: Truth) -> None:
 def test_a_card_that_works_again_between_two_last_resorts_keeps_all_that_was_flushed(
     boot: Lab,
 ) -> None:
-    """The whole card refuses writes until the last resort has failed once, and recovers after the next failed flush."""
+    """The card refuses writes until the last resort has failed; it recovers after the next failure."""
     vm, truth = flushed(boot)
     vm.fail_writes()
     writer = vm.start(WRITER)

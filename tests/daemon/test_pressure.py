@@ -23,14 +23,14 @@ SPILLED = 50
 
 
 def fill(vm: VM, pieces: int) -> str:
-    """Writes so many MiB of random data to root, in the background; the checksums are in RAM."""
+    """Writes this many MiB of random data to root, in the background; the checksums are in RAM."""
     script = f"for n in $(seq {pieces}); do head -c {PIECE} /dev/urandom | tee /root/big$n | md5sum >>/run/sums && [ $(wc -c </root/big$n) = {PIECE} ] || exit 7; done; sync"
     vm.run(f"(sh -c '{script}'; echo $? >/run/filled) >/run/fill.log 2>&1 &").ok()
     return "until [ -e /run/filled ]; do usleep 100000; done; cat /run/fill.log; exit $(cat /run/filled)"
 
 
 def check(vm: VM, pieces: int) -> None:
-    """Root has what `fill` wrote."""
+    """Checks that root has what `fill` wrote."""
     found = vm.run(f"for n in $(seq {pieces}); do md5sum </root/big$n; done", timeout=60).ok().text
     assert found.split() == vm.run("cat /run/sums").ok().text.split() != []
 
@@ -41,7 +41,7 @@ def sums(vm: VM) -> list[str]:
 
 
 def check_card(image: ExtImage, wanted: list[str]) -> None:
-    """The same from outside."""
+    """Checks the same from outside."""
     image.fsck()
     with tempfile.TemporaryDirectory() as temporary:
         image.dump("/root", Path(temporary))
@@ -64,7 +64,7 @@ def test_writers_wait_for_a_card_that_works_again(boot: Lab) -> None:
     daemon.start(vm, QUIET + "size=16M\non-overflow=wait\n")
     vm.fail_writes(vm.card.log.sectors)
     filled = fill(vm, 40)
-    # It is tried again and again. Nothing that the agent would do can be relied on meanwhile: its shell may
+    # The daemon tries again and again. Meanwhile the test can't rely on the agent: its shell may
     # wait for root as well.
     vm.wait_console(r"programs wait until it can be(?s:.*?flush \(high\) failed){3}", timeout=120)
     vm.heal()
@@ -120,7 +120,7 @@ def swap(directory: Path, mib: int) -> Drive:
     return Drive(path)
 
 
-# The board's card with a smaller root, and a swap area behind it
+# The board's card with a smaller root, and a swap area after it
 WITH_SWAP = """
 label: dos
 label-id: 0xc0f1a1c2
@@ -144,7 +144,7 @@ def test_what_the_ram_can_not_take_spills_to_another_disk(boot: Lab) -> None:
 
 
 def holds_more_than_the_ram(boot: Lab, vm: VM, spill: str) -> None:
-    """A hold lets nothing reach the card but what spills."""
+    """During a hold nothing reaches the card but what spills."""
     vm.run(f"mkswap {spill}").ok()
     daemon.start(vm, QUIET + f"size=8M\nspill={spill}\n")
     daemon.flush(vm)  # the COW grows with the spill area at the next flush
@@ -201,10 +201,11 @@ def test_short_memory_is_given_back_but_not_for_a_few_bytes(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_programs_that_wait_for_memory_are_given_it(boot: Lab) -> None:
-    """The kernel tells (PSI), however much is available by its other figures.
+    """The kernel's PSI counts, however much memory its other figures show as available.
 
-    The limit of the COW follows the memory, so `high` would be first if a writer were fast, or little were left. This one
-    goes on until there is enough in the COW that a flush would free something.
+    The COW's limit follows the memory, so `high` would come first if the writer were fast, or
+    little memory were left. This writer goes on until the COW holds enough for a flush to free
+    something.
     """
     vm = boot(memory=128)
     vm.run("dd if=/dev/urandom of=/root/read bs=64k count=480 2>/dev/null").ok()
@@ -224,7 +225,7 @@ def test_programs_that_wait_for_memory_are_given_it(boot: Lab) -> None:
 
 
 MARGIN = 6
-# Longer than the watchdog waits.
+# Longer than the watchdog waits
 BEYOND = MARGIN + 2
 
 
@@ -236,13 +237,13 @@ def test_a_watchdog_is_fed_through_a_long_flush_and_bites_when_the_daemon_dies(b
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=128 2>/dev/null; sync").ok()
     vm.throttle(Throttle(bytes_per_second=512 << 10))
     daemon.signal(vm, "USR1")
-    # `cowflush status` would read the card, which has enough to do.
+    # Not `cowflush status`, which would read the card, and that is busy.
     under_way = "grep -q cowflush-sealed /sys/block/dm-*/dm/name"
     vm.until(under_way)
     vm.run(f"sleep {BEYOND}; {under_way}").ok()
     vm.throttle(Throttle())
     daemon.wait_for(vm, "(asked)", timeout=60)
-    # Told that it is not wanted any more, it is stopped.
+    # With watchdog=none the daemon stops the watchdog.
     daemon.reconfigure(vm, "watchdog=none\n")
     daemon.signal(vm, "KILL")
     vm.run(f"sleep {BEYOND}").ok()

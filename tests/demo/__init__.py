@@ -1,1 +1,1 @@
-"""The demonstration, `make run`: a router's load, what is checked of it, and the picture at the end."""
+"""The demonstration, `make run`: a router's load, the checks of it, and the picture at the end."""

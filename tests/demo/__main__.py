@@ -1,7 +1,7 @@
 """Shows cowflush at work in an emulated router, or gives a shell in one.
 
-Everything printed is what really happened; the first thing that is not as it
-should be ends the demonstration with a message and status 1.
+Everything printed is what really happened; the first check that fails ends the demonstration with a
+message and status 1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What the demonstration's router does all day, and what must be true of its files after a cut.
+"""The load of the demonstration's router, and what must be true of its files after a cut.
 
-A round adds a row to a database and lines to a log, rewrites what graphs are drawn from, and the
-leases; each is synced before the next, as such programs do. So a card at any one moment knows of as
-many rounds in the one as in the other, or of one more in those that come first: anything else is a
-mix of two moments.
+A round adds a row to a database and lines to a log, and rewrites a graph's data and the leases;
+each is synced before the next, as such programs do. So at any one moment all files on a card know
+of the same number of rounds, or the first ones of one more: anything else mixes two moments.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Files:
     leases: int
 
     def whole(self) -> bool:
-        """Whether all four are of one moment."""
+        """Whether all four files are of one moment."""
         in_order = self.leases <= self.graph <= self.lines <= self.rows
         return in_order and self.rows - self.leases <= 1
 
@@ -64,12 +63,12 @@ class Files:
 
 
 def start(vm: VM) -> Writer:
-    """Lets it go on in a guest until it is stopped or a write fails."""
+    """Runs the load in a guest until it is stopped or a write fails."""
     return Writer(vm, SCRIPT)
 
 
 def judge(image: ExtImage, folder: Path) -> Files:
-    """Looks into a card's root from outside, with the programs of this machine.
+    """Reads a card's root from outside, with the host's programs.
 
     Raises `AssertionError` when a file has not exactly the content of its rounds.
     """
@@ -99,7 +98,7 @@ def _graph(image: ExtImage) -> int:
 
 
 def _database(image: ExtImage, folder: Path) -> int:
-    """Opens a copy as a program would after the cut, with the journal that lay beside it."""
+    """Opens a copy as a program would after the cut, with the journal beside it."""
     copy = folder / "hosts.db"
     for name in ("hosts.db", "hosts.db-journal"):
         (folder / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from harness.card import Partition
 from harness.sparse import SECTOR
 from harness.writelog import Entry
 
-# A large erase block of a cheap card, more or less
+# About a large erase block of a cheap card
 CELL_BYTES = 512 << 10
 COLUMNS = 60
 # How many requests have touched a cell, at most; the last is for all above.
@@ -30,12 +30,12 @@ def touched(entries: Iterable[Entry]) -> Counter[int]:
 
 
 def shade(writes: int) -> str:
-    """One cell."""
+    """The character for one cell."""
     return next((sign for most, sign in SHADES if writes <= most), MOST)
 
 
 def card(entries: Iterable[Entry], parts: Sequence[tuple[str, Partition]]) -> list[str]:
-    """Lines that show some partitions, each beginning on a line of its own, with its name before it."""
+    """Lines that show some partitions, each from a new line on, with its name before it."""
     counts = touched(entries)
     width = max(len(name) for name, _ in parts)
     lines = []
@@ -49,7 +49,7 @@ def card(entries: Iterable[Entry], parts: Sequence[tuple[str, Partition]]) -> li
 
 
 def legend() -> str:
-    """What the cells mean."""
+    """What the cells' characters mean."""
     words = ["not written", "once"] + [f"up to {most} times" for most, _ in SHADES[2:]]
     signs = [f"{sign} {word}" for (_, sign), word in zip(SHADES, words, strict=True)]
     return f"a cell is {CELL_BYTES >> 10} KiB: {', '.join(signs)}, {MOST} more often"

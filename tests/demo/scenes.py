@@ -19,28 +19,28 @@ LOG = "/dev/sda2"
 # Slower than a worn card, so that the cut can be aimed: a flush of this load takes seconds.
 SLOW = Throttle(bytes_per_second=200_000)
 CUT_AFTER_BYTES = 64 << 10
-# Between one scene and the next
+# Rounds between one scene and the next
 ROUNDS = 15
 
 
 class DemoFailed(Exception):
-    """Something that the demonstration is to show does not hold."""
+    """Something that the demonstration shows is not true."""
 
 
 def say(text: str = "") -> None:
-    """One line for the person who watches."""
+    """Prints one line for the person who watches."""
     print(text, flush=True)
 
 
 def check(holds: bool, what: str) -> None:
-    """Says that something holds, or ends the demonstration."""
+    """Prints that something holds, or ends the demonstration."""
     if not holds:
         raise DemoFailed(f"this should hold, but doesn't: {what}")
     say(f"  ok: {what}")
 
 
 def show(vm: VM, command: str) -> Result:
-    """Runs a command in the guest, as a person would see it."""
+    """Runs a command in the guest, and prints it and its output."""
     say(f"router# {command}")
     result = vm.run(command, timeout=120)
     for line in result.ok().text.splitlines():
@@ -49,13 +49,13 @@ def show(vm: VM, command: str) -> Result:
 
 
 def received(vm: VM) -> str:
-    """What QEMU says that the card has got since this boot."""
+    """What the card has received since this boot, by QEMU's count."""
     got = vm.card_stats()
     return f"{got.wr_operations:,} writes, {got.wr_bytes / 1e6:.2f} MB, {got.flush_operations:,} FLUSHes"
 
 
 class Demo:
-    """Two cards through the same work: one with cowflush and a power cut, one without."""
+    """Two cards with the same work: one with cowflush and a power cut, one without."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -64,7 +64,7 @@ class Demo:
         self._plain_writes = lab.directory / "plain.log"
 
     def run(self) -> None:
-        """All scenes, in their order. Raises `DemoFailed`, and what the harness raises."""
+        """Runs all scenes in order. Raises `DemoFailed`, and the harness's errors."""
         vm = self._first_boot()
         writer = load.start(vm)
         self._work(vm, writer)

@@ -1,4 +1,4 @@
-"""The demonstration holds, and README shows what it prints."""
+"""The demonstration succeeds, and README shows what it prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness import artefacts
 
 
 def shape(text: str) -> str:
-    """A line of the demonstration without what differs from run to run: figures, and cells of the map."""
+    """A line of the demonstration without what differs between runs: figures, and the map's cells."""
     text = re.sub(r"[\d.,:-]*\d( [KMG]i?B)?", "0", text.strip())
     return re.sub(r"[·░▒▓█]+", "▒", text)
 

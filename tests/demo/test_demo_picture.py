@@ -1,4 +1,4 @@
-"""The demonstration's own judgement: its map of a card, and what it calls whole."""
+"""The demonstration's own judgement: its map of a card, and which files it calls whole."""
 
 from __future__ import annotations
 

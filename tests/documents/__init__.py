@@ -1,1 +1,1 @@
-"""The documents and the messages: held against the program, the Makefile and the tests."""
+"""The documents and the messages, compared with the program, the Makefile and the tests."""

@@ -1,10 +1,11 @@
 #!/usr/bin/python3
-"""Wraps the prose of Markdown files at 100 columns, in place: `make fmt` calls it, tests/documents/test_documents.py looks.
+"""Wraps the prose of Markdown files at 100 columns, in place.
 
     /usr/bin/python3 tests/documents/markdown.py FILE…
 
-Only prose is wrapped. Headings, tables, code, pictures and lines that end in a hard break stay as they are. In
-docs/messages.md the text behind an entry's **When** begins a line of its own.
+`make fmt` calls it, and tests/documents/test_documents.py checks that it was called. It wraps only
+prose. Headings, tables, code, pictures and lines that end in a hard break stay as they are. In
+docs/messages.md the text after an entry's **When** begins on a new line.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 WIDTH = 100
 MARK = re.compile(r"( *)([-*]|\d+\.) +(?=\S)")
-# What would be a mark, a heading or a quotation at the beginning of a line.
+# A list's mark, a heading or a quotation at the beginning of a line
 NOT_FIRST = re.compile(r"([-+*>]|#+|\d+[.)])( |$)")
 
 
@@ -47,7 +48,7 @@ def wrapped(text: str) -> str:
 
 
 class _Prose:
-    """A paragraph or a list's item, as it is read."""
+    """A paragraph or a list's item while it is read."""
 
     def __init__(self, out: list[str]) -> None:
         self.out = out
@@ -96,7 +97,7 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         path = Path(name)
         old = path.read_text()
-        # What a When's text begins with is seen only once its own lines stand.
+        # The second pass wraps the texts that the first has put on lines of their own.
         new = wrapped(wrapped(old))
         if new != old:
             path.write_text(new)

@@ -1,11 +1,11 @@
-"""Which messages of docs/messages.md were said in the last run of the tests, and which were not.
+"""Lists which messages of docs/messages.md the tests' last run printed, and which it did not.
 
-Looked through is what is left in build/test-logs: the consoles of the guests, all that their commands
-said, and all that programs on this machine said. Nothing is judged by it: a run of a part of the tests
-says little, and some messages are for what no test can bring about. It is for writers of tests.
+It reads build/test-logs: the guests' consoles, their commands' output, and that of programs on the
+host. It judges nothing: a run of some tests says little, and some messages are for what no test can
+bring about. It is for writers of tests.
 
-A message is met when its words were said in their order in one line, whatever stood at the places of the
-words in capitals. A short one may be met by chance.
+A message is met when one line has its words in order, with anything in the place of the words in
+capitals. A short one may be met by chance.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ HOLES = {
 
 
 def pattern(message: str) -> tuple[str, re.Pattern[str]]:
-    """Finds a message, with anything at the place of a word in capitals; with its longest words, which every line that has
-    it holds."""
+    """A pattern for a message, with anything for a word in capitals; and its longest fixed text."""
     parts: list[str] = []
     words: list[str] = []
     at = 0
@@ -46,7 +45,7 @@ def pattern(message: str) -> tuple[str, re.Pattern[str]]:
         at = hole.end()
     words.append(message[at:].removesuffix(".").strip())
     parts.append(fixed(message[at:]))
-    # An error's last words may be followed by what to do, or by nothing.
+    # An error's last words may be followed by advice, or by nothing.
     found = re.compile(r"(?<!\w)" * message[0].isalnum() + "".join(parts))
     return max(words, key=len), found
 
@@ -56,7 +55,7 @@ def fixed(text: str) -> str:
 
 
 def is_said(text: str, words: str, found: re.Pattern[str]) -> bool:
-    """Only lines with these words are looked at: a pattern with many gaps takes long for a line that it does not fit."""
+    """Searches only lines with these words: a pattern with many gaps is slow on the others."""
     at = text.find(words)
     while at >= 0:
         end = text.find("\n", at)
@@ -68,7 +67,7 @@ def is_said(text: str, words: str, found: re.Pattern[str]) -> bool:
 
 
 def logs(since: float) -> Iterator[Path]:
-    """What was written by the last run."""
+    """The logs that the last run wrote."""
     names = (CONSOLE_LOG, COMMANDS_LOG, "this-machine/*.log")
     for path in (path for name in names for path in artefacts.LOGS.rglob(name)):
         if path.stat().st_mtime >= since:

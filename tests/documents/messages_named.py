@@ -1,8 +1,9 @@
-"""Which messages of docs/messages.md a test looks for, by the strings in the tests' sources.
+"""Lists which messages of docs/messages.md a test looks for, by the strings in the tests' sources.
 
-A string names a message if it could stand in it, or the message in it, with what stands at the places of the words
-in capitals; if three words of the message are said, or all that it has; and if no other message fits it better. So a
-string that several messages begin with names none of them. Read is what stands in tests/ and in the tests of src/.
+A string names a message if it could be a part of it, or the message a part of the string, with
+anything in the place of the words in capitals; if it has three words of the message, or all of
+them; and if no other message fits it better. So a string with which several messages begin names
+none of them. The strings are those in tests/ and in src/'s tests.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from itertools import pairwise
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
-# Words in capitals that are said as they stand.
+# Words in capitals that are printed as they are
 SAID_SO = {
     "CONFIG", "COW", "FLUSH", "FULL", "GRUB", "IS", "JSON", "LABEL", "LOST", "MT", "NO", "NOT", "OFF", "ON", "POWER", "RAM",
     "THE", "T", "UUID", "PARTUUID", "PARTLABEL", "DON", "MS", "TYPE_", "MiB", "HOLDS", "LACKS",
     "MORE", "READS", "THAN",
 }  # fmt: skip
 CAPITALS = re.compile(r"\b[A-Z]{2,}\b|\bN\b|…")
-# What reads the document is no test of a message.
+# These read the document and don't test messages.
 READERS = {"test_messages.py", "messages_met.py", "messages_named.py"}
-# Anything stands here.
+# Stands for anything.
 HOLE = "\0"
 WORD = re.compile(rf"\w[\w%/+-]*|{HOLE}")
-# What stands for anything in a string: of a format or f-string, of a regular expression.
+# The parts of a string that stand for anything, in a format string, an f-string or a regular
+# expression
 ANYTHING = re.compile(r"\{[^{}]*\}|\(?(?:\.|\\[dSw]|\[[^\]]*\])[*+]\??\)?")
 LEAST = 3
-# How many words can stand in the place of one in capitals, or of anything in a string.
+# How many words a word in capitals, or anything in a string, can stand for
 MOST = 12
 
 Words = tuple[str, ...]
@@ -50,7 +52,7 @@ def words(text: str) -> Words:
 
 
 def said(string: Words, message: Words) -> int:
-    """How many words of a message a string says; 0 if it can't be a part of it, nor the message of the string."""
+    """How many words of a message a string has; 0 if neither can be a part of the other."""
 
     @cache
     def behind(i: int, j: int) -> int:
@@ -99,7 +101,7 @@ def named(messages: Iterable[str], strings: Iterable[str]) -> set[str]:
 
 
 def _pairs(parts: Words) -> set[Words]:
-    """Neighbours; of a message of one word, that."""
+    """Pairs of neighbours; for a message of one word, that word."""
     return {pair for pair in pairwise(parts) if HOLE not in pair} or set(zip(parts))
 
 
@@ -118,7 +120,7 @@ def of_python(source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             left_out |= {id(part) for part in node.values}
-        # What an assertion says when it fails is not looked for.
+        # A failing assertion's text is not looked for.
         if isinstance(node, ast.Assert) and node.msg:
             left_out |= {id(part) for part in ast.walk(node.msg)}
     for node in ast.walk(tree):
@@ -134,7 +136,7 @@ def of_python(source: str) -> Iterator[str]:
 
 
 def of_rust(source: str, whole: bool) -> Iterator[str]:
-    # Not what follows one item that only the tests have.
+    # Not the code after one item that only the tests have.
     begin = r"^#\[cfg\(test\)\]\nmod "
     tests = source if whole else "".join(re.split(begin, source, flags=re.MULTILINE)[1:])
     tests = re.sub(r"^\s*//[^\n]*", "", tests, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What the documents tell people to type exists, and so does what they lead to; they have the form that they are to have."""
+"""Commands and links in the documents exist, and the documents have their agreed form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCUMENTS = sorted(
 
 
 def code(path: Path) -> Iterator[str]:
-    """The code of a document, piece by piece: lines that are set in, and what stands in backticks."""
+    """The code of a document, piece by piece: indented lines, and text in backticks."""
     text = (TOP / path).read_text()
     for line in text.splitlines():
         if line.startswith("    "):
@@ -31,7 +31,7 @@ def code(path: Path) -> Iterator[str]:
 
 
 def commands(path: Path, program: str) -> Iterator[list[str]]:
-    """The words behind a program's name, for each piece of code that begins with it."""
+    """The words after a program's name, for each piece of code that begins with it."""
     for piece in code(path):
         words = _words(piece.partition("  #")[0].removeprefix("# ").removeprefix("sudo "))
         if words[:1] == [program]:
@@ -52,7 +52,7 @@ def test_there_are_documents() -> None:
 
 
 def test_make_has_every_target_that_a_document_names() -> None:
-    """Makefile's own words are asked, so that patterns such as deb-% count."""
+    """Make itself is asked, so that patterns such as deb-% count."""
     named = {
         word
         for path in DOCUMENTS
@@ -74,8 +74,10 @@ def test_make_has_every_target_that_a_document_names() -> None:
 
 
 def test_a_document_names_one_interpreter() -> None:
-    """Make's targets run the project's programs with Debian's Python; another `python3` may be first
-    on a person's PATH, and lacks what they need."""
+    """Make's targets run the project's programs with Debian's Python.
+
+    Another `python3`, first on a person's PATH, may lack what they need.
+    """
     found = [
         f"{path}: {piece}"
         for path in DOCUMENTS
@@ -137,14 +139,14 @@ def test_the_document_of_commands_has_each_command_once(helps: dict[str, str]) -
 
 
 def links(text: str) -> list[str]:
-    """Where a document's links and pictures lead, but for its code."""
+    """The targets of a document's links and pictures, without those in its code."""
     prose = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
     prose = re.sub(r"``.+?``|`[^`]*`", "code", prose, flags=re.DOTALL)
     return re.findall(r"\]\(([^)\s]+)\)", prose)
 
 
 def anchors(text: str) -> set[str]:
-    """Of a document's headings, as the forges make them."""
+    """The anchors of a document's headings, as the forges make them."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ +(.+)$", text, re.MULTILINE):
         words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
@@ -158,7 +160,7 @@ def anchors(text: str) -> set[str]:
 
 
 def broken(document: Path) -> list[str]:
-    """The relative links of a document that lead nowhere, or to a heading that is not there."""
+    """The relative links of a document that lead nowhere, or to a missing heading."""
     text = document.read_text()
     lost = []
     for link in links(text):
@@ -190,12 +192,12 @@ def test_every_link_of_a_document_leads_to_something(path: Path) -> None:
 
 
 def test_the_documents_link_to_each_other() -> None:
-    """So that the test above has something to look at."""
+    """Else the test above would test nothing."""
     assert sum(len(links((TOP / path).read_text())) for path in DOCUMENTS) > 150
 
 
 def test_the_index_leads_to_every_document() -> None:
-    """From docs/README.md in one step, which README.md leads to."""
+    """In one step from docs/README.md, to which README.md links."""
     index = TOP / "docs" / "README.md"
     led = {(index.parent / link.partition("#")[0]).resolve() for link in links(index.read_text())}
     missing = [str(path) for path in DOCUMENTS if (TOP / path).resolve() not in led | {index}]
@@ -204,7 +206,7 @@ def test_the_index_leads_to_every_document() -> None:
 
 
 def test_sources_name_documents_that_exist() -> None:
-    """Comments and messages lead to documents, too, as a path from the project's top."""
+    """Comments and messages name documents, too, by a path from the project's top."""
     listed = subprocess.run(
         ["git", "ls-files", "src", "tests", "image", "package", "initramfs", "cross", "fuzz"],
         cwd=TOP, check=True, capture_output=True, text=True,
@@ -238,7 +240,7 @@ def test_prose_is_wrapped_and_nothing_else() -> None:
     kept = (f"# {long}", f"| {long} |", f"    {long}", f"- `{long}`\\", f"  `{long}`\\")
     assert [line for line in lines if len(line) > 100] == [*kept]
     assert "  **When** it happens." in lines
-    # Not as an item of its own: "1." at the beginning of a line would be one.
+    # Not as an item: "1." at the beginning of a line would be one.
     assert wrapped("x" * 96 + " y 1. z").splitlines() == ["x" * 96, "y 1. z"]
 
 

@@ -1,13 +1,14 @@
-"""docs/messages.md has every message that a user can meet, and none that is gone.
+"""docs/messages.md has every message that a user can meet, and no obsolete one.
 
-Covered: every text of two words or more that stands in src (but for its tests) or is refused or printed by image/, and
-every `echo` of the packages' scripts. Each must stand in one of the document's messages, its fixed words in their order; and
-each word of those messages must come from such a text. A message is a line of docs/messages.md that is code and a line's break.
+Covered: every text of two words or more in src (without its tests) or that image/ prints or raises,
+and every `echo` of the packages' scripts. Each must be in one of the document's messages, its fixed
+words in order; and each word of those messages must come from such a text. A message is a line of
+docs/messages.md that is code and a hard break.
 
-Each entry has a line that begins with **When**: which event makes the message.
+Each entry has a line that begins with **When**: the event that causes the message.
 
-Not covered: what to do, if it is said in an error's `advise` or by the files in ADVISERS: the words before it lead to
-the entry. And what EXEMPT lists.
+Not covered: advice, if it is in an error's `advise` or in the files in ADVISERS: the words before
+it lead to the entry. And what EXEMPT lists.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ SCRIPTS = (
     "package/dracut/in-doubt.sh", "package/openwrt/files/cowflush.init", "package/openwrt/files/cowflush.keep", "package/openwrt/files/cowflush.preinit", "package/openwrt/files/cowflush.upgrade",
 )  # fmt: skip
 
-# Whole files that tell nothing that went wrong.
+# Whole files that report nothing that went wrong.
 EXEMPT_FILES = {
     "src/flush/machine.rs": "for tests",
     "src/sys/model.rs": "for tests",
     "src/pure/report/history.rs": "the head of the table",
     "src/pure/report/metrics.rs": "Prometheus's HELP",
 }
-# Whole sentences in these files say what to do.
+# Whole sentences in these files are advice.
 ADVISERS = {
     "src/boot/find_log.rs", "src/pure/policy/served.rs", "src/commands/check/advice.rs", "src/commands/check/card.rs", "src/commands/check/kernel.rs", "src/commands/check/loaders.rs", "src/commands/check/memory.rs", "src/commands/check/mod.rs", "src/commands/log/format.rs", "src/commands/log/show.rs", "src/commands/recover.rs",
     "src/error.rs", "src/flush/flushlog/append.rs", "src/flush/flushlog/guard.rs", "src/daemon/swaps.rs", "src/flush/flushlog/mod.rs", "src/flush/seal.rs", "src/notes/spill.rs",
@@ -75,15 +76,15 @@ EXEMPT = {
         "cannot seal root", "its writes already go straight to the card", "cannot restart the merge", "nothing is being merged",
     },
 }  # fmt: skip
-# The crate that reads the command line says these.
+# The crate that parses the command line prints these.
 FROM_ARGH = (
     "Error parsing option '{}' with value '{}': {}", "Error parsing positional argument '{}' with value '{}': {}",
     "No value provided for option '{}'.", "One of the following subcommands must be present:",
     "Required positional arguments not provided:", "Unrecognized argument: {}",
 )  # fmt: skip
 
-# Said in these tests, which look for less than their words (that name none, as other messages begin with the same) or for
-# what follows from them.
+# Messages met in these tests, which look for fewer words (too few to name one, as other messages
+# begin the same) or for the consequences.
 MET = {
     "test_log_whose.py::test_two_logs_with_flushes_hold_everything_until_the_owner_has_decided": (
         "LOG may have flushes of PARTITION, too: kept as it is, and not used.",
@@ -183,10 +184,10 @@ def inside(code: str, opening: str) -> set[int]:
 
 
 def literals(source: str) -> Iterator[tuple[str, bool]]:
-    """The strings of a Rust source without its tests and its --help, and whether each is given to `advise`."""
+    """The strings of a Rust source but its tests and --help, and whether each goes to `advise`."""
     source = re.split(r"^#\[cfg\(test\)\]\nmod ", source, flags=re.MULTILINE)[0]
     tokens = [(found.start(), found["text"]) for found in RUST.finditer(source)]
-    # All but code is blanked, so that brackets in strings don't count.
+    # Blanks everything but code, so that brackets in strings don't count.
     code = RUST.sub(lambda found: " " * len(found[0]), source)
     advised, helps = inside(code, r"\.advise\("), inside(code, r"#\[(?:argh|doc = concat!)\(")
     for start, text in tokens:
@@ -197,14 +198,14 @@ def literals(source: str) -> Iterator[tuple[str, bool]]:
                 .replace("\\n", "\n")
                 .replace("\\r", "")
             )
-            # What an error says that it can't do.
+            # The operation that an error says has failed
             yield "cannot " * bool(OPERATION.search(source, 0, start)) + text, start in advised
 
 
 def from_rust(only_told: bool) -> Iterator[tuple[str, str]]:
     for path in sorted((TOP / "src").rglob("*.rs")):
         place = str(path.relative_to(TOP))
-        # The world of the tests is in no program that ships.
+        # The tests' model of the world ships in no program.
         if "/tests/" in place or place.startswith(("src/sys/world/", "src/simulate/")):
             continue
         for text, advice in literals(path.read_text()):
@@ -263,7 +264,7 @@ def words(text: str) -> int:
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """Finds the fixed parts in their order; each is a group."""
+    """A pattern for the fixed parts in order; each is a group."""
     edges = (
         (part, r"(?<!\w)" * part[0].isalpha(), r"(?!\w)" * part[-1].isalpha())
         for part in fixed(text)
@@ -280,13 +281,12 @@ def quoted() -> list[str]:
     return [" ".join(found["text"].split()) for found in lines]
 
 
-# What follows an entry's messages.
-# A sentence, on as many lines as it takes.
+# After an entry's messages: a sentence, on as many lines as it takes.
 WHEN = re.compile(r"  \*\*When\*\* [^\s.](?:[^\n]|\n  (?!\*\*))*?\.$", re.MULTILINE)
 
 
 def entries(document: str) -> list[tuple[str, str]]:
-    """Each entry's first message, and all that stands behind its messages."""
+    """Each entry's first message, and all text after its messages."""
     found = re.finditer(
         r"^- (?P<first>`.+)\\\n(?:  `.*\\\n)*(?P<rest>(?:  .*\n)*)", document, re.MULTILINE
     )
@@ -294,7 +294,7 @@ def entries(document: str) -> list[tuple[str, str]]:
 
 
 def without_event(document: str) -> list[str]:
-    """The entries that don't say, in their first line and once, which event makes their messages."""
+    """The entries that don't say, in their first line and once, which event is the cause."""
     return [
         first
         for first, rest in entries(document)
@@ -303,10 +303,10 @@ def without_event(document: str) -> list[str]:
 
 
 def unexplained(text: str, patterns: dict[str, re.Pattern[str]]) -> str:
-    """What is left of a message when all that the sources can say is taken away."""
+    """What is left of a message without all that the sources can say."""
     left = [*text.replace("cannot ", " " * 7, 1)] if text.startswith("cannot ") else [*text]
     for said, found in patterns.items():
-        # A single word says something only where an operation does, or if it is a name.
+        # A single word counts only where an operation has one, or if it is a name.
         alone = words(said) < 2 and not HOLE.search(said) and not re.search(r"[/-]", said)
         places = (
             found.finditer(text)
@@ -420,7 +420,7 @@ def test_every_exemption_is_needed() -> None:
 
 
 def test_every_message_is_met_by_a_test_or_there_is_a_reason() -> None:
-    """By words: which of them were said in the last run messages_met.py tells."""
+    """By the tests' sources; messages_met.py tells which messages the last run printed."""
     elsewhere = [message for messages in MET.values() for message in messages]
     unmet = [message for messages in UNMET.values() for message in messages]
     found = named(dict.fromkeys(QUOTED), strings())

@@ -1,1 +1,1 @@
-"""Flushes, merges and stops, and all that may go wrong in them, but for what is the flush log's own."""
+"""Flushes, merges and stops, and everything that can go wrong in them outside the flush log."""

@@ -1,4 +1,4 @@
-"""A card that fails: nothing in RAM is lost, root goes on, and a card that works again gets it all."""
+"""A card that fails: nothing in RAM is lost, root goes on, and a card that works again gets all."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ HOLDS_VICTIM = Filesystem(files=((VICTIM, CONTENT),))
 
 
 def victim_sectors(card: Card) -> range:
-    """Where the victim lies on the card's root: a rewritten file keeps its blocks."""
+    """The victim's sectors on the card: a rewritten file keeps its blocks."""
     blocks = card.fs().blocks(VICTIM)
     assert blocks == list(range(blocks[0], blocks[0] + len(CONTENT) // 4096))
     return range(blocks[0] * SECTORS_PER_BLOCK, (blocks[-1] + 1) * SECTORS_PER_BLOCK)
 
 
 def check_lives(vm: VM, writer: workload.Writer) -> None:
-    """All that was written can be read, and more can be written."""
+    """Checks that everything written can be read, and that more can be written."""
     rounds = writer.rounds()
     vm.run("echo 3 >/proc/sys/vm/drop_caches").ok()
     lines = (
@@ -100,7 +100,7 @@ def fail_the_tail(boot: Lab) -> VM:
     place = victim_sectors(card)
     vm = boot(card, throttle=Throttle())
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=32 2>&1; sync").ok()
-    vm.throttle(Throttle(iops=8))  # the merge is still going on when all is in place
+    vm.throttle(Throttle(iops=8))  # the merge is still under way when everything is in place
     stop = vm.start("cowflush stop")
     wait_status(vm, MERGING)
     vm.run(REWRITE).ok()
@@ -142,7 +142,7 @@ def test_a_card_that_fails_at_the_tail_of_a_stop(boot: Lab) -> None:
 # A restarted merge suspends root, goes through a plain snapshot to a new merge, and resumes root.
 @pytest.mark.thorough
 def test_a_retry_that_is_killed_anywhere(boot: Lab) -> None:
-    """Each kill leaves root to the guard, which ends what was begun: the merge fails anew."""
+    """Each kill leaves root to the guard, which finishes the step: the merge fails anew."""
     vm = fail_the_tail(boot)
     for stop in range(2, 9):
         vm.run(f"guest-tools killat --ioctl {DM_DEV_SUSPEND} {stop} cowflush stop").exits(KILLED)
@@ -172,7 +172,7 @@ def test_a_card_that_can_not_be_flushed(boot: Lab) -> None:
 @pytest.mark.thorough
 @BOTH
 def test_a_card_that_can_not_be_read(boot: Lab) -> None:
-    """Of what RAM holds nothing needs the card; what is only on the card comes back with it."""
+    """What RAM holds needs nothing from the card; the rest returns with the card."""
     vm = boot(filesystem=HOLDS_VICTIM)
     writer = workload.Writer(vm)
     before = writer.wait_rounds(5)

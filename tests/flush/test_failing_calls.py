@@ -1,6 +1,7 @@
-"""System calls that fail, one at a time and two at once: a command says so, nothing is lost, and the next one works.
+"""System calls that fail, one or two at a time: a command reports it, and the next one works.
 
-The calls fail inside the guest, by `guest-tools inject`, which answers in the kernel's place.
+Nothing is lost. The calls fail inside the guest, by `guest-tools inject`, which answers in the
+kernel's place.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from product.router import LOGGED, check_settled, status
 from product.sweep import KILLED, SETTLED, TO_RAM
 
 FAILED, CARD = 1, 5
-# What the injector ends with when the program made no such call
+# The injector's exit code when the program made no such call
 NEVER_MET = 125
-# Both are counted by letting a call fail that no command gets to.
+# A test counts the calls by letting one fail that no command gets to.
 BEYOND = 100_000
 CALLS_MADE = re.compile(
     r"^injected ([^:#=]+(?::[^#=]+)?)#\d+\+?=\w+: (\d+) such calls$", re.MULTILINE
 )
-# With a log each command reads the whole chain: it's merged now and then, to keep it short.
+# With a log each command reads the whole chain, so it is merged now and then to keep it short.
 MERGE_EVERY = 8
-# Seconds in which a write ends if it ends at all
+# A write ends within this many seconds if it ends at all.
 PATIENCE = 20
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of call that fails: how, and what a command then says."""
+    """A kind of call that fails: how, and the command's message."""
 
     call: str
     errno: str
     says: str
     exits: int = FAILED
-    # From then on all of them fail; else just one.
+    # From that call on all of them fail; else just one.
     lasts: bool = False
 
     def rule(self, number: int) -> str:
@@ -47,7 +48,7 @@ class Kind:
 
 
 UNWRITTEN = Kind("syncfs", "EIO", r"(The filesystem could not write everything out|cannot sync the root filesystem): I/O error\. ")  # fmt: skip
-# Every call that a command makes of these kinds fails in turn.
+# Every call of these kinds that a command makes fails in turn.
 KINDS = [
     Kind("suspend", "EIO", r"^(The filesystem could not be frozen: it has errors, another program froze it, or RAM had no room for what it would have written out|cowflush: cannot suspend cowflush-root: I/O error)\. "),
     *(
@@ -56,7 +57,8 @@ KINDS = [
     ),
     Kind("load", "ENOMEM", r"cannot load a table into cowflush-[\w-]+: Out of memory\. "),
     Kind("create", "ENOMEM", r"cannot create cowflush-[\w-]+: Out of memory\. Free some memory"),
-    # A command waits for a program that has it open for a moment, as udev does; here it stays open.
+    # A command waits for a program that holds the device open for a moment, as udev does; here it
+    # stays open.
     Kind("remove", "EBUSY", r"cannot remove cowflush-[\w-]+: Device or resource busy\. ", lasts=True),
     Kind("rename", "EBUSY", r"cannot rename cowflush-[\w-]+: Device or resource busy\. "),
     Kind("loop-free", "ENOSPC", r"cannot find a free loop device: No space left on device\. "),
@@ -72,7 +74,7 @@ KINDS = [
 
 
 class Router:
-    """A guest whose every round changes root, lets a command fail, and has to be whole after the next one."""
+    """A guest: each round changes root, lets a command fail, and the next one restores order."""
 
     def __init__(self, boot: Lab, log: bool, append: str = "") -> None:
         self.vm = logged.start(boot, append=append) if log else boot(append=append)
@@ -92,12 +94,12 @@ class Router:
         self.vm.run(f"{before} && {write} && {prepare}", timeout=60).ok()
 
     def inject(self, command: str, rules: Sequence[str]) -> Result:
-        print(command, *rules)  # for who reads why a test failed
+        print(command, *rules)  # for a person who reads why a test failed
         words = " ".join(f"--rule '{rule}'" for rule in rules)
         return self.vm.run(f"guest-tools inject {words} cowflush {command}", timeout=60)
 
     def check_lives(self) -> None:
-        """Root takes a write, and shows all that was written before."""
+        """Checks that root takes a write, and has all that was written before."""
         self.vm.run(
             "{ date >/root/probe && sync && : >/run/probed; } >/dev/null 2>&1 & "
             f"timeout {PATIENCE} sh -c 'until [ -e /run/probed ]; do usleep 20000; done' && "
@@ -106,7 +108,10 @@ class Router:
         assert workload.check_in_guest(self.vm, self.rounds) == self.rounds
 
     def check_cut(self, flushed: bool = False) -> None:
-        """Were the power cut now: what was flushed before is there. Without a log a merge may be half done."""
+        """Checks that a power cut now would lose no flush.
+
+        Without a log a merge may be half done.
+        """
         if self.log and status(self.vm)["mode"] == "deferring":
             self.vm.pause()
             least = self.rounds if flushed else self.rounds - 1
@@ -114,7 +119,10 @@ class Router:
             self.vm.cont()
 
     def check_unwritten(self, call: str) -> None:
-        """The kernel tells once that something could not be written out. It is true until the next boot, so that is played."""
+        """Plays a new boot if the kernel could not write something out.
+
+        The kernel tells that only once, so cowflush remembers it until the next boot.
+        """
         if self.vm.run("[ -e /run/cowflush/unwritten ]").code == 0:
             assert call in ("syncfs", "fsync"), "root is written out by both"
             again = self.vm.run("cowflush flush", timeout=60).exits(FAILED).text
@@ -122,7 +130,7 @@ class Router:
             self.vm.run("rm /run/cowflush/unwritten").ok()
 
     def check_flush(self, then: str = "true") -> None:
-        """The next flush is as ever: nothing of the one before is left, and the card has everything."""
+        """Checks that the next flush works: nothing of this one is left, and all is on the card."""
         self.vm.run("cowflush flush", timeout=60).ok()
         settled = f"say() {{ echo $*; exit 1; }}\n{SETTLED}settled"
         self.vm.run(f"log={'yes' if self.log else ''}\n{settled}").ok()
@@ -151,19 +159,21 @@ def calls_made(router: Router, command: str, before: str, prepare: str) -> dict[
     return {call: int(count) for call, count in CALLS_MADE.findall(said.text)}
 
 
-# By command, the calls that it does without, exit code 0. The third process that a flush starts writes the page
-# cache out, and its parent ends at once: nobody hears that it could not be started. The window's freeze
-# writes everything out all the same, and would tell of an error.
+# Per command, the calls that it can do without: it still exits with 0. A flush's third process
+# writes out the page cache, and its parent ends at once: no process learns that it could not start.
+# The freeze between suspend and resume writes everything out all the same, and would report an
+# error.
 DOES_WITHOUT: dict[str, set[tuple[str, int]]] = {
     "flush": {("fork", 3)},
     # One copy of the log's header is enough.
     "merge": {("fsync", 3), ("fsync", 4)},
-    # The log's header has two copies. The last table is root's own once more, for its limits.
+    # The log's header has two copies. The last table is root's own once more, loaded for its
+    # limits.
     "stop": {("fork", 3), ("load", 12)} | {("fsync", number) for number in (6, 7, 12, 13)},
 }
-# A window's last step is tried again at once: there is no way back from there.
+# cowflush retries the handover's last step at once: it can't go back from there.
 TRIED_AGAIN = {("flush", "resume:cowflush-root"), ("stop", "resume:cowflush-root")}
-# The first of these is root's own, by which it is certain that its filesystem has written everything out.
+# The first fsync is of root itself: it proves that root's filesystem has written everything out.
 ROOTS_OWN = ("fsync", 1)
 WRITES_OUT = {"flush", "start", "stop"}
 
@@ -189,7 +199,7 @@ def test_each_call_fails_once(
         for number in range(1, calls[kind.call] + 1):
             router.begin(before, prepare)
             said = router.inject(command, [kind.rule(number)])
-            # As many as it makes depends a little on what the log holds.
+            # The number of calls depends a little on what the log holds.
             if said.code == NEVER_MET:
                 router.check_flush()
                 continue
@@ -214,7 +224,8 @@ def test_each_call_fails_once(
     router.end()
 
 
-# The first fails halfway through a flush, the second is in what puts that right; then the next command has to.
+# The first call fails halfway through a flush, the second in its repair; then the next command has
+# to repair it.
 PAIRS = [
     ("suspend:cowflush-root=EIO", "clear:cowflush-root#1=ENOMEM"),
     ("suspend:cowflush-root=EIO", "clear:cowflush-root#1=KILL"),
@@ -238,8 +249,9 @@ PAIRS = [
 ]
 
 
-# The same for what begins after the handover, when root's changes are the sealed device's: root's own table is void.
-# The kernel drops the new one when it can't swap it in. Written of a flush's first window, and a stop's last.
+# The same after the handover, when the sealed device has root's changes and root's own table is
+# void. The kernel drops the new table when it can't swap it in. The numbers are those of a flush's
+# first window, and a stop's last.
 AFTER_HANDOVER = [
     (("resume:cowflush-root#1=DROP",), 0),
     (("resume:cowflush-root#1=DROP", "load:cowflush-root#2=ENOMEM"), 0),
@@ -258,14 +270,14 @@ def fail_two(
     command: str = "flush",
     before: Sequence[str] = (),
 ) -> None:
-    """The injector sees to it that both are met."""
+    """Lets two calls fail; the injector makes sure that both are met."""
     router.begin(*before)
     killed = pair[-1].endswith("KILL")
     expected = code if code is not None else KILLED if killed else FAILED
     said = router.inject(command, pair).exits(expected)
     assert expected != FAILED or "cowflush: cannot " in said.text, said.text
     if killed:
-        # The guard is there: no other command is needed.
+        # The guard is there, so no other command is needed.
         router.check_lives()
     # A writer may have to wait for the next command.
     router.check_flush()
@@ -282,7 +294,7 @@ def test_two_calls_fail_in_a_flush(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_handover_fails_and_so_does_the_way_back(boot: Lab) -> None:
-    """What can't be taken back is done all the same."""
+    """A step that can't be undone is finished all the same."""
     router = Router(boot, log=True)
     fail_two(router, ("resume:cowflush-sealed#1=EIO", "clear:cowflush-root#1=ENOMEM"), 0)
     fail_two(router, ("resume:cowflush-sealed#1=EIO", "clear:cowflush-root=ENOMEM"), 0)
@@ -299,7 +311,7 @@ def test_roots_new_table_is_gone_after_the_handover(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_root_is_frozen_and_does_not_wake_up(boot: Lab) -> None:
-    """To thaw is to write, which must not be tried before root is awake."""
+    """A thaw writes, so it must wait until root is resumed."""
     router = Router(boot, log=True, append="cowflush.size=8M")
     for pair in (
         ("freeze#1=EIO", "resume:cowflush-root=EIO"),
@@ -315,12 +327,15 @@ def test_root_is_frozen_and_does_not_wake_up(boot: Lab) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("log", [True, False], ids=["log", "no-log"])
 def test_roots_new_table_is_gone_after_the_last_handover_of_a_stop(boot: Lab, log: bool) -> None:
-    """From there on root writes to the card; without a log the kernel merges what it wrote before. With one root is held
-    over what is sealed, and goes on there when it can't get its last table."""
+    """After that handover root writes to the card.
+
+    Without a log the kernel then merges what root wrote before. With a log root stays over what is
+    sealed, and goes on there if it can't get its last table.
+    """
     router = Router(boot, log)
     for rules, code in AFTER_HANDOVER:
-        # The first window of a stop with next to nothing to flush is a flush's, the second its own, which with a log
-        # loads root's table twice.
+        # The first window of a stop with next to nothing to flush is a flush's, the second the
+        # stop's own, which loads root's table twice if there is a log.
         moved = [rule.replace("#2", "#3").replace("#1", "#2") for rule in rules]
         if log:
             moved = [re.sub(r"^(load:.*)#3", r"\1#4", rule) for rule in moved]
@@ -331,9 +346,9 @@ def test_roots_new_table_is_gone_after_the_last_handover_of_a_stop(boot: Lab, lo
 
 @pytest.mark.thorough
 def test_a_merge_that_the_card_refuses_and_a_call_that_fails_as_well(boot: Lab) -> None:
-    """What the second try takes back and begins anew fails, too, while the card still refuses writes."""
+    """The retry's undo and its new start fail, too, while the card still refuses writes."""
     router = Router(boot, log=True)
-    # The superblock is in the part that the kernel merges, after what is free has been written.
+    # The superblock is in the part that the kernel merges after it has written what is free.
     superblock = router.vm.card.root.sectors[:8]
     for rule in (
         "load:cowflush-logged#1=ENOMEM",
@@ -360,7 +375,7 @@ def test_a_merge_that_the_card_refuses_and_a_call_that_fails_as_well(boot: Lab) 
 
 @pytest.mark.thorough
 def test_a_proc_that_is_gone(boot: Lab) -> None:
-    """How much memory there is can't be known: nothing is begun."""
+    """cowflush can't know how much memory there is, so it begins nothing."""
     router = Router(boot, log=True)
     for command in ("flush", "merge", "stop", "start"):
         router.begin()
@@ -377,7 +392,7 @@ def test_a_proc_that_is_gone(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_run_that_is_full(boot: Lab) -> None:
-    """Its notes are for people: nothing needs them."""
+    """The notes there are for people: nothing needs them."""
     router = Router(boot, log=True)
     router.vm.run(
         "mount -t tmpfs -o size=64k full /run/cowflush && ! dd if=/dev/zero of=/run/cowflush/all bs=4k 2>/dev/null"
@@ -393,7 +408,7 @@ def test_a_run_that_is_full(boot: Lab) -> None:
 
 
 def test_a_layer_that_somebody_has_open(boot: Lab) -> None:
-    """What the kernel itself answers, where the tests above answer in its place."""
+    """Here the kernel itself answers; in the tests above the injector does."""
     router = Router(boot, log=True)
     router.begin()
     router.check_flush()

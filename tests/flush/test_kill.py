@@ -1,4 +1,4 @@
-"""SIGKILL at any point of a command: root lives on, and the next command puts all in order."""
+"""SIGKILL at any point of a command: root lives on, and the next command restores order."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from product import workload
 from product.router import LIMITS, MERGING, check_settled, status, wait_status
 from product.sweep import KILLED, sweep
 
-# DM_DEV_SUSPEND suspends and resumes; a flush's first three suspend root, hand its changes over
-# and resume root. Each has two stops, before and after.
+# DM_DEV_SUSPEND suspends and resumes; a flush's first three suspend root, hand its changes over and
+# resume root. Each has two stops, before and after.
 DM_DEV_SUSPEND = "C138FD06"
 WINDOW = range(1, 7)
-# A COW of 8 MiB could be full before the new tables are loaded: root's filesystem is frozen first.
+# A COW of 8 MiB could be full before the new tables are loaded, so root's filesystem is frozen
+# first.
 TIGHT = "cowflush.size=8M"
-# There while a command's own freeze may be
+# Exists while a command's own freeze may be in force
 NOTE = "/run/cowflush/frozen"
 FAILED, BUSY = 1, 4
-# Seconds in which a write ends if it ends at all
+# A write ends within this many seconds if it ends at all.
 PATIENCE = 20
-# A merge of some MiB is still going on when whoever waits for it has done what it wanted. Not by bytes:
-# when the limit is lifted the request that waits has to wait for its own time still.
+# A merge of some MiB is still under way when the process that waits for it has done its part. Not a
+# limit of bytes: once lifted, the waiting request would still have to wait for its own time.
 SLOW = Throttle(iops=8)
 
 
@@ -31,7 +32,7 @@ SLOW = Throttle(iops=8)
     ("first", "step", "least"),
     [
         (3, 11, 20),
-        # All of them; two halves, for two workers.
+        # All stops, in two halves, for two workers.
         pytest.param(1, 2, 100, marks=pytest.mark.thorough),
         pytest.param(2, 2, 100, marks=pytest.mark.thorough),
     ],
@@ -46,7 +47,7 @@ def test_flush_killed_here_and_there(boot: Lab) -> None:
     assert sweep(boot(), "cowflush flush", 3, 11) > 20
 
 
-# Which stops there are is the command's doing, so one kernel does.
+# The stops depend on the command, so one kernel will do.
 @pytest.mark.thorough
 def test_a_flush_that_freezes_first_killed_here_and_there(boot: Lab) -> None:
     assert sweep(boot(append=TIGHT), "cowflush flush", 2, 7) > 20
@@ -71,7 +72,7 @@ def take_write(vm: VM, seconds: int) -> bool:
 
 
 def prepared(boot: Lab, append: str) -> VM:
-    """A router with a file to flush, and a copy of the binary that root's suspension can't reach."""
+    """A router with a file to flush, and a copy of the program outside root's suspension."""
     vm = boot(append=append)
     vm.run(
         "cp /usr/sbin/cowflush /run/rescue; for i in 1 2 3; do seq $i 3000 >/root/f$i; done; sync"
@@ -92,10 +93,12 @@ def check_flushed(vm: VM) -> None:
 
 
 def kills(vm: VM, append: str) -> list[str]:
-    """Where to kill the command: before (odd) and after (even) each call of the window; and when the guard is about to
-    freeze or thaw for it."""
+    """Where to kill the command: before (odd) and after (even) each call of the window.
+
+    And where the guard is about to freeze or thaw for it.
+    """
     frozen = [f"inject --rule {call}=ORPHAN" for call in ("freeze", "thaw") if append == TIGHT]
-    # Before them the device that the fresh COW stands on is resumed, where there is one.
+    # Before them cowflush resumes the device under the fresh COW, if there is one.
     more = 2 if vm.run(LIMITS).code == 0 else 0
     return frozen + [
         f"killat --ioctl {DM_DEV_SUSPEND} {stop}" for stop in range(1, WINDOW.stop + more)
@@ -103,7 +106,7 @@ def kills(vm: VM, append: str) -> list[str]:
 
 
 def wake(boot: Lab, append: str) -> None:
-    """Only the guard can wake root: no other command runs until root has taken a write."""
+    """Only the guard can resume root: no other command runs until root has taken a write."""
     vm = prepared(boot, append)
     for kill in kills(vm, append):
         vm.run(f"echo {kill} >>/root/f1; guest-tools {kill} cowflush flush").exits(KILLED)
@@ -128,7 +131,7 @@ def test_the_guard_wakes_a_root_that_was_frozen_first(boot: Lab) -> None:
 @pytest.mark.kernels("6.1", "6.12")
 def test_without_its_guard_root_stays_frozen_until_the_next_command(boot: Lab) -> None:
     vm = prepared(boot, TIGHT)
-    # Frozen, or about to be, which the guard of a command that was killed goes on with
+    # Root is frozen, or about to be, and the guard of a killed command finishes that.
     for call, frozen in (("thaw", True), ("freeze", False)):
         vm.run(
             f"echo {call} >>/root/f1; guest-tools inject --rule {call}=BOTH cowflush flush"
@@ -136,7 +139,7 @@ def test_without_its_guard_root_stays_frozen_until_the_next_command(boot: Lab) -
         assert take_write(vm, 1 if frozen else PATIENCE) is not frozen, call
         vm.run(f"[ -e {NOTE} ] && /run/rescue flush", timeout=30).ok()
         assert take_write(vm, PATIENCE), call
-    # Its guard alone: nothing is begun, and root goes on.
+    # Only its guard is killed: the command begins nothing, and root goes on.
     vm.run("echo alone >>/root/f1; sync").ok()
     for call, code in (("freeze", FAILED), ("thaw", 0)):
         done = vm.run(f"guest-tools inject --rule {call}#1=KILL cowflush flush").exits(code)
@@ -150,19 +153,20 @@ def test_without_its_guard_root_stays_frozen_until_the_next_command(boot: Lab) -
 @pytest.mark.kernels("6.1", "6.12")
 def test_who_is_killed_beside_the_freeze_of_another_program_leaves_that_alone(boot: Lab) -> None:
     vm = prepared(boot, TIGHT)
-    # To thaw what is not frozen fails.
+    # A thaw of what is not frozen fails.
     freeze, thaw = "fsfreeze --freeze /", "fsfreeze --unfreeze /"
     vm.run(freeze).ok()
-    # Its guard hears of the other one after the command is gone.
+    # The guard learns of the other freeze after the command is gone.
     vm.run("guest-tools inject --rule freeze=ORPHAN /run/rescue flush").exits(KILLED)
     vm.until("! pidof cowflush-guard")
     vm.run(f"[ ! -e {NOTE} ] && {thaw}").ok()
-    # Its guard has thawed what it froze for a command that was killed; what another program freezes then is that one's.
+    # The guard has thawed what it froze for a killed command; another program's later freeze is not
+    # its own.
     for call in ("freeze", "thaw"):
         vm.run(f"guest-tools inject --rule {call}=ORPHAN /run/rescue flush").exits(KILLED)
         vm.until("! pidof cowflush-guard")
         vm.run(freeze).ok()
-        # It settles what the killed one has left, and seals nothing.
+        # This flush settles what the killed one has left, and seals nothing.
         said = vm.run("/run/rescue flush", timeout=60).exits(BUSY).text
         assert "frozen by another program" in said
         vm.run(thaw).ok()
@@ -181,7 +185,7 @@ def test_without_its_guard_root_sleeps_until_the_next_command(boot: Lab) -> None
         asleep = stop not in (WINDOW[0], WINDOW[-1])
         assert (status(vm)["phase"] == "suspended") is asleep, stop
         assert take_write(vm, 1 if asleep else PATIENCE) is not asleep, stop
-        # A tmpfs is where a person would have to start it from.
+        # A person would have to start it from a tmpfs, too.
         vm.run("/run/rescue flush", timeout=30).ok()
         assert take_write(vm, PATIENCE), stop
     vm.run("cowflush flush").ok()
@@ -190,7 +194,8 @@ def test_without_its_guard_root_sleeps_until_the_next_command(boot: Lab) -> None
 
 @pytest.mark.thorough
 def test_what_a_killed_flush_left_to_the_throttle_is_waited_for(boot: Lab) -> None:
-    """It may suspend root and wake it up, so nobody may be in a window meanwhile. It ends at once, unless it is stopped."""
+    """The throttle worker may suspend and resume root, so no command may be in a window meanwhile.
+    It ends at once, unless it is stopped."""
     vm = boot(throttle=Throttle())
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>&1; sync").ok()
     vm.throttle(SLOW)

@@ -1,8 +1,8 @@
-"""Memory limits of services and containers: what they write to root's COW counts against no process's.
+"""Memory limits of services and containers: writes to root's COW count against no process's limit.
 
-The kernel's loop device works in the name of the process that sent a request, and would count the pages of the COW's
-file against that one's limit. A writer that may not be killed, or is dead already, then fails to get a page, and the
-whole COW would be lost (Invalid).
+The kernel's loop device works in the name of the process that sent a request, and would count the
+pages of the COW's file against that process's limit. A writer that may not be killed, or is dead
+already, then fails to get a page, and the whole COW would be lost (Invalid).
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from product.router import STORE, check_settled, devices, memory, status
 LIMITED = tuple(name for name in artefacts.EVERYWHERE if name.endswith(artefacts.X86_64))
 LIMIT = 24
 WRITTEN = 40
-# The COW's, and what its device has more.
+# The COW's size, and what its device has in addition
 SIZE, SLACK = 100, 8
-# As a container has them: the limit is an outer group's, the writer is in an inner one.
+# As for a container: an outer group has the limit, the writer is in an inner one.
 NESTED = "/sys/fs/cgroup/docker/one/inner"
 GROUPS = f"""
 mount -t cgroup2 none /sys/fs/cgroup && cd /sys/fs/cgroup && mkdir -p {NESTED} || exit
 for group in . docker docker/one; do echo '+io +memory' >$group/cgroup.subtree_control || exit; done
 echo {LIMIT}M >docker/one/memory.max
 """
-# Each in the group from its beginning; the OOM killer must not choose one with this score.
+# Each process is in the group from its beginning; the OOM killer must not choose one with this
+# score.
 JOIN = f"echo 0 >{NESTED}/cgroup.procs && echo {{score}} >/proc/self/oom_score_adj && "
-# Directly: then the writer itself hands its requests to the COW. The kernel's own threads mostly do
-# for what is in the page cache, and in no process's name.
+# Direct writes: then the writer itself hands its requests to the COW. For the page cache, the
+# kernel's own threads mostly do, in no process's name.
 WRITE = (
     "dd if=/dev/urandom of=/root/{name} bs=64k count={blocks} oflag=direct 2>/dev/null && "
     "md5sum </root/{name} >/run/{name}.md5"
@@ -40,14 +41,14 @@ UNKILLABLE = -1000
 
 
 def write(vm: VM, name: str, score: int, mib: int = WRITTEN) -> None:
-    """Writes a file to root, in the inner group."""
+    """Writes a file to root from a process in the inner group."""
     script = JOIN.format(score=score) + WRITE.format(blocks=mib << 4, name=name)
     done = vm.run(f"sh -c '{script}' 2>&1", timeout=300)
     assert done.code == 0, (done.text, status(vm)["phase"])
 
 
 def check(vm: VM, *names: str) -> None:
-    """The files are as they were written, also when they are read from the COW."""
+    """Checks that the files are as written, also when read from the COW."""
     vm.run("echo 3 >/proc/sys/vm/drop_caches").ok()
     for name in names:
         vm.run(f"md5sum </root/{name} | cmp - /run/{name}.md5", timeout=120).ok()
@@ -60,14 +61,14 @@ def events(vm: VM) -> dict[str, int]:
 
 
 def counted(vm: VM) -> int:
-    """What files in RAM, as a COW is, count in the group, in bytes; a checksum in /run is one."""
+    """The bytes that files in RAM, such as a COW, count in the group; a checksum in /run is one."""
     text = vm.run("grep '^shmem ' /sys/fs/cgroup/docker/one/memory.stat").ok().text
     return int(text.split()[1])
 
 
 @pytest.mark.kernels(*LIMITED)
 def test_a_container_s_limit_is_none_of_the_cow_s(boot: Lab) -> None:
-    """More is written than the limit allows, and more than that by one that can't be killed."""
+    """Writes more than the limit allows, and once more from a process that can't be killed."""
     vm = boot(memory=512, append=f"cowflush.size={SIZE}M")
     vm.run(GROUPS).ok()
     write(vm, "killable", 0)
@@ -76,7 +77,7 @@ def test_a_container_s_limit_is_none_of_the_cow_s(boot: Lab) -> None:
     assert (report["phase"], report["cow_used"] > WRITTEN << 20) == ("idle", True)
     vm.run("cowflush flush", timeout=120).ok()
     check_settled(vm)
-    # It had to share the memory with what was sealed, and has grown in use.
+    # The COW had to share the memory with what was sealed, and has grown in use.
     assert status(vm)["cow_size"] == report["cow_size"] == SIZE + SLACK << 20
     write(vm, "unkillable", UNKILLABLE)
     check(vm, "killable", "unkillable")
@@ -84,7 +85,7 @@ def test_a_container_s_limit_is_none_of_the_cow_s(boot: Lab) -> None:
     write(vm, "third", UNKILLABLE, LIMIT)
     assert counted(vm) < 64 << 10
     found = events(vm)
-    # It is met all the time: the writer's own page cache is below it.
+    # The writer meets it all the time, with its own page cache.
     assert found["max"] > 0 and found["oom"] == found["oom_kill"] == 0, found
     assert "Out of memory" not in vm.console and "oom-kill" not in vm.console
     check(vm, "unkillable", "third")
@@ -114,7 +115,7 @@ def test_what_comes_back_from_the_spill_area_counts_against_nobody_either(boot: 
     vm.run("dd if=/dev/zero of=/tmp/all bs=64k count=3000 2>/dev/null", timeout=120).ok()
     used = vm.run(f"awk '$1 == \"{disk}\" {{ print $4 }}' /proc/swaps").ok().text
     assert int(used) > WRITTEN << 9, "half of the COW, or as much of others, in KiB"
-    # The writer reads it, and writes it once more.
+    # The writer reads the file, and writes it once more.
     script = JOIN.format(score=UNKILLABLE) + "md5sum </root/spilled | cmp - /run/spilled.md5"
     vm.run(f"sh -c '{script}' 2>&1", timeout=120).ok()
     write(vm, "spilled", UNKILLABLE)
@@ -149,8 +150,8 @@ def test_a_cow_that_can_only_be_plain_says_so_until_the_next_flush(boot: Lab) ->
     assert vm.card.fs(replay=True).read("/root/kept") == b"kept\n"
 
 
-# Requests of device-mapper, and at which of their stops a command is killed: one before each and one after it. A start
-# makes a store, loads its table, swaps that in; then root's.
+# Requests of device-mapper, and the stops at which a command is killed: one before each and one
+# after. A start makes a store, loads its table and swaps it in; then root's.
 KILLED = {"C138FD03": (1, 2), "C138FD09": (1, 2, 3, 4), "C138FD06": (1, 2, 3, 4)}
 SUSPEND = "C138FD06"
 REMOVE = "C138FD04"
@@ -158,8 +159,10 @@ REMOVE = "C138FD04"
 
 @pytest.mark.kernels(LIMITED[0])
 def test_what_a_killed_command_leaves_of_a_store_goes_with_the_next(boot: Lab) -> None:
-    """A store has a name, and no user that would keep it; the kernel is not asked to remove it by itself, of which it
-    would complain."""
+    """A store has a name and no user that would keep it.
+
+    cowflush does not ask the kernel to remove it by itself, since the kernel would complain.
+    """
     vm = boot()
     for ioctl, stops in KILLED.items():
         for stop in stops:
@@ -176,7 +179,7 @@ def test_what_a_killed_command_leaves_of_a_store_goes_with_the_next(boot: Lab) -
         vm.run("cowflush flush", timeout=60).ok()
         check_settled(vm)
         assert memory(vm, "Shmem") - before < 2048
-    # Between a new table's load and its place: the next one would be one too many.
+    # Between the load of a new table and its swap: the next load would be one too many.
     met = 0
     for stop in range(1, 30):
         vm.run(f"head -c 1000000 /dev/urandom >/root/{stop}").ok()

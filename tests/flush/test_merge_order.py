@@ -17,8 +17,8 @@ from product.router import MERGING, status, wait_status
 
 BOTH = pytest.mark.kernels("6.1", "6.12")
 FILE = "/root/scattered"
-# 200 blocks of a 4 MiB file in a random order, and a log that grows a line at a time between
-# them: neighbours on the card that are strangers on the COW.
+# Rewrites 200 blocks of a 4 MiB file in random order, and between them appends lines to a log:
+# neighbours on the card are then far apart on the COW.
 REWRITE = f"""
 awk 'BEGIN {{ srand(SEED); for (i = 0; i < 200; i++) print int(rand() * 1024) }}' |
 while read block; do
@@ -45,7 +45,7 @@ def write_cache(vm: VM) -> str:
     return vm.run("cat /sys/block/sda/queue/write_cache").ok().text.strip()
 
 
-# Of cowflush's own two devices that a merge tells to have none.
+# Of cowflush's own two devices, which a merge declares to have no write cache
 OWN_CACHES = """for dm in /sys/block/dm-*; do
     case $(cat $dm/dm/name) in cowflush-origin | cowflush-log) cat $dm/queue/write_cache;; esac
 done"""
@@ -94,7 +94,7 @@ def test_a_flush_writes_upwards_once_and_flushes_once(boot: Lab) -> None:
         flushed.append((before + len(requests), expected))
     vm.kill()
 
-    # The card as it was when each flush returned, rebuilt.
+    # The card as it was when each flush returned, rebuilt
     for count, expected in flushed:
         then = blank.copy(boot.directory / f"then-{count}.img")
         writelog.replay(iter(list(writelog.entries(log))[:count]), then.path)
@@ -106,7 +106,7 @@ def test_a_flush_writes_upwards_once_and_flushes_once(boot: Lab) -> None:
 def test_a_merge_flushes_behind_its_parts_alone_whatever_else_of_the_card_is_in_use(
     boot: Lab,
 ) -> None:
-    """A swap area; and a /boot that is mounted for writes, as OpenWrt has it all the time."""
+    """A swap area; and a /boot that is always mounted writable, as on OpenWrt."""
     vm = boot(boot.card(partitions=WITH_SWAP))
     vm.run("cowflush log format /dev/sda2 && mkswap /dev/sda3 && swapon /dev/sda3").ok()
     prepare(vm)
@@ -119,7 +119,7 @@ def test_a_merge_flushes_behind_its_parts_alone_whatever_else_of_the_card_is_in_
         vm.run("cowflush merge", timeout=60).ok()
         got = vm.card_stats() - before
         assert got.wr_operations > 100
-        # Each part of root, then each copy of the log's header.
+        # One FLUSH for each part of root, and for each copy of the log's header
         assert got.flush_operations == 4, then
         assert own_caches(vm) == ["write back"] * 2
     vm.kill()
@@ -135,7 +135,8 @@ def test_a_neighbours_flushes_reach_the_card_during_a_merge(boot: Lab) -> None:
     ).ok()
     expected = rewrite(vm, 1)
     vm.run("cowflush status").ok()
-    # So slow that the merge lasts for as long as it is looked at. Without a log, since that would be read first.
+    # So slow that the merge outlasts the test's look at it. Without a log, which would be read
+    # first.
     vm.throttle(Throttle(bytes_per_second=30_000))
     merge = vm.start("cowflush flush")
     wait_status(vm, MERGING)
@@ -160,7 +161,8 @@ def test_what_a_killed_command_left_of_the_write_cache_is_put_back(boot: Lab, af
     vm = boot()
     prepare(vm)
     expected = rewrite(vm, 3)
-    # Killed while the kernel believes that there is no write cache: before or after a table is swapped in.
+    # Killed while the kernel believes that there is no write cache: before or after it swaps a
+    # table in
     script = f"""
     n=5
     while :; do
@@ -189,7 +191,7 @@ def test_what_a_killed_command_left_of_the_write_cache_is_put_back(boot: Lab, af
 
 @pytest.mark.thorough
 def test_what_a_killed_merge_of_the_log_left_of_it_is_put_back_by_the_next_flush(boot: Lab) -> None:
-    """That merges nothing, and cowflush-log outlives every merge."""
+    """This flush merges nothing, and cowflush-log outlives every merge."""
     vm = logged.start(boot)
     prepare(vm)
     script = f"""
@@ -216,9 +218,9 @@ def chunks(requests: list[Entry], card: Card) -> list[int]:
 
 
 def in_parts(received: list[Entry], card: Card) -> tuple[list[Entry], list[Entry]]:
-    """What root received before the first FLUSH behind a write, and what after that."""
+    """What root received before the first FLUSH that follows a write, and after it."""
     requests = [entry for entry in received if entry.is_flush or entry.sector in card.root.sectors]
-    # Before a write there may be others, of which nothing hangs on this.
+    # FLUSHes before any write don't matter.
     start = next(n for n, entry in enumerate(requests) if entry.data)
     border = next(n for n in range(start, len(requests)) if requests[n].is_flush)
     assert not requests[border].data
@@ -226,7 +228,7 @@ def in_parts(received: list[Entry], card: Card) -> tuple[list[Entry], list[Entry
 
 
 def assert_free_first(received: list[Entry], card: Card, before: Card) -> None:
-    """Root's chunks come in two parts, each upwards, with a FLUSH between: what was free, and the rest."""
+    """Checks that root's chunks come in two ascending parts, the free ones first, a FLUSH between."""
     files = before.fs()
     free = {n for part in files.unused() for n in range(-(-part.start // 4096), part.stop // 4096)}
     free -= set(files.blocks("<8>"))
@@ -244,7 +246,7 @@ def assert_free_first(received: list[Entry], card: Card, before: Card) -> None:
 def test_what_is_free_on_the_card_is_written_before_the_rest_with_a_flush_between(
     boot: Lab,
 ) -> None:
-    """So a boot loader that reads the card without the log finds the state before until the first part is there."""
+    """A boot loader that reads the card without the log sees the old state until the FLUSH."""
     log = boot.directory / "writes.log"
     card = boot.card()
     vm = boot(card, write_log=log)
@@ -264,7 +266,7 @@ def test_what_is_free_on_the_card_is_written_before_the_rest_with_a_flush_betwee
             assert_free_first(list(writelog.entries(log))[received:], card, before)
     vm.kill()
 
-    # A boot without the stack copies what the log holds by itself.
+    # A boot without the stack copies the log's content by itself.
     log = boot.directory / "applied.log"
     vm = boot(card, append="cowflush=off", write_log=log)
     vm.kill()
@@ -317,13 +319,13 @@ def test_with_fill_a_merge_writes_each_from_its_start(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_gap_that_can_not_be_read_is_left_out_of_a_merge_and_nothing_else_is(boot: Lab) -> None:
-    """A bad sector in a gap: all that the log holds gets into root, and the remainder of the gap is filled."""
+    """A bad sector in a gap: the merge writes all of the log, and fills the rest of the gap."""
     log = boot.directory / "writes.log"
     card = boot.card()
     vm = filling(boot, card, log)
     blocks = vm.cut_copy(boot.directory / "before.img").fs().blocks(FILE)
     sectors = [card.root.start + 8 * block for block in blocks]
-    # Where an erase block begins within the file: its first and its ninth block are written.
+    # An erase block that begins within the file; its first and ninth block are written.
     first = next(
         n
         for n in range(len(sectors) - 8)

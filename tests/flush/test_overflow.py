@@ -1,4 +1,4 @@
-"""A COW that fills up: writes fail and are reported, reads go on, and a flush saves what was accepted."""
+"""A COW that fills up: writes fail, reads go on, and a flush saves all accepted writes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from product.router import check_settled, status
 from product.sweep import TO_RAM
 
 FILL = "dd if=/dev/zero of=/root/fill bs=64k count={count} conv=fsync 2>&1"
-# More than any COW here takes, less than root's filesystem does: that would refuse it by itself.
+# More than any COW here takes, and less than root's filesystem does, which would refuse it by
+# itself
 TOO_MUCH = FILL.format(count=1600)
 FAILED = 1
-# By which the kernel refuses a write or an fsync: the COW is full, and ext4 gives its journal up.
+# The kernel's errors for a write or an fsync when the COW is full and ext4 aborts its journal
 REFUSED = r"dd: .*(I/O error|Read-only file system)"
 
 
 def overflow(vm: VM) -> None:
-    """Writes more than the COW takes, and the writer is told."""
-    # ext4 aborts its journal when a write to it fails. From then on 6.12's (not 6.1's) refuses reads,
-    # too, so programs have to be in RAM.
+    """Writes more than the COW takes, and checks that the writer gets an error."""
+    # ext4 aborts its journal when a write to it fails. From then on 6.12 (not 6.1) refuses reads,
+    # too, so the programs have to be in RAM.
     vm.run(TO_RAM).ok()
     told = vm.run(TOO_MUCH, timeout=120).exits(FAILED).text
     assert re.search(REFUSED, told), told
@@ -100,7 +101,10 @@ def test_a_router_with_64_mib(boot: Lab) -> None:
 @pytest.mark.kernels("6.1", "6.12")
 @pytest.mark.parametrize("memory", [64, 128])
 def test_a_cow_as_large_as_memory_allows(boot: Lab, memory: int) -> None:
-    """At worst the COW overflows. It never runs out of memory: that would make it Invalid, and lose it."""
+    """At worst the COW overflows.
+
+    If it ran out of memory, the kernel would make it Invalid, and lose it.
+    """
     vm = boot(memory=memory, append="cowflush.size=90%")
     digest = kept(vm)
     overflow(vm)
@@ -115,7 +119,7 @@ def test_a_cow_as_large_as_memory_allows(boot: Lab, memory: int) -> None:
 @pytest.mark.thorough
 @pytest.mark.kernels("6.1", "6.12")
 def test_memory_that_others_took_since_the_boot(boot: Lab) -> None:
-    """The limit is lower now than what the COW holds; it must not be cut."""
+    """The limit is now lower than what the COW holds; the COW must not be cut."""
     vm = boot(memory=128, append="cowflush.size=90%")
     digest = kept(vm)
     vm.run(FILL.format(count=1100)).ok()
@@ -134,11 +138,12 @@ def test_memory_that_others_took_since_the_boot(boot: Lab) -> None:
 
 @pytest.mark.kernels("6.1", "6.12")
 def test_a_writer_that_goes_on_through_an_overflow(boot: Lab) -> None:
-    """It may be stuck in a system call for good: a freeze of its filesystem would wait for it."""
+    """The writer may be stuck in a system call for good: a freeze would wait for it."""
     vm = boot(append="cowflush.size=8M")
     vm.run(TO_RAM).ok()
     digest = kept(vm)
-    # As the daemon does: what can't be written out keeps the page cache full, and writers waiting.
+    # The daemon does the same: pages that can't be written out keep the page cache full, and
+    # writers waiting.
     vm.run("echo 1048576 >/proc/sys/vm/dirty_bytes").ok()
     writer = vm.start(
         "while :; do guest-tools flood /root/flood --places 512 --seconds 60; done 2>/dev/null"
@@ -147,7 +152,8 @@ def test_a_writer_that_goes_on_through_an_overflow(boot: Lab) -> None:
     said = vm.run("/run/cowflush/cowflush flush", timeout=60).exits(FAILED).text
     assert "The COW had overflowed" in said
     assert status(vm)["phase"] == "idle"
-    # The filesystem stays shut down until the next boot, whatever is in the page cache, and is never up to date in that.
+    # The filesystem stays shut down until the next boot, whatever is in the page cache, and never
+    # counts as up to date.
     for _ in range(2):
         said = vm.run("/run/cowflush/cowflush flush", timeout=60).exits(FAILED).text
         assert "The COW had overflowed" in said and "nothing to flush" not in said, said

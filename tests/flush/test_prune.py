@@ -1,4 +1,4 @@
-"""What need not reach the card does not, and nothing else is missing: on ext2, ext3 and ext4, with pruning and without."""
+"""Pruning leaves out what the card need not get, and nothing else: on ext2, ext3 and ext4."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from powercut.tree import Truth
 from product import flushlog, logged
 from product.router import LOGGED, check_settled, status
 
-# Which blocks are left out is judged without a kernel, for 28 ways to make a filesystem: tests/ext.rs.
+# tests/ext.rs checks which blocks are left out, without a kernel, for 28 ways to make a filesystem.
 # Here are those in which the kernel's own reading and writing differs.
 KINDS = [
     pytest.param("ext4", 4096),
@@ -34,7 +34,7 @@ def filesystem(kind: str, block: int, *options: str) -> Filesystem:
 
 
 def change(vm: VM, number: int) -> None:
-    """Files that stay, that grow, that go with this flush, and that the next one deletes."""
+    """Makes files that stay, that grow, that go with this flush, and that go with the next."""
     vm.run(
         f"""cd /root && mkdir -p tmp && rm -f next-* &&
         for n in $(seq 6); do seq $n 9000 >tmp/gone-$n; done && sync &&
@@ -52,7 +52,7 @@ def flush(vm: VM) -> dict[str, Any]:
 
 
 def seq(number: int) -> str:
-    """What `seq N 900` writes, as SHA-256."""
+    """The SHA-256 of what `seq N 900` writes."""
     lines = "".join(f"{line}\n" for line in range(number, 901))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -64,7 +64,7 @@ def is_as(image: ExtImage, wanted: Truth) -> str:
 
 
 def check_figures(whole: dict[str, Any], pruned: dict[str, Any]) -> None:
-    """Half a MiB came and went before each flush. What is left out and what is flushed are all there was."""
+    """Compares the figures: half a MiB came and went before each flush, and the parts add up."""
     assert pruned["pruned"] > 100 << 10 and pruned["not_pruned"] == ""
     assert pruned["bytes"] + pruned["pruned"] > whole["bytes"] * 0.8
     assert pruned["bytes"] < whole["bytes"] * 0.7
@@ -86,7 +86,7 @@ def test_with_pruning_the_card_has_the_files_that_the_guest_had(
     print(kind, block, [(record["bytes"], record["pruned"]) for record in records])
     for record in pruned:
         check_figures(whole, record)
-    # What the log holds of these is free then.
+    # These files' chunks in the log are free then.
     vm.run(f"{SWITCHES[True]} && rm /root/next-* && sync").ok()
     flushed = tree.in_guest(vm)
     flush(vm)
@@ -95,12 +95,12 @@ def test_with_pruning_the_card_has_the_files_that_the_guest_had(
     assert {f"/root/stay-{number}" for number in range(1, 4)} <= set(flushed.files)
     assert is_as(flushlog.recovered(vm.card), flushed) == ""
 
-    # The card goes on: a merge leaves out what is free by now, too; and in write-through mode a
-    # journal begins over what is left of older ones.
+    # The card is used again: a merge leaves out what is free by now, too; and in write-through mode
+    # a journal begins over the remains of older ones.
     vm = boot(vm.card)
     assert tree.complaint(tree.in_guest(vm), flushed) == ""
     merge = json.loads(vm.run("cowflush merge --json", timeout=120).ok().output)
-    # Whether an ext2 in the log was frozen is not known.
+    # cowflush can't know whether an ext2 in the log was frozen.
     assert (merge["pruned"] > 0) == (kind != "ext2") and merge["merged"] > 0, merge
     vm.pause()
     assert is_as(ExtImage(vm.card.copy(boot.directory / "merged.img").fs().path), flushed) == ""
@@ -112,7 +112,7 @@ def test_with_pruning_the_card_has_the_files_that_the_guest_had(
     direct = {f"/root/direct-{number}": seq(number) for number in range(1, DIRECT + 1)}
     hashes = left.hashes("/root")
     assert {name: hashes[name] for name in direct} == direct
-    # Only the folder has another time than it had.
+    # Only the folder's time has changed.
     files, wanted = dict(tree.on_card(left).files), dict(flushed.files)
     for name in direct:
         del files[name]
@@ -123,7 +123,10 @@ def test_with_pruning_the_card_has_the_files_that_the_guest_had(
 
 
 def refused(vm: VM) -> str:
-    """Changes something that could be pruned, and flushes. Returns why it was not, as everybody is told."""
+    """Changes something prunable, and flushes.
+
+    Returns why it was not pruned, as all reports say it.
+    """
     change(vm, 1)
     record = flush(vm)
     assert record["pruned"] == 0 and record["bytes"] > 500 << 10
@@ -145,16 +148,16 @@ def test_a_wrong_checksum_means_no_pruning_and_is_said(boot: Lab) -> None:
     group = card.fs().blocks("/root/in-place")[0] // per_group
     bitmap = card.fs().bitmap(group)
     with open(card.path, "r+b") as image:
-        # A free block late in the group becomes a used one.
+        # Marks a free block late in the group as used.
         image.seek(card.root.start * 512 + bitmap * 4096 + per_group // 8 - 2)
         image.write(b"\1")
     vm = logged.start(boot, card=card)
     vm.run("seq 3000 | dd of=/root/in-place bs=4096 count=1 conv=notrunc 2>/dev/null; sync").ok()
     why = refused(vm)
-    # The kernel may have noticed as well, and noted it.
+    # The kernel may have noticed as well, and recorded it.
     assert "bitmaps has a wrong checksum" in why or "recorded errors" in why, why
     vm.kill()
-    # debugfs does not look at such a filesystem.
+    # debugfs does not read such a filesystem.
     assert boot(card).get("/root/in-place")[4096:] == content[4096:]
 
 
@@ -174,7 +177,7 @@ def test_a_feature_that_is_not_known_means_no_pruning_and_is_said(boot: Lab) -> 
 
 @pytest.mark.thorough
 def test_a_flush_of_which_nothing_is_needed(boot: Lab) -> None:
-    """Without a log and with one: only a chunk that no file uses was written, past the filesystem."""
+    """Without a log and with one: only a chunk past the filesystem was written."""
     card = boot.card()
     free = card.fs().unused()[0].start // 4096 + 1
     vm = boot(card, rw=False)

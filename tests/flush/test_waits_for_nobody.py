@@ -1,4 +1,4 @@
-"""Nothing stops a process that has the lock or has root suspended: no signal of a terminal, no reader, no shutdown.
+"""Nothing stops a process with the lock or with root suspended: no terminal, reader or shutdown.
 
 A terminal here is the guest's console, with a shell that has job control.
 """
@@ -15,18 +15,19 @@ from product.daemon import QUIET
 from product.router import LOGGED, check_settled, status, wait_status
 
 BUSY_PID, NOT_BUSY = '"busy_pid":[0-9]', '"busy_pid":null'
-# What a terminal sends to stop a program (signal(7)): Ctrl-Z, a read and a write of one that is not in front
+# The signals with which a terminal stops a program (signal(7)): for Ctrl-Z, and for a background
+# job's read and write
 STOPS = {"TSTP": 20, "TTIN": 21, "TTOU": 22}
 CTRL_S, CTRL_Q, CTRL_Z = "\x13", "\x11", "\x1a"
-# So slow that a flush is under way until it is lifted.
+# So slow that a flush stays under way until the limit is lifted
 STANDS_STILL = Throttle(bytes_per_second=30_000)
 TERMINAL = "/dev/ttyS0"
-# Of each process of cowflush's: what it waits for, which signals came, and which are held back
+# For each cowflush process: what it waits for, its pending signals, and those it blocks
 LOOK = "for pid in $(pidof cowflush cowflush-guard); do grep -hE '^(Name|State|SigPnd|ShdPnd|SigBlk):' /proc/$pid/status; done"
 # More than a terminal without a reader takes: from then on it takes nothing.
 FILL = f"yes >{TERMINAL} 2>&1 & until grep -q '^State:.S' /proc/$!/status; do sleep 0.05; done"
 OMITTED = "/run/sendsigs.omit.d"
-# As Debian's /etc/init.d/sendsigs begins.
+# As in the beginning of Debian's /etc/init.d/sendsigs
 SENDSIGS = f"""
 OMITPIDS=
 for pidfile in {OMITTED}/*; do
@@ -37,17 +38,17 @@ done
 
 
 def more(vm: VM) -> None:
-    """Four mebibytes for the next flush."""
+    """Writes 4 MiB for the next flush."""
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync").ok()
 
 
 def processes(vm: VM) -> dict[str, list[int]]:
-    """The state of each process of cowflush's, and the signals that came and are held back."""
+    """The state of each cowflush process, and its pending and blocked signals."""
     found: dict[str, list[int]] = {}
     for number, block in enumerate(vm.run(LOOK).ok().text.split("Name:\t")[1:]):
         name, *lines = block.splitlines()
         fields = dict(line.split(":\t") for line in lines)
-        # One that waits for the card has them all pending; that alone tells nothing.
+        # One that waits for the card has them all pending; that alone proves nothing.
         pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
         pending &= int(fields["SigBlk"], 16)
         found[f"{name} {number}, {fields['State']}"] = [
@@ -57,13 +58,13 @@ def processes(vm: VM) -> dict[str, list[int]]:
 
 
 def terminal(vm: VM) -> None:
-    """Starts a shell on it. In the background of one that leads no session: whose end would hang it up."""
+    """Starts a shell on the terminal, from a session whose leader's end would not hang it up."""
     vm.run(f"setsid -c sh -i <{TERMINAL} >{TERMINAL} 2>&1 &").ok()
     vm.wait_console("# $", timeout=20)
 
 
 def go_on(vm: VM) -> None:
-    """None of them is stopped by what a terminal sends: it is held back."""
+    """Sends what a terminal stops a program with: the processes block it, and go on."""
     for name in STOPS:
         vm.run(f"kill -{name} $(pidof cowflush cowflush-guard)").ok()
     found = processes(vm)
@@ -81,7 +82,7 @@ def test_no_terminal_stops_who_has_the_lock(boot: Lab) -> None:
     go_on(vm)
     vm.throttle(Throttle())
     vm.wait_console("flushes go there from now on", timeout=60)
-    # A job in the background that writes to such a terminal is stopped.
+    # With tostop the kernel stops a background job that writes to the terminal.
     vm.type(f"stty -F {TERMINAL} tostop\n")
     for begin, sign in (("cowflush flush", CTRL_Z), ("cowflush flush &", "")):
         more(vm)
@@ -93,16 +94,16 @@ def test_no_terminal_stops_who_has_the_lock(boot: Lab) -> None:
         if sign:
             vm.type(sign)
             vm.wait_console(r"\^Z", timeout=20)
-            # Now it was sent; what holds it back has it.
+            # The signal was sent, and is pending.
             found = processes(vm)
             assert [name for name, held in found.items() if STOPS["TSTP"] in held], found
         go_on(vm)
         vm.throttle(Throttle())
         vm.wait_console(rf"(?s)\A.{{{seen},}}flushed to the log", timeout=60)
-        # Only now the shell looks what became of its job.
+        # The shell checks its jobs only now.
         vm.type("\n")
         vm.until("! pidof cowflush cowflush-guard")
-    # The terminal has no reader and takes no more characters. The lock must come back all the same.
+    # The terminal has no reader and takes no more characters. The lock must still be released.
     more(vm)
     vm.throttle(STANDS_STILL)
     vm.type("cowflush flush\n")
@@ -122,7 +123,7 @@ def test_no_terminal_stops_who_has_the_lock(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_nothing_stops_the_daemon(boot: Lab) -> None:
-    """It says what it does, on a terminal and to syslogd: neither has to take it."""
+    """The daemon's messages go to a terminal and to syslogd, and neither has to take them."""
     vm = boot()
     vm.put("/etc/cowflush.conf", QUIET.encode())
     vm.run("cowflush flush", timeout=60).ok()
@@ -144,7 +145,7 @@ def test_nothing_stops_the_daemon(boot: Lab) -> None:
         daemon.wait_flushes(vm, 1, causes="asked", since=number - 1)
     vm.run("killall yes; kill -CONT $(pidof syslogd)").ok()
     vm.type(CTRL_Q)
-    # What syslogd did not take the kernel's log has.
+    # The kernel's log has what syslogd did not take.
     vm.run("dmesg | grep 'cowflush: flushed (asked)'").ok()
     daemon.signal(vm, "TERM")
     vm.until("! pidof cowflush")
@@ -154,17 +155,17 @@ def test_nothing_stops_the_daemon(boot: Lab) -> None:
 
 
 def spared(vm: VM) -> set[str]:
-    """Whom sendsigs would spare."""
+    """The processes that sendsigs would spare."""
     return set(vm.run(f"cat {OMITTED}/* 2>/dev/null").text.split())
 
 
 def alive(vm: VM) -> set[str]:
-    """The processes of a daemon, of a flush and of their helpers."""
+    """The processes of a daemon and of a flush, and their helpers."""
     return set(vm.run("pidof cowflush cowflush-guard").text.split())
 
 
 def send(vm: VM, signal: int) -> None:
-    """What sendsigs sends to every process; another process is there, and gets it."""
+    """Sends every process what sendsigs sends; another process is there, and gets it."""
     vm.run("setsid sleep 1000 >/dev/null 2>&1 & until pidof sleep; do usleep 50000; done").ok()
     # killall5 spares its own session, which is the agent's.
     vm.run(f"{SENDSIGS}\nkillall5 -{signal} $OMITPIDS").ok()
@@ -172,18 +173,22 @@ def send(vm: VM, signal: int) -> None:
 
 
 def begin(vm: VM, command: str) -> None:
-    """In a session of its own, so that no other process is killed in its place."""
+    """Runs a command in a session of its own, so that no other process is killed in its place."""
     vm.run(f"setsid cowflush {command} >/run/said 2>&1 & echo $! >/run/pid").ok()
 
 
 def ended(vm: VM) -> str:
-    """What it has said, when it has ended."""
+    """What the command has printed, once it has ended."""
     vm.until("! [ -e /proc/$(cat /run/pid) ]", timeout=60)
     return vm.get("/run/said").decode()
 
 
 def test_a_shutdown_s_killing_spares_who_flushes_and_its_guard(boot: Lab) -> None:
-    """sysvinit's sendsigs. Both killed at one instant would leave root asleep, and the shutdown waiting for it."""
+    """sysvinit's sendsigs.
+
+    Killed at the same instant, a flush and its guard would leave root suspended, and the shutdown
+    waiting for it.
+    """
     vm = logged.start(boot, throttle=Throttle())
     vm.run(f"mkdir {OMITTED}").ok()
     vm.put("/etc/cowflush.conf", QUIET.encode())
@@ -205,7 +210,7 @@ def test_a_shutdown_s_killing_spares_who_flushes_and_its_guard(boot: Lab) -> Non
     vm.throttle(Throttle())
     assert "flushed to the log" in ended(vm)
     assert spared(vm) == its_own, "who has ended is not in it"
-    # The last step of a stop keeps root asleep for long, and the guard at its side.
+    # The last step of a stop keeps root suspended for long, with the guard at its side.
     daemon.signal(vm, "TERM")
     vm.until("! pidof cowflush")
     assert spared(vm) == set()
@@ -213,7 +218,7 @@ def test_a_shutdown_s_killing_spares_who_flushes_and_its_guard(boot: Lab) -> Non
     vm.throttle(Throttle(bytes_per_second=20_000))
     begin(vm, "stop")
     asleep = "grep -q 1 /sys/block/dm-*/dm/suspended"
-    # Not the moment of an ordinary seal.
+    # Not the moment of an ordinary seal
     vm.until(f"n=0; while [ $n -lt 8 ] && {asleep}; do n=$((n + 1)); done; [ $n = 8 ]", timeout=120)
     everybody = alive(vm)
     names = (

@@ -1,1 +1,1 @@
-"""The flush log: its flushes, its commands, damage, whose it is, and the formats."""
+"""The flush log: its flushes, its commands, damage, owners, and formats."""

@@ -1,5 +1,7 @@
-"""A log that a newer program wrote is kept, nothing is written past it, and everybody says why. An upgrade takes the log
-along, and there is a way back."""
+"""A newer program's log is kept, nothing is written past it, and every command says why.
+
+An upgrade takes the log along, and there is a way back.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ WRITERS = ("flush", "merge", "stop")
 
 
 def check_refused(vm: VM) -> None:
-    """Nothing is written to the log or past it, and every command says why and what to do."""
+    """Checks that nothing is written to the log or past it, and that every command explains it."""
     before = vm.card_stats().wr_operations
     vm.run("echo x >/root/x; sync").ok()
     for command in WRITERS:
@@ -51,14 +53,15 @@ def test_a_log_of_a_newer_program_is_kept_and_nothing_is_written_past_it(boot: L
     assert KNOWN in vm.run("dmesg").ok().text
     check_refused(vm)
     vm.kill()
-    # Without a stack root is only read.
+    # Without a stack root is read-only.
     vm = boot(card, append="cowflush=off")
     said = logged.said(vm)
     assert "root is the plain card sda1 (ro), as cowflush=off says: writes are refused." in said
     vm.run("mount -o remount,rw /; ! touch /root/x").ok()
     vm.kill()
     assert not list(card.differing_sectors(before))
-    # One copy of the header is enough to tell: a newer program could not write the other.
+    # One copy of the header is enough to tell; the newer program may have failed to write the
+    # other.
     flushlog.set_format(card, 1)
     vm = boot(card)
     logged.check_state(vm, 2)
@@ -67,7 +70,7 @@ def test_a_log_of_a_newer_program_is_kept_and_nothing_is_written_past_it(boot: L
 
 @pytest.mark.thorough
 def test_an_upgrade_takes_the_log_along_and_there_is_a_way_back(boot: Lab) -> None:
-    """With this program as one that writes a newer format would be."""
+    """A build of this program plays one that writes a newer format."""
     newer = artefacts.newer()
     card = boot.card()
     put(card, newer / "cowflush")
@@ -77,7 +80,7 @@ def test_an_upgrade_takes_the_log_along_and_there_is_a_way_back(boot: Lab) -> No
     vm.kill()
     assert flushlog.formats(card) == [1, 1]
 
-    # The newer one reads what is there, and what it adds is of its own format.
+    # The newer program reads the log, and appends in its own format.
     vm = boot(card, initramfs=newer / "initramfs.cpio.gz")
     logged.check_state(vm, 1)
     assert flushlog.formats(vm.cut_copy(boot.directory / "upgraded.img")) == [1, 1]
@@ -85,7 +88,7 @@ def test_an_upgrade_takes_the_log_along_and_there_is_a_way_back(boot: Lab) -> No
     vm.kill()
     assert flushlog.formats(card) == [2, 2]
 
-    # An older kernel's initramfs has the older one.
+    # An older kernel's initramfs has the older program.
     before = card.copy(boot.directory / "before.img")
     vm = boot(card)
     assert KNOWN in logged.said(vm)
@@ -93,7 +96,7 @@ def test_an_upgrade_takes_the_log_along_and_there_is_a_way_back(boot: Lab) -> No
     vm.kill()
     assert not list(card.differing_sectors(before))
 
-    # The documented way back: the newer one merges, and leaves a log that every program reads.
+    # The documented way back: the newer program merges, and leaves a log that every program reads.
     vm = boot(card, initramfs=newer / "initramfs.cpio.gz")
     logged.check_state(vm, 2)
     vm.run("/newer merge", timeout=60).ok()
@@ -104,7 +107,7 @@ def test_an_upgrade_takes_the_log_along_and_there_is_a_way_back(boot: Lab) -> No
     logged.check_state(vm, 2)
     logged.flush(vm, 3)
 
-    # An upgrade without a reboot: what the older program of this boot can't read it leaves alone.
+    # An upgrade without a reboot: this boot's older program leaves alone what it can't read.
     flush(vm, 4)
     before_writes = vm.card_stats().wr_operations
     for command in WRITERS:
@@ -121,7 +124,7 @@ def test_an_upgrade_takes_the_log_along_and_there_is_a_way_back(boot: Lab) -> No
 
 
 def put(card: Card, program: Path) -> None:
-    """The newer program, as an upgraded package would bring it."""
+    """Installs the newer program, as an upgraded package would."""
     card.edit([f"write {program} /newer", "sif /newer mode 0100755"])
 
 

@@ -1,4 +1,4 @@
-"""The flush log: a flush is whole after a power cut, and what a merge leaves is a plain card."""
+"""The flush log: a flush is whole after a power cut, and a merge leaves a plain card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = pytest.mark.kernels(*artefacts.EVERYWHERE)
 
 @pytest.mark.thorough
 def test_the_log_may_be_the_last_thing_on_the_card(boot: Lab) -> None:
-    """Its second header then ends the disk, too; the disk is no log for that."""
+    """The log's second header then ends the disk, too; that doesn't make the disk a log."""
     to_the_end = "label: dos\nlabel-id: 0xc0f1a586\n1: start=8192, size=245760, type=83\n2: start=253952, size=270336, type=da\n"
     card = logged.made(boot.card(partitions=to_the_end), 1)
     assert card.log.sectors.stop * 512 == card.path.stat().st_size

@@ -1,7 +1,7 @@
-"""The flush log's commands, what the kernel command line says of it, and logs and roots that don't fit.
+"""The flush log's commands, its kernel arguments, and logs and roots that don't fit.
 
-What needs no guest is in test_log_host.py. Most cards here have flushes in their log that the second writer
-put there.
+Tests that need no guest are in test_log_host.py. Most cards here have flushes in their log that the
+second writer put there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def with_flushes(boot: Lab, label: bytes = b"") -> Card:
 
 
 def check_kept(vm: VM) -> None:
-    """The log is not applied, it stays as it is, and everything tells how to decide."""
+    """Checks that the log is neither applied nor changed, and that reports say how to decide."""
     why = "sda1 is not as its last flush left it"
     assert f"cannot use the flush log on /dev/sda2: {why}. The log is kept" in logged.said(vm)
     for text in (
@@ -169,7 +169,7 @@ def test_a_log_that_is_not_wanted(boot: Lab) -> None:
     assert "cowflush.log=none is on the kernel command line" in logged.said(vm)
     check_settled(vm)
     vm.kill()
-    # Nothing was flushed past it: it still counts.
+    # Nothing was flushed past the log: it still counts.
     again = boot(card)
     logged.check_state(again, 2)
 
@@ -193,7 +193,7 @@ def test_format_spares_what_is_there_and_what_is_in_use(boot: Lab) -> None:
         said = vm.run(f"cowflush log format {words}").exits(code).text
         assert re.search(why, said) and said.startswith("cowflush: "), (words, said)
     assert vm.card_stats().wr_operations == before
-    # The rest of the formats are told apart on the host; these two by their own tools.
+    # The host's tests tell the other formats apart; these two are made by their own tools.
     for kind, make in (("swap", "mkswap /dev/sda2"), ("ext2", "mkfs.ext2 /dev/sda2")):
         vm.run(f"{make} >/dev/null 2>&1 && sync").ok()
         before = vm.card_stats().wr_operations
@@ -217,7 +217,10 @@ def test_format_spares_what_is_there_and_what_is_in_use(boot: Lab) -> None:
 @pytest.mark.thorough
 @BOTH
 def test_format_takes_effect_at_once(boot: Lab) -> None:
-    """Also while writes go through; and after a start flushes go to the log, each to an erase block's start."""
+    """Also while writes go through.
+
+    After a start flushes go to the log, each to an erase block's start.
+    """
     vm = boot()
     vm.run("cowflush stop", timeout=60).ok()
     vm.run("cowflush log format /dev/sda2 --erase-block 128K").ok()
@@ -244,12 +247,12 @@ def test_format_takes_effect_at_once(boot: Lab) -> None:
 
 
 def segment_bytes(chunks: int) -> int:
-    """What a segment takes on the card: head and table, data, commit record."""
+    """A segment's size on the card: head and table, data, commit record."""
     return (-(-(flushlog.RECORD + chunks * flushlog.ENTRY.size) // CHUNK) + chunks + 1) * CHUNK
 
 
 def test_what_the_log_prints_is_documented_and_true(boot: Lab) -> None:
-    """Its figures are what QEMU says the card got, and what the second reader finds there."""
+    """Its figures match what QEMU says the card got, and what the second reader finds there."""
     vm = boot()
     none = vm.run("cowflush log --json").ok().output
     assert jsondoc.parse(jsondoc.NO_LOG, none) == {"version": 1, "state": "none"}
@@ -328,8 +331,11 @@ def test_what_the_log_prints_is_documented_and_true(boot: Lab) -> None:
 
 
 def test_a_second_reader_agrees_on_every_state_of_a_log(boot: Lab) -> None:
-    """Empty, with one flush and several, merged, written around, damaged at its end: `recover` on the
-    host makes the same of the card, byte for byte, and the guest's files are in it."""
+    """Empty, with one flush and several, merged, wrapped around, damaged at its end.
+
+    `recover` on the host makes the same of the card, byte for byte, and the guest's files are in
+    it.
+    """
     vm = boot(boot.card(partitions=SMALL_LOG))
     vm.run("cowflush log format /dev/sda2").ok()
     big = ""
@@ -379,7 +385,7 @@ def test_a_second_reader_agrees_on_every_state_of_a_log(boot: Lab) -> None:
 
 
 def test_recover_works_on_devices_and_refuses_those_in_use(boot: Lab) -> None:
-    """A card in a reader: the guest's second disk."""
+    """The guest's second disk plays a card in a reader."""
     other = logged.made(boot.card(Filesystem(uuid=OTHER)), 2)
     expected = flushlog.recovered(other).path
     vm = boot(drives=[Drive(other.path)])
@@ -390,7 +396,7 @@ def test_recover_works_on_devices_and_refuses_those_in_use(boot: Lab) -> None:
     assert "would write" in vm.run(f"{recover} --merge --dry-run").ok().text
     vm.run(f"{recover} --export /run/export.img", timeout=60).ok()
     made = vm.run("sha256sum </run/export.img; rm /run/export.img", timeout=60).ok().text.split()[0]
-    # A root that is mounted, be it read-only, can't be written under the filesystem's feet.
+    # A mounted root, even a read-only one, can't be written under its filesystem.
     vm.run("mkdir /run/m").ok()
     for options in ("ro", "ro,noload"):
         vm.run(f"mount -o {options} /dev/sdb1 /run/m").ok()

@@ -1,7 +1,7 @@
-"""A damaged flush log: what is still whole is applied, what is lost is told, what was cut off stays so.
+"""A damaged flush log: what is whole counts, losses are reported, and what is cut off stays so.
 
-The card is damaged from outside between two boots. What then counts is said by three: the boot, the
-program on the host, and the second reader in product/flushlog.py; they must agree byte for byte.
+The test damages the card from outside between two boots. The boot, the program on the host, and the
+second reader in product/flushlog.py then say what counts; they must agree byte for byte.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def card(cards: list[Card], boot: Lab) -> Card:
 
 
 def own_data(log: FlushLog, index: int) -> int:
-    """A chunk of data of that segment that no younger one replaces."""
+    """A chunk of data of that segment that no younger segment replaces."""
     return max(set(log.segments[index].places) & set(log.live().values()))
 
 
@@ -93,7 +93,7 @@ def lose_data(card: Card, log: FlushLog) -> int:
 
 
 def lose_all_but_the_commit(card: Card, log: FlushLog) -> int:
-    """The same, and something else stands where the segment was to be."""
+    """The same, with something else in the segment's place."""
     last = log.segments[-1]
     for chunk in (last.head, *last.places):
         flushlog.write(card, chunk, b"\xff" * CHUNK)
@@ -122,7 +122,7 @@ MOST_TELLING = (flip_data, lose_data)
 
 
 def recover(card: Card, code: int, tmp: Path) -> dict[str, Any]:
-    """What `cowflush recover` says, and that it makes of the card what the second reader makes of it."""
+    """What `cowflush recover` reports, after a check that its result is the second reader's."""
     root, log = logged.images(card)
     done = logged.host("recover", root, log, "--export", tmp / "export.img", "--json")
     assert done.returncode == code, done.stderr
@@ -134,7 +134,7 @@ def recover(card: Card, code: int, tmp: Path) -> dict[str, Any]:
 
 
 def check_seen(vm: VM, log: FlushLog) -> None:
-    """The kernel shows every chunk of root that the log holds as the second reader does."""
+    """Checks that the kernel shows every chunk of root in the log as the second reader does."""
     live = log.live()
     expected = hashlib.sha256(b"".join(log.chunk(live[old]) for old in sorted(live)))
     olds = " ".join(map(str, sorted(live)))
@@ -146,7 +146,7 @@ def check_seen(vm: VM, log: FlushLog) -> None:
 
 
 def go_on(vm: VM, boot: Lab, counts: int) -> None:
-    """Flushing goes on, and what was cut off never counts again."""
+    """Checks that flushing goes on, and that what was cut off never counts again."""
     logged.check_state(vm, counts)
     assert "to the log on sda2" in logged.flush(vm, counts + 1)
     vm.kill()
@@ -188,7 +188,7 @@ def test_what_is_lost_is_told(boot: Lab, card: Card, case: Lossy) -> None:
 
 
 def test_a_second_boot_does_not_apply_what_was_cut_off(boot: Lab, card: Card) -> None:
-    """Not even when what was damaged is whole again, as after a read that failed once."""
+    """Not even when the damaged part is whole again, as after a read that failed once."""
     whole, third = FlushLog(card), FlushLog(card).segments[2]
     place = own_data(whole, 2)
     flushlog.flip(card, place)
@@ -285,7 +285,7 @@ def test_one_copy_of_the_header(boot: Lab, card: Card, copy: int) -> None:
     assert logged.report(vm)["header_whole"] is False
     assert "DAMAGED" in vm.run("cowflush log").ok().text
     logged.check_state(vm, FLUSHES)
-    # A merge mends it.
+    # A merge repairs it.
     vm.run("cowflush merge", timeout=60).ok()
     assert logged.report(vm)["header_whole"] is True
     logged.flush(vm, FLUSHES + 1)
@@ -305,7 +305,7 @@ def damage_both_headers(card: Card) -> str:
 
 
 def make_it_newer(card: Card) -> str:
-    """As a later version of this program would write it."""
+    """Makes the header as a later version of this program would write it."""
     header = bytearray(FlushLog(card).chunk(0)[:512])
     header[8:16] = bytes([2, 0, 0, 0, 0, 0, 0, 0])
     header[12:16] = flushlog.crc32c(bytes(header)).to_bytes(4, "little")
@@ -314,14 +314,14 @@ def make_it_newer(card: Card) -> str:
 
 
 def cut_the_partition(card: Card) -> str:
-    """The partition is made smaller, as by a tool that did not know what was on it."""
+    """Shrinks the partition, as a tool would that did not know what was on it."""
     with open(card.path, "r+b") as image:
         image.seek(446 + 16 + 12)
         image.write((card.log.size // 2).to_bytes(4, "little"))
     return f"the log has {card.log.size // 8} chunks of 4096 bytes, but the partition has only {card.log.size // 16}"
 
 
-# How it was found has nothing to do with why it can't be read.
+# How the log was found does not matter for why it can't be read.
 @pytest.mark.parametrize(
     ("damage", "append"),
     [
@@ -334,7 +334,7 @@ def cut_the_partition(card: Card) -> str:
 def test_a_log_that_cannot_be_read(
     boot: Lab, card: Card, damage: Callable[[Card], str], append: str
 ) -> None:
-    """It may hold flushes, so it's never passed over in silence."""
+    """It may hold flushes, so cowflush never silently ignores it."""
     why = damage(card)
     vm = boot(card, append=append)
     assert f"cannot use /dev/sda2 as the flush log: {why}" in logged.said(vm)
@@ -346,7 +346,7 @@ def test_a_log_that_cannot_be_read(
     # A flush would make the log's flushes useless, if there are any.
     waits = vm.run("echo x >/root/x; cowflush flush", timeout=60).exits(1).text
     assert "the owner's word about the flush log is waited for" in waits
-    # What the messages advise.
+    # The messages' advice.
     vm.run("cowflush release; cowflush flush", timeout=60).ok()
     refused = vm.run("cowflush log format /dev/sda2").exits(2).text
     assert "--over cowflush-log" in refused, refused

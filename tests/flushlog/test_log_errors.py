@@ -1,4 +1,4 @@
-"""A card that fails in the flush log, or under a merge of it: nothing is lost, and a card that works again goes on."""
+"""A card that fails in the flush log or during its merge: nothing is lost, and flushes go on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ WHAT_TO_DO = r"Look for the card's errors in the kernel log \(dmesg\), then run 
 
 
 def chunk_sectors(card: Card, first: int, count: int = 1) -> range:
-    """Sectors of the card that chunks of the log lie on."""
+    """The card's sectors that chunks of the log occupy."""
     start = card.log.start + first * 8
     return range(start, start + count * 8)
 
 
 def next_chunk(vm: VM) -> int:
-    """Where the next segment will begin."""
+    """The chunk at which the next segment will begin."""
     return int(logged.report(vm)["wear_position"]) // flushlog.CHUNK
 
 
 def check_cut(boot: Lab, vm: VM, number: int) -> None:
-    """If the power were cut now: the state of that flush."""
+    """Checks that a power cut now would leave the state of that flush."""
     vm.pause()
     card = vm.card.copy(boot.directory / "cut.img")
     vm.cont()
@@ -56,10 +56,11 @@ def check_named(said: str, card: Card, bad: range) -> None:
     assert set(range(first, last + 1)) & set(bad), said
 
 
-# An append is cowflush's own doing, a merge the kernel's: only that is tried on both.
+# An append is cowflush's own work, a merge the kernel's: only the merge is tried on both kernels.
 def test_writes_that_fail_in_the_log(boot: Lab) -> None:
     """In the data; and then, with those on the card, in the commit record."""
-    # Where that is follows from what is sealed, all of which is appended without pruning.
+    # The commit record's place follows from what is sealed, all of which is appended without
+    # pruning.
     vm = logged.start(boot, append="cowflush.prune=off")
     logged.flush(vm, 1)
     begin = next_chunk(vm)
@@ -75,7 +76,8 @@ def test_writes_that_fail_in_the_log(boot: Lab) -> None:
     bad = chunk_sectors(vm.card, begin + 1 + chunks)
     vm.fail_writes(bad)
     check_named(fail_a_flush(vm, 2), vm.card, bad)
-    # A segment that lacks nothing but its commit record counts; that can't be written, so the next try goes behind it.
+    # A segment that lacks only its commit record counts; that can't be written, so the next try
+    # goes after it.
     check_cut(boot, vm, 2)
     assert "to the log on sda2" in logged.flush(vm, 3)
     check_settled(vm, log=LOGGED)
@@ -119,7 +121,7 @@ def test_a_flush_that_fails_in_the_log(boot: Lab) -> None:
     "healed", [pytest.param(False, marks=pytest.mark.thorough), True], ids=["broken", "healed"]
 )
 def test_a_broken_log_is_passed_by(boot: Lab, healed: bool) -> None:
-    """The log takes no more writes: --direct gets everything to the card, and nothing old comes back."""
+    """The log takes no more writes: --direct gets everything to the card, nothing old returns."""
     vm = logged.start(boot)
     logged.flush(vm, 1)
     vm.fail_writes(vm.card.log.sectors)
@@ -132,7 +134,7 @@ def test_a_broken_log_is_passed_by(boot: Lab, healed: bool) -> None:
     cut.fsck()
     assert cut.read(logged.STATE) == b"2\n"
     if healed:
-        # The log still holds flush 1. A flush behind it must not bring it back.
+        # The log still holds flush 1. A flush after it must not bring it back.
         vm.heal()
         assert "to the log on sda2" in logged.flush(vm, 3)
         vm.kill()
@@ -147,8 +149,10 @@ def test_a_broken_log_is_passed_by(boot: Lab, healed: bool) -> None:
 
 @pytest.mark.thorough
 def test_a_direct_flush_leaves_nothing_in_the_log_of_an_append_that_failed(boot: Lab) -> None:
-    """All of that segment is there but its commit record, so it counts: the next boot would find
-    flushes of a root that was written past them since."""
+    """A segment that lacks only its commit record counts.
+
+    The next boot would find flushes of a root that was written past them since.
+    """
     vm = logged.start(boot)
     logged.flush(vm, 1)
     vm.run("cowflush merge", timeout=60).ok()
@@ -184,7 +188,7 @@ def test_a_header_that_can_not_be_written(boot: Lab, copies: str) -> None:
     logged.flush(vm, 1)
     card = vm.card
     first, second = chunk_sectors(card, 0), chunk_sectors(card, card.log.size // 8 - 1)
-    # One fault at a time can be put in; both means the whole log.
+    # Only one fault can be set at a time; both means the whole log.
     vm.fail_writes({"first": first, "second": second, "both": card.log.sectors}[copies])
     merged = vm.run("cowflush merge", timeout=60)
     logged.check_state(vm, 1)
@@ -267,7 +271,7 @@ def test_reads_that_fail_in_the_log_during_a_merge(boot: Lab) -> None:
         and "nothing was written" in said
     ), said
     vm.heal()
-    # A bit that rots is another thing.
+    # A bit that rots is another matter.
     vm.pause()
     flushlog.flip(vm.card, place, 9)
     vm.cont()
@@ -294,7 +298,7 @@ SMALL = "dd if=/dev/urandom of=/root/big bs=64k count={count} 2>/dev/null; sync"
 
 
 def shrink_log(card: Card, sectors: int) -> Card:
-    """The log's partition as a smaller one."""
+    """Shrinks the log's partition."""
     with open(card.path, "r+b") as image:
         image.seek(446 + 16 + 12)
         image.write(sectors.to_bytes(4, "little"))
@@ -303,7 +307,7 @@ def shrink_log(card: Card, sectors: int) -> Card:
 
 @pytest.mark.thorough
 def test_a_log_that_wraps(boot: Lab) -> None:
-    """2 MiB: nearly full it is merged, and goes on where it left off, around the ring several times."""
+    """2 MiB: when nearly full it is merged, and goes on behind, several times around the ring."""
     vm = logged.start(boot, card=shrink_log(boot.card(), 4096))
     merges = 0
     for number in range(1, 31):
@@ -328,7 +332,7 @@ def test_a_flush_without_room_merges_first(boot: Lab) -> None:
         merges += merged
         after = logged.report(vm)
         if merged:
-            # Only then: both would not have fitted.
+            # The merge came first: both would not have fitted.
             assert len(after["segments"]) == 1
             assert before["used"] + after["used"] > after["size"]
         else:
@@ -385,7 +389,7 @@ def test_the_cow_is_no_larger_than_the_log(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_what_was_written_before_the_log_was_made_may_be_larger(boot: Lab) -> None:
-    """Then it goes to the card itself, and the next one to the log."""
+    """Then it goes to the card itself, and the next flush to the log."""
     vm = boot(shrink_log(boot.card(), 4096))
     vm.run(
         "dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync; sha256sum /root/big >/root/sum"

@@ -1,7 +1,8 @@
-"""The flush log on this machine: `recover` and `log format` on images, with no guest.
+"""The flush log on the host: `recover` and `log format` on images, without a guest.
 
-The logs are made by a second writer (product/logwriter.py) and judged by a second reader (product/flushlog.py), both
-from the description alone. What the root must be is known before: the writer's own data.
+A second writer (product/logwriter.py) makes the logs and a second reader (product/flushlog.py)
+judges them, both from the description alone. What root must be is known before: the writer's own
+data.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RING = 257  # chunks: hardly more than the smallest ring
 
 @dataclass
 class Rig:
-    """A small root, a log for it, and what root is after each flush that is in the log."""
+    """A small root, a log for it, and root's state after each flush in the log."""
 
     directory: Path
     seed: int
@@ -54,7 +55,7 @@ class Rig:
         return ROOT_CHUNKS * CHUNK // SECTOR
 
     def flush(self, count: int) -> Written:
-        """Appends new content for so many chunks of root."""
+        """Appends new content for this many chunks of root."""
         data = {
             old: self.random.randbytes(CHUNK)
             for old in self.random.sample(range(ROOT_CHUNKS), count)
@@ -66,13 +67,13 @@ class Rig:
         return self.writer.append(data, card=self.states[0][:CHUNK])
 
     def merge(self) -> None:
-        """What is in the log is on root now."""
+        """Records that root has everything in the log now."""
         self.states = [self.states[-1]]
         self.root.write_bytes(self.states[0])
         self.writer.merged()
 
     def check(self, counts: int, end: str, code: int = DONE, bad: int = 0) -> None:
-        """So many of the log's flushes count, say the program, the second reader, and what was written."""
+        """Checks that this many flushes count, by the program, the second reader, and the writer."""
         before = self.log.read_bytes()
         export = self.directory / "export.img"
         done = logged.host("recover", self.root, self.log, "--export", export, "--json")
@@ -97,7 +98,7 @@ class Rig:
             (segment.sequence, 1_700_000_000, len(segment.data), len(segment.data) * CHUNK)
             for segment in segments
         ]
-        # To look is to write nothing.
+        # A look writes nothing.
         assert self.root.read_bytes() == self.states[0] and self.log.read_bytes() == before
 
 
@@ -112,7 +113,7 @@ def rig(tmp_path: Path) -> Rig:
 @pytest.mark.parametrize("align", [1, 3, 32])
 @pytest.mark.parametrize("seed", range(3))
 def test_any_history_of_a_log_is_read_alike(tmp_path: Path, seed: int, align: int) -> None:
-    """Flushes and merges at random, several times around the ring."""
+    """Random flushes and merges, several times around the ring."""
     smallest = -(-256 // align) * align
     rig = Rig(tmp_path, seed, align, chunks=align + smallest + 1 + seed % align)
     rig.check(0, "clean")
@@ -126,7 +127,7 @@ def test_any_history_of_a_log_is_read_alike(tmp_path: Path, seed: int, align: in
         rig.flush(count)
     rig.check(len(rig.writer.segments), "clean")
     reader = FlushLog(LogImage(rig.log))
-    # It has been around the ring, else this is no test of that.
+    # Unless it has been around the ring, this tests nothing.
     assert merges >= 2 and reader.segments[-1].next_position > reader.length
 
 
@@ -279,7 +280,7 @@ def test_recover_merges_and_empties_the_log(rig: Rig) -> None:
     emptied = jsondoc.parse("recover", logged.host("recover", rig.root, rig.log, "--json").stdout)
     assert (emptied["segments"], emptied["to_merge"], emptied["end"]) == ([], 0, "clean")
     assert live
-    # The same again changes nothing: there is nothing left to do.
+    # A second run changes nothing: there is nothing left to do.
     assert logged.host("recover", rig.root, rig.log, "--merge").returncode == DONE
     assert rig.root.read_bytes() == rig.states[-1]
 
@@ -293,12 +294,12 @@ def test_recover_merges_what_is_left_of_a_damaged_log(rig: Rig) -> None:
     assert re.search(r"^damaged: chunk \d+ of the log$", done.stdout, re.MULTILINE), done
     assert "flushes up to 3 are lost, and what counts is flush 2" in done.stdout
     assert rig.root.read_bytes() == rig.states[2]
-    # What was cut off never counts again, also when it can be read again.
+    # What was cut off never counts again, even if it can be read again.
     assert FlushLog(LogImage(rig.log)).segments == []
 
 
 def test_a_recovery_that_fails_halfway_says_what_state_root_is_in(rig: Rig) -> None:
-    """As by a card that takes no more writes, of which a limit on a file's size is the likeness."""
+    """A limit on the file's size plays a card that takes no more writes."""
     rig.flush(ROOT_CHUNKS)
     limit = ROOT_CHUNKS * CHUNK // 2
     limited = ["env", "--ignore-signal=XFSZ", "prlimit", f"--fsize={limit}"]
@@ -310,7 +311,7 @@ def test_a_recovery_that_fails_halfway_says_what_state_root_is_in(rig: Rig) -> N
     assert failed.returncode == FAILED, failed
     assert "Root may be half merged, so don't mount it." in failed.stderr, failed
     assert rig.root.read_bytes() not in rig.states
-    # What it says is true: the same again is all it takes.
+    # The message is true: a second run is all it takes.
     assert logged.host("recover", rig.root, rig.log, "--merge").returncode == DONE
     assert rig.root.read_bytes() == rig.states[1]
 
@@ -319,7 +320,7 @@ def test_recover_knows_a_root_that_has_grown_or_has_another_uuid(
     tmp_path: Path, root: Path
 ) -> None:
     first = root.read_bytes()[:CHUNK]
-    # The UUID stands 104 bytes into the superblock.
+    # The UUID is 104 bytes into the superblock.
     renamed = first[: 1024 + 104] + uuid.uuid4().bytes + first[1024 + 120 :]
     log = tmp_path / "log.img"
     log.write_bytes(bytes(4 << 20))
@@ -346,7 +347,7 @@ def test_recover_knows_a_root_that_has_grown_or_has_another_uuid(
 
 
 def written_elsewhere(rig: Rig) -> str:
-    """By another system that mounted root: the superblock's chunk shows it."""
+    """As by another system that mounted root: the superblock's chunk shows it."""
     with open(rig.root, "r+b") as root:
         root.seek(1024)
         root.write(b"mounted elsewhere")
@@ -379,7 +380,7 @@ def test_a_log_that_does_not_fit_is_applied_by_force_alone(
     rig.writer = LogWriter(
         rig.log, rig.chunks, rig.root_sectors, root_uuid=uuid.UUID(ext.UUID).bytes, seed=3
     )
-    # The superblock's chunk is none of what is flushed: only its checksum is known.
+    # The superblock's chunk is not among what is flushed: the log has only its checksum.
     data = {old: rig.random.randbytes(CHUNK) for old in (3, 9, 62)}
     rig.writer.append(data, card=rig.states[0][:CHUNK])
     fit = change(rig)
@@ -403,7 +404,7 @@ def test_what_is_no_log_or_not_there_is_named(rig: Rig) -> None:
     blank = rig.directory / "blank.img"
     blank.write_bytes(bytes(CHUNK * 300))
     done = logged.host("recover", rig.root, blank)
-    # Nothing is lost by it.
+    # It loses nothing.
     assert done.returncode == FAILED and f"cannot use {blank} as the flush log" in done.stderr
     assert "it holds no flush log" in done.stderr
     for missing in ((rig.directory / "no", rig.log), (rig.root, rig.directory / "no")):
@@ -452,7 +453,7 @@ def test_the_judge_of_cards_sees_what_is_not_as_it_was(
     root = flushlog.recovered(made.copy(tmp_path / "card.img"))
     logged.check_root(root, 2)
     ext.edit(str(root.path), fault)
-    # `e2fsck` would see some of it, too; here it is the files' turn.
+    # `e2fsck` would see some of it, too; this test is about the files.
     root.fsck = lambda: ""  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match=r"/root/|/usr/"):
         logged.check_root(root, 2)
@@ -529,14 +530,14 @@ def test_format_makes_what_it_was_asked_for(
     made = uuid.UUID(bytes=header.uuid)
     assert (made.version, made.variant) == (4, uuid.RFC_4122)
     assert f"made a flush log of {log} (4.0 MiB) for {root}, UUID={made}\n" == done.stdout
-    # Another one has another UUID.
+    # Another log has another UUID.
     assert logged.host(*command, "--over", "cowflush-log").returncode == DONE
     assert FlushLog(LogImage(log)).header.uuid != header.uuid
     looked = logged.host("recover", root, log, "--json")
     assert jsondoc.parse("recover", looked.stdout)["fit"] == "fits"
 
 
-# Where each keeps what it is known by, from its own specification
+# Where each format keeps its magic number, by its own specification
 MAGICS = {
     "xfs": (0, b"XFSB"),
     "squashfs": (0, b"hsqs"),
@@ -552,7 +553,7 @@ MAGICS = {
 
 
 def spared(log: Path, root: Path, kind: str) -> None:
-    """What is there is only written over by its name."""
+    """Checks that cowflush overwrites the content only if it is named."""
     before = logged.digest(log)
     for over in ([], ["--over", "cowflush-log"], ["--over", "nonsense"]):
         done = logged.host("log", "format", log, "--root", root, *over)
@@ -588,7 +589,8 @@ def test_format_spares_a_filesystem_that_was_made_by_its_own_tool(
     spared(log, root, kind)
 
 
-# What it must not take for nothing, though no format's name stands at its start: where, and what
+# What cowflush must not take for an empty partition, though no known magic number is there: place
+# and content
 STRANGE = {
     "MBR": (
         446,
@@ -621,7 +623,7 @@ def test_format_spares_what_it_does_not_know(tmp_path: Path, root: Path, what: s
         assert done.returncode == USAGE and why in done.stderr, (what, over, done)
         assert f"`dd if=/dev/zero of={log} bs=1M`" in done.stderr
         assert logged.digest(log) == before
-    # What it advises.
+    # The message's advice.
     log.write_bytes(bytes(log.stat().st_size))
     assert logged.host("log", "format", log, "--root", root).returncode == DONE
 
@@ -633,7 +635,7 @@ def test_format_takes_erased_flash_for_blank(tmp_path: Path, root: Path) -> None
 
 
 def test_format_spares_a_log_whose_first_header_is_gone(rig: Rig) -> None:
-    """The second is enough for a boot, so its flushes are there."""
+    """The second header is enough for a boot, so the log's flushes are there."""
     rig.flush(9)
     flushlog.write(LogImage(rig.log), 0, bytes(CHUNK))
     rig.check(1, "clean")
@@ -659,7 +661,7 @@ def test_format_spares_a_log_with_flushes_in_it(rig: Rig) -> None:
     assert logged.host(*over).returncode == DONE
     reader = FlushLog(LogImage(rig.log))
     assert reader.segments == [] and reader.header.uuid != rig.writer.uuid
-    # What was in the old one belongs to no log now.
+    # The old log's content belongs to no log now.
     done = logged.host("recover", rig.root, rig.log, "--json")
     assert done.returncode == DONE and jsondoc.parse("recover", done.stdout)["segments"] == []
 

@@ -18,12 +18,12 @@ DM_DEV_REMOVE, DM_DEV_SUSPEND, DM_TABLE_LOAD = "C138FD04", "C138FD06", "C138FD09
 
 
 def step(usual: int) -> int:
-    """One kill in so many is what there is time for; COWFLUSH_KILLS=all kills at every one (20 minutes)."""
+    """One kill in so many, to save time; COWFLUSH_KILLS=all kills at each stop (20 minutes)."""
     return 1 if os.environ.get("COWFLUSH_KILLS") == "all" else usual
 
 
-# What a merge is to find in the log is flushed after it was written; what a stop is to find in RAM
-# is written after a start.
+# What a merge must find in the log is flushed after it is written; what a stop must find in RAM is
+# written after a start.
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("command", "before", "prepare", "usual"),
@@ -47,7 +47,7 @@ def test_killed_anywhere(boot: Lab, command: str, before: str, prepare: str, usu
     assert kills > 15
 
 
-# Device-mapper's doing as much as ours, so on both kernels.
+# It depends on device-mapper as much as on cowflush, so on both kernels.
 @pytest.mark.kernels("6.1", "6.12")
 @pytest.mark.parametrize(
     ("command", "prepare"),
@@ -58,7 +58,7 @@ def test_killed_anywhere(boot: Lab, command: str, before: str, prepare: str, usu
     ],
 )
 def test_killed_at_every_table_that_is_loaded(boot: Lab, command: str, prepare: str) -> None:
-    """Loading, swapping and clearing tables is what leaves half-made states: each of these calls is a stop here."""
+    """Loading, swapping and clearing tables leaves half-made states: each such call is a stop."""
     vm = logged.start(boot)
     for call in (DM_DEV_SUSPEND, DM_TABLE_LOAD, DM_DEV_REMOVE):
         stop, code = 0, KILLED
@@ -69,7 +69,7 @@ def test_killed_at_every_table_that_is_loaded(boot: Lab, command: str, prepare: 
                 f"guest-tools killat --ioctl {call} {stop} cowflush {command}", timeout=60
             ).code
             assert code in (0, KILLED), (call, stop)
-            # A stop may have come to its end.
+            # A stop may have finished.
             vm.run(f"cowflush start && echo {stop} >/root/y && cowflush flush").ok()
             check_settled(vm, log=LOGGED)
         assert stop > 4
@@ -78,9 +78,9 @@ def test_killed_at_every_table_that_is_loaded(boot: Lab, command: str, prepare: 
 
 
 def judge(boot: Lab, card: Card, rounds: int, started: bool) -> None:
-    """A card whose power was cut: the state of the last flush that returned, or the one that was under way.
+    """Judges a card after a power cut: it has the state of the last finished flush, or the next.
 
-    Seen by the second reader and by the program on the host; and by a boot every now and then.
+    The second reader and the program on the host look; and a boot every now and then.
     """
     root, log = logged.images(card)
     export = boot.directory / "export.img"
@@ -97,8 +97,8 @@ def judge(boot: Lab, card: Card, rounds: int, started: bool) -> None:
         vm.kill()
 
 
-# In a later flush the log has a layer of its own, which the new one replaces. What is on the card at a stop is
-# the command's doing, so one kernel does.
+# In a later flush the log has a layer of its own, which the new one replaces. The card's content at
+# a stop depends on the command, so one kernel will do.
 @pytest.mark.parametrize(
     ("command", "before", "prepare", "usual"),
     [
@@ -111,7 +111,7 @@ def judge(boot: Lab, card: Card, rounds: int, started: bool) -> None:
 def test_power_cut_where_it_is_killed(
     boot: Lab, command: str, before: str, prepare: str, usual: int
 ) -> None:
-    """The card is copied at the very moment of the kill, before any other command has a chance to mend it."""
+    """Copies the card at the very moment of the kill, before any other command can repair it."""
     vm: VM = logged.start(boot)
     vm.run(f"mkdir {workload.FOLDER}; cowflush flush").ok()
     stop, round_ = 1, 0
@@ -124,7 +124,7 @@ def test_power_cut_where_it_is_killed(
         vm.pause()
         then = vm.card.copy(boot.directory / "then.img")
         vm.cont()
-        # What was prepared by a flush had returned.
+        # What a flush prepared had returned.
         returned = round_ if killed.code == 0 or command == "merge" else round_ - 1
         judge(boot, then, returned, started=round_ % 3 == 0)
         if killed.code == 0:

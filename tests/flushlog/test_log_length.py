@@ -1,4 +1,4 @@
-"""A flush costs the same however many flushes the log holds, and what becomes of those is noticed all the same."""
+"""A flush costs the same however many flushes the log holds, and still notices damage in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CARD = 5
 FEW, MANY = 10, 400
 NO_MERGE = "cowflush.merge=100%"
 FIGURES = "/run/cowflush.prom"
-# Of the segments before the last one an append looks at so many.
+# An append checks this many of the segments before the last one.
 LOOKS = 8
 
 
@@ -31,18 +31,20 @@ def reads(vm: VM, number: int) -> int:
 
 def test_a_flush_reads_no_more_behind_400_flushes_than_behind_10(boot: Lab) -> None:
     vm = boot(logged.long(boot.card(), MANY), append=NO_MERGE)
-    # With the first one what the boot has written is flushed, too.
+    # The first flush also writes what the boot has changed.
     many = [reads(vm, number) for number in range(4)][1:]
     assert len(logged.report(vm)["segments"]) == MANY + 4
     vm.run("cowflush merge", timeout=120).ok()
     few = [reads(vm, number) for number in range(FEW + 2)][-3:]
-    # Which blocks of the filesystem's own a flush reads besides differs a little.
+    # Which blocks of the filesystem's own a flush reads besides varies a little.
     assert max(many) <= max(few) + 4, (many, few)
 
 
 def took(boot: Lab, segments: int, chunks: int) -> float:
-    """How long a small flush takes behind so many that say something of so many chunks of root, by the number of instructions: what else
-    the host does is not counted."""
+    """How long a small flush takes after `segments` segments with `chunks` chunks of root in all.
+
+    By the number of instructions, so the host's other load does not count.
+    """
     card = logged.long(boot.card(), segments, max(6, chunks // segments), chunks)
     vm = boot(card, append=f"{NO_MERGE} tsc=reliable", icount="shift=3")
     times: list[float] = []
@@ -57,7 +59,7 @@ def took(boot: Lab, segments: int, chunks: int) -> float:
 @pytest.mark.thorough
 def test_a_flush_takes_no_longer_for_what_the_log_says_of_thousands_of_chunks(boot: Lab) -> None:
     few, many = took(boot, FEW, 60), took(boot, 2 * MANY, 4800)
-    # The table has a line for each chunk, which is written, and read by the kernel.
+    # The table has a line for each chunk, which cowflush writes and the kernel reads.
     assert many < 2 * few, (many, few)
 
 
@@ -67,7 +69,7 @@ def figure(vm: VM, name: str) -> str:
 
 
 def metered_reads(vm: VM, number: int) -> int:
-    """How often the daemon reads the card for a small flush and the figures that it writes after it."""
+    """How often the daemon reads the card for a small flush and the figures after it."""
     segments = int(figure(vm, "log_segments")) + 1
     vm.run(f"seq {number} 4000 >/root/small; sync").ok()
     before = vm.card_stats()
@@ -83,7 +85,7 @@ def test_the_figures_after_a_flush_cost_no_more_behind_400_flushes_than_behind_1
     daemon.start(vm, daemon.QUIET + f"metrics={FIGURES}\n")
     vm.until(f"grep -q ^cowflush_log_segments {FIGURES}")
     many = [metered_reads(vm, number) for number in range(4)][1:]
-    # What was counted on from what was known is what a look at all of it finds.
+    # The counts that the daemon carried on are those of a full look.
     log, life = status(vm)["log"], logged.report(vm)["life"]
     assert log["segments"] == int(figure(vm, "log_segments")) == MANY + 5
     assert log["used_percent"] == round(100 * float(figure(vm, "log_used_ratio")))
@@ -105,7 +107,7 @@ def test_damage_in_a_long_log_is_noticed_and_nothing_that_root_reads_is_overwrit
     vm = boot(logged.long(boot.card(), count), append=NO_MERGE)
     logged.flush(vm, 1)
     vm.pause()
-    # The first flush looked at the first eight, and it's the third one's turn to look here.
+    # The first flush checked the first eight segments, and it's the third one's turn to check here.
     flushlog.flip(vm.card, FlushLog(vm.card).segments[2 * LOOKS + 4].head, 100)
     vm.cont()
     for number in range(2, 9):

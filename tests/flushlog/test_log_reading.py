@@ -1,7 +1,8 @@
-"""What is read back from the flush log: intact, damaged, or unreadable, and compared with what root reads through it.
+"""Reads of the flush log: intact, damaged or unreadable, compared with what root reads.
 
-A card that can't be read now may be read a second later, and one that was read well may be damaged since. Neither may
-lead to a write that overwrites what root reads, or forgets what it doesn't.
+A card that can't be read now may be readable a second later, and one that was read well may be
+damaged since. Neither may lead to a write that overwrites what root reads, or forgets what it
+doesn't.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from product.flushlog import FlushLog
 from product.router import LOG, LOGGED, check_settled, status
 
 FAILED, CARD = 1, 5
-# Seconds for a command that reads what can't be read: the kernel tries each chunk several times, and so does the program
+# Seconds for a command that reads unreadable chunks: the kernel tries each several times, and so
+# does the program
 PATIENCE = 180
 FLUSHES = 4
 BIG = "dd if=/dev/urandom of=/root/big bs=64k count=8 2>/dev/null; sync"
@@ -32,7 +34,7 @@ def sectors(card: Card, chunk: int, count: int = 1) -> range:
 
 
 def log_digest(vm: VM) -> str:
-    """Of all that is in the log's partition."""
+    """The digest of the log's whole partition."""
     vm.pause()
     found = logged.digest(flushlog.log_image(vm.card, vm.card.path.with_suffix(".digest.img")))
     vm.cont()
@@ -40,7 +42,7 @@ def log_digest(vm: VM) -> str:
 
 
 def outside(vm: VM, change: Callable[[], None]) -> None:
-    """Changes the card behind the guest's back."""
+    """Changes the card while the guest is paused."""
     vm.pause()
     change()
     vm.cont()
@@ -52,7 +54,7 @@ def check_root(vm: VM, number: int) -> None:
 
 
 def check_refused(vm: VM, number: int, word: str, commands: tuple[str, ...] = ("flush",)) -> None:
-    """Nothing is written, root is as it is, and what is said names the reason."""
+    """Checks that nothing is written, root is as it is, and the message names the reason."""
     before = log_digest(vm)
     for command in commands:
         said = vm.run(f"cowflush {command}", timeout=PATIENCE).exits(CARD).text
@@ -67,7 +69,7 @@ def check_refused(vm: VM, number: int, word: str, commands: tuple[str, ...] = ("
 
 
 def write(vm: VM, number: int) -> None:
-    """What `logged.flush` flushes."""
+    """Writes what `logged.flush` flushes."""
     vm.run(f"echo {number} >{logged.STATE} && seq {number} 3000 >/root/f{number} && sync").ok()
 
 
@@ -84,7 +86,7 @@ def test_nothing_is_appended_to_a_log_that_lacks_what_root_reads(boot: Lab) -> N
     check_refused(vm, 5, f"its chunk {head} on /dev/sda2 can't be read any more")
     vm.heal()
     assert "to the log on sda2" in vm.run("cowflush flush", timeout=PATIENCE).ok().text
-    # A bit of it rots.
+    # One bit of it rots.
     outside(vm, lambda: flushlog.flip(vm.card, head, 100))
     write(vm, 6)
     check_refused(
@@ -95,7 +97,7 @@ def test_nothing_is_appended_to_a_log_that_lacks_what_root_reads(boot: Lab) -> N
         "IT LACKS WHAT ROOT READS: `cowflush flush` says what to do"
         in vm.run("cowflush status").ok().text
     )
-    # The way out.
+    # The way out
     assert "merged the flush log into sda1" in vm.run("cowflush merge", timeout=PATIENCE).ok().text
     check_root(vm, 6)
     check_settled(vm, log=LOG)
@@ -116,7 +118,7 @@ def test_a_stop_saves_what_the_log_lacks(boot: Lab) -> None:
     flushlog.flip(vm.card, FlushLog(vm.card).segments[1].head, 100)
     vm.cont()
     write(vm, 5)
-    # By another way than the log, which is told.
+    # By another way than the log, and the command says so.
     said = vm.run("cowflush stop", timeout=PATIENCE).exits(CARD).text
     assert "The card had failed before: cannot append to the flush log" in said
     vm.kill()
@@ -134,7 +136,7 @@ def data_of_last(log: FlushLog) -> tuple[int, int]:
 
 
 def start_of_last(log: FlushLog) -> tuple[int, int]:
-    """Of what follows the head: an empty segment in its place would have to know what is behind it."""
+    """After the head: an empty segment in its place would have to know what follows it."""
     return log.segments[-1].head + 2, 3
 
 
@@ -176,7 +178,7 @@ def test_what_one_boot_can_not_read_the_next_one_has(
     for command in ("flush", "stop"):
         text = vm.run(f"cowflush {command}", timeout=PATIENCE).exits(CARD).text
         assert "can't be read" in text and "othing was written" in text, text
-    # Where root lacks something all of the data are looked at, so that it is told why.
+    # Where root lacks something, cowflush reads all of the data, so that it can say why.
     assert json.loads(vm.run("cowflush status --json").ok().output)["log"]["state"] == "unreadable"
     word = "IT CAN'T BE READ TO ITS END, and flushes are refused until it can: `cowflush log` says more"
     assert word in vm.run("cowflush status").ok().text
@@ -243,7 +245,7 @@ def test_a_card_that_takes_no_writes_does_not_cost_the_intact_flushes(boot: Lab)
     assert "this boot is not counted: cannot write sectors " in said, said
     logged.check_state(vm, FLUSHES - 1)
     vm.heal()
-    # Now it can, and what is lost is written over.
+    # Now the card takes writes, and what is lost is overwritten.
     assert "to the log on sda2" in logged.flush(vm, FLUSHES)
     vm.run("cowflush merge", timeout=PATIENCE).ok()
     check_settled(vm, log=LOG)
@@ -256,7 +258,7 @@ def test_what_can_not_be_read_for_a_moment_holds_up_nothing_for_good(boot: Lab) 
     vm = logged.start(boot)
     logged.flush(vm, 1)
     card = vm.card
-    # A chunk that nothing is in, where the next flush will be and behind that: a power cut leaves such.
+    # Two empty chunks, where the next flush will be and after it: a power cut leaves such.
     free = int(logged.report(vm)["wear_position"]) // flushlog.CHUNK
     for at in (free, free + 7, free + 60):
         vm.fail_reads(sectors(card, at))
@@ -271,7 +273,7 @@ def test_what_can_not_be_read_for_a_moment_holds_up_nothing_for_good(boot: Lab) 
     vm.run(
         "guest-tools inject --rule 'write:cowflush-table#1=ENOSPC' cowflush flush", timeout=PATIENCE
     ).exits(FAILED)
-    # Until then root reads it in RAM.
+    # Until then root reads it from RAM.
     used = logged.report(vm, CARD)["used"]
     for _ in range(2):
         vm.run(
@@ -298,7 +300,7 @@ def test_what_can_not_be_read_for_a_moment_holds_up_nothing_for_good(boot: Lab) 
             f"cannot merge the flush log: its chunk {place} can't be read." in said
             and "lost" not in said.replace("to be lost", "")
         ), said
-    # An unreadable chunk where the next generation begins doesn't hold it up either.
+    # An unreadable chunk where the next generation begins doesn't block it either.
     vm.heal()
     vm.fail_reads(sectors(card, int(logged.report(vm)["wear_position"]) // flushlog.CHUNK))
     vm.run("cowflush merge", timeout=PATIENCE).ok()

@@ -1,4 +1,4 @@
-"""Whose log it is: one with flushes in it is never passed over, and nothing is flushed while that is in doubt."""
+"""Whose log it is: one with flushes is never ignored, and while in doubt nothing is flushed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OnCard:
 
 
 def with_another_uuid(image: Path) -> None:
-    """As our own advice has it, for a card of which there is a copy."""
+    """Gives the image another UUID, as our own advice has it for a copied card."""
     for command in (["e2fsck", "-fp"], ["tune2fs", "-U", RENAMED]):
         done = local.run([*command, str(image)], capture_output=True, env=ext_path())
         assert done.returncode < 2, done
@@ -46,7 +46,7 @@ def ext_path() -> dict[str, str]:
 
 
 def recovered(card: Card, number: int) -> ext.ExtImage:
-    """Root with what is in the log on partition `number`."""
+    """Root with the flushes of the log on partition `number`."""
     root = card.fs()
     FlushLog(OnCard(card, number)).apply(root.path)
     return root
@@ -60,8 +60,11 @@ def writes(vm: VM) -> int:
 
 
 def test_a_log_with_flushes_is_found_whatever_became_of_its_root(boot: Lab) -> None:
-    """Beside an empty log that an older version made; root has another UUID in the log than on the card; then it
-    has grown; then its first chunk is torn."""
+    """A log is found beside an empty one that an older version made.
+
+    Root has another UUID in the log than on the card; then it has grown; then its first chunk is
+    torn.
+    """
     card = boot.card(partitions=TWO_LOGS)
     logged.made(card, 0, log=card.partitions[1])
     logged.made(card, 2, log=card.partitions[2], last=with_another_uuid)
@@ -75,7 +78,7 @@ def test_a_log_with_flushes_is_found_whatever_became_of_its_root(boot: Lab) -> N
     assert FlushLog(OnCard(vm.cut_copy(boot.directory / "then.img"), 3)).header.root_uuid == (
         uuid.UUID(RENAMED).bytes
     )
-    # Two logs would hide one another.
+    # Two logs would hide each other.
     before = writes(vm)
     refused = vm.run("cowflush log format /dev/sda2 --over cowflush-log").exits(USAGE).text
     assert "it has one: sda3, in use" in refused
@@ -93,7 +96,7 @@ def test_a_log_with_flushes_is_found_whatever_became_of_its_root(boot: Lab) -> N
     header = FlushLog(OnCard(card, 3)).header
     assert (header.root_sectors, header.root_start) == (card.root.size, card.root.start)
 
-    # A card that lost its power while it wrote the superblock's chunk, in a merge
+    # A card that lost its power while a merge wrote the superblock's chunk
     whole = recovered(card, 3).hashes("/root")
     with open(card.path, "r+b") as image:
         image.seek(card.root.start * SECTOR)
@@ -111,7 +114,7 @@ def test_a_log_with_flushes_is_found_whatever_became_of_its_root(boot: Lab) -> N
 
 
 def grow(card: Card) -> None:
-    """Gives root's partition the room behind it."""
+    """Gives root's partition the space after it."""
     script = TWO_LOGS.replace("size=200000", "size=300000").encode()
     done = subprocess.run(
         ["sfdisk", "--quiet", "--no-reread", str(card.path)],
@@ -127,7 +130,7 @@ def grow(card: Card) -> None:
 
 
 def check_held(vm: VM, why: str) -> None:
-    """Nothing reaches the card, and every command says what it waits for, a flush as well."""
+    """Checks that nothing reaches the card, and that every command says what it waits for."""
     assert why in logged.said(vm)
     text = vm.run("cowflush status").ok().text
     assert why in text and "nothing reaches the card until you decide" in text
@@ -146,7 +149,7 @@ def check_held(vm: VM, why: str) -> None:
         said = vm.run(f"cowflush {command}").exits(FAILED).text
         assert words in said and "the owner's word about the flush log is waited for" in said, said
         assert "`cowflush release` goes on without them" in said
-    # A service's first command: a daemon has to look after the COW meanwhile.
+    # A service's first command: a daemon has to watch the COW meanwhile.
     assert "started already" in vm.run("cowflush start").ok().text
     assert writes(vm) == before
 
@@ -163,17 +166,17 @@ def test_two_logs_with_flushes_hold_everything_until_the_owner_has_decided(boot:
     vm.put("/etc/cowflush.conf", b"interval=1s\nsize=16M\n")
     daemon.begin(vm)
     before = writes(vm)
-    # Nor does a COW that gets full end this: writers wait.
+    # A COW that gets full does not end this either: writers wait.
     vm.start("while :; do n=$((n + 1)); head -c 1048576 /dev/urandom >/root/$n; done")
     vm.wait_console("THE COW IS FULL, and nothing may be flushed before you have decided", 60)
     assert writes(vm) == before
     assert "what was held is flushed now" not in vm.console
     vm.kill()
-    # Both are as they were. To name one is a decision.
+    # Both are as they were. Naming one is a decision.
     vm = boot(card, append=f"cowflush.log=UUID={ids[1]}")
     logged.check_state(vm, 2)
     vm.kill()
-    # So is it to wipe one.
+    # So is wiping one.
     vm = boot(card)
     vm.run("dd if=/dev/zero of=/dev/sda3 bs=1M 2>/dev/null; sync").ok()
     vm.kill()
@@ -186,7 +189,7 @@ def test_two_logs_with_flushes_hold_everything_until_the_owner_has_decided(boot:
 
 
 def test_without_a_stack_nobody_writes_past_a_log_that_is_in_doubt(boot: Lab) -> None:
-    """Nor does an fstab or an owner who does not know of it. Both ways out lead out."""
+    """Nor does an fstab, or an owner who does not know of it. Both ways out work."""
     card = boot.card(partitions=TWO_LOGS)
     for number, count in ((2, 1), (3, 2)):
         logged.made(card, count, log=card.partitions[number - 1])
@@ -225,7 +228,10 @@ def test_without_a_stack_nobody_writes_past_a_log_that_is_in_doubt(boot: Lab) ->
 def test_a_log_that_does_not_come_holds_everything_until_the_owner_goes_on_without(
     boot: Lab,
 ) -> None:
-    """It is on a disk of its own, whole. The command says what a boot must be told; without the disk that is waited for."""
+    """The log is whole, on a disk of its own.
+
+    The command says which argument a boot needs; without the disk that boot waits for it.
+    """
     disk = boot.directory / "disk.img"
     disk.write_bytes(bytes(64 << 20))
     vm = boot(drives=[Drive(disk)])
@@ -258,13 +264,13 @@ def test_a_log_that_does_not_come_holds_everything_until_the_owner_goes_on_witho
     # A new initramfs must not forget it.
     assert vm.run("cowflush log --word").ok().text.strip() == word
     vm.kill()
-    # A copy of the log on yet another disk, and the log: no way to tell.
+    # The log and a copy of it on yet another disk: no way to tell.
     copy = boot.directory / "copy.img"
     copy.write_bytes(disk.read_bytes())
     vm = boot(card, initramfs=initramfs, drives=[Drive(disk), Drive(copy)])
     check_held(vm, "it may be sdb (1 flushes")
     vm.kill()
-    # One of a newer cowflush is waited for as well.
+    # A boot waits for a newer cowflush's log as well.
     flushlog.set_format(flushlog.LogImage(disk), 2)
     vm = boot(card, initramfs=initramfs, drives=[Drive(disk)])
     assert "the flush log on sdb is of a newer cowflush" in logged.said(vm)
@@ -298,18 +304,18 @@ def test_format_spares_disks_and_what_it_does_not_know(boot: Lab) -> None:
         for over in ("", " --over ext4", " --over cowflush-log"):
             said = vm.run(f"cowflush log format /dev/{device}{over}").exits(USAGE).text
             assert why in said and f"dd if=/dev/zero of=/dev/{device}" in said, said
-    # A table that the kernel still knows, and the disk has no more
+    # A table that the kernel still knows, and the disk no longer has
     vm.run("dd if=/dev/zero of=/dev/sdb bs=4k count=1 2>/dev/null; sync").ok()
     said = vm.run("cowflush log format /dev/sdb").exits(FAILED).text
     assert "it is a disk with partitions" in said
-    # Another root's log is none of ours, an empty one of ours is.
+    # Another root's log is not ours, an empty one of ours is.
     vm.run("cowflush log format /dev/sdb2 --root /dev/sdb1").ok()
     vm.run("cowflush log format /dev/sda2").ok()
     assert (
         all(vm.card_stats(n).wr_operations for n in (0, 1)) and not vm.card_stats(2).wr_operations
     )
     vm.kill()
-    # The other disk is divided like the card, as far as it still was.
+    # The other disk is partitioned like the card, as far as it still was.
     others = FlushLog(OnCard(vm.card, 2, disk))
     assert others.header.root_uuid == FlushLog(vm.card).header.root_uuid != bytes(16)
     assert others.header.uuid != FlushLog(vm.card).header.uuid

@@ -3,10 +3,10 @@
 card     makes card images and looks into them, without root rights
 drive    describes a disk to QEMU: recording, throttling, failing
 qmp      talks to QEMU
-lab      what one test has: cards and guests that end with it
-local    runs programs of this machine, with a limit
+lab      what one test has: cards and guests, which end with the test
+local    runs programs on the host, with a time limit
 machine  runs one guest: commands, console, power cuts
-outcome  what a guest's run can end in: pass, fail, lost
+outcome  how a guest's run can end: pass, fail, lost
 """
 
 from harness.card import Card

@@ -7,9 +7,9 @@ import secrets
 import socket
 
 READY = b"\n@ready\n"
-# One argument of a program holds 128 KiB in Linux, and the script is one.
+# Linux limits one argument of a program to 128 KiB, and the script is one argument.
 MAX_SCRIPT = 100_000
-# What the guest's serial port takes in one go without losing a byte.
+# How much the guest's serial port takes at once without losing a byte.
 PUT_CHUNK = 16_384
 
 
@@ -30,7 +30,7 @@ class Agent:
         self._sock.close()
 
     def receive(self) -> int:
-        """Takes in what has come and returns how much; 0 if nothing, or if QEMU is gone."""
+        """Reads what has arrived; returns its length: 0 if there is nothing, or QEMU is gone."""
         count = 0
         try:
             while chunk := self._sock.recv(65536):
@@ -41,12 +41,12 @@ class Agent:
         return count
 
     def forget(self) -> None:
-        """Drops what has come so far."""
+        """Drops everything received so far."""
         self.receive()
         self._unread = b""
 
     def ready(self) -> bool | None:
-        """True once the agent said that it listens; drops all that came before."""
+        """True once the agent has said that it listens; drops everything received before."""
         at = self._unread.rfind(READY)
         if at < 0:
             return None
@@ -74,11 +74,11 @@ class Agent:
         self._sock.setblocking(False)
 
     def finished(self) -> tuple[int, bytes] | None:
-        """The exit status and the output of what was sent, once it ended."""
+        """The exit status and the output of the last request, once it has ended."""
         end = re.compile(rb"\n@%s end (\d+)\n" % self._token)
         found = end.search(self._unread, self._searched)
         if not found:
-            # The marker may have come in half; look at its length again.
+            # The end marker may have arrived in part, so its length is searched again.
             self._searched = max(0, len(self._unread) - 64)
             return None
         begin = b"\n@%s begin\n" % self._token

@@ -1,7 +1,7 @@
 """Where the build leaves what the tests need.
 
-A missing artefact is an error, never a skipped test: a suite that runs
-without the thing it is meant to test says nothing.
+A missing artefact is an error, never a skipped test: a suite that runs without the thing it is
+meant to test says nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CACHE = BUILD / "test-cache"
 PARTITIONS = TOP / "board" / "qemu-i586" / "partitions.sfdisk"
 
 KERNELS = ("6.1", "6.12")
-# What a few tests run on besides: the newest kernel that Debian has, and all of them with 64 bits.
+# Kernels that a few tests use besides: Debian's newest, and all of them with 64 bits.
 X86_64 = "-x86_64"
 NEWEST = "newest"
 ELSEWHERE = (NEWEST, *(f"{version}{X86_64}" for version in (*KERNELS, NEWEST)))
@@ -24,7 +24,7 @@ EVERYWHERE = (*KERNELS, *ELSEWHERE)
 
 
 class MissingArtefact(Exception):
-    """Something that `make build` makes isn't there."""
+    """Something that `make build` makes is missing."""
 
 
 def needed(path: Path) -> Path:
@@ -40,17 +40,17 @@ def kernel(version: str) -> Path:
 
 
 def target(version: str) -> str:
-    """What a kernel runs on."""
+    """The architecture that a kernel runs on."""
     return "x86_64" if version.endswith(X86_64) else "i586"
 
 
 def programs(target: str) -> Path:
-    """The folder with what runs in a guest."""
+    """The folder with the programs that run in a guest."""
     return BUILD / target
 
 
 def initramfs(version: str = "6.1") -> Path:
-    """The one for a kernel: with 64 bits it has the modules that the kernel is in pieces for."""
+    """The initramfs for a kernel: with 64 bits it includes the kernel's modules."""
     if target(version) == "i586":
         return needed(BUILD / "initramfs.cpio.gz")
     return needed(BUILD / f"initramfs-{version}.cpio.gz")
@@ -65,7 +65,7 @@ def cowflush(target: str = "i586") -> Path:
 
 
 def host_cowflush() -> Path:
-    """The same program built for this machine, for work on images."""
+    """The same program built for the host, for work on images."""
     return needed(BUILD / "host" / "release" / "cowflush")
 
 
@@ -81,7 +81,7 @@ def debian_package(arch: str = "i386") -> Path:
 
 
 def board_kernel(board: str) -> Path:
-    """The kernel that a board's image has."""
+    """The kernel in a board's image."""
     return needed(BUILD / f"kernel-{board}" / "bzImage")
 
 
@@ -92,15 +92,15 @@ def ipk() -> Path:
 
 
 def debian_disk(init: str) -> Path:
-    """A disk with a Debian system that has no cowflush yet; `init` is systemd, sysvinit or amd64 (with systemd)."""
+    """A disk with a Debian system without cowflush; `init`: systemd, sysvinit or amd64 (systemd)."""
     return needed(BUILD / ("debian-amd64" if init == "amd64" else "debian") / f"{init}.img")
 
 
 def debian_kernels() -> list[str]:
-    """The kernel packages of those disks: the one they have, and a newer one to upgrade to."""
+    """The kernel packages of those disks: the installed one, and a newer one to upgrade to."""
     return needed(BUILD / "debian" / "kernels").read_text().split()
 
 
 def promtool() -> Path:
-    """Debian's judge of figures for Prometheus."""
+    """promtool, Prometheus' checker of metrics, as Debian packages it."""
     return needed(BUILD / "promtool" / "promtool")

@@ -12,9 +12,10 @@ from harness.drive import Drive, Throttle
 from harness.launch import Machine
 from harness.machine import INACTIVITY_SECONDS, TOTAL_SECONDS, VM
 
-# Half a minute of the guest's clock is a moment of ours: while it has nothing to do, its clock goes to its
-# next timer. With a tick (`NO_LONG_JUMP`, for `append`) that is one of 4 ms, so that no disk seems to be late.
-# Waits for a disk are longer than they are; so it tells that something took so long at least, but not in all.
+# Thirty seconds of the guest's clock pass in a moment of ours: while the guest is idle, its clock
+# jumps to the next timer. With a tick (`NO_LONG_JUMP`, for `append`) the next timer is 4 ms away,
+# so that no disk seems to be late. Waits for a disk look longer than they are; so this clock can
+# prove that something took at least so long, but not how long in all.
 HURRIED: dict[str, Any] = {"icount": "shift=3,sleep=off"}
 NO_LONG_JUMP = "nohz=off"
 
@@ -39,8 +40,10 @@ def machine(
 ) -> Machine:
     """The machine that boots `card`: a Pentium, or one with 64 bits when the kernel is for that.
 
-    `direct` leaves the initramfs out, so the kernel mounts the card's root
-    itself: with 64 bits it can't, as its drivers are modules. With `rw` false root stays read-only until the guest remounts it,
+    `direct` leaves out the initramfs, so the kernel mounts the card's root itself: one with 64 bits
+    can't, as its drivers are modules. With `rw` false root stays read-only until the guest remounts
+    it, as a distribution's init does; ours doesn't. `append` is more kernel arguments, `extra` more
+    of QEMU's.
     as a distribution's init does; ours doesn't. `append` is more kernel arguments, `extra` more of QEMU's.
     """
     target = artefacts.target(kernel)

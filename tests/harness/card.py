@@ -48,7 +48,7 @@ class Card:
         partitions: str = "",
         target: str = "i586",
     ) -> Card:
-        """A card that no guest has seen yet. `partitions` is sfdisk's script, else the board's."""
+        """A new card. `partitions` is sfdisk's script; by default the board's."""
         script = partitions or artefacts.needed(artefacts.PARTITIONS).read_text()
         with _template(filesystem, script, target) as template:
             sparse.copy(template, path)
@@ -67,10 +67,10 @@ class Card:
         return self.partitions[1]
 
     def fs(self, replay: bool = False) -> ExtImage:
-        """The root filesystem as it now is on the card, in a file beside the card's.
+        """The root filesystem as it is on the card now, in a file beside the card's.
 
-        `replay` replays its journal first, as a mount would: a card that was
-        cut off while mounted directly needs it, one behind cowflush must not.
+        `replay` replays its journal first, as a mount would: a card that was cut off while mounted
+        directly needs it, one behind cowflush must not.
         """
         image = self.path.with_suffix(".root.img")
         image.unlink(missing_ok=True)
@@ -98,7 +98,7 @@ class Card:
 
 
 def _read_back(path: Path) -> tuple[str, list[Partition]]:
-    """The disk's identifier, as a PARTUUID= begins, and the partitions, as sfdisk sees them."""
+    """The disk's identifier, with which PARTUUIDs begin, and its partitions, as sfdisk sees them."""
     table = json.loads(_sfdisk(["-J", str(path)]))["partitiontable"]
     if table["sectorsize"] != SECTOR:
         raise ValueError(f"{path} has sectors of {table['sectorsize']} bytes, not {SECTOR}")
@@ -116,10 +116,10 @@ def _sfdisk(arguments: list[str], script: bytes = b"") -> bytes:
 
 @contextmanager
 def _template(filesystem: Filesystem, partitions: str, target: str) -> Iterator[Path]:
-    """A card to copy from, made once for each way to make it, whoever needs it first.
+    """A card to copy from: the first test that needs one makes it, once for each set of options.
 
-    Other runners use the same ones: whoever copies one shares a lock with the others that do, and
-    whoever makes one or drops old ones has it alone.
+    Other runners share these templates: a runner that copies one holds a shared lock, and one that
+    makes a template or drops old ones holds the lock exclusively.
     """
     template = artefacts.CACHE / f"card-{_key(filesystem, partitions, target)}.img"
     artefacts.CACHE.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _template(filesystem: Filesystem, partitions: str, target: str) -> Iterator[
 
 
 def _usable(template: Path) -> bool:
-    """Whether it is there, and whole; then it counts as used now."""
+    """Whether the template exists and is whole; then this also marks it as used."""
     try:
         os.utime(template)
         return template.stat().st_size == CARD_BYTES
@@ -146,7 +146,7 @@ def _put(template: Path, partitions: str, filesystem: Filesystem, target: str) -
     with tempfile.TemporaryDirectory(dir=artefacts.CACHE) as temporary:
         card = _make(Path(temporary), partitions.encode(), filesystem, target)
         packed = card.with_suffix(".sparse")
-        sparse.copy(card, packed)  # mke2fs writes much that is zero
+        sparse.copy(card, packed)  # mke2fs writes many zeroes
         packed.rename(template)  # in one step: this runner may be killed
 
 
@@ -171,7 +171,7 @@ def _key(filesystem: Filesystem, partitions: str, target: str) -> str:
 
 
 def _drop_stale(templates: Iterable[Path]) -> None:
-    """Each build of ours makes new templates; those that nobody used for a day go."""
+    """Removes templates that nobody used for a day: each build of ours makes new ones."""
     for template in templates:
         if time.time() - template.stat().st_mtime > STALE_SECONDS:
             template.unlink(missing_ok=True)

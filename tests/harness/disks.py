@@ -1,4 +1,4 @@
-"""A running guest's disks, seen and changed from outside."""
+"""Looks at a running guest's disks, and changes them, from outside."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Disks:
         self._drives = drives
 
     def stats(self) -> list[DriveStats]:
-        """QEMU's counters, by the disk's place."""
+        """QEMU's counters, in the order of the disks' places."""
         answer = self._qmp.execute("query-blockstats")
         by_id = {entry["qdev"]: entry["stats"] for entry in answer if entry.get("qdev")}
         found = [by_id[f"{drive_name(place)}-disk"] for place in range(len(self._drives))]

@@ -4,8 +4,8 @@ A disk is a chain of block nodes, from the guest down to the file:
 
     ide-hd -> ID (raw) -> [ID-throttle] -> [ID-log] -> ID-file
 
-`fault_options` describes one more node that can be put right below the raw
-node at run time, so that a failing write never reaches the log or the file.
+`fault_options` describes one more node, which can be inserted right below the raw node at run time,
+so that a failing write never reaches the log or the file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ IDE_PLACES = ("bus=ide.0,unit=0", "bus=ide.0,unit=1", "bus=ide.1,unit=0", "bus=i
 EIO = 5
 # blkdebug takes one rule a sector, and QEMU reads many of them in quadratic time.
 MAX_RULES = 1024
-# As often as Linux repeats a FLUSH that fails
+# Linux repeats a failing FLUSH this many times.
 FLUSH_TRIES = 6
 
 
 @dataclass(frozen=True)
 class Throttle:
-    """A slow card: limits for reads and writes together; 0 is no limit. `VM.throttle` changes them."""
+    """A slow card: limits for reads and writes together; 0 is no limit.
+
+    `VM.throttle` changes them.
+    """
 
     iops: int = 0
     bytes_per_second: int = 0
@@ -37,7 +40,10 @@ class Throttle:
 
 @dataclass(frozen=True)
 class Drive:
-    """One IDE disk of the guest. `write_log` records all that reaches it, in dm-log-writes' format."""
+    """One IDE disk of the guest.
+
+    `write_log` records all that reaches it, in dm-log-writes' format.
+    """
 
     path: Path
     serial: str = ""
@@ -50,7 +56,7 @@ def drive_name(place: int) -> str:
 
 
 def lower_node(name: str, drive: Drive) -> str:
-    """The node below the raw node, where a fault is put in between."""
+    """The node below the raw node; a fault is inserted between the two."""
     if drive.throttle:
         return f"{name}-throttle"
     return f"{name}-log" if drive.write_log else f"{name}-file"
@@ -58,8 +64,8 @@ def lower_node(name: str, drive: Drive) -> str:
 
 def arguments(name: str, drive: Drive, place: int) -> list[str]:
     """QEMU's arguments for one disk."""
-    # A power cut here is SIGKILL, which loses nothing that the host's page
-    # cache holds, so the host needn't sync. FLUSHes are still counted.
+    # A power cut here is SIGKILL, which loses nothing that the host's page cache holds, so the host
+    # needn't sync. FLUSHes are still counted.
     nodes = [_file(f"{name}-file", drive.path)]
     top = f"{name}-file"
     args: list[str] = []
@@ -76,7 +82,7 @@ def arguments(name: str, drive: Drive, place: int) -> list[str]:
     nodes.append(raw_options(name, top))
     for node in nodes:
         args += ["-blockdev", json.dumps(node)]
-    # werror=report: an error is the guest's to see; QEMU must not stop for it.
+    # werror=report: the guest must see the error; QEMU must not stop for it.
     device = f"ide-hd,id={name}-disk,drive={name},{IDE_PLACES[place]},werror=report,rerror=report"
     if drive.serial:
         device += f",serial={drive.serial}"
@@ -90,13 +96,13 @@ def raw_options(name: str, below: str) -> dict[str, Any]:
 def fault_options(name: str, below: str, sectors: range | None, iotype: str) -> dict[str, Any]:
     """A blkdebug node that fails every request of a kind that touches `sectors` (None: all).
 
-    In a large range there is a rule for just one sector of each block of some
-    size, and an alignment that widens requests to such blocks, so that each
-    meets a rule. Below this node the card then sees the widened requests.
+    For a large range there is one rule per block of some size, and an alignment that widens
+    requests to such blocks, so that each request meets a rule. The card below this node then sees
+    the widened requests.
     """
     node = _node(f"{name}-fault", "blkdebug", image=below)
     if iotype == "flush":
-        # Just some, since QEMU itself flushes when the node is taken out again.
+        # Only a few, since QEMU itself flushes when the node is removed again.
         node["inject-error"] = [_error(-1, iotype) | {"once": True}] * FLUSH_TRIES
         return node
     if sectors is None:

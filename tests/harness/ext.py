@@ -14,13 +14,16 @@ from pathlib import Path
 from harness import local
 
 UUID = "c0f1a5b0-5eed-4c0f-8a5b-000000000001"
-# A user's PATH in Debian has no sbin.
+# A user's PATH in Debian lacks sbin.
 PATH = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
 
 
 @dataclass(frozen=True)
 class Filesystem:
-    """How to make a root filesystem. `options` are more arguments for mke2fs; `files` is path and content."""
+    """How to make a root filesystem.
+
+    `options` are more arguments for mke2fs; `files` is path and content.
+    """
 
     kind: str = "ext4"
     options: tuple[str, ...] = ()
@@ -31,7 +34,7 @@ class Filesystem:
 
 def make(image: Path, filesystem: Filesystem, directory: Path, size: int) -> None:
     """Makes a filesystem of `size` bytes in the file `image`, filled from `directory`."""
-    # Not lazily: the kernel would else write to the card long after the boot.
+    # Not lazily, or the kernel would write to the card long after the boot.
     extended = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
     command = [
         "mke2fs",
@@ -64,7 +67,7 @@ def make(image: Path, filesystem: Filesystem, directory: Path, size: int) -> Non
 
 
 def make_journal(image: Path, uuid: str, size: int) -> None:
-    """Makes a journal for another device's filesystem."""
+    """Makes an external journal, for a filesystem on another device."""
     image.write_bytes(bytes(size))
     command = ["mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", "-U", uuid, str(image)]
     done = _tool(command)
@@ -73,7 +76,7 @@ def make_journal(image: Path, uuid: str, size: int) -> None:
 
 
 def _finish(image: Path, directory: Path) -> None:
-    """Adds what takes root rights to have in `directory`: device nodes, and root as the owner."""
+    """Adds what only root could create in `directory`: device nodes, and root as the owner."""
     # The kernel opens /dev/console before init can mount anything.
     script = ["cd /dev", "mknod console c 5 1", "mknod null c 1 3", "cd /"]
     if os.getuid() != 0:
@@ -84,7 +87,7 @@ def _finish(image: Path, directory: Path) -> None:
 
 
 def edit(image: str, script: list[str]) -> None:
-    """Runs debugfs' commands on a filesystem; `?offset=` after the image's name says where in it."""
+    """Runs debugfs' commands on a filesystem; `?offset=` after the image's name is its place."""
     done = _tool(["debugfs", "-w", "-f", "-", image], "\n".join(script).encode())
     complaints = _complaints(done.stderr)
     if done.returncode or complaints:
@@ -105,7 +108,7 @@ class ExtImage:
         self.path = path
 
     def fsck(self) -> str:
-        """Fails with e2fsck's words if it finds anything to repair."""
+        """Fails with e2fsck's output if that finds anything to repair."""
         done = _tool(["e2fsck", "-fn", str(self.path)])
         words = (done.stdout + done.stderr).decode(errors="replace")
         assert done.returncode == 0, (
@@ -114,9 +117,9 @@ class ExtImage:
         return words
 
     def replay_journal(self) -> None:
-        """Does what a mount does first; for images that were cut off while mounted."""
+        """Replays the journal as a mount does; for images that were cut off while mounted."""
         done = _tool(["e2fsck", "-y", "-E", "journal_only", str(self.path)])
-        # 1 is "repaired", which a replay counts as.
+        # e2fsck counts a replay as a repair, and exits with 1.
         assert done.returncode in (0, 1), (
             f"e2fsck could not replay {self.path}: {done.stdout.decode()}"
         )
@@ -130,7 +133,7 @@ class ExtImage:
     def dump(self, directory: str, target: Path) -> None:
         """Copies all below `directory` into `target`, a folder of this machine."""
         done = _tool(["debugfs", "-R", f'rdump "{directory}" "{target}"', str(self.path)])
-        # Only root may give the copies their owners; their content is all that counts.
+        # Only root may give the copies their owners; only their content matters here.
         complaints = [
             line
             for line in _complaints(done.stderr).splitlines()
@@ -173,7 +176,7 @@ class ExtImage:
         return int(found[1])
 
     def unused(self) -> list[range]:
-        """The bytes that no file and no metadata use: free blocks, and the journal's without its superblock."""
+        """The bytes that no file or metadata uses: free blocks, and the journal but its superblock."""
         done = _tool(["dumpe2fs", str(self.path)])
         text = done.stdout.decode(errors="replace")
         assert done.returncode == 0, f"dumpe2fs can't read {self.path}: {done.stderr.decode()}"
@@ -186,19 +189,19 @@ class ExtImage:
         return [range(first * size, (last + 1) * size) for first, last in map(_numbers, unused)]
 
     def _journal(self, inode: int) -> list[str]:
-        """Its blocks, but the first."""
+        """The journal's blocks without the first."""
         done = _tool(["debugfs", "-R", f"stat <{inode}>", str(self.path)])
         listed = re.search(
             r"^(?:BLOCKS|EXTENTS):\n(.+)$", done.stdout.decode(errors="replace"), re.MULTILINE
         )
         assert listed, f"debugfs finds no journal in {self.path}: {done.stderr.decode()}"
-        # What the map itself takes has a name instead of an offset.
+        # For blocks of the map itself debugfs prints a name instead of an offset.
         [first, *rest] = re.findall(r"\([\d-]+\):([\d-]+)", listed[1])
         start, end = _numbers(first)
         return [f"{start + 1}-{end}", *rest] if end > start else rest
 
     def content(self) -> str:
-        """SHA-256 of all that is used, and of where that is; of everything, where nothing tells."""
+        """SHA-256 of all bytes in use and their places; of the whole image if the kind is unknown."""
         data = memoryview(self.path.read_bytes())
         try:
             unused = sorted(self.unused(), key=lambda part: part.start)
@@ -213,7 +216,7 @@ class ExtImage:
         return digest.hexdigest()
 
     def superblock(self) -> dict[str, str]:
-        """What `dumpe2fs -h` says, by its own names."""
+        """The output of `dumpe2fs -h`, by dumpe2fs' own names."""
         done = _tool(["dumpe2fs", "-h", str(self.path)])
         assert done.returncode == 0, f"dumpe2fs can't read {self.path}: {done.stderr.decode()}"
         pairs = (
@@ -225,13 +228,13 @@ class ExtImage:
 
 
 def _numbers(text: str) -> tuple[int, int]:
-    """`5` or `5-9`."""
+    """Parses `5` or `5-9`."""
     first, _, last = text.partition("-")
     return int(first), int(last or first)
 
 
 def _complaints(stderr: bytes) -> str:
-    """debugfs exits 0 after an error; what it says besides its version is one."""
+    """What debugfs complains of: all output but its version, since it exits with 0 even then."""
     lines = stderr.decode(errors="replace").splitlines()
     return "\n".join(line for line in lines if line.strip() and not re.match(r"debugfs \d", line))
 

@@ -1,4 +1,4 @@
-"""What is in a folder of this machine, to be compared with another."""
+"""Lists a folder on the host, to compare it with another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Listed = dict[str, tuple[int, bytes]]
 
 
 def listed(folder: Path) -> Listed:
-    """Kind and mode of all that is in a folder, and its content, or where a link leads to."""
+    """The kind and mode of everything in a folder, and its content, or a link's target."""
     found = {}
     for path in folder.rglob("*"):
         content = (

@@ -18,15 +18,15 @@ class Job:
         self.vm = vm
         self.command = command
         self._base = base = f"/run/vm-job{number}"
-        # For the guest's shell: true until the command has ended.
+        # A condition for the guest's shell: true until the command has ended.
         self.alive = f"[ ! -e {base}.code ]"
         vm.put(f"{base}.sh", command.encode())
-        # A session of its own, so that kill() reaches all of it, but not the
-        # shell around it, which reports the status.
+        # setsid, so that kill() reaches the whole command, but not the shell around it, which
+        # reports the status.
         session = f"setsid sh -c {shlex.quote(f'echo $$ >{base}.pid; exec sh {base}.sh')}"
         report = f"echo $? >{base}.new; mv {base}.new {base}.code"
         vm.put(f"{base}.wrap", f"{session} >{base}.out 2>&1\n{report}\n".encode())
-        # Not with `&`: what a shell starts so ignores SIGINT, and can't be told otherwise.
+        # Not with `&`: a shell makes such a command ignore SIGINT, and the command can't undo that.
         vm.run(f"start-stop-daemon -S -b -p {base}.none -x /bin/sh -- {base}.wrap").ok()
         vm.run(f"while [ ! -s {base}.pid ]; do sleep 0.02; done").ok()
 
@@ -34,15 +34,15 @@ class Job:
         return self.vm.run(self.alive).code == 0
 
     def output(self) -> bytes:
-        """What it has written so far."""
+        """What the command has written so far."""
         return self.vm.get(f"{self._base}.out")
 
     def wait_output(self, text: str) -> None:
-        """Waits until it has written this."""
+        """Waits until the command has written this."""
         self.vm.until(f"grep -q {shlex.quote(text)} {self._base}.out")
 
     def kill(self, signal: str = "TERM") -> None:
-        """Signals it and its children."""
+        """Signals the command and its children."""
         self.vm.run(f"kill -{signal} -$(cat {self._base}.pid)").ok()
 
     def wait(self, timeout: float | None = None) -> Result:

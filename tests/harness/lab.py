@@ -1,4 +1,4 @@
-"""What one test has: a directory, cards, and guests that all end with it."""
+"""What one test has: a directory, cards, and guests that all end with the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.machine import VM
 
 
 class Lab:
-    """Call it to boot a guest; see `harness.boot.boot` for what it takes."""
+    """Call it to boot a guest; see `harness.boot.boot` for the options."""
 
     def __init__(self, directory: Path, kernel: str = "6.1") -> None:
         self.directory = directory
@@ -44,13 +44,13 @@ class Lab:
         """Starts a guest that ends with the test; `start` gets a directory for its logs."""
         self._boots += 1
         vm = start(self.directory / f"boot-{self._boots}")
-        self.vms.append(vm)  # before it is waited for, so that a lost boot's console is shown, too
+        self.vms.append(vm)  # before waiting for it, so that a lost boot's console is shown, too
         if wait:
             vm.wait_boot()
         return vm
 
     def end(self, keep_images: bool) -> None:
-        """Ends the guests. Logs always stay; images are large and stay on demand."""
+        """Ends the guests. Logs always stay; images are large and stay only on demand."""
         for vm in self.vms:
             vm.kill()
         if not keep_images:

@@ -1,7 +1,7 @@
 """Starts QEMU and makes sure that it ends.
 
-QEMU runs in the guest's own directory with short relative paths, so that its
-sockets' names fit and a person can repeat the run from there: see `qemu.sh`.
+QEMU runs in the guest's own directory with short relative paths, so that its sockets' names fit and
+a person can repeat the run from there: see `qemu.sh`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import ClassVar
 from harness import drive
 from harness.drive import Drive
 
-# TCG, not KVM: only TCG traps an instruction that `-cpu pentium` lacks.
-# A guest that resets (so also one that panics) stops QEMU for good; pausing
-# there, instead of exiting, leaves its counters to be read.
+# TCG, not KVM: only TCG traps an instruction that `-cpu pentium` lacks. A guest that resets (so
+# also one that panics) stops QEMU for good; QEMU then pauses instead of exiting, so that its
+# counters can still be read.
 BASE = ["-accel", "tcg", "-nographic", "-nodefaults", "-nic", "none"]
 QEMU = {"i586": "qemu-system-i386", "x86_64": "qemu-system-x86_64"}
-# What every processor of its kind has, and no more.
+# A processor that has what every one of its kind has, and no more.
 CPU = {"i586": "pentium", "x86_64": "qemu64"}
 # A kernel with 64 bits panics when the emulated timer is late, as on a busy host.
 APPEND = {"i586": "", "x86_64": "no_timer_check"}
@@ -45,9 +45,12 @@ START_SECONDS = 30
 
 @dataclass(frozen=True)
 class Machine:
-    """What to emulate. `kernel` None boots by BIOS from the first disk; `initramfs` None starts the
-    root's own init directly; `saved` is where `VM.save` left a machine, which goes on paused;
-    `terminal` is for a person."""
+    """What to emulate.
+
+    `kernel` None boots by BIOS from the first disk; `initramfs` None starts the root's own init
+    directly; `saved` is a file by `VM.save`, whose machine resumes paused; `terminal` is for a
+    person.
+    """
 
     kernel: Path | None
     initramfs: Path | None
@@ -81,8 +84,8 @@ class Machine:
     def _wires() -> list[str]:
         """What a test needs: the console in a file, the agent and the control channel on sockets.
 
-        The console is QEMU's standard input and output. On a socket it would need somebody who reads at once:
-        when 300 characters wait there, QEMU's log of it has some of them twice.
+        The console is QEMU's standard input and output. On a socket it would need a reader that
+        never pauses: when 300 characters wait there, QEMU's log of it has some of them twice.
         """
         console = ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
         agent = [
@@ -142,7 +145,7 @@ class Process:
         return self.popen.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL: for the guest, its power is cut."""
+        """Kills QEMU with SIGKILL: for the guest, that is a power cut."""
         self.popen.kill()
         self.popen.wait()
         if self.popen.stdin:
@@ -150,7 +153,7 @@ class Process:
         Process._running.discard(self)
 
     def type(self, text: bytes) -> None:
-        """Gives the console's keyboard something."""
+        """Types on the console's keyboard."""
         assert self.popen.stdin
         self.popen.stdin.write(text)
 
@@ -172,7 +175,7 @@ class Process:
                 time.sleep(0.01)
 
     def _connect_once(self, name: str) -> socket.socket:
-        # A socket's address holds 107 bytes; going through an open directory keeps it short.
+        # A socket's address holds 107 bytes; a path through an open directory is short enough.
         directory = os.open(self.directory, os.O_PATH)
         sock = socket.socket(socket.AF_UNIX)
         try:

@@ -1,4 +1,4 @@
-"""A light of the kernel's own, for what the daemon shows by one."""
+"""A made-up LED, for tests of what the daemon shows by one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LIGHT = "/sys/class/leds/test:light"
 
 
 def make_light(vm: VM) -> None:
-    """A light of the kernel's own, for as long as its maker keeps the file open (uleds.h)."""
+    """Creates an LED (uleds.h), which exists for as long as its maker keeps the file open."""
     vm.put("/run/light", b"test:light".ljust(64, b"\0") + (9).to_bytes(4, "little"))
     vm.run("(exec 3<>/dev/uleds; cat /run/light >&3; exec sleep 10000) >/dev/null 2>&1 &").ok()
     vm.until(f"[ -e {LIGHT}/trigger ]")

@@ -1,7 +1,7 @@
-"""Programs that run on this machine: each of them ends, and what it said is kept.
+"""Runs programs on the host: each of them ends, and its output is kept.
 
-A program that hangs would hang the whole suite, which has no limit of its own for a test. So the
-harness, and every test, starts programs with `run`, which is `subprocess.run` with a limit.
+A program that hangs would hang the whole suite, which has no time limit for a test. So the harness,
+and every test, starts programs with `run`, which is `subprocess.run` with a limit.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-# Far more than any of them takes on a busy host; a test that builds something names another.
+# Far more than any of them takes on a busy host; a test that builds something passes another.
 LIMIT_SECONDS = 600.0
-# What of a long output is kept: so much of its begin, and of its end.
+# How much of a long output is kept: this much of its beginning, and of its end.
 KEPT_BYTES = 32_768
 
 Word = str | os.PathLike[str]
 
 
 class Record:
-    """A file with all commands that were run, each line of one behind a `$`, and what they said."""
+    """A file with all commands that were run, each line of one after a `$`, and their output."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class Record:
             file.write(asked.encode() + output.rstrip(b"\n") + f"\n[{end}]\n".encode())
 
 
-# Where `run` records; pytest's plugin says so, and other programs of ours need none.
+# Where `run` records: pytest's plugin sets it; our other programs don't need it.
 _record: Record | None = None
 
 
@@ -67,11 +67,14 @@ def run(
     timeout: float = LIMIT_SECONDS,
     **options: Any,
 ) -> subprocess.CompletedProcess[Any]:
-    """`subprocess.run`, but it always ends: after `timeout` seconds the program and all that it
-    started are killed, and `subprocess.TimeoutExpired` is raised, with what they had said."""
+    """`subprocess.run`, but it always ends: a program has `timeout` seconds.
+
+    Then it and all that it started are killed, and `subprocess.TimeoutExpired` is raised with their
+    output.
+    """
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # A program that asks gets no answer.
+    # A program that asks a question gets no answer.
     options.setdefault("stdin", subprocess.DEVNULL if input is None else subprocess.PIPE)
     # A group of its own, so that its children end with it; they may hold its output open.
     with subprocess.Popen(command, start_new_session=True, **options) as process:
@@ -94,7 +97,7 @@ def run(
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
-    # Its group is there for as long as it was not waited for.
+    # The group exists until the process is waited for.
     if process.returncode is None:
         os.killpg(process.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""One guest: boot it, run commands in it, cut its power."""
+"""One guest: boots it, runs commands in it, cuts its power."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from harness.qmp import Qmp
 
 T = TypeVar("T")
 
-# Silence for so long means that the guest hangs: it boots in two seconds, more on a busy host.
-# All limits are generous, since one that is not reached costs nothing.
+# A guest that is silent for so long hangs: it boots in two seconds, more on a busy host. All limits
+# are generous, since a limit that is not reached costs nothing.
 INACTIVITY_SECONDS = 240.0
 TOTAL_SECONDS = 2400.0
-# The console goes to a plain file, which can't be waited for.
+# The console goes to a plain file, which can only be polled.
 POLL_SECONDS = 0.02
-# What it was asked, and answered.
+# The guest's commands and their output.
 COMMANDS_LOG = "commands.log"
 
 
 class VM:
-    """A running guest. All that waits for it raises `Lost` when it stops answering."""
+    """A running guest. Every method that waits for it raises `Lost` when it stops answering."""
 
-    # A `timeout` is for a host that has little else to do; a busy one gets so many times longer.
+    # A `timeout` is meant for an idle host; a busy one gets this many times as long.
     patience = 4.0
 
     def __init__(
@@ -58,7 +58,7 @@ class VM:
         self._timed_out = False
         self._jobs = 0
         self.process = Process(machine, directory)
-        # A thread, so that it ends the guest even when a test waits for something else.
+        # A thread, so that it ends the guest even while a test waits for something else.
         self._watchdog = threading.Timer(total, self._time_out)
         self._watchdog.daemon = True
         self._watchdog.start()
@@ -87,9 +87,9 @@ class VM:
     def run(self, command: str, timeout: float | None = None) -> Result:
         """Runs shell commands in the guest, with no input, and waits for their end.
 
-        `timeout` is how many seconds they may take on a host that has little else to do; it takes
-        the place of the limit on silence. The end of the output is waited for, too, so a child that is
-        left behind must write elsewhere; see `start`.
+        `timeout` is how many seconds they may take on an idle host; it replaces the limit on
+        silence. `run` also waits for the end of the output, so a child that is left behind must
+        write elsewhere; see `start`.
         """
         self._control(lambda: self._agent.send_run(command))
         code, output = self._wait(self._agent.finished, f"running: {command}", timeout)
@@ -120,12 +120,12 @@ class VM:
 
     @property
     def console(self) -> str:
-        """All that the guest has printed so far."""
+        """Everything that the guest has printed so far."""
         self._take_in()
         return self._console.text
 
     def wait_console(self, pattern: str, timeout: float | None = None) -> re.Match[str]:
-        """Waits until the console holds the pattern; looks at what was printed before, too."""
+        """Waits until the console holds the pattern, including what was printed before."""
         regex = re.compile(pattern, re.MULTILINE)
         return self._wait(
             lambda: regex.search(self._console.text),
@@ -145,7 +145,7 @@ class VM:
     # --- ends ---------------------------------------------------------------
 
     def kill(self) -> None:
-        """Cuts the power: writes that were completed stay, all else is gone."""
+        """Cuts the power: completed writes stay, everything else is lost."""
         self._watchdog.cancel()
         self.process.kill()
         self._console.close()
@@ -153,11 +153,11 @@ class VM:
         self._qmp.close()
 
     def until(self, condition: str, timeout: float = 30) -> None:
-        """Waits until this command of the guest's shell succeeds."""
+        """Waits until this command succeeds in the guest's shell."""
         self.run(f"until {condition}; do sleep 0.05; done", timeout=timeout).ok()
 
     def poweroff(self, command: str = "poweroff -f", timeout: float | None = None) -> None:
-        """Lets the guest power off, and waits until it did."""
+        """Lets the guest power off, and waits until it has."""
         if self.run_last(command, timeout) != "guest-shutdown":
             raise Lost(
                 f"the guest did not power off, QEMU says {self._stopped}: {command}",
@@ -167,7 +167,7 @@ class VM:
     def run_last(self, command: str, timeout: float | None = None) -> str:
         """Runs a command that stops the guest, and returns how it stopped, in QEMU's words.
 
-        Only its effect is waited for: such a command may be gone before it can report its end.
+        It waits only for the stop: the guest may be gone before the command can report its end.
         """
         self._control(lambda: self._agent.send_run(command))
         self._wait(
@@ -178,7 +178,7 @@ class VM:
         return self._stopped
 
     def send(self, command: str) -> None:
-        """Runs a command whose end is not waited for, as one that kills the agent."""
+        """Runs a command and does not wait for its end, such as one that kills the agent."""
         self._control(lambda: self._agent.send_run(command))
 
     def wait_stopped(self, timeout: float | None = None) -> str:
@@ -208,7 +208,7 @@ class VM:
         self._execute("cont")
 
     def save(self, path: Path) -> None:
-        """Leaves the whole machine but its disks in a file and ends it; its disks stand as they were at that moment."""
+        """Saves the whole machine except its disks, which stay as they are, to a file and ends it."""
         self.pause()
         self._execute("migrate", uri=f"exec:cat >{shlex.quote(str(path))}")
         while (
@@ -220,22 +220,24 @@ class VM:
         self.kill()
 
     def go_on(self) -> None:
-        """Lets a machine that was started from a saved one go on."""
+        """Resumes a machine that was started from a saved one."""
         while self._control(lambda: self._qmp.execute("query-status"))["status"] == "inmigrate":
             time.sleep(POLL_SECONDS)
         self.cont()
         self.run("true").ok()
 
     def cut_copy(self, path: Path) -> Card:
-        """The card as a power cut at this moment would leave it, as a copy; the guest goes on."""
+        """A copy of the card as a power cut at this moment would leave it; the guest goes on."""
         self.pause()
         copy = self.card.copy(path)
         self.cont()
         return copy
 
     def disk(self, place: int) -> str:
-        """How the guest calls a disk, by where it is plugged in: the kernel asks several at once what they are, and the
-        first that answers is sda. The card is in place 0."""
+        """The guest's name for the disk that is plugged in at this place; the card is in place 0.
+
+        The kernel probes several disks at once, and the first that answers is sda.
+        """
         cable, unit = divmod(place, 2)
         (found,) = re.findall(
             rf"^\S*/ata{cable + 1}/\S*/\d+:0:{unit}:0/block/(\w+)$",
@@ -245,28 +247,28 @@ class VM:
         return f"/dev/{found}"
 
     def card_stats(self, place: int = 0) -> DriveStats:
-        """What reached the card (or another drive) so far; also after poweroff()."""
+        """What has reached the card (or another drive) so far; also after poweroff()."""
         if self._final_stats:
             return self._final_stats[place]
         return self._control(self._disks.stats)[place]
 
     def fail_writes(self, sectors: range | None = None, place: int = 0) -> None:
-        """From now on, every write that touches one of the disk's sectors (None: any) ends with EIO."""
+        """From now on, every write that touches one of these sectors (None: any) fails with EIO."""
         self._control(lambda: self._disks.fail("write", sectors, place))
 
     def fail_reads(self, sectors: range | None = None, place: int = 0) -> None:
         self._control(lambda: self._disks.fail("read", sectors, place))
 
     def fail_flush(self, place: int = 0) -> None:
-        """The next FLUSH ends with EIO; so do the driver's repetitions of it."""
+        """The next FLUSH fails with EIO, and so do the driver's repetitions of it."""
         self._control(lambda: self._disks.fail("flush", None, place))
 
     def heal(self, place: int = 0) -> None:
-        """The disk works again."""
+        """Makes the disk work again."""
         self._control(lambda: self._disks.heal(place))
 
     def throttle(self, limits: Throttle, place: int = 0) -> None:
-        """From now on the disk is so fast; it must have been booted with some throttle."""
+        """From now on the disk has this speed; it must have been booted with some throttle."""
         self._control(lambda: self._disks.throttle(limits, place))
 
     def _execute(self, command: str, **arguments: str) -> None:
@@ -285,7 +287,7 @@ class VM:
     # --- waiting ------------------------------------------------------------
 
     def _wait(self, answer: Callable[[], T | None], what: str, timeout: float | None = None) -> T:
-        """Waits for an answer from the guest; every wait ends, and only an answer is one."""
+        """Waits for an answer from the guest; every wait ends, and only an answer ends it well."""
         patience = Patience(None if timeout is None else timeout * self.patience, self.inactivity)
         while True:
             if self._take_in():
@@ -299,7 +301,8 @@ class VM:
 
     def _why_lost(self) -> str:
         panic = re.search(r"Kernel panic - .*", self._console.text)
-        # A panic stops the guest once it has said all, except while resets are allowed.
+        # After a panic the guest stops once the kernel has printed everything, except while resets
+        # are allowed.
         if panic and (self._stopped or self._resetting):
             return f"the guest panicked ({panic[0].strip()})"
         if self._stopped:
@@ -322,7 +325,7 @@ class VM:
         raise Lost(f"{reason}{said}", self._console.text)
 
     def _take_in(self) -> bool:
-        """Reads what the guest and QEMU have said; True if the guest said anything."""
+        """Reads what the guest and QEMU have sent; True if the guest sent anything."""
         printed = self._console.read()
         received = self._agent.receive() if self.process.alive() else 0
         if self.process.alive():

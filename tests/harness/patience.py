@@ -1,4 +1,4 @@
-"""How long a guest is waited for: every wait ends."""
+"""How long the harness waits for a guest: every wait ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Patience:
-    """One wait: for `timeout` seconds in all, or, without one, until nothing was heard for `silence`."""
+    """One wait: for `timeout` seconds in all, or until nothing was heard for `silence` seconds."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Patience:
         self._heard = self._clock()
 
     def over(self) -> str:
-        """Why there is no more of it; empty while there is."""
+        """Why the wait is over; empty while it is not."""
         now = self._clock()
         if self._timeout is not None:
             late = now - self._begin > self._timeout

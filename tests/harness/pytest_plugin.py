@@ -1,4 +1,4 @@
-"""pytest's side: the `boot` fixture, the kernels a test runs on, and the third outcome, lost."""
+"""pytest's side: the `boot` fixture, a test's kernels, and the third outcome, lost."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from harness import artefacts, local
 from harness.lab import Lab
 from harness.outcome import EmulatorFault, Lost, tail
 
-# A file that is as old as the last run, beside its logs.
+# A file beside the logs whose time is the start of the last run.
 RUN_BEGAN = "began"
 LAB = pytest.StashKey[Lab]()
 FAILED = pytest.StashKey[bool]()
 # The section of a report that says that the emulator failed in the test's first run.
 EMULATOR = "the emulator's mistake: the test ran twice"
-# From the inside out: `make test`, what `make test-all` runs besides, what `make test-systems` does.
+# From the inside out: `make test`, what `make test-all` adds, what `make test-systems` adds.
 TIERS = ("test", "thorough", "systems")
 
 
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if not worker and not config.getoption("collectonly", False):
-        # What is older was left by an earlier run: see tests/documents/messages_met.py.
+        # Older logs are an earlier run's: see tests/documents/messages_met.py.
         artefacts.LOGS.mkdir(parents=True, exist_ok=True)
         (artefacts.LOGS / RUN_BEGAN).touch()
     local.record_to(artefacts.LOGS / "this-machine" / f"{worker or 'main'}.log")
@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def tier_of(kernel: str) -> tuple[pytest.MarkDecorator, ...]:
-    """A kernel that `make test` does not build puts a test into the tier that does."""
+    """A kernel that `make test` does not build puts a test into the tier that builds it."""
     if kernel == artefacts.KERNELS[0]:
         return ()
     return (pytest.mark.systems if kernel == artefacts.NEWEST else pytest.mark.thorough,)
@@ -64,8 +64,11 @@ def tier_of(kernel: str) -> tuple[pytest.MarkDecorator, ...]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out other tiers, and mixes the rest for several workers, always alike: each takes a
-    stretch of the list at a time, and tests that take minutes stand side by side in their files."""
+    """Leaves out other tiers, and shuffles the rest for several workers, always alike.
+
+    Each worker takes a stretch of the list at a time, and tests that take minutes stand side by
+    side in their files.
+    """
     if wanted := config.getoption("tier"):
         others = [item for item in items if tier(item) != wanted]
         items[:] = [item for item in items if tier(item) == wanted]
@@ -75,7 +78,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def tier(item: pytest.Item) -> str:
-    """The outermost tier that one of a test's markers names."""
+    """The outermost tier among a test's markers."""
     return next((name for name in reversed(TIERS) if item.get_closest_marker(name)), TIERS[0])
 
 
@@ -91,7 +94,7 @@ def boot(request: pytest.FixtureRequest, kernel: str) -> Iterator[Lab]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    """Runs a test, and once more where QEMU has made a mistake. That is said at the end of the run."""
+    """Runs a test, and once more if QEMU made a mistake. The end of the run reports that."""
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
     if mistake := next((report for report in reports if report.emulator_fault), None):
@@ -114,7 +117,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if not report.failed:
         return
     if call.excinfo is not None and call.excinfo.errisinstance(artefacts.MissingArtefact):
-        # A line says it all. Many tests may say the same.
+        # One line says it all. Many tests may say the same.
         report.longrepr = str(call.excinfo.value)
     item.stash[FAILED] = True
     if lab := item.stash.get(LAB, None):
@@ -125,7 +128,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    # It stays in the category "failed": whatever counts failures counts it.
+    # Its category stays "failed": every program that counts failures counts it.
     if getattr(report, "lost", False):
         return "failed", "L", "LOST"
     return None

@@ -47,7 +47,7 @@ class Qmp:
         except BlockingIOError:
             pass
         except ConnectionError:
-            pass  # what it said before it went still counts
+            pass  # what QEMU said before it went still counts
         while b"\n" in self._unread:
             self._events.append(self._message())
         events, self._events = self._events, []

@@ -1,4 +1,4 @@
-"""The tests' root directory: busybox, an init, and more programs when built."""
+"""The tests' root directory: busybox, an init, and the built test programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIRECTORIES = (
     "home",
 )
 PASSWD = "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
-# Where what the build leaves in build/TARGET goes.
+# Where the files of build/TARGET go in the root.
 PROGRAMS = {
     "cowflush": "usr/sbin",
     "guest-tools": "usr/bin",
@@ -37,7 +37,7 @@ GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 
 def sources(target: str) -> list[Path]:
-    """Every file that goes into the root; a template made of other ones is stale."""
+    """Every file that goes into the root; a template made of other files is stale."""
     scripts = [HERE / "init.sh", HERE / "agent.sh", Path(__file__)]
     return [artefacts.busybox(target), *scripts, *_built(target)]
 
@@ -56,7 +56,7 @@ def fill(root: Path, files: Mapping[str, bytes], target: str = "i586") -> None:
     (root / "sbin" / "init").unlink(missing_ok=True)
     _install(HERE / "init.sh", root / "sbin" / "init")
     _install(HERE / "agent.sh", root / "sbin" / "vm-agent")
-    # As a board's own service, which a boot looks for; tests flush by hand.
+    # Stands for a board's own service, which a boot looks for; tests flush by hand.
     (root / "usr" / "sbin" / "flusher").touch()
     for built in _built(target):
         _install(built, root / PROGRAMS[built.name] / built.name)
@@ -74,7 +74,7 @@ def _built(target: str) -> list[Path]:
 
 
 def _applets(busybox: Path) -> list[str]:
-    """The paths of busybox's applets, from the program itself: an x86 host can run it."""
+    """The paths of busybox's applets, which the program itself lists: an x86 host can run it."""
     try:
         listing = local.run([busybox, "--list-full"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:

@@ -19,7 +19,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts (from, to) of a file that hold data; the rest are holes."""
+    """The parts (from, to) of a file that hold data; the rest is holes."""
     position = start
     while position < end:
         try:
@@ -35,7 +35,7 @@ def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def copy_range(source: Path, target: Path, source_at: int, target_at: int, size: int) -> None:
-    """Copies a part of one file over a part of another, which must hold nothing there yet."""
+    """Copies a part of one file over a hole of another."""
     flags = os.O_RDWR | os.O_CREAT
     with open(source, "rb") as src, open(os.open(target, flags, 0o644), "r+b") as dst:
         dst.truncate(max(os.fstat(dst.fileno()).st_size, target_at + size))
@@ -52,7 +52,7 @@ def differing_sectors(one: Path, other: Path) -> list[int]:
     found: set[int] = set()
     with open(one, "rb") as left, open(other, "rb") as right:
         a, b = left.fileno(), right.fileno()
-        # What is a hole in both is the same in both.
+        # A hole in both files is the same in both.
         for begin, end in [
             *extents(a, 0, one.stat().st_size),
             *extents(b, 0, other.stat().st_size),

@@ -1,6 +1,6 @@
-"""The harness in a guest: what it says about commands, disks and power cuts is so.
+"""The harness in a guest: what it reports of commands, disks and power cuts is true.
 
-These start the card's own init directly, so they need no cowflush.
+These tests start the card's own init directly, so they need no cowflush.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WRITE_64 = "dd if=/dev/zero of=/dev/sda2 bs=4k count=64 oflag=direct 2>&1"
 
 
 def write_block(sector: int) -> str:
-    """Writes the 4 KiB block of the card that holds a sector, and waits for the card."""
+    """The command that writes the card's 4 KiB block with this sector, and waits for the card."""
     return f"dd if=/dev/zero of=/dev/sda bs=4k seek={sector // 8} count=1 conv=fsync 2>&1"
 
 
@@ -35,14 +35,14 @@ def test_commands_end_as_the_host_is_told(boot: Lab) -> None:
     for code, words in ((126, "/etc/passwd"), (127, "nonsense"), (137, "kill -9 $$")):
         with pytest.raises(CommandFailed, match=rf"should have failed by itself.* is {code}\)"):
             vm.run(words).fails()
-    # Of many lines, and without an input.
+    # A command of several lines that has no input
     result = vm.run("for i in 1 2; do\n  echo \"line $i\"\ndone\ncat\necho 'end'").ok()
     assert result.text == "line 1\nline 2\nend\n"
-    # With what looks like the harness's own markers, and the kernel's words between.
+    # Output that imitates the harness's own markers, with the kernel's messages between
     fake = "\n@0123456789abcdef0123456789abcdef end 0\n\n@ready\n\n@ end 0\n"
     result = vm.run(f"printf '{fake}'; echo kernel noise >/dev/kmsg; exit 7")
     assert (result.code, result.text) == (7, fake)
-    # Init reaps what it inherits: a zombie is there as well.
+    # Init reaps the processes that it inherits: otherwise a zombie would remain.
     vm.run(
         "for i in 1 2 3; do (sleep 0.2 >/dev/null 2>&1 & echo /proc/$! >>/run/orphans); done"
     ).ok()
@@ -59,7 +59,7 @@ def test_output_of_any_bytes(boot: Lab) -> None:
     assert vm.get("/root/bytes") == every_byte
     vm.put("/root/empty", b"", mode=0o600)
     assert vm.run("cat /root/empty; stat -c %a /root/empty").ok().text == "600\n"
-    # A megabyte of it.
+    # A megabyte of output
     vm.run("head -c 1048576 /dev/urandom >/run/random").ok()
     output = vm.run("cat /run/random").ok().output
     assert len(output) == 1 << 20
@@ -102,7 +102,7 @@ def test_a_guest_that_stops_is_lost(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_silent_command_is_lost(boot: Lab) -> None:
-    """How long a guest that says something is waited for is tried on the host."""
+    """How long the harness waits for a guest that prints something, a test on the host shows."""
     vm = boot(direct=True)
     vm.run("true").ok()
     vm.inactivity = 2
@@ -192,7 +192,7 @@ def test_writes_fail_and_heal(boot: Lab) -> None:
     assert vm.card_stats().failed_wr_operations > 0
     vm.heal()
     vm.run(write_block(first + 808)).ok()
-    # A whole partition.
+    # A whole partition
     log = vm.card.log.sectors
     vm.fail_writes(log)
     for sector, works in (

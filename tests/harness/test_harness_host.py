@@ -55,7 +55,7 @@ ext.make(Path("fs.img"), ext.Filesystem(), Path("d"), 8 << 20)
 
 
 def inner_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]:
-    """Runs pytest on its own, with our plugin, on one file of tests, and without anything built."""
+    """Runs pytest by itself, with our plugin, on one file of tests, and with nothing built."""
     (directory / "test_inner.py").write_text(test)
     command = [
         sys.executable,
@@ -67,14 +67,14 @@ def inner_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]
         "no:cacheprovider",
         str(directory),
     ]
-    # Its logs are its own.
+    # Its logs are kept apart.
     build = str(directory / "nothing")
     variables = {**os.environ, "PYTHONPATH": str(TESTS), "COWFLUSH_BUILD": build}
     return local.run(command, cwd=directory, env=variables, capture_output=True, text=True)
 
 
 def shared(room: str) -> list[Path]:
-    """The modules that tests share, of a folder or of all three."""
+    """The modules that tests share, of one folder or of all three."""
     rooms = ("harness", "product", "systems") if room == "*" else (room,)
     found = [path for room in rooms for path in (TESTS / room).glob("*.py")]
     return [path for path in found if not path.name.startswith("test_")]
@@ -89,7 +89,7 @@ def alive(pid: int) -> bool:
 
 
 def ends(pid: int) -> bool:
-    """A process that was killed is there until the kernel gets to it."""
+    """Whether a killed process goes: it exists until the kernel gets to it."""
     deadline = time.monotonic() + 30
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -139,7 +139,7 @@ def test_a_test_runs_once_more_after_the_emulators_own_mistake_alone(
 
 
 def test_flags_that_no_processor_has_are_told_from_a_kernels_own_crash() -> None:
-    # As the emulator once left them: the direction flag and a pointer's bits among them.
+    # As the emulator once left them: with the direction flag and some bits of a pointer.
     broken = "[    7.33] DS: 007b ES: 007b FS: 00d8 GS: 0033 SS: 0068 EFLAGS: c3304606"
     assert impossible_flags(f"before\n{broken}\nafter") == broken
     assert (
@@ -188,7 +188,7 @@ def test_the_kernel_breaks_into_no_line() -> None:
 
 def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    # The inner one holds the output open.
+    # The inner process holds the output open.
     hangs = f"sleep 60 & echo $! >{pid}; echo begun; wait"
     begin = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired) as raised:
@@ -214,7 +214,7 @@ def test_the_harness_starts_no_program_without_a_limit() -> None:
 
 
 def test_no_room_of_the_tests_uses_one_above_it() -> None:
-    """The harness knows nothing of cowflush, what knows that nothing of real systems, and none of them a test."""
+    """harness/ uses nothing of product/, product/ nothing of systems/, and none of them a test."""
     above = {"harness": ("product", "systems"), "product": ("systems",), "systems": ()}
     for room, others in above.items():
         names = "|".join((*others, r"(\w+\.)?test_"))
@@ -224,7 +224,7 @@ def test_no_room_of_the_tests_uses_one_above_it() -> None:
 
 
 def test_no_two_files_of_tests_have_one_name() -> None:
-    """A test's logs, and the documents, know it by its file's name alone."""
+    """A test's logs and the documents name it by its file's name alone."""
     names = [path.name for path in TESTS.rglob("test_*.py")]
     assert len(names) > 80 and sorted(names) == sorted(set(names))
     astray = [path.name for path in TESTS.glob("*.py") if path.name != "conftest.py"]
@@ -245,7 +245,7 @@ def test_only_a_program_that_ran_and_ended_by_itself_has_refused() -> None:
 
 
 class Clock:
-    """One that a test sets."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -309,7 +309,7 @@ def test_differing_sectors_are_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The templates of this test alone."""
+    """Templates for this test alone."""
     monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
 
 
@@ -370,7 +370,7 @@ def test_files_belong_to_root_whoever_makes_them() -> None:
     user = 65534 if os.getuid() == 0 else os.getuid()
     with tempfile.TemporaryDirectory() as temporary:
         os.chown(temporary, user, -1)
-        # That user may not see this clone.
+        # That user may not be allowed to read this clone.
         shutil.copytree(TESTS / "harness", Path(temporary) / "harness")
         command = [sys.executable, "-c", MAKE_FILESYSTEM]
         local.run(command, cwd=temporary, user=user, check=True)

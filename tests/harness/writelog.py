@@ -1,7 +1,7 @@
-"""Reads what a card received, in the order it received it (`write_log`).
+"""Reads the writes that a card received, in the order it received them (`write_log`).
 
-SIGKILL of QEMU keeps every completed write. What a real card may lose at a
-power cut is tested by replaying this log only up to a point.
+SIGKILL of QEMU keeps every completed write. To test what a real card may lose at a power cut, tests
+replay this log only up to a point.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def entries(log: Path) -> Iterator[Entry]:
         magic, _version, _count, size = SUPERBLOCK.unpack(file.read(SUPERBLOCK.size))
         if magic != MAGIC:
             raise ValueError(f"{log} isn't a write log: it does not begin with its magic number")
-        # The superblock's count is only brought up to date now and then, so
-        # after a power cut the end of the file is what tells the end.
+        # QEMU updates the superblock's count only now and then, so after a power cut the file's end
+        # is what counts.
         at = size
         while True:
             file.seek(at)
@@ -55,7 +55,7 @@ def entries(log: Path) -> Iterator[Entry]:
 
 
 def replay(writes: Iterator[Entry], card: Path) -> None:
-    """Does to an image what the entries say. Discards change nothing: our disks ignore them."""
+    """Applies the entries to an image. Discards change nothing: our disks ignore them."""
     with open(card, "r+b") as image:
         for entry in writes:
             image.seek(entry.sector * 512)

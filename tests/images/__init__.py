@@ -1,1 +1,4 @@
-"""Images of cards, made or added to by image/. Not named as that: `image` is what is tested."""
+"""Images of cards, made or extended by image/.
+
+The name differs, since `image` is what is tested.
+"""

@@ -1,4 +1,4 @@
-"""cowflush is added to images of other systems: they boot with it, without it, and are never changed themselves."""
+"""image.add adds cowflush to copies of other systems' images, which boot with and without it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOADERS = {
     "sector 63": bases.old_voyage,
     "syslinux": bases.syslinux,
 }
-# The label's name is typed at SYSLINUX's prompt; GRUB has a menu.
+# At SYSLINUX's prompt one types a label's name; GRUB has a menu.
 CHOICES = {
     "voyage": [images.DOWN * 2 + "\r", images.DOWN + "\r"],
     "sector 63": [images.DOWN * 2 + "\r", images.DOWN + "\r"],
@@ -89,7 +89,7 @@ def test_it_boots_with_cowflush_and_keeps_what_was_flushed(
     before = digest(made.path)
     card = added(boot, made)
     assert digest(made.path) == before
-    # Whatever was in the table stays where it was.
+    # The partitions of the table stay where they were.
     assert card.partitions[:-1] == made.card().partitions
     assert card.log.start % 8192 == 0 and card.log.size * 512 == 64 << 20
     assert card.path.stat().st_size == (card.log.start + card.log.size) * 512
@@ -106,7 +106,7 @@ def test_it_boots_with_cowflush_and_keeps_what_was_flushed(
     assert root.read("/root/kept") == b"kept\n"
     assert "/root/lost" not in root.hashes("/root")
 
-    # What was there before gets what is in the log, too; and then the other entry of ours.
+    # A boot by the old entry gets the log's flushes, too; and so does the other entry of ours.
     for choice in CHOICES[loader]:
         vm = images.boot(boot, card, wait=False)
         vm.wait_console(MENUS[loader])
@@ -148,7 +148,7 @@ def test_a_dry_run_writes_nothing_and_names_everything(boot: Lab, bases_made: Ma
 
 
 def test_a_packed_image_gets_the_log_into_its_free_tail(boot: Lab, bases_made: Made) -> None:
-    """Also one of two members, with what OpenWrt appends to its packed images; and old rubbish in the tail."""
+    """Also one of two gzip members, with what OpenWrt appends, and old data in the tail."""
     made = bases_made(boot, bases.voyage)
     with open(made.path, "r+b") as file:
         file.truncate(200 << 20)
@@ -165,14 +165,14 @@ def test_a_packed_image_gets_the_log_into_its_free_tail(boot: Lab, bases_made: M
     assert out.stat().st_size == 200 << 20
     card.fsck()
     assert b"cowflush.gz" in card.read("/boot/grub/grub.cfg")
-    # The log, which covers the rubbish, has nothing but its two headers.
+    # The log, over that old data, has nothing but its two headers.
     assert set(sparse.differing_sectors(out, blank(card, boot.directory / "blank.img"))) <= {
         card.log.start, card.log.start + card.log.size - 8
     }  # fmt: skip
 
 
 def fwtool(content: bytes) -> bytes:
-    """As OpenWrt's fwtool appends it: the content, then magic, checksum, type and the bytes of both."""
+    """The content with OpenWrt's fwtool data after it: magic, checksum, type, both sizes."""
     return content + struct.pack(">4sIB3xI", b"FWx0", 0, 1, len(content) + 16)
 
 
@@ -186,7 +186,7 @@ def blank(card: Laid, path: Path) -> Path:
 
 
 def not_shut_down(made: Base) -> None:
-    """A filesystem without a journal, as a power cut leaves it: a file is there that its bitmaps know nothing of."""
+    """Leaves a filesystem without a journal as a power cut does: its bitmaps miss a file."""
     own = made.path.with_suffix(".file")
     own.write_bytes(OWN)
     edit(made, f"write {own} precious")
@@ -199,11 +199,11 @@ OWN = b"precious" * 4096
 
 
 def plain(made: Base) -> None:
-    """As it is."""
+    """Leaves the image as it is."""
 
 
 def ahead(made: Base) -> None:
-    """Made where the clock is years ahead."""
+    """Dates the filesystem as if made where the clock is years ahead."""
     for field in ("wtime", "lastcheck", "mkfs_time"):
         edit(made, f"ssv {field} 20350101000000")
 
@@ -221,7 +221,7 @@ def ahead(made: Base) -> None:
 def test_the_same_base_gives_the_same_image(
     boot: Lab, bases_made: Made, layout: str, change: Callable[[Base], None]
 ) -> None:
-    """In whatever folder, and whenever it is made."""
+    """The folder and the time of making don't matter."""
     made = bases_made(boot, LOADERS[layout])
     change(made)
     elsewhere = boot.directory / "else where" / "added.img"
@@ -238,7 +238,7 @@ ODD = ["at@@12.img", "quote'\".img", "-dash.img", "line\nbreak.img", "$HOME.img"
     ["a b?offset=0.img", *(pytest.param(name, marks=pytest.mark.thorough) for name in ODD)],
 )
 def test_odd_names_are_names(boot: Lab, bases_made: Made, name: str) -> None:
-    """Of the base and of the result; TMPDIR is odd, too."""
+    """The name of the base and of the result; TMPDIR is odd, too."""
     made = bases_made(boot, bases.voyage)
     folder = boot.directory / f"{name}.folder"
     folder.mkdir()
@@ -308,7 +308,7 @@ def test_a_filesystem_that_was_not_shut_down_is_checked_in_the_copy(
     assert digest(made.path) == before
     card = Laid(out, 1, 2)
     card.fsck()
-    # Nothing of ours went over it.
+    # cowflush's files have overwritten nothing.
     assert card.read("/precious") == OWN
     assert card.read("/boot/cowflush.gz") == artefacts.initramfs().read_bytes()
 
@@ -347,7 +347,7 @@ def test_the_owner_s_configuration_stays(boot: Lab, bases_made: Made) -> None:
 
 
 def test_links_to_folders_are_folders(boot: Lab, bases_made: Made) -> None:
-    """As /lib is one in a system whose folders were merged into /usr."""
+    """/lib is a link in a system whose folders were merged into /usr."""
     made = bases_made(boot, bases.openwrt)
     lib = bases.OPENWRT / "lib"
     gone = [lib, *lib.rglob("*")]
@@ -421,7 +421,7 @@ def test_an_image_with_an_initramfs_is_not_changed_without_another_kernel(
     card = added(boot, made, "--kernel", str(artefacts.kernel("6.1")))
     assert card.read("/boot/cowflush.krn") == artefacts.kernel("6.1").read_bytes()
     menu = card.read(MENU).decode()
-    # Also of the entry that was there, whose own initramfs would start root past the flush log.
+    # The old entry has it, too: its own initramfs would start root past the flush log.
     assert menu.count("linux /boot/cowflush.krn root=PARTUUID=") == 3
     assert menu.count("initrd /boot/cowflush.gz") == 3 and "initrd.img" not in menu
 
@@ -488,7 +488,7 @@ def test_an_old_entry_keeps_its_kernel_where_that_can_start_our_initramfs(
 
 @pytest.mark.thorough
 def test_openwrt_s_image_gets_what_its_package_installs(boot: Lab, bases_made: Made) -> None:
-    """The package's own script says what is enabled; here it is run as in an image builder."""
+    """The package's own script decides what is enabled; here it runs as in an image builder."""
     made = bases_made(boot, bases.openwrt)
     before = root_of(made.card(), boot.directory / "before")
     after = root_of(added(boot, made), boot.directory / "after")
@@ -542,14 +542,14 @@ def both(*steps: Callable[[Base], None]) -> Callable[[Base], None]:
 
 
 def own_menu(made: Base) -> None:
-    """The owner's own entries are in a file of their own, which GRUB reads, too."""
+    """Moves the owner's entries to a file of their own, which GRUB reads, too."""
     text = made.card().read(MENU).decode()
     replace(made, MENU, (text + "source $prefix/custom.cfg\n").encode())
     edit(made, "cd /boot/grub", f"write {__file__} custom.cfg")
 
 
 def without_log(made: Base) -> None:
-    """Its partition was made into something else; the entries are there still."""
+    """Makes the log's partition into something else; the entries stay."""
     card = Laid(made.path, 1, 2)
     for chunk in (0, card.log.size // 8 - 1):
         wipe(card, chunk)
@@ -566,7 +566,7 @@ def wipe(card: Laid, chunk: int) -> None:
 
 
 def small_partition(made: Base) -> None:
-    """The table says less than the filesystem."""
+    """Makes the partition smaller than its filesystem."""
     start = made.card().partitions[0].start
     bases.tool(
         "sfdisk",
@@ -596,7 +596,7 @@ def no_filesystem(made: Base) -> None:
 
 
 def without_snapshots() -> bytes:
-    """A kernel that has all built in but these."""
+    """A kernel that has everything built in but snapshots."""
     needs = {**kernels.NEEDS}
     del needs["CONFIG_DM_SNAPSHOT"]
     return image_of(b" ".join(needs.values()), gzip.compress)
@@ -607,18 +607,18 @@ def no_table(made: Base) -> None:
 
 
 def gpt(made: Base) -> None:
-    """The same card with the other kind of table; its partition, and what is in it, stay."""
+    """Gives the card the other kind of table; its partition and content stay."""
     bases.tool("sgdisk", "--mbrtogpt", made.path)
 
 
 def hybrid(made: Base) -> None:
-    """The partition is in both tables: a change of one would not be one of the other."""
+    """Puts the partition in both tables: a change of one would not change the other."""
     gpt(made)
     bases.tool("sgdisk", "--hybrid=1:EE", made.path)
 
 
 def torn_gpt(made: Base) -> None:
-    """Both copies are damaged. What protects it from older programs looks like a DOS table."""
+    """Damages both copies; what protects a GPT from older programs then looks like a DOS table."""
     hybrid(made)
     with open(made.path, "r+b") as file:
         for place in (512, made.path.stat().st_size - 512):
@@ -746,7 +746,7 @@ BREAKS: dict[str, tuple[Callable[[Base], None], str]] = {
 }
 
 
-# Others of the same kind are in `make test`.
+# `make test` has others of the same kind.
 THOROUGH = {
     "a name of two lines", "a name with quotes", "an older GRUB's", "cut short in the superblock", "GPT and DOS", "half a log",
     "no bzImage", "no root", "odd root", "other root", "package", "small partition", "torn GPT", "twice, without its log",
@@ -796,7 +796,7 @@ def test_a_fat_that_was_not_unmounted_is_refused(boot: Lab, bases_made: Made) ->
 
 
 def test_a_packed_image_that_is_not_whole_is_refused(boot: Lab, bases_made: Made) -> None:
-    """What each kind of damage is, is tested in test_image_regions.py."""
+    """test_image_regions.py tests each kind of damage."""
     made = bases_made(boot, bases.voyage)
     packed = made.path.with_suffix(".gz")
     packed.write_bytes(gzip.compress(made.path.read_bytes(), 1)[:-1])

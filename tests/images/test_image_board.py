@@ -1,7 +1,7 @@
 """A board's image: it boots through its own boot loader, keeps what was flushed, and ends in order.
 
-`alix2` is the image with the board's own kernel, which is built for `make test-systems` alone. With the
-tests' kernel in its place the image can be looked at, and booted, without it.
+`alix2` is the image with the board's own kernel, which only `make test-systems` builds. An image
+with the tests' kernel can be tested without that.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_partitions_are_aligned_and_the_console_has_the_board_s_rate(
     fresh.fsck()
     assert fresh.read("/usr/sbin/cowflush") == artefacts.cowflush().read_bytes()
     assert fresh.read("/boot/cowflush.gz") == artefacts.initramfs().read_bytes()
-    # As the second reader sees it: an empty log, made for this root.
+    # To the second reader: an empty log, made for this root
     log = flushlog.FlushLog(fresh)
     assert log.whole and log.segments == [] and log.header.root_sectors == fresh.root.size
     uuid = fresh.fs().superblock()["Filesystem UUID"]
@@ -71,7 +71,7 @@ def test_partitions_are_aligned_and_the_console_has_the_board_s_rate(
 
 
 def test_the_same_sources_give_the_same_image(with_our_kernel: Path, tmp_path: Path) -> None:
-    """Whatever the folder, the umask, the zone, and the settings of the machine's own mke2fs and mtools."""
+    """Neither the folder, the umask, the zone, nor the host's mke2fs and mtools settings matter."""
     (tmp_path / "mke2fs.conf").write_text(
         "[defaults]\n\tinode_size = 128\n\tbase_features = filetype\n"
     )
@@ -89,7 +89,7 @@ def test_the_same_sources_give_the_same_image(with_our_kernel: Path, tmp_path: P
 
 
 def test_another_root_has_another_log(with_our_kernel: Path, tmp_path: Path) -> None:
-    """The log's UUID and numbers come from what is in root: two images must not have the same."""
+    """The log's UUID and numbers come from root's content: two images must not have the same."""
     kernel = tmp_path / "kernel"
     kernel.write_bytes(artefacts.kernel(OURS).read_bytes() + b"x")
     other = tmp_path / "other.img"
@@ -104,7 +104,7 @@ def test_the_licences_of_all_its_parts_are_in_it(with_our_kernel: Path) -> None:
     for words in ("argh 0", "syslog 7", "musl (MIT)", "Rust's standard library", "Linux 6.1.", "BusyBox v1", "GRUB 2",
                   "written offer", "snapshot archive"):  # fmt: skip
         assert words in text
-    # Each text once: GPL 2 and GPL 3.
+    # Each text once: GPL 2 and GPL 3
     assert (
         text.count("TERMS AND CONDITIONS FOR COPYING") == 1
         and text.count("Version 3, 29 June 2007") == 1
@@ -121,8 +121,9 @@ def test_it_boots_as_it_is_up_to_the_login(boot: Lab, image: Path) -> None:
     vm.type("cowflush status | head -n 1\n")
     vm.wait_console("^mode +deferring: writes stay in RAM, sda1 is only read")
     vm.kill()
-    # Nothing was flushed yet: the card has what was flashed, but for both copies of the log's header, since a log that was made
-    # in an image learns where its root is, and for the sector behind the second, where the boot is counted.
+    # Nothing was flushed yet: the card is as flashed, except for both copies of the log's header,
+    # since a log made in an image learns only then where its root is, and for the sector after the
+    # second, where init counts boots.
     log = vm.card.partitions[1]
     headers = [log.start, log.start + log.size - flushlog.CHUNK // sparse.SECTOR]
     assert vm.card.differing_sectors(Card(image)) == [*headers, headers[1] + 1]

@@ -1,4 +1,4 @@
-"""Boot loaders' configurations: what is understood, what is refused, and what becomes of them."""
+"""Boot loaders' configurations: what image/ understands, refuses, and makes of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from image.errors import Refused
 
 
 def led(addition: Addition, *spared: str) -> Addition:
-    """With the entries that were there led by way of the initramfs, but for these kernels."""
+    """The addition that also puts the initramfs into the old entries, except for these kernels."""
 
     def for_old(old: Entry) -> Addition | None:
         return None if old.kernel in spared else replace(addition, kernel=old.kernel)
@@ -35,7 +35,7 @@ def led(addition: Addition, *spared: str) -> Addition:
 
 
 ADDITION = led(Addition("/boot/vmlinuz", "/boot/cowflush.gz"))
-# As OpenWrt's images have it since they load microcode.
+# As in OpenWrt's images since they load microcode
 OPENWRT = """serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1 --rtscts=off
 terminal_input serial; terminal_output serial
 
@@ -91,13 +91,13 @@ def test_openwrt_s_grub_cfg() -> None:
 
 
 def test_no_entry_of_openwrt_s_starts_root_past_the_flush_log() -> None:
-    """Root as it is without the log's flushes is older, and once it is changed they can't be used."""
+    """Root without the log's flushes is older, and once changed it can't take them any more."""
     text = grub.add(OPENWRT, ADDITION)
     bodies = [text.split("\n")[start + 1 : end] for start, end in grub._blocks(text)]
     titles = [grub._title(text.split("\n")[start]) for start, _ in grub._blocks(text)]
     assert titles[2:] == ["OpenWrt", "OpenWrt (failsafe)"]
     assert all(body[-1] == "\tinitrd /boot/cowflush.gz" for body in bodies)
-    # They write to the card, as they did: nobody is there in failsafe mode who would flush.
+    # Failsafe entries write to the card, as before: nobody is there to flush.
     assert bodies[2][:-1] == bodies[1][:-1]
     assert bodies[3] == [
         "\tlinux /boot/vmlinuz failsafe=true root=PARTUUID=c0f1a0de-02 rootwait cowflush=off",
@@ -109,7 +109,7 @@ def test_no_entry_of_openwrt_s_starts_root_past_the_flush_log() -> None:
     ("said", "becomes"), [("", "3"), ("set fallback=0", "2"), ('set fallback="1 0"', '"3 2"')]
 )
 def test_grub_s_fallback_is_the_entry_that_it_was(said: str, becomes: str) -> None:
-    """Its number is another one, since ours stand before it."""
+    """Its number changes, since our entries come before it."""
     text = grub.add(f"set default=1\n{said}\n{TWO}", ADDITION)
     assert text.endswith(f"set default=0\nset fallback={becomes}\n")
     for number in re.findall(r"\d", becomes):
@@ -225,12 +225,12 @@ def test_an_entry_that_may_not_be_there_makes_numbers_doubtful() -> None:
     sometimes = 'if [ -e /x ]; then\nmenuentry "x" {\n  linux /x root=/dev/sda1\n}\nfi\n'
     with pytest.raises(Refused, match="depends on a condition"):
         grub.parse(sometimes + TWO, 1)
-    # Behind the one that is started it changes nothing.
+    # After the entry that is started it changes nothing.
     assert grub.parse(TWO + sometimes, 1).kernel == "/a"
 
 
 def test_debian_s_hook_for_the_owner_is_known() -> None:
-    """Whether there is such a file is looked at in the image."""
+    """The image tells whether there is such a file."""
     hook = """if [ -f  ${config_directory}/custom.cfg ]; then
   source ${config_directory}/custom.cfg
 elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
@@ -330,7 +330,7 @@ def test_a_syslinux_configuration() -> None:
 
 
 def test_no_label_of_syslinux_starts_root_past_the_flush_log() -> None:
-    """Also where what it starts stands before all labels, or behind those of another."""
+    """Also where the kernel or initramfs is set before all labels, or after those of another."""
     text = "INITRD own.img\nAPPEND root=/dev/sda2 ro\n" + SYSLINUX + "LABEL old\n  LINUX old\n"
     entry = syslinux.parse(text, "/syslinux")
     addition = led(Addition("/syslinux/vmlinuz", "/syslinux/cowflush.gz"))
@@ -402,7 +402,7 @@ def test_a_menu_of_syslinux_stays_a_menu() -> None:
             "DEFAULT a\nLABEL a\n KERNEL tftp://x/k\n",
             "the boot loader's configuration names a file that is not said plainly: tftp://x/k",
         ),
-        # Nothing here says which label is started, so none may be taken.
+        # Nothing here says which label is started, so image/ may take none.
         (
             "LABEL a\n KERNEL k\n",
             "the boot loader's configuration starts nothing by itself: it has no DEFAULT",
@@ -451,12 +451,12 @@ def test_syslinux_takes_any_blank_behind_a_word(blank: str) -> None:
         line.replace("DEFAULT ", f"DEFAULT{blank}", 1).replace("KERNEL ", f"KERNEL{blank}", 1)
         for line in text.split("\n")
     )
-    # The first label is another one.
+    # Then the first label is another one.
     assert syslinux.parse(text, "/syslinux").kernel == "/syslinux/vmlinuz"
 
 
 def test_no_other_sign_ends_a_line() -> None:
-    """What Unicode takes for one would be two lines in the result."""
+    """Unicode's other line ends would make two lines of one in the result."""
     odd = "menuentry 'a\x85b\u2028c' {\n  linux /a root=/dev/sda1\n}\n"
     assert odd in grub.add(odd, led(ADDITION, "/a"))
     text = "DEFAULT a\nLABEL a\n MENU LABEL x\x0cy\n KERNEL /a\n"
@@ -485,7 +485,7 @@ Pack = Callable[[bytes], bytes]
 
 
 def image_of(content: bytes, pack: Pack, *, bits: int = 32) -> bytes:
-    """A bzImage that holds `content`, as the boot protocol has it."""
+    """A bzImage that holds `content`, by the boot protocol."""
     payload = pack(content)
     image = bytearray(1024)
     image[kernels.SECTORS_AT] = 1
@@ -557,7 +557,7 @@ PACKAGED = [name for name in artefacts.EVERYWHERE if name.endswith(artefacts.X86
 
 
 def lacking(config: Path) -> list[str]:
-    """What a kernel has not built in, by its own configuration."""
+    """The options that a kernel has not built in, by its own configuration."""
     built_in = {line.removesuffix("=y") for line in config.read_text().splitlines()}
     needs = {**kernels.NEEDS, **(kernels.NEEDS_64 if "CONFIG_X86_64" in built_in else {})}
     return [option for option in needs if option not in built_in]
@@ -572,7 +572,7 @@ def test_a_kernel_that_has_all_built_in_is_taken(kernel: str) -> None:
 
 @pytest.mark.kernels(*PACKAGED)
 def test_a_distribution_s_kernel_lacks_by_name_what_it_has_as_modules(kernel: str) -> None:
-    """Its own configuration is the judge."""
+    """The kernel's own configuration is the judge."""
     image = artefacts.kernel(kernel)
     modules = lacking(image.with_name("config"))
     assert "CONFIG_DM_SNAPSHOT" in modules and kernels.has_64_bits(image.read_bytes())
@@ -600,7 +600,7 @@ def test_what_is_no_kernel_is_refused() -> None:
             kernels.missing(image)
 
 
-# The constructs of a menu that grub-mkconfig has written.
+# The constructs in a menu made by grub-mkconfig
 GENERATED = """if [ "${next_entry}" ] ; then
    set default="${next_entry}"
    set boot_once=true

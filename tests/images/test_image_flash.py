@@ -1,6 +1,6 @@
 """An image is written to a card and read back; what must not be overwritten is refused.
 
-The kernel's view of disks is made up in a folder: one can't mount the disks of the machine that runs the tests.
+The kernel's view of the disks is made up in a folder: a test can't mount its host's disks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 
 class Machine:
-    """A machine with a system disk sda, a card sdb with two partitions, and a device-mapper device on sda2."""
+    """A machine: system disk sda, card sdb with two partitions, a device-mapper device on sda2."""
 
     def __init__(self, top: Path) -> None:
         self.kernel = Kernel(top / "sys", top / "proc")
@@ -234,7 +234,7 @@ def test_what_can_t_be_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_packed_image_is_written_unpacked(tmp_path: Path) -> None:
-    """And proven before the first byte is written."""
+    """The image is checked before the first byte is written."""
     source, target = image(tmp_path), card(tmp_path)
     before = target.read_bytes()
     packed = tmp_path / "image.img.gz"
@@ -293,7 +293,7 @@ def test_a_card_that_takes_less_at_a_time_gets_all(
 
 
 def test_nothing_behind_the_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bad sector there is none of the image's."""
+    """A bad sector after the image is not the image's."""
     source, target = image(tmp_path), card(tmp_path)
     size, read = source.stat().st_size, os.preadv
     ends = []
@@ -392,7 +392,7 @@ def test_a_card_that_gives_back_other_data_is_told(
 
 
 def make(*words: str, **exported: str) -> str:
-    """`make flash`, with nobody to answer; it must be refused. Its words. `exported` is in the environment."""
+    """The messages of a refused `make flash` without a person; `exported` is in the environment."""
     run = local.run(
         ["make", "flash", *words],
         cwd=artefacts.TOP,
@@ -407,7 +407,7 @@ def make(*words: str, **exported: str) -> str:
 
 def test_make_flash_needs_a_card_and_an_image() -> None:
     assert "name the card: make flash DEV=/dev/sdX" in make()
-    # An image of some other day may lie in build/.
+    # build/ may hold an image of another day.
     assert "name the image: make flash IMAGE=FILE" in make("DEV=/dev/null")
 
 
@@ -418,7 +418,7 @@ def test_make_flash_asks_unless_it_is_told_not_to(tmp_path: Path) -> None:
     for answer in ("", "YES=0", "YES=no"):
         said = make(f"DEV={target}", f"IMAGE={source}", *([answer] if answer else []))
         assert "nobody is there to agree" in said and target.read_bytes() == before
-    # What somebody exported says nothing here.
+    # Exported variables don't count here.
     assert "name the card" in make(f"IMAGE={source}", YES="1", DEV=str(target))
     assert target.read_bytes() == before
     assert "name the image" in make(f"DEV={target}", YES="1", IMAGE=str(source))

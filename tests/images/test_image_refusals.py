@@ -1,4 +1,4 @@
-"""What making and flashing images refuses where no whole image is needed to see it: each with all of its words."""
+"""Refusals of making and flashing images that need no whole image, word by word."""
 
 from __future__ import annotations
 

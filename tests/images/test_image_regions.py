@@ -1,4 +1,7 @@
-"""Images are read and written whole: packed ones are proven, short reads and writes are seen, sizes are compared."""
+"""Images are read and written whole.
+
+Packed ones are verified, short reads and writes noticed, sizes compared.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ CONTENT = os.urandom(3 << 20) + bytes(2 << 20) + b"end" + bytes(5000)
 
 
 def fwtool(content: bytes) -> bytes:
-    """As OpenWrt's fwtool appends it: the content, then magic, checksum, type and the bytes of both."""
+    """The content with OpenWrt's fwtool data after it: magic, checksum, type, both sizes."""
     return content + struct.pack(">4sIB3xI", b"FWx0", 0, 1, len(content) + 16)
 
 
@@ -121,7 +124,7 @@ def test_a_filesystem_s_own_size_is_known(tmp_path: Path, kind: str) -> None:
     elif kind == "squashfs":
         bases.tool("mksquashfs", tmp_path / "tree", path, "-quiet", "-no-progress")
         size = path.stat().st_size
-        # Its padding is no part of it.
+        # Its padding is not part of it.
         size -= size - whole_bytes(path)
     else:
         ext.make(path, Filesystem(kind=kind), tmp_path / "tree", size)
@@ -177,7 +180,7 @@ def test_a_result_is_on_the_disk_before_it_has_its_name(
 def test_nobody_sees_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever input brings about that was not thought of."""
+    """Whatever unforeseen error an input causes."""
 
     def surprise(_: object) -> str:
         raise ValueError("a surprise")

@@ -1,4 +1,4 @@
-"""What making and flashing images refuses, in all of its words, where the parts alone show it."""
+"""Refusals of making and flashing images that the parts alone show, word by word."""
 
 from __future__ import annotations
 

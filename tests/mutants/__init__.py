@@ -1,5 +1,5 @@
-"""Mutation testing, `make mutants`: what decides and what flushes is changed in one small way after another, and a test must notice.
+"""Mutation testing, `make mutants`: a test must notice each small change of the program.
 
-alive     the list of changes that make no difference, and what a run is held against
+alive       the list of changes that make no difference, and the judgement of a run
 alive.toml  that list: one line of reason each
 """

@@ -1,8 +1,8 @@
-"""Changes src/pure and src/flush in one small way after another, and wants a test on this machine to notice each change.
+"""Changes src/pure and src/flush in one small way at a time; a test on the host must notice each.
 
-It takes hours in all, so it goes by parts: SHARD=1/40 is the first of forty. What nobody notices gets
-a test, or, if it makes no difference, its line of reason in tests/mutants/alive.toml.
-Ends with 1 if there is a change that is neither, or if one that is listed was noticed.
+All of it takes hours, so it goes by parts: SHARD=1/40 is the first of forty. A change that no test
+notices gets a test, or, if it makes no difference, its line of reason in tests/mutants/alive.toml.
+Ends with 1 if there is a change that has neither, or if a test noticed one that is listed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> int:
     OUT.mkdir(parents=True)
     done = subprocess.run(command, cwd=artefacts.TOP, stdin=subprocess.DEVNULL)
     outcomes = OUT / "mutants.out" / "outcomes.json"
-    # 2 and 3 are changes that were missed, or took too long; all else is a run that says nothing.
+    # 2 and 3: changes were missed or took too long; any other code is a run that says nothing.
     if done.returncode not in (0, 2, 3) or not outcomes.exists():
         print(f"cargo-mutants ended with {done.returncode}: its logs are in {OUT}", file=sys.stderr)
         return 1

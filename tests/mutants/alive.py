@@ -1,4 +1,4 @@
-"""The changes of the program that no test can notice, since they make no difference, and what a run found beside them."""
+"""The changes that no test can notice, since they make no difference; a run's judgement."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LIST = Path(__file__).with_name("alive.toml")
 
 @dataclass(frozen=True, order=True)
 class Change:
-    """One change, known by what it changes and not by a line's number, which moves."""
+    """One change, identified by its text and not by a line's number, which moves."""
 
     file: str
-    # As the source has it, without its indent
+    # As in the source, without its indent
     line: str
-    # As cargo-mutants says it: "replace < with <= in fits"
+    # In cargo-mutants' words: "replace < with <= in fits"
     change: str
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class Change:
 
 
 def listed(text: str) -> dict[Change, str]:
-    """The changes that are known to make no difference, each with its reason."""
+    """The changes known to make no difference, each with its reason."""
     found: dict[Change, str] = {}
     for entry in tomllib.loads(text).get("alive", []):
         change = Change(entry["file"], entry["line"], entry["change"])
@@ -39,13 +39,13 @@ def listed(text: str) -> dict[Change, str]:
 
 
 def gone(changes: Iterable[Change], top: Path = TOP) -> list[Change]:
-    """Those whose line, or whose function, the source no longer has in one place."""
+    """Those whose line, or whose function, is no longer exactly once in the source."""
 
     def is_there(change: Change) -> bool:
         path = top / change.file
         if not path.is_file():
             return False
-        # Not what follows: a file's tests are at its end.
+        # Not the tests at a file's end
         code = path.read_text().split("\n#[cfg(test)]\nmod ", 1)[0]
         same = [line for line in code.splitlines() if line.strip() == change.line]
         name = re.search(r" in (?:.*::)?(\w+)$", change.change) or re.match(
@@ -58,7 +58,7 @@ def gone(changes: Iterable[Change], top: Path = TOP) -> list[Change]:
 
 
 def changes(outcomes: dict[str, Any], summary: str, top: Path = TOP) -> list[Change]:
-    """The changes of a run (`outcomes.json`) that ended so, such as "MissedMutant"."""
+    """A run's changes (`outcomes.json`) with this outcome, such as "MissedMutant"."""
     found = []
     for outcome in outcomes["outcomes"]:
         if outcome["summary"] != summary or not isinstance(outcome["scenario"], dict):
@@ -78,9 +78,9 @@ class Verdict:
     unviable: int
     timeouts: int
     argued: list[Change]
-    # No test notices them, and nothing says why that is no matter.
+    # No test notices them, and no reason is listed.
     unknown: list[Change]
-    # Listed, but a test notices them.
+    # Listed, but a test notices them
     stale: list[Change]
 
     @property

@@ -1,4 +1,4 @@
-"""The list of changes that make no difference is true to the sources, and what a run found is held against it."""
+"""The list of changes that make no difference fits the sources, and judges a run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_nothing_is_listed_twice() -> None:
 
 
 def outcomes(*ended: tuple[str, int, str]) -> dict[str, Any]:
-    """As cargo-mutants writes them: how each ended, its line, and what was changed."""
+    """Outcomes in cargo-mutants' format: how each change ended, its line, and what it was."""
     found: list[dict[str, Any]] = [{"scenario": "Baseline", "summary": "Success"}]
     for summary, line, said in ended:
         mutant = {
@@ -95,7 +95,7 @@ def test_a_listed_change_that_is_noticed_is_to_go_from_the_list(top: Path) -> No
     for summary in ("CaughtMutant", "Timeout"):
         verdict = alive.judge(outcomes((summary, 2, KNOWN.change)), [KNOWN], top)
         assert not verdict.good and f"listed, but noticed: {KNOWN}" in str(verdict)
-    # It says nothing of what it did not try.
+    # It says nothing of changes that it did not try.
     assert alive.judge(outcomes(), [KNOWN], top).good
 
 

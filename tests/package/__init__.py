@@ -1,1 +1,1 @@
-"""The packages' files and scripts, on this machine beside stand-ins. In real systems they run in systems/."""
+"""The packages' files and scripts, on the host with stand-ins; systems/ runs them for real."""

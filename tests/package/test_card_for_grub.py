@@ -1,5 +1,8 @@
-"""How GRUB's tools are led to the card: package/debian/card-for-grub, and what update-grub reads, run on this machine with
-stand-ins for what looks at mounts and makes them. In real systems they run in test_debian_grub.py."""
+"""GRUB's tools are led to the card: package/debian/card-for-grub, and what update-grub reads.
+
+They run on the host with stand-ins for the programs that read and make mounts; in real systems in
+test_debian_grub.py.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ SCRIPT = DEBIAN / "card-for-grub"
 LOST = (
     "cowflush: the card under root was not found. Do not use grub-install before the next boot.\n"
 )
-# A folder that is mounted has a file beside it that says so. Each change is a line of the log, with where the name led then;
-# the one whose number is in `fails` fails.
+# Beside a mounted folder there is a file that says so. Each change is a line of the log, with what
+# the name led to then; the change whose number is in `fails` fails.
 STANDIN = """#!/bin/sh
 name=${0##*/}
 for last; do :; done
@@ -123,7 +126,7 @@ def test_the_name_leads_to_the_stack_for_the_mount_and_to_the_card_before_grub_c
     ]
     assert system.mounted() == DONE
     assert not (tmp_path / "run/cowflush/grub").exists()
-    # A second time there is nothing to do.
+    # A second run has nothing to do.
     assert system.run().returncode == 0
     assert not [line for line in system.log() if not line.startswith("mkdir boot/grub ")]
 
@@ -134,7 +137,7 @@ def test_whatever_fails_it_is_made_good_by_the_next_call(tmp_path: Path) -> None
     for number in range(1, len(whole.log()) + 1):
         system = System(tmp_path / str(number)).make()
         assert system.run(fails=number).returncode != 0, number
-        # GRUB's tools see the folder as it was, or led to the card.
+        # GRUB's tools see the folder as it was, or on the card.
         if "boot/grub.mounted" in system.mounted():
             assert os.readlink(system.here / "run/cowflush/card") == "/dev/sda1"
         assert (done := system.run()).returncode == 0, (number, done)
@@ -168,7 +171,7 @@ def test_a_card_that_is_not_found_is_said(tmp_path: Path) -> None:
     assert not system.mounted()
 
 
-# What the kernel calls a partition in /sys, and its node.
+# A partition's name in /sys, and its node
 NODES = {
     "sda1": "sda1",
     "mmcblk0p2": "mmcblk0p2",
@@ -184,7 +187,7 @@ def test_a_card_of_any_name_is_found(tmp_path: Path, name: str) -> None:
     system.files[f"sys/block/dm-0/slaves/{name}/uevent"] = f"DEVNAME={NODES[name]}\n"
     assert (done := system.make().run()).returncode == 0, done
     assert os.readlink(system.here / "run/cowflush/card") == f"/dev/{NODES[name]}"
-    # update-grub reads the two as one file, as the package has it, and ends at the first failure.
+    # update-grub reads the two as one file, as in the package, and ends at the first failure.
     settings = "".join((DEBIAN / part).read_text() for part in ("card.sh", "grub-default.cfg"))
     (tmp_path / "bin/grub-probe").write_text('#!/bin/sh\necho "$*"\n')
     (tmp_path / "bin/grub-probe").chmod(0o755)

@@ -1,5 +1,7 @@
-"""dracut's hooks, run on this machine: dracut's loop, systemd and the program are stand-ins. In real systems they run in
-test_debian_amd64.py."""
+"""dracut's hooks, on the host: dracut's loop, systemd and the program are stand-ins.
+
+In real systems they run in test_debian_amd64.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from harness import artefacts, local
 DRACUT = artefacts.TOP / "package" / "dracut"
 UUID = "/dev/disk/by-uuid/1-2"
 STACK = "/dev/mapper/cowflush-root"
-# Each notes its call. What a device is called by is a file in `disks`, which goes and comes as udev's links do.
+# Each records its call. A device's name is a file in `disks`, which comes and goes as udev's links
+# do.
 STANDS_IN = r"""#!/bin/sh
 name=${0##*/}
 echo "$name $*" >>"$BOX/calls"
@@ -78,7 +81,7 @@ class Box:
         for place, here in (
             ("/run/", f"{self.folder}/run/"),
             ("/lib/dracut-lib.sh", f"{self.folder}/dracut-lib.sh"),
-            # That a name is there, and no more
+            # Whether a name exists, and no more
             ('[ -e "$1" ]', '[ -e "$BOX/disks/${1##*/}" ]'),
             ('[ ! -b "$cowflush_image" ]', '[ ! -e "$BOX/disks/${cowflush_image##*/}" ]'),
         ):
@@ -94,11 +97,11 @@ class Box:
         return done
 
     def service(self) -> None:
-        """As systemd starts it."""
+        """Runs the hook as systemd starts it."""
         self.run(self.script("by-log.sh"), "service")
 
     def loop(self, rounds: int = 8) -> None:
-        """As dracut without systemd, which goes on when root is there."""
+        """Runs the hook as dracut without systemd does, which goes on when root is there."""
         hook = self.script("by-log.sh")
         self.run(
             "-c",
@@ -118,7 +121,7 @@ def test_dracut_builds_the_stack_where_only_the_flush_log_knows_root(box: Box, w
     getattr(box, way)()
     assert box.looks() == 1 and box.sought.read_text() == f"{UUID}\n"
     assert "modprobe -q dm-snapshot" in box.calls
-    # Once is enough, also when it is asked again.
+    # Once is enough, even if dracut asks again.
     getattr(box, way)()
     assert box.looks() == 1
 
@@ -167,7 +170,7 @@ def test_dracut_looks_at_no_log_before_a_system_that_was_hibernated_had_its_turn
     box.put("image", "swap")
     box.service()
     assert box.looks() == 1
-    # It may come later than the card, but not for ever.
+    # It may appear after the card, but not for ever.
     (box.folder / "disks" / "sda2").unlink()
     box.sought.unlink()
     (box.folder / "disks" / "1-2").unlink()
@@ -178,7 +181,7 @@ def test_dracut_looks_at_no_log_before_a_system_that_was_hibernated_had_its_turn
 
 @pytest.mark.parametrize("mountable", [True, False])
 def test_dracut_mounts_what_was_built_before_or_the_card(box: Box, mountable: bool) -> None:
-    """Without systemd, whose units are those of any stack."""
+    """Without systemd, whose units are the same for any stack."""
     box.sought.write_text(f"{UUID}\n")
     box.put("mountable", "0" if mountable else "1")
     hook = box.script("pre-mount.sh")
@@ -190,7 +193,7 @@ def test_dracut_mounts_what_was_built_before_or_the_card(box: Box, mountable: bo
 
 
 def test_dracut_mounts_the_stack_or_what_attach_says(box: Box) -> None:
-    card = "/dev/null"  # a device that is there
+    card = "/dev/null"  # a device that exists
     for answer, root in ((STACK, STACK), ("/dev/sda1", card), ("", card)):
         box.put("attach", answer)
         hook = box.script("pre-mount.sh")

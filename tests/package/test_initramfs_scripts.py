@@ -1,8 +1,9 @@
-"""What initramfs-tools and dracut call, with each step failing: the scripts on this machine, beside stand-ins.
+"""The scripts for initramfs-tools and dracut, with each step failing, on the host with stand-ins.
 
-What makes an initramfs must fail as a whole where a copy fails, since one with the scripts but without the program would
-mount root without what is in the flush log. What a boot calls must not let root be written to where the program, which
-alone knows whether there is such a log, does not answer. In real systems they run in test_debian*.py.
+Making an initramfs must fail as a whole where a copy fails: one with the scripts but without the
+program would mount root without the flush log. A boot's scripts must not let root be written to
+where the program, which alone knows whether there is such a log, does not answer. In real systems
+they run in test_debian*.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from harness import artefacts, local
 
 PACKAGE = artefacts.TOP / "package"
 LOG = b"cowflLOG" + bytes(4088)
-# Says how it is called to $PLACE/log, and fails if $FAILS is how that begins.
+# Adds its call to $PLACE/log, and fails if the call begins with $FAILS.
 STUB = r"""#!/bin/sh
 echo "${0##*/} $*" >>"$PLACE/log"
 case "${0##*/} $*" in "${FAILS:-none}"*) exit "${CODE:-1}" ;; esac
@@ -31,7 +32,7 @@ findmnt*) echo /dev/sda1 ;;
 ischroot*) exit 1 ;;
 esac
 """
-# initramfs-tools' own, as far as they are used: the program's copy is as broken as COPY says.
+# The functions of initramfs-tools that the hook uses: the program's copy is as broken as COPY says.
 FUNCTIONS = r"""
 copy_exec() {
     mkdir -p "$DESTDIR$2"
@@ -49,12 +50,12 @@ wait_for_udev() { :; }
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that stands for / of what the scripts name, and where stand-ins are."""
+    """A folder that stands for / in the scripts, with stand-ins."""
 
     path: Path
 
     def script(self, source: Path, *names: str) -> Path:
-        """The script, with what it names in this folder."""
+        """The script, with its paths moved to this folder."""
         text = source.read_text()
         for name in names:
             text = text.replace(name, f"{self.path}{name}")
@@ -106,7 +107,7 @@ def hook(path: Path) -> tuple[Place, Path]:
     (path / "made/scripts").mkdir(parents=True)
     place.stubs("ischroot", "blkid", "findmnt")
     text = (PACKAGE / "debian/initramfs/hook").read_text()
-    # Where the rules come from, not where they go.
+    # The rules' source, not their target
     text = text.replace('cp -p "$rules"', f'cp -p "{path}$rules"')
     for name in (
         "/usr/share/initramfs-tools/hook-functions",
@@ -133,14 +134,14 @@ def test_the_hook_puts_all_of_it_in(tmp_path: Path) -> None:
     assert (made / "usr/lib/udev/rules.d/56-cowflush.rules").read_text() == "rules"
     assert (made / "etc/cowflush.words").read_text() == "cowflush.log=UUID=x\n"
     assert (made / "etc/cowflush.root").read_text() == "0b-5e\n"
-    # A kernel that lacks them is no reason to have no initramfs.
+    # A kernel that lacks them still gets an initramfs.
     assert (made / "modules").read_text() == "loop dm_mod dm_snapshot\n"
 
 
 def test_the_card_s_drivers_go_in_whatever_a_flush_does_to_the_layers_above_it(
     tmp_path: Path,
 ) -> None:
-    """As on a PC: a partition on an IDE disk. Root's own device stands on layers that come and go."""
+    """As on a PC: a partition on an IDE disk. Root's own device is on layers that come and go."""
     place, script = hook(tmp_path)
     devices, blocks = tmp_path / "sys/devices", tmp_path / "sys/block"
     disk = devices / "pci0000:00/0000:00:01.1/ata1/0:0:0:0/block/sda"
@@ -155,7 +156,7 @@ def test_the_card_s_drivers_go_in_whatever_a_flush_does_to_the_layers_above_it(
         place.put(f"sys/block/dm-{number}/dm/name", f"{name}\n")
         slaves = blocks / f"dm-{number}/slaves"
         slaves.mkdir()
-        # What root stood on is gone.
+        # The device under root is gone.
         (slaves / "below").symlink_to(below or devices / "virtual/block/dm-2")
     done = place.run(script)
     assert (done.returncode, done.stderr) == (0, "")
@@ -174,7 +175,7 @@ def test_the_card_s_drivers_go_in_whatever_a_flush_does_to_the_layers_above_it(
     ],
 )
 def test_the_hook_fails_where_something_can_not_be_copied(tmp_path: Path, lacking: str) -> None:
-    """update-initramfs keeps the initramfs that it has then."""
+    """update-initramfs then keeps the old initramfs."""
     place, script = hook(tmp_path)
     (tmp_path / lacking).unlink()
     assert place.run(script).returncode != 0
@@ -191,7 +192,7 @@ def test_the_hook_fails_where_the_program_s_copy_is_not_the_program(
 def test_the_hook_never_forgets_a_log_on_another_disk(tmp_path: Path) -> None:
     place, script = hook(tmp_path)
     words = tmp_path / "made/etc/cowflush.words"
-    # Before the first boot with cowflush there is no stack that could be asked.
+    # Before the first boot with cowflush there is no stack to ask.
     assert place.run(script, FAILS="cowflush log").returncode == 0
     assert words.read_text() == "\n"
     place.put("dev/mapper/cowflush-root", "")
@@ -241,7 +242,7 @@ def test_dracut_makes_no_initramfs_without_all_of_it(tmp_path: Path, fails: str)
 
 
 def doubting(path: Path, words: str = "root=/dev/sda1 quiet\n", noted: str = "\n") -> Place:
-    """With disks whose content is files."""
+    """A place with disks whose content is files."""
     place = Place(path)
     for name in ("sda", "sda1", "sda2", "sr0", "dm-0"):
         place.put(f"dev/{name}", bytes(65536))
@@ -279,24 +280,24 @@ def refused(place: Place, code: str = "139") -> bool:
 def test_root_takes_no_writes_where_the_program_died_and_a_log_is_there(
     tmp_path: Path, at: int
 ) -> None:
-    """Also if but the second copy of its header is whole."""
+    """Also if only the second copy of its header is whole."""
     place = doubting(tmp_path)
     content = bytearray(65536)
     content[at : at + 4096] = LOG
-    # What is no card is not looked at: a drive without a disk takes its time.
+    # What is not a disk is not read: a drive without a disk takes its time.
     place.put("dev/sr0", bytes(content))
     place.put("dev/dm-0", bytes(content))
     assert not refused(place)
     place.put("dev/sda2", bytes(content))
     for code in ("1", "4", "5", "126", "127", "139"):
         assert refused(place, code), code
-    # In /sys ! stands for the / of its node's name.
+    # In /sys, ! stands for the / of a node's name.
     place.put("dev/sda2", bytes(65536))
     place.put("dev/cciss/c0d0p1", bytes(content))
     place.put("sys/class/block/cciss!c0d0p1/size", "128\n")
     place.put("sys/class/block/cciss!c0d0p1/uevent", "DEVNAME=cciss/c0d0p1\n")
     assert refused(place)
-    # It ran, and said that root is nothing for it.
+    # The program ran, and said that root is not one for it.
     place.put("dev/kmsg", "")
     assert not refused(place, "3")
 
@@ -343,10 +344,10 @@ def test_local_premount_asks_what_to_do_when_the_program_does_not_answer(tmp_pat
 
     assert told() == "ROOT=/dev/mapper/cowflush-root\n"
     assert not any(call.startswith("in-doubt") for call in place.calls())
-    # It has said itself why it is the plain card.
+    # The program has said itself why it is the plain card.
     assert told(DEVICE="/dev/sda1") == ""
     assert not any(call.startswith("in-doubt") for call in place.calls())
-    # The stack can't be mounted, and is taken away.
+    # The stack can't be mounted, and the script removes it.
     assert told(FAILS="mount") == ""
     assert "cowflush attach --plain /dev/sda1" in place.calls()
     for code in ("1", "127", "139"):
@@ -355,7 +356,7 @@ def test_local_premount_asks_what_to_do_when_the_program_does_not_answer(tmp_pat
 
 
 def test_local_block_tries_again_only_when_a_disk_has_come(tmp_path: Path) -> None:
-    """initramfs-tools calls it once a second. What was tried without success has been said."""
+    """initramfs-tools calls it once a second. A failed try has been reported."""
     place = Place(tmp_path)
     place.put("scripts/functions", FUNCTIONS)
     place.put("sys/class/block/sda1/size", "128\n")
@@ -372,12 +373,12 @@ def test_local_block_tries_again_only_when_a_disk_has_come(tmp_path: Path) -> No
         assert (done.returncode, done.stderr) == (0, "")
         return asked in place.calls()
 
-    # No log knows it: nothing was tried, and what could not be read may answer now.
+    # No log knows root: nothing was tried, and what was unreadable may answer now.
     assert all(asks(FAILS="cowflush", CODE="3") for _ in range(3))
     for code in ("1", "5", "9"):
         assert asks(FAILS="cowflush", CODE=code), code
         assert not asks() and not asks(), code
-        # Its own layers are no disks.
+        # Its own layers are not disks.
         place.put(f"sys/class/block/dm-{code}/size", "64\n")
         assert not asks(), code
         place.put(f"sys/class/block/sdb{code}/size", "64\n")
@@ -396,7 +397,7 @@ def test_local_block_tries_again_only_when_a_disk_has_come(tmp_path: Path) -> No
 def test_a_root_that_names_the_stack_is_the_one_that_the_initramfs_was_made_on(
     tmp_path: Path,
 ) -> None:
-    """As raspi-firmware writes it, which asks from what root is mounted."""
+    """raspi-firmware writes such a root, since it asks from what root is mounted."""
     place = Place(tmp_path)
     script = place.script(PACKAGE / "debian/initramfs/local-top", "/conf/", "/etc/")
     (tmp_path / "conf").mkdir()

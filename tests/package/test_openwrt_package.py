@@ -1,4 +1,4 @@
-"""OpenWrt's package: what is in it, that it is the same each time, and that its settings are cowflush's own."""
+"""OpenWrt's package: its content, its reproducibility, and its settings, which are cowflush's."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from image import notices
 
 FOLDER = artefacts.TOP / "package" / "openwrt"
 
-# What a router gets: place, mode, and which of package/openwrt/files it is, or where a link leads to.
+# A router's files: place, mode, and the file in package/openwrt/files, or a link's target.
 PROGRAM, NOTICES = "the program", "what the licences of its parts ask for"
 FILES = {
     "/usr/sbin/cowflush": (0o755, PROGRAM),
     "/etc/init.d/cowflush": (0o755, "cowflush.init"),
     "/etc/config/cowflush": (0o644, "cowflush.config"),
     "/usr/libexec/cowflush-wait": (0o755, "cowflush.wait"),
-    # Before 80_mount_root, which uses what it makes.
+    # Before 80_mount_root, which uses what it makes
     "/lib/preinit/79_cowflush": (0o644, "cowflush.preinit"),
-    # Behind 79_move_config.
+    # After 79_move_config
     "/lib/preinit/81_cowflush": (0o644, "cowflush.keep"),
     "/lib/upgrade/cowflush.sh": (0o644, "cowflush.upgrade"),
     "/usr/share/doc/cowflush/third-party.gz": (0o644, NOTICES),
 }
 LINKS = {"/etc/cowflush.conf": "/tmp/cowflush.conf"}
-# Notes go to /run, which OpenWrt has not got.
+# Notes go to /run, which OpenWrt lacks.
 FOLDERS = {
     *("/", "/etc", "/etc/config", "/etc/init.d", "/lib", "/lib/preinit", "/lib/upgrade"),
     *(
@@ -49,7 +49,7 @@ FOLDERS = {
 }
 SCRIPTS = ("postinst", "prerm")
 
-# The part of OpenWrt's build system that the Makefile meets, in its own words' meaning.
+# The parts of OpenWrt's build system that the Makefile uses
 RULES = """
 INSTALL_DIR:=install -d -m0755
 INSTALL_BIN:=install -m0755
@@ -67,7 +67,7 @@ endef
 
 
 def tree(archive: bytes) -> dict[str, tuple[int, bytes]]:
-    """Path to mode, and content or what a link leads to."""
+    """Path to mode, and content or a link's target."""
     found: dict[str, tuple[int, bytes]] = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar:
@@ -159,7 +159,7 @@ def test_there_is_no_package_for_machines_that_can_t_run_it(
 
 @pytest.mark.thorough
 def test_openwrt_s_makefile_installs_the_same_files(tmp_path: Path) -> None:
-    """Its build system is not at hand: a few lines stand in for it."""
+    """A few lines stand in for OpenWrt's build system."""
     for name, text in (("rules.mk", RULES), ("package.mk", PACKAGE)):
         (tmp_path / name).write_text(text)
     folder = artefacts.needed(artefacts.BUILD / "openwrt" / "cowflush")
@@ -175,8 +175,10 @@ def test_openwrt_s_makefile_installs_the_same_files(tmp_path: Path) -> None:
 
 
 def test_what_is_added_to_openwrt_s_kernel_only_switches_on() -> None:
-    """OpenWrt's own overlay opens /dev/loop0 to 7, which another count of them would take away. And its squashfs for x86
-    is packed with the filter for that."""
+    """OpenWrt's own overlay opens /dev/loop0 to 7, so their count must stay.
+
+    And its squashfs for x86 needs the filter with which it is packed.
+    """
     text = (FOLDER / "kernel.config").read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("# ")]
     assert lines and all(re.fullmatch(r"CONFIG_\w+=y", line) for line in lines), lines
@@ -187,7 +189,7 @@ def test_what_is_added_to_openwrt_s_kernel_only_switches_on() -> None:
 
 
 def test_removing_the_package_stops_cowflush_or_fails(tmp_path: Path) -> None:
-    """The script that opkg calls first, with a program that says what it was asked for."""
+    """The script that opkg calls first, with a program that records its calls."""
     script = (
         (FOLDER / "files" / "prerm")
         .read_text()

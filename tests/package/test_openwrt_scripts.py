@@ -1,4 +1,4 @@
-"""The scripts of OpenWrt's package by themselves, with a program that says what it was asked for."""
+"""The scripts of OpenWrt's package, each by itself, with a program that records its calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness import artefacts, local
 FILES = artefacts.TOP / "package" / "openwrt" / "files"
 INACTIVE, BUSY, REFUSED = 3, 4, 5
 
-# What the service's script is read by, as far as it meets it: rc.common, with procd's calls named.
+# The parts of rc.common that the service's script uses, with procd's calls recorded
 RC_COMMON = """
 initscript=$1 action=$2
 procd_open_instance() { echo instance >>"$ASKED"; }
@@ -27,7 +27,7 @@ start() { start_service; echo "set" >>"$ASKED"; }
 stop() { stop_service; echo "kill" >>"$ASKED"; }
 $action
 """
-# preinit, as far as a hook meets it: each list is run, in the order that preinit has.
+# The parts of preinit that a hook uses: it runs each list in preinit's order.
 PREINIT = """
 boot_hook_add() { eval "hooks_$1=\\"\\${hooks_$1-} $2\\""; }
 . "$SCRIPT"
@@ -36,7 +36,7 @@ for list in $*; do eval "for hook in \\${hooks_$list-}; do \\$hook; done"; done
 
 
 class Router:
-    """A folder that stands for a router's root, and a program that answers what it is told to."""
+    """A folder that stands for a router's root, and a program that answers as told."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class Router:
         self.install("cowflush.wait", folder / "usr/libexec/cowflush-wait").chmod(0o755)
 
     def answer(self, **codes: list[int]) -> None:
-        """What each subcommand ends with, time after time, and then 0."""
+        """Each subcommand's exit codes, call after call, and then 0."""
         cases = ""
         for command, each in codes.items():
             (self.folder / command).write_text("".join(f"{code}\n" for code in each))
@@ -59,12 +59,12 @@ class Router:
         self.program.chmod(0o755)
 
     def install(self, name: str, place: Path) -> Path:
-        """A file of the package with this folder for the root."""
+        """Installs a file of the package with this folder as the root."""
         text = (FILES / name).read_text()
         text = re.sub(
             r"(?<![\w.$}/])/(?=(usr|var|etc|tmp|dev|sysupgrade.tgz)\b)", f"{self.folder}/", text
         )
-        # A console is no file, which would be emptied.
+        # A console, unlike a file, is not emptied by a write.
         text = text.replace(f">{self.folder}/dev/console", f">>{self.folder}/dev/console")
         place.write_text(text.replace("sleep 3", ":").replace("seconds=14", "seconds=1"))
         return place
@@ -99,7 +99,7 @@ class Router:
         )
 
     def asked(self) -> list[str]:
-        """What was asked for since the last look."""
+        """The calls since the last look."""
         place = self.folder / "asked"
         lines = place.read_text().splitlines() if place.exists() else []
         place.unlink(missing_ok=True)
@@ -123,7 +123,7 @@ def test_the_k_scripts_wait_as_long_as_the_stop_may_take_and_each_less_than_proc
     assert router.service("cowflush", "enable") == 0
     links = sorted(path.name for path in (router.folder / "etc/rc.d").iterdir())
     waits = [name for name in links if name.startswith("K89cowflush")]
-    # In the order in which procd calls them, among OpenWrt's own.
+    # In procd's order, among OpenWrt's own
     own = ["K10gpio_switch", "K50dropbear", "K85odhcpd", "K89log", "K90network", "K90umount"]
     order = sorted([*own, *(name for name in links if name[0] == "K")])
     assert order == ["K00cowflush", *own[:3], *waits, *own[3:]]
@@ -137,7 +137,8 @@ def test_the_k_scripts_wait_as_long_as_the_stop_may_take_and_each_less_than_proc
         )
         assert str(target) == wanted
 
-    # procd gives each 15 seconds; a write that has begun is waited for. And the daemon counts on less than that.
+    # procd gives each 15 seconds; a write that has begun is waited for. And the daemon counts on
+    # less than that.
     seconds = number(r"^seconds=(\d+)$", (FILES / "cowflush.wait").read_text())
     within = number(r"^WITHIN=(\d+)$", (FILES / "cowflush.init").read_text())
     counted = number(
@@ -146,7 +147,7 @@ def test_the_k_scripts_wait_as_long_as_the_stop_may_take_and_each_less_than_proc
     )
     assert seconds < 15 and within + 60 <= seconds * len(waits) and counted <= 1000 * within
 
-    # Enabled twice is enabled once; and nothing is left when it is not.
+    # Enabling it twice changes nothing; and disabling it leaves nothing.
     assert router.service("cowflush", "enable") == 0
     assert sorted(path.name for path in (router.folder / "etc/rc.d").iterdir()) == links
     assert router.service("cowflush", "disable") == 0
@@ -162,7 +163,7 @@ def test_a_shutdown_flushes_first_and_no_k_script_waits_for_longer_than_it_may(
     router.program.write_text(
         f'#!/bin/sh\n[ "$1" = status ] && exit 0\necho "$*" >>{router.folder}/asked\nread -r line <{gate}\n'
     )
-    # Both are at work until they are let go; the scripts end before.
+    # Both are at work until the test lets them go; the scripts end before.
     assert router.service("K00cowflush", "shutdown") == 0
     assert router.service("K89cowflush", "shutdown") == 0
     pid = int((router.folder / "var/run/cowflush-stop.pid").read_text())
@@ -197,7 +198,7 @@ def test_a_service_that_can_t_start_or_stop_leaves_the_daemon_running(router: Ro
     assert router.asked() == ["stop"]
     assert router.service("cowflush", "stop") == 0
     assert router.asked() == ["stop", "kill"]
-    # A report that fails is no proof that there is nothing.
+    # A failed report does not prove that there is nothing.
     for code, asked in ((INACTIVE, ["set"]), (1, ["start", "instance", "set"])):
         (router.folder / "stack").write_text(f"{code}\n")
         router.service("cowflush", "start")
@@ -231,7 +232,7 @@ def test_saved_settings_are_on_the_card_before_anything_can_remove_them_elsewher
         "the saved settings are in RAM only: DON'T POWER OFF"
         in (router.folder / "dev/console").read_text()
     )
-    # In preinit's order: behind x86's own hook, which brings them, as the list is in the order of the names.
+    # In preinit's order, by name: after x86's own hook, which brings the settings.
     places = (FILES.parent / "files.list").read_text()
     assert re.findall(r"/lib/preinit/(\S+) files/cowflush.keep", places)[0] > "79_move_config"
 
@@ -251,7 +252,7 @@ def test_failsafe_mode_writes_through_or_says_what_is_lost(router: Router) -> No
     assert router.asked() == ["overlay", "stop"]
 
 
-# sysupgrade's own variables where it reads the hooks, and whether it writes an image then.
+# sysupgrade's own variables when it reads the hooks, and whether it then writes an image
 OPTIONS = {
     "an image": ({"IMAGE": "/tmp/new.img", "TEST": "0", "CONF_BACKUP_LIST": "0"}, True),
     "-T": ({"IMAGE": "/tmp/new.img", "TEST": "1", "CONF_BACKUP_LIST": "0"}, False),
@@ -283,7 +284,7 @@ def test_an_upgrade_is_refused_while_the_system_is_alive(router: Router, option:
     assert router.asked() == [] and code == writes
     assert writes == ("the upgrade is refused during a hold: 'cowflush flush' keeps" in said)
     router.hold(False)
-    # Who else reads the hooks has nothing done.
+    # For other programs that read the hooks, they do nothing.
     for name in ("/usr/libexec/validate_firmware_image", "/lib/upgrade/stage2"):
         assert sysupgrade(name)[::2] == ("goes on\n", 0) and router.asked() == []
     (router.folder / "stack").write_text(f"{INACTIVE}\n")

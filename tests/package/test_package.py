@@ -1,6 +1,6 @@
-"""What the package carries besides the program stays true to it: the manual page, the completion.
+"""The package's other files match the program: the manual page, the completion, the units.
 
-The keys of the configuration are compared by tests/keys.rs.
+tests/keys.rs compares the keys of the configuration.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from image import notices
 
 PACKAGE = artefacts.TOP / "package"
 MANUAL = PACKAGE / "cowflush.8"
-# Each is a word and what `cowflush WORD --help` lists besides it.
+# A word, and what `cowflush WORD --help` lists besides it
 NESTED = {"log": ("format",)}
 
 
@@ -35,7 +35,7 @@ def help_of(*words: str) -> str:
 
 
 def listed(words: tuple[str, ...], heading: str) -> set[str]:
-    """What the help lists under a heading, `--help` itself left out."""
+    """What the help lists under a heading, except `--help` itself."""
     section = re.search(rf"^{heading}:\n((?:  .*\n)+)", help_of(*words), re.MULTILINE)
     return (
         set(re.findall(r"^  ((?:--)?[a-z][a-z-]*)\b", section[1], re.MULTILINE)) - {"--help"}
@@ -99,7 +99,7 @@ def complete(words: list[str], directory: Path) -> set[str]:
 
 # --- what Debian's package holds --------------------------------------------------------------
 
-# `make test` does without the package.
+# `make test` works without the package.
 BOTH = pytest.mark.parametrize(
     ("arch", "target"),
     [
@@ -108,7 +108,7 @@ BOTH = pytest.mark.parametrize(
     ],
 )
 DRACUT = "/usr/lib/dracut/modules.d/99cowflush"
-# Place, mode, and the file of package/ that it is; a name in capitals is something else.
+# Place, mode, and the file in package/; a name in capitals is something else.
 FILES = {
     "/usr/sbin/cowflush": (0o755, "PROGRAM"),
     "/usr/share/initramfs-tools/hooks/cowflush": (0o755, "debian/initramfs/hook"),
@@ -159,27 +159,35 @@ SCRIPTS = ("postinst", "prerm", "postrm")
 
 
 def test_systemd_never_gives_up_to_start_the_service() -> None:
-    """It begins with `cowflush start`, which waits for who is at work, and fails if that takes too long: again and again,
-    on a card that is slow enough. Five failures in ten seconds are the end of a service, unless its unit says otherwise."""
+    """On a slow card systemd must start the service again and again.
+
+    It begins with `cowflush start`, which waits for other commands, and fails if that takes too
+    long. After five failures in ten seconds systemd gives a service up, unless its unit says
+    otherwise.
+    """
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read(PACKAGE / "debian" / "cowflush.service")
     service = unit["Service"]
     assert service["ExecStartPre"] == "/usr/sbin/cowflush start"
-    # Also a start that failed is a failure, and tried again.
+    # A failed start is a failure, too, and tried again.
     assert (service["Restart"], unit["Unit"]["StartLimitIntervalSec"]) == ("on-failure", "0")
     assert int(service["RestartSec"]) >= 1, "others get a turn"
     patience = re.search(
         r"const PATIENCE_OF_START: Duration = Duration::from_secs\((\d+)\)",
         (artefacts.TOP / "src" / "commands" / "waiting.rs").read_text(),
     )
-    # systemd's own patience is 90 seconds (DefaultTimeoutStartSec); a start that is killed has done nothing.
+    # systemd itself waits 90 seconds (DefaultTimeoutStartSec); a start that it kills has done
+    # nothing.
     assert patience and int(patience[1]) < 90 and "TimeoutStartSec" not in service
 
 
 def test_the_daemon_starts_after_what_would_undo_or_lack_what_it_needs() -> None:
-    """systemd-sysctl would put the owner's vm.dirty_ratio over the daemon's limit; `watchdog=` and `spill=` are tried once, and
-    their drivers may be modules; /boot is watched as it is mounted."""
+    """systemd-sysctl would replace the daemon's limit by the owner's vm.dirty_ratio.
+
+    `watchdog=` and `spill=` are tried once, and their drivers may be modules; /boot is watched as
+    it is mounted.
+    """
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read(PACKAGE / "debian" / "cowflush.service")
@@ -192,9 +200,13 @@ def test_the_daemon_starts_after_what_would_undo_or_lack_what_it_needs() -> None
 
 
 def test_the_flush_at_shutdown_comes_before_swap_is_switched_off() -> None:
-    """A spill area is swap, whose unit systemd makes when it sees it, before swap.target; what stops goes the other way. Swap that
-    is encrypted by a random key comes after systemd-random-seed (systemd-cryptsetup-generator): to be before that as well would
-    be a circle, which systemd breaks where it likes."""
+    """A spill area is swap, which must stay until the flush is done.
+
+    systemd makes a unit for it when it sees it, before swap.target; units stop in reverse order.
+    Swap that is encrypted with a random key comes after systemd-random-seed
+    (systemd-cryptsetup-generator): coming before that as well would make a circle, which systemd
+    breaks anywhere.
+    """
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read(PACKAGE / "debian" / "cowflush-shutdown.service")
@@ -203,7 +215,10 @@ def test_the_flush_at_shutdown_comes_before_swap_is_switched_off() -> None:
 
 
 def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:
-    """Mode and content of each file in the package; all must be root's. `archive` is fsys or ctrl."""
+    """Mode and content of each file in the package; all must be root's.
+
+    `archive` is fsys or ctrl.
+    """
     packed = local.run(
         ["dpkg-deb", f"--{archive}-tarfile", package], check=True, capture_output=True
     ).stdout
@@ -235,7 +250,7 @@ def test_debian_s_package_holds_these_files_and_no_others(arch: str, target: str
         "COPYRIGHT": (PACKAGE / "debian/copyright").read_bytes()
         + b"\n"
         + notices.debian(notices.linked(f"{target}-unknown-linux-musl")).encode(),
-        # One file, since it outlives the package.
+        # One file, since it outlives the package
         "GRUB": b"".join(
             (PACKAGE / "debian" / part).read_bytes() for part in ("card.sh", "grub-default.cfg")
         ),
@@ -249,14 +264,14 @@ def test_debian_s_package_holds_these_files_and_no_others(arch: str, target: str
 
 @BOTH
 def test_debian_s_package_is_the_same_each_time(arch: str, target: str, tmp_path: Path) -> None:
-    """Whatever the folder, the umask and the filesystem: its size is no matter of blocks."""
+    """The folder, the umask and the filesystem don't matter: the size is not counted in blocks."""
     package = artefacts.debian_package(arch)
     folder = tmp_path / "some where"
     command = f'umask 077; exec "{PACKAGE}/debian/build" {arch} "{folder}"'
     local.run(["sh", "-c", command], check=True, capture_output=True)
     assert [path.name for path in folder.iterdir()] == [package.name]
     assert (folder / package.name).read_bytes() == package.read_bytes()
-    # As dpkg-gencontrol counts.
+    # As dpkg-gencontrol counts
     control = members(package, "ctrl")["/control"][1].decode()
     said = int(re.search(r"^Installed-Size: (\d+)$", control, re.MULTILINE)[1])  # type: ignore[index]
     inside = local.run(

@@ -1,9 +1,9 @@
-"""What dpkg calls when the package comes and goes, cut at each step and with each step failing.
+"""The scripts that dpkg calls, with power cuts and failures at each step.
 
-The scripts run on this machine in a root of their own, as dpkg would run them: their shell, their tools for files and
-deb-systemd-helper are Debian's own. What acts on a running system (systemctl, invoke-rc.d), takes minutes
-(update-initramfs, update-grub), or is cowflush, is a stand-in that keeps its state in files.
-In real systems they run in test_debian.py.
+They run on the host in a root of their own, as dpkg would run them: their shell, their tools for
+files and deb-systemd-helper are Debian's own. Programs that act on a running system (systemctl,
+invoke-rc.d) or take minutes (update-initramfs, update-grub), and cowflush, are stand-ins that keep
+their state in files. In real systems the scripts run in test_debian.py.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from harness import artefacts, local
 
 PACKAGE = artefacts.TOP / "package" / "debian"
 UNITS = ("cowflush.service", "cowflush-shutdown.service", "cowflush-card.service")
-# A user's namespaces: it needs no root.
+# A user's namespaces, which need no root rights
 SPACES = "unshare --user --map-root-user --mount --pid --fork --kill-child"
 KERNELS = ("6.1.0-1", "6.1.0-2")
-# Calls that are steps: before each the power can go.
+# Calls that are steps: the power can fail before each.
 REAL = ("cp", "mv", "mkdir", "rm", "sync", "deb-systemd-helper")
 STUBS = (
     "card-for-grub", "cowflush", "deb-systemd-invoke", "dpkg-trigger", "invoke-rc.d", "ischroot", "systemctl", "update-grub",
     "update-initramfs", "update-rc.d",
 )  # fmt: skip
-# Each says how it is called to /log. /cut has the number of the call before which the power goes, /fails what fails, or
-# which call does, by its number.
+# Each adds its call to /log. /cut has the number of the call before which the power fails, /fails a
+# command that fails, or the number of a call that does.
 STUB = r"""#!/bin/sh
 PATH=/usr/bin:/usr/sbin
 name=${0##*/}
@@ -87,7 +87,7 @@ update-rc.d) if [ "$2" = remove ]; then rm -f "/etc/rcS.d/S01$1"; else ln -sf ".
 *) "/usr/bin/$name" "$@" ;;
 esac
 """
-# The package's files, as far as the scripts ask for them, and those that stay when it is removed but not purged.
+# The package's files that the scripts ask for, and those that stay after a removal without a purge
 FILES = {
     "usr/sbin/cowflush": "the program",
     "usr/lib/cowflush/card-for-grub": "#!/bin/sh\nexec card-for-grub\n",
@@ -104,7 +104,7 @@ CONFFILES = {
 
 @dataclass(frozen=True)
 class System:
-    """A root with nothing but what the scripts touch; `ran` has what was called last."""
+    """A root with only what the scripts touch; `ran` has the last run's calls."""
 
     root: Path
 
@@ -159,7 +159,7 @@ class System:
         return [(self.root / f"boot/initrd.img-{kernel}").read_text().strip() for kernel in KERNELS]
 
     def all(self) -> dict[str, str]:
-        """All that is in it, but for the test's own."""
+        """Everything in it, without the test's own files."""
         own = {"log", "cut", "fails", "script", "pid"}
         found = {}
         for path in sorted(self.root.rglob("*")):
@@ -190,7 +190,7 @@ def made(root: Path, systemd: bool = True, stack: bool = False) -> System:
         (root / folder).mkdir(parents=True)
     for name, to in {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64"}.items():
         (root / name).symlink_to(to)
-    # The loader's place; the library itself is bound.
+    # The loader's place; the library itself is bind-mounted.
     put(root / "dev/null", "")
     (root / "usr/lib64").mkdir()
     (root / "usr/lib64/ld-linux-x86-64.so.2").symlink_to(
@@ -213,7 +213,7 @@ def made(root: Path, systemd: bool = True, stack: bool = False) -> System:
 
 
 def installed(root: Path, systemd: bool = True, stack: bool = True) -> System:
-    """With the package, rebooted since."""
+    """A system with the package, rebooted since."""
     system = made(root, systemd)
     system.unpack()
     assert system.run("postinst", "configure", "").returncode == 0
@@ -249,11 +249,12 @@ def test_all_kernels_get_it_and_none_keeps_it(tmp_path: Path, systemd: bool) -> 
 
 
 def test_a_lib_of_its_own_has_what_systemd_looks_for_there(tmp_path: Path) -> None:
-    """In Debian 10 and 11 /lib need not be a link. The call at the very end of a shutdown is looked for there alone."""
+    """In Debian 10 and 11 /lib can be a folder; systemd looks only there for its last call."""
     system = made(tmp_path / "root")
     (system.root / "lib").unlink()
     (system.root / "lib").mkdir()
-    # Debian 12's asks systemctl, which knows no such /lib; that of those systems makes its links itself.
+    # Debian 12's asks systemctl, which knows no such /lib; those systems' own makes its links
+    # itself.
     put(system.root / "stubs/deb-systemd-helper", "#!/bin/sh\n", 0o755)
     before = set(system.all())
     system.unpack()
@@ -272,7 +273,7 @@ def test_a_lib_of_its_own_has_what_systemd_looks_for_there(tmp_path: Path) -> No
 
 
 def test_grub_is_told_where_root_is_before_it_is_installed(tmp_path: Path) -> None:
-    """As in an installer, or where an image is built: nothing runs there."""
+    """As in an installer, or where an image is built: no service runs there."""
     system = made(tmp_path / "root", systemd=False)
     shutil.rmtree(system.root / "boot/grub")
     system.unpack()
@@ -285,7 +286,7 @@ def test_grub_is_told_where_root_is_before_it_is_installed(tmp_path: Path) -> No
 def test_grub_s_tools_are_led_to_the_card_as_soon_as_the_package_or_grub_comes(
     tmp_path: Path, systemd: bool
 ) -> None:
-    """Where that fails the package is configured all the same."""
+    """If that fails the package is configured all the same."""
     system = installed(tmp_path / "root", systemd)
     for words in (("configure", "0.1"), ("triggered", "/usr/sbin/grub-install")):
         assert system.run("postinst", *words, fails="card-for-grub").returncode == 0
@@ -310,7 +311,10 @@ def test_a_chroot_with_the_host_s_devices_leaves_the_host_alone(
 
 
 def test_a_daemon_that_runlevel_1_has_killed_is_there_again_but_no_other(tmp_path: Path) -> None:
-    """killprocs kills all processes. What the owner stopped stays so; under systemd there is no such file."""
+    """killprocs kills all processes.
+
+    A daemon that the owner stopped stays so; systemd has no such file.
+    """
     called = tmp_path / "called"
     script = (PACKAGE / "cowflush-single.init").read_text()
     for name in ("/run/cowflush.pid", "/etc/init.d/cowflush"):
@@ -331,7 +335,7 @@ def test_a_daemon_that_runlevel_1_has_killed_is_there_again_but_no_other(tmp_pat
 
 
 def test_a_root_that_no_boot_keeps_in_ram_is_told_of_when_the_package_comes(tmp_path: Path) -> None:
-    """As on LVM. An owner who is told to reboot would take it for done."""
+    """As on LVM. An owner who is told to reboot would think that it works now."""
     system = made(tmp_path / "root")
     system.unpack()
     checked = "found    device-mapper    yes\n{}note     stack            root is not on one now\n"
@@ -362,7 +366,7 @@ def test_an_upgrade_leaves_a_daemon_alone_that_the_owner_stopped(
     put(system.root / "state/cowflush.service", "active\n")
     assert system.run("postinst", "configure", "0.1").returncode == 0
     assert any(call == "invoke-rc.d cowflush restart" for call in system.calls())
-    # Nothing is flushed for that: what is in RAM stays there.
+    # Nothing is flushed for that: RAM keeps its content.
     assert not any(call.startswith("cowflush stop") for call in system.calls())
 
 
@@ -370,7 +374,7 @@ def test_an_upgrade_leaves_a_daemon_alone_that_the_owner_stopped(
 def test_an_upgrade_starts_a_daemon_of_which_nobody_says_that_it_was_stopped(
     tmp_path: Path, systemd: bool
 ) -> None:
-    """One that died has not been stopped; and who gives no answer leaves no old program at work in silence."""
+    """A dead daemon was not stopped; and no answer must not silently keep an old program."""
     system = installed(tmp_path / "root", systemd)
     if not systemd:
         put(system.root / "state/cowflush.service", "dead\n")
@@ -388,7 +392,7 @@ def test_a_removal_that_is_refused_leaves_a_daemon_that_flushes(
     done = system.run("prerm", "remove", fails="cowflush stop")
     assert done.returncode == 1 and "so the package stays" in done.stderr
     assert (system.state("mode"), system.state("cowflush.service")) == ("deferring", "active")
-    # One that is given up later, as when another package's script fails.
+    # A removal that is given up later, as when another package's script fails
     assert system.run("prerm", "remove").returncode == 0
     assert (system.state("mode"), system.state("cowflush.service")) == ("stopped", "inactive")
     assert system.run("postinst", "abort-remove").returncode == 0
@@ -398,7 +402,7 @@ def test_a_removal_that_is_refused_leaves_a_daemon_that_flushes(
 def test_a_removal_asks_again_where_the_card_refused_a_write(
     tmp_path: Path,
 ) -> None:
-    """The command itself waits for others. 5: the card refused a write, and all may be on it by another way."""
+    """The command waits for others itself. 5: the card refused a write, but may have all."""
     system = installed(tmp_path / "root")
     for codes, code in (((5, 0), 0), ((5, 5, 0), 1), ((4, 0), 1), ((1, 0), 1)):
         put(system.root / "state/codes", "".join(f"{each}\n" for each in codes))
@@ -428,7 +432,8 @@ def test_a_step_that_fails_is_said_and_the_others_are_done(tmp_path: Path) -> No
     system.unpack()
     assert system.run("postinst", "configure", "0.1").returncode == 0
     assert system.all() == wanted
-    # One that can't be made without cowflush would put root in RAM, with nothing to flush it.
+    # An initramfs that can't be made without cowflush would put root in RAM, with nothing to flush
+    # it.
     assert system.run("prerm", "remove").returncode == 0
     system.take_away()
     assert system.run("postrm", "remove", fails="update-initramfs").returncode == 1
@@ -443,7 +448,7 @@ STORIES = pytest.mark.parametrize("story", list(STAGES))
 
 
 def begun(root: Path, systemd: bool, story: str) -> System:
-    """A system in which dpkg has unpacked what it now calls the scripts for."""
+    """A system in which dpkg has unpacked the package, and now calls its scripts."""
     if story == "install":
         system = made(root, systemd)
         system.unpack()
@@ -456,7 +461,7 @@ def begun(root: Path, systemd: bool, story: str) -> System:
 def stages(
     root: Path, systemd: bool, story: str
 ) -> Iterator[tuple[System, System, str, list[str]]]:
-    """Each call of a script that dpkg makes: the system before it, the same after it, the script and what it is told."""
+    """Each script call that dpkg makes: the system before and after, the script, its arguments."""
     system = begun(root, systemd, story)
     for script, *words in STAGES[story]:
         if script == "postrm":
@@ -477,7 +482,7 @@ def test_a_power_cut_at_each_step_is_made_good_when_dpkg_runs_it_again(
         for number, call in enumerate(after.calls(), 1):
             once = system.copy("cut")
             assert once.run(script, *words, cut=number).returncode != 0, call
-            # Whatever is written is what it was, or what it will be.
+            # Each file is either the old one or the new one.
             settings = once.root / "etc/default/grub.d/cowflush.cfg"
             assert not settings.exists() or settings.read_text() == "GRUB's settings"
             assert set(once.initramfs()) <= {*system.initramfs(), *after.initramfs()}
@@ -485,8 +490,8 @@ def test_a_power_cut_at_each_step_is_made_good_when_dpkg_runs_it_again(
             assert once.all() == after.all(), call
 
 
-# What a package is configured or removed without: it costs no data and no boot, and whoever fails says it. By what it is
-# called with, and what the script says besides.
+# Calls that a configuration or removal can do without: they cost no data and no boot, and the
+# failing program reports it. By the call, and what the script says besides.
 DISPENSABLE = {
     "update-grub ": "cowflush: update-grub failed",
     "invoke-rc.d cowflush restart": "cowflush: its daemon did not start",
@@ -502,7 +507,7 @@ DISPENSABLE = {
 def test_a_command_that_fails_once_stops_the_script_or_is_said_and_all_is_well_when_dpkg_runs_it_again(
     tmp_path: Path, systemd: bool, story: str
 ) -> None:
-    """A unit that is not enabled, or stays masked, and a kernel's initramfs that is not made anew, would lose data in silence."""
+    """A unit not enabled, or masked for ever, or an old initramfs would silently lose data."""
     for system, after, script, words in stages(tmp_path / "root", systemd, story):
         for number, call in enumerate(after.calls(), 1):
             once = system.copy("failed")
@@ -520,8 +525,11 @@ def test_a_command_that_fails_once_stops_the_script_or_is_said_and_all_is_well_w
 
 
 def answers(call: str) -> bool:
-    """Whether its failure is an answer: no chroot; a daemon that may run is started anew; without a reason from
-    `check` the usual words are said."""
+    """Whether its failure is an answer.
+
+    Such as: no chroot; a daemon that may run is restarted; without a reason from `check` the usual
+    words are printed.
+    """
     return call.startswith("ischroot") or call.endswith(
         ("is-active cowflush.service", "cowflush status", "cowflush check")
     )

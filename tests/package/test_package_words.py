@@ -1,4 +1,4 @@
-"""What the packages' scripts say, run on this machine with stand-ins for the programs that they call."""
+"""The messages of the packages' scripts, run on the host with stand-ins for what they call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness import artefacts, local
 
 DEBIAN = artefacts.TOP / "package" / "debian"
 OPENWRT = artefacts.TOP / "package" / "openwrt" / "files"
-# As lsb-base has it, but for colours.
+# As in lsb-base, without colours
 LSB = """
 log_daemon_msg() { printf '%s:' "$1"; shift; printf ' %s' "$@"; }
 log_end_msg() { [ "$1" = 0 ] && echo . || echo ' failed!'; return "$1"; }
@@ -21,7 +21,7 @@ log_end_msg() { [ "$1" = 0 ] && echo . || echo ' failed!'; return "$1"; }
 
 
 class Scripts:
-    """A folder with stand-ins: each notes how it was called, and ends with the code that it was made with."""
+    """A folder with stand-ins: each records its call, and exits with the code that it was given."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Scripts:
         text = script.read_text()
         for place, here in (
             ("/usr/sbin/cowflush", self.folder / "cowflush"),
-            # test_card_for_grub.py has what that says.
+            # test_card_for_grub.py tests this program's messages.
             ("/usr/lib/cowflush/card-for-grub", "true"),
             ("/dev/mapper/cowflush-root", self.stack),
             ("/lib/lsb/init-functions", self.folder / "lsb"),
@@ -59,7 +59,7 @@ class Scripts:
             text = text.replace(place, str(here))
         copy = self.folder / script.name
         copy.write_text(text + after)
-        # In another folder than programs that are looked for by their path beside it.
+        # In another folder than programs that are found by their path
         path = f"{self.folder}:{os.environ['PATH']}"
         return local.run(
             ["sh", copy, *words],
@@ -96,7 +96,7 @@ def test_debian_s_service_says_what_it_does_and_whether_it_worked(scripts: Scrip
 def test_sysvinit_s_daemon_feeds_the_watchdog_until_all_is_on_the_card(
     scripts: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a shutdown it ends after the stop, however that went; by hand only after one that went well."""
+    """At a shutdown it ends after the stop, however that went; by hand only after a good one."""
     for level, words in (("0", "stop --shutdown"), ("6", "stop --shutdown"), ("", "stop")):
         monkeypatch.setenv("RUNLEVEL", level)
         for code in (0, 5):
@@ -114,7 +114,10 @@ def test_sysvinit_s_daemon_feeds_the_watchdog_until_all_is_on_the_card(
 def test_sysvinit_s_script_forgets_a_daemon_only_when_it_is_gone_and_keeps_back_no_error(
     scripts: Scripts,
 ) -> None:
-    """Else a second one is started beside it. `stop` and then `start` leave one, whatever the stop said."""
+    """Else a second one would run beside it.
+
+    `stop` and then `start` leave one, whatever the stop said.
+    """
     pid, spared = scripts.folder / "pid", scripts.folder / "omit/cowflush"
     script = DEBIAN / "cowflush.init"
     for code in (2, 0):
@@ -133,7 +136,10 @@ def test_sysvinit_s_script_forgets_a_daemon_only_when_it_is_gone_and_keeps_back_
 
 
 def test_sysvinit_s_daemon_begins_though_root_is_not_deferred_again(scripts: Scripts) -> None:
-    """As beside a command at work. What that says is the script's answer all the same, unless the daemon's is worse."""
+    """As beside a running command.
+
+    The script exits with start's code, unless the daemon's is worse.
+    """
     for code, daemon, answer in ((4, 0, 4), (0, 2, 2), (5, 2, 2), (0, 0, 0)):
         scripts.program("cowflush", code)
         scripts.program("start-stop-daemon", daemon)
@@ -152,12 +158,12 @@ def test_debian_s_package_stays_where_root_can_not_be_written_back(scripts: Scri
     assert done.returncode == 1 and done.stderr == (
         "cowflush: root can't be written back to the card, so the package stays. See above.\n"
     ), done
-    # The daemon goes on: something must flush what is in RAM.
+    # The daemon goes on, since something must flush what is in RAM.
     assert scripts.calls.read_text().splitlines() == ["ischroot ", *2 * ["cowflush stop"]]
     scripts.program("cowflush")
     done = scripts.run(DEBIAN / "prerm", "remove")
     assert (done.returncode, done.stderr) == (0, ""), done
-    # Of a service that does not end the service's own script tells.
+    # The service's own script reports a service that does not end.
     scripts.program("invoke-rc.d", 1)
     done = scripts.run(DEBIAN / "prerm", "remove")
     assert (done.returncode, done.stderr) == (1, ""), done
@@ -178,7 +184,7 @@ def test_grub_s_menu_gets_an_entry_without_cowflush(scripts: Scripts) -> None:
     done = scripts.run(DEBIAN / "42_cowflush")
     assert (done.returncode, done.stderr) == (0, "Adding an entry without cowflush\n"), done
     assert "\tlinux /vmlinuz\n}" in done.stdout and "/other" not in done.stdout, done
-    # As it stands there, but for what would make a rescue the default of all boots from then on.
+    # The entry as it was, except for what would make a rescue the default of all later boots
     entries = "menuentry x {\n\tsavedefault\n\tlinux /vmlinuz a=\\\\n\\$b\n}\n"
     (scripts.folder / "entries").write_text(entries)
     (scripts.folder / "10_linux").write_text(f"#!/bin/sh\ncat {scripts.folder}/entries\n")
@@ -191,7 +197,7 @@ def test_grub_s_menu_gets_an_entry_without_cowflush(scripts: Scripts) -> None:
 def test_openwrt_s_service_writes_its_settings_to_no_link_of_somebody_else_s(
     scripts: Scripts,
 ) -> None:
-    """Whoever may write to /tmp could have root write over any file by one."""
+    """A user who may write to /tmp could use a link to make root overwrite any file."""
     precious = scripts.folder / "precious"
     precious.write_text("work")
     conf = scripts.folder / "tmp.conf"
@@ -220,9 +226,9 @@ def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts)
             "cowflush: there is no writable partition LABEL=rootfs_data "
             f"('cowflush attach' ended with {code}): what is written is gone at the next boot\n"
         )
-        # The rank makes the kernel show it, also with `quiet`.
+        # With this rank the kernel shows it even with `quiet`.
         assert kmsg.read_text() == f"<3>{said}" and not console.exists()
-        # No kernel log: the console has to do.
+        # There is no kernel log, so it goes to the console.
         kmsg.unlink()
         kmsg.mkdir()
         scripts.run(script, after=call)
@@ -235,7 +241,7 @@ def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts)
         assert (done.returncode, done.stderr, kmsg.exists()) == (0, "", False), done
         assert str(overlay.readlink()) == device
     assert "cowflush attach LABEL=rootfs_data" in scripts.calls.read_text()
-    # Without the word nothing is done.
+    # Without the word it does nothing.
     scripts.calls.unlink()
     (scripts.folder / "cmdline").write_text("quiet\n")
     scripts.run(script, after=call)
@@ -243,13 +249,16 @@ def test_openwrt_s_boot_says_that_it_has_no_writable_partition(scripts: Scripts)
 
 
 def test_the_script_at_the_very_end_comes_back_before_systemd_goes_on_also_on_a_slow_card() -> None:
-    """systemd gives each 90 s (DEFAULT_TIMEOUT_USEC). Signals are looked at between two writes of a piece, and the one
-    that is under way may have been begun just before the time was over."""
+    """systemd gives each script 90 s (DEFAULT_TIMEOUT_USEC).
+
+    cowflush checks for signals between two writes of a piece, and the current write may have begun
+    just before the time was over.
+    """
     shutdown = (DEBIAN / "cowflush.shutdown").read_text()
     chunks = (artefacts.TOP / "src/pure/chunks.rs").read_text()
     within = re.search(r"^exec .* stop --shutdown --within (\d+)$", shutdown, re.MULTILINE)
     piece = re.search(r"PIECE: usize = (\d+);", chunks)
     assert within and piece
-    # As slow as the card of test_debian_shutdown.py. What is read besides is a few chunks.
+    # As slow as the card of test_debian_shutdown.py. Besides, the stop reads only a few chunks.
     seconds = int(piece[1]) * 4096 / (16 << 10)
     assert int(within[1]) + seconds + 10 <= 90

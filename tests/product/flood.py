@@ -1,8 +1,8 @@
-"""Knows the blocks of `guest-tools flood` again.
+"""Recognizes the blocks of `guest-tools flood`.
 
-Block n stands at place n modulo the number of places. A write of a block is one system call, and
-whoever freezes a filesystem waits for those under way; so every state that a flush seals is that
-after some block, whole: the last blocks up to one, without a hole, and none of them torn.
+Block n stands at place n modulo the number of places. A block is written by one system call, and a
+freeze of the filesystem waits for the calls under way; so every state that a flush seals is the
+state after some block: the last blocks up to one, with no hole, and none of them torn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SECTOR = 512
 BLOCK = 64 << 10
 FILE = "/root/flood"
 NOTE = "/run/flood"
-# Where the writer ends at once when this is there
+# The writer ends at once when this file exists
 STOP = "/run/flood.stop"
 
 
@@ -23,7 +23,7 @@ def written(vm: VM) -> int:
 
 
 def check(content: bytes, places: int, at_least: int) -> int:
-    """The file holds the state after some block, `at_least` that one; returns how many blocks it was."""
+    """Checks that the file is as after some block, `at_least` that one; returns how many those are."""
     assert len(content) % BLOCK == 0, f"the file ends inside of a block: {len(content)} bytes"
     numbers = [_number(content[at : at + BLOCK], at) for at in range(0, len(content), BLOCK)]
     assert numbers, "the file is empty"

@@ -1,8 +1,8 @@
 """A second reader of the flush log, made from its description alone.
 
-It shares nothing with the program, so where both agree on a card, neither
-has misread the format. It is strict and simple: it follows the chain as far
-as it goes and drops what is damaged; it doesn't tell torn from clean.
+It shares nothing with the program, so where both agree on a card, neither has misread the format.
+It is strict and simple: it follows the chain as far as it goes and drops what is damaged; it
+doesn't tell torn from clean.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VERSION = 1
 
 @functools.cache
 def _crc_table() -> list[int]:
-    """What two bytes at a time make of the state: a byte at a time takes twice as long."""
+    """The table for two bytes at a time: one byte at a time takes twice as long."""
     table = []
     for value in range(1 << 16):
         for _ in range(16):
@@ -52,7 +52,7 @@ def crc32c(data: bytes | bytearray) -> int:
     return _crc32c(bytes(data))
 
 
-# The same chunks are looked at again and again.
+# Tests check the same chunks again and again.
 @functools.lru_cache(maxsize=1 << 14)
 def _crc32c(data: bytes) -> int:
     table, state = _crc_table(), 0xFFFFFFFF
@@ -100,7 +100,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment, and where its parts stand, as chunks of the log's partition."""
+    """A segment, and the places of its parts, as chunks of the log's partition."""
 
     sequence: int
     id: int
@@ -150,14 +150,14 @@ class FlushLog:
 
     @property
     def tries(self) -> int:
-        """How many boots in a row have begun on the stack and left nothing behind."""
+        """How many boots in a row have begun on the stack without a flush or an orderly end."""
         at = len(self._data) // CHUNK * CHUNK - CHUNK + TRIES_AT
         fields = self._fields(b"cowflTRY", TRIES, at)
         last = self.segments[-1].id if self.segments else self.header.generation
         return fields[2] if fields and fields[:2] == (self.header.uuid, last) else 0
 
     def live(self) -> dict[int, int]:
-        """Chunk of root to the chunk of the log that holds its youngest data."""
+        """For each chunk of root, the chunk of the log that holds its youngest data."""
         return {
             old: place
             for segment in self.segments
@@ -178,7 +178,7 @@ class FlushLog:
         return self.card.log.start + chunk * CHUNK // SECTOR
 
     def apply(self, root: Path) -> None:
-        """Merges into an image of root."""
+        """Merges the log into an image of root."""
         with open(root, "r+b") as image:
             for old, place in self.live().items():
                 image.seek(old * CHUNK)
@@ -300,7 +300,10 @@ class FlushLog:
         }
 
     def _drop_damaged(self) -> int:
-        """Ends the chain before the first segment whose live data are damaged; returns how many that drops."""
+        """Ends the chain before the first segment with damaged live data.
+
+        Returns how many it drops.
+        """
         there = len(self.segments)
         bad = [self._bad(segment) for segment in self.segments]
         while True:
@@ -312,7 +315,7 @@ class FlushLog:
 
 
 def recovered(card: Card) -> ExtImage:
-    """The card's root as a boot would find it: with the log's segments, in a file beside the card's."""
+    """The card's root as a boot would find it, with the log applied, in a file beside the card's."""
     image = card.path.with_suffix(".recovered.img")
     image.unlink(missing_ok=True)
     sparse.copy_range(card.path, image, card.root.start * SECTOR, 0, card.root.size * SECTOR)
@@ -350,7 +353,7 @@ def formats(card: HasLog) -> list[int]:
 
 
 def set_format(card: HasLog, number: int) -> None:
-    """Makes the log one of this format, by its header; an older program must not look at more."""
+    """Sets the format's number in the header; an older program must not look at anything else."""
     for at, record in _copies(card):
         magic, _, _ = PREFIX.unpack_from(record)
         blank = PREFIX.pack(magic, number, 0) + record[PREFIX.size :]

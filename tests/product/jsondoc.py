@@ -1,7 +1,7 @@
-"""Holds what the commands print as JSON against docs/json.md, the interface that other programs rely on.
+"""Checks what the commands print as JSON against docs/json.md, which other programs rely on.
 
-The document's tables are the only description: a key that is not in them, one that is missing,
-another type, or a word that is not named fails.
+The document's tables are the only description: an undocumented key, a missing one, another type, or
+an undocumented word fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness import artefacts
 DOCUMENT = artefacts.TOP / "docs" / "json.md"
 TYPES: dict[str, type] = {"number": int, "string": str, "word": str, "boolean": bool}
 LINK = re.compile(r"(list of )?\[[^\]]+\]\(#([a-z-]+)\)")
-# A command without a table of its own for what it says then.
+# A command that has no table of its own for that case.
 NO_LOG = "without-a-log"
 
 
@@ -42,7 +42,7 @@ Table = dict[str, Value]
 
 @functools.cache
 def tables() -> dict[str, Table]:
-    """All tables, by their heading's anchor; a command's by the command, such as `log`."""
+    """All tables, by their heading's anchor; a command's by its name, such as `log`."""
     found: dict[str, Table] = {}
     names: list[str] = []
     for line in DOCUMENT.read_text().splitlines():
@@ -75,7 +75,7 @@ def _value(kind: str, text: str) -> Value:
         raise ValueError(f"{DOCUMENT}: no such type: {kind}")
     words: tuple[str, ...] = ()
     if kind == "word":
-        # What follows in parentheses or behind a semicolon only explains.
+        # Text in parentheses or after a semicolon only explains.
         words = tuple(re.findall(r"`([^`]+)`", re.sub(r"\([^)]*\)", "", text).split(";")[0]))
         if not words:
             raise ValueError(f"{DOCUMENT}: a word of which none is named: {text}")
@@ -90,7 +90,7 @@ def _value(kind: str, text: str) -> Value:
 
 
 def check(name: str, found: Any) -> Any:
-    """Fails unless `found` is what the document says of this command or table; returns it."""
+    """Fails unless `found` matches the document's table of this name; returns it."""
     table = tables()[name]
     if not isinstance(found, dict) or set(found) != set(table):
         raise NotAsDocumented(f"{name} has the keys {sorted(table)} by {DOCUMENT}: {found}")
@@ -108,7 +108,7 @@ def _check_value(where: str, value: Value, found: Any) -> None:
         for each in found if value.is_list else [found]:
             check(value.table, each)
         return
-    # True is a number to Python.
+    # In Python, True is a number.
     if type(found) is not value.plain:
         raise NotAsDocumented(f"{where} is another type by {DOCUMENT}: {found!r}")
     named = not value.words or (found == "" and value.may_be_empty)
@@ -122,7 +122,7 @@ def _fits(word: str, found: str) -> bool:
 
 
 def parse(name: str, text: str | bytes) -> dict[str, Any]:
-    """What a command printed: one object on one line, as documented."""
+    """Parses what a command printed: one object on one line, as documented."""
     if (text.decode() if isinstance(text, bytes) else text).count("\n") != 1:
         raise NotAsDocumented(f"{name} prints one line: {text!r}")
     found: dict[str, Any] = check(name, json.loads(text))

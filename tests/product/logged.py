@@ -1,4 +1,4 @@
-"""What the tests of the flush log share: a guest with a log, its reports, and its card seen from outside."""
+"""What the flush log's tests share: a guest with a log, its reports, its card from outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness.lab import Lab
 
 STATE = "/root/state"
-# What some tests write besides; their content is for those to judge
+# Files that some tests write besides; those tests judge their content
 WORKLOADS = ("/root/big", "/root/sum", "/root/victim")
 # Where the programs of the tests' root are
 PROGRAMS = ("/bin", "/sbin", "/usr")
@@ -48,7 +48,7 @@ def report(vm: VM, code: int = 0) -> dict[str, Any]:
 
 
 def flush(vm: VM, number: int) -> str:
-    """One flush of a state that `check_state` knows again: its number, and a file for each before."""
+    """One flush of a state that `check_state` recognizes: a number, and a file for each flush."""
     vm.run(f"echo {number} >{STATE} && seq {number} 3000 >/root/f{number} && sync").ok()
     return vm.run("cowflush flush", timeout=60).ok().text
 
@@ -60,9 +60,12 @@ def made(
     log: Partition | None = None,
     last: Callable[[Path], object] = lambda _image: None,
 ) -> Card:
-    """Gives a fresh card so many such flushes that are only in its log. No guest boots for them, and
-    the program never saw them: the second writer appends what debugfs changes. `last` changes root in the
-    last flush, too. `log` is where the log is, if it isn't the card's usual one."""
+    """Gives a fresh card this many such flushes, only in its log.
+
+    No guest boots for them, and the program never saw them: debugfs changes root, and the second
+    writer appends the change. `last` also changes root, in the last flush. `log` is where the log
+    is, if not in the card's usual place.
+    """
     root = card.fs()
     writer = _writer(card, root, log or card.log, label)
     first = _chunks(root.path, [0])[0]
@@ -81,8 +84,11 @@ def made(
 
 
 def long(card: Card, count: int, chunks: int = 6, live: int = 0) -> Card:
-    """Gives a fresh card so many segments, as small flushes leave them: they say of some of root's chunks what is there
-    anyway. Of `live` chunks in all, over and over again; without that each segment has its own."""
+    """Gives a fresh card this many segments, as small flushes leave them.
+
+    They repeat what some chunks of root hold anyway: with `live` this many chunks over and over,
+    else each segment has its own.
+    """
     root = card.fs()
     writer = _writer(card, root, card.log)
     last = live or root.path.stat().st_size // CHUNK - 1
@@ -107,7 +113,7 @@ def _writer(card: Card, root: ExtImage, where: Partition, label: bytes = b"") ->
 
 
 def _put_state(image: Path, number: int) -> None:
-    """What `flush` makes a guest write."""
+    """Does what `flush` makes a guest write."""
     script = ["cd /root"] + ["rm state"] * (number > 1)
     for name, content in ((f"f{number}", _content(number)), ("state", f"{number}\n".encode())):
         file = image.with_name(name)
@@ -130,20 +136,22 @@ def _content(number: int) -> bytes:
 
 
 def check_state(vm: VM, number: int) -> None:
-    """Root is as flush `number` left it."""
+    """Checks in a guest that root is as flush `number` left it."""
     vm.run(f"[ $(ls /root | grep -c '^f[0-9]') = {number} ] && [ $(cat {STATE}) = {number} ]").ok()
     vm.run(f"cd /root && for n in $(seq {number}); do seq $n 3000 | cmp - f$n || exit; done").ok()
 
 
 def check_card(card: Card, number: int, besides: Collection[str] | None = None) -> None:
-    """The same from outside, with the log applied by the second reader: each file has its content,
-    there is no other one, and the programs are as they were put there. `besides` is what must be there
-    in addition (else some of `WORKLOADS` may be)."""
+    """Checks the same from outside, with the log applied by the second reader.
+
+    Each file has its content, there is no other one, and the programs are unchanged. `besides` is
+    the files that must be there in addition (else some of `WORKLOADS` may be).
+    """
     check_root(flushlog.recovered(card), number, besides)
 
 
 def check_root(root: ExtImage, number: int, besides: Collection[str] | None = None) -> None:
-    """The same of an image of root."""
+    """Checks the same of an image of root."""
     root.fsck()
     wanted = {f"/root/f{n}": _content(n) for n in range(1, number + 1)}
     wanted[STATE] = f"{number}\n".encode()
@@ -156,7 +164,7 @@ def check_root(root: ExtImage, number: int, besides: Collection[str] | None = No
 
 
 def check_programs(root: ExtImage) -> None:
-    """What no test changes is as the card was made."""
+    """Checks that the programs, which no test changes, are as the card was made."""
     found = {name: sha for folder in PROGRAMS for name, sha in root.hashes(folder).items()}
     targets = [
         target for target in ("i586", "x86_64") if (artefacts.programs(target) / "busybox").exists()
@@ -187,7 +195,7 @@ def said(vm: VM) -> str:
 
 
 def host(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs cowflush on this machine, as a person with the card in a reader would."""
+    """Runs cowflush on the host, as a person with the card in a reader would."""
     return local.run(
         [artefacts.host_cowflush(), *map(str, arguments)], capture_output=True, text=True
     )
@@ -199,8 +207,11 @@ def images(card: Card) -> tuple[Path, Path]:
 
 
 def found_by_host(card: Card, code: int = 0) -> dict[str, Any]:
-    """What `cowflush recover` says of a card on this machine. What it exports is byte for byte what
-    the second reader makes of the card, and neither root nor log is changed."""
+    """What `cowflush recover` finds on a card on the host.
+
+    Its export equals what the second reader makes of the card byte for byte, and it changes neither
+    root nor log.
+    """
     root, log = images(card)
     before = digest(root), digest(log)
     export = card.path.with_suffix(".export.img")
@@ -218,7 +229,7 @@ def found_by_host(card: Card, code: int = 0) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file: of what it holds and where, since most of an image is a hole."""
+    """SHA-256 of a file's data and their places, since most of an image is a hole."""
     found = hashlib.sha256(f"{path.stat().st_size}".encode())
     with open(path, "rb") as file:
         for begin, end in sparse.extents(file.fileno(), 0, path.stat().st_size):
@@ -229,6 +240,6 @@ def digest(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of all of a file's bytes, as `sha256sum` says it."""
+    """SHA-256 of all of a file's bytes, as `sha256sum` prints it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""A second writer of the flush log, made from its description alone, as flushlog.py is a second reader.
+"""A second writer of the flush log, made from its description alone, like flushlog.py's reader.
 
 With it a card has flushes in its log that the program never saw, whose content is known beforehand,
-and no guest has to boot for them. It asks for no FLUSH: the order of writes is not its subject.
+and for which no guest has to boot. It sends no FLUSH: the order of writes is not its subject.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from random import Random
 from harness.sparse import SECTOR
 from product.flushlog import CHUNK, COMMIT, ENTRY, HEAD, HEADER, PREFIX, RECORD, VERSION, crc32c
 
-# How many chunks behind a segment its commit record describes
+# How many chunks after a segment its commit record describes
 BEHIND = 8
 # For each of four places: chunk of root, checksums of its sectors before the segment and with it
 FINGERPRINT = struct.Struct("<Q8I8I")
@@ -24,7 +24,7 @@ UNUSED = FINGERPRINT.pack(2**64 - 1, *[0] * 16)
 
 @dataclass(frozen=True)
 class Written:
-    """Where the parts of a segment stand, as chunks of the log's partition."""
+    """The places of a segment's parts, as chunks of the log's partition."""
 
     sequence: int
     head: list[int]
@@ -62,15 +62,18 @@ class LogWriter:
     # --- what it does -------------------------------------------------------
 
     def fits(self, count: int) -> bool:
-        """Whether a segment of so many chunks of data has room."""
+        """Whether a segment with this many chunks of data fits."""
         needed = self._head_chunks(count) + count + 1
         return self._position + needed - self._first <= self.length
 
     def append(
         self, data: Mapping[int, bytes], card: bytes = b"", when: int = 1_700_000_000
     ) -> Written:
-        """Appends a flush of these chunks of root. With `card`, root's first chunk as the card has it,
-        the segment can tell later whether somebody else wrote to that."""
+        """Appends a flush of these chunks of root.
+
+        With `card`, root's first chunk as the card has it, the segment can later tell whether
+        another system wrote to that chunk.
+        """
         assert self.fits(len(data)), "the log is full"
         olds = sorted(data)
         table = b"".join(ENTRY.pack(old, crc32c(data[old])) for old in olds)
@@ -106,7 +109,7 @@ class LogWriter:
         return written
 
     def merged(self) -> None:
-        """All that is in the log is on root now, so a new generation begins where the last one ends."""
+        """Records that root has all of the log: a new generation begins where the last one ends."""
         live = {old for segment in self.segments for old in segment.data}
         self._life[0] += len(self.segments)
         self._life[1] += sum(len(segment.data) for segment in self.segments)
@@ -131,7 +134,7 @@ class LogWriter:
             self._put(chunk, _record(b"cowflLOG", header))
 
     def _watch(self, data: Mapping[int, bytes], card: bytes) -> bytes:
-        """Root's first chunk, where ext keeps its superblock: as the card has it, and as this segment does."""
+        """The fingerprint of root's first chunk (ext's superblock) on the card and in this segment."""
         if not card:
             return UNUSED * 4
         before = _sectors(card)

@@ -1,4 +1,4 @@
-"""What the tests ask a guest about cowflush, and what must hold when no command is at work."""
+"""What the tests ask a guest about cowflush, and what must hold when no command runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from harness.outcome import Result
 from product import jsondoc
 
 DEVICES = ["cowflush-origin", "cowflush-root"]
-# With a flush log, and with something in it
+# The devices with a flush log, and with something in it
 LOG = ["cowflush-log"]
 LOGGED = ["cowflush-log", "cowflush-log-view", "cowflush-logged"]
-# What a COW stands on where the kernel has memory limits, instead of a loop device; a number follows.
+# The COW's device where the kernel has memory limits, instead of a loop device; a number follows.
 STORE = "cowflush-cow-"
-# Shell: the kernel counts what a loop device's file takes against memory limits. Debian's kernels do.
+# Shell: the kernel counts a loop device's file against memory limits. Debian's kernels do.
 LIMITS = "grep -q '^blkio.*1$' /proc/cgroups"
-# In the report, while the kernel merges
+# In the report while the kernel merges
 MERGING = '"phase":"merging"'
 
 
@@ -27,17 +27,17 @@ def status(vm: VM) -> dict[str, Any]:
 
 
 def wait_status(vm: VM, pattern: str) -> None:
-    """Waits until the report has this."""
+    """Waits until the report matches this."""
     vm.until(f"cowflush status --json | grep -q '{pattern}'")
 
 
 def when_free(vm: VM, words: str) -> Result:
-    """Runs a command of cowflush's, which waits until no other is at work, such as the daemon."""
+    """Runs a cowflush command, which waits until no other one, such as the daemon, is at work."""
     return vm.run(f"cowflush {words}", timeout=120)
 
 
 def devices(vm: VM) -> list[str]:
-    """The names of all device-mapper devices. One may go away while the list is made."""
+    """The names of all device-mapper devices. One may disappear while the list is made."""
     return sorted(vm.run("cat /sys/block/dm-*/dm/name 2>/dev/null").text.split())
 
 
@@ -53,7 +53,7 @@ def memory(vm: VM, field: str) -> int:
 
 
 def check_settled(vm: VM, mode: str = "deferring", log: Sequence[str] = ()) -> None:
-    """Nothing of an earlier command is left: no device, no loop device, no process.
+    """Checks that nothing of an earlier command is left: no device, no loop device, no process.
 
     `log` is the devices that a flush log has now: none, `LOG`, or `LOGGED`.
     """

@@ -1,4 +1,4 @@
-"""Kills a command at each of its stops in turn, inside the guest, and looks at what is left after each."""
+"""Kills a command at each of its stops in turn, in the guest, and checks what each kill leaves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from product.router import LIMITS, LOGGED, check_settled, memory
 
 KILLED = 137
 
-# Shell: fails, with a word on it through `say`, unless nothing of an earlier command is left. `log` is `yes`
-# when the card has a log in use.
+# Shell: fails, and reports it through `say`, unless nothing of an earlier command is left. `log` is
+# `yes` when the card has a log in use.
 SETTLED = """
 names() {
     for file in "$@"; do
@@ -45,15 +45,16 @@ settled() {
 }
 """.replace("LIMITS", LIMITS)
 
-# What a guest needs when root refuses reads, or is suspended: its programs are in RAM from then on.
+# For guests whose root refuses reads or is suspended: moves the guest's programs to RAM.
 TO_RAM = """
 for folder in bin usr/bin usr/sbin; do
     mkdir -p /run/ram/$folder && cp -a /$folder/. /run/ram/$folder && mount --bind /run/ram/$folder /$folder || exit
 done
 """
 
-# Each round runs `before`, changes root, runs `prepare`, kills the command at one stop, shows that root takes
-# a write, lets the next command put all in order, and looks. It ends after the command came to its own end.
+# Each round runs `before`, changes root, runs `prepare`, kills the command at one stop, shows that
+# root takes a write, lets the next command restore order, and checks. The loop ends once the
+# command ends by itself.
 SWEEP = f"""
 say() {{ echo "stop $stop: $*"; exit 1; }}
 root_lives() {{
@@ -87,12 +88,12 @@ echo "MORE $round $stop"
 
 
 def on_card(card: Card, rounds: int) -> None:
-    """What a flush without a log leaves: everything on the card itself."""
+    """A flush without a log leaves everything on the card itself."""
     workload.check(card, rounds)
 
 
 def in_log(card: Card, rounds: int) -> None:
-    """What a flush with a log leaves: everything on the card with the log over it."""
+    """A flush with a log leaves everything on the card with the log applied."""
     workload.check(flushlog.recovered(card), rounds)
 
 
@@ -106,15 +107,17 @@ def sweep(
     log: bool = False,
     look: Callable[[Card, int], None] = on_card,
 ) -> int:
-    """Kills the command at its first, first + step, ... stop, until it has fewer. Returns how many kills it was.
+    """Kills the command at its first, first + step, ... stop, until it has no more.
 
-    What a command shall find in RAM is written after `before`, such as a start, and what it shall find in the log
-    is put there by `prepare`. `look` judges the card from outside after some dozen kills: it must hold that many rounds.
-    With `log` a flush settles with its data in the flush log.
+    Returns the number of kills.
+
+    `before` runs before the writes that the command must find in RAM, and `prepare` puts them in
+    the log where it must find them there. `look` judges the card from outside after some dozen
+    kills: it must hold that many rounds. With `log` a flush ends with its data in the flush log.
     """
     stop, round_, shmem = first, 1, memory(vm, "Shmem")
     vm.put("/run/sweep", SWEEP.encode())
-    # With a log each command reads the whole chain: it's merged now and then, to keep it short.
+    # With a log each command reads the whole chain, so it is merged now and then to keep it short.
     batch = 15 if log else 50
     while True:
         values = f"log={'yes' if log else ''} step={step} stop={stop} round={round_} last={stop + batch * step - 1}"
@@ -127,7 +130,7 @@ def sweep(
             .text.splitlines()[-1]
             .split()
         )
-        # The card as it is now, behind the running guest's back: the flush has made it whole.
+        # Judges the card while the guest runs: the flush has made it whole.
         look(vm.card, int(rest[0]) - 1)
         if word == "END":
             break

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 FOLDER = "/root/rounds"
 LINES = 500
-# Written under another name first: a file with its own name is a whole one,
-# for whoever reads it now as for the card.
+# Each file is written under another name first, so a file with its final name is complete, for a
+# reader now as on the card.
 SCRIPT = f"""
 mkdir -p {FOLDER}
 round=$(ls {FOLDER} | grep -vc new)
@@ -28,9 +28,10 @@ done
 
 
 class Writer:
-    """Round after round writes one small file, until it is stopped or a write fails.
+    """Writes one small file per round, until it is stopped or a write fails.
 
-    Another `script` may write something else, and must leave the round in /run/round as this one does.
+    Another `script` may write something else, and must leave the round in /run/round as this one
+    does.
     """
 
     def __init__(self, vm: VM, script: str = SCRIPT) -> None:
@@ -42,7 +43,10 @@ class Writer:
         return int(self._vm.run("cat /run/round 2>/dev/null || echo 0").ok().text)
 
     def wait_rounds(self, count: int) -> int:
-        """Waits until that many more rounds are complete. A writer that has ended is not waited for."""
+        """Waits until that many more rounds are complete.
+
+        It does not wait for a writer that has ended.
+        """
         goal = self.rounds() + count
         reached = f"[ $(cat /run/round 2>/dev/null || echo 0) -ge {goal} ]"
         waited = self._vm.run(f"until {reached}; do {self._job.alive} || exit; sleep 0.05; done")
@@ -66,7 +70,7 @@ def _hash(number: int) -> str:
 
 
 def check(card: Card | ExtImage, at_least: int) -> int:
-    """Looks at the card from outside: whole rounds from 1 on, `at_least` so many, each with its content."""
+    """Checks the card: complete rounds from 1 on, `at_least` so many, each with its content."""
     card.fsck()
     found = {
         name: digest for name, digest in card.hashes(FOLDER).items() if not name.endswith(".new")
@@ -77,7 +81,7 @@ def check(card: Card | ExtImage, at_least: int) -> int:
 
 
 def check_in_guest(vm: VM, at_least: int) -> int:
-    """The same by a guest that has booted from the card, without the look at the filesystem."""
+    """Checks the same in a guest booted from the card, without checking the filesystem."""
     listing = (
         vm.run(
             f"mkdir -p {FOLDER} && cd {FOLDER} && ls | grep -v new | xargs -r sha256sum", timeout=60

@@ -1,13 +1,14 @@
 """A router under mixed load for many flushes, with kills and power cuts in between.
 
-Each round boots the same card, lets the daemon and a person flush while files are replaced, a log
-grows a numbered line at a time and two SQLite databases (one with a WAL, one with a rollback
-journal) commit numbered rows; kills cowflush here and there; and cuts the power. Then the card is
+Each round boots the same card, and lets the daemon and a person flush while files are replaced, a
+log grows by numbered lines and two SQLite databases (one with a WAL, one with a rollback journal)
+commit numbered rows; it kills cowflush here and there, and cuts the power. Then the card is
 recovered on the host and must hold everything that a flush had reported, whole. Every few flushes
-all rests for a moment: no loop or device-mapper device may be left over, and memory must be flat.
+everything pauses for a moment: no loop or device-mapper device may be left over, and memory must
+not have grown.
 
-Ends with 1 and the reason on any loss, torn file, SQLite complaint, error, leak, memory that grows,
-or if the time is over before there were enough flushes. Figures: build/soak-KERNEL.json.
+Ends with 1 and the reason on any loss, torn file, SQLite complaint, error, leak or growth of
+memory, or if the time was over before there were enough flushes. Figures: build/soak-KERNEL.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What must be on the card after a power cut: every step that a flush had reported, whole, and no hole."""
+"""The judgement of a card after a power cut: every step that a flush reported is there, whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from soak.load import FILE_LINES, FOLDER, MODES, SLOTS
 
 
 def judge(image: ExtImage, durable: dict[str, int]) -> dict[str, int]:
-    """Looks at the recovered root; returns the last step of each kind that it holds."""
+    """Reads the recovered root; returns the last step of each kind that it holds."""
     image.fsck()
     with tempfile.TemporaryDirectory() as temporary:
         image.dump(FOLDER, Path(temporary))
@@ -48,7 +48,7 @@ def _lines(path: Path) -> int:
 
 
 def _database(path: Path) -> int:
-    """SQLite opens it as after a crash, with what is in its journal, and finds nothing wrong."""
+    """The last row: SQLite opens the file as after a crash, and finds nothing wrong."""
     if not path.exists():
         return 0
     connection = sqlite3.connect(path)

@@ -1,5 +1,7 @@
-"""A long life in one guest: thousands of flushes, by hand and by the daemon, with merges, holds, stops and starts among
-them. After thousands there is as much of everything as after some hundred, and a flush takes as long.
+"""A long life in one guest: thousands of flushes, by hand and by the daemon.
+
+Merges, holds, stops and starts come between. After thousands of flushes memory, devices and
+processes are as after some hundred, and a flush takes as long.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from product import daemon
 from product.router import DEVICES, LOG, devices, loops
 from soak.watch import daemon_rss, kib
 
-# Nothing comes by itself: the script below decides. A merge by fullness comes every two hundred small flushes.
+# Nothing happens by itself: the script below decides. The log is full enough for a merge every two
+# hundred small flushes.
 CONFIG = "interval=off\nurgent=none\nmerge-on=none\nsize=16M\nmerge=10%\n"
 FOLDER = "/root/life"
 FILES = 20
-# A router's day in one step: some files are replaced, one grows, all is flushed, by hand or by the daemon.
+# A router's day in one step: some files are replaced, one grows, and all is flushed, by hand or by
+# the daemon.
 SCRIPT = f"""
 flush() {{ cowflush flush >/dev/null; }}
 asked() {{ sed -n 's/^flushes asked=//p' {daemon.TOTALS}; }}
@@ -44,11 +48,11 @@ while [ $n -lt END ]; do
         cowflush start >/dev/null || exit 15; }}
 done
 """
-# What the script's steps come to, by the totals' names: at least so many of a hundred flushes.
+# At least how many of a hundred flushes are of each kind, by the totals' names
 SHARES = {"flush": 55, "asked": 35}
 
-# How far a figure may go from what it was at the first look. All looks are at the same state: nothing in the log, nothing in
-# RAM. In KiB; a kernel's caches breathe.
+# How far a figure may move from the first look's, in KiB; a kernel's caches vary. Each look is at
+# the same state: nothing in the log, nothing in RAM.
 SLACK = {
     "daemon_rss": 64,
     "daemon_data": 64,
@@ -58,10 +62,10 @@ SLACK = {
     "page_tables": 128,
     "notes": 128,
 }
-# These do not move at all.
+# These must not move at all.
 COUNTS = ("descriptors", "processes", "loops", "devices", "mounts")
-# Descriptors of the daemon; mounts; cowflush's processes and what nobody waited for, the least of some looks, since a command's
-# second process ends a moment after it; what the notes take.
+# Descriptors of the daemon; mounts; cowflush's processes and zombies, the least of some looks,
+# since a command's second process ends a moment after it; the notes' size.
 COUNT = f"""
 ls /proc/$(sed -n s/pid=//p {daemon.NOTE})/fd | wc -l
 wc -l </proc/mounts
@@ -70,14 +74,15 @@ for look in 1 2 3 4 5; do
 done | sort -n | sed -n 1p
 du -s /run/cowflush
 """
-# A flush's reads and writes of the card are counted; its time is an emulated machine's, so only its best is compared.
+# For a flush the reads and writes of the card count; its time is an emulated machine's, so only the
+# best is compared.
 FLUSHES_LOOKED_AT = 10
 SLACK_REQUESTS, TIMES_SLOWER = 1.3, 2.0
 
 
 @dataclass(frozen=True)
 class Look:
-    """While nothing is at work, right after a merge: KiB, counts, and what some flushes took after that."""
+    """Figures while nothing is at work, right after a merge: KiB, counts, costs of flushes."""
 
     flushes: int
     daemon_rss: int
@@ -99,14 +104,14 @@ class Look:
 
 
 def live(vm: VM, begin: int, end: int, timeout: float) -> None:
-    """Steps `begin` to `end`."""
+    """Runs steps `begin` to `end`."""
     script = SCRIPT.replace("BEGIN", str(begin)).replace("END", str(end))
     vm.run(script, timeout=timeout).ok()
 
 
 def look(vm: VM) -> Look:
-    """The daemon goes on meanwhile: it is what is looked at."""
-    # What the test itself leaves in RAM.
+    """Takes the figures; the daemon goes on, since they are about it."""
+    # What the test itself leaves in RAM
     daemon.no_trouble(vm)
     vm.run(f": >{daemon.SAID}; dmesg -c >/dev/null").ok()
     vm.run("cowflush flush", timeout=120).ok()
@@ -153,7 +158,7 @@ def _some_flushes(vm: VM) -> dict[str, Any]:
 
 
 def check_flat(looks: list[Look]) -> None:
-    """Nothing has grown since the first look."""
+    """Checks that nothing has grown since the first look."""
     first, last = looks[0], looks[-1]
     for name, slack in SLACK.items():
         grown = getattr(last, name) - getattr(first, name)
@@ -169,7 +174,7 @@ def check_flat(looks: list[Look]) -> None:
 
 
 def check_shares(vm: VM, steps: int) -> None:
-    """The script has done what it says: flushes by hand and by the daemon, merges, holds, stops."""
+    """Checks that there were flushes by hand and by the daemon, merges, holds and stops."""
     totals = vm.run(f"cat {daemon.TOTALS}").ok().text
     for cause, percent in SHARES.items():
         found = re.search(rf"^flushes {cause}=(\d+)$", totals, re.MULTILINE)
@@ -178,13 +183,13 @@ def check_shares(vm: VM, steps: int) -> None:
 
 
 def save(looks: list[Look], path: Path) -> None:
-    """Leaves all figures as JSON."""
+    """Writes all figures as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(one) for one in looks], indent=2) + "\n")
 
 
 def table(looks: list[Look]) -> str:
-    """The same to be read."""
+    """The figures as a table."""
     names = [field.name for field in fields(Look)]
     return "\n".join(
         " ".join([f"{name:>14}", *(f"{getattr(one, name):>8g}" for one in looks)]) for name in names

@@ -1,8 +1,8 @@
 """The router's work in the guest.
 
-Each kind of work counts its steps and does them one after the other. So whatever a flush seals is the
-state after some step, and the number of a step that was done before a flush began bounds what a power
-cut may leave: see judge.py.
+Each kind of work numbers its steps and does them one after the other. So whatever a flush seals is
+the state after some step, and the number of a step that was done before a flush began bounds what a
+power cut may leave: see judge.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ FOLDER = "/root/soak"
 NOTES = "/run/soak"
 SLOTS = 40
 FILE_LINES = 500
-# SQLite's journal modes, each with a database of its own.
+# SQLite's journal modes, each with a database of its own
 MODES = ("wal", "delete")
 
-# The number goes to NOTES only when its step is done.
+# The number goes to NOTES only once its step is done.
 NOTE = f"echo $n >{NOTES}/%s.new && mv {NOTES}/%s.new {NOTES}/%s"
 
 FILES = f"""
@@ -39,8 +39,8 @@ while :; do
 done
 """
 
-# One process for all transactions, as a router's daemon would have; -bail ends it at the first error.
-# The second table is rewritten in place, so that pages change all over the file.
+# One process for all transactions, like a router's daemon; -bail ends it at the first error. The
+# second table is rewritten in place, so that pages change all over the file.
 DATABASE = f"""
 db={FOLDER}/db/MODE.db
 sqlite3 -bail $db 'pragma journal_mode=MODE; create table if not exists t(n integer primary key, content text);
@@ -64,7 +64,7 @@ done
 
 
 class Load:
-    """All of it at work."""
+    """All kinds of work at once."""
 
     def __init__(self, vm: VM) -> None:
         self._vm = vm
@@ -78,7 +78,7 @@ class Load:
         self._jobs: dict[str, Job] = {kind: vm.start(script) for kind, script in scripts.items()}
 
     def done(self) -> dict[str, int]:
-        """The last step of each kind that is done, 0 if none of this boot is."""
+        """The last step of each kind that is done, 0 if none in this boot."""
         script = f"cd {NOTES}; for kind in {' '.join(self._jobs)}; do echo $kind $(cat $kind 2>/dev/null || echo 0); done"
         pairs = (line.split() for line in self._vm.run(script).ok().text.splitlines())
         # A note that is just being written is empty.
@@ -93,6 +93,6 @@ class Load:
             job.kill("CONT")
 
     def check(self) -> None:
-        """Nothing has met an error."""
+        """Checks that no work has met an error."""
         for kind, job in self._jobs.items():
             assert job.running(), f"{kind} ended by itself: {job.wait().text}"

@@ -1,4 +1,4 @@
-"""One boot of the soak after the other, on the same card."""
+"""Boots of the soak, one after the other, on the same card."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from soak.load import FOLDER, Load
 
 CONFIG = "interval=7s\nurgent=/etc\nmerge-on=none\nsize=16M\nmerge=40%\n"
 MEMORY_MIB = 128
-# A soak shares its host with whatever else runs for half an hour.
+# A soak shares its host with other work for half an hour.
 SILENCE_SECONDS, TOTAL_SECONDS = 240, 3600
 # Steps of a round: some boots are short, some long enough to see memory grow.
 LENGTHS = (6, 12, 24, 48)
-# A settled look every so many steps.
+# Every so many steps a look with everything settled
 LOOK_EVERY = 6
 
 
@@ -46,7 +46,7 @@ class Totals:
 
 
 class Soak:
-    """A card, and what a router's life does to it."""
+    """A card, and a router's life on it."""
 
     def __init__(
         self, lab: Lab, seed: int, enough: Callable[[Totals], bool], say: Callable[[str], None]
@@ -84,7 +84,7 @@ class Soak:
         )
 
     def step(self, vm: VM, load: Load) -> dict[str, int] | None:
-        """Some writes, then a flush, a kill, or nothing. Returns what has become durable, if that is known."""
+        """Some writes, then a flush, a kill, or nothing. Returns what is durable now, if known."""
         vm.run(
             f"dd if=/dev/urandom of={FOLDER}/bulk bs=64k count={self.random.randint(1, 40)} 2>/dev/null"
         ).ok()
@@ -107,7 +107,7 @@ class Soak:
         daemon.begin(vm)
 
     def look(self, vm: VM, load: Load) -> dict[str, int]:
-        """Everything rests for a moment; then all that was done is durable, and nothing is left over."""
+        """Pauses everything for a moment: then all is durable, and nothing is left over."""
         rss = watch.daemon_rss(vm)
         load.pause()
         vm.run("killall cowflush").ok()
@@ -123,7 +123,7 @@ class Soak:
         return done
 
     def cut(self, vm: VM) -> None:
-        """Cuts the power, half of the times in a flush."""
+        """Cuts the power, half of the time during a flush."""
         self.totals.cuts += 1
         if self.random.random() < 0.5:
             self.totals.cuts_at_work += 1
@@ -132,7 +132,7 @@ class Soak:
         vm.kill()
 
     def recovered(self) -> ExtImage:
-        """The root that a boot would find, made by the program for this machine."""
+        """The root that a boot would find, made by the program on the host."""
         root, log, out = (
             self.lab.directory / name for name in ("root.img", "log.img", "recovered.img")
         )

@@ -25,7 +25,7 @@ STEP_SECONDS = 10  # at most, on a busy host
 def test_nothing_grows_over_a_long_life(boot: Lab, steps: int, pieces: int) -> None:
     vm = boot(memory=128, inactivity=steps * STEP_SECONDS, total=steps * STEP_SECONDS)
     daemon.start(vm, life.CONFIG, log=True)
-    # Once through everything, before what is there is taken for what has to be there.
+    # Everything happens once before the first look, which sets the figures that must hold.
     warm = steps // pieces // 2
     life.live(vm, 0, warm, warm * STEP_SECONDS)
     looks = [life.look(vm)]

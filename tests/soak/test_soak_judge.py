@@ -1,4 +1,4 @@
-"""The judges of the soak and of the flood can fail: each kind of loss is told."""
+"""The judges of the soak and of the flood can fail: they report each kind of loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES = 4
 
 
 class Folder:
-    """What a guest has left, in place of a card's image."""
+    """A guest's files, in place of a card's image."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Memory and devices over time: after hundreds of flushes there is as much of them as after the first."""
+"""Memory and devices over time: hundreds of flushes must not need more than the first."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from harness.machine import VM
 from product import daemon
 from product.router import LOG, LOGGED, check_settled, devices, loops, status
 
-# How far a figure may go from what it was at the first look after a boot, in KiB. The log's table and the
-# kernel's list of what is in the log grow until a merge: by about 1.3 MiB for a log of 64 MiB.
+# How far a figure may move from the first look's after a boot, in KiB. The log's table and the
+# kernel's list of the log's chunks grow until a merge: by about 1.3 MiB for a log of 64 MiB.
 SLACK_KIB = 3072
-# The daemon's own: it has nothing that grows.
+# For the daemon itself: nothing in it grows.
 DAEMON_SLACK_KIB = 128
 RSS_LOOKS = 5
-# At work: root's COW, a sealed one, the tables of the log and of a merge, and one that takes another's place.
+# During a flush: root's COW, a sealed one, the tables of the log and of a merge, and one that
+# replaces another
 MOST_LOOPS = 5
 MOST_DEVICES = 9
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A look while nothing is at work and nothing waits in RAM. All in KiB but the last two."""
+    """Figures while nothing is at work and nothing waits in RAM. All in KiB but the last two."""
 
     daemon_rss: int
     shmem: int
@@ -32,7 +33,7 @@ class Figures:
 
 
 def look_at_work(vm: VM) -> None:
-    """Whatever is under way, devices are few."""
+    """Checks that devices are few, whatever is under way."""
     attached, mapped = loops(vm), devices(vm)
     assert len(attached) <= MOST_LOOPS, f"loop devices leaked: {attached}"
     assert len(mapped) <= MOST_DEVICES, f"device-mapper devices leaked: {mapped}"
@@ -41,7 +42,7 @@ def look_at_work(vm: VM) -> None:
 
 
 def look_settled(vm: VM, daemon_rss: int) -> Figures:
-    """No command and no daemon runs, and the load is paused: exactly these devices are there."""
+    """Checks that exactly these devices exist, with no command or daemon, and the load paused."""
     mapped = devices(vm)
     check_settled(vm, log=LOGGED if "cowflush-logged" in mapped else LOG)
     text = vm.get("/proc/meminfo").decode()
@@ -51,8 +52,10 @@ def look_settled(vm: VM, daemon_rss: int) -> Figures:
 
 
 def daemon_rss(vm: VM) -> int:
-    """Of the one daemon that runs, in KiB: the least of some looks, since one may come in the middle of a flush, which
-    has buffers."""
+    """The one running daemon's memory, in KiB: the least of some looks.
+
+    One look may come in the middle of a flush, which has buffers.
+    """
     looks = []
     for _ in range(RSS_LOOKS):
         looks.append(kib(daemon.status_text(vm), "VmRSS"))
@@ -67,7 +70,7 @@ def kib(text: str, field: str) -> int:
 
 
 def check_flat(seen: list[Figures]) -> None:
-    """Of one boot: no figure went further from the first than its slack."""
+    """Checks that in one boot no figure moved further from the first than its slack."""
     for field in fields(Figures):
         if field.name in ("loops", "devices"):
             continue  # look_settled compares them with what must be there

@@ -1,8 +1,10 @@
-"""Measures how much each way to spare a card wears it, for the same day of a router. See docs/wear.md.
+"""Measures how much each way to spare a card wears it, for the same day of a router.
 
-Every contender gets the same events on a copy of the same card, and is flushed
-at the same times. What its card receives is recorded outside the guest, and
-models of a card count the erases. It reports and judges nothing.
+See docs/wear.md.
+
+Every contender gets the same events on a copy of the same card, and is flushed at the same times.
+What its card receives is recorded outside the guest, and models of a card count the erases. It
+reports and judges nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from wear import day, figures, plot, run, table
 from wear.contenders import CONTENDERS
 from wear.run import Plan
 
-# What changed from flush to flush, and the figures of the contender whose record tells it.
+# What changed from flush to flush, and the figures of the reference
 Reference = Future[tuple[list[Set[int]], dict[str, Any]]]
-# Its record also tells what changed from flush to flush, so the bounds.
+# The contender whose record also tells what changed from flush to flush, and so the bounds
 REFERENCE = "cowflush-log"
-# What a RAM disk on /var/log covers: the day's part that writes there, alone.
+# The contenders for the part of the day that a RAM disk on /var/log covers
 LOGS = (REFERENCE, "ext4", "log2ram", "classic", "cowflush")
 INTERVAL = 1800
 PARTS = ("day", "logs", "week")
@@ -36,17 +38,18 @@ WEEK = 7
 
 
 class Bench:
-    """One run; each day's figures are saved when they are there."""
+    """One run; saves each day's figures as soon as they are there."""
 
     def __init__(self, lab: Lab, about: dict[str, Any], jobs: int, keep: bool) -> None:
         self._lab, self._about, self._jobs, self._keep = lab, about, jobs, keep
         self._blank = run.blank(lab)
 
     def day(self, name: str, plan: Plan, keys: Sequence[str]) -> dict[str, Any]:
-        """All contenders through one plan, side by side. The first one must have a flush log: its record tells the bounds."""
+        """Runs all contenders through one plan, side by side. The first one must have a flush log:
+        its record tells the bounds."""
         with ThreadPoolExecutor(self._jobs) as pool:
             reference = pool.submit(self._reference, name, plan, keys[0])
-            # Each waits at its end for what the reference says has changed.
+            # Each waits at its end for the changes that the reference finds.
             found = list(pool.map(lambda key: self._through(name, plan, key, reference), keys[1:]))
             intervals, first = reference.result()
         result = {
@@ -91,7 +94,7 @@ class Bench:
         print(f"{name}, {key} ({one['host_seconds']:.0f} s): erases {erases}; {late}", flush=True)
 
     def _clean(self, done: run.Run) -> None:
-        """A day's record is large."""
+        """Removes a day's record, which is large."""
         if not self._keep:
             done.log.unlink()
             done.card.path.unlink()

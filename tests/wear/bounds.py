@@ -1,9 +1,8 @@
-"""The least that any way to keep data in place could wear a card, for the same work and the same flushes.
+"""The least that any way to keep data in place could wear a card, for the same work and flushes.
 
-They come from the states of root at successive flushes, frozen and clean, so
-from what changed and not from how it was written. A block that the
-filesystem does not use and the journal, which is empty in a frozen
-filesystem, need not reach the card and don't count.
+The bounds come from the states of root at successive flushes, frozen and clean: from what changed
+and not from how it was written. Blocks that the filesystem does not use, and the journal, which is
+empty in a frozen filesystem, need not reach the card and don't count.
 
 packed    the bytes changed in each interval by the erase block's size, summed:
           what it takes to write them anywhere, side by side
@@ -30,7 +29,7 @@ class Bounds:
 
 
 def bounds(kind: Kind, intervals: Iterable[Set[int]]) -> Bounds:
-    """`intervals` has, for each, the pages of the card that changed."""
+    """The bounds for intervals, each given as the card's pages that changed in it."""
     packed, in_place = 0.0, 0
     for pages in intervals:
         packed += len(pages) * PAGE / kind.block_bytes

@@ -1,9 +1,8 @@
 """The ways to spare a card that are compared.
 
-Each is one entry: how the guest boots, what is set up in it before the day,
-and what is run at the end of each interval so that no more than one interval
-is lost at a power cut. Nothing else differs. Paths are of the guest; /day is
-the folder in which the router's programs write.
+Each is one entry: how the guest boots, what is set up in it before the day, and what runs at the
+end of each interval so that no more than one interval is lost at a power cut. Nothing else differs.
+Paths are the guest's; /day is the folder in which the router's programs write.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RSYNC = "rsync -a --delete"
-# What log2ram itself runs, without -X: our rsync has no extended attributes, and the files have none.
+# log2ram's own command without -X: our rsync has no extended attributes, and the files have none.
 LOG2RAM_RSYNC = "rsync -a --inplace --no-whole-file --delete-after"
 LOG2RAM = f"""
 mkdir -p /day/var/log /day/var/hdd.log
@@ -30,7 +29,7 @@ mount -o remount,noatime,commit=600 /
 echo 60000 >/proc/sys/vm/dirty_writeback_centisecs
 echo 180000 >/proc/sys/vm/dirty_expire_centisecs
 """
-# Behind cowflush's boot, since that puts a device under root that can be given another table.
+# Set up after cowflush's boot, which puts a device under root that can get another table.
 WRITECACHE = """
 cowflush stop
 mkdir /run/cache && mount -t tmpfs -o size=81M cache /run/cache
@@ -46,9 +45,10 @@ COMMIT = "mount -o remount,commit=1800 /"
 
 @dataclass(frozen=True)
 class Contender:
-    """`loses` is what a power cut costs; `finish` is run once at the end, what is pending then counts.
+    """One way. `loses` is what a power cut costs.
 
-    `append` is more of the kernel's command line, `tune` options of tune2fs for the card's root before the boot.
+    `finish` runs once at the end, so that what is pending counts. `append` is more of the kernel's
+    command line, `tune` options of tune2fs for the card's root before the boot.
     """
 
     key: str
@@ -69,7 +69,7 @@ def _copied_back(rsync: str) -> str:
 def logged(
     key: str, label: str, setup: str = "true", options: str = "", tune: tuple[str, ...] = ()
 ) -> Contender:
-    """cowflush with a flush log; what is in the log at the day's end is merged, so that nothing is owed."""
+    """cowflush with a flush log, merged at the day's end so that no cost is left out."""
     return Contender(
         key,
         label,

@@ -1,8 +1,8 @@
 """Makes the list of a day's events from day.toml and a seed.
 
-An event is a line: milliseconds since the day began, a verb, its arguments
-(see tests/guest/src/day.rs, which carries them out). Contents are made in the
-guest, from the seed that stands with the event.
+An event is a line: milliseconds since the day began, a verb, its arguments (see
+tests/guest/src/day.rs, which carries them out). The guest makes the contents from the seed in the
+event.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 DEFINITION = Path(__file__).with_name("day.toml")
 DAY_SECONDS = 86400
-# The parts of a day that only write below var/log.
+# The parts of a day that only write below var/log
 LOG_PARTS = ("syslog", "append", "rotate")
 
 
@@ -39,11 +39,11 @@ def definition(path: Path = DEFINITION) -> dict[str, Any]:
 def events(
     day: dict[str, Any], seed: int, number: int = 0, seconds: int = DAY_SECONDS
 ) -> list[Event]:
-    """Day `number`'s events, as far as its first `seconds`, in order."""
+    """Day `number`'s events of its first `seconds`, in order."""
     found: list[Event] = []
     for part, make in PARTS.items():
         if part in day:
-            # Each part draws on its own, so that leaving one out changes no other.
+            # Each part has its own random numbers, so that leaving one out changes no other.
             random = Random(f"{seed} {number} {part}")
             found += [
                 Event(round(at * 1000), tuple(map(str, words)))
@@ -61,7 +61,7 @@ def logs_only(day: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepared(day: dict[str, Any]) -> list[str]:
-    """The events that make what is there before the first day: files that are overwritten or replaced."""
+    """The events that make the files that exist before the first day."""
     rrd, upgrade, random = day["rrd"], day["upgrade"], Random("before the first day")
     lines = [
         f"0 rrd-create {rrd['folder']}/{n}.rrd {_rrd_bytes(rrd)} {n}" for n in range(rrd["files"])
@@ -114,7 +114,7 @@ def _rrd(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
     for n in range(part["files"]):
         begin = random.uniform(0, part["every"])
         for at in _every(part["every"], begin):
-            # The archives stand behind the head, each a ring of rows.
+            # The archives follow the head, each a ring of rows.
             offset, writes = part["head_bytes"], []
             for step, rows in part["archives"]:
                 if int(at) // step != int(at - part["every"]) // step:
@@ -153,7 +153,8 @@ def _sqlite(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
             rx, tx = random.randrange(10**8), random.randrange(10**7)
             statements.append(f"UPDATE interface SET rx=rx+{rx},tx=tx+{tx} WHERE id={n};")
             for table, step in (("fiveminute", 300), ("hour", 3600), ("day", 86400)):
-                # NOW is the event's own time in seconds since the first day, which the guest puts in.
+                # NOW is the event's own time in seconds since the first day, which the guest fills
+                # in.
                 statements.append(
                     f"INSERT INTO {table}(interface,date,rx,tx)VALUES({n},NOW/{step},{rx},{tx})"
                     "ON CONFLICT DO UPDATE SET rx=rx+excluded.rx,tx=tx+excluded.tx;"
@@ -201,7 +202,7 @@ def _upgrade(part: dict[str, Any], random: Random) -> Iterator[tuple[Any, ...]]:
                 else ()
             )
             yield at, verb, f"usr/lib/pkg/{n}", *words
-    # What the old version had and the new one doesn't; the day after it comes back.
+    # Files of the old version that the new one lacks; the day after they return.
     for n in random.sample(range(part["files"]), part["dropped"]):
         at += 0.02
         yield at, "remove", f"usr/lib/pkg/{n}"

@@ -1,4 +1,4 @@
-"""A run's record as numbers: what the card received, what it erased, and how that compares with the bounds."""
+"""A run's record as numbers: what the card received and erased, compared with the bounds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from wear.run import Run
 from wear.trace import SECTORS, Part, parts
 
 Figures = dict[str, Any]
-# Other assumptions about a controller, to see whether they change the order.
+# Other assumptions about a controller, to see whether they change the order
 OTHER_LOG_BLOCKS = (4, 16)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a card received from the first mark on: the day, its flushes, and what was pending at its end."""
+    """What a card received from the first mark on: the day, its flushes, and its last flush."""
 
     parts: list[Part]
     card: Card
@@ -59,7 +59,7 @@ def of_bounds(intervals: Sequence[Set[int]]) -> Figures:
 
 
 def of_run(run: Run, host_seconds: float, intervals: Sequence[Set[int]]) -> Figures:
-    """`intervals` is what changed from flush to flush in the same work."""
+    """A run's figures; `intervals` is what changed from flush to flush in the same work."""
     record = Record.read(run.log, run.card)
     figures: Figures = {
         "label": run.contender.label,
@@ -104,7 +104,7 @@ def _with_log_blocks(pages: Iterable[int], count: int) -> float:
 
 
 def _of_log(record: Record, intervals: Sequence[Set[int]]) -> Figures:
-    """The flushes alone beside the packed bound, and the merges alone beside what they merge in place."""
+    """The flushes alone against the packed bound, the merges alone against the one in place."""
     merged = _merged(record, intervals)
     root, log = record.pages(record.card.root), record.pages(record.card.log)
     return {
@@ -125,7 +125,7 @@ def _of_log(record: Record, intervals: Sequence[Set[int]]) -> Figures:
 
 
 def _merged(record: Record, intervals: Sequence[Set[int]]) -> list[Set[int]]:
-    """For each merge, what had changed since the one before. Only a merge writes to root's partition."""
+    """For each merge, what changed since the last one. Only merges write to root's partition."""
     found, pending = list[Set[int]](), set[int]()
     for part in record.parts:
         if part.name == "flush" and part.number <= len(intervals):
@@ -137,7 +137,7 @@ def _merged(record: Record, intervals: Sequence[Set[int]]) -> list[Set[int]]:
 
 
 def _root_writes(record: Record) -> list[list[int]]:
-    """What each merge writes."""
+    """The pages that each merge writes."""
     return [
         pages for part in record.parts if (pages := list(_inside(part.pages, record.card.root)))
     ]

@@ -1,14 +1,13 @@
-"""Models of a card: what is written to it goes in, how many blocks it erases comes out.
+"""Models of a card: they take writes and count the blocks that these erase.
 
-Both know pages of 4 KiB, numbered from the card's start, and erase blocks of
-`pages_per_block`. Both begin as a card that was written to everywhere before
-and was never told what is free (no TRIM). Neither has a write cache. What a
-controller writes for itself (mapping tables, wear levelling) is not in them.
+Both have pages of 4 KiB, numbered from the card's start, and erase blocks of `pages_per_block`.
+Both begin as a card that was written everywhere before and was never told what is free (no TRIM).
+Neither has a write cache. What a controller writes for itself (mapping tables, wear levelling) is
+not in them.
 
-`LogBlocks` is the log-block scheme that was published for CompactFlash (Kim,
-Kim, Noh, Min, Cho: A Space-Efficient Flash Translation Layer for CompactFlash
-Systems, 2002). `PageMapped` is a card that can put any page anywhere and
-collects garbage greedily.
+`LogBlocks` is the log-block scheme published for CompactFlash (Kim, Kim, Noh, Min, Cho: A
+Space-Efficient Flash Translation Layer for CompactFlash Systems, 2002). `PageMapped` is a card that
+can put any page anywhere and collects garbage greedily.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ PAGE = 4096
 
 
 class CardModel(Protocol):
-    """`erases` is what the writes so far have cost; a page-mapped card counts parts of a block."""
+    """A model; `erases` is the cost of the writes so far, in parts of a block if page-mapped."""
 
     @property
     def erases(self) -> float: ...
@@ -36,7 +35,7 @@ class CardModel(Protocol):
 
 @dataclass
 class _LogBlock:
-    """The pages in the order in which they were written; a page may come more than once."""
+    """A log block's pages in the order of their writes; a page may come more than once."""
 
     pages: list[int] = field(default_factory=list)
     in_order: bool = True
@@ -45,15 +44,13 @@ class _LogBlock:
 class LogBlocks:
     """Maps whole blocks; a write goes to a log block, and each log block belongs to one block.
 
-    A log block is merged when it is full or when another block needs it, the
-    one that was written to longest ago first:
+    A log block is merged when it is full or when another block needs it, the least recently written
+    first:
 
-    - It holds all pages in order: it becomes the block (a switch). The old one
-      is erased: 1.
-    - It holds the first pages in order: the rest is copied into it, then the
-      same (a partial merge): 1.
-    - Else everything is copied to a third block, and both are erased (a full
-      merge): 2.
+    - It holds all pages in order: it becomes the block (a switch). The old one is erased: 1.
+    - It holds the first pages in order: the rest is copied into it, then the same (a partial
+    merge): 1.
+    - Else everything is copied to a third block, and both are erased (a full merge): 2.
     """
 
     def __init__(self, pages_per_block: int, log_blocks: int) -> None:
@@ -92,17 +89,17 @@ class LogBlocks:
 
 
 class PageMapped:
-    """Puts each page where the last one ended; the block with the fewest valid pages is emptied first.
+    """Puts each page after the last one; the block with the fewest valid pages is emptied first.
 
-    `logical_pages` is what the card shows, `spare` the share of blocks that it
-    has besides. An erase is counted in parts: each page that is written, by
-    the host or by the garbage collection, uses up a part of an erased block.
+    `logical_pages` is what the card shows, `spare` the share of blocks that it has besides. An
+    erase is counted in parts: each page that is written, by the host or by the garbage collection,
+    uses up a part of an erased block.
     """
 
     def __init__(self, pages_per_block: int, logical_pages: int, spare: float) -> None:
         self._size = pages_per_block
         shown = -(-logical_pages // pages_per_block)
-        # One block to write to and one to collect into are the least that works.
+        # At least one block to write to and one to collect into
         blocks = shown + max(2, round(shown * spare))
         self._place = [page // pages_per_block for page in range(shown * pages_per_block)]
         self._pages: list[set[int]] = [set() for _ in range(blocks)]
@@ -125,7 +122,7 @@ class PageMapped:
             self._collect()
 
     def settle(self) -> None:
-        """Parts of a block are counted as they are used: there is nothing to close."""
+        """Does nothing: parts of a block are counted as they are used."""
 
     def _program(self, page: int) -> None:
         self._pages[self._place[page]].discard(page)
@@ -149,7 +146,7 @@ class PageMapped:
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of card; `LOG_BLOCKS` and `SPARE` are what is assumed of its controller."""
+    """One sort of card; `LOG_BLOCKS` and `SPARE` are the assumptions about its controller."""
 
     name: str
     block_bytes: int
@@ -176,7 +173,7 @@ KINDS = (
 
 
 def erases(kind: Kind, card_bytes: int, pages: Iterable[int]) -> float:
-    """What all these page writes cost, to the end."""
+    """The cost of all these page writes, to the end."""
     model = kind.model(card_bytes)
     for page in pages:
         model.write(page)

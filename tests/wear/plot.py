@@ -1,4 +1,4 @@
-"""The figures as a picture: erases of a day, one panel a kind of card, each bar a contender."""
+"""The figures as a picture: a day's erases, a panel for each kind of card, a bar for each way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIXED = {"svg.hashsalt": "wear", "svg.fonttype": "none", "font.size": 9}
 
 
 def check() -> None:
-    """Asks for what `save` needs, which is called after hours.
+    """Checks for what `save` needs, hours before that is called.
 
     Raises `MissingArtefact`.
     """

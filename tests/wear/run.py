@@ -1,10 +1,9 @@
-"""Runs one contender through a day and leaves the record of all that its card received.
+"""Runs one contender through a day and records all that its card received.
 
-The guest's clock is not the host's. QEMU counts instructions (`-icount`) and
-leaps over idle time, and the guest is told that its processor counts an eighth
-as fast as it does. So a day takes about a minute or two, the guest lives all
-86,400 seconds of it, and every timer of its kernel (journal commits, writeback,
-expiry) runs as on a router. Nothing has to be compressed.
+The guest's clock is not the host's. QEMU counts instructions (`-icount`) and leaps over idle time,
+and the guest is told that its processor counts an eighth as fast as it does. So a day takes a
+minute or two, the guest lives all 86,400 seconds of it, and every timer of its kernel (journal
+commits, writeback, expiry) runs as on a router. Nothing has to be compressed.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from wear.day import Event, prepared
 from wear.day import definition as day_definition
 
 # An instruction takes 1 ns of QEMU's clock, which the guest takes for 8 ns: 125 million a second,
-# about a router's of that class.
+# about as many as a router of that class.
 ICOUNT = "shift=0,sleep=off"
 CLOCK = "tsc=reliable tsc_early_khz=125000"
-# The host's pauses are leaps of the guest's clock: not even a long one is a disk that hangs.
+# The host's pauses are leaps of the guest's clock: even after a long one no disk may count as hung.
 GUEST = """
 echo 1000000 >/sys/block/sda/device/timeout
 echo 0 >/proc/sys/kernel/hung_task_timeout_secs
 """
 SYSLOGD = "mkdir -p /day/var/log && syslogd -O /day/var/log/messages -s 0"
-# A lab counts its guests, and contenders may run side by side.
+# A lab numbers its guests, and contenders may run side by side.
 BOOTING = threading.Lock()
 FOLDER = "/day"
 SECTOR = 512
@@ -42,7 +41,7 @@ FINISH_SECONDS = 10 * MINUTES
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: the events, for how long, and how often what is in RAM is made durable (in guest's seconds)."""
+    """A run's plan: the events, for how long, and how often RAM is made durable (seconds)."""
 
     events: list[Event]
     seconds: int
@@ -51,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """`log` is the write log; `late_ms` how late the events were on the average, `latest_ms` at the worst."""
+    """A run: `log` is the write log, `late_ms` and `latest_ms` the events' mean and worst delay."""
 
     contender: Contender
     plan: Plan
@@ -108,7 +107,7 @@ def run(lab: Lab, card: Card, contender: Contender, plan: Plan, name: str) -> Ru
 
 
 def _day(vm: VM, contender: Contender, plan: Plan) -> tuple[str, ...]:
-    # In the background, so that the agent's shell isn't in the way, with its output in /run.
+    # In the background, so that the agent's shell isn't in the way, with its output in /run
     vm.put(
         "/run/flush", f"#!/bin/sh\n{{ {contender.flush}; }} >/run/flush.out 2>&1\n".encode(), 0o755
     )
@@ -124,7 +123,7 @@ def _day(vm: VM, contender: Contender, plan: Plan) -> tuple[str, ...]:
 
 
 def _list(path: Path, lines: list[str]) -> Drive:
-    """A disk that holds the lines, `end` as the last one."""
+    """A disk that holds the lines, with `end` as the last one."""
     text = "".join(f"{line}\n" for line in [*lines, "end"]).encode()
     path.write_bytes(text + bytes(-len(text) % SECTOR))
     return Drive(path)

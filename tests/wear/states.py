@@ -1,8 +1,8 @@
 """What changed in root between two flushes, read from the record of a card with a flush log.
 
-A segment of the log holds all that was written since the last one, in a
-filesystem that was frozen meanwhile. So the segments tell the state of root at
-each flush exactly, whatever the card's root held then.
+A segment of the log holds all that was written since the last one, in a filesystem that was frozen
+meanwhile. So the segments tell the state of root at each flush exactly, whatever the card's root
+held then.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COUNT = 6
 
 
 def changes(card: Card, entries: Iterable[Entry]) -> Iterator[Set[int]]:
-    """For each flush the card's pages that differ from the flush before, without unused ones and the journal.
+    """For each flush the card's pages that changed, except unused ones and the journal.
 
     `card` is what the guest began with.
     """

@@ -1,4 +1,4 @@
-"""The figures as tables, in Markdown: for the terminal as they are, for docs/wear.md to be pasted."""
+"""The figures as Markdown tables, for the terminal and to be pasted into docs/wear.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Figures = dict[str, Any]
 
 
 def main(day: Figures) -> str:
-    """All contenders, the most worn first, on each kind of card: erases, and the multiples of both bounds."""
+    """All contenders, most worn first, per kind of card: erases and the bounds' multiples."""
     kinds = [kind.name for kind in KINDS]
     rows = [["", *kinds, "writes", "MiB", "FLUSHes"]]
     for bound in ("packed", "in_place"):

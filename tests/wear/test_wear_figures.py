@@ -22,7 +22,7 @@ SMALL = Kind("log blocks", 4 * 4096, page_mapped=False)
 
 
 def segment(chunks: dict[int, bytes]) -> bytes:
-    """Head, table and data, as far as they are read here."""
+    """A segment's head, table and data, as far as the tests read them."""
     head = b"cowflSEG" + bytes(8) + HEAD.pack(bytes(16), 0, 0, 0, 1, 0, len(chunks), 0, 0)
     entries = b"".join(ENTRY.pack(old, 0) for old in chunks)
     front = head.ljust(RECORD, b"\0") + entries
@@ -50,7 +50,7 @@ def test_segments_are_found_between_marks(card: Card) -> None:
         Entry(start, 0, b"before the day"),
         mark("day 0"),
         mark("flush 1"),
-        # In two requests, then the commit record; something of a merge besides.
+        # In two requests, then the commit record; and a write of a merge besides
         Entry(start + 8, 0, written[:CHUNK]),
         Entry(start + 16, 0, written[CHUNK:]),
         Entry(card.root.start, 0, filled(7)),
@@ -117,13 +117,13 @@ def test_gaps_are_filled_as_said() -> None:
         "prefix": [4, 5, 6, 8, 9],
         "whole": [4, 5, 6, 7, 8, 9, 10, 11],
     }
-    # Each of both blocks is merged in full, or completed by the card, or switched.
+    # Each of the two blocks is merged in full, or completed by the card, or switched.
     assert whatif.merges(SMALL, [[9, 5, 6]]) == {"as_it_is": 4, "prefix": 2, "whole": 2}
 
 
 def test_segments_that_are_padded_take_a_block_each() -> None:
     # 3 and 3 pages: side by side they are two blocks, the second one begun where the first ended;
-    # padded each has a block that the card completes.
+    # padded, each has a block that the card completes.
     assert whatif.segments(SMALL, [3, 3]) == {"packed": 2, "padded": 2}
     assert whatif.segments(SMALL, [1, 1, 1, 1]) == {"packed": 1, "padded": 4}
 

@@ -1,4 +1,4 @@
-"""The card's models and the bounds, against traces that were worked out by hand."""
+"""The card's models and the bounds, against traces worked out by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wear.bounds import Bounds, bounds
 from wear.model import KINDS, Kind, LogBlocks, PageMapped, erases
 from wear.trace import MARK_SECTOR, parts
 
-# Small cards, so that a person can follow: four pages to a block.
+# Small cards that a person can follow: four pages to a block
 SMALL_LOG = Kind("log blocks", 4 * 4096, page_mapped=False)
 SMALL_MAP = Kind("page-mapped", 4 * 4096, page_mapped=True)
 
@@ -44,27 +44,27 @@ def test_anything_else_is_merged_in_full(pages: list[int]) -> None:
 
 def test_a_full_log_block_is_merged_at_once() -> None:
     assert log_blocks([4, 4, 4, 4]).erases == 2
-    # The fifth write opens another one.
+    # The fifth write opens another log block.
     model = log_blocks([4, 4, 4, 4, 4])
     model.settle()
     assert model.erases == 3
 
 
 def test_the_log_block_unused_for_longest_makes_room() -> None:
-    # Blocks 0 and 1 are open, block 0 was used last: block 1 goes, in full.
+    # Blocks 0 and 1 are open, block 0 was used last: block 1 is merged, in full.
     assert log_blocks([0, 5, 1, 8]).erases == 2
-    # Here block 0 goes; it is in order, so that costs one.
+    # Here block 0 is merged; it is in order, so that costs one.
     assert log_blocks([0, 5, 8]).erases == 1
 
 
 def test_a_page_mapped_card_counts_parts_of_a_block() -> None:
-    # Two blocks shown and two spare: one to write to, one free.
+    # Two blocks shown and two spare: one to write to, one free
     model = PageMapped(4, 8, 0)
     for page in (0, 1):
         model.write(page)
     assert (model.programmed, model.erases) == (2, 0.5)
-    # Blocks 0 1 | 2 is written to | 3 is free. The second block of writes makes block 0 all
-    # stale: it is collected without a copy.
+    # Blocks 0 1 | 2 is written to | 3 is free. The second block of writes makes block 0 all stale:
+    # it is collected without a copy.
     for page in (2, 3):
         model.write(page)
     assert (model.programmed, model.copied, model.erases) == (4, 0, 1)
@@ -123,7 +123,7 @@ def test_a_trace_is_cut_at_its_marks() -> None:
         Entry(0, FLUSH, b""),
         other,
         second,
-        # One sector across no border, and two across one.
+        # One sector across no border, and two across one
         Entry(25, 0, bytes(512)),
         Entry(31, 0, bytes(1024)),
     ]

@@ -19,7 +19,7 @@ SECTORS = PAGE // SECTOR
 
 @dataclass
 class Part:
-    """What came between two marks; `name` and `number` are those of the mark before."""
+    """The writes between two marks; `name` and `number` are those of the mark before."""
 
     name: str
     number: int
@@ -37,7 +37,7 @@ class Part:
 
 
 def touched(entry: Entry) -> range:
-    """The pages that a write programs: one that is written in part is written as a whole."""
+    """The pages that a write programs: the card writes a page as a whole even for a part of it."""
     end = entry.sector + len(entry.data) // SECTOR
     return range(entry.sector // SECTORS, -(-end // SECTORS))
 
@@ -51,7 +51,7 @@ def mark(entry: Entry) -> tuple[str, int] | None:
 
 
 def parts(entries: Iterable[Entry]) -> Iterator[Part]:
-    """The parts in order. What came before the first mark is the boot's, after the last one the end's."""
+    """The parts in order: before the first mark it is the boot's, after the last one the end's."""
     part = Part("boot", 0)
     for entry in entries:
         found = mark(entry)

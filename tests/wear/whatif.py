@@ -1,9 +1,9 @@
-"""What other orders and sizes of the same writes would cost, by the models: to see what is worth building.
+"""What other orders and sizes of the same writes would cost, by the models.
 
-Merges: each erase block that a merge writes to is
+It shows what is worth building. Merges: each erase block that a merge writes to is
 
 as it is   written where something changed
-prefix     written from its first page to the last one that changed, with what stands between: then
+prefix     written from its first page to the last one that changed, with the gaps: then
            a log-block card completes it by itself
 whole      written from its first page to its last
 
@@ -19,7 +19,7 @@ from harness.card import CARD_BYTES
 from wear import model
 from wear.model import Kind
 
-# From the pages of one erase block, ascending, and its size: the offsets that are written.
+# From an erase block's pages, ascending, and its size: the offsets that are written
 Fill = Callable[[Sequence[int], int], Iterable[int]]
 FILLS: dict[str, Fill] = {
     "as_it_is": lambda offsets, _size: offsets,
@@ -49,7 +49,7 @@ def merges(kind: Kind, pages: Sequence[Iterable[int]]) -> dict[str, float]:
 
 
 def segments(kind: Kind, lengths: Iterable[int]) -> dict[str, float]:
-    """The erases of a ring of the card's size to which segments of so many pages are appended."""
+    """The erases of a ring of the card's size to which segments of these lengths are appended."""
     packed, padded = list[int](), list[int]()
     at = aligned = 0
     for length in lengths:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from harness import artefacts, local
+from harness import artefacts, local, room
 from harness.lab import Lab
 from harness.outcome import EmulatorFault, Lost, tail
 
@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # Older logs are an earlier run's: see tests/documents/messages_met.py.
         artefacts.LOGS.mkdir(parents=True, exist_ok=True)
         (artefacts.LOGS / RUN_BEGAN).touch()
+        if lack := room.lacking(config.getoption("tier")):
+            raise pytest.UsageError(lack)
     local.record_to(artefacts.LOGS / "this-machine" / f"{worker or 'main'}.log")
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import Card, CommandFailed, Filesystem, Result, artefacts, card, console, local
+from harness import Card, CommandFailed, Filesystem, Result, artefacts, card, console, local, room
 from harness.ext import ExtImage
 from harness.lab import Lab
 from harness.outcome import impossible_flags
 from harness.patience import Patience
+from harness.pytest_plugin import TIERS
 
 TESTS = Path(__file__).parents[1]
 
@@ -54,7 +55,7 @@ ext.make(Path("fs.img"), ext.Filesystem(), Path("d"), 8 << 20)
 """
 
 
-def inner_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]:
+def inner_pytest(directory: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Runs pytest by itself, with our plugin, on one file of tests, and with nothing built."""
     (directory / "test_inner.py").write_text(test)
     command = [
@@ -65,11 +66,12 @@ def inner_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]
         "harness.pytest_plugin",
         "-p",
         "no:cacheprovider",
+        *options,
         str(directory),
     ]
     # Its logs are kept apart.
     build = str(directory / "nothing")
-    variables = {**os.environ, "PYTHONPATH": str(TESTS), "COWFLUSH_BUILD": build}
+    variables = {**os.environ, "PYTHONPATH": f"{TESTS}:{directory}", "COWFLUSH_BUILD": build}
     return local.run(command, cwd=directory, env=variables, capture_output=True, text=True)
 
 
@@ -150,6 +152,29 @@ def test_flags_that_no_processor_has_are_told_from_a_kernels_own_crash() -> None
     assert impossible_flags("Kernel panic - not syncing: Fatal exception") is None
 
 
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_run_begins_only_where_its_disks_have_room(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(size: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, size))
+
+    free(room.NEEDED[tier])
+    assert room.lacking(tier) is None
+    free(room.NEEDED[tier] - 1)
+    assert f"need {room.NEEDED[tier] >> 20}: make room" in (room.lacking(tier) or "")
+    # Single tests need little.
+    assert room.lacking(None) is None
+
+
+def test_a_full_disk_ends_a_run_before_it_begins(tmp_path: Path) -> None:
+    full = "import shutil\nshutil.disk_usage = lambda _: shutil._ntuple_diskusage(0, 0, 0)\n"
+    (tmp_path / "sitecustomize.py").write_text(full)
+    done = inner_pytest(tmp_path, "def test_it(): pass", "--tier", "test")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "has 0 MiB free" in done.stderr and "passed" not in done.stdout
+
+
 def test_a_missing_artefact_is_an_error(tmp_path: Path) -> None:
     done = inner_pytest(tmp_path, "def test_it(boot): boot(direct=True)")
     assert done.returncode == 1
@@ -216,11 +241,11 @@ def test_the_harness_starts_no_program_without_a_limit() -> None:
 def test_no_room_of_the_tests_uses_one_above_it() -> None:
     """harness/ uses nothing of product/, product/ nothing of systems/, and none of them a test."""
     above = {"harness": ("product", "systems"), "product": ("systems",), "systems": ()}
-    for room, others in above.items():
+    for folder, others in above.items():
         names = "|".join((*others, r"(\w+\.)?test_"))
         uses = re.compile(rf"^\s*(from|import) ({names})", re.MULTILINE)
-        found = [path.name for path in shared(room) if uses.search(path.read_text())]
-        assert found == [], f"{room} uses {names}"
+        found = [path.name for path in shared(folder) if uses.search(path.read_text())]
+        assert found == [], f"{folder} uses {names}"
 
 
 def test_no_two_files_of_tests_have_one_name() -> None:

@@ -1,4 +1,4 @@
-"""`python3 -m image`: images of cards. The Makefile's image and flash are this."""
+"""`python3 -m image`: images of cards. The Makefile's image and flash targets run it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def size(text: str) -> int:
-    """Bytes, with K, M or G."""
+    """A size in bytes, with K, M or G."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
     if not re.fullmatch("[0-9]{1,12}", number) or unit not in UNITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: 512M, for example")
@@ -98,7 +98,7 @@ def run(wanted: argparse.Namespace) -> str:
         log_bytes=wanted.log_size,
     )
     name = wanted.base.name.removesuffix(".gz").removesuffix(".img")
-    # What this makes by itself it makes anew; a name that was given may be somebody's only copy.
+    # A result in build/ is replaced; a named file may be its owner's only copy.
     out, replace = wanted.out, wanted.replace
     if out is None:
         out, replace = BUILD / f"{name}-cowflush.img", True
@@ -113,7 +113,7 @@ def _kernel_notice(kernel: bytes | None) -> tuple[notices.Part, ...]:
 
 
 def main() -> int:
-    # A name in no encoding, or a terminal that has no word for it, is no reason to stop.
+    # A name in no encoding, or a terminal that can't show it, is no reason to stop.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -128,7 +128,7 @@ def main() -> int:
         print("image: stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        # Input must not bring this about, and what is half made is gone all the same.
+        # No input should cause this; what is half made is removed all the same.
         print(f"image: a fault of this tool: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

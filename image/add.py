@@ -1,4 +1,4 @@
-"""Adds cowflush to an image that is there: a new file is written, the old one stays as it is."""
+"""Adds cowflush to an existing image: it writes a new file and leaves the old one unchanged."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from image.plan import New, Plan
 def run(base: Path, out: Path, new: New, dry_run: bool, replace: bool = False) -> str:
     """Returns what was done, or with `dry_run` what would be.
 
-    A dry run does it, too, in a copy that is thrown away, so that it is refused where the run would
-    be.
+    A dry run does the work, too, in a copy that it deletes, so that it refuses what the run would
+    refuse.
     """
     if not base.is_file():
         raise Refused(f"{base} is no file")
@@ -34,7 +34,7 @@ def run(base: Path, out: Path, new: New, dry_run: bool, replace: bool = False) -
 
 
 def apply(planned: Plan) -> None:
-    """The log comes last: it is made for root as it then is."""
+    """Applies a plan; the log comes last, since it is made for root as it then is."""
     with open(planned.image, "r+b") as file:
         file.truncate(max(planned.image.stat().st_size, planned.size))
     for target, path, content, mode in planned.writes:

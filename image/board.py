@@ -15,7 +15,7 @@ from image.table import Partition, Table
 TOP = Path(__file__).resolve().parent.parent
 ROOT, LOG = 1, 2
 SMALLEST = 160 << 20
-# Root's. The same in each image, so that an image is the same each time.
+# Root's UUID, the same in each image, so that images are reproducible
 UUID = "c0f1a5b0-5eed-4c0f-8a5b-0000000a11c2"
 
 
@@ -51,7 +51,7 @@ def run(board: str, kernel: Path, out: Path, size: int, replace: bool = False) -
 
 
 def _parts(kernel: bytes) -> tuple[notices.Part, ...]:
-    """Whose work is in the image, and where the source is of what needs it."""
+    """The works in the image, each with its licence and, where needed, the place of its source."""
     banner = tools.ok([TOP / "build" / "i586" / "busybox"]).decode(errors="replace").splitlines()[0]
     grub = tools.run(["dpkg-query", "--show", "--showformat", "${Version}", "grub-pc-bin"]).stdout
     return (
@@ -93,15 +93,19 @@ def _wanted(disk: Table, cmdline: str) -> tuple[Partition, Partition]:
 
 
 def _root(image: Path, root: Partition, boot: dict[str, bytes], notice: bytes) -> None:
-    """The filesystem, filled. By debugfs, in a fixed order: mke2fs would take the order and the times of
-    the files from the folder that they are in."""
+    """Makes and fills the filesystem.
+
+    debugfs fills it in a fixed order: mke2fs would take the files' order and times from their
+    folder.
+    """
     with output.workplace(image) as folder:
         filesystem = folder / "root.img"
-        # Names that Debian's busybox and this project give: plain ones.
+        # Debian's busybox and this project give only plain names.
         tree.fill(
             folder / "tree", TOP / "build" / "i586", boot, TOP / "package" / "cowflush.conf", notice
         )
-        # All of it now: the kernel would else go on making the filesystem after the boot, on the card.
+        # Everything is initialized now: otherwise the kernel would do it on the card after the
+        # boot.
         options = f"lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,hash_seed={UUID}"
         command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root", "-U", UUID]
         command += ["-E", options, filesystem.name, f"{root.bytes >> 10}k"]

@@ -1,7 +1,7 @@
 """Puts GRUB into an image that boots by BIOS, and writes its menu.
 
-grub-install wants a device, and root rights; its work on a DOS disk is small: boot.img is the first
-sector but for the partition table, core.img follows in the gap before the first partition.
+grub-install needs a device and root rights; its work on a DOS disk is small: boot.img is the first
+sector except the partition table, core.img follows in the gap before the first partition.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from image.errors import Refused
 from image.regions import SECTOR
 
 MODULES_AT = Path("/usr/lib/grub/i386-pc")
-# All in core.img: the menu works without a folder of modules.
+# Everything is in core.img: the menu works without a folder of modules.
 MODULES = (
     "biosdisk",
     "part_msdos",
@@ -31,14 +31,14 @@ MODULES = (
     "halt",
 )
 CODE_BYTES = 440
-# Some BIOSes start a card with a wrong drive number. boot.img has a check that jumps over its remedy;
-# grub-bios-setup puts two NOPs there for a hard disk, and so do we.
+# Some BIOSes start a card with a wrong drive number. boot.img has a check that jumps over its
+# remedy; grub-bios-setup overwrites that jump with two NOPs for a hard disk, and so does this.
 CHECK_AT, JUMP, NOPS = 0x66, b"\xeb\x05", b"\x90\x90"
 OFF = "cowflush=off"
 
 
 def install(image: Path, gap: int, partition: int) -> None:
-    """`gap` is the number of sectors before the first partition, `partition` the one with /boot/grub."""
+    """Installs GRUB: `gap` sectors are before the first partition, `partition` has /boot/grub."""
     code = bytearray((MODULES_AT / "boot.img").read_bytes()[:CODE_BYTES])
     if code[CHECK_AT : CHECK_AT + 2] != JUMP:
         raise Refused(f"{MODULES_AT}/boot.img is not as GRUB 2's have been so far")
@@ -65,14 +65,17 @@ def _core(partition: int, image: Path) -> bytes:
 
 
 def menu(cmdline: str, title: str) -> str:
-    """grub.cfg: cowflush, then the same with it switched off. The console is the kernel's, at its rate."""
+    """grub.cfg: cowflush, then the same with it disabled.
+
+    The console is the kernel's, at its rate.
+    """
     console = re.search(r"\bconsole=ttyS(\d),(\d+)", cmdline)
     if not console:
         raise Refused(
             "the board's command line names no serial console with its rate, as console=ttyS0,38400n8"
         )
     unit, speed = console[1], console[2]
-    # The serial port alone: a BIOS that copies its screen to the port would show all twice.
+    # Only the serial port: a BIOS that copies its screen to the port would show everything twice.
     lines = [
         f"serial --unit={unit} --speed={speed} --word=8 --parity=no --stop=1",
         "terminal_input serial",

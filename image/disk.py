@@ -1,4 +1,4 @@
-"""Whether a disk may be overwritten: by what the kernel says in /sys and /proc."""
+"""Whether a disk may be overwritten, by the kernel's files in /sys and /proc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from image.regions import SECTOR
 
 @dataclass(frozen=True)
 class Kernel:
-    """Where the kernel's own filesystems are; tests have others."""
+    """Where the kernel's own filesystems are; tests use others."""
 
     sys: Path = Path("/sys")
     proc: Path = Path("/proc")
@@ -31,12 +31,12 @@ class Disk:
 
     @property
     def parts(self) -> list[Path]:
-        """Its own folder, and those of its partitions."""
+        """The disk's own folder, and those of its partitions."""
         return [self.folder, *sorted(path.parent for path in self.folder.glob("*/partition"))]
 
 
 def _read(path: Path) -> str:
-    """A file of the kernel's; empty where there is none. Names in it are bytes, in no known encoding."""
+    """A file of the kernel's; empty if missing. Names in it are bytes, in no known encoding."""
     try:
         return path.read_text(errors="surrogateescape").strip()
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def _read(path: Path) -> str:
 
 
 def _mounts(kernel: Kernel) -> list[tuple[str, str, str]]:
-    """Device number, place and source of all that is mounted. What can't be read is not "nothing"."""
+    """Device number, place and source of every mount. What can't be read is not "nothing"."""
     text = _read(kernel.proc / "self" / "mountinfo")
     if not text:
         raise Refused(
@@ -54,7 +54,7 @@ def _mounts(kernel: Kernel) -> list[tuple[str, str, str]]:
 
 
 def number_of(device: Path) -> str:
-    """A block device's number, as 8:16."""
+    """A block device's number, such as 8:16."""
     found = device.stat()
     if not stat.S_ISBLK(found.st_mode):
         raise Refused(f"{device} is neither a block device nor a file")
@@ -62,7 +62,7 @@ def number_of(device: Path) -> str:
 
 
 def look(number: str, kernel: Kernel) -> Disk:
-    """The disk with this number. What is no whole disk, or has no card in it, is refused."""
+    """The disk with this number. Refuses what is not a whole disk, or has no card in it."""
     folder = (kernel.sys / "dev" / "block" / number).resolve()
     if not folder.is_dir():
         raise Refused(f"the kernel knows no block device {number}")
@@ -83,7 +83,7 @@ def look(number: str, kernel: Kernel) -> Disk:
 
 
 def check_unused(disk: Disk, kernel: Kernel) -> None:
-    """Refuses a disk that is mounted, is swapped to, or holds other devices, as the one does that the system runs on."""
+    """Refuses a disk that is mounted, has swap, or holds other devices, like the system's own."""
     numbers = {_read(part / "dev"): part.name for part in disk.parts}
     names = {part.name for part in disk.parts}
     for number, place, source in _mounts(kernel):
@@ -106,9 +106,9 @@ def check_unused(disk: Disk, kernel: Kernel) -> None:
 
 
 def _mount(line: str) -> tuple[str, str, str]:
-    """Of a line of mountinfo. Spaces in names stand there as \\040, byte by byte."""
+    """Parses a line of mountinfo. Spaces in names appear as \\040, byte by byte."""
     first, _, last = line.partition(" - ")
-    # Not split(): a name may hold what Unicode takes for a space, or what is in no encoding.
+    # Not split(): a name may hold what Unicode counts as a space, or bytes in no encoding.
     fields, source = first.split(" "), last.split(" ")
     if len(fields) < 5 or len(source) < 2:
         raise Refused(f"a line of mountinfo is not understood: {line}")
@@ -126,7 +126,7 @@ def _is_node(source: str) -> bool:
 
 
 def _mounted_over(holder: Path, kernel: Kernel) -> str:
-    """Where the device, or one that it is a part of, is mounted: an answer to why."""
+    """Where the device, or one that it is a part of, is mounted, to explain a refusal."""
     waiting = [holder.resolve()]
     while waiting:
         device = waiting.pop()

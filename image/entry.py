@@ -1,14 +1,14 @@
-"""What a boot entry says, whatever boot loader it is for."""
+"""What a boot entry says, for any boot loader."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Short enough for a FAT without long names.
+# Short enough for a FAT without long names
 INITRAMFS = "cowflush.gz"
 KERNEL = "cowflush.krn"
-# `noinitrd` is on OpenWrt's line; it is of no use beside an initramfs.
+# `noinitrd` is on OpenWrt's line; beside an initramfs it is useless.
 DROPPED = ("noinitrd", "initrd=")
 
 
@@ -23,7 +23,7 @@ class Entry:
 
     @property
     def root(self) -> str:
-        """What `root=` says; empty without one. The last one counts, as for the kernel."""
+        """The value of `root=`; empty without one. The last one counts, as for the kernel."""
         return next((word[5:] for word in reversed(self.arguments) if word.startswith("root=")), "")
 
 
@@ -31,11 +31,10 @@ class Entry:
 class Addition:
     """What the new entries start: a kernel of ours or the old one, and our initramfs.
 
-    `root` takes the place of what `root=` says, where that is another driver's name for the card. `vouched`: the owner
-    sees to it that something calls cowflush, since no service is put into root. `for_old` says what
-    an entry that was there starts from now on; None where it does not start what is in root. Else
-    it would start root as it is without the log's flushes, and change it, and no later boot could
-    use them.
+    `root` replaces the value of `root=`, if that is another driver's name for the card. `vouched`:
+    the owner makes sure that a service calls cowflush, since none is put into root. `for_old` says
+    what an old entry starts from now on; None if it does not start root. Otherwise that entry would
+    start root without the log's flushes, and change it, and no later boot could use them.
     """
 
     kernel: str
@@ -48,7 +47,7 @@ class Addition:
 def arguments(
     words: tuple[str, ...], off: bool, addition: Addition = Addition("", "")
 ) -> list[str]:
-    """An entry's kernel command line with cowflush, or with it switched off."""
+    """An entry's kernel command line with cowflush, or with it disabled."""
     kept = [word for word in words if not word.startswith(DROPPED)]
     if addition.root:
         kept = [f"root={addition.root}" if word.startswith("root=") else word for word in kept]
@@ -58,7 +57,7 @@ def arguments(
 
 
 def lines(text: str) -> list[str]:
-    """A configuration's lines, as boot loaders see them: they know none of Unicode's other ends of a line."""
+    """A configuration's lines as boot loaders see them: Unicode's other line ends are none."""
     return text.removesuffix("\n").split("\n")
 
 

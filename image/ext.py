@@ -1,4 +1,4 @@
-"""An ext2, ext3 or ext4 in an image, by way of debugfs and e2fsck."""
+"""An ext2, ext3 or ext4 in an image, by means of debugfs and e2fsck."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Ext:
 
     def __init__(self, image: Path, offset: int) -> None:
         self._folder, self._name = image.parent, f"{image.name}?offset={offset}"
-        # Times in what is written are never older than those that are there, and no later than need be: the
-        # same base gives the same image.
+        # Times that this writes are never older than those already there, and otherwise as early as
+        # possible: the same base gives the same image.
         self._now = version.epoch()
 
     def read(self, path: str) -> bytes | None:
-        """A file's content; None when there is no such file."""
+        """A file's content; None if there is no such file."""
         if self._type(path) != "regular":
             return None
         return self._debugfs([f"cat {_quoted(path)}"], write=False)
 
     def is_directory(self, path: str) -> bool:
-        """Whether it is a folder, or a link that leads to one."""
+        """Whether it is a folder, or a link to one."""
         kind = self._type(path)
         if kind == "symlink":
             kind = self._type(f"{path}/.")
@@ -43,11 +43,11 @@ class Ext:
         return self._type(path) == "symlink"
 
     def exists(self, path: str) -> bool:
-        """Whether the name is there, whatever it is."""
+        """Whether the name exists, whatever it is."""
         return self._type(path) != ""
 
     def _type(self, path: str) -> str:
-        """What a path is in debugfs's words; empty when it is not there."""
+        """What a path is in debugfs's words; empty if it does not exist."""
         done = self._run(["debugfs", "-R", f"stat {_quoted(path)}", self._name])
         found = re.search(r"^Inode: .*\bType: (\w+)", tools.words(done.stdout), re.MULTILINE)
         if found:
@@ -58,14 +58,14 @@ class Ext:
         return ""
 
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
-        """Writes a file in one go, also over an old one; folders that are missing are made."""
+        """Writes a file in one go, also over an old one; makes missing folders."""
         script = [f"mkdir {_new(folder)}" for folder in self._missing(path)]
         if self._type(path) in ("regular", "symlink"):
             script.append(f"rm {_quoted(path)}")
         with tempfile.NamedTemporaryFile(dir=self._folder, prefix="file-") as file:
             file.write(content)
             file.flush()
-            # `write` takes no path but a name, and has the host's owner
+            # `write` takes only a name, and uses the host's owner
             parent, name = PurePosixPath(path).parent, PurePosixPath(path).name
             script += [
                 f"cd {_quoted(_inside(parent))}",
@@ -80,14 +80,14 @@ class Ext:
             self._debugfs(script, write=True)
 
     def link(self, path: str, target: str) -> None:
-        """A symbolic link."""
+        """Makes a symbolic link."""
         folders = [f"mkdir {_new(folder)}" for folder in self._missing(path)]
         if self._type(path) != "symlink":
             command = f"symlink {_new(PurePosixPath(path))} {_quoted(target)}"
             self._debugfs([*folders, command], write=True)
 
     def make_directory(self, path: str) -> None:
-        """A folder, with those above it."""
+        """Makes a folder, with those above it."""
         folders = [*self._missing(path), PurePosixPath(path)]
         self._debugfs([f"mkdir {_new(folder)}" for folder in folders], write=True)
 
@@ -96,7 +96,7 @@ class Ext:
         self._debugfs(script, write=True)
 
     def _missing(self, path: str) -> list[PurePosixPath]:
-        """The folders above `path` that are to be made. What stands in their place is no folder's."""
+        """The folders above `path` that must be made. Refuses a path through something else."""
         parents = [*reversed(PurePosixPath(path).parents)]
         while parents and self.is_directory(str(parents[0])):
             parents.pop(0)
@@ -115,21 +115,21 @@ class Ext:
             raise Refused(f"debugfs does not say how much is free in {self._name}") from error
 
     def superblock(self) -> dict[str, str]:
-        """What dumpe2fs says of the filesystem as a whole, by its own names."""
-        # debugfs prints the same as dumpe2fs, whose 1.47.2 takes no offset.
+        """dumpe2fs' report on the filesystem, by its own names."""
+        # debugfs prints the same as dumpe2fs, which takes no offset in 1.47.2.
         text = self._debugfs(["stats -h"], write=False).decode(errors="replace")
         pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
         return {key.strip(): value.strip() for key, value in pairs}
 
     def prepare(self, what: str) -> str:
-        """Makes sure that debugfs may write to it. Returns a note where it had to be mended first.
+        """Makes sure that debugfs may write to it. Returns a note if it had to be repaired first.
 
-        debugfs believes the bitmaps. Those of a filesystem that was not shut down may be old, and what is
-        written then goes over files that are there; a journal that waits would be replayed over it.
-        So such a one is checked first, as its next boot would, on the copy.
+        debugfs trusts the bitmaps. If a filesystem was not shut down, they may be old, and writes
+        would then overwrite existing files; and a waiting journal would be replayed over them. So
+        e2fsck first checks such a filesystem in the copy, as its next boot would.
         """
         said = self.superblock()
-        # No earlier than its last write: e2fsck takes that for a clock that is wrong.
+        # Not before its last write: e2fsck would take that for a wrong clock.
         self._now = max(version.epoch(), _seconds(said.get("Last write time", "")))
         clean = said.get("Filesystem state") == "clean"
         if clean and "needs_recovery" not in said.get("Filesystem features", ""):
@@ -139,7 +139,7 @@ class Ext:
         else:
             why = f"{what} was not unmounted"
         done = self._e2fsck("-fp")
-        # 1: it was mended
+        # 1: it was repaired
         if done.returncode not in (0, 1):
             raise Refused(
                 f"{why}, and e2fsck can't mend it by itself ({_last_line(done.stdout)}): boot it once and shut "
@@ -148,13 +148,14 @@ class Ext:
         return f"{why}: e2fsck has mended it in the copy"
 
     def verify(self, what: str) -> None:
-        """e2fsck on what was made."""
+        """Runs e2fsck on the result."""
         done = self._e2fsck("-fn")
         if done.returncode:
             raise Refused(f"{what} is not in order after the change: {_last_line(done.stdout)}")
 
     def _e2fsck(self, option: str) -> tools.Done:
-        # Whose clock was ahead has times of the future: no fault. What it writes has the time of all that is written.
+        # A filesystem whose clock was ahead has times in the future, which is no fault. What e2fsck
+        # writes has the time of all that is written.
         now = self._now if option == "-fp" else max(self._now, int(time.time()))
         more = {"E2FSCK_TIME": str(now)}
         return tools.run(["e2fsck", option, self._name], cwd=self._folder, more=more)
@@ -171,29 +172,29 @@ class Ext:
             raise Refused(f"debugfs failed at {self._folder / self._name}: {complaints}")
         if write:
             return done.stdout
-        # It repeats each command before its output.
+        # debugfs repeats each command before its output.
         return done.stdout.partition(b"\n")[2]
 
 
 def _quoted(path: str) -> str:
-    """A word of debugfs's scripts, which have one command a line."""
+    """A word of debugfs's scripts, which have one command per line."""
     if re.search(r"[\n\r\0]", path):
         raise Refused(f"a file has a name of several lines: {path!r}")
     return '"' + path.replace('"', '""') + '"'
 
 
 def _new(path: PurePosixPath) -> str:
-    """The same of what is to be made. debugfs follows a link to its folder only with more behind it."""
+    """The same for a new name. debugfs follows a link to its folder only if the path goes on."""
     return _quoted(f"{_inside(path.parent).rstrip('/')}/{path.name}")
 
 
 def _inside(folder: PurePosixPath) -> str:
-    """A folder, where its name is a link's, too."""
+    """A folder, even if its name is a link's."""
     return str(folder) if folder == folder.parent else f"{folder}/."
 
 
 def _complaints(stderr: bytes) -> str:
-    """debugfs exits 0 after an error; what it says besides its version is one."""
+    """What debugfs complains of: all output but its version, since it exits with 0 even then."""
     lines = tools.words(stderr).splitlines()
     return " ".join(line for line in lines if line.strip() and not re.match(r"debugfs \d", line))
 
@@ -204,7 +205,7 @@ def _last_line(output: bytes) -> str:
 
 
 def _seconds(text: str) -> int:
-    """A time as debugfs prints it in UTC, in seconds since 1970; 0 where there is none."""
+    """A time as debugfs prints it in UTC, in seconds since 1970; 0 if there is none."""
     try:
         return calendar.timegm(time.strptime(text, "%a %b %d %H:%M:%S %Y"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A FAT filesystem in an image, by way of mtools."""
+"""A FAT filesystem in an image, by means of mtools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from image import tools, version
 from image.errors import Refused
 
 ABSENT = re.compile(r'File ".*" not found')
-# Where a FAT32 and the older ones note that they are mounted (linux: `state` in struct fat_boot_sector).
+# Where a FAT32 and the older ones record that they are mounted (linux: `state` in struct
+# fat_boot_sector)
 STATE_AT, STATE32_AT, MOUNTED = 37, 65, 1
 
 
@@ -23,7 +24,7 @@ class Fat:
         self.drive = f"{image.name}@@{offset}"
 
     def read(self, path: str) -> bytes | None:
-        """A file's content; None when there is no such file."""
+        """A file's content; None if there is no such file."""
         done = tools.run(["mtype", "-i", self.drive, f"::{_plain(path)}"], cwd=self._image.parent)
         if done.returncode == 0:
             return done.stdout
@@ -32,7 +33,7 @@ class Fat:
         raise Refused(f"mtype can't read {path}: {tools.words(done.stderr)}")
 
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
-        """Writes a file, also over an old one. `mode` is what other filesystems keep."""
+        """Writes a file, also over an old one. Only other filesystems keep the `mode`."""
         command = ["mcopy", "-o", "-i", self.drive, "-", f"::{_plain(path)}"]
         # mtools' only clock; its times have no zone.
         tools.ok(
@@ -53,7 +54,7 @@ class Fat:
         return int(found[1].replace(" ", ""))
 
     def prepare(self, what: str) -> str:
-        """Refuses one that was not unmounted: what it says is free need not be."""
+        """Refuses one that was not unmounted: what it calls free need not be."""
         with open(self._image, "rb") as file:
             file.seek(self._offset)
             head = file.read(512)
@@ -65,12 +66,12 @@ class Fat:
         return ""
 
     def verify(self, what: str) -> None:
-        """Looks at its root folder once more. There is no fsck.fat on every machine."""
+        """Lists its root folder once more. Not every machine has fsck.fat."""
         tools.ok(["mdir", "-i", self.drive, "::/"], cwd=self._image.parent)
 
 
 def _plain(path: str) -> str:
-    """mtools takes *, ? and [] for patterns."""
+    """A path for mtools, which takes *, ? and [] for patterns."""
     if not re.fullmatch(r"[\w./ +@~,=-]*", path, re.ASCII):
         raise Refused(
             f"the boot loader's configuration names a file that is not said plainly: {path}"

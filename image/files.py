@@ -1,4 +1,4 @@
-"""Files in a filesystem of an image, whatever filesystem it is."""
+"""Files in a filesystem of an image, whatever its kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD = 4 * SECTOR
 
 
 class Files(Protocol):
-    """What all of them can do. Paths are absolute."""
+    """What all kinds can do. Paths are absolute."""
 
     kind: str
 
@@ -28,14 +28,14 @@ class Files(Protocol):
 
 
 def head_of(image: Path, partition: Partition) -> bytes:
-    """The first bytes of a partition, where superblocks are; zeros where the file ends before."""
+    """The first bytes of a partition, where superblocks are; zeros past the file's end."""
     with open(image, "rb") as file:
         file.seek(partition.offset)
         return file.read(HEAD).ljust(HEAD, b"\0")
 
 
 def kind_of(head: bytes) -> str:
-    """What a partition that begins so holds: ext, vfat, squashfs, or nothing that is known."""
+    """What a partition with these first bytes holds: ext, vfat, squashfs, or ""."""
     if head[EXT_MAGIC_AT : EXT_MAGIC_AT + 2] == EXT_MAGIC:
         return "ext"
     if head[510:512] == b"\x55\xaa" and (head[54:57] == b"FAT" or head[82:85] == b"FAT"):
@@ -44,12 +44,12 @@ def kind_of(head: bytes) -> str:
 
 
 def kind(image: Path, partition: Partition) -> str:
-    """The same of an image's partition."""
+    """The same for an image's partition."""
     return kind_of(head_of(image, partition))
 
 
 def open_partition(image: Path, partition: Partition) -> Files | None:
-    """The files of a partition, where they can be read and written."""
+    """The files of a partition, if they can be read and written."""
     match kind(image, partition):
         case "ext":
             return Ext(image, partition.offset)

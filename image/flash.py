@@ -1,4 +1,4 @@
-"""Writes an image to a card, shows how far it is, and reads all of it back."""
+"""Writes an image to a card, shows its progress, and reads everything back."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from image.table import Table
 
 BLOCK = 4 << 20
 BLKRRPART, BLKFLSBUF = 0x125F, 0x1261
-# Reads past the page cache are of whole blocks; no card's are larger.
+# O_DIRECT reads whole blocks; no card's are larger.
 UNIT = 4096
-# In the folder for what is temporary.
+# In the folder for temporary files
 SOMEWHERE = Path(tempfile.gettempdir(), "image")
 
 
@@ -35,12 +35,12 @@ class Target:
 
     what: str
     room: int
-    # A block device's number, as the kernel shows it in st_rdev; 0 of a file.
+    # A block device's number, the kernel's st_rdev; 0 for a file.
     number: int
 
 
 def run(image: Path, device: Path, yes: bool, kernel: Kernel = Kernel()) -> str:
-    """Writes and verifies; returns what to tell."""
+    """Writes and verifies; returns a message."""
     if not image.is_file() or image.stat().st_size == 0:
         raise Refused(f"{image} is no image: `make image` makes one")
     if not device.exists():
@@ -57,7 +57,8 @@ def run(image: Path, device: Path, yes: bool, kernel: Kernel = Kernel()) -> str:
             )
         if not yes and not _agreed(found.what, image, size):
             raise Refused("nothing was written")
-        # The claim ends last: a desktop that mounts the card before it was read back would change it.
+        # The claim ends last: a desktop that mounts the card before it is read back would change
+        # it.
         with open(plain, "rb") as source, _exclusive(device, found, kernel) as target:
             wrote = _write(source.fileno(), target, size)
             os.fsync(target)
@@ -74,11 +75,11 @@ def run(image: Path, device: Path, yes: bool, kernel: Kernel = Kernel()) -> str:
 
 @contextlib.contextmanager
 def _plain(image: Path) -> Iterator[Path]:
-    """The image as it goes to the card: what is packed is unpacked first, and so proven before a byte is written."""
+    """The image as it goes to the card: first unpacked, and so verified, if it is packed."""
     if not regions.packed(image):
         yield image
         return
-    # An image may lie where nothing can be written.
+    # An image's folder may be read-only.
     beside = image if os.access(image.parent, os.W_OK) else SOMEWHERE
     with output.workplace(beside) as folder:
         regions.duplicate(image, folder / output.NAME)
@@ -86,7 +87,7 @@ def _plain(image: Path) -> Iterator[Path]:
 
 
 def _check_whole(plain: Path, image: Path) -> None:
-    """Refuses an image that was cut short, as far as a partition table tells; sfdisk wants a plain name."""
+    """Refuses an image cut short, as far as a partition table tells; sfdisk needs a plain name."""
     with output.workplace(SOMEWHERE) as folder:
         link = folder / output.NAME
         link.symlink_to(plain.resolve())
@@ -96,7 +97,7 @@ def _check_whole(plain: Path, image: Path) -> None:
 
 
 def describe(device: Path, kernel: Kernel) -> Target:
-    """What would be overwritten, and how much it holds. Refuses what must not be."""
+    """What would be overwritten, and its size. Refuses what must not be."""
     state = device.stat()
     if stat.S_ISREG(state.st_mode):
         return Target(f"the file {device}", state.st_size, 0)
@@ -118,7 +119,7 @@ def _agreed(what: str, image: Path, size: int) -> bool:
 
 @contextlib.contextmanager
 def _exclusive(device: Path, found: Target, kernel: Kernel) -> Iterator[int]:
-    """O_EXCL: the kernel refuses a device that somebody mounted or took meanwhile, and nobody mounts it until the end."""
+    """Opens with O_EXCL: the kernel refuses a device in use, and lets none mount it until the end."""
     flags = os.O_RDWR | (os.O_EXCL if found.number else 0)
     try:
         fd = os.open(device, flags)
@@ -141,21 +142,24 @@ def _write(source: int, target: int, size: int) -> str:
         chunk = regions.read_all(source, min(BLOCK, size - at), at)
         digest.update(chunk)
         regions.write_all(target, chunk, at)
-        # Each part for itself: else all waits in RAM, and "written" says nothing.
+        # Each part by itself: otherwise everything waits in RAM, and "written" means nothing.
         os.fdatasync(target)
         progress.show(at + len(chunk))
     return digest.hexdigest()
 
 
 def _forget(target: int, size: int) -> None:
-    """What is read back must come from the card."""
+    """Drops the page cache, so that what is read back comes from the card."""
     os.posix_fadvise(target, 0, size, os.POSIX_FADV_DONTNEED)
     with contextlib.suppress(OSError):  # a file has no such buffers
         fcntl.ioctl(target, BLKFLSBUF)
 
 
 def _read_back(device: Path, target: int, size: int) -> str:
-    """SHA-256 of the card's first `size` bytes. No block behind them is read: a bad one there is no fault of the image."""
+    """SHA-256 of the card's first `size` bytes.
+
+    It reads no block after them: a bad one is not the image's fault.
+    """
     digest, progress = hashlib.sha256(), Progress("verified", size)
     buffer = mmap.mmap(-1, BLOCK)  # aligned, as O_DIRECT wants it
     fd = _open_direct(device)
@@ -179,7 +183,7 @@ def _read_back(device: Path, target: int, size: int) -> str:
 
 
 def _open_direct(device: Path) -> int:
-    """Past the page cache, where that is possible."""
+    """Opens with O_DIRECT, if possible."""
     try:
         return os.open(device, os.O_RDONLY | os.O_DIRECT)
     except OSError as error:
@@ -189,7 +193,7 @@ def _open_direct(device: Path) -> int:
 
 
 class Progress:
-    """Per cent on a terminal's line; else a line for each tenth."""
+    """Shows per cent on a terminal's line; else a line for each tenth."""
 
     def __init__(self, word: str, size: int) -> None:
         self.word, self.size, self.shown = word, size, -1

@@ -1,7 +1,7 @@
-"""GRUB's grub.cfg: finds the entry that is started by itself, puts two of ours before all, and leads
-the others by way of our initramfs.
+"""GRUB's grub.cfg: finds the default entry, puts two of ours first, and changes the others.
 
-Only what is said plainly is understood. All else is refused: a guess here is a router that doesn't boot.
+Those then start by way of our initramfs. Only plain statements are understood. Everything else is
+refused: a guess here is a router that doesn't boot.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from image.errors import Refused
 
 PATHS = ("/boot/grub/grub.cfg", "/grub/grub.cfg", "/boot/grub2/grub.cfg", "/grub2/grub.cfg")
 MARK = "# cowflush: added by its `make image`"
-# A file of the owner's that Debian's grub.cfg reads if it is there, and what grub.cfg calls it.
+# An owner's file that Debian's grub.cfg reads if it exists, and its path in grub.cfg
 OWN_NAME = "custom.cfg"
 OWN_FILE = re.compile(r"source\s+\"?\$\{?(?:config_directory|prefix)\}?/custom\.cfg\"?")
 LINUX, INITRD = ("linux", "linux16"), ("initrd", "initrd16")
-# In grub-mkimage's words (hd0,msdos1), or hd0,1.
+# In grub-mkimage's words (hd0,msdos1), or hd0,1
 DEVICE = re.compile(r"^\((?:hd0,(?:msdos)?(\d+)|\$root|\$\{root\})\)")
 
 
 def _blocks(text: str) -> list[tuple[int, int]]:
-    """The top-level menu entries, as ranges of lines: from `menuentry … {` to the `}` that ends it."""
+    """The top-level menu entries as ranges of lines: from `menuentry … {` to their `}`."""
     return [(start, end) for start, end, depth in _nested(text) if depth == 0]
 
 
 def _nested(text: str) -> list[tuple[int, int, int]]:
-    """All menu entries and submenus, each with how deep it stands; in the order of their begin."""
+    """All menu entries and submenus, each with its depth; in the order of their beginnings."""
     found: list[tuple[int, int, int]] = []
     opened: list[tuple[int, int]] = []
     depth = 0
@@ -69,14 +69,14 @@ def _default(text: str, blocks: list[tuple[int, int]]) -> int:
 
 
 def _commands(lines: list[str], blocks: list[tuple[int, int]]) -> list[str]:
-    """The commands outside of the entries, one each, without comments."""
+    """The commands outside of the entries, one by one, without comments."""
     inside = {number for start, end in blocks for number in range(start, end + 1)}
     outside = [line for number, line in enumerate(lines) if number not in inside]
     return [command for line in outside for command in _split(line)]
 
 
 def _split(line: str) -> list[str]:
-    """A line's commands. What stands in quotes is no end of one, and no comment."""
+    """A line's commands. A separator or # in quotes does not count."""
     parts = re.findall(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|(?<=\S)#|[^;#'\"\\])+|;|#.*", line)
     return [
         part.strip() for part in parts if part.strip() and part != ";" and not part.startswith("#")
@@ -84,11 +84,11 @@ def _split(line: str) -> list[str]:
 
 
 def _default_of(command: str) -> str:
-    """What a command makes the default; empty where it is none that does."""
+    """What a command makes the default; empty if it sets none."""
     if re.match(
         r"(configfile|normal|source|\.|legacy_configfile|extract_entries_\w+|blscfg)(\s|$)", command
     ):
-        # Debian's own hook for the owner, which plan.py looks for.
+        # Debian's own hook for the owner, which plan.py looks for
         if not OWN_FILE.fullmatch(command):
             raise Refused(f"grub.cfg continues in another file ({command})")
         return ""
@@ -102,7 +102,8 @@ def _default_of(command: str) -> str:
     words = _words(found[1])
     if len(words) != 1 or not words[0]:
         raise Refused(f"grub.cfg: its default is not said plainly ({command})")
-    # What `grub-reboot` wants once; the image has not been asked for it. All other variables are what a boot left there.
+    # `grub-reboot` sets this for one boot, and nobody asks that of the image. All other variables
+    # are what a boot left.
     if words[0] in ("$next_entry", "${next_entry}"):
         return ""
     if "$" in words[0]:
@@ -111,7 +112,7 @@ def _default_of(command: str) -> str:
 
 
 def _check_always_there(lines: list[str], blocks: list[tuple[int, int]], number: int) -> None:
-    """Refuses a default whose number depends on a condition: an entry up to it in an `if`, or in a loop."""
+    """Refuses a default whose number depends on an `if` or a loop around an entry up to it."""
     depth = 0
     starts = {start for start, _ in blocks[: number + 1]}
     for place, line in enumerate(lines[: blocks[number][0] + 1]):
@@ -155,7 +156,7 @@ def _is(line: str, *commands: str) -> bool:
 
 
 def parse(text: str, partition: int) -> Entry:
-    """The entry that is started by itself. `partition` is the one that grub.cfg is on."""
+    """The entry that is started by itself. grub.cfg is on `partition`."""
     if MARK in text:
         raise Refused(
             "grub.cfg has cowflush's entries already: begin with the image as it was before"
@@ -170,13 +171,13 @@ def parse(text: str, partition: int) -> Entry:
         raise Refused(f'grub.cfg: the entry "{title}" has several lines `linux` that differ')
     initrds = [word for line in body if _is(line, *INITRD) for word in _words(line)[1:]]
     kernel = _local(kernels[0][1], partition)
-    # A variable holds what the processor's maker has for it; a file is an initramfs.
+    # A variable holds the processor's microcode; a file is an initramfs.
     files = tuple(_local(word, partition) for word in initrds if not word.startswith("$"))
     return Entry(title, kernel, files, tuple(kernels[0][2:]))
 
 
 def _local(path: str, partition: int) -> str:
-    """A path without the device before it, which must be the partition that grub.cfg is on."""
+    """A path without the device before it, which must be grub.cfg's partition."""
     device = DEVICE.match(path)
     if device and device[1] in (None, str(partition)):
         path = path[device.end() :]
@@ -188,10 +189,9 @@ def _local(path: str, partition: int) -> str:
 
 
 def add(text: str, addition: Addition, partition: int = 1) -> str:
-    """The file with our two entries before all others, and the first of them started by itself.
+    """The file with our two entries before all others, and the first of them as the default.
 
-    The others start what they did, by way of our initramfs. `partition` is the one that grub.cfg is
-    on.
+    The others start what they did, by way of our initramfs. grub.cfg is on `partition`.
     """
     title, body = _body(text)
     lines, blocks = lines_of(text), _blocks(text)
@@ -204,16 +204,16 @@ def add(text: str, addition: Addition, partition: int = 1) -> str:
             "}",
         ]
     first = blocks[0][0]
-    # The last word counts. An entry that can't be loaded is followed by the one from before.
+    # The last statement counts. If an entry can't be loaded, GRUB starts the old default.
     ending = [MARK, "set default=0", f"set fallback={_fallback(text, old)}"]
     others = _others(text, addition, partition)
     return "\n".join([*lines[:first], *ours, *others[first:], *ending, ""])
 
 
 def _fallback(text: str, old: int) -> str:
-    """What is started where ours can't be: what the owner says, or the one from before.
+    """What GRUB starts if ours can't be: the owner's choice, or the old default.
 
-    By its number behind our two.
+    By its number after our two.
     """
     said = re.findall(r"^\s*set\s+fallback=(.*)$", text, re.MULTILINE)
     words = " ".join(_words(said[-1])).split() if said else []
@@ -224,12 +224,12 @@ def _fallback(text: str, old: int) -> str:
 
 
 def _others(text: str, addition: Addition, partition: int) -> list[str]:
-    """All lines, with the entries that were there changed so that they start root by way of our initramfs.
+    """All lines, with the old entries changed to start root by way of our initramfs.
 
-    They write to the plain card, as they did; but it gets first what the flush log holds.
+    They write to the plain card, as before; but it first gets what the flush log holds.
     """
     lines = lines_of(text)
-    # From the last one on, since what is put in moves what follows.
+    # From the last one on, since an insertion moves what follows.
     nested = _nested(text)
     for start, end, _ in reversed(nested):
         if lines[start].split()[0] == "submenu":
@@ -250,7 +250,7 @@ def _others(text: str, addition: Addition, partition: int) -> list[str]:
 
 
 def _old(title: str, body: list[str], words: list[str], partition: int) -> Entry:
-    """An entry that was there. Its kernel is empty where it is not said plainly where it lies."""
+    """An old entry. Its kernel is empty if its place is not stated plainly."""
     initrds = tuple(
         word
         for line in body
@@ -270,7 +270,10 @@ def _quoted(title: str) -> str:
 
 
 def _rewritten(body: list[str], addition: Addition, off: bool) -> list[str]:
-    """The entry's own lines, but for what is started. What sets the root, and conditions, stay."""
+    """The entry's own lines, except those that name the kernel and initramfs.
+
+    Conditions and what sets the root stay.
+    """
     result = []
     for line in body:
         indent, command = line[: len(line) - len(line.lstrip())], line.split()[:1]
@@ -285,7 +288,7 @@ def _rewritten(body: list[str], addition: Addition, off: bool) -> list[str]:
 
 
 def _argument(word: str) -> str:
-    """As GRUB reads it: variables stay variables, all else is what it was."""
+    """A word for GRUB: variables stay variables, everything else is quoted."""
     return (
         word if re.fullmatch(r"[\w=/.,:+@%${}-]*", word) else "'" + word.replace("'", "'\\''") + "'"
     )

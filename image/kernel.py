@@ -1,4 +1,4 @@
-"""What a kernel has built in, by what its image holds."""
+"""The options that a kernel has built in, judged by its image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from image import tools
 from image.errors import Refused
 
 HEADER_AT, HEADER = 0x202, b"HdrS"
-# From version 2.08 of the boot protocol on the header says where the packed kernel is.
+# From version 2.08 of the boot protocol on, the header says where the packed kernel is.
 VERSION_AT, VERSION = 0x206, 0x0208
-# Where the text of the release is, less 512.
+# The place of the release's text, less 512
 RELEASE_AT = 0x20E
 SECTORS_AT, PAYLOAD_AT = 0x1F1, 0x248
-# A sentence or a name that is in the kernel only together with the option.
+# A sentence or a name that is in the kernel only together with the option
 NEEDS = {
     "CONFIG_BLK_DEV_INITRD": b"Initramfs unpacking failed",
     "CONFIG_BLK_DEV_DM": b"dm-devel@",
@@ -25,12 +25,13 @@ NEEDS = {
     "CONFIG_BLK_DEV_LOOP": b"loop: module loaded",
     "CONFIG_DEVTMPFS": b"devtmpfs",
 }
-# Of these, what an initramfs needs that only leads to the plain card.
+# Those that an initramfs needs even if it only leads to the plain card
 PLAIN = ("CONFIG_BLK_DEV_INITRD", "CONFIG_DEVTMPFS", "CONFIG_IA32_EMULATION")
-# What a 64-bit kernel needs besides, to run a program of 32 bits: without it /init can't be started, and
-# the kernel panics at each boot. The trace is the name of an option that is made for such programs alone.
+# Needed besides by a 64-bit kernel, to run a program of 32 bits: without it /init can't start, and
+# the kernel panics at each boot. The trace is the name of an option that exists only for such
+# programs.
 NEEDS_64 = {"CONFIG_IA32_EMULATION": b"vdso32="}
-# The boot protocol's `xloadflags`: bit 0 says that the kernel has 64 bits. From version 2.12 on (Linux 3.8).
+# The boot protocol's `xloadflags`: bit 0 marks a 64-bit kernel. From version 2.12 on (Linux 3.8).
 FLAGS_AT, FLAGS_VERSION, HAS_64_BITS = 0x236, 0x020C, 1
 
 
@@ -42,7 +43,7 @@ def missing(image: bytes) -> list[str]:
 
 
 def starts_initramfs(image: bytes) -> bool:
-    """Whether this is a kernel that can start our initramfs, if only to lead to the plain card."""
+    """Whether a kernel can start our initramfs, if only to lead to the plain card."""
     try:
         return not set(missing(image)) & set(PLAIN)
     except Refused:
@@ -66,7 +67,7 @@ def _version(image: bytes) -> int:
 
 
 def release(image: bytes) -> str:
-    """What `uname -r` says of a bzImage."""
+    """What `uname -r` prints under a bzImage."""
     (place,) = struct.unpack_from("<H", image, RELEASE_AT) if _version(image) else (0,)
     words = image[place + 512 : place + 512 + 128].split(b"\0")[0].split()
     return (
@@ -86,7 +87,7 @@ def unpack(image: bytes) -> bytes:
 
 
 def _unpacked(payload: bytes) -> bytes:
-    """All of it: what is cut short is no kernel."""
+    """The whole kernel; refuses one that is cut short."""
     try:
         match payload[:2]:
             case b"\x1f\x8b":
@@ -122,7 +123,8 @@ def _whole(unpacker: _Unpacker, payload: bytes) -> bytes:
 
 
 def _by_program(name: str, payload: bytes) -> bytes:
-    # The size that the kernel appends is no part of what was packed: the program complains at the end.
+    # The size that the kernel appends is not part of the packed data: the program complains at the
+    # end.
     done = tools.run([name, "-dcq"], payload)
     if not done.stdout:
         raise Refused(f"{name} can't unpack the kernel: {tools.words(done.stderr)}")

@@ -1,9 +1,9 @@
-"""What the licences of the parts ask for: which program is made of what, whose it is, and each licence's text.
+"""What the parts' licences require: each program's parts, their owners, and the texts.
 
     python3 -m image.notices TARGET [--debian|--packed]     e.g. i586-unknown-linux-musl
 
-Of the program itself for both packages and for images; of the other programs of an image besides. A part without
-a text is an error, so that each new one is looked at.
+It covers the program itself for both packages and for images, and the other programs of an image. A
+part without a text is an error, so that a person looks at each new one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from image.errors import Refused
 TOP = Path(__file__).resolve().parent.parent
 PLACE = "/usr/share/doc/cowflush/third-party.gz"
 I586 = "i586-unknown-linux-musl"
-# Where Debian's rust-web-src has std's source, and which of what it brings along std is linked with.
+# Debian's rust-web-src has std's source here; and the vendored parts with which std is linked.
 STD = Path("/usr/src")
 IN_STD = (
     "addr2line",
@@ -39,13 +39,13 @@ IN_STD = (
     "rustc-demangle",
 )
 COMMON = Path("/usr/share/common-licenses")
-# Of two licences at choice MIT is taken.
+# Of two licences to choose from, MIT is taken.
 NAMES = re.compile(r"(licen[cs]e[-_.]mit|licen[cs]e|copying|unlicense)(\.(md|txt))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One work of somebody else's: its name with its version, its licence's short name and its text."""
+    """Another's work: its name with its version, its licence's short name and its text."""
 
     name: str
     licence: str
@@ -65,13 +65,13 @@ def text_of(folder: Path) -> str:
 
 @functools.cache
 def linked(target: str) -> tuple[Part, ...]:
-    """All that the program for a target holds besides cowflush."""
+    """Everything that the program for a target holds besides cowflush."""
     return (*_crates(target), *_std(), _musl())
 
 
 def _crates(target: str) -> list[Part]:
     cargo = ["/usr/bin/cargo"]
-    # cargo's own settings count here: a proxy, or where its registry is.
+    # cargo's own settings count here: a proxy, or the place of its registry.
     environment = {**os.environ, "RUSTC": "/usr/bin/rustc", "RUSTC_BOOTSTRAP": "1"}
     common = ["--locked", "--manifest-path", str(TOP / "Cargo.toml")]
     tree = [*cargo, "tree", *common, "--package", "cowflush", "--edges", "normal,no-proc-macro"]
@@ -112,7 +112,7 @@ def _std() -> list[Part]:
 
 
 def _vendored(name: str, folder: Path) -> Part:
-    """Debian leaves most licences' files out of what std brings along; what the text is stands in Cargo.toml."""
+    """A part of std: Debian leaves out most licence files, so Cargo.toml says which text it is."""
     package = tomllib.loads((folder / "Cargo.toml").read_text())["package"]
     if "MIT" not in package["license"]:
         return Part(name, package["license"], text_of(folder))
@@ -143,8 +143,8 @@ each version in its snapshot archive. The scripts in cross/ of cowflush's source
 
 
 def render(parts: tuple[Part, ...]) -> str:
-    """The text, with the same licence once."""
-    # Most differ in the line of whose it is alone.
+    """The text, with each licence once."""
+    # Most differ only in the copyright line.
     groups: dict[str, list[tuple[Part, str]]] = {}
     for part in parts:
         whose, text = _split(part.text)
@@ -167,7 +167,7 @@ def render(parts: tuple[Part, ...]) -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Of a plain MIT licence: the lines of whose it is, and the rest, which all have in common."""
+    """Splits a plain MIT licence: the copyright lines, and the rest, which all have in common."""
     head, found, rest = text.partition("Permission is hereby granted")
     lines = [line.strip() for line in head.splitlines() if line.strip()]
     known = all(
@@ -181,7 +181,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def packed(parts: tuple[Part, ...]) -> bytes:
-    """The same for a card, which has little room."""
+    """The same, packed for a card, which has little room."""
     return gzip.compress(render(parts).encode(), 9, mtime=0)
 
 

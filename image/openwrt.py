@@ -1,4 +1,4 @@
-"""What cowflush's package for OpenWrt puts into a root, as it is after opkg has installed it."""
+"""The files that cowflush's OpenWrt package puts into a root, as after opkg's installation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "package" / "openwrt"
 SERVICE = "/etc/init.d/cowflush"
-# What opkg keeps as the owner has it.
+# Files that opkg keeps as the owner has them
 CONFIGURATION = ("/etc/config/cowflush",)
 
 
@@ -24,7 +24,7 @@ class Package:
 
 
 def package(program: bytes, notices: bytes) -> Package:
-    """By the same list as the package itself, and with the service enabled."""
+    """The content by the package's own list, with the service enabled."""
     result = Package()
     for line in (FOLDER / "files.list").read_text().splitlines():
         kind, place, *what = line.split() if line and not line.startswith("#") else ("", "")
@@ -41,7 +41,9 @@ def package(program: bytes, notices: bytes) -> Package:
 
 
 def enabled(script: Path) -> dict[str, str]:
-    """The links by which procd finds the service: the script itself makes them, as in an image builder."""
+    """The links by which procd finds the service: its own script makes them, as in an image
+    builder.
+    """
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root, "etc/rc.d")
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A file that is there whole or not at all: it is made in a folder of its own beside its place."""
+"""Makes a file whole or not at all: it is made in a folder of its own beside its place."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from typing import NoReturn
 
 from image.errors import Refused
 
-# Plain, whatever the person calls the result: other programs read more out of a name than a file's.
+# A plain name, whatever the person calls the result: other programs see more in a name than a
+# file's.
 NAME = "card.img"
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class Stopped(BaseException):
-    """A signal ended it. Like KeyboardInterrupt no error, so that nothing takes it for one."""
+    """A signal ended the run.
+
+    Like KeyboardInterrupt it is no error, so that nothing treats it as one.
+    """
 
 
 def stop_cleanly() -> None:
-    """From now on SIGINT, SIGTERM and SIGHUP end this process by way of its `finally`, which removes what is half made."""
+    """Makes SIGINT, SIGTERM and SIGHUP end this process through its `finally`, which cleans up."""
 
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
         raise Stopped
@@ -37,8 +41,9 @@ def stop_cleanly() -> None:
 
 @contextlib.contextmanager
 def workplace(beside: Path) -> Iterator[Path]:
-    """An empty folder on the filesystem of `beside`, which is removed at the end, whatever the end is."""
-    # A signal between the folder and the `try` would leave it there, and a second one a part of it.
+    """An empty folder on the filesystem of `beside`, which is removed however the run ends."""
+    # A signal between the folder and the `try` would leave the folder, and a second one a part of
+    # it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         folder = Path(tempfile.mkdtemp(prefix=".cowflush-", dir=beside.parent))
@@ -53,7 +58,7 @@ def workplace(beside: Path) -> Iterator[Path]:
 
 
 def check(out: Path, replace: bool) -> str:
-    """Refuses to write over what is no file, or over a file unless that is meant. Returns what is replaced."""
+    """Refuses to replace what is not a file, or a file unless told so. Returns what is replaced."""
     try:
         found = out.lstat()
     except FileNotFoundError:
@@ -67,8 +72,8 @@ def check(out: Path, replace: bool) -> str:
 
 
 def finish(made: Path, out: Path) -> None:
-    """Puts a file that is complete in its place."""
-    # Its bytes first: a name that is there after a power cut must not lead to an empty file.
+    """Puts a complete file in its place."""
+    # Its bytes first: after a power cut its name must not lead to an empty file.
     _sync(made)
     made.rename(out)
     _sync(out.parent)

@@ -1,4 +1,4 @@
-"""What `make image BASE=` changes in an image: found out first, shown, then done."""
+"""What `make image BASE=` changes in an image: it is first found out, then shown, then done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from image.table import Partition, Table
 ROOM = 64 << 10
 PROGRAM = "/usr/sbin/cowflush"
 CONFIGURATION = "/etc/cowflush.conf"
-# Of boot loaders that are not understood: where one of them is there too, nothing tells which of them boots.
+# Boot loaders that are not understood: if one of them is there, too, nothing tells which one boots.
 NOT_UNDERSTOOD = (
     "/boot/grub/menu.lst",
     "/grub/menu.lst",
@@ -27,7 +27,7 @@ NOT_UNDERSTOOD = (
     "/grub/grub.conf",
     "/etc/lilo.conf",
 )
-# Where dpkg notes that the package is installed.
+# Where dpkg records that the package is installed
 PACKAGED = "/var/lib/dpkg/info/cowflush.list"
 
 
@@ -38,16 +38,16 @@ class New:
     initramfs: bytes
     program: bytes
     configuration: bytes
-    # What the licences of the program's parts ask for, packed.
+    # What the licences of the program's parts require, packed
     notices: Callable[[], bytes]
-    # Of a kernel that is added; else the image's own is used.
+    # An added kernel; else the image's own is used.
     kernel: bytes | None = None
     log_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True)
 class Loader:
-    """A boot loader's configuration: where it lies, and how it is read and changed."""
+    """A boot loader's configuration: its place, and how it is read and changed."""
 
     name: str
     partition: Partition
@@ -60,24 +60,25 @@ class Loader:
 
 @dataclass
 class Plan:
-    """All that is to be done. `notes` are for the person who reads it."""
+    """Everything that will be done. `notes` are for the person who reads it."""
 
     image: Path
     loader: Loader
     disk: Table
     root: Partition
     log: Partition
-    # The files of root: the same object as the loader's where both are one partition, so that room is counted once.
+    # Root's files: the same object as the loader's if both are one partition, so that room is
+    # counted once.
     target: Ext
     writes: list[tuple[Files, str, bytes, int]] = field(default_factory=list)
-    # In root, by path: where they lead to.
+    # In root, by path: their targets
     links: dict[str, str] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        """How large the image is at the end."""
+        """The image's size at the end."""
         return max(self.image.stat().st_size, self.log.end * SECTOR)
 
     def describe(self) -> str:
@@ -102,8 +103,11 @@ class Plan:
 
 
 def make(image: Path, new: New, called: Path) -> Plan:
-    """Looks at an image, and decides. It is a copy: what was not shut down is checked, and mended, in it;
-    nothing else is written. `called` is what the person calls the image."""
+    """Examines an image, and decides. `called` is what the person calls the image.
+
+    It is a copy: a filesystem that was not shut down is checked and repaired in it; nothing else is
+    written.
+    """
     disk = table.read(image, called)
     whole.check(image, disk, called)
     for partition in disk.partitions:
@@ -113,7 +117,7 @@ def make(image: Path, new: New, called: Path) -> Plan:
                 "it was before, or flash it as it is"
             )
     opened = {found.number: files.open_partition(image, found) for found in disk.partitions}
-    # Before anything is read in them: a damaged one would be misread.
+    # Before anything in them is read: a damaged one would be misread.
     notes = [_prepared(found, number) for number, found in opened.items() if isinstance(found, Ext)]
     loader = find_loader(disk, opened)
     root = partition_of(image, disk, loader.entry.root)
@@ -137,7 +141,7 @@ def make(image: Path, new: New, called: Path) -> Plan:
 
 
 def find_loader(disk: Table, files_of: Mapping[int, Files | None]) -> Loader:
-    """The one boot loader's configuration that the image has. `files_of` is by a partition's number."""
+    """The only boot loader's configuration in the image. `files_of` is by a partition's number."""
     found = []
     for partition in disk.partitions:
         opened = files_of[partition.number]
@@ -207,7 +211,7 @@ def _read_syslinux(partition: Partition, opened: Files, path: str) -> Loader:
 
 
 def _boot(plan: Plan, new: New) -> None:
-    """The kernel, the initramfs and the entries."""
+    """Plans the kernel, the initramfs and the entries."""
     loader, entry = plan.loader, plan.loader.entry
     own = loader.files.read(entry.kernel)
     if own is None:
@@ -227,7 +231,7 @@ def _boot(plan: Plan, new: New) -> None:
             "BOARD=, or build one (package/openwrt/kernel.config)"
         )
     name = beside(entry.kernel, KERNEL) if new.kernel is not None else entry.kernel
-    # The driver that gave a card this name is gone since Linux 5.14; whatever the kernel, this finds it.
+    # The driver that gave a card this name is gone since Linux 5.14; any kernel finds this one.
     portable = (
         f"PARTUUID={plan.disk.id}-{plan.root.number:02x}"
         if entry.root.startswith("/dev/hd")
@@ -250,11 +254,11 @@ def _boot(plan: Plan, new: New) -> None:
 
 
 def _for_old(plan: Plan, addition: Addition, old: Entry) -> Addition | None:
-    """What an entry that was there starts: its own kernel, where that can use our initramfs.
+    """What an old entry starts: its own kernel, if that can use our initramfs.
 
-    None where it is none of root.
+    None if the entry does not start root.
     """
-    # Such as a test of the memory.
+    # Such as a test of the memory
     if not old.root or re.fullmatch(r"/dev/(nfs|ram\d*)", old.root):
         return None
     try:
@@ -278,7 +282,10 @@ def _for_old(plan: Plan, addition: Addition, old: Entry) -> Addition | None:
 
 
 def _root(plan: Plan, new: New) -> None:
-    """The program, and on OpenWrt all of its package. Elsewhere, who calls it is the system's own affair."""
+    """Plans the program, and on OpenWrt its whole package.
+
+    Elsewhere the system itself must call it.
+    """
     root = plan.target
     if _is_openwrt(root):
         package = openwrt.package(new.program, new.notices())
@@ -315,12 +322,12 @@ def _is_openwrt(root: Files) -> bool:
 
 
 def _prepared(opened: Files, number: int) -> str:
-    """Sees to it that a filesystem is in order; says so where it was not."""
+    """Makes sure that a filesystem is in order; returns a note if it was not."""
     return opened.prepare(f"partition {number}")
 
 
 def _place(plan: Plan, path: str, content: bytes, mode: int, *, owners: bool = False) -> None:
-    """A file in root. What is its owner's to change stays as the base has it."""
+    """Plans a file in root. A file for the owner to change stays as the base has it."""
     if owners and plan.target.exists(path):
         plan.notes.append(f"the image's own {path} stays")
     else:

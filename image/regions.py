@@ -15,14 +15,15 @@ from image.errors import Refused
 SECTOR = 512
 BLOCK = 1 << 20
 GZIP = b"\x1f\x8b"
-# How other packers' files begin: nothing that a card holds does.
+# How files of other packers begin; nothing on a card begins like that
 PACKED = {b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"PK\x03\x04": "zip"}
-# The end of what OpenWrt's fwtool appends: magic, checksum, type, bytes with this record; big-endian.
+# The end of what OpenWrt's fwtool appends: magic, checksum, type, bytes including this record;
+# big-endian
 TRAILER, TRAILER_MAGIC = struct.Struct(">4sIB3xI"), b"FWx0"
 
 
 def data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts (from, to) of a file that hold data; the rest are holes."""
+    """The parts (from, to) of a file that hold data; the rest is holes."""
     while start < end:
         try:
             begin = os.lseek(fd, start, os.SEEK_DATA)
@@ -37,7 +38,7 @@ def data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def read_all(fd: int, size: int, at: int) -> bytes:
-    """`size` bytes from `at`: one call may give less. Where the file ends before that is an error."""
+    """`size` bytes from `at`: one call may return less. A file that ends before is an error."""
     parts, done = [], 0
     while done < size:
         part = os.pread(fd, size - done, at + done)
@@ -49,14 +50,14 @@ def read_all(fd: int, size: int, at: int) -> bytes:
 
 
 def write_all(fd: int, content: bytes, at: int) -> None:
-    """All of it: one call may write less, on a filesystem that is nearly full for one."""
+    """Writes all of it: one call may write less, for example on a nearly full filesystem."""
     done = 0
     while done < len(content):
         done += os.pwrite(fd, content[done:], at + done)
 
 
 def copy(source: Path, target: Path, source_at: int, target_at: int, size: int) -> None:
-    """Copies a part of one file over a part of another that holds nothing there; zeros stay holes."""
+    """Copies a part of one file over an empty part of another; zeros stay holes."""
     with open(source, "rb") as src, open(target, "r+b") as dst:
         for begin, end in data(src.fileno(), source_at, source_at + size):
             for at in range(begin, end, BLOCK):
@@ -66,7 +67,7 @@ def copy(source: Path, target: Path, source_at: int, target_at: int, size: int) 
 
 
 def clear(path: Path, at: int, size: int) -> None:
-    """Zeros over what a part of a file holds: `copy` leaves zeros out, so nothing old may be there."""
+    """Clears a part of a file: `copy` leaves zeros out, so nothing old may be there."""
     with open(path, "r+b") as file:
         for begin, end in data(file.fileno(), at, at + size):
             for place in range(begin, end, BLOCK):
@@ -83,7 +84,7 @@ def create(path: Path, size: int) -> None:
 
 
 def packed(source: Path) -> bool:
-    """Whether it is packed with gzip. What is packed in another way is refused."""
+    """Whether it is packed with gzip. Refuses what is packed in another way."""
     with open(source, "rb") as file:
         head = file.read(8)
     for magic, name in PACKED.items():
@@ -93,7 +94,7 @@ def packed(source: Path) -> bool:
 
 
 def duplicate(source: Path, target: Path) -> None:
-    """The whole file; what is packed with gzip is unpacked."""
+    """Copies the whole file; unpacks it if it is packed with gzip."""
     if packed(source):
         _unpack(source, target)
     else:
@@ -102,7 +103,7 @@ def duplicate(source: Path, target: Path) -> None:
 
 
 def _unpack(source: Path, target: Path) -> None:
-    """All members, one behind the other, as gzip does; each proves its length and its checksum."""
+    """Unpacks all members in order, as gzip does; each proves its length and its checksum."""
     create(target, 0)
     with open(source, "rb") as src, open(target, "r+b") as dst:
         size, at = 0, 0
@@ -120,8 +121,10 @@ def _unpack(source: Path, target: Path) -> None:
 
 
 def _member(src: BinaryIO, at: int, target: int, size: int) -> tuple[int, int]:
-    """Unpacks the member at `at` to the target's byte `size`. Returns where the target then ends, and the
-    member; the latter is 0 where the file ends first."""
+    """Unpacks the member at `at` to the target's byte `size`.
+
+    Returns where the target then ends, and the member; the latter is 0 if the file ends first.
+    """
     unpacker = zlib.decompressobj(31)
     src.seek(at)
     while not unpacker.eof and (chunk := src.read(BLOCK)):
@@ -140,7 +143,7 @@ def _another(src: BinaryIO, at: int) -> bool:
 
 
 def _check_rest(source: Path, src: BinaryIO, at: int) -> None:
-    """Behind the packed data may be zeros, and what OpenWrt appends; all else may be a part of the image."""
+    """Allows zeros and OpenWrt's trailer after the packed data; the rest may be the image's."""
     end = src.seek(0, os.SEEK_END)
     while end - at >= TRAILER.size:
         src.seek(end - TRAILER.size)

@@ -1,4 +1,4 @@
-"""Which partition of an image `root=` means."""
+"""The partition of an image that `root=` means."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from image.table import Partition, Table
 
 
 def partition_of(image: Path, disk: Table, root: str) -> Partition:
-    """The partition that `root=` names, in the words that cowflush's init understands, too."""
+    """The partition that `root=` names, in words that cowflush's init understands, too."""
     if not root:
         raise Refused("the entry that is started by itself has no root=")
     key, _, value = root.partition("=")

@@ -1,7 +1,7 @@
-"""The configuration of SYSLINUX and EXTLINUX: finds the label that is started by itself, adds two of
-ours, and leads the others by way of our initramfs.
+"""SYSLINUX's and EXTLINUX's configuration: finds the default label, adds ours, changes the others.
 
-Only what is said plainly is understood. All else is refused: a guess here is a router that doesn't boot.
+Those then start by way of our initramfs. Only plain statements are understood. Everything else is
+refused: a guess here is a router that doesn't boot.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PATHS = tuple(
 )
 MARK = "# cowflush: added by its `make image`"
 LABEL = "cowflush"
-# Of the whole file.
+# For the whole file
 COMMON = {"DEFAULT", "ONTIMEOUT", "UI"}
-# Of a label, or before all labels of each that has none of its own.
+# For a label, or, before all labels, for each that has none of its own
 OF_LABEL = {"APPEND", "INITRD", "KERNEL", "LINUX"}
-# What starts something else than Linux.
+# These start something else than Linux.
 OTHER_KERNELS = {"BOOT", "BSS", "PXE", "FDIMAGE", "COMBOOT", "COM32", "LOCALBOOT"}
-# What changes nothing of what is started.
+# These don't change what is started.
 IGNORED = {
     "ALLOWOPTIONS", "CONSOLE", "DISPLAY", "FDT", "FDTDIR", "FONT", "IMPLICIT", "IPAPPEND", "KBDMAP", "NOCOMPLETE",
     "NOESCAPE", "NOHALT", "ONERROR", "PATH", "PROMPT", "SAY", "SENDCOOKIES", "SERIAL", "SYSAPPEND", "TIMEOUT",
@@ -44,8 +44,10 @@ class _Label:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line: its directive in capitals, of two words where it is MENU's, and what follows. Neither has a comment,
-    an empty line, or what a TEXT holds."""
+    """A line: its directive in capitals (two words for MENU's), and what follows.
+
+    Comments, empty lines and the text of a TEXT are left out.
+    """
 
     text: str
     word: str = ""
@@ -75,7 +77,7 @@ def _cut(text: str) -> tuple[str, str]:
 
 
 def _labels(text: str) -> tuple[dict[str, str], list[_Label]]:
-    """What stands before the first label, or is of the whole file, and the labels."""
+    """The settings before the first label or for the whole file, and the labels."""
     common: dict[str, str] = {}
     labels: list[_Label] = []
     for line in _lines(text):
@@ -152,7 +154,7 @@ def _named(name: str, labels: list[_Label]) -> _Label:
 
 
 def parse(text: str, folder: str) -> Entry:
-    """The label that is started by itself. `folder` is where the configuration lies."""
+    """The label that is started by itself. The configuration is in `folder`."""
     if MARK in text:
         raise Refused(
             "the boot loader has cowflush's entries already: begin with the image as it was before"
@@ -166,7 +168,7 @@ def parse(text: str, folder: str) -> Entry:
 
 
 def _entry(common: dict[str, str], label: _Label, folder: str) -> Entry | None:
-    """What a label starts; None where that is no Linux kernel."""
+    """What a label starts; None if that is no Linux kernel."""
     kernel = label.values.get("LINUX") or label.values.get("KERNEL", "")
     other = OTHER_KERNELS & set(label.values)
     if (
@@ -196,10 +198,10 @@ def _absolute(path: str, folder: str) -> str:
 
 
 def add(text: str, entry: Entry, addition: Addition, folder: str = "") -> str:
-    """The file with our two labels, and the first of them started by itself.
+    """The file with our two labels, and the first of them as the default.
 
     The others start what they did, by way of our initramfs: they write to the plain card, but it
-    gets first what the flush log holds. `folder` is where the configuration lies.
+    first gets what the flush log holds. The configuration is in `folder`.
     """
     common, labels = _labels(text)
     menu = _program(common.get("DEFAULT", ""))
@@ -233,7 +235,7 @@ def add(text: str, entry: Entry, addition: Addition, folder: str = "") -> str:
 
 
 def _started(entry: Entry, addition: Addition, off: bool) -> list[str]:
-    """A label's lines that say what is started."""
+    """A label's lines that name what is started."""
     return [
         f"  LINUX {addition.kernel}",
         f"  INITRD {addition.initramfs}",

@@ -1,4 +1,4 @@
-"""A disk's partition table, read and added to by sfdisk."""
+"""A disk's partition table, read and extended by sfdisk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from image.regions import SECTOR
 # Erase blocks of cards are powers of two up to 4 MiB.
 ALIGN = (4 << 20) // SECTOR
 LOG_TYPE = "da"
-# Of the entry that keeps programs that know no GPT off a disk with one.
+# The type of the entry that keeps programs without GPT support off a GPT disk
 PROTECTIVE = "ee"
 PRIMARIES = 4
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Where a partition lies, in sectors."""
+    """A partition's place, in sectors."""
 
     number: int
     start: int
@@ -52,7 +52,7 @@ class Table:
 
     @property
     def end(self) -> int:
-        """The first sector that no partition uses any more."""
+        """The first sector after all partitions."""
         return max(partition.end for partition in self.partitions)
 
 
@@ -63,7 +63,8 @@ def read(image: Path, called: Path | None = None) -> Table:
     if found is None:
         raise Refused(f"{called} has no partition table: is it the image of a whole card?")
     label = found["label"]
-    # Where the GPT itself can't be read, or both are used, only its entry in the other one tells.
+    # If the GPT itself can't be read, or both tables are used, only its entry in the DOS table
+    # tells.
     if any(entry.get("type") == PROTECTIVE for entry in found.get("partitions", [])):
         label = "gpt"
     if label != "dos":
@@ -78,7 +79,7 @@ def read(image: Path, called: Path | None = None) -> Table:
 
 
 def look(image: Path) -> dict[str, Any] | None:
-    """What sfdisk says of a table, of whatever kind; None where there is none."""
+    """sfdisk's description of a table of any kind; None if there is none."""
     done = tools.run(["sfdisk", "-J", image.name], cwd=image.parent)
     if done.returncode:
         return None
@@ -87,7 +88,7 @@ def look(image: Path) -> dict[str, Any] | None:
 
 
 def partitions_of(found: dict[str, Any], image: Path) -> tuple[Partition, ...]:
-    """sfdisk names partitions like devices; a `p` stands between where a name ends in a digit."""
+    """The partitions: sfdisk names them like devices, a `p` following a name's last digit."""
     return tuple(
         Partition(
             int(entry["node"].removeprefix(image.name).removeprefix("p")),
@@ -99,7 +100,7 @@ def partitions_of(found: dict[str, Any], image: Path) -> tuple[Partition, ...]:
 
 
 def place(table: Table, size: int) -> Partition:
-    """Where a partition of `size` sectors goes: behind all others, aligned."""
+    """Where a partition of `size` sectors goes: after all others, aligned."""
     if (
         len(table.partitions) >= PRIMARIES
         or max(found.number for found in table.partitions) > PRIMARIES
@@ -114,7 +115,7 @@ def place(table: Table, size: int) -> Partition:
 
 
 def add(image: Path, partition: Partition) -> None:
-    """Enters a partition of the flush log's type; the others stay as they are."""
+    """Adds a partition of the flush log's type; the others stay unchanged."""
     line = f"{partition.number}: start={partition.start}, size={partition.size}, type={LOG_TYPE}\n"
     command = ["sfdisk", "--quiet", "--append", "--no-reread", "--no-tell-kernel", image.name]
     tools.ok(command, line.encode(), cwd=image.parent)
@@ -123,6 +124,6 @@ def add(image: Path, partition: Partition) -> None:
 
 
 def make(image: Path, script: str) -> Table:
-    """A new table, by sfdisk's own script."""
+    """Makes a new table, by sfdisk's own script."""
     tools.ok(["sfdisk", "--quiet", image.name], script.encode(), cwd=image.parent)
     return read(image)

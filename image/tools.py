@@ -1,4 +1,4 @@
-"""Runs other programs, and says which package has one that is missing."""
+"""Runs other programs, and says which package has a missing one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PACKAGES = {
 }  # fmt: skip
 # What `run` returns.
 Done = subprocess.CompletedProcess[bytes]
-# Nothing of the person's own: an mke2fs.conf, a .mtoolsrc or an option in a variable would change
-# what is made. A user's PATH in Debian has no sbin.
+# Without the person's settings: an mke2fs.conf, a .mtoolsrc or an option in a variable would change
+# the result. A user's PATH in Debian lacks sbin.
 ENVIRONMENT = {
     "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
     "LC_ALL": "C",
@@ -38,8 +38,8 @@ def run(
 ) -> Done:
     """Runs a program to its end, whatever it returns; `more` goes to its environment.
 
-    Programs take more of a name than a file (debugfs a `?`, mtools an `@@`, debugfs's script a quote), so
-    they get plain names only, in a folder of ours, `cwd`.
+    Programs see more in a name than a file's (debugfs a `?`, mtools an `@@`, debugfs's script a
+    quote), so they get plain names only, in a folder of ours, `cwd`.
     """
     try:
         return subprocess.run(
@@ -66,7 +66,7 @@ def ok(
     cwd: Path | None = None,
     more: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Its output; a failure is an error with its words."""
+    """Its output; a failure is an error with the program's words."""
     done = run(command, stdin, cwd=cwd, more=more)
     if done.returncode:
         said = words(done.stderr) or words(done.stdout)
@@ -75,5 +75,5 @@ def ok(
 
 
 def words(output: bytes) -> str:
-    """What a program said, as text."""
+    """A program's output, as text."""
     return output.decode(errors="replace").strip()

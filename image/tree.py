@@ -1,4 +1,4 @@
-"""The small system that a board's image holds: busybox, cowflush, and the scripts in image/rootfs."""
+"""The small system in a board's image: busybox, cowflush, and the scripts in image/rootfs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ OWN = {"usr/sbin/flusher"}
 def fill(
     tree: Path, build: Path, boot: dict[str, bytes], configuration: Path, notice: bytes
 ) -> None:
-    """Lays the system out in the folder `tree`. `build` is where the programs are, `boot` what goes to /boot;
-    `notice` is what the licences of all of it ask for."""
+    """Lays the system out in the folder `tree`.
+
+    The programs are in `build`; `boot` goes to /boot; `notice` is what the licences require.
+    """
     for folder in FOLDERS:
         (tree / folder).mkdir(parents=True)
     shutil.copytree(SCRIPTS, tree, dirs_exist_ok=True)
@@ -50,8 +52,10 @@ def fill(
 
 
 def script(tree: Path, name: str) -> list[str]:
-    """debugfs's commands that put all of it into an empty filesystem, in the order of the names. `name` is the
-    folder's own, as debugfs sees it. All is root's."""
+    """debugfs's commands that put the tree into an empty filesystem, in the order of names.
+
+    Everything belongs to root. `name` is the folder's path for debugfs.
+    """
     lines = []
     for path in sorted(tree.rglob("*")):
         inside = f"/{path.relative_to(tree)}"
@@ -82,7 +86,7 @@ def _busybox(tree: Path, program: Path) -> None:
 
 
 def _modes(tree: Path) -> None:
-    """Whatever umask the person has who builds it."""
+    """Sets the modes, whatever the umask of the person who builds."""
     programs = [tree / "bin/busybox", tree / "usr/sbin/cowflush"]
     programs += [
         path for folder in ("etc/init.d", "usr/share/udhcpc") for path in (tree / folder).iterdir()

@@ -1,14 +1,16 @@
 #!/usr/bin/python3
-"""The version of what is built here, from git: each build's is newer than that of the one before.
+"""The version of what is built here, from git: each build's is newer than the last one's.
 
     image/version.py debian|openwrt-build|epoch
 
-A release, tagged vVERSION, is VERSION-1. Before it comes VERSION~devDATE.TIME.gCOMMIT-1, of the last commit that changed
-what packages are made of; after it VERSION+dev… . Where a file of it was changed since, +changedDATE.TIME follows, when that was.
-A shallow clone knows no commit but its last one, and takes that. Without git (a tarball, or a machine that has none) the newest file's time stands for the commit's: it is newer than older
-builds, but two machines need not agree. SOURCE_DATE_EPOCH says the time in its place.
+A release, tagged vVERSION, is VERSION-1. Before it comes VERSION~devDATE.TIME.gCOMMIT-1, for the
+last commit that changed what packages are made of; after it VERSION+dev… . If such a file was
+changed since, +changedDATE.TIME follows, with the time of that. A shallow clone knows only its last
+commit, and takes that. Without git (a tarball, or a machine that lacks it) the newest file's time
+replaces the commit's: it is newer than older builds, but two machines need not agree.
+SOURCE_DATE_EPOCH overrides the time.
 
-`epoch` is the same time in seconds since 1970, for what is packed: the same commit gives the same bytes.
+`epoch` is the same time in seconds since 1970, for archives: the same commit gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,27 +25,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
-# What packages and images are made of: another commit changes no version.
+# What packages and images are made of; commits to other files change no version
 SOURCES = ("Cargo.toml", "Cargo.lock", "src", "package", "cross", "initramfs", "image", "board", "CHANGELOG.md",
            "LICENSE-MIT", "LICENSE-APACHE")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Build:
-    """What is built: Cargo's version, and where it stands in time. Times are in seconds since 1970."""
+    """A build: Cargo's version, and its place in time. Times are in seconds since 1970."""
 
     number: str
     at: int
-    # Of the commit; empty without git.
+    # The commit's name; empty without git
     commit: str = ""
-    # When a file was changed last that no commit has; 0: none was.
+    # When a file not in the commit was last changed; 0: none was
     changed: int = 0
-    # Whether VERSION is this release, or is already out.
+    # Whether VERSION is this release, or is already out
     release: bool = False
     after: bool = False
 
     def debian(self) -> str:
-        """As dpkg and opkg compare them."""
+        """The version for dpkg and opkg, which compare it."""
         if self.release:
             return f"{self.number}-1"
         mark = "+" if self.after else "~"
@@ -52,7 +54,7 @@ class Build:
         return f"{self.number}{mark}dev{_stamp(self.at)}.{commit}{changed}-1"
 
     def openwrt_build(self) -> str:
-        """For OpenWrt's build system: what both apk and opkg take, and compare alike among builds."""
+        """The version for OpenWrt's build system: apk and opkg both take it, and order it alike."""
         if self.release:
             return self.number
         day, clock = _stamp(self.changed or self.at).split(".")
@@ -67,7 +69,7 @@ def _stamp(seconds: int) -> str:
 
 
 def look(top: Path = TOP) -> Build:
-    """What the sources in `top` are."""
+    """The build that the sources in `top` give."""
     found = re.search(r'^version = "(.*)"', (top / "Cargo.toml").read_text(), re.MULTILINE)
     if not found:
         raise SystemExit("Cargo.toml has no version")
@@ -86,7 +88,7 @@ def look(top: Path = TOP) -> Build:
 
 
 def _git(top: Path, *words: str) -> str:
-    """What git says; nothing where there is none. It does not matter who owns the folder: it is only read."""
+    """git's output; empty without git. The folder's owner does not matter: it is only read."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = [
         "git",
@@ -106,7 +108,7 @@ def _git(top: Path, *words: str) -> str:
 
 
 def _changed(top: Path) -> list[str]:
-    """The names of what differs from the commit, and of what is in none."""
+    """The files that differ from the commit, or are in none."""
     return [
         *_git(top, "diff", "--name-only", "-z", "HEAD", "--", *SOURCES).split("\0"),
         *_git(top, "ls-files", "--others", "--exclude-standard", "-z", "--", *SOURCES).split("\0"),
@@ -119,7 +121,7 @@ def _all(top: Path) -> list[Path]:
 
 
 def _newest(paths: list[Path]) -> int:
-    """When the youngest of them was changed; of one that was removed, its folder. 0 of none."""
+    """When the youngest of them was changed; for a removed one, its folder. 0 for none."""
     times = []
     for path in paths:
         while not path.exists():
@@ -130,7 +132,7 @@ def _newest(paths: list[Path]) -> int:
 
 @functools.cache
 def epoch() -> int:
-    """When what is made was made, in seconds since 1970: the same each time."""
+    """The time of everything that is made, in seconds since 1970: the same each time."""
     said = os.environ.get("SOURCE_DATE_EPOCH", "")
     return int(said) if said.isdigit() else look().epoch()
 

@@ -1,4 +1,4 @@
-"""Whether an image is whole: by its partition table, and by what each filesystem says of its own size."""
+"""Whether an image is whole, by its partition table and each filesystem's own size."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from image.table import Partition, Table
 
 EXT_AT = 1024
 EXT_64BIT = 0x80
-# How a flush log begins, and how the copy of its header does in its last chunk.
+# How a flush log begins, and the copy of its header in its last chunk
 LOG_MAGIC, CHUNK = b"cowflLOG", 4096
 
 
 def filesystem_bytes(head: bytes) -> int | None:
-    """What the filesystem that begins so takes; None where nothing is known of it."""
+    """The size of the filesystem with these first bytes; None if it is unknown."""
     match files.kind_of(head):
         case "ext":
             low, log_size = struct.unpack_from("<4xI16xI", head, EXT_AT)
@@ -35,9 +35,10 @@ def filesystem_bytes(head: bytes) -> int | None:
 
 
 def check(image: Path, disk: Table, called: Path) -> None:
-    """Refuses an image that ends before what is in it does. `called` is what the person calls it.
+    """Refuses an image that ends before its content does. `called` is what the person calls it.
 
-    A squashfs needs no more than its own bytes: OpenWrt's images may end with it, in a larger partition.
+    A squashfs needs no more than its own bytes: OpenWrt's images may end with it, in a larger
+    partition.
     """
     size = image.stat().st_size
     for partition in disk.partitions:
@@ -56,7 +57,7 @@ def check(image: Path, disk: Table, called: Path) -> None:
 
 
 def is_log(image: Path, partition: Partition) -> bool:
-    """Whether a partition is a flush log: either of its headers tells."""
+    """Whether a partition is a flush log, by either of its headers."""
     with open(image, "rb") as file:
         for at in (partition.offset, partition.offset + partition.bytes // CHUNK * CHUNK - CHUNK):
             file.seek(at)

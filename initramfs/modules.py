@@ -1,6 +1,6 @@
-"""Which modules an initramfs has to carry, and in what order they load.
+"""Which modules an initramfs must have, and in what order they load.
 
-A module's dependencies come from modules.dep, or, where no depmod has run as in a kernel package
+A module's dependencies come from modules.dep, or, if depmod has not run, as in a kernel package
 that was only unpacked, from the module itself. Soft dependencies ("softdep pre") count, too: ext4
 loads without crc32c and then mounts nothing.
 """
@@ -24,11 +24,11 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 
 class Unusable(Exception):
-    """The tree can't give what is wanted, and why."""
+    """The tree can't supply what is wanted; the text says why."""
 
 
 def unzstd(data: bytes) -> bytes:
-    """Python 3.11 has no zstd of its own."""
+    """Unpacks zstd, for which Python 3.11 has no module."""
     try:
         run = subprocess.run(["zstd", "-dc"], input=data, capture_output=True, check=False)
     except FileNotFoundError:
@@ -39,18 +39,18 @@ def unzstd(data: bytes) -> bytes:
 
 
 def normal(name: str) -> str:
-    """A module's name: that of its file may have dashes, and each stands for the other."""
+    """A module's name: its file's may have dashes, and each stands for the other."""
     return name.replace("-", "_")
 
 
 def name_of(path: str) -> str | None:
-    """The module that a file holds, None if it holds none."""
+    """The module that a file holds, or None."""
     stem, dot, packed = path.rpartition("/")[2].rpartition(".ko")
     return normal(stem) if dot and packed in PACKED else None
 
 
 def unpacked(path: str) -> tuple[str, str]:
-    """The path without what says how the module is packed, and that."""
+    """The path without the suffix that says how the module is packed, and that suffix."""
     stem, dot, packed = path.rpartition(".ko")
     return stem + dot, packed
 
@@ -62,7 +62,7 @@ class Tree:
         self.folder = folder
         self.files: dict[str, str] = {}
         found = [str(path.relative_to(folder)) for path in folder.rglob("*.ko*")]
-        # What was added stands in updates/ and wins, as with depmod.
+        # Added modules are in updates/ and win, as with depmod.
         for path in sorted(found, key=lambda path: (not path.startswith("updates/"), path)):
             if name := name_of(path):
                 self.files.setdefault(name, path)
@@ -88,7 +88,7 @@ class Tree:
                 yield path, needed.split()
 
     def content(self, name: str) -> bytes:
-        """A module as the kernel takes it, unpacked: few kernels can do that themselves."""
+        """A module as the kernel takes it, unpacked: few kernels can unpack it themselves."""
         if name not in self._contents:
             path = self.files[name]
             try:
@@ -101,7 +101,7 @@ class Tree:
         return self._contents[name]
 
     def info(self, name: str, key: str) -> list[str]:
-        """What a module says of itself."""
+        """A module's own words for a key."""
         try:
             said = modinfo(self.content(name)).split(b"\0")
         except (struct.error, IndexError, ValueError):
@@ -110,7 +110,7 @@ class Tree:
         return [line[len(wanted) :].decode() for line in said if line.startswith(wanted)]
 
     def hard(self, name: str) -> list[str]:
-        """What a module can't be loaded without, as far as it isn't built in."""
+        """What a module can't be loaded without, except what is built in."""
         path = self.files[name]
         if path in self.dependencies:
             needed = [name_of(other) or other for other in self.dependencies[path]]
@@ -122,7 +122,7 @@ class Tree:
         return [other for other in needed if other in self.files]
 
     def soft(self, name: str) -> list[str]:
-        """What should be loaded before it, as far as it is there."""
+        """What should be loaded before it, if it exists."""
         found = []
         for line in self.info(name, "softdep"):
             before = False
@@ -134,7 +134,7 @@ class Tree:
         return found
 
     def named(self, name: str) -> list[str] | None:
-        """The modules of that name, or that stand for it. None: there is no such thing at all."""
+        """The modules of that name, or that provide it. None: nothing of the kind exists."""
         if normal(name) in self.files:
             return [normal(name)]
         if normal(name) in self.built_in:
@@ -142,7 +142,7 @@ class Tree:
         return self.aliases().get(normal(name))
 
     def aliases(self) -> dict[str, list[str]]:
-        """Which modules stand for a name; none where what does is built in."""
+        """Which modules provide a name; none if that is built in."""
         if self._aliases is None:
             self._aliases = {}
             for alias, name in self._pairs():
@@ -170,11 +170,11 @@ class Tree:
 
 
 def modinfo(data: bytes) -> bytes:
-    """The section .modinfo of an ELF file. Raises ValueError and the like for what is none."""
+    """The section .modinfo of an ELF file. Raises ValueError and the like for anything else."""
     if data[:4] != b"\x7fELF":
         raise ValueError("no ELF file")
     order = "<" if data[5] == 1 else ">"
-    # Where the section headers are, their size, their number, and which has the sections' names.
+    # Where the section headers are, their size, their number, and which has the sections' names
     wide = data[4] == 2
     (table,) = struct.unpack_from(f"{order}Q" if wide else f"{order}I", data, 40 if wide else 32)
     size, count, names = struct.unpack_from(f"{order}HHH", data, 58 if wide else 46)
@@ -195,13 +195,13 @@ def modinfo(data: bytes) -> bytes:
 
 
 def resolve(tree: Tree, wanted: list[str]) -> list[str]:
-    """The modules for these names, each behind what it needs."""
+    """The modules for these names, each after what it needs."""
     order: list[str] = []
     opened: list[str] = []
     needs: dict[str, set[str]] = {}
 
     def closure(name: str) -> set[str]:
-        """A module and all that it can't be loaded without."""
+        """A module and everything that it can't be loaded without."""
         if name not in needs:
             needs[name] = {name}
             needs[name] |= {name}.union(*(closure(other) for other in tree.hard(name)))
@@ -215,7 +215,7 @@ def resolve(tree: Tree, wanted: list[str]) -> list[str]:
             raise Unusable(f"{circle}: none of them can be loaded first")
         opened.append(name)
         for other in tree.soft(name):
-            # One that needs what is only being added comes too late in any case.
+            # A module that needs one which is just being added comes too late in any case.
             if other not in opened and not closure(other).intersection(opened):
                 add(other)
         for other in tree.hard(name):
@@ -233,7 +233,7 @@ def resolve(tree: Tree, wanted: list[str]) -> list[str]:
 
 
 def load_list(tree: Tree, wanted: list[str]) -> dict[str, bytes]:
-    """The modules for these names by their paths below lib/modules, in the order in which they load."""
+    """The modules for these names by their paths below lib/modules, in loading order."""
     version = tree.folder.resolve().name
     return {
         f"{version}/{unpacked(tree.files[name])[0]}": tree.content(name)

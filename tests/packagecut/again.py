@@ -23,8 +23,8 @@ from systems import debian
 from systems.debian import PACKAGES, SLOW
 
 AFTER = "/root/after-the-cut"
-# What dpkg says to do after it was interrupted, and then once more what was being done. A package whose files were half in
-# their places is not configured by the first; the second puts it right.
+# dpkg's own advice after an interruption, and then the interrupted operation once more. The first
+# does not configure a package whose files were half in place; the second repairs that.
 FINISH = "dpkg --configure -a"
 AGAIN = {
     "install": f"dpkg --install {PACKAGES}/cowflush.deb",
@@ -39,7 +39,7 @@ SPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 
 @dataclass(frozen=True)
 class Ended:
-    """What root was at the boot after the cut, what was said there, and what the card holds in the end."""
+    """The boot after the cut: what root was, what was printed, and what the card finally holds."""
 
     root: str
     said: str
@@ -47,7 +47,7 @@ class Ended:
 
 
 def booted(lab: Lab, judge: Judge, look: Look, state: State, init: str, again: bool) -> Ended:
-    """Boots, looks that what was flushed is there, runs the operation `again` if that is wanted, and shuts down in order."""
+    """Boots, checks what was flushed, runs the operation `again` if wanted, and shuts down."""
     operation = judge.operation
     card = rebuild(lab.directory / "cut.img", judge.blank, judge.entries, state)
     vm = debian.boot(lab, card)
@@ -59,7 +59,7 @@ def booted(lab: Lab, judge: Judge, look: Look, state: State, init: str, again: b
         said += vm.run(FINISH, timeout=LONG).text
         said += vm.run(AGAIN[operation.name], timeout=LONG).ok().text
         assert not vm.run("dpkg --audit").ok().text.strip()
-    # What is written now reaches the card by the shutdown alone, where root is on the stack.
+    # Where root is on the stack, only the shutdown brings what is written now to the card.
     vm.run(f"echo {state.name} >{AFTER}").ok()
     debian.shut_down(vm, init)
     found = _found(lab.directory, look, vm, {operation.kept: f"{operation.name}\n", AFTER: f"{state.name}\n"})  # fmt: skip
@@ -74,7 +74,8 @@ def _found(directory: Path, look: Look, vm: VM, kept: dict[str, str]) -> Found:
     return Found({**found.outcome, "log": log}, found.wrong)
 
 
-# In a chroot on this machine, with Debian's own programs: an initramfs is not made for the root of this machine.
+# In a chroot on the host, with Debian's own programs: the initramfs must not be for the host's
+# root.
 CHROOT = """
 set -e
 mount -t tmpfs none {root}/dev
@@ -88,7 +89,7 @@ mount -t tmpfs none {root}/run
 echo MODULES=list >{root}/etc/initramfs-tools/conf.d/zz-list
 exec chroot {root} /usr/bin/env -i PATH=/usr/sbin:/usr/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 sh -c "$1"
 """
-# Takes the place of a program of that name: its call with this number fails, as of one that died.
+# Replaces a program: its call with this number fails, as if the program had died.
 FAILING = """#!/bin/sh
 number=$(($(cat /calls/{name} 2>/dev/null || echo 0) + 1))
 echo $number >/calls/{name}
@@ -114,7 +115,7 @@ class Chroot:
         return local.run([*SPACES, "sh", "-c", script, "sh", command], capture_output=True, text=True)  # fmt: skip
 
     def let_fail(self, program: str, call: int) -> None:
-        """This call of a program fails, counted from now on; 0 is none."""
+        """Makes this call of a program fail, counted from now on; 0 is none."""
         calls = self.path / "calls"
         calls.mkdir(exist_ok=True)
         (calls / program).unlink(missing_ok=True)
@@ -133,7 +134,7 @@ class Chroot:
 
 
 class Chroots:
-    """Some of them, in one folder."""
+    """Chroots in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -157,13 +158,13 @@ class Chroots:
 
 @contextmanager
 def chroots() -> Iterator[Chroots]:
-    """They go with the end of the block."""
+    """The chroots; they are removed at the block's end."""
     with tempfile.TemporaryDirectory(dir=room()) as temporary:
         yield Chroots(Path(temporary))
 
 
 def finished(judge: Judge, look: Look, states: Sequence[State]) -> Iterator[tuple[State, str, Found]]:  # fmt: skip
-    """Runs the operation again after each of these cuts, in a chroot here; yields what was said, and what there is then."""
+    """Runs the operation again after each of these cuts, in a chroot; yields output and result."""
     for state, root in judge.copies(states):
         with chroots() as some:
             chroot = some.of(root)

@@ -1,7 +1,7 @@
-"""A card as a power cut left it while dpkg was at work, looked at from outside.
+"""A card as a power cut left it while dpkg was at work, seen from outside.
 
-What a boot does to the filesystem is done to a copy first: the flush log is applied, the journal is replayed, and
-e2fsck repairs what it repairs without asking. All else is read by debugfs.
+What a boot does to the filesystem is done to a copy first: the flush log is applied, the journal is
+replayed, and e2fsck repairs what it repairs without asking. debugfs reads everything else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FOLDERS = (
     "/boot", "/etc/grub.d", "/etc/default/grub.d", "/etc/systemd/system", "/etc/rcS.d", "/etc/rc0.d", "/etc/rc6.d", "/etc/init.d",
     "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers",
 )  # fmt: skip
-# What belongs to each kernel
+# The images of each kernel
 IMAGE = re.compile(r"initrd\.img-(.*-686)$")
 WANT = "sysinit.target.wants"
 LAST = "/usr/lib/systemd/system-shutdown/cowflush"
@@ -44,7 +44,10 @@ UNITS = ("cowflush.service", "cowflush-shutdown.service", "cowflush-card.service
 
 
 def read_cpio(archive: bytes) -> dict[str, bytes]:
-    """The files of an archive in the format newc, by name. One that ends before its trailer is torn."""
+    """The files of an archive in the format newc, by name.
+
+    One that ends before its trailer is torn.
+    """
     found: dict[str, bytes] = {}
     at = 0
     while True:
@@ -66,7 +69,7 @@ def read_cpio(archive: bytes) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Packages:
-    """What each version of the package has in which file, as SHA-256; `programs` tells from a hash which version's it is."""
+    """Each file's SHA-256 in each version of the package; `programs`: versions by program's hash."""
 
     files: Mapping[str, Mapping[str, str]]
 
@@ -96,7 +99,7 @@ def _files(package: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Found:
-    """What a card holds. All that tells two outcomes apart is in `outcome`; `wrong` is what no cut may leave."""
+    """A card's content: `outcome` tells outcomes apart, `wrong` is what no cut may leave."""
 
     outcome: Mapping[str, str]
     wrong: tuple[str, ...] = ()
@@ -126,7 +129,7 @@ class Look:
             return self.of(base, kept)
 
     def of(self, base: Path, kept: Mapping[str, str]) -> Found:
-        """The same, of a folder with all its files."""
+        """The same for a folder with all its files."""
         names = self._names()
         tree = dict(_files_of(base, FOLDERS, [STATUS, *names, *kept]))
         wrong = []
@@ -159,8 +162,11 @@ class Look:
         return Found(outcome, (*wrong, *complaints))
 
     def loader(self, root: ExtImage) -> dict[str, str]:
-        """What GRUB finds, by its own code: it replays no journal, checks nothing, and knows of no flush log. Of which
-        version each kernel's initramfs is, by kernel, or why it can't be loaded; where there is no menu, that by `menu`."""
+        """What GRUB's own code finds, without the journal, any check, or the flush log.
+
+        By kernel, the version of its initramfs, or why that can't be loaded; a missing menu is
+        under `menu`.
+        """
         menu = _by_grub(root, MENU).decode(errors="replace")
         kernels = sorted(set(re.findall(r"^\s*linux\s+\S*vmlinuz-(\S+)", menu, re.M)))
         if not kernels or "### END /etc/grub.d/41_custom" not in menu:
@@ -193,7 +199,7 @@ class Look:
         return self._images[digest]
 
     def _unpacked(self, content: bytes) -> str:
-        """What an initramfs has of cowflush: nothing, all of it with one version's program, or a part."""
+        """What an initramfs has of cowflush: nothing, a part, or all with one version's program."""
         try:
             files = read_cpio(_unzipped(content))
         except (ValueError, EOFError, OSError, zlib.error) as error:
@@ -231,7 +237,7 @@ def _unzipped(content: bytes) -> bytes:
 
 
 def room() -> str | None:
-    """In RAM where that can be had: all of it is written and read again, hundreds of times."""
+    """A folder in RAM if possible: everything is written and read again, hundreds of times."""
     return SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
 
 
@@ -251,7 +257,7 @@ def _dump(root: ExtImage, base: Path, folders: Sequence[str], files: Sequence[st
 def _files_of(
     base: Path, folders: Sequence[str], files: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """The files by path; of a link its target counts."""
+    """The files by path; for a link its target counts."""
     below = [path for folder in folders for path in (base / folder.lstrip("/")).rglob("*")]
     for path in [*below, *(base / file.lstrip("/") for file in files)]:
         name = f"/{path.relative_to(base)}"
@@ -270,7 +276,7 @@ def _by_grub(root: ExtImage, name: str) -> bytes:
 
 
 def _status(tree: Mapping[str, bytes]) -> str:
-    """What dpkg thinks of the package: its state, with what is in dpkg's journal applied."""
+    """The package's state according to dpkg, with dpkg's journal applied."""
     parts = [tree.get(STATUS, b"").decode()]
     parts += [
         tree[name].decode() for name in sorted(tree) if name.startswith("/var/lib/dpkg/updates/")
@@ -288,7 +294,7 @@ def _status(tree: Mapping[str, bytes]) -> str:
 
 
 def _menu(tree: Mapping[str, bytes]) -> tuple[str, list[str]]:
-    """Which kernels GRUB offers, and whether one entry is without cowflush; and what is wrong with it."""
+    """Which kernels GRUB offers, whether one entry is without cowflush, and what is wrong."""
     text = tree.get(MENU, b"").decode(errors="replace")
     wrong = []
     # As grub-mkconfig ends it
@@ -316,8 +322,7 @@ def _enabled(tree: Mapping[str, bytes]) -> str:
 
 
 def _is_served(tree: Mapping[str, bytes]) -> bool:
-    """Whether a boot finds on root who would flush it: a service that is switched on, or what systemd itself calls at the very
-    end of a shutdown."""
+    """Whether root has what would flush it: an enabled service, or systemd's last script."""
     links = (f"/etc/systemd/system/{WANT}/", "/etc/rc0.d/", "/etc/rc6.d/")
     if any(name.startswith(links) and "cowflush" in name.rsplit("/", 1)[1] for name in tree):
         return True
@@ -326,7 +331,7 @@ def _is_served(tree: Mapping[str, bytes]) -> bool:
 
 
 def _half(tree: Mapping[str, bytes]) -> Iterator[str]:
-    """What was left and is never read."""
+    """Files that were left behind and that nothing reads."""
     for name in tree:
         if name.endswith((".dpkg-new", ".dpkg-tmp", ".new", ".bak", ".dpkg-bak")):
             yield re.sub(r"-\d.*?(?=\.new|\.bak|\.dpkg)", "", name.rsplit("/", 1)[1])
@@ -349,7 +354,7 @@ class Judge:
         )
 
     def states(self, drawn: int, seed: int = 0) -> list[State]:
-        """At each FLUSH, and so many between them."""
+        """The states at each FLUSH, and `drawn` ones between them."""
         return [*self.cuts.boundaries(), *self.cuts.drawn(drawn, seed)]
 
     def copies(self, states: Sequence[State]) -> Iterator[tuple[State, ExtImage]]:
@@ -391,9 +396,12 @@ class Judge:
 
 
 def renamed_early(found: Found, read: Mapping[str, str]) -> list[str]:
-    """Kernels whose new initramfs has its name, but not yet all of its content. update-initramfs renames it first and brings
-    it to the disk then, and ext4 may keep the name before the content: any Debian's. GRUB, which replays no journal, still
-    `read` the one from before, so a boot goes on, in which the operation is run again; what it can't read counts."""
+    """Kernels whose new initramfs has its name, but not yet all of its content.
+
+    On any Debian update-initramfs renames it before it syncs it, and ext4 may keep the name before
+    the content. GRUB, which replays no journal, still `read` the old one, so a boot goes on, and
+    the operation is run again there; what GRUB can't read counts.
+    """
     whole = (OLD, NEWER, "plain")
     return [
         kernel
@@ -403,7 +411,7 @@ def renamed_early(found: Found, read: Mapping[str, str]) -> list[str]:
 
 
 def recovered(partitions: Sequence[Path], used: bool = True) -> tuple[ExtImage, str]:
-    """Root in a file of its own, with what is in the flush log if that is `used`; and whether there is one."""
+    """Root in a file of its own, with the log applied if that is `used`; and whether there is one."""
     root, log = partitions
     copy = root.with_name("root-recovered.img")
     copy.unlink(missing_ok=True)
@@ -416,7 +424,7 @@ def recovered(partitions: Sequence[Path], used: bool = True) -> tuple[ExtImage, 
 
 
 def recovered_card(card: Card) -> tuple[ExtImage, str]:
-    """The same of a whole card."""
+    """The same for a whole card."""
     files = []
     for number, part in enumerate(card.partitions[:2], start=1):
         path = card.path.with_suffix(f".part-{number}.img")
@@ -427,7 +435,7 @@ def recovered_card(card: Card) -> tuple[ExtImage, str]:
 
 
 def repair(root: ExtImage) -> str:
-    """What a boot's e2fsck does. Returns why a boot would not go on, or what is wrong even then."""
+    """Does a boot's e2fsck. Returns why a boot would not go on, or what is wrong even then."""
     done = _e2fsck("-p", root)
     if done.returncode not in (0, 1):
         return f"e2fsck -p ends with {done.returncode}: {done.stdout.decode()}"
@@ -442,18 +450,18 @@ def _e2fsck(option: str, root: ExtImage) -> subprocess.CompletedProcess[bytes]:
 
 
 def look() -> Look:
-    """Knows the packages of this build."""
+    """Judges by the packages of this build."""
     with tempfile.TemporaryDirectory() as temporary:
         newer = debian._newer_package(Path(temporary), "i386")
         return Look(Packages.of(artefacts.debian_package(), newer))
 
 
-# What an operation must end with, however often it was cut.
+# The state with which an operation must end, however often it was cut
 ENDS = ("dpkg", "program", "files", "units", "runlevels", "GRUB's settings")
 
 
 def differing(found: Found, wanted: Found, but: Sequence[str] = ()) -> list[str]:
-    """In what a card is not as the operation leaves it."""
+    """In which parts a card is not as the operation leaves it."""
     keys = [key for key in wanted.outcome if key in ENDS or IMAGE.match(f"initrd.img-{key}")]
     keys += [key for key in ("menu",) if key not in but]
     return [
@@ -464,7 +472,7 @@ def differing(found: Found, wanted: Found, but: Sequence[str] = ()) -> list[str]
 
 
 def distinct(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The first of each outcome, in the order in which they appear."""
+    """The first verdict of each outcome, in order of appearance."""
     first: dict[str, Verdict] = {}
     for verdict in verdicts:
         first.setdefault(str(verdict.found), verdict)
@@ -472,8 +480,10 @@ def distinct(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def riskiest(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
-    """Of the outcomes those in which most does not fit together: what a kernel would boot with, what is on root, and what
-    dpkg thinks. What GRUB itself can't load is left out: no order of writes alone prevents that."""
+    """The outcomes whose parts fit together least: a kernel's boot, root's files, and dpkg's state.
+
+    Those that GRUB itself can't load are left out: no order of writes alone prevents them.
+    """
     loaded = [each for each in distinct(verdicts) if loadable(each.found)]
     return sorted(loaded, key=lambda each: -risk(each.found))[:most]
 
@@ -484,8 +494,10 @@ def loadable(found: Found) -> bool:
 
 
 def boots_on_the_stack(found: Found) -> bool:
-    """Whether root is kept in RAM at the next boot, by what GRUB loads for its newest kernel, and by who is there to flush
-    root."""
+    """Whether the next boot keeps root in RAM.
+
+    That depends on what GRUB loads for its newest kernel, and on what would flush root.
+    """
     read = dict(pair.split(" ", 1) for pair in found.outcome["GRUB reads"].split(" and "))
     newest = max(read, key=lambda kernel: [int(number) for number in re.findall(r"\d+", kernel)])
     there = found.outcome["program"] != "none" and found.outcome["flushed"] == "by somebody"
@@ -493,8 +505,10 @@ def boots_on_the_stack(found: Found) -> bool:
 
 
 def to_boot(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
-    """The riskiest of those that boot on the stack, and as many of those that boot plainly; in which all images are whole,
-    since nothing is run again in each of them."""
+    """The riskiest that boot on the stack, and as many that boot plainly.
+
+    All images in them are whole, since the operation is not run again in each of them.
+    """
     chosen: dict[bool, list[Verdict]] = {True: [], False: []}
     whole = [
         each

@@ -1,4 +1,4 @@
-"""What `story` tells takes minutes, so it is kept for as long as it is of the same parts."""
+"""Keeps the records of `story`, which take minutes, for as long as their parts are the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from systems import debian
 
 
 def told(init: str, root: str) -> Story:
-    """What the card of a system with this init received, while its root was the plain card or on the stack."""
+    """What a system with this init wrote to its card, with root on the plain card or the stack."""
     digest = hashlib.sha256(debian.place(init).name.encode())
     for source in (story, native):
         digest.update(Path(str(source.__file__)).read_bytes())

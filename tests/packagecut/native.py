@@ -1,8 +1,9 @@
-"""A card's root mounted on this machine, where Debian's own programs run as fast as any; all that the card receives is recorded.
+"""A card's root mounted on the host, where Debian's programs are fast; the card is recorded.
 
-Root is the plain card there: the kernel's ext4, on a loop device over QEMU's own disk, which is where the guests' cards are
-recorded, too. So dpkg and its scripts write what they write in a guest, and a FLUSH is one; that nothing is emulated makes
-it quick. There is no init, and no service: the package's scripts act on none while root is the plain card.
+Root is the plain card there: the kernel's ext4, on a loop device over QEMU's own disk, which also
+records the guests' cards. So dpkg and its scripts write what they write in a guest, and a FLUSH is
+one; without emulation it is quick. There is no init and no service: the package's scripts use none
+while root is the plain card.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from harness.sparse import SECTOR
 from systems import debian
 
 SPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-# In a namespace of its own, with a /dev of its own: update-grub makes no menu for a root on what is called a loop device.
+# A namespace and a /dev of its own: update-grub makes no menu for a root on a device that is named
+# as a loop device.
 ROOM = """
 set -e
 mount -t tmpfs none {dev}
@@ -43,19 +45,19 @@ mount -t sysfs none {folder}/sys
 mount -t tmpfs none {folder}/run
 exec chroot {folder} /usr/bin/env -i PATH=/usr/sbin:/usr/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 sh
 """
-# An initramfs is made for a guest, not for this machine.
+# The initramfs is for a guest, not for the host.
 DRIVERS = ("ata_piix", "sd_mod", "ext4")
 PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
 class Root:
-    """A shell in it. What it writes reaches the card when the kernel thinks so, or at `sync`."""
+    """A shell in it. Its writes reach the card when the kernel decides, or at `sync`."""
 
     shell: subprocess.Popen[str]
 
     def run(self, command: str) -> str:
-        """What the command says. It must succeed."""
+        """Runs a command, which must succeed, and returns its output."""
         assert self.shell.stdin and self.shell.stdout
         self.shell.stdin.write(f"( {command}\n) 2>&1 </dev/null; echo; echo ENDED $?\n")
         self.shell.stdin.flush()
@@ -86,7 +88,7 @@ def mounted(card: Card, directory: Path, log: Path) -> Iterator[Root]:
         try:
             yield Root(shell)
         finally:
-            # With its namespace the mounts go, and the filesystem with the last of them.
+            # The mounts end with their namespace, and the filesystem with the last of them.
             if shell.stdin:
                 shell.stdin.close()
             shell.wait()
@@ -94,7 +96,7 @@ def mounted(card: Card, directory: Path, log: Path) -> Iterator[Root]:
 
 @contextmanager
 def _device(card: Card, directory: Path, log: Path) -> Iterator[Path]:
-    """A loop device of this machine that is the card's first partition."""
+    """A loop device of the host that is the card's first partition."""
     shown, pid = directory / "recorded", directory / "recorder.pid"
     shown.touch()
     log.unlink(missing_ok=True)

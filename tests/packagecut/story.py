@@ -1,7 +1,7 @@
-"""The package comes, is upgraded, and goes, in a system with two kernels; all that its card receives is recorded.
+"""The package is installed, upgraded and purged in a system with two kernels, its card recorded.
 
-First root is the plain card, mounted on this machine (see `native`), so that each step of dpkg reaches it by itself. Then it
-is on the stack, in a guest, and the card changes by flushes and merges alone.
+First root is the plain card, mounted on the host (see `native`), so that each step of dpkg reaches
+it by itself. Then it is on the stack, in a guest, and only flushes and merges change the card.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from packagecut import native
 from systems import debian
 from systems.debian import PACKAGES, SLOW
 
-# Both kernels' images are made by one command, each in a minute.
+# One command makes both kernels' images, each in a minute.
 LONG = 3 * SLOW
 OPERATIONS = {
     "install": f"dpkg --install {PACKAGES}/cowflush.deb",
@@ -31,7 +31,7 @@ OPERATIONS = {
     "initramfs": "update-initramfs -u",
     "purge": "dpkg --purge cowflush",
 }
-# By what init is, and what root is. On the stack sysvinit's scripts differ where the package goes.
+# By init, and by root's place. On the stack sysvinit's scripts differ when the package is removed.
 TOLD = {
     "systemd": {
         "plain": ("install", "upgrade", "initramfs", "purge"),
@@ -39,14 +39,14 @@ TOLD = {
     },
     "sysvinit": {"plain": ("install", "upgrade", "initramfs", "purge"), "stack": ("purge",)},
 }
-# Written, and brought to the card, before an operation begins.
+# Written and synced before an operation begins
 KEPT = "/root/kept-before-{}"
 PLAIN_CARD, STACK_CARD = "plain.img", "stack.img"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """The requests from `begin` on, but for `stop`, reached the card while it was at work."""
+    """One operation: the requests `begin` to `stop` (exclusive) reached the card during it."""
 
     root: str
     name: str
@@ -60,7 +60,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Story:
-    """A folder with each guest's card as it was before, what that received then, and when which operation was at work."""
+    """A folder with each guest's first card, its later writes, and each operation's time."""
 
     directory: Path
     init: str
@@ -77,7 +77,7 @@ class Story:
         return list(writelog.entries(log))[operation.begin : operation.stop]
 
     def before(self, operation: Operation, path: Path) -> Card:
-        """The card at the operation's begin."""
+        """The card when the operation began."""
         blank = Card(self.directory / f"{operation.root}.img").copy(path)
         entries = list(writelog.entries(self.directory / f"{operation.root}.writes"))
         writelog.replay(iter(entries[: operation.begin]), path)
@@ -85,8 +85,10 @@ class Story:
 
 
 class Teller:
-    """Runs the operations on one card, one after the other, and notes which requests are of which. `run` runs a command on
-    the system, and raises where that fails."""
+    """Runs the operations on one card in turn, and notes which requests belong to which.
+
+    `run` runs a command on the system, and raises if that fails.
+    """
 
     def __init__(self, story: Story, root: str, run: Callable[[str], object]) -> None:
         self._log = story.directory / f"{root}.writes"
@@ -96,7 +98,7 @@ class Teller:
         self._operations: list[Operation] = []
 
     def tell(self, name: str, bring: Callable[[], None]) -> None:
-        """`bring` brings to the card what was written."""
+        """Runs an operation; `bring` brings its writes to the card."""
         self._run(f"echo {name} >{KEPT.format(name)}")
         bring()
         begin = self._received()
@@ -110,7 +112,7 @@ class Teller:
 
 
 def on_the_plain_card(directory: Path, story: Story) -> None:
-    """Leaves the card with the package installed, too, for a boot on the stack."""
+    """Records on the plain card; also leaves a card with the package, for a boot on the stack."""
     card = debian_with_two_kernels(directory, story)
     running = card.copy(directory / "running.img")
     with native.mounted(running, directory, story.directory / "plain.writes") as root:
@@ -123,7 +125,7 @@ def on_the_plain_card(directory: Path, story: Story) -> None:
 
 
 def debian_with_two_kernels(directory: Path, story: Story) -> Card:
-    """A system without cowflush, whose packages lie ready."""
+    """A system without cowflush that has the packages' files."""
     card = Card(debian.disk(story.init)).copy(story.directory / PLAIN_CARD)
     old, newer = artefacts.debian_package(), debian._newer_package(directory, "i386")
     card.edit([f"cd {PACKAGES}", f"write {old} cowflush.deb", f"write {newer} cowflush-newer.deb"])
@@ -137,7 +139,10 @@ def debian_with_two_kernels(directory: Path, story: Story) -> Card:
 
 
 def with_a_log(card: Card, directory: Path) -> None:
-    """Puts a flush log on the card's second partition. Its root was in use when it was copied, as after a power cut."""
+    """Puts a flush log on the card's second partition.
+
+    Its root was in use when it was copied, as after a power cut.
+    """
     files = (directory / "root.img", directory / "log.img")
     for file, part in zip(files, card.partitions, strict=False):
         sparse.copy_range(card.path, file, part.start * SECTOR, 0, part.size * SECTOR)
@@ -160,7 +165,7 @@ def on_the_stack(lab: Lab, story: Story, installed: Path) -> None:
     teller = Teller(story, "stack", lambda command: vm.run(command, timeout=LONG).ok())
 
     def bring() -> None:
-        # After the purge all is on the card, and writes go straight there.
+        # After the purge everything is on the card, and writes go straight there.
         if vm.run("test -x /usr/sbin/cowflush").code:
             vm.run("sync").ok()
         else:

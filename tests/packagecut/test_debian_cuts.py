@@ -1,7 +1,8 @@
-"""The power fails at each step of what dpkg does with the package, in a real Debian with two kernels and GRUB's own boot image.
+"""The power fails at each step of dpkg's work on the package, in a real Debian with two kernels.
 
-Everything that the card received is cut at every FLUSH and at points between, and each cut is judged from outside; of
-what differs the riskiest are booted, those that boot on the stack and those that boot plainly.
+It has GRUB's own boot image. The tests cut everything that the card received at every FLUSH and at
+points between, and judge each cut from outside; of those that differ they boot the riskiest, on the
+stack and plainly.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from packagecut.kept import told
 from packagecut.story import OPERATIONS, TOLD
 from systems import debian
 
-# Between the FLUSHes
+# Cuts between the FLUSHes
 DRAWN = 40
-# Of each operation: of those that boot on the stack, and of those that boot plainly. The riskiest of all is where the
-# operation is run again, which takes minutes more.
+# Booted for each operation: of the cuts that boot on the stack, and of those that boot plainly. In
+# the riskiest the operation is run again, which takes minutes more.
 BOOTED = 2
 ALL = [
     (init, root, name)
@@ -31,7 +32,7 @@ ALL = [
 ]
 
 
-# What the maintainer scripts, the hook and initramfs-tools call; none of them may be missed without a word.
+# What the maintainer scripts, the hook and initramfs-tools call; none of them may fail silently.
 PROGRAMS = (
     "cmp", "cp", "cpio", "deb-systemd-helper", "find", "gzip", "ischroot", "linux-version", "ln", "mkinitramfs", "mv",
     "readlink", "sync", "update-grub", "update-initramfs", "update-rc.d",
@@ -55,7 +56,8 @@ def test_a_cut_leaves_a_system_that_boots_and_in_which_the_operation_ends_well(
     assert not wrong, wrong
     last = next(each for each in verdicts if each.state.name == "end").found
     assert judge.loadable(last), last
-    # All of them here, with Debian's own dpkg, scripts and initramfs-tools in a chroot, and those that say most in a guest.
+    # All of them here, with Debian's own dpkg, scripts and initramfs-tools in a chroot, and the
+    # most telling ones in a guest.
     different = [each.state for each in judge.distinct(verdicts)]
     for state, said, found in again.finished(cuts, look, different):
         assert not found.wrong and not judge.differing(found, last, but=["menu"]), (state, said)
@@ -76,7 +78,7 @@ def test_a_cut_leaves_a_system_that_boots_and_in_which_the_operation_ends_well(
 def test_a_command_that_fails_leaves_no_broken_initramfs_and_the_operation_ends_well_when_it_is_run_again(
     look: Look, tmp_path: Path, name: str
 ) -> None:
-    """Debian's own dpkg and initramfs-tools in a chroot here: each program's first and last call dies, one at a time."""
+    """Debian's dpkg and initramfs-tools in a chroot: each program's first and last call fails."""
     root, _ = judge.recovered_card(
         Card(told("systemd", "plain").directory / story.PLAIN_CARD).copy(tmp_path / "card.img")
     )

@@ -1,4 +1,4 @@
-"""The judge of what a power cut leaves of a Debian system: each thing that may be torn or lost is put before it."""
+"""The judge of a Debian system after a power cut: the tests show it each part torn or lost."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OURS = (
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
-    """As `cpio -o -H newc` makes it."""
+    """An archive as `cpio -o -H newc` makes it."""
     made = b""
     for name, content in {**files, "TRAILER!!!": b""}.items():
         fields = [0, 0o100644, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
@@ -62,7 +62,7 @@ def initramfs(program: str = "", without: str = "") -> bytes:
 
 
 def system(tmp_path: Path, files: Mapping[str, str | bytes]) -> ExtImage:
-    """A root with the older version installed, but for `files`; one that is empty is missing."""
+    """A root with the older version installed, changed by `files`; an empty one is missing."""
     wanted: dict[str, str | bytes] = {
         PROGRAM: OLD,
         LEADER: "the same",
@@ -179,7 +179,7 @@ def test_whether_a_boot_is_on_the_stack_is_told_by_what_grub_loads_and_who_is_th
     plain = [
         outcome(2, program="none"),
         outcome(3, flushed="by nobody"),
-        # The newest kernel is not the one whose name sorts last.
+        # The newest kernel's name does not sort last.
         outcome(4, **{"GRUB reads": f"{KERNEL} newer and 6.1.0-150-686 plain"}),
     ]
     for verdicts, wanted in ((stack, True), (plain, False)):
@@ -212,7 +212,7 @@ def test_who_would_flush_root_is_found(tmp_path: Path) -> None:
         ({"/etc/rc0.d/K01cowflush": "x"}, "by somebody"),
         ({"/etc/rc6.d/K01other": "x"}, "by nobody"),
         ({f"/etc/systemd/system/{judge.WANT}/cowflush.service": "x"}, "by somebody"),
-        # Nobody calls it without systemd.
+        # Without systemd nothing calls it.
         ({judge.LAST: "x"}, "by nobody"),
         ({judge.LAST: "x", judge.STATUS: systemd}, "by somebody"),
         ({judge.STATUS: systemd}, "by nobody"),
@@ -224,7 +224,7 @@ def test_who_would_flush_root_is_found(tmp_path: Path) -> None:
 
 
 def test_grub_s_own_code_reads_what_a_boot_would_load(tmp_path: Path) -> None:
-    """Without a look at the journal: a name without its content is no initramfs."""
+    """GRUB does not read the journal: a name without its content is no initramfs."""
     look = Look(PACKAGES)
     menu = MENU.replace("42_cowflush", "41_custom")
     for number, (files, wanted) in enumerate((

@@ -1,7 +1,8 @@
-"""A Debian whose root no boot can keep in RAM: it stands on device-mapper, as by LVM or LUKS.
+"""A Debian whose root no boot can keep in RAM: it is on device-mapper, as with LVM or LUKS.
 
-It is a `linear` device of the card's partition that a script of the owner's makes in the initramfs, where those of lvm2 and
-cryptsetup make theirs. All three are to the kernel, and so to cowflush, devices that stand on others.
+It is a `linear` device over the card's partition, made in the initramfs by a script of the owner's,
+where those of lvm2 and cryptsetup make theirs. To the kernel, and so to cowflush, all three are
+devices on other devices.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def put(root: native.Root, path: str, text: str) -> None:
 
 
 def initramfs(card: Card, boot: Lab) -> None:
-    """Made on this machine, which takes seconds."""
+    """Makes the initramfs on the host, which takes seconds."""
     with native.mounted(card, boot.directory, boot.directory / "made.writes") as root:
         root.run(f"sed -i s/^update_initramfs=.*/update_initramfs=all/ {SETTING}")
         root.run("update-initramfs -u -k all")
@@ -64,7 +65,7 @@ def on_a_volume(boot: Lab) -> Card:
         put(root, "/etc/initramfs-tools/scripts/local-top/volume", MAKE)
         root.run("echo MODULES=list >/etc/initramfs-tools/conf.d/zz-list")
         root.run(f"printf '%s\\n' {' '.join(native.DRIVERS)} >>/etc/initramfs-tools/modules")
-        # The last one counts, and is in each entry of a menu that is made later.
+        # The last one counts, and is in each entry of a menu made later.
         root.run(f"sed -i 's|^GRUB_CMDLINE_LINUX=\"|&root={ROOT} |' /etc/default/grub && update-grub")  # fmt: skip
         root.run(f"sed -i 's|root=UUID=[^ ]*|root={ROOT}|' /boot/grub/grub.cfg")
         root.run(f"sed -i 's|^UUID=[^ ]* / |{ROOT} / |' /etc/fstab && grep '^{ROOT} / ' /etc/fstab")

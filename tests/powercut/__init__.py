@@ -1,4 +1,4 @@
-"""Enumerates power cuts: everything a card received is recorded once, then cut at many points.
+"""Enumerates power cuts: records once everything that a card received, then cuts at many points.
 
 states     which states a power cut can leave a card in; pure
 ways       with a flush log or without: the card, and how it is recovered

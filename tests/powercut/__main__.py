@@ -1,9 +1,8 @@
 """Cuts the power of a flushing router at thousands of points, and judges each card.
 
-One guest is recorded; its card is then rebuilt, on the host, as each cut may
-have left it, recovered and compared with the flushes' states. A sample is
-booted for real. Ends with 1 if a cut of the log-less control is not seen to
-tear a flush, or if any other check fails.
+One guest is recorded; then the host rebuilds its card as each cut may have left it, recovers it and
+compares it with the flushes' states. A sample is booted for real. Ends with 1 if no cut of the
+log-less control tears a flush, or if any other check fails.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def all_good(
 
 
 def report(verdicts: list[Verdict], way: Way, judge: Judge) -> bool:
-    """Says which verdicts are bad, if any, and how to see one again."""
+    """Prints which verdicts are bad, if any, and how to see one again."""
     if all(verdict.good for verdict in verdicts):
         return True
     say(f"FAILED:\n{run.failures(verdicts)}")

@@ -17,7 +17,7 @@ AFTER = "/root/after-the-cut"
 
 
 def check(lab: Lab, way: Way, judge: Judge, state: State) -> None:
-    """What the guest finds is flush N's or N+1's state; it goes on, flushes, and loses its power again."""
+    """Boots: the guest finds flush N's or N+1's state, flushes, and loses its power again."""
     number = reported(judge.marks, state)
     card = rebuild(lab.directory / "cut.img", judge.recording.blank, judge.entries, state)
     seen = lab.directory / "seen.img"

@@ -23,7 +23,7 @@ from powercut.ways import LOG_SECTORS, LOG_START, ROOT_START, Recover, Refused
 
 # A chunk, in sectors
 CHUNK = 8
-# Writes of an epoch that stand for it
+# Writes that represent an epoch
 FEW = 6
 SHARED_MEMORY = "/dev/shm"
 
@@ -41,7 +41,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reported` is N; `complaint` is e2fsck's or the recovery's."""
+    """The judgement of a state: `reported` is N; `complaint` is e2fsck's or the recovery's."""
 
     state: State
     reported: int
@@ -57,12 +57,12 @@ class Verdict:
 
 
 class Judge:
-    """Judges the states of one recording. `recover` sees the files of the partitions, root first.
+    """Judges the states of one recording. `recover` gets the files of the partitions, root first.
 
-    A root is known again by its content; and then its files must be those that the guest's own programs
-    found before that flush, so that what a flush leaves out, and shows no more, is missed. With
-    `mounted` the guest wrote to the card directly at the end: then a journal is replayed first, as a
-    mount would, and a root is known by its files alone.
+    It recognizes a root by its content; then root's files must be those that the guest's own
+    programs found before that flush, so that a file which a flush leaves out is noticed. With
+    `mounted` the guest wrote to the card directly at the end: then a journal is replayed first, as
+    a mount would, and only the files identify a root.
     """
 
     def __init__(self, recording: Recording, recover: Recover, mounted: bool = False) -> None:
@@ -88,7 +88,7 @@ class Judge:
         self.cuts = Cuts(entries, unrelated=[mark.entry for mark in self.marks])
 
     def without(self, request: int) -> tuple[Judge, list[State]]:
-        """The judge of the same record had this FLUSH not been sent, and states that are possible then alone."""
+        """The judge of the same record without this FLUSH, and states possible only then."""
         other = copy.copy(self)
         other._receive([*self.entries[:request], *self.entries[request + 1 :]])
         log = range(LOG_START, LOG_START + LOG_SECTORS)
@@ -96,7 +96,7 @@ class Judge:
         return other, [s for s in states if s.start < request < other.cuts.epochs[s.epoch].stop]
 
     def window(self, name: str) -> range:
-        """The cuts (by the requests that were received) while a command was at work, whose mark has this name."""
+        """The cuts (by requests received) during the command whose mark has this name."""
         begin = next(mark.entry for mark in self.marks if mark.begun and mark.name == name)
         ends = (
             mark.entry
@@ -106,7 +106,7 @@ class Judge:
         return range(begin + 1, next(ends, len(self.entries)) + 1)
 
     def verdicts(self, states: Iterable[State]) -> Iterator[Verdict]:
-        # In RAM where that can be had: the tool syncs what it writes, thousands of times.
+        # In RAM if possible: the tool syncs what it writes, thousands of times.
         with tempfile.TemporaryDirectory(
             dir=SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
         ) as work:
@@ -130,7 +130,7 @@ class Judge:
         return Verdict(state, number, outcome(found, number), complaint)
 
     def _look(self, root: Path) -> tuple[int | None, str]:
-        """The flush whose state this is, and what is wrong with it: e2fsck's words, or other files than the guest had."""
+        """The flush whose state this is, and what is wrong: e2fsck's output, or other files."""
         image = ExtImage(root)
         found = self.flush_of.get(image.content())
         try:
@@ -169,7 +169,7 @@ def _copy(root: Path) -> Path:
 
 @dataclass(frozen=True)
 class Traffic:
-    """How much of what the card received was for root and for the log, and how often the log began anew."""
+    """How much the card received for root and for the log, and how often the log restarted."""
 
     root: int
     log: int
@@ -192,7 +192,7 @@ def reported(marks: Sequence[Mark], state: State) -> int:
 
 
 def outcome(found: int | None, number: int) -> Outcome:
-    """`found` is the flush whose state root is, `number` the last one that had returned."""
+    """The outcome: `found` is the flush that root is as, `number` the last one that had returned."""
     if found is None:
         return Outcome.TORN
     if found in (number, number + 1):

@@ -1,4 +1,4 @@
-"""The card as a power cut left it, rebuilt quickly: only what differs is written."""
+"""Rebuilds the card as a power cut left it, quickly: it writes only what differs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from powercut.states import State
 
 
 class Medium:
-    """Each partition of a card in a file of its own. States must come in the order of their epochs."""
+    """Each partition of a card in a file of its own.
+
+    States must come in the order of their epochs.
+    """
 
     def __init__(self, directory: Path, blank: Card, entries: Sequence[Entry]) -> None:
         self._entries = entries
@@ -46,7 +49,7 @@ class Medium:
             self._write(sector, data)
 
     def _write(self, sector: int, data: bytes) -> bytes:
-        """Writes to the partition in which the sector lies, if any, and returns what was there."""
+        """Writes to the sector's partition, if any, and returns what was there."""
         for sectors, content in self._parts:
             if sector in sectors:
                 at = (sector - sectors.start) * SECTOR

@@ -1,12 +1,12 @@
-"""The order in which a card received what a command wrote, as a word of letters, and what it must look like.
+"""The order in which a card received a command's writes, as a word of letters, and its pattern.
 
     s  a segment of the log begins        h, H  the log's header, its first and its last copy
     d  more of the segment                r     root
     c  a commit record                    F     a FLUSH
     b  the boots' record
 
-A pattern has an F wherever a FLUSH is needed. That one is left out is seen by the enumeration as well, in the
-states that the card may then be left in; here it is said in which place.
+A pattern has an F wherever a FLUSH is needed. The enumeration notices a missing one, too, by the
+states that the card may then be left in; the pattern tells where it is missing.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from harness.writelog import FLUSH, Entry
 from powercut.judge import CHUNK
 from powercut.ways import LOG_SECTORS, LOG_START, ROOT_SECTORS, ROOT_START
 
-# Head, table and data are durable before the commit record is written, and that before the command returns.
+# Head, table and data are durable before the commit record is written, and that before the command
+# returns.
 APPEND = "sd*F+cF+"
 # Both copies of the header, one after the other: a cut leaves one of them whole.
 HEADER = "HF+hF+"
-# A boot that goes on the stack counts itself, and asks for no FLUSH.
+# A boot on the stack counts itself, and sends no FLUSH.
 COUNTED = "b"
-# Root is durable before the log's segments don't count any more.
+# Root is durable before the log's segments stop counting.
 MERGE = f"(?:r+F+)+{HEADER}"
-# A layer is merged without the log: what root holds is durable before the RAM copy is given up.
+# A merge without the log: root's content is durable before the RAM copy is given up.
 DIRECT = "(?:r+F+)+"
 
 
 def word(entries: Sequence[Entry], cuts: range) -> str:
-    """What was received within these cuts; what lies in neither partition is left out."""
+    """What was received within these cuts; writes outside both partitions are left out."""
     return "".join(_letters(entry) for entry in entries[cuts.start : cuts.stop - 1])
 
 
 def flush_between(entries: Sequence[Entry], before: str, after: str) -> int:
-    """The request that is the first FLUSH between a write of one letter and a write of another."""
+    """The first FLUSH between a write of one letter and a write of another."""
     letters = [_letters(entry) for entry in entries]
     for index, letter in enumerate(letters):
         earlier, later = "".join(letters[:index]), "".join(letters[index + 1 :])
@@ -63,7 +64,7 @@ def _letter(entry: Entry) -> str:
 
 
 def complaint(pattern: str, found: str) -> str:
-    """Why an order is not as it must be, or ""."""
+    """Why an order does not match its pattern, or ""."""
     if re.fullmatch(pattern, found):
         return ""
     short = re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}({len(run[0])})", found)

@@ -1,4 +1,4 @@
-"""Records what a card receives while a guest's commands run, and what root holds after each of them."""
+"""Records what a card receives during a guest's commands, and what root holds after each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MARK = re.compile(rb"mark (\d+) (begin|returned) (\d+) (.*)\n")
 
 BLANK = "blank.img"
 CARD = "card.img"
-# States begin behind so many sectors: a disk that begins with a copy of root would be root itself,
+# States begin after this many sectors: a disk that begins with a copy of root would be root itself,
 # by its UUID.
 STATES_SECTOR = 8192
 LOAD_FOLDER = "/root/load"
@@ -36,8 +36,8 @@ LOAD_MIB = 2
 LOAD_BYTES = 768 << 10
 COUNTER = "/root/counter"
 
-# Kernel names, since nobody but udev makes links in /dev/mapper. Past the page cache, since that of
-# a device does not see what another device above the same card writes.
+# Kernel names, since only udev makes links in /dev/mapper. With O_DIRECT, since a device's page
+# cache does not show what another device above the same card writes.
 READ_OUT = f"""
 for name in cowflush-origin cowflush-logged; do
     for dm in /sys/block/dm-*; do
@@ -62,7 +62,7 @@ exit $code
 
 @dataclass(frozen=True)
 class Recording:
-    """`states` holds root as it was after flush 0 (before the guest), 1, 2, ..., one behind the other."""
+    """A record; `states` holds root after flush 0 (before the guest), 1, 2, ..., in order."""
 
     directory: Path
     blank: Card
@@ -79,7 +79,7 @@ class Recording:
         return list(writelog.entries(self.log))
 
     def digests(self) -> list[str]:
-        """Each flush's content, as SHA-256."""
+        """The SHA-256 of each flush's content."""
         return list(digests(self.states))
 
     @contextmanager
@@ -92,7 +92,7 @@ class Recording:
         return self.directory / f"truth-{number}.json"
 
     def truths(self) -> list[Truth]:
-        """What the guest had before each flush, by its own programs; the first is what the card had."""
+        """What the guest's own programs found before each flush; the first is the card's."""
         found: list[Truth] = []
         while (path := self.truth_at(len(found))).exists():
             found.append(Truth.load(path))
@@ -101,7 +101,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Mark:
-    """The request `entry` was sent when a command began (`begun`) or had returned; from its return on state `number` holds."""
+    """The request `entry` came as a command began (`begun`) or returned, with state `number`."""
 
     entry: int
     number: int
@@ -132,8 +132,8 @@ class Recorder:
     def flush(self, command: str = "cowflush flush", read: bool = True) -> None:
         """Makes the next state with this command, and keeps what root holds then.
 
-        What must be there is asked before, of the guest's own programs; the device under root is copied
-        to the second disk afterwards, unless nothing stands still there.
+        The guest's own programs say before what must be there; afterwards the device under root is
+        copied to the second disk, unless programs go on writing.
         """
         self.look()
         self.run(command, self.number + 1)
@@ -142,11 +142,14 @@ class Recorder:
             read_out(self.vm, self.number)
 
     def look(self) -> None:
-        """Asks the guest what it has: that must be there in the next state."""
+        """Asks the guest for its files, which must be there in the next state."""
         tree.in_guest(self.vm).save(self.recording.truth_at(self.number + 1))
 
     def run(self, command: str, number: int | None = None, code: int = 0) -> str:
-        """Runs a command from whose return on state `number` holds, else the same as before. One that fails has no return."""
+        """Runs a command after which state `number` holds, or else the old one.
+
+        One that fails has no return mark.
+        """
         values = {
             "number": self.number if number is None else number,
             "serial": self._serial,
@@ -159,7 +162,7 @@ class Recorder:
         return self.vm.run(script, timeout=120).exits(code).text
 
     def change(self) -> None:
-        """Something that tells the next state from this one."""
+        """Writes something that distinguishes the next state from this one."""
         number = self.number + 1
         self.vm.run(f"seq {number} 9000 >/root/f{number} && echo {number} >{COUNTER}").ok()
 
@@ -182,7 +185,7 @@ def recorder(
     truth: Truth | None = None,
     **options: Any,
 ) -> Recorder:
-    """Boots a guest from a fresh card or `start`; there is room for so many states besides the first."""
+    """Boots a guest from a fresh card or `start`; `room` is for states besides the first."""
     recording = prepare(lab.directory / name, way, start or fresh(lab, way), room, truth)
     card = recording.blank.copy(recording.directory / CARD)
     drives = [Drive(recording.states)]
@@ -191,7 +194,7 @@ def recorder(
 
 
 class Load:
-    """Two writers beside, which never pause, and blocks of a file that are written before each flush."""
+    """Two writers that never pause, and blocks of a file that are written before each flush."""
 
     def __init__(self, made: Recorder) -> None:
         self._made, vm = made, made.vm
@@ -204,7 +207,7 @@ class Load:
         vm.until(f"[ -s {tree.APPENDED} ]")
 
     def scatter(self) -> None:
-        """Writes here and there, and leaves all but the writers' files as they are then."""
+        """Writes here and there; afterwards only the writers' files change."""
         words = f"scattered {LOAD_FOLDER} --bytes {LOAD_BYTES} --seed {self._made.number + 1}"
         self._made.vm.run(f"guest-tools load {words}", timeout=120).ok()
 
@@ -218,7 +221,7 @@ class Load:
 def record(
     lab: Lab, way: Way, flushes: int, start: Card | None = None, name: str = "recording"
 ) -> Recording:
-    """Boots a guest from a fresh card or `start`, lets it write without a pause, and flushes so many times."""
+    """Boots a guest from a fresh card or `start`, lets it write all the time, and flushes."""
     made = recorder(lab, way, flushes, start, name)
     load = Load(made)
     for _ in range(flushes):
@@ -240,9 +243,9 @@ def fresh(lab: Lab, way: Way) -> Card:
 def prepare(
     directory: Path, way: Way, card: Card, flushes: int, truth: Truth | None = None
 ) -> Recording:
-    """The card as it is before the guest boots, and room for so many flushes' states behind state 0.
+    """The card before the guest boots, and room for this many flushes' states after state 0.
 
-    `truth` is what root must hold then; where nobody knows, e2fsprogs say what it does.
+    `truth` is what root must hold then; if it is unknown, e2fsprogs find it out.
     """
     directory.mkdir()
     card.copy(directory / BLANK)
@@ -255,21 +258,20 @@ def prepare(
 
 
 def put_state(recording: Recording, number: int, root: Path) -> None:
-    """Root as a file has it is the state of flush `number`."""
+    """Makes a file's root the state of flush `number`."""
     at = (STATES_SECTOR + number * ROOT_SECTORS) * SECTOR
     sparse.copy_range(root, recording.states, 0, at, ROOT_SECTORS * SECTOR)
 
 
 def make_states(path: Path, count: int) -> None:
-    """An empty second disk."""
+    """Makes an empty second disk."""
     path.unlink(missing_ok=True)
     with open(path, "wb") as file:
         file.truncate((STATES_SECTOR + count * ROOT_SECTORS) * SECTOR)
 
 
 def digests(states: Path) -> Iterator[str]:
-    """SHA-256 of the content of each state on the second disk: all but what is free or in the journal, which
-    a flush may leave as it was."""
+    """The SHA-256 of each state on the second disk: of all but what is free or in the journal."""
     for number in range((states.stat().st_size // SECTOR - STATES_SECTOR) // ROOT_SECTORS):
         with extracted(states, number) as image:
             yield image.content()

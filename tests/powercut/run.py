@@ -1,4 +1,4 @@
-"""Records, enumerates, judges and boots; what `make power-cut` and the tests have in common."""
+"""Records, enumerates, judges and boots, for `make power-cut` and the tests."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def recorded(lab: Lab, way: Way, flushes: int) -> Judge:
 
 
 def reopened(directory: Path, way: Way) -> Judge:
-    """The judge of an earlier run, for which its folder must have been kept."""
+    """The judge of an earlier run, whose folder must have been kept."""
     return Judge(Recording.open(directory), way.recover)
 
 
 def cut_again(lab: Lab, way: Way, judge: Judge, state: State, flushes: int) -> Judge:
-    """Boots the card that a cut left and records that, too: the next cut may come at any point of it."""
+    """Boots the card that a cut left and records that, too, to be cut at any point of it."""
     name = "after-" + re.sub(r"\W", "-", state.name)
     card = rebuild(lab.directory / f"{name}.img", judge.recording.blank, judge.entries, state)
     return Judge(record(lab, way, flushes, card, name), way.recover)
@@ -48,7 +48,7 @@ def describe(judge: Judge) -> str:
 
 
 def states(judge: Judge, drawn: int, seed: int, directed: int = 16) -> list[State]:
-    """All kinds of cuts; `directed` is how many writes of each epoch are lost alone, and arrive alone."""
+    """All kinds of cuts; `directed` is how many writes per epoch are lost or arrive alone."""
     return [
         *judge.cuts.boundaries(),
         *judge.cuts.directed(directed),
@@ -58,7 +58,7 @@ def states(judge: Judge, drawn: int, seed: int, directed: int = 16) -> list[Stat
 
 
 def idle_complaint(judge: Judge) -> str:
-    """What a record with a log has not seen, or "": all of it must be cut, not just a part."""
+    """What a record with a log lacks, or "": all kinds of writes must be cut, not just some."""
     seen = traffic(judge.entries)
     missing = [
         what
@@ -82,7 +82,7 @@ def judged(judge: Judge, states: Sequence[State], say: Say) -> list[Verdict]:
 
 
 def control_complaint(verdicts: Sequence[Verdict]) -> str:
-    """What is wrong with a log-less run, or "": its flushes are whole, but cuts between tear them."""
+    """What is wrong with a log-less run, or "": flushes are whole, but cuts between tear them."""
     torn = [verdict for verdict in verdicts if verdict.outcome is Outcome.TORN]
     if not any(verdict.complaint for verdict in torn):
         return "no cut has torn the control so that e2fsck sees it"

@@ -18,9 +18,9 @@ from random import Random
 from harness.writelog import DISCARD, FLUSH, FUA, Entry
 
 SECTOR = 512
-# How many draws there are for a state that is wanted: epochs of one write have but a few.
+# How many draws there are for a wanted state: epochs of one write have only a few states.
 TRIES = 20
-# What is read where a write was cut off: not even one byte is right.
+# What a read returns where a write was cut off: not even one byte is right.
 GARBLED = bytes(255 - byte for byte in range(256))
 
 
@@ -36,8 +36,8 @@ class Epoch:
 class Arrived:
     """A write that reached the medium; `sectors` counts within it, None is all of it.
 
-    One that is `garbled` was cut off while the medium took it: these sectors hold neither what was
-    there nor what was written.
+    A `garbled` one was cut off while the medium took it: these sectors hold neither the old content
+    nor the new.
     """
 
     entry: int
@@ -70,7 +70,7 @@ class State:
         return f"{self.name}: epoch {self.epoch}, {self.seen} requests received, of {self.start} and later arrived: {listed}"
 
     def pieces(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        """What to write where (a sector) on a card that holds all before the epoch."""
+        """What to write where (a sector) on a card that holds everything before the epoch."""
         for write in self.arrived:
             entry = entries[write.entry]
             for first, count in _runs(write.sectors, len(entry.data) // SECTOR):
@@ -89,7 +89,10 @@ def epochs(entries: Sequence[Entry]) -> list[Epoch]:
 
 
 class Cuts:
-    """Draws states. `unrelated` are requests that no state has to lose, such as the recorder's own."""
+    """Draws states.
+
+    `unrelated` are requests that no state has to lose, such as the recorder's own.
+    """
 
     def __init__(self, entries: Sequence[Entry], unrelated: Collection[int] = ()) -> None:
         self._entries = entries
@@ -123,11 +126,11 @@ class Cuts:
         return State(f"boundary {index}", index, epoch.start, epoch.start, at_boundary=True)
 
     def directed(self, most: int = 16) -> list[State]:
-        """Of each epoch: one write has arrived and all others are lost, and the other way round.
+        """For each epoch: one write has arrived and all others are lost, and the reverse.
 
-        The first shows a FLUSH that is missing before a write which others must precede, the
-        second one that is missing before a command returns. Of a long epoch `most` writes are
-        taken, the first and the last among them.
+        The first shows a FLUSH missing before a write which others must precede, the second one
+        missing before a command returns. Of a long epoch it takes `most` writes, the first and the
+        last among them.
         """
         found = []
         for index in self._busy:
@@ -144,13 +147,13 @@ class Cuts:
         return found
 
     def garbled(self, sectors: range) -> list[State]:
-        """Of each epoch all writes that touch `sectors` were cut off halfway, and all others have arrived."""
+        """For each epoch: all writes that touch `sectors` cut off halfway, all others complete."""
         found = []
         for index in self._busy:
             epoch, writes = self.epochs[index], self._writes[index]
             arrived = tuple(Arrived(n, None, self._entries[n].sector in sectors) for n in writes)
             if any(write.garbled for write in arrived):
-                # Whatever came later was not received: the power is gone.
+                # Later requests were not received: the power is gone.
                 found.append(State(f"garbled {index}", index, epoch.start, writes[-1] + 1, arrived))
         return found
 
@@ -160,7 +163,7 @@ class Cuts:
         return next((state for state in known if state.name == name), None) or self.draw(name)
 
     def drawn(self, count: int, seed: int) -> list[State]:
-        """So many different states inside epochs; fewer only when a small record seems to have no more."""
+        """So many different states inside epochs; fewer if a small record seems to have no more."""
         found: dict[tuple[int, tuple[Arrived, ...]], State] = {}
         for number in range(TRIES * count):
             state = self.draw(f"{seed}/{number}")
@@ -172,7 +175,7 @@ class Cuts:
     def draw(self, name: str) -> State:
         """A state inside an epoch. The same record and name give the same state."""
         random = Random(name)
-        # A merge has more writes than all else; half of the draws treat all epochs alike.
+        # A merge has most of the writes; half of the draws treat all epochs alike.
         if random.random() < 0.5:
             epoch = random.choice(self._busy)
         else:
@@ -181,7 +184,7 @@ class Cuts:
             ]
         writes = self._writes[epoch]
         count = len(writes) if random.random() < 0.25 else random.randint(1, len(writes))
-        # What the recorder did between this write and the next is part of the past as well.
+        # The recorder's requests between this write and the next count as received, too.
         seen = writes[count] if count < len(writes) else self.epochs[epoch].stop
         arrived = tuple(self._arrive(random, writes[:count], seen))
         return State(name, epoch, self.epochs[epoch].start, seen, arrived)
@@ -202,7 +205,7 @@ class Cuts:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """So many places out of `count` at most, the first and the last among them."""
+    """At most `most` places out of `count`, the first and the last among them."""
     if count <= most:
         return list(range(count))
     return sorted({round(n * (count - 1) / (most - 1)) for n in range(most)})
@@ -236,7 +239,7 @@ def _torn(random: Random, write: Arrived, sectors: int) -> Arrived:
 
 
 def _runs(sectors: tuple[int, ...] | None, count: int) -> Iterator[tuple[int, int]]:
-    """Neighbouring sectors together: where they begin, and how many."""
+    """Groups neighbouring sectors: where each group begins, and its length."""
     if sectors is None:
         yield 0, count
         return

@@ -14,7 +14,7 @@ SEED = 1
 
 
 def test_no_cut_of_flushes_and_a_merge_does_harm(boot: Lab) -> None:
-    """The short one: what is on the card is what the guest's own programs had, and each FLUSH is in its place."""
+    """The short one: the card has what the guest's programs had, and each FLUSH is in its place."""
     made = recorder(boot, FILLED, 4)
     load = Load(made)
     for number in range(4):
@@ -30,7 +30,7 @@ def test_no_cut_of_flushes_and_a_merge_does_harm(boot: Lab) -> None:
     for name, wanted in (("cowflush flush", order.APPEND), ("cowflush merge", order.MERGE)):
         assert order.complaint(wanted, order.word(judge.entries, judge.window(name))) == ""
 
-    # Had one of these FLUSHes not been sent, some cut would do harm, and be seen to.
+    # Without one of these FLUSHes some cut would do harm, and the judge would notice.
     for before, after in (("d", "c"), ("r", "H"), ("H", "h")):
         less, states = judge.without(order.flush_between(judge.entries, before, after))
         found = run.judged(less, states, print)
@@ -49,7 +49,7 @@ def test_without_a_log_a_cut_tears_the_merge(boot: Lab) -> None:
 
     assert run.booted(boot, NO_LOG, judge, [boundaries[1], boundaries[-1]]) == {}
     unseen = next(v.state for v in verdicts if v.outcome is Outcome.TORN and not v.complaint)
-    # A guest may well boot from it; that its root is no flush's is what must be noticed.
+    # A guest may well boot from it; the judge must notice that its root is not any flush's.
     assert "root is not as flush" in run.booted(boot, NO_LOG, judge, [unseen])[unseen.name]
 
     again = run.cut_again(boot, NO_LOG, judge, boundaries[1], flushes=1)

@@ -1,7 +1,7 @@
-"""Power cuts in what else writes to a card: stop, merge and --direct, boots that merge or mend, offline work, errors.
+"""Power cuts in stops, merges, --direct, boots that merge or repair, offline work, and errors.
 
-Each runs in one recorded guest. All states that a cut may leave its card in are then judged by what the
-table of docs/use/power-cut.md promises; and each FLUSH is looked for in its place.
+Each runs in one recorded guest. The tests judge all states that a cut may leave its card in by the
+promises of the table in docs/use/power-cut.md, and look for each FLUSH in its place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from product import daemon, flushlog, workload
 
 SEED = 1
 FLUSHES = 4
-# Few enough for blkdebug to fail each of them.
+# Few enough for blkdebug to fail each of them
 SOME = 1024
 
 
@@ -57,7 +57,7 @@ def check_order(judge: Judge, name: str, pattern: str) -> None:
 
 @pytest.mark.thorough
 def test_a_cut_in_a_merge_by_hand_or_between_direct_flushes_does_no_harm(boot: Lab) -> None:
-    """`flush --direct` promises nothing while it merges: root is then a mix of two states, sector by sector."""
+    """`flush --direct` promises nothing while it merges: root is then a mix of two states."""
     made = recorder(boot, LOG, 4)
     direct = "cowflush flush --direct"
     for command in ("cowflush flush", "cowflush flush", direct, "cowflush flush"):
@@ -67,7 +67,7 @@ def test_a_cut_in_a_merge_by_hand_or_between_direct_flushes_does_no_harm(boot: L
     judge = Judge(made.end(), LOG.recover)
     verdicts = judged(judge)
 
-    # First it merges the log, and a cut there does as little as in any merge.
+    # First it merges the log, and a cut there is as harmless as in any merge.
     window = judge.window(direct)
     emptied = window.start + max(
         place
@@ -91,7 +91,7 @@ def test_a_cut_in_a_merge_by_hand_or_between_direct_flushes_does_no_harm(boot: L
 
 
 def mixed(judge: Judge, states: list[State], before: int, after: int) -> None:
-    """Each sector of root is as one of two states has it."""
+    """Checks that each sector of root is as in one of two states."""
     with judge.recording.state(before) as one, judge.recording.state(after) as other:
         old, new = one.path.read_bytes(), other.path.read_bytes()
     medium = Medium(judge.recording.directory, judge.recording.blank, judge.entries)
@@ -127,7 +127,7 @@ STOP = "cowflush stop"
 
 
 def stopped(boot: Lab, busy: bool) -> tuple[Judge, range]:
-    """A recorded stop, and the cuts in its last step; `busy`: two programs go on writing meanwhile."""
+    """A recorded stop, and the cuts in its last step; if `busy`, two programs write meanwhile."""
     made = recorder(boot, LOG, 2)
     load = Load(made) if busy else None
     for command in ("cowflush flush", STOP):
@@ -140,7 +140,7 @@ def stopped(boot: Lab, busy: bool) -> tuple[Judge, range]:
         load.stop()
     judge = Judge(made.end(), LOG.recover, mounted=True)
     window = judge.window(STOP)
-    # When the log is empty for good, root is written to past it.
+    # Once the log is empty for good, writes go to root past it.
     emptied = max(n for n in window if judge.entries[n - 1].sector == LOG_START)
     return judge, range(emptied + 1, window.stop)
 
@@ -152,8 +152,10 @@ STEPS = f"(?:(?:{order.APPEND})+{order.MERGE})+"
 
 @pytest.mark.thorough
 def test_a_cut_in_a_stop_of_a_quiet_system_does_no_harm(boot: Lab) -> None:
-    """Not even one between the two sectors of the superblock, which a freeze changes when it ends: all that the stop
-    writes is in the log first, and only programs write past it."""
+    """Not even one between the two sectors of the superblock, which changes when a freeze ends.
+
+    All that the stop writes is in the log first, and only programs write past it.
+    """
     judge, last = stopped(boot, busy=False)
     check(judged(judge))
     check_order(judge, STOP, f"{STEPS}F*")
@@ -185,7 +187,7 @@ def test_what_is_written_through_is_flushed_by_a_stop_and_by_a_flush_after_it(bo
 
 @pytest.mark.thorough
 def test_a_cut_in_a_stop_under_load_does_no_harm(boot: Lab) -> None:
-    """At last root is written to directly, by programs that wrote on: as on any system."""
+    """Finally programs that go on write to root directly, as on any system."""
     judge, last = stopped(boot, busy=True)
     written = sum(len(entry.data) for entry in judge.entries[last.start : last.stop])
     print(f"{written >> 10} KiB came to the card between the log's end and the command's")
@@ -197,7 +199,7 @@ def test_a_cut_in_a_stop_under_load_does_no_harm(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_cut_after_a_flush_that_failed_and_was_tried_again_does_no_harm(boot: Lab) -> None:
-    """A write to the log that fails, a FLUSH that fails, a merge that fails; each is done again."""
+    """A write to the log fails, a FLUSH fails, a merge fails; each is done again."""
     made = recorder(boot, LOG, 3)
     vm = made.vm
     made.change()
@@ -226,8 +228,10 @@ def test_a_cut_after_a_flush_that_failed_and_was_tried_again_does_no_harm(boot: 
 
 @pytest.mark.thorough
 def test_a_merge_that_fills_gaps_writes_nothing_to_the_log_but_its_header(boot: Lab) -> None:
-    """Were the log's own table still there when the kernel begins to merge, a snapshot of the same origin, the
-    kernel would save what the gaps held before, on the log behind its last data."""
+    """The kernel must not find the log's own table on a second snapshot when a merge begins.
+
+    It would save the gaps' old content on the log, after its last data.
+    """
     made = recorder(boot, FILLED, 1)
     made.change()
     made.flush()
@@ -237,14 +241,14 @@ def test_a_merge_that_fills_gaps_writes_nothing_to_the_log_but_its_header(boot: 
     check_order(judge, "cowflush merge", order.MERGE)
 
 
-# What fills the COW: in the writers' folder, by names that no round has, so that nobody asks what is in it.
+# Fills the COW, in the writers' folder, under names that no round has, so that no check reads them.
 FILL = f"n=0; while :; do n=$(((n + 1) % 24)); head -c 262144 /dev/urandom >{workload.FOLDER}/$n.new || exit; done"
-# Nothing holds it back when the daemon has ended.
+# Nothing throttles it once the daemon has ended.
 FILL_SLOWLY = FILL.replace("262144", "32768").replace("|| exit", "|| exit; usleep 20000")
 
 
 def flushed_twice(boot: Lab, **options: Any) -> Recorder:
-    """With two flushes in the log, a small COW and the daemon at work."""
+    """A recorder with two flushes in the log, a small COW and the daemon at work."""
     made = recorder(boot, LOG, 3, memory=128, **options)
     made.vm.put("/etc/cowflush.conf", (daemon.QUIET + "size=4M\n").encode())
     made.vm.run(f"mkdir {workload.FOLDER}").ok()
@@ -256,9 +260,9 @@ def flushed_twice(boot: Lab, **options: Any) -> Recorder:
 
 
 def judged_to_the_end(made: Recorder) -> Judge:
-    """No cut is older than the last flush that had returned, nor a mix."""
+    """Judges: no cut is older than the last flush that had returned, nor a mix."""
     judge = Judge(made.end(), LOG.recover, mounted=True)
-    # Each is mounted, as it were, and there are many.
+    # Each state is mounted, as it were, and there are many.
     verdicts = run.judged(judge, run.states(judge, 30, SEED, directed=4), print)
     print(run.describe(judge), run.table(verdicts), sep="\n")
     check(verdicts)
@@ -267,8 +271,10 @@ def judged_to_the_end(made: Recorder) -> Judge:
 
 @pytest.mark.thorough
 def test_a_cut_around_a_last_resort_does_no_harm(boot: Lab) -> None:
-    """The whole card refuses writes until a last resort has failed, then it works again but for one FLUSH; so the next last
-    resort follows at once upon a flush that failed, and gets through, with a writer at work."""
+    """The card refuses writes until a last resort has failed, then works again but for one FLUSH.
+
+    So the next last resort follows a failed flush at once, and succeeds, with a writer at work.
+    """
     made = flushed_twice(boot)
     vm = made.vm
     vm.fail_writes()
@@ -286,14 +292,15 @@ def test_a_cut_around_a_last_resort_does_no_harm(boot: Lab) -> None:
     found = order.word(judge.entries, received)
     # The last resort's own append and merge, and then what programs write.
     assert {"c", "h", "r"} <= set(found), found
-    # Had it emptied the log before root was durable, some cut would do harm, and be seen to.
+    # Had it emptied the log before root was durable, some cut would do harm, and the judge would
+    # notice.
     less, states = judge.without(order.flush_between(judge.entries, "r", "H"))
     assert not all(verdict.good for verdict in run.judged(less, states, print))
 
 
 @pytest.mark.thorough
 def test_a_cut_around_a_daemon_that_is_ended_in_a_flush_for_room_does_no_harm(boot: Lab) -> None:
-    """On a healthy, slow card with a writer at work; a stop goes on."""
+    """On a healthy, slow card with a writer at work; a stop follows."""
     made = flushed_twice(boot, throttle=Throttle())
     vm = made.vm
     vm.throttle(Throttle(bytes_per_second=200_000))
@@ -316,7 +323,7 @@ def test_a_cut_around_a_daemon_that_is_ended_in_a_flush_for_room_does_no_harm(bo
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
-    """A card with four flushes in its log, whose guest lost its power, and what root was after each."""
+    """A card with four flushes in its log, after a power cut, and root's state after each."""
     lab = Lab(artefacts.LOGS / f"power_cut_commands-{tmp_path_factory.getbasetemp().name}")
     made = recorder(lab, LOG, FLUSHES)
     for _ in range(FLUSHES):
@@ -331,7 +338,7 @@ def used_card(used: Recording, path: Path) -> Card:
 
 
 def check_boot(judge: Judge, pattern: str) -> None:
-    """All that a boot wrote before its first command: no cut changes what root is, and the FLUSHes are there."""
+    """Checks a boot's writes before its first command: cuts don't change root, FLUSHes are there."""
     begun = judge.marks[0].entry if judge.marks else len(judge.entries)
     found = order.word(judge.entries, range(begun + 1))
     assert order.complaint(pattern, found) == ""
@@ -339,7 +346,7 @@ def check_boot(judge: Judge, pattern: str) -> None:
 
 
 def test_a_cut_in_a_boot_with_cowflush_off_does_no_harm(boot: Lab, used: Recording) -> None:
-    """It copies the log into root without the device mapper, before it mounts it."""
+    """The boot copies the log into root without device-mapper, before it mounts root."""
     truth = used.truths()[FLUSHES]
     recording = prepare(
         boot.directory / "off", LOG, used_card(used, boot.directory / "used.img"), 0, truth
@@ -352,7 +359,7 @@ def test_a_cut_in_a_boot_with_cowflush_off_does_no_harm(boot: Lab, used: Recordi
 
 
 def test_a_cut_in_a_boot_that_mends_a_damaged_log_does_no_harm(boot: Lab, used: Recording) -> None:
-    """It appends an empty segment, so that the two flushes that are lost never count again; then a flush follows."""
+    """The boot appends an empty segment, so that the two lost flushes never count again."""
     card = used_card(used, boot.directory / "used.img")
     segments = flushlog.FlushLog(card).segments
     assert len(segments) == FLUSHES
@@ -379,7 +386,7 @@ def live(card: Card) -> list[int]:
 def test_a_cut_in_recover_or_log_format_leaves_one_state_or_the_other(
     boot: Lab, used: Recording
 ) -> None:
-    """On two disks of a guest that has its root elsewhere: one log is merged, the other made anew."""
+    """On two disks of a guest whose root is elsewhere: one log is merged, the other made anew."""
     truths = used.truths()
     merged = prepare(
         boot.directory / "merged",
@@ -391,7 +398,7 @@ def test_a_cut_in_recover_or_log_format_leaves_one_state_or_the_other(
     anew = prepare(
         boot.directory / "anew", LOG, used_card(used, boot.directory / "2.img"), 1, truths[FLUSHES]
     )
-    # What root is without its log.
+    # Root without its log
     root = Medium(boot.directory, anew.blank, []).files[0]
     put_state(anew, 1, root)
     tree.on_card(ext.ExtImage(root)).save(anew.truth_at(1))

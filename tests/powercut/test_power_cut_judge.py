@@ -1,4 +1,4 @@
-"""The judge of power cuts on records made by hand, on the host: it tells each outcome from the others."""
+"""The judge of power cuts on records made by hand, on the host: it tells all outcomes apart."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from product import workload
 
 BARRIER = Entry(0, FLUSH, b"")
 SUPER = 8192 + 2
-# Root has a file to write to: what no file uses does not count.
+# Root has a file to write to: content that no file uses does not count.
 FILE = "/root/file"
 FILESYSTEM = Filesystem(files=((FILE, b"-" * (64 << 10)),))
 
@@ -48,7 +48,7 @@ Make = Callable[..., Judge]
 
 @cache
 def look() -> tuple[int, tuple[range, ...], int]:
-    """The sector where the file begins, what is unused in bytes of root, and the journal's first sector."""
+    """The sector where the file begins, root's unused bytes, and the journal's first sector."""
     with tempfile.TemporaryDirectory() as directory:
         image = Card.create(Path(directory) / "look.img", FILESYSTEM, ROOT_ONLY).fs()
         [first, *rest] = image.blocks(FILE)
@@ -81,7 +81,7 @@ def save(entries: list[Entry], log: Path) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """A judge of these entries, which must not lose anything: each mark's state is all that came before it."""
+    """A judge of entries without losses: each mark's state is all that came before it."""
 
     def judge(entries: list[Entry], way: Way = NO_LOG) -> Judge:
         card = Card.create(tmp_path / "blank.img", FILESYSTEM, way.partitions)
@@ -101,7 +101,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def truth_of(root: Path) -> Truth:
-    """A root that a test destroys has no files."""
+    """The files of a root; one that a test destroys has none."""
     try:
         return tree.on_card(ExtImage(root))
     except AssertionError:
@@ -160,7 +160,7 @@ def test_damage_that_e2fsck_sees_is_never_good(make: Make) -> None:
 
 
 def test_what_no_file_uses_may_be_anything(make: Make) -> None:
-    """Free blocks and the journal's: a flush need not write them, so a guest and its card may differ there."""
+    """A flush need not write free blocks or the journal's, so they may differ from the guest's."""
     _, unused, journal = look()
     free = ROOT_START + unused[0].start // SECTOR
     later = [write(free, "ab"), write(journal + CHUNK, "c"), BARRIER]
@@ -180,7 +180,7 @@ def test_what_tells_what_is_used_must_be_right(make: Make) -> None:
 
 
 def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
-    """As when a flush left out a chunk, and the product shows root without it from then on: the guest had another."""
+    """As if a flush left out a chunk and cowflush then showed root without it."""
     judge = make(two_flushes())
     files = dict(judge.truths[1].files)
     content = (
@@ -213,7 +213,7 @@ def test_fewer_rounds_or_lines_than_the_guest_had_are_never_good(make: Make) -> 
 
 
 def test_what_the_writers_wrote_proves_itself(tmp_path: Path) -> None:
-    """Rounds and lines as a guest's programs write them; one byte, one line or one round less is seen."""
+    """Rounds and lines from a guest's programs; a missing byte, line or round is noticed."""
     card = Card.create(tmp_path / "card.img", Filesystem(), ROOT_ONLY)
     line = "line {} ".format
     lines = [line(n).ljust(LINE_BYTES - 1, ".") + "\n" for n in (*range(60), 0, 1)]
@@ -247,7 +247,7 @@ def test_what_the_writers_wrote_proves_itself(tmp_path: Path) -> None:
 def test_a_journal_is_replayed_where_the_card_was_mounted_and_the_files_alone_count(
     make: Make,
 ) -> None:
-    """What no mount would find after its replay is not asked for, a wrong file is."""
+    """Damage that a mount's replay repairs does not count, a wrong file does."""
     judge = make(two_flushes())
     mounted = Judge(judge.recording, NO_LOG.recover, mounted=True)
     verdicts = judged(mounted, *mounted.cuts.boundaries(), State("x", 1, 3, 6, (Arrived(4),)))
@@ -401,7 +401,7 @@ def test_the_tool_is_asked_and_its_refusal_is_one(
 def test_what_the_second_reader_finds_counts_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real log, made and read by the tool on this machine, and a tool that changes one byte of the export."""
+    """A real log, made and read by the tool on the host; the other tool changes one byte."""
     root, log = tmp_path / "root.img", tmp_path / "log.img"
     shutil.copyfile(Card.create(tmp_path / "card.img", FILESYSTEM, ROOT_ONLY).fs().path, root)
     with open(log, "wb") as file:
@@ -424,7 +424,8 @@ def test_what_the_second_reader_finds_counts_as_well(
         second_reader([root, log])
 
 
-# The smallest log there is: sector 0 is "v" while sectors 1 and 2 are to be copied to the file's 0 and 8.
+# The smallest log there is: sector 0 is "v" while sectors 1 and 2 are to be copied to the file's 0
+# and 8.
 LOG = 8192 + ROOT_SECTORS
 LOG_PARTITION = f"start={LOG}, size=2048, type=da\n"
 
@@ -446,7 +447,7 @@ TINY_LOG = Way("tiny", ROOT_ONLY + LOG_PARTITION, recover_from_tiny_log)
 
 
 def logged_flush(number: int, letters: str, ordered: bool) -> list[Entry]:
-    """Appended, committed, reported, merged, and the commit taken back; FLUSHes after each if `ordered`."""
+    """Appended, committed, reported, merged, the commit undone; FLUSHes after each if `ordered`."""
     barrier = [BARRIER] if ordered else []
     append, commit, free = [write(LOG + 1, letters)], write(LOG, "v"), write(LOG, "-")
     merge = [write(file_sector(), letters[0]), write(file_sector() + 8, letters[1])]

@@ -27,7 +27,7 @@ ENTRIES = [
 
 
 def contents(state: State, entries: list[Entry], sectors: int = 10) -> str:
-    """A card of dots after the cut, a letter a sector."""
+    """A card of dots after the cut, one letter per sector."""
     card = bytearray(b"." * SECTOR * sectors)
     before = [(entry.sector, entry.data) for entry in entries[: state.start]]
     for sector, data in [*before, *state.pieces(entries)]:
@@ -108,7 +108,7 @@ def test_of_each_epoch_one_write_arrives_alone_and_one_is_lost_alone() -> None:
         "only 1": "....c.....",
         "without 1": "ab........",
     }
-    # What a FUA write was told is there stays.
+    # A completed FUA write stays.
     assert (found["only 4"], found["without 4"]) == ("abf.c...g.", "hde.c...g.")
     assert found["without 5"] == "hdf.c...g."
     assert len(found) == 2 * 6

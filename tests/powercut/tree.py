@@ -1,9 +1,9 @@
-"""Root's files as the guest's own programs see them, and as e2fsprogs find them on a card: nothing of cowflush is asked.
+"""Root's files as the guest's own programs see them, and as e2fsprogs find them on a card.
 
-Two writers are at work during a flush, so nobody can know beforehand at which of their steps it seals
-root. What they write proves itself instead: numbered files and numbered lines, each of which can be
-computed. All other files stand still from the moment they are looked at until the flush has returned,
-and must be the same to the last byte.
+Nothing here asks cowflush. Two writers are at work during a flush, so nobody can know beforehand at
+which of their steps it seals root. What they write proves itself instead: numbered files and
+numbered lines, each of which can be computed. All other files stay unchanged from the moment they
+are read until the flush has returned, and must be the same to the last byte.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from product import workload
 APPENDED = "/root/appended"
 # One line of `guest-tools writer`
 LINE_BYTES = 100
-# What the guest has other filesystems on, and what the writers change
+# Where the guest has other filesystems, and what the writers change
 ELSEWHERE = ("/dev", "/proc", "/sys", "/run")
 MOVING = (workload.FOLDER, APPENDED)
 SHOWN = 5
 
-# Only busybox. A file is its type and mode, the time of its last change, and its content; of a link the target counts.
-# MD5 is against chance alone, and three times as fast in a guest that is emulated.
+# Busybox alone lists the files. A file is its type and mode, the time of its last change, and its
+# content; for a link the target counts. MD5 guards only against chance, and is three times as fast
+# in an emulated guest.
 _PRUNE = " -o ".join(f"-path .{path}" for path in (*ELSEWHERE, *MOVING))
 LOOK = f"""
 cd / && find . -xdev \\( {_PRUNE} \\) -prune -o -exec stat -c '%f %Y %N' {{}} + &&
@@ -42,7 +43,7 @@ cat {APPENDED} 2>/dev/null | wc -l
 
 @dataclass(frozen=True)
 class Truth:
-    """What root must hold: `files` exactly, and so many rounds and lines of the writers at least."""
+    """What root must hold: exactly `files`, and at least so many rounds and lines of the writers."""
 
     files: Mapping[str, str]
     rounds: int = 0
@@ -57,7 +58,7 @@ class Truth:
 
 
 def in_guest(vm: VM) -> Truth:
-    """What the guest's find, stat and md5sum say now."""
+    """What the guest's find, stat and md5sum print now."""
     text = vm.run(LOOK, timeout=120).ok().text
     listed, _, rest = text.partition("contents\n")
     sums, _, writers = rest.partition("writers\n")
@@ -87,7 +88,7 @@ def _path(name: str) -> str:
 def entry(mode: int, changed: int, digest: str, target: str) -> str:
     if stat.S_ISLNK(mode):
         return f"link to {target}"
-    # debugfs gives its copies no more than these bits.
+    # debugfs gives its copies only these bits.
     access = f"{mode & 0o777:o}"
     if stat.S_ISREG(mode):
         return f"file {access} {changed} {digest}"
@@ -98,8 +99,8 @@ def entry(mode: int, changed: int, digest: str, target: str) -> str:
 def on_card(image: ExtImage, direct: bool = False) -> Truth:
     """The same, as debugfs finds it in an image. The writers' files must be whole.
 
-    With `direct` root was written to directly at the end: what the writers had not synced by then may be there by its name
-    alone, and only what comes before it counts.
+    With `direct` root was written to directly at the end: of what the writers had not synced by
+    then only the name may be there, and only what comes before it counts.
     """
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
@@ -123,7 +124,7 @@ def _dumped(path: Path) -> str:
 
 
 def _rounds(folder: Path, direct: bool) -> int:
-    """How many there are, from 1 on; the last may still have its other name."""
+    """How many rounds there are, from 1 on; the last may still have its other name."""
     found = {
         f"{workload.FOLDER}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (folder.iterdir() if folder.exists() else ())
@@ -138,7 +139,7 @@ def _rounds(folder: Path, direct: bool) -> int:
 
 
 def _lines(path: Path, direct: bool) -> int:
-    """How many there are. Each boot's writer counts from 0 again."""
+    """How many lines there are. Each boot's writer counts from 0 again."""
     text = path.read_bytes() if path.exists() else b""
     number, lines = -1, text.splitlines(keepends=True)
     for place, line in enumerate(lines):
@@ -154,7 +155,7 @@ def _line(number: int) -> bytes:
 
 
 def complaint(found: Truth, wanted: Truth) -> str:
-    """In what root is not as wanted, or ""."""
+    """In what root differs from `wanted`, or ""."""
     # A dump of "/" goes into a folder of its own.
     mine, theirs = ({k: v for k, v in t.files.items() if k != "/"} for t in (found, wanted))
     wrong = [f"missing: {name}" for name in sorted(theirs.keys() - mine.keys())]

@@ -14,10 +14,10 @@ from harness.sparse import SECTOR
 from product import flushlog
 
 # From the files of a card's partitions, root first, to a file with root as the next boot would see
-# it. Raises `Refused` when there is none.
+# it. Raises `Refused` if there is none.
 Recover = Callable[[Sequence[Path]], Path]
 
-# Small, so that thousands of them can be rebuilt and judged.
+# Small, so that thousands of them can be rebuilt and judged
 ROOT_SECTORS = (20 << 20) // SECTOR
 LOG_SECTORS = (8 << 20) // SECTOR
 ROOT_START = 8192
@@ -25,17 +25,17 @@ LOG_START = ROOT_START + ROOT_SECTORS
 ROOT_ONLY = f"label: dos\nlabel-id: 0xc0f1a586\nunit: sectors\n\nstart={ROOT_START}, size={ROOT_SECTORS}, type=83\n"
 ROOT_AND_LOG = f"{ROOT_ONLY}start={LOG_START}, size={LOG_SECTORS}, type=da\n"
 TOOL_SECONDS = 120
-# The exit codes of `cowflush recover`: done, and done with a part of the log lost.
+# The exit codes of `cowflush recover`: done, and done with a part of the log lost
 DONE, LOST = 0, 7
 
 
 class Refused(Exception):
-    """The tool found a card that it can't recover, or one that others recover otherwise."""
+    """The tool can't recover this card, or others recover it otherwise."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """`partitions` is sfdisk's script, `append` more of the kernel's command line.
+    """One way: `partitions` is sfdisk's script, `append` more of the kernel's command line.
 
     `setup` is what a guest runs once on a fresh card.
     """
@@ -64,7 +64,7 @@ def as_it_is(partitions: Sequence[Path]) -> Path:
 
 
 def with_the_tool(partitions: Sequence[Path], codes: Collection[int] = (DONE,)) -> Path:
-    """What `cowflush recover` makes of root and the log; both stay as they are."""
+    """What `cowflush recover` makes of root and the log; both stay unchanged."""
     root, log = partitions
     out = root.with_name("recovered.img")
     out.unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def with_the_tool(partitions: Sequence[Path], codes: Collection[int] = (DONE,)) 
 
 
 def second_reader(partitions: Sequence[Path]) -> bytes:
-    """Root as the reader finds it that was made from the format's description alone."""
+    """Root by the second reader, which was made from the format's description alone."""
     root, log = partitions
     try:
         found = flushlog.FlushLog(LogFile.of(log))
@@ -89,7 +89,7 @@ def second_reader(partitions: Sequence[Path]) -> bytes:
 
 
 def by_both(partitions: Sequence[Path], codes: Collection[int] = (DONE,)) -> Path:
-    """What the tool makes of it, which must be what the second reader makes of it, to the last byte."""
+    """What the tool makes of it, which must equal the second reader's result to the last byte."""
     out = with_the_tool(partitions, codes)
     wanted, found = second_reader(partitions), out.read_bytes()
     if wanted != found:
@@ -105,13 +105,13 @@ def by_both(partitions: Sequence[Path], codes: Collection[int] = (DONE,)) -> Pat
 
 
 def of_a_damaged_log(partitions: Sequence[Path]) -> Path:
-    """The same, for a log of which it is known that it has lost something."""
+    """The same, for a log that is known to have lost something."""
     return by_both(partitions, (DONE, LOST))
 
 
-# The control: cuts during a merge tear it, and an enumeration that does not see that sees nothing.
+# The control: cuts during a merge tear it, and an enumeration that misses that sees nothing.
 NO_LOG = Way("no-log", ROOT_ONLY, as_it_is)
 LOG = Way("log", ROOT_AND_LOG, by_both, setup="cowflush log format /dev/sda2")
-# Merges write what root holds already, too, so that each erase block is written from its start.
+# Merges also write what root holds already, so that each erase block is written from its start.
 FILLED = Way("log-fill", ROOT_AND_LOG, by_both, setup="cowflush log format --fill 128K /dev/sda2")
 DAMAGED = Way("log-damaged", ROOT_AND_LOG, of_a_damaged_log)

@@ -1,6 +1,7 @@
-"""Images to add cowflush to, laid out as known systems lay theirs out. The root in them is the tests' own.
+"""Images to add cowflush to, partitioned as known systems are, with the tests' own root.
 
-They are made with other people's programs alone: what is wrong in ours would else be in both, and not be seen.
+They are made with other projects' programs only: a mistake in ours would be in both, and not be
+seen.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from harness.ext import Filesystem
 from harness.sparse import SECTOR
 
 GRUB = Path("/usr/lib/grub/i386-pc")
-# In core.img, where no folder of modules is to be had.
+# In core.img, where there is no folder of modules
 MODULES = ("normal", "linux", "serial", "terminal", "test", "ls")
 SYSLINUX = Path("/usr/lib/SYSLINUX/mbr.bin")
 SERIAL = "serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1\nterminal_input serial\nterminal_output serial\n"
@@ -29,7 +30,7 @@ OPENWRT_ID = "c0f1a0de"
 
 
 class Laid(Card):
-    """A card with its root and its log at other places in the table than the first and the second."""
+    """A card with its root and its log in other partitions than the first and the second."""
 
     def __init__(self, path: Path, root: int, log: int = 0) -> None:
         super().__init__(path)
@@ -61,7 +62,7 @@ class Base:
 
 
 def free(base: Base) -> int:
-    """Bytes that are left in its root."""
+    """How many bytes its root has left."""
     superblock = base.card().fs().superblock()
     return int(superblock["Free blocks"]) * int(superblock["Block size"])
 
@@ -81,7 +82,7 @@ def disk(path: Path, script: str, megabytes: int) -> Card:
 
 
 def put_ext(card: Card, number: int, folder: Path, filesystem: Filesystem) -> None:
-    """A filesystem filled from `folder`, which has a /dev, into a partition."""
+    """Fills a partition with a filesystem made from `folder`, which has a /dev."""
     place, image = card.partitions[number - 1], card.path.with_suffix(".part")
     ext.make(image, filesystem, folder, place.size * SECTOR)
     sparse.copy_range(image, card.path, 0, place.start * SECTOR, place.size * SECTOR)
@@ -89,8 +90,10 @@ def put_ext(card: Card, number: int, folder: Path, filesystem: Filesystem) -> No
 
 
 def put_grub(card: Card, *modules: str) -> None:
-    """GRUB's two halves, as its own installer puts them: the first sector but for the table, and the
-    gap behind it. What is not in `modules` it takes from the first partition's /boot/grub."""
+    """Writes GRUB's two halves as its own installer does: the first sector's code, and the gap.
+
+    Modules that are not in `modules` come from the first partition's /boot/grub.
+    """
     core, prefix = card.path.with_suffix(".core"), "(hd0,msdos1)/boot/grub"
     command = ("grub-mkimage", "--directory", GRUB, "--format", "i386-pc", "--output", core)
     tool(*command, "--prefix", prefix, "biosdisk", "part_msdos", "ext2", *modules)
@@ -113,8 +116,10 @@ def put_kernel(folder: Path, files: Mapping[str, bytes], kernel: Path) -> Path:
 
 
 def voyage(work: Path, kernel: Path, *, initrd: bool = False, start: int = 2048) -> Base:
-    """One ext2 with all in it, and GRUB: as Voyage Linux installs itself. With an initramfs of
-    its own the card has its name of old: only ours must find it."""
+    """One ext2 with everything in it, and GRUB: as Voyage Linux installs itself.
+
+    With an initramfs of its own the card is named in the old way: only ours must find it.
+    """
     root = "/dev/hda1" if initrd else "/dev/sda1"
     tree = work / "tree"
     rootfs.fill(tree, {"/etc/debian_version": b"12\n"})
@@ -139,7 +144,7 @@ menuentry "voyage-linux" {{
 
 
 def old_voyage(work: Path, kernel: Path) -> Base:
-    """The same as fdisk laid cards out for twenty years: the first partition begins at sector 63."""
+    """The same as fdisk did it for twenty years: the first partition begins at sector 63."""
     return voyage(work, kernel, start=63)
 
 
@@ -175,7 +180,7 @@ def syslinux(work: Path, kernel: Path) -> Base:
 
 
 def openwrt_tree(tree: Path) -> None:
-    """A root with OpenWrt's layout and order, and scripts that stand in for its own; without cowflush."""
+    """Makes a root with OpenWrt's layout and stand-ins for its scripts; without cowflush."""
     rootfs.fill(tree, {})
     for name in ("sbin/init", "usr/sbin/cowflush", "usr/sbin/flusher"):
         (tree / name).unlink()
@@ -189,7 +194,7 @@ def openwrt_tree(tree: Path) -> None:
 
 
 def openwrt_menu(root: str, *entries: str) -> str:
-    """grub.cfg as OpenWrt has it; each entry is what is added to the kernel's line."""
+    """grub.cfg as on OpenWrt; each entry is what is added to the kernel's line."""
     lines = ["serial --unit=0 --speed=38400 --word=8 --parity=no --stop=1 --rtscts=off"]
     lines += [
         "terminal_input serial; terminal_output serial",
@@ -204,7 +209,7 @@ def openwrt_menu(root: str, *entries: str) -> str:
 
 
 def _openwrt_disk(work: Path, kernel: Path, menu: str, script: str, megabytes: int) -> Card:
-    """The first partition: the kernel and GRUB's menu, in an ext4."""
+    """Makes the first partition: the kernel and GRUB's menu, in an ext4."""
     card = disk(work / "openwrt.img", f"label: dos\nlabel-id: 0x{OPENWRT_ID}\n{script}", megabytes)
     boot = put_kernel(work / "boot", {"boot/grub/grub.cfg": menu.encode()}, kernel)
     put_ext(card, 1, boot, Filesystem(label="kernel", uuid="c0f1a0de-0000-4000-8000-000000000001"))
@@ -232,7 +237,7 @@ def openwrt(work: Path, kernel: Path, *, name: str = "one") -> Base:
 
 
 def openwrt_squashfs(work: Path, kernel: Path) -> Laid:
-    """An image with a squashfs root that has the package in it, the writable partition, and the flush log."""
+    """An image with the package in a squashfs root, the writable partition, and the flush log."""
     overlay = "rootfstype=squashfs rootwait cowflush_overlay=LABEL=rootfs_data noinitrd"
     menu = openwrt_menu(f"root=PARTUUID={OPENWRT_ID}-02", overlay, f"{overlay} cowflush=off")
     script = "1: start=512, size=32768, type=83, bootable\n2: start=33792, size=30720, type=83\n"
@@ -262,7 +267,7 @@ def openwrt_squashfs(work: Path, kernel: Path) -> Laid:
     (work / "data/dev").mkdir(parents=True)
     put_ext(card, 3, work / "data", Filesystem(label="rootfs_data"))
     card = Laid(card.path, 3, 4)
-    # As docs/use/flush-log.md tells the owner to.
+    # As docs/use/flush-log.md tells the owner
     log_file, root_file = work / "log.img", work / "data.img"
     for part, file in ((card.log, log_file), (card.root, root_file)):
         sparse.copy_range(card.path, file, part.start * SECTOR, 0, part.size * SECTOR)
@@ -272,7 +277,7 @@ def openwrt_squashfs(work: Path, kernel: Path) -> Laid:
 
 
 def install_ipk(tree: Path) -> None:
-    """What opkg does, as in an image builder: unpacks the data, and runs the package's script."""
+    """Does what opkg does in an image builder: unpacks the data, and runs the package's script."""
     info = tree / "usr/lib/opkg/info"
     info.mkdir(parents=True)
     with tarfile.open(artefacts.ipk()) as package:

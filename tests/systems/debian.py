@@ -1,9 +1,10 @@
-"""Debian systems of the router class: they boot by BIOS and GRUB, with Debian's own kernel and initramfs.
+"""Debian systems of the router class, with BIOS, GRUB, and Debian's kernel and initramfs.
 
-A system goes by the name of its `init`: systemd and sysvinit are i386; amd64 and dracut are amd64
-with systemd, and dracut has an initramfs by that instead of initramfs-tools.
+A system is named by its `init`: systemd and sysvinit are i386; amd64 and dracut are amd64 with
+systemd, and dracut makes its initramfs with that instead of initramfs-tools.
 
-`make debian-systems` installs the package in each and saves the running machine; tests begin with that.
+`make debian-systems` installs the package in each and saves the running machine; tests begin with
+that.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ NEWER = "999-1"
 AMD64 = ("amd64", "dracut")
 QEMU = {"i386": launch.QEMU["i586"], "amd64": launch.QEMU["x86_64"]}
 PACKAGES = "/var/local/packages"
-# An initramfs takes a minute to make on an emulated machine, and prints nothing meanwhile.
+# An emulated machine takes a minute to make an initramfs, and prints nothing meanwhile.
 SLOW = 400.0
 TOTAL = 4800.0
 STACK = "/dev/mapper/cowflush-root"
@@ -45,7 +46,7 @@ CARD = "/dev/sda1"
 
 
 def boot(lab: Lab, card: Card, **options: Any) -> VM:
-    """Boots the card as a machine with nothing but the card would."""
+    """Boots the card in a machine that has nothing but the card."""
     wait = options.pop("wait", True)
     new = machine(card, **options)
     return lab.add(lambda directory: VM(new, card, directory, total=TOTAL), wait)
@@ -68,7 +69,7 @@ def disk(init: str) -> Path:
 
 
 def fresh(lab: Lab, init: str) -> Card:
-    """A system without cowflush; its package lies ready."""
+    """A system without cowflush that has the package's file."""
     path = lab.directory / f"{init}.img"
     sparse.copy(disk(init), path)
     card = Card(path)
@@ -80,7 +81,7 @@ def fresh(lab: Lab, init: str) -> Card:
 
 
 def _newer_package(directory: Path, arch: str) -> Path:
-    """The package as its next version would be: the program works the same, but is not the same file."""
+    """The package as its next version: the program works the same, but is another file."""
     tree, package = directory / "newer", directory / "newer.deb"
     local.run(["dpkg-deb", "--raw-extract", artefacts.debian_package(arch), tree], check=True)
     control = tree / "DEBIAN" / "control"
@@ -100,8 +101,11 @@ def _newer_package(directory: Path, arch: str) -> Path:
 
 @dataclass(frozen=True)
 class Installation:
-    """What the plain system complained of by itself, what the installation printed, what root was
-    then, what the console showed of the shutdown after it, and of the first boot on the stack."""
+    """What was seen at an installation.
+
+    What the plain system itself complained of, what the installation printed, what root was then,
+    and what the console showed of the shutdown after it and of the first boot on the stack.
+    """
 
     before: list[str]
     said: str
@@ -110,7 +114,7 @@ class Installation:
     boot: str
 
 
-# What systems.debian_make leaves in a template.
+# The files that systems.debian_make leaves in a template
 INSTALLED, RUNNING, MEMORY, SEEN = "installed.img", "running.img", "memory", "installation.json"
 
 
@@ -125,7 +129,7 @@ def installation(init: str) -> Installation:
 
 
 def running(lab: Lab, init: str, **options: Any) -> VM:
-    """The same, booted on the stack and at rest: a machine that was saved then, on a card of its own."""
+    """The same system, idle on the stack: a machine saved then, on a card of its own."""
     made = template(init)
     card = Card(made / RUNNING).copy(lab.directory / f"{init}-running.img")
     saved = machine(card, arch(init), saved=made / MEMORY, **options)
@@ -138,7 +142,7 @@ def running(lab: Lab, init: str, **options: Any) -> VM:
 
 
 def template(init: str) -> Path:
-    """A folder with such a system before its first boot on the stack and after it. It is only looked for here."""
+    """The folder with such a system before and after its first boot on the stack; it must exist."""
     target = "debian-systems-amd64" if init in AMD64 else "debian-systems"
     try:
         folder = place(init)
@@ -156,7 +160,7 @@ def template(init: str) -> Path:
 
 
 def place(init: str) -> Path:
-    """Where the template is, or goes. Whatever it is made of and by is in its name."""
+    """Where the template is, or goes. Its name depends on everything that it is made of and by."""
     digest = hashlib.sha256(str(disk(init).resolve()).encode())
     digest.update(
         local.run([QEMU[arch(init)], "--version"], capture_output=True, check=True).stdout
@@ -170,8 +174,10 @@ def place(init: str) -> Path:
 
 
 def _code(source: str) -> str:
-    """What a module does, without what it says about that and where it finds the others: a module may
-    move, and a comment may change, and no system is made anew for that."""
+    """What a module does, without its docstrings and comments, and its imports' places.
+
+    A module may move, and a comment may change, without a new system.
+    """
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
@@ -186,8 +192,10 @@ def _is_silent(line: ast.stmt) -> bool:
 
 
 def _contents(package: Path) -> bytes:
-    """A hash of what the package installs and runs, but for its documents and its version: those have the
-    commit's date, and no system is made anew for that."""
+    """A hash of what the package installs and runs, without its documents and version.
+
+    Those have the commit's date, for which no new system is made.
+    """
     digest = hashlib.sha256()
     for part, but in (("--ctrl-tarfile", "./md5sums"), ("--fsys-tarfile", "./usr/share/doc/")):
         packed = local.run(["dpkg-deb", part, package], capture_output=True, check=True).stdout
@@ -207,7 +215,7 @@ def _contents(package: Path) -> bytes:
 
 
 def broken(folder: Path) -> Path:
-    """Says, where a template could not be made, why."""
+    """The file that says why a template could not be made."""
     return folder.with_suffix(".broken")
 
 
@@ -215,7 +223,7 @@ def broken(folder: Path) -> Path:
 
 
 def complaints(vm: VM, init: str) -> list[str]:
-    """What the kernel, cowflush and the services complained of since this boot; no times, no numbers."""
+    """What the kernel, cowflush and the services complained of in this boot, without numbers."""
     said = vm.run("dmesg --level=emerg,alert,crit,err,warn").ok().text.splitlines()
     if init != "sysvinit":
         said += (
@@ -227,7 +235,7 @@ def complaints(vm: VM, init: str) -> list[str]:
 
 
 def shut_down(vm: VM, init: str, verb: str = "poweroff") -> None:
-    """Shuts the system down in order; the agent must not keep anybody waiting."""
+    """Shuts the system down in order; the agent must not hold it up."""
     expected = {"poweroff": "guest-shutdown", "reboot": "guest-reset"}[verb]
     command = f"systemctl --no-block {verb}" if init != "sysvinit" else verb
     assert vm.run_last(command, timeout=SLOW) == expected

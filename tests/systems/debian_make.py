@@ -1,8 +1,8 @@
 """Makes the Debian systems that tests begin with: `python3 -m systems.debian_make INIT…`.
 
 Each has the package installed, and was booted on the stack and saved. That takes minutes, so it is
-done once, before the tests and beside others. What can't be made leaves a word about that: the
-tests that need it give it as their reason, and none of them tries again.
+done once, before the tests and beside others. For a system that can't be made it leaves the reason,
+which the tests that need that system then report; none of them tries again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from systems.debian import INSTALLED, MEMORY, PACKAGES, RUNNING, SEEN, SLOW, Ins
 
 
 def make(init: str) -> str:
-    """Makes a system unless it is there. Returns why that failed, or nothing."""
+    """Makes a system unless it exists. Returns why that failed, or nothing."""
     folder = debian.place(init)
     artefacts.CACHE.mkdir(parents=True, exist_ok=True)
     with open(artefacts.CACHE / f"debian-{init}.lock", "w") as lock:
-        # One at a time, also of those that other commands make.
+        # One at a time, even with other commands
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return ""
@@ -71,7 +71,7 @@ def install(lab: Lab, init: str, folder: Path) -> None:
     debian.settled(vm, init)
     if init == "dracut":
         vm = _with_dracut(lab, vm)
-    # What the kernel says of its own modules is none of cowflush's.
+    # What the kernel says of its own modules does not concern cowflush.
     vm.run("modprobe -a loop dm-snapshot").ok()
     before = debian.complaints(vm, init)
     say(init, "installing the package")
@@ -94,9 +94,9 @@ def install(lab: Lab, init: str, folder: Path) -> None:
 
 
 def _with_dracut(lab: Lab, vm: VM) -> VM:
-    """Changes over from initramfs-tools, and boots by that."""
+    """Replaces initramfs-tools by dracut, and boots by that."""
     say("dracut", "replacing initramfs-tools")
-    # Packed quickly: on an emulated machine all else takes minutes.
+    # Compressed quickly: on an emulated machine anything else takes minutes.
     vm.run(
         "mkdir -p /etc/dracut.conf.d && echo 'compress=\"gzip -1\"' >/etc/dracut.conf.d/quick.conf"
     ).ok()

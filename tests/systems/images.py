@@ -31,14 +31,14 @@ def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def done(*arguments: str | Path) -> str:
-    """The same; it must succeed."""
+    """Runs it; it must succeed."""
     run = tool(*arguments)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
 
 def refused(*arguments: str | Path) -> str:
-    """The same; it must be refused, with a message and nothing else."""
+    """Runs it; it must be refused, with a message and nothing else."""
     run = tool(*arguments)
     assert run.returncode == 1 and run.stdout == "", run.stdout
     assert run.stderr.startswith("image: ") and "Traceback" not in run.stderr, run.stderr

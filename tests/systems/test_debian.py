@@ -16,27 +16,28 @@ from systems.debian import CARD, PACKAGES, SLOW, STACK
 
 THOROUGH, SYSTEMS = pytest.mark.thorough, pytest.mark.systems
 INITS = pytest.mark.parametrize("init", ["systemd", "sysvinit"])
-# What apt, dpkg and the tools they start say when something is wrong, or might be.
+# What apt, dpkg and their tools print when something is wrong, or might be
 COMPLAINT = re.compile(
     r"^.*(?:\b[WE]: |\berror\b|\bwarning\b|\bfailed\b|cannot).*$", re.IGNORECASE | re.MULTILINE
 )
-# Said without cowflush as well
+# Printed without cowflush as well
 USUAL = re.compile(
     r"debconf: |can't be accessed by user '_apt'|unsandboxed as root|Possible missing firmware|"
     r"os-prober|not be executed to detect"
 )
-# What either init shows of a service that did not start or stop as it should
+# What either init shows of a service that did not start or stop properly
 FAILURE = re.compile(
     r"^.*(?:\[FAILED\]|\[FAIL\]|\[WARN\]|\bfailed!|\bDependency failed\b).*$", re.MULTILINE
 )
-# What a kernel says now and then that is emulated on a busy host
+# What a kernel emulated on a busy host prints now and then
 CLOCK = re.compile(
     r"^(?:hrtimer|hpet|clocksource|timekeeping|sched_clock|tsc|APIC calibration)\b", re.IGNORECASE
 )
-# Its clocks run on while it stands still. Then a real-time process, as cowflush is for moments, seems to run for long.
+# The guest's clocks run on while it is stopped. Then a real-time process, as cowflush is for
+# moments, seems to run for long.
 STOOD_STILL = re.compile(r"^(?:hrtimer: interrupt took|clocksource: Long readout)", re.MULTILINE)
 RAN_LONG = "sched: RT throttling activated"
-# What journald says after any power cut: its file was in use.
+# What journald prints after any power cut: its file was in use.
 CUT = re.compile(r"system\.journal corrupted or uncleanly shut down, renaming and replacing")
 GRUB_DEFAULT = "/etc/default/grub.d/cowflush.cfg"
 ENTRY = "Without cowflush: the plain card"
@@ -53,7 +54,7 @@ def mode(vm: VM) -> str:
 
 
 def on_the_stack(vm: VM) -> None:
-    """Root is on the stack, writes stay in RAM, and root's UUID leads to the stack."""
+    """Checks that root is on the stack, writes stay in RAM, and root's UUID leads to the stack."""
     assert debian.root_device(vm) == STACK
     assert mode(vm) == "deferring"
     real = vm.run(f"readlink -f {STACK}").ok().text
@@ -81,7 +82,7 @@ def on_the_plain_card(vm: VM, why: str) -> None:
 
 
 def flush_and_cut(vm: VM) -> None:
-    """/root/kept is in the flush log alone, /root/lost was not flushed; the power goes."""
+    """Leaves /root/kept in the flush log alone and /root/lost unflushed, and cuts the power."""
     debian.flush(vm, merge=True)
     vm.run("echo kept >/root/kept").ok()
     debian.flush(vm)
@@ -90,7 +91,7 @@ def flush_and_cut(vm: VM) -> None:
 
 
 def quiet(vm: VM, init: str, before: list[str], after_a_cut: bool = False) -> None:
-    """Nothing failed, and the kernel and the log have no complaint that they would not have without cowflush."""
+    """Checks that nothing failed, and that there is no complaint that cowflush caused."""
     debian.settled(vm, init)
     said = {line for line in debian.complaints(vm, init) if not CLOCK.search(line)}
     if STOOD_STILL.search(vm.run("dmesg --notime").text):
@@ -104,7 +105,7 @@ def quiet(vm: VM, init: str, before: list[str], after_a_cut: bool = False) -> No
 @THOROUGH
 @INITS
 def test_the_package_is_installed_without_a_complaint(init: str) -> None:
-    """And the reboot that it asks for leads to the stack. It was when the system was made for all tests."""
+    """The reboot that the package asks for leads to the stack; the system's maker did it."""
     seen = debian.installation(init)
     assert complaints(seen.said) == []
     assert "cowflush: reboot to keep root's writes in RAM." in seen.said
@@ -123,9 +124,10 @@ def test_install_use_and_remove(boot: Lab, init: str) -> None:
     quiet(vm, init, seen.before)
     on_the_stack(vm)
     if init == "sysvinit":
-        # As /etc/init.d/sendsigs looks for whom to spare at a shutdown; test_waits_for_nobody.py has what comes of it.
+        # As /etc/init.d/sendsigs looks for processes to spare at a shutdown;
+        # test_waits_for_nobody.py tests the effect.
         vm.run("cat /run/sendsigs.omit.d/* | grep -w $(cat /run/cowflush.pid)").ok()
-        # On the way to runlevel 1 all are killed, and it is started again then.
+        # On the way to runlevel 1 every process is killed; then the daemon is started again.
         for order in ("cowflush-single: killprocs", "single: .*cowflush-single.*"):
             vm.run(f"grep -x '{order}' /etc/init.d/.depend.start").ok()
         vm.run(
@@ -175,13 +177,13 @@ def test_install_use_and_remove(boot: Lab, init: str) -> None:
 
 
 def remove(vm: VM, init: str, last: str = "true") -> None:
-    """Purges the package, writes something afterwards, and shuts down for a reboot. `last` is a command before that."""
+    """Purges the package, writes a file, runs `last`, and reboots."""
     removed = vm.run("apt-get purge --yes cowflush", timeout=SLOW).ok().text
     assert complaints(removed) == []
-    # By hand, so that the console says nothing of it.
+    # A stop by hand: the console shows nothing of it.
     assert "stopped, flushed " in removed
     left = vm.run(f"find / -xdev -iname '*cowflush*' -not -path '{PACKAGES}/*'").ok().text
-    # GRUB's tools need it until root is off the stack. It goes with the next update-grub after that.
+    # GRUB's tools need it until root is off the stack. The next update-grub after that removes it.
     assert left.split() == [GRUB_DEFAULT]
     assert complaints(vm.run("update-grub", timeout=SLOW).ok().text) == []
     roots = (
@@ -200,7 +202,7 @@ def remove(vm: VM, init: str, last: str = "true") -> None:
 def test_an_initramfs_that_the_purge_did_not_reach_keeps_nothing_in_ram(
     boot: Lab, init: str
 ) -> None:
-    """One with cowflush in it that no kernel's name leads to, as a second kernel's was that stood beside a purge."""
+    """Another initramfs with cowflush was beside the purge: no kernel's name leads to it."""
     vm = debian.running(boot, init)
     vm.run("cp /boot/initrd.img-$(uname -r) /boot/older.img").ok()
     remove(vm, init, "sed -i 's|/boot/initrd.img-.*|/boot/older.img|' /boot/grub/grub.cfg")
@@ -218,7 +220,7 @@ def test_an_initramfs_that_the_purge_did_not_reach_keeps_nothing_in_ram(
 
 @SYSTEMS
 def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -> None:
-    """And with what was flushed before: the log is applied first."""
+    """And root has what was flushed before: the log is applied first."""
     vm = debian.running(boot, "sysvinit")
     vm.run("sed -i 's/panic=-1/initcall_blacklist=dm_snapshot_init &/' /boot/grub/grub.cfg").ok()
     flush_and_cut(vm)
@@ -231,7 +233,7 @@ def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -
 @SYSTEMS
 @pytest.mark.parametrize("link", [f"by-uuid/{debian.UUID}", "by-path/pci-0000:00:01.1-ata-1-part1"])
 def test_root_is_named_by_one_of_udev_s_links(boot: Lab, link: str) -> None:
-    """The boot applies the log and builds the stack, as for every name that Debian's initramfs understands."""
+    """For every name that Debian's initramfs knows, the boot builds the stack with the log."""
     vm = debian.running(boot, "systemd")
     vm.run(f"ls /dev/disk/{link}").ok()
     vm.run(f"sed -i 's|root=UUID=[^ ]*|root=/dev/disk/{link}|' /boot/grub/grub.cfg").ok()
@@ -244,7 +246,7 @@ def test_root_is_named_by_one_of_udev_s_links(boot: Lab, link: str) -> None:
 
 
 def new_kernel(vm: VM) -> str:
-    """Which kernel an upgrade brings; the guest runs the one before, and asks for packages of its own archive."""
+    """Which kernel an upgrade brings; the older one runs, and asks for its archive's packages."""
     old, new = (package.removeprefix("linux-image-") for package in artefacts.debian_kernels())
     assert vm.run("uname -r").ok().text.strip() == old
     vm.run("apt-get update").ok()
@@ -257,7 +259,7 @@ def new_kernel_is_ready(vm: VM, new: str) -> None:
 
 
 def rebooted_into(boot: Lab, vm: VM, new: str, before: list[str]) -> VM:
-    """The new kernel's initramfs and menu entry are on the card, and it boots without a complaint."""
+    """Checks that the new kernel's initramfs and menu entry are on the card, and boots it."""
     new_kernel_is_ready(vm, new)
     debian.shut_down(vm, "systemd", "reboot")
     vm.card.fsck()
@@ -279,7 +281,7 @@ def test_a_new_kernel_boots_after_a_stop(boot: Lab) -> None:
 
 
 def upgrade(vm: VM, *others: str) -> None:
-    """The new program's daemon and copy in RAM are in use, the owner's settings stay."""
+    """Upgrades: the new daemon and its copy in RAM are in use, the owner's settings stay."""
     old = daemon_of(vm)
     vm.run(
         "sed -i 's/^#* *interval.*/interval = 29m/' /etc/cowflush.conf && grep -x 'interval = 29m' /etc/cowflush.conf"
@@ -298,7 +300,7 @@ def upgrade(vm: VM, *others: str) -> None:
 
 
 def upgraded(vm: VM) -> None:
-    """After a reboot. That copy in RAM is the initramfs's program."""
+    """Checks after a reboot: the copy in RAM is the initramfs's program."""
     on_the_stack(vm)
     vm.run("cmp /run/cowflush/cowflush /usr/sbin/cowflush && [ $(cat /root/before) = before ]").ok()
 
@@ -306,7 +308,7 @@ def upgraded(vm: VM) -> None:
 @SYSTEMS
 @INITS
 def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) -> None:
-    """The new program's daemon, copy in RAM and initramfs are in use; the owner's settings and all data stay."""
+    """The new daemon, copy in RAM and initramfs are in use; settings and all data stay."""
     seen = debian.installation(init)
     vm = debian.running(boot, init)
     vm.run("echo before >/root/before").ok()
@@ -326,7 +328,7 @@ def test_an_upgrade_of_the_package_takes_over_the_stack(boot: Lab, init: str) ->
 
 @THOROUGH
 def test_an_upgrade_of_the_package_and_of_the_kernel_at_once(boot: Lab) -> None:
-    """As a distribution brings them. Each alone, and on each init, is tried by those above."""
+    """A distribution brings both at once. The tests above try each alone, and each init."""
     seen = debian.installation("systemd")
     vm = debian.running(boot, "systemd")
     quiet(vm, "systemd", seen.before)
@@ -345,7 +347,7 @@ def daemon_of(vm: VM) -> str:
 @SYSTEMS
 @INITS
 def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
-    """Chosen in the menu. The log is applied first, so root is as it was flushed."""
+    """The entry is chosen in the menu. The log is applied first, so root is as it was flushed."""
     seen = debian.installation(init)
     vm = debian.running(boot, init)
     said = (
@@ -369,7 +371,7 @@ def test_grub_has_an_entry_without_cowflush(boot: Lab, init: str) -> None:
     assert vm.card.read("/root/direct") == b"direct\n"
 
 
-# What is put before the initramfs's own program, to be called in its place
+# What replaces the initramfs's own program, and calls it or fails
 BROKEN = {
     "it dies": 'cowflush-real attach "$2" >/dev/null; kill -KILL $$',
     # udev makes that link as well, a moment later.
@@ -378,7 +380,7 @@ BROKEN = {
 
 
 def break_attach(vm: VM, how: str) -> None:
-    """`cowflush attach` goes wrong in the initramfs of this kernel from now on."""
+    """Makes `cowflush attach` fail in this kernel's initramfs from now on."""
     script = (
         f'#!/bin/sh\nif [ "$*" = "attach $2" ]; then {BROKEN[how]}; fi\nexec cowflush-real "$@"\n'
     )

@@ -1,4 +1,4 @@
-"""The Debian package with 64 bits, in a real Debian system; and with dracut, which makes its initramfs there."""
+"""The Debian package with 64 bits in a real Debian system, also with dracut's initramfs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_dracut_boots_on_the_stack(boot: Lab) -> None:
     on_the_stack(vm)
     flush_and_cut(vm)
     vm = recovered(boot, vm, "dracut", seen.before)
-    # What was checked and mounted is the stack; nothing of how that was done is left.
+    # The stack was checked and mounted; nothing is left of how that was done.
     assert re.search(
         r"^debian: clean", vm.run("journalctl -b -o cat -t systemd-fsck").ok().text, re.MULTILINE
     )
@@ -81,7 +81,7 @@ def test_dracut_boots_on_the_stack(boot: Lab) -> None:
 
 
 def test_dracut_without_systemd_made_for_this_machine_on_the_stack(boot: Lab) -> None:
-    """Root is named by its partition, which no link of the stack leads to."""
+    """Root is named by its partition, to which no link of the stack leads."""
     seen = debian.installation("dracut")
     vm = debian.running(boot, "dracut")
     without = "hostonly=yes\nomit_dracutmodules+=' systemd systemd-initrd dracut-systemd '\n"
@@ -89,7 +89,7 @@ def test_dracut_without_systemd_made_for_this_machine_on_the_stack(boot: Lab) ->
     vm.run("dracut --force", timeout=DRACUT_SLOW).ok()
     listed = vm.run("lsinitrd", timeout=SLOW).ok().text
     assert HOOK in listed and "lib/systemd/systemd-fsck" not in listed
-    # It would wait for the stack before there is one.
+    # dracut would wait for the stack before it exists.
     assert (
         vm.run("lsinitrd -f etc/cmdline.d/95root-dev.conf", timeout=SLOW).ok().text.split()[0]
         == f"root=UUID={debian.UUID}"
@@ -97,14 +97,14 @@ def test_dracut_without_systemd_made_for_this_machine_on_the_stack(boot: Lab) ->
     vm.run(
         f"sed -i 's/root=UUID={debian.UUID}/root=PARTUUID=c0f1deb1-01/' /boot/grub/grub.cfg"
     ).ok()
-    # GRUB reads the card alone.
+    # GRUB reads only the card.
     flush_and_cut(vm)
     vm = recovered(boot, vm, "dracut", seen.before)
     assert "root=PARTUUID=" in vm.run("cat /proc/cmdline").ok().text
 
 
 def test_dracut_mounts_the_plain_card_when_the_stack_can_not_be_used(boot: Lab) -> None:
-    """And with what was flushed before. Without the package, nothing of it is in the initramfs."""
+    """Root has what was flushed before. Without the package, nothing of it is in the initramfs."""
     debian.installation("dracut")
     vm = debian.running(boot, "dracut")
     break_attach(vm, "nothing can be mounted")

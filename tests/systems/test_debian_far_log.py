@@ -1,4 +1,4 @@
-"""A flush log on another disk than root's, which may come later than root: an initramfs that is made knows of it."""
+"""A flush log on another disk, which may appear after root: a new initramfs knows of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAKE_IT_ANEW = {"systemd": "update-initramfs -u", "dracut": "dracut --force"}
 
 
 def boot_with(lab: Lab, vm: VM, init: str, *others: Path) -> VM:
-    """The same card, with these disks beside it."""
+    """Boots the same card, with these disks beside it."""
     card = vm.card
     machine = debian.machine(card, debian.arch(init))
     machine = dataclasses.replace(machine, drives=(*machine.drives, *map(Drive, others)))
@@ -32,7 +32,7 @@ def test_a_boot_without_the_disk_misses_its_flushes_and_makes_none(boot: Lab, in
     vm = debian.running(boot, init)
     debian.flush(vm, merge=True)
     vm.kill()
-    # The card's own log goes.
+    # Removes the card's own log.
     with open(vm.card.path, "r+b") as image:
         log = vm.card.partitions[1]
         image.seek(log.start * SECTOR)

@@ -1,4 +1,4 @@
-"""GRUB is installed while root is on the stack, as an owner or Debian's own upgrade does it, and the machine boots by it."""
+"""GRUB is installed while root is on the stack, by hand or an upgrade, and boots the machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from systems.debian import CARD, SLOW, STACK
 from systems.test_debian import on_the_stack
 
 LEADER = "/usr/lib/cowflush/card-for-grub"
-# GRUB's second half, between the partition table and the first partition. Without it the disk boots nowhere.
+# GRUB's second half, between the partition table and the first partition. Without it the disk does
+# not boot.
 GAP = "bs=512 seek=1 count=2047 conv=notrunc"
 
 
 def led_to_the_card(vm: VM) -> None:
-    """/boot/grub, and nothing else, says that it is on the card."""
+    """Checks that only /boot/grub is said to be on the card."""
     for target, answer in (("device", CARD), ("drive", "(hostdisk//dev/sda,msdos1)"), ("partmap", "msdos"), ("abstraction", "")):  # fmt: skip
         found = vm.run(f"grub-probe --target={target} /boot/grub").ok().text.strip()
         assert found == answer, target
@@ -49,7 +50,7 @@ def booted_again(boot: Lab, vm: VM, init: str) -> VM:
 def test_grub_is_installed_on_the_stack_and_the_machine_boots(boot: Lab, init: str) -> None:
     vm = debian.running(boot, init)
     led_to_the_card(vm)
-    # One that was killed before its last step left this.
+    # A run that was killed before its last step left this.
     vm.run(
         f"umount /boot/grub && mkdir /run/cowflush/grub && mount {STACK} /run/cowflush/grub && "
         f"ln -sfn {STACK} /run/cowflush/card && {LEADER} && ! ls /run/cowflush/grub"
@@ -63,7 +64,7 @@ def test_grub_is_installed_on_the_stack_and_the_machine_boots(boot: Lab, init: s
     debian.flush(vm, merge=True)
     vm = booted_again(boot, vm, init)
 
-    # While writes go through, and as Debian's upgrade of GRUB does it
+    # While writes go through, and in the way of Debian's upgrade of GRUB
     vm.run("cowflush stop").ok()
     led_to_the_card(vm)
     vm.run(

@@ -28,25 +28,27 @@ def ctrl_alt_del(vm: VM) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """What is wrong before the shutdown, how it is begun, and how the machine then ends."""
+    """What is wrong before the shutdown, how it begins, and how the machine then ends."""
 
     before: str
     begin: Callable[[VM], None]
     end: str = "guest-shutdown"
-    # There is something to write then, so that the machine must not be turned off.
+    # There is something to write then, so the machine must not be turned off.
     warns: bool = True
 
 
 POWEROFF = command("poweroff")
-# What init does without anybody to ask it
+# What init does without being asked by a command
 BY_SIGNAL = command("kill -s RTMIN+4 1")
-# Its filesystem lies in a file of root, a process that heeds no signal but KILL holds a file open.
+# Its filesystem is in a file on root, and a process that heeds no signal but KILL holds a file
+# open.
 BUSY = (
     "truncate -s 8M /root/image && mke2fs -q /root/image && mkdir /root/mnt && mount -o loop /root/image /root/mnt && "
     "{ sh -c 'trap \"\" TERM HUP; exec 9>/root/mnt/held; while :; do echo x >&9; sleep 1; done' </dev/null >/dev/null 2>&1 & }"
 )
-# All services are gone before the shutdown begins. What begins it has a session of its own: the end of the agent,
-# whose terminal is ttyS1, would be a hangup for it. And under systemd a scope, else systemd ends what the agent leaves.
+# All services are gone before the shutdown begins. The command that begins it has a session of its
+# own, since the end of the agent, whose terminal is ttyS1, would hang it up; and under systemd a
+# scope, else systemd ends what the agent leaves.
 KILLED = "setsid sh -c 'sync; kill -KILL -1; sleep 3; {}'"
 
 DROP_IN = "/run/systemd/system/cowflush-shutdown.service.d"
@@ -63,9 +65,10 @@ SYSTEMD = {
         POWEROFF,
     ),
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
-    # No service is stopped, but the script at the very end is run.
+    # No service is stopped, but the script at the very end runs.
     "systemctl reboot -f": Case("true", command("systemctl reboot -f"), "guest-reset"),
-    # The flush at shutdown is another unit's. By hand the daemon's stop brings all to the card, and lets writes go there.
+    # The flush at shutdown is another unit's. By hand the daemon's stop brings everything to the
+    # card, and lets writes go there.
     "the daemon is off": Case("systemctl disable --now cowflush.service", POWEROFF, warns=False),
     "the service does not flush": Case(
         f"mkdir -p {DROP_IN} && printf '[Service]\\nExecStop=\\n' >{DROP_IN}/idle.conf && systemctl daemon-reload",
@@ -75,14 +78,14 @@ SYSTEMD = {
 SYSVINIT = {
     "root is read-only": Case("echo u >/proc/sysrq-trigger", POWEROFF),
     "root is busy": Case(BUSY, POWEROFF),
-    # Its pipe to init was there, too; USR1 lets init make it again.
+    # Its pipe to init was there, too; USR1 makes init create it again.
     "run is gone": Case(
         "umount -l /run/lock; umount -l /run", command("kill -USR1 1; sleep 2; poweroff")
     ),
     "everything is killed": Case("true", command(KILLED.format("poweroff"))),
     "ctrl-alt-del": Case("true", ctrl_alt_del, "guest-reset"),
 }
-# They differ most in kind; also in `make test-all`.
+# They differ most; also in `make test-all`.
 SAY_MOST = [
     ("systemd", "root is busy"),
     ("systemd", "systemctl reboot -f"),
@@ -109,7 +112,7 @@ def test_a_shutdown_ends_with_the_data_on_the_card(boot: Lab, init: str, name: s
     case.begin(vm)
     assert vm.wait_stopped(timeout=SLOW) == case.end
     assert SAFE in vm.console
-    # In capitals, or, for what the daemon was flushing just then, beside how far that is.
+    # In capitals, or, for what the daemon was flushing just then, beside its progress
     assert ("don't power off" in vm.console.lower()) == case.warns
     vm.card.fsck()
     assert vm.card.hashes("/root")["/root/data"] == vm.card.read("/root/sum").decode().strip()
@@ -120,7 +123,7 @@ IMPATIENT = "cowflush-shutdown.service: Stopping timed out. Terminating."
 
 
 def killed_in_mid_flush(lab: Lab) -> VM:
-    """A shutdown whose service manager kills the unit's stop in the middle. It stands there on a card of some kB/s."""
+    """A shutdown whose service manager kills the unit's stop halfway, on a card of some kB/s."""
     vm = debian.running(lab, "systemd", throttle=Throttle())
     vm.run("echo flushed >/root/before").ok()
     debian.flush(vm)
@@ -131,7 +134,8 @@ def killed_in_mid_flush(lab: Lab) -> VM:
     vm.run(
         "head -c 12000000 /dev/urandom >/root/data && sha256sum </root/data | cut -c1-64 >/root/sum && sync"
     ).ok()
-    # Slow enough not to be missed, and quick for what else a shutdown reads; then it hardly moves.
+    # First slow enough to be noticed, and quick enough for the shutdown's reads; then it hardly
+    # moves.
     vm.throttle(Throttle(bytes_per_second=1 << 20))
     vm.send("systemctl --no-block poweroff")
     vm.wait_console(LOGGING, timeout=SLOW)
@@ -143,7 +147,7 @@ def killed_in_mid_flush(lab: Lab) -> VM:
 
 @pytest.mark.thorough
 def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
-    """The unit's stop is killed in the middle; the script at the very end does the rest."""
+    """The unit's stop is killed halfway; the script at the very end does the rest."""
     vm = killed_in_mid_flush(boot)
     vm.wait_console(
         "cowflush-shutdown.service: Killing process .* with signal SIGKILL", timeout=SLOW
@@ -158,7 +162,7 @@ def test_a_service_manager_that_loses_patience(boot: Lab) -> None:
 
 @pytest.mark.systems
 def test_a_card_that_is_too_slow_for_the_very_end(boot: Lab) -> None:
-    """systemd would go on without the script; that gives up before, and says what is lost. What was flushed is there."""
+    """The script gives up before systemd would go on without it, and says what is lost."""
     vm = killed_in_mid_flush(boot)
     assert vm.wait_stopped(timeout=SLOW) == "guest-shutdown"
     assert "NOT ON THE CARD" in vm.console and SAFE not in vm.console

@@ -1,4 +1,4 @@
-"""Debian's systems are made once, by a command of their own; a test says in a line why it has none."""
+"""Debian's systems are made once, by a command of their own; a test without one says why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from systems import debian, debian_make
 
 
 class Maker:
-    """Takes the place of what installs a system: counts, and can take long or fail."""
+    """Replaces what installs a system: it counts, and can take long or fail."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -34,7 +34,7 @@ class Maker:
 
 
 def package(folder: Path, program: str, date: str = "a day") -> None:
-    """folder/cowflush.deb, with a program and a document."""
+    """Makes folder/cowflush.deb, with a program and a document."""
     tree = folder / "tree"
     files = {
         "DEBIAN/control": "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@localhost>\nDescription: x\n",
@@ -56,7 +56,7 @@ def package(folder: Path, program: str, date: str = "a day") -> None:
 
 @pytest.fixture
 def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
-    """A cache of its own, with nothing in it; the parts of the systems are made up."""
+    """An empty cache for this test; the parts of the systems are made up."""
     (tmp_path / "disk.img").touch()
     package(tmp_path, "the program")
     monkeypatch.setattr(artefacts, "CACHE", tmp_path / "cache")
@@ -105,12 +105,12 @@ def test_it_is_made_once_and_anew_for_another_package(maker: Maker, tmp_path: Pa
     assert "run `make debian-systems`" in missing("systemd")
     assert debian_make.main(["systemd"]) == 0
     assert maker.calls == 2 and debian.template("systemd") != first and not first.exists()
-    # The others are none of its business.
+    # The other systems are not concerned.
     assert debian_make.main(["sysvinit"]) == 0 and debian.template("systemd").exists()
 
 
 def test_only_what_the_makers_do_makes_it_another_system() -> None:
-    """Not what they say about it, nor the folders that they and the others are in."""
+    """Neither docstrings and comments nor their folders count."""
     source = '"""Doc."""\nimport os\nfrom vm import x\n\ndef f() -> int:\n    """Doc."""\n    return x.y(1)  # why\n'
     code = debian._code(source)
     assert "x.y(1)" in code
@@ -131,7 +131,7 @@ def test_one_that_can_not_be_made_says_why_until_somebody_tries_again(
     assert said in capsys.readouterr().err
     log = Path(said.rsplit(" ", 1)[1])
     assert "much that it said\nbefore" in log.read_text()
-    # Its disks stay, to look at; a test finds no half of a system.
+    # Its disks stay for inspection; a test finds no half of a system.
     assert (log.parent / "disk.img").exists()
     assert maker.calls == 1 and [*artefacts.CACHE.glob("*.new")] == []
     maker.fails = None
@@ -160,7 +160,7 @@ def test_one_that_was_interrupted_is_made_anew(maker: Maker) -> None:
 
 
 def test_a_test_s_report_of_it_is_a_line(tmp_path: Path) -> None:
-    """And a failure: what is missing is no reason to skip a test."""
+    """And it is a failure: a missing system is no reason to skip a test."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["harness.pytest_plugin"]\n')
     (tmp_path / "test_it.py").write_text(
         "from harness import artefacts\ndef test_it():\n    artefacts.needed(artefacts.TOP / 'no-such')\n"

@@ -1,4 +1,4 @@
-"""A root that is torn where it is known by: Debian's initramfs waits for it by its UUID, before the card gets to the stack."""
+"""A root with a torn superblock: Debian's initramfs waits for its UUID, cowflush finds it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from systems.test_debian import flush_and_cut, on_the_stack
 @pytest.mark.systems
 @pytest.mark.parametrize("init", ["systemd", "dracut"])
 def test_a_root_that_only_the_flush_log_knows_boots(boot: Lab, init: str) -> None:
-    """The power failed while a merge wrote the superblock's chunk. GRUB can't read such a root, so the kernel and its
-    initramfs come from elsewhere, as from a /boot of its own."""
+    """The power failed while a merge wrote the superblock's chunk.
+
+    GRUB can't read such a root, so the kernel and its initramfs come from elsewhere, as from a
+    /boot of its own.
+    """
     vm = debian.running(boot, init)
     words = vm.run("cat /proc/cmdline").ok().text.split()
     kernel = vm.run("uname -r").ok().text.strip()

@@ -1,8 +1,8 @@
 """cowflush in systems laid out as OpenWrt's, from their boot loader to their shutdown.
 
-With the kernel "openwrt-geode", which has the geode target's options and is built for `make test-systems`
-alone, or with the tests' own. The scripts around the package's own (tests/systems/files/openwrt) stand in for OpenWrt's:
-no image of OpenWrt was at hand.
+They have the kernel "openwrt-geode", which has the geode target's options and is built only for
+`make test-systems`, or the tests' own. The scripts around the package's own
+(tests/systems/files/openwrt) stand in for OpenWrt's: no image of OpenWrt was at hand.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def ext4(lab: Lab, board: str = GEODE, name: str = "one") -> Laid:
 
 
 def ready(vm: VM) -> None:
-    """Waits until the boot's scripts are through, so that what they write is written."""
+    """Waits until the boot's scripts have ended, and so have written everything."""
     vm.wait_console("^rcS: done")
 
 
 def written(vm: VM, card: Laid) -> int:
-    """Bytes that reached root's partition and the log's. The boot partition is mounted, and written to, as on any OpenWrt."""
+    """Bytes that reached root's partition and the log's; the boot partition gets some, too."""
     names = " ".join(f"/sys/class/block/sda{number}/stat" for number in card.numbers)
     return 512 * int(vm.run(f"awk '{{ sum += $7 }} END {{ print sum }}' {names}").ok().text)
 
@@ -72,7 +72,8 @@ def test_an_ext4_root_keeps_what_was_flushed(boot: Lab, board: str) -> None:
     vm.until(f"[ -e {daemon.NOTE} ]")
     seen = status(vm)["daemon"]
     assert 6 * 60 < seen["next_flush"]["seconds"] <= 7 * 60, seen
-    # A log that was made of an image learns at its first boot where root is: both copies of its header. And the boot is counted.
+    # A log made in an image learns at its first boot where root is, in both copies of its header.
+    # And init counts the boot.
     assert written(vm, card) <= 2 * 4096 + 512
 
     vm.run("echo kept >/etc/kept").ok()
@@ -88,7 +89,7 @@ def test_an_ext4_root_keeps_what_was_flushed(boot: Lab, board: str) -> None:
 
 
 def slow(vm: VM, megabytes: int, kilobytes: int) -> None:
-    """So much in RAM only, and a card that takes so much a second from then on."""
+    """Writes this much to RAM, and then slows the card down to this speed."""
     vm.run(f"dd if=/dev/urandom of=/root/big bs=1M count={megabytes} 2>/dev/null; sync").ok()
     vm.throttle(Throttle(bytes_per_second=kilobytes << 10))
 
@@ -138,7 +139,7 @@ def test_a_reboot_in_procd_s_order_leaves_all_on_the_card(boot: Lab, board: str)
 
 
 def slow_flush(vm: VM) -> None:
-    """A flush that goes on until the card is unthrottled: it would else take a minute."""
+    """Starts a flush that goes on until the test lifts the throttle: it would take a minute."""
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync").ok()
     vm.throttle(Throttle(bytes_per_second=64 << 10))
     vm.start("cowflush flush")
@@ -158,7 +159,7 @@ def test_the_service_can_be_stopped_started_and_reloaded(boot: Lab) -> None:
     vm.until("! pidof cowflush")  # start-stop-daemon does not wait for its end
     vm.run("/etc/init.d/cowflush start").ok()
     assert vm.run("cowflush status").ok().text.startswith("mode       deferring")
-    vm.until(f"[ -e {daemon.NOTE} ]")  # nor for a begin; before it a signal ends the daemon
+    vm.until(f"[ -e {daemon.NOTE} ]")  # nor for its start; before it a signal ends the daemon
     vm.run(
         "sed -i \"s/# option interval.*/option interval '9m'/\" /etc/config/cowflush; /etc/init.d/cowflush reload"
     ).ok()
@@ -184,7 +185,8 @@ def test_the_writable_partition_of_a_squashfs_root_is_covered(boot: Lab) -> None
     assert (
         "overlayfs:/overlay / overlay rw" in mounts and "/dev/dm-overlay /overlay ext4 rw" in mounts
     )
-    # A log that was made of an image learns at its first boot where root is: both copies of its header. And the boot is counted.
+    # A log made in an image learns at its first boot where root is, in both copies of its header.
+    # And init counts the boot.
     assert written(vm, card) <= 2 * 4096 + 512
     vm.run("echo kept >/etc/kept").ok()
     daemon.flush(vm)
@@ -224,7 +226,7 @@ def test_the_same_partition_without_cowflush(boot: Lab) -> None:
 def test_a_squashfs_root_can_t_be_added_to(boot: Lab) -> None:
     card = squashfs(boot, OURS)
     out = boot.directory / "out.img"
-    # It is prepared already, as docs/use/flush-log.md tells to.
+    # It is prepared already, as docs/use/flush-log.md describes.
     assert "partition 4 is a flush log already" in images.refused("add", card.path, "--out", out)
     with open(card.path, "r+b") as file:
         file.seek(card.log.start * 512)
@@ -241,7 +243,7 @@ KEY = "head -c 16 /dev/urandom | md5sum >/etc/key\n"
 
 @BOTH
 def test_an_upgrade_finds_no_live_stack_and_leaves_the_new_image(boot: Lab, board: str) -> None:
-    """And nothing that it saved, or that the first boot makes, is lost or made again after a power cut."""
+    """A power cut neither loses nor repeats what the upgrade saved or the first boot makes."""
     card, new = ext4(boot, board), ext4(boot, board, "two")
     key = boot.directory / "key"
     key.write_text(KEY)

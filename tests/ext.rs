@@ -1,4 +1,4 @@
-//! What is pruned of filesystems that mke2fs made, and what is free on a card, judged by dumpe2fs and debugfs.
+//! Pruning and free blocks on filesystems made by mke2fs, judged by dumpe2fs and debugfs.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -40,14 +40,14 @@ impl Image {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Changes the superblock and makes its checksum right again.
+    /// Changes the superblock and corrects its checksum.
     fn edit_superblock(&mut self, at: usize, bytes: &[u8]) {
         self.put(1024 + at, bytes);
         let sum = crc::update(!0, &self.0[1024..1024 + 0x3fc]);
         self.put(1024 + 0x3fc, &sum.to_le_bytes());
     }
 
-    /// What is left out when every chunk was changed.
+    /// The chunks that are left out when every chunk was changed.
     fn pruned_over(&self, below: &mut Image, frozen: bool) -> Result<BTreeSet<u64>, Refusal> {
         let all: Vec<_> = (0..self.chunks()).map(|old| Exception { old, new: old + 2 }).collect();
         let mut kept = all.clone();
@@ -66,7 +66,7 @@ impl Image {
     }
 }
 
-/// A filesystem in a file, which goes with it.
+/// A filesystem in a file, which is removed with this value.
 struct Made(PathBuf);
 
 impl Drop for Made {
@@ -75,7 +75,7 @@ impl Drop for Made {
     }
 }
 
-/// A user's PATH in Debian has no sbin.
+/// Runs a tool of e2fsprogs: a user's PATH in Debian lacks sbin.
 fn tool(program: &str, arguments: &[&str], input: &str) -> String {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new(program);
@@ -90,7 +90,7 @@ fn tool(program: &str, arguments: &[&str], input: &str) -> String {
 }
 
 impl Made {
-    /// Files of several sizes are written to it, and every other one is deleted.
+    /// Makes a filesystem, writes files of several sizes to it, and deletes every other one.
     fn new(name: &str, size: &str, options: &str) -> Self {
         // Tests run at the same time, and two of them make the same kinds.
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -151,7 +151,7 @@ impl Made {
             let stat = self.debugfs("stat <8>");
             let list = stat.split("BLOCKS:\n").nth(1).or(stat.split("EXTENTS:\n").nth(1)).unwrap();
             for part in list.lines().next().unwrap().split(", ") {
-                // The map's own blocks have names instead of offsets.
+                // For the map's own blocks debugfs prints names instead of offsets.
                 let (offset, places) = part.split_once("):").unwrap();
                 if !offset.contains(char::is_alphabetic) {
                     told.journal.extend(range(places));
@@ -162,13 +162,13 @@ impl Made {
     }
 }
 
-/// `5` or `5-9`.
+/// Parses `5` or `5-9`.
 fn range(text: &str) -> std::ops::RangeInclusive<u64> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     first.trim().parse().unwrap()..=last.trim().parse().unwrap()
 }
 
-/// What e2fsprogs say.
+/// What e2fsprogs report.
 struct Told {
     block_bytes: u64,
     free: BTreeSet<u64>,
@@ -240,7 +240,7 @@ fn exactly_what_e2fsprogs_call_free_or_the_journals_is_left_out() {
     }
 }
 
-/// Which chunks of an image a merge would write first, had all been changed.
+/// The chunks of an image that a merge would write first, had all been changed.
 fn first_part(path: &Path, chunks: u64) -> BTreeSet<u64> {
     let olds: Vec<_> = (0..chunks).collect();
     let free = parts::free(&mut Disk::open(path).unwrap(), &mut olds.iter().copied());
@@ -257,8 +257,8 @@ fn what_e2fsprogs_call_free_on_the_card_is_written_first() {
         let first = first_part(&made.0, chunks);
         let sure = told.needless(chunks);
         assert!(sure.is_subset(&first), "{name}: {:?}", sure.difference(&first).take(9));
-        // Groups that were never written to: there are no more free blocks, and no many fewer, since where the copies of
-        // the superblock may be is left alone.
+        // Groups that were never written to: there are no more free blocks, and not many fewer,
+        // since a merge leaves alone where the copies of the superblock may be.
         told.free.append(&mut told.unwritten);
         let all = told.needless(chunks);
         assert!(first.is_subset(&all), "{name}: {:?}", first.difference(&all).take(9));
@@ -289,7 +289,7 @@ fn what_is_not_known_to_be_free_is_not_written_first() {
     {
         assert!(first(&image, chunks).is_empty(), "{what}");
     }
-    // What is behind the filesystem is in no group.
+    // Chunks after the filesystem are in no group.
     assert!(first(&image, chunks + 5).iter().all(|chunk| *chunk < chunks));
 }
 
@@ -392,7 +392,7 @@ fn without_checksums_a_bitmap_must_agree_with_its_group() {
     let mut one_more = good.clone();
     one_more.0[bitmap + 300] ^= 1;
     assert!(refusal(&one_more) == AGREES_NOT);
-    // As many free blocks as before, but the bitmap's own block among them.
+    // As many free blocks as before, but with the bitmap's own block among them.
     let mut own = good.clone();
     own.0[bitmap + bitmap / 4096 / 8] &= !(1 << (bitmap / 4096 % 8));
     own.0[bitmap + 300] |= 1 << own.0[bitmap + 300].trailing_ones();
@@ -424,7 +424,7 @@ fn of_the_journal_only_what_no_recovery_could_take_for_its_own_is_left_below() {
         assert_eq!(all.difference(&left_out).copied().collect::<BTreeSet<_>>(), kept);
         assert!(kept.len() > 20);
 
-        // What can't be read may be anything.
+        // Unreadable chunks may hold anything.
         below.0.clear();
         let left_out = image.pruned_over(&mut below, false).unwrap();
         let journal: BTreeSet<u64> =
@@ -445,7 +445,7 @@ fn any_change_of_what_has_a_checksum_is_noticed() {
         image.0[start + byte.index(length)] ^= flip;
         prop_assert!(image.pruned().is_err_and(|why| !why.is_empty()), "{start} {byte:?}");
     });
-    // Elsewhere nothing is believed that matters.
+    // Elsewhere nothing that matters is trusted.
     proptest!(ProptestConfig::with_cases(20), |(byte: prop::sample::Index, flip in 1..=255u8)| {
         let mut image = good.clone();
         let at = byte.index(image.0.len());
@@ -479,7 +479,7 @@ fn tables_that_can_not_be_are_refused() {
     let mut nowhere = good.clone();
     nowhere.put(DESCRIPTOR, &[0xff; 4]);
     assert_eq!(refusal(&nowhere), "one of root's block bitmaps is nowhere");
-    // The journal is inode 8; one of no kind is none.
+    // The journal is inode 8; one of no known kind is none.
     let inodes = at(&good, DESCRIPTOR + 8) * 4096;
     let mut none = good.clone();
     let inode_bytes = usize::from(u16::from_le_bytes([good.0[1024 + 0x58], good.0[1024 + 0x59]]));

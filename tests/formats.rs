@@ -1,4 +1,4 @@
-//! docs/formats.md says byte by byte what the program writes.
+//! docs/formats.md describes byte by byte what the program writes.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -13,10 +13,10 @@ use cowflush::pure::flushlog::format::{
 
 const DOCUMENT: &str = include_str!("../docs/formats.md");
 
-/// All bits that a field can have: each of its bytes differs from a record of zeros.
+/// A link with all bits set: each byte differs from a record of zeros.
 const ALL: Link = Link { id: u64::MAX, sequence: u64::MAX, position: u64::MAX, behind: u32::MAX };
 
-/// The rows of the table whose head names this record: which bytes, and what is in them.
+/// The rows of this record's table: the bytes, and their content.
 fn rows(name: &str) -> Vec<(Range<usize>, &'static str)> {
     let head = format!("| bytes | {name} |\n| --- | --- |\n");
     let table = DOCUMENT.split(&head).nth(1).unwrap_or_else(|| panic!("no table of {name}"));
@@ -25,20 +25,20 @@ fn rows(name: &str) -> Vec<(Range<usize>, &'static str)> {
     cells.flat_map(|(bytes, what)| bytes.split(", ").map(move |one| (range(one), what))).collect()
 }
 
-/// `8–11` as 8..12.
+/// Parses `8–11` as 8..12.
 fn range(text: &str) -> Range<usize> {
     let (first, last) = text.split_once('–').unwrap();
     first.parse().unwrap()..last.parse::<usize>().unwrap() + 1
 }
 
-/// Which bytes two records differ in, but for their checksums.
+/// The bytes in which two records differ, without their checksums.
 fn difference(one: &Record, other: &Record) -> Range<usize> {
     let differ = |at: &usize| one[*at] != other[*at] && !(12..16).contains(at);
     let first = (0..one.len()).find(differ).expect("they are the same");
     first..(0..one.len()).rev().find(differ).unwrap() + 1
 }
 
-/// Compares a record's table with records in which one field after the other is other than in `plain`.
+/// Compares a record's table with records that differ from `plain` in one field each.
 fn check(name: &str, plain: &Record, changed: &[Record]) {
     let documented = rows(name);
     assert_eq!(documented[0].0, 0..8, "{name}");
@@ -50,7 +50,7 @@ fn check(name: &str, plain: &Record, changed: &[Record]) {
         changed.iter().map(|record| difference(plain, record)).collect();
     for (bytes, (_, what)) in found.iter_mut().zip(&documented[3..]) {
         if what.starts_with("link") {
-            // Its last four bytes are not used.
+            // Its last four bytes are unused.
             bytes.end += 4;
         }
     }

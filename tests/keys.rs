@@ -1,4 +1,5 @@
-//! What lists the keys of the configuration says what their table says (src/pure/config). `make keys` writes it.
+//! Every list of the configuration's keys matches their table (src/pure/config). `make keys` writes
+//! the lists.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use cowflush::pure::config::{Config, KEYS, Key};
 
-/// A part of a file that is made from the table: it begins behind one text and ends before another.
+/// The part of a file that is made from the table: it is between two texts.
 struct List {
     path: PathBuf,
     begins: &'static str,
@@ -24,12 +25,12 @@ fn lines(line: impl Fn(&Key) -> String) -> String {
     KEYS.iter().map(line).collect()
 }
 
-/// Names as UCI takes them.
+/// The keys' names as UCI spells them.
 fn uci(key: &Key) -> String {
     key.name.replace('-', "_")
 }
 
-/// The document with the table of keys: one has it.
+/// The only document with the table of keys.
 fn document() -> PathBuf {
     fn documents(folder: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -43,14 +44,15 @@ fn document() -> PathBuf {
     path.clone()
 }
 
-/// How the table begins: its head, which that of the kernel command line has too, and its first key.
+/// The table's beginning: its head, which the kernel command line's table shares, and its first
+/// key.
 fn table() -> String {
     format!("{TABLE}| `{}` |", KEYS[0].name)
 }
 
 const TABLE: &str = "\n| key | default | meaning |\n| --- | --- | --- |\n";
 
-/// Text of a manual page: what stands in backticks is bold, and a hyphen is one that can be copied.
+/// Text for a manual page: backticks become bold, and a hyphen is one that can be copied.
 fn roff(markdown: &str) -> String {
     let pieces = markdown.split('`').enumerate();
     let text: String = pieces
@@ -66,7 +68,7 @@ fn capital(text: &str) -> String {
         .map_or_else(String::new, |first| format!("{}{}", first.to_uppercase(), signs.as_str()))
 }
 
-/// The names, wrapped as a shell script's lines are.
+/// The names, wrapped as lines of a shell script.
 fn wrapped() -> String {
     let mut text = String::new();
     let mut width = "KEYS=\"".len();
@@ -167,7 +169,7 @@ fn everything_that_lists_the_keys_has_each_of_them_with_its_default_and_its_help
 
 #[test]
 fn the_files_of_the_packages_are_the_defaults() {
-    // With every line of the file that a package installs taken out of its comment.
+    // With every setting of the package's file uncommented
     let file = fs::read_to_string(top().join("package/cowflush.conf")).unwrap();
     let settings = file.split_once("\n\n").unwrap().1.replace("# ", "");
     let mut config = Config::default();

@@ -1,4 +1,4 @@
-//! What the command line asks for is what happens: the program itself, on image files and without a stack.
+//! The command line does what it says: the program itself, on image files and without a stack.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -18,7 +18,7 @@ use cowflush::sys::disk::Disk;
 const MIB: usize = 1 << 20;
 const ROOT_UUID: &str = "0a1b0203-0405-0607-0809-0a0b0c0d0eff";
 
-/// A folder with a root of an ext filesystem, and place for a log.
+/// A folder with a root of an ext filesystem, and a place for a log.
 struct Images(PathBuf);
 
 impl Images {
@@ -50,7 +50,7 @@ impl Images {
         run_in(&self.0, arguments)
     }
 
-    /// A log for this root.
+    /// Makes a log for this root.
     fn format(&self) {
         let (code, _, said) = self.run(&["log", "format", "log.img", "--root", "root.img"]);
         assert_eq!(code, 0, "{said}");
@@ -60,7 +60,7 @@ impl Images {
         FlushLog::open_read_only(&self.path("log.img")).unwrap()
     }
 
-    /// Appends a flush that makes chunk `chunk` of root full of `byte`.
+    /// Appends a flush that fills chunk `chunk` of root with `byte`.
     fn append(&self, chunk: u64, byte: u8) {
         self.write("cow.img", &vec![byte; 3 * CHUNK_BYTES]);
         let mut cow = Disk::open(&self.path("cow.img")).unwrap();
@@ -80,7 +80,7 @@ impl Drop for Images {
 fn run_in(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     let program = env!("CARGO_BIN_EXE_cowflush");
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    // Where there is device-mapper only one command works at a time.
+    // Where there is device-mapper, only one command works at a time.
     for _ in 0..300 {
         let output = Command::new(program).args(arguments).current_dir(folder).output().unwrap();
         let code = output.status.code().unwrap();
@@ -96,7 +96,8 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
     run_in(Path::new("/"), arguments)
 }
 
-/// A root of 1 MiB: an ext4 superblock whose UUID begins with `first`, and chunks that tell their number.
+/// A root of 1 MiB: an ext4 superblock whose UUID begins with `first`, and chunks that tell their
+/// number.
 fn root(first: u8) -> Vec<u8> {
     let mut root: Vec<u8> = (0..MIB).map(|at| (at / CHUNK_BYTES) as u8).collect();
     root[..CHUNK_BYTES].fill(0);
@@ -276,7 +277,7 @@ fn a_root_that_was_changed_since_is_told_apart() {
     images.format();
     images.append(5, 0xaa);
     let mut changed = images.read("root.img");
-    // The time of the last mount.
+    // The time of the last mount
     changed[1024 + 0x2c] ^= 1;
     images.write("root.img", &changed);
     let (code, said, _) = images.run(&["recover", "root.img", "log.img", "--json"]);
@@ -298,7 +299,7 @@ fn lost_flushes_end_with_7_whatever_is_asked_for() {
         let (code, said, _) = images.run(&arguments);
         assert_eq!(code, 7, "{options:?}: {said}");
     }
-    // What is intact is saved all the same.
+    // Intact flushes are saved all the same.
     assert_eq!(images.run(&["recover", "root.img", "log.img", "--merge"]).0, 7);
     assert!(images.read("root.img")[5 * CHUNK_BYTES..6 * CHUNK_BYTES] == [0xaa; CHUNK_BYTES]);
 }
@@ -340,7 +341,7 @@ fn without_a_stack_status_says_so_in_both_forms_and_ends_with_3() {
     assert!(code == 3 && said.starts_with("mode "), "{code}: {said}");
     let (code, said, _) = run(&["status", "--json"]);
     assert!(code == 3 && said.starts_with(r#"{"version":1,"mode":"inactive""#), "{code}: {said}");
-    // Nothing to watch.
+    // There is nothing to watch.
     let (code, said, _) = run(&["status", "--watch"]);
     assert!(code == 3 && said.lines().count() == 1, "{code}: {said}");
 }

@@ -1,11 +1,11 @@
-//! Who may use whom. ARCHITECTURE.md ("The map of the code") has the rooms; here it is held:
+//! Which module may use which. This test enforces the rooms of ARCHITECTURE.md ("The map of the
+//! code"):
 //!
-//! * a room uses those below it alone, and of the same height none but itself,
-//! * what is in `src/pure` reads no file, starts no process and calls no kernel,
+//! * a room uses only rooms below it, and at its own height only itself,
+//! * `src/pure` reads no file, starts no process and calls no kernel,
 //! * no two files of a room need each other.
 //!
-//! A module's tests are left out, and modules that are for tests alone: they may reach where they
-//! like.
+//! A module's tests are left out, and modules that exist only for tests: they may use anything.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms by height. Anything may use `error`, and `error` nothing here.
+/// The rooms by height. All may use `error`, and `error` uses none of them.
 const HEIGHTS: [&[&str]; 6] = [
     &["pure"],
     &["sys"],
@@ -24,7 +24,7 @@ const HEIGHTS: [&[&str]; 6] = [
     &["commands", "main"],
 ];
 
-/// Paths that decide nothing and act.
+/// Paths to code that acts, which rooms that only decide may not use.
 const ACTS: [&str; 9] = [
     "std::fs",
     "std::io",
@@ -37,7 +37,7 @@ const ACTS: [&str; 9] = [
     "nix",
 ];
 
-/// In which `sys` knows cowflush's own devices by name, each with why.
+/// Files in which `sys` knows cowflush's own devices by name, each with the reason.
 const NAMES_IN_SYS: [(&str, &str); 2] = [
     (
         "sys::dm",
@@ -51,7 +51,7 @@ const NAMES_IN_SYS: [(&str, &str); 2] = [
 const BEHIND: [&str; 5] =
     ["flush", "throttle", "boot::bringup", "boot::find_log", "boot::stacking"];
 
-/// The names from outside that these may use all the same, each with why.
+/// Outside names that these may use all the same, each with the reason.
 const NAMED_THERE: [(&str, &str, &str); 8] = [
     ("", "nix::errno::Errno", "it is what the interface returns"),
     ("", "nix::sys::signal::Signal", "the interface tells of signals by it"),
@@ -63,11 +63,11 @@ const NAMED_THERE: [(&str, &str, &str); 8] = [
     ("flush::status", "std::fs", "it looks, and changes nothing: no model is asked for a report"),
 ];
 
-/// The files of `sys` whose functions these call, and those functions there that ask no model, each
-/// with why.
+/// The files of `sys` whose functions these call, with the functions there that ask no model, each
+/// with the reason.
 const ASKED: [(&str, &[&str]); 12] = [
-    // Paths and numbers; what only commands use; what reaches the model through `Node::open`; what
-    // only the real guard and `syncing` call.
+    // Paths and numbers; functions for commands only; some that reach the model through
+    // `Node::open`; and some that only the real guard and `syncing` call.
     (
         "sys::block",
         &["number", "sysfs", "claim", "in_the_way", "written", "sync_filesystem", "freeze"],
@@ -78,20 +78,20 @@ const ASKED: [(&str, &[&str]); 12] = [
     ("sys::mlock", &[]),
     ("sys::priority", &[]),
     ("sys::random", &[]),
-    // A model has no helper process; `busy` words an error.
+    // A model has no helper process; `busy` phrases an error.
     ("sys::lock", &["help", "end_help", "busy"]),
-    // `local` is the daemon's; `elapsed` reaches the model through `now`.
+    // Only the daemon uses `local`; `elapsed` reaches the model through `now`.
     ("sys::time", &["local", "elapsed"]),
     ("sys::syncing", &[]),
-    // The functions that ask the model call it.
+    // Called by the functions that ask the model
     ("sys::file", &["replace"]),
     ("sys::node", &["size", "read_exact_at", "write_all_at", "sync_all"]),
 ];
 
-/// Files that need each other, each with why.
+/// Files that need each other, each with the reason.
 const CIRCLES: [(&[&str], &str); 0] = [];
 
-/// A file of the program: its text without comments and without its tests, and whom it uses.
+/// A file of the program: its text without comments and tests, and what it uses.
 struct Module {
     text: String,
     uses: BTreeSet<String>,
@@ -105,7 +105,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// `a::{b, c::{d, self}}` is `a::b`, `a::c::d` and `a::c`.
+/// Expands `a::{b, c::{d, self}}` to `a::b`, `a::c::d` and `a::c`.
 fn leaves(path: &str) -> Vec<String> {
     let Some((before, inside)) = path.split_once('{') else {
         let path = path.split(" as ").next().unwrap_or(path).trim();
@@ -126,7 +126,7 @@ fn leaves(path: &str) -> Vec<String> {
     parts.flat_map(|part| leaves(&format!("{}{part}", before.trim()))).collect()
 }
 
-/// The words of a path as it is written in a module, from the crate on; `None`: it is none of the crate's.
+/// A module's path from the crate's root on; `None` if it leads out of the crate.
 fn absolute(module: &str, path: &str) -> Option<Vec<String>> {
     let mut base: Vec<_> = module.split("::").map(str::to_owned).collect();
     let mut words = path.split("::").peekable();
@@ -145,7 +145,7 @@ fn absolute(module: &str, path: &str) -> Option<Vec<String>> {
     Some(base.into_iter().chain(words.map(str::to_owned)).collect())
 }
 
-/// All paths that a text names: those of its `use` lines, and those that begin with `crate` or `super` elsewhere.
+/// All paths in a text: those of its `use` lines, and others that begin with `crate` or `super`.
 fn paths(text: &str) -> Vec<String> {
     let mut all = Vec::new();
     for (at, _) in text.match_indices("use ") {
@@ -176,7 +176,7 @@ fn without_comments_and_tests(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect()
 }
 
-/// Whether a module, or one of those around it, is declared for tests alone.
+/// Whether a module, or one around it, is declared only for tests.
 fn is_for_tests(top: &Path, module: &str) -> bool {
     let words: Vec<_> = module.split("::").collect();
     (0..words.len()).any(|depth| {
@@ -358,7 +358,7 @@ fn the_kernel_layer_knows_cowflushs_devices_in_few_places() {
 #[test]
 fn no_two_files_of_a_room_need_each_other() {
     let all = modules();
-    // What is in a folder may use what the folder's own file says: that is where it is declared.
+    // A file in a folder may use what the folder's own file declares.
     let uses = |name: &str| -> Vec<&str> {
         let module = all.get(name);
         let used = module.into_iter().flat_map(|module| module.uses.iter().map(String::as_str));

@@ -1,5 +1,5 @@
-//! Every checked-in seed of the fuzz targets, through the targets' own code: what the fuzzer once
-//! found, and what it starts from, stays right without it.
+//! Runs every checked-in seed of the fuzz targets through the targets' own code, so that what the
+//! fuzzer once found, and what it starts from, stays right without the fuzzer.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -21,7 +21,7 @@ mod targets {
     pub mod tables;
 }
 
-/// A target's name and what it does with an input.
+/// A target's name, and its check of an input.
 type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: &[Target] = &[
@@ -68,7 +68,7 @@ fn every_target_is_listed_here() {
     assert_eq!(stems("seeds"), listed);
 }
 
-/// proptest finds its file by the module's path, and says nothing when there is none.
+/// proptest finds its file by the module's path, and reports no error if it is missing.
 #[test]
 fn what_proptest_once_found_lies_where_its_module_is() {
     fn check(seeds: &Path, sources: &Path) -> usize {

@@ -1,6 +1,7 @@
-//! The words of the sources: the kernel's and the field's, and ours only where there is none (docs/glossary.md).
+//! The words of the sources: the kernel's and the field's, and ours only where those have none
+//! (docs/glossary.md).
 //!
-//! A private word that was replaced must not come back as a name, nor a phrase that hides who does something.
+//! A private word that was replaced must not return as a name, nor a phrase that hides its actor.
 
 // A test may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -8,7 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Names that were replaced, each with what it is called now.
+/// Replaced names, each with the current one.
 const RETIRED: [(&str, &str); 28] = [
     ("attend", "serve"),
     ("attendant", "worker"),
@@ -40,7 +41,7 @@ const RETIRED: [(&str, &str); 28] = [
     ("witness", "fingerprint"),
 ];
 
-/// Phrases without an actor, or that can be read as their opposite, each with what to say.
+/// Phrases without an actor, or that can be read as their opposite, each with a better one.
 const PHRASES: [(&str, &str); 6] = [
     ("whoever", "name the process, the program or the user"),
     ("everybody", "name the processes, the programs or the users"),
@@ -94,7 +95,8 @@ fn code(text: &str) -> String {
     code
 }
 
-/// The length of the character that a text begins with; `None`: it begins with something else, such as a lifetime.
+/// The length of the character that a text begins with; `None` for anything else, such as a
+/// lifetime.
 fn character(text: &str) -> Option<usize> {
     let inside = text.strip_prefix('\'')?;
     let escaped = inside.starts_with('\\');
@@ -129,7 +131,8 @@ fn no_retired_word_is_a_name_in_the_sources() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// A text in lower case, as one line: a phrase may go over the end of a line of a comment or of a paragraph.
+/// A text in lower case, as one line, since a phrase may continue on the next line of a comment or
+/// paragraph.
 fn flat(text: &str) -> String {
     let words = text.split_whitespace().filter(|word| !["//", "///", "//!", "\\"].contains(word));
     words.collect::<Vec<_>>().join(" ").to_lowercase()

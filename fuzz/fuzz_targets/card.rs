@@ -1,4 +1,4 @@
-//! What a card holds: partition tables and superblocks.
+//! The content of a card: partition tables and superblocks.
 #![cfg_attr(not(test), no_main)]
 
 use cowflush::pure::disk::partition::{self, GPT_ENTRY_BYTES, Names};
@@ -9,7 +9,7 @@ use cowflush::pure::disk::superblock;
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
 const KINDS: [&str; 7] = ["ext2", "ext3", "ext4", "xfs", "squashfs", "f2fs", "btrfs"];
-/// Btrfs' superblock stands here, the others' within the first two kilobytes.
+/// Where Btrfs' superblock is; the others' are within the first two kilobytes.
 const LATE: usize = 0x10000;
 
 /// The input is the start of a disk or of a partition.
@@ -25,7 +25,7 @@ pub fn check(data: &[u8]) {
 
 fn filesystem(head: &[u8]) {
     let found = superblock::identify(head);
-    // The boot looks at a short head first and believes it.
+    // A boot reads a short head first and trusts it.
     if let Some(early) = head.get(..4096).and_then(superblock::identify) {
         assert_eq!(Some(early), found);
     }
@@ -40,7 +40,7 @@ fn filesystem(head: &[u8]) {
     }
 }
 
-/// As the boot walks: a GPT for either size of blocks, else an MBR.
+/// Reads partitions as a boot does: a GPT for either size of blocks, else an MBR.
 fn partition_names(disk: &[u8], number: u32) {
     for block_bytes in [512u64, 4096] {
         let header = disk.get(block_bytes as usize..).unwrap_or_default();
@@ -52,7 +52,7 @@ fn partition_names(disk: &[u8], number: u32) {
             assert_names(names);
         }
     }
-    // An entry that is shorter than the format's is none.
+    // An entry shorter than the format's is not one.
     assert_eq!(partition::gpt(disk.get(..GPT_ENTRY_BYTES - 1).unwrap_or(disk)), None);
     if let Some(names) = partition::mbr(disk, number) {
         assert!(names.uuid.ends_with(&format!("-{number:02x}")) && names.label.is_empty());
@@ -60,7 +60,7 @@ fn partition_names(disk: &[u8], number: u32) {
     }
 }
 
-/// A name that a user copies to `root=` means this partition.
+/// Each name that a user can copy to `root=` means this partition.
 fn assert_names(names: Names) {
     assert!(!names.label.contains('\0'));
     let reference = Reference::parse(&format!("PARTUUID={}", names.uuid));

@@ -8,7 +8,7 @@ use cowflush::commands::{Cli, Command};
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
-/// The input is the arguments, one a line. None holds a zero byte: the kernel ends them with one
+/// The input is the arguments, one per line. None holds a zero byte: the kernel ends them with one
 /// (and argh takes it for any subcommand).
 pub fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -17,11 +17,11 @@ pub fn check(data: &[u8]) {
         Ok(cli) => {
             let written = write(&cli.command);
             let again: Vec<&str> = written.iter().map(String::as_str).collect();
-            // No word is made up but `--`; a number has several spellings.
+            // Every word but `--` comes from the input; a number has several spellings.
             for word in again.iter().filter(|word| split_number(word).count() == 1) {
                 assert!(*word == "--" || words.contains(word), "{words:?}: {again:?}");
             }
-            // What was understood, written again, is understood in the same way.
+            // A command that was understood and written again is understood in the same way.
             let again: Vec<&str> = written.iter().flat_map(|word| split_number(word)).collect();
             let read = Cli::from_args(&["cowflush"], &again).map(|cli| write(&cli.command));
             assert_eq!(read.ok(), Some(written), "{words:?}");
@@ -38,7 +38,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// `--erase-block=4096` as the two words that argh wants.
+/// Splits `--erase-block=4096` into the two words that argh needs.
 fn split_number(word: &str) -> impl Iterator<Item = &str> {
     let split = ["--erase-block", "--within"]
         .into_iter()

@@ -9,16 +9,16 @@ use cowflush::pure::units::Bytes;
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
-/// The input is the line.
+/// The input is the kernel command line.
 pub fn check(data: &[u8]) {
     let mut options = Options::parse(data);
-    // A person at the rescue prompt is heard.
+    // Words typed at the rescue prompt are added.
     let mut corrected = options.clone();
     corrected.add("cowflush=off root=/dev/typed");
     assert!(corrected.off && corrected.root == Reference::parse("/dev/typed"));
 
     for complaint in &options.complaints {
-        // The kernel log takes about a kilobyte a line.
+        // The kernel log takes about a kilobyte per line.
         assert!(complaint.len() < 900, "{complaint}");
     }
     let (config, complaints) = options.config("");
@@ -27,8 +27,8 @@ pub fn check(data: &[u8]) {
     let limit = config.size.limit(Bytes(256 << 20), &room);
     assert!(size::device(limit) <= limit && limit >= SMALLEST);
 
-    // What was understood, written again, is understood in the same way; and the rest of a line
-    // is init's.
+    // Options that were understood and written again are understood in the same way; and the rest
+    // of a line is init's.
     options.complaints.clear();
     let written = write(&options);
     assert_eq!(Options::parse(&written), options, "{written}");

@@ -11,11 +11,11 @@ pub fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut config = Config::default();
     for complaint in config.read(&text) {
-        // A line of the system's log.
+        // The message fits a line of the system's log.
         assert!(complaint.len() < 300 && !complaint.contains('\n'), "{complaint}");
     }
 
-    // What was understood, written again, is understood in the same way.
+    // A configuration that was understood and written again is understood in the same way.
     let written = config.write();
     let mut again = Config::default();
     assert_eq!(again.read(&written), [""; 0], "{written}");

@@ -11,8 +11,8 @@ use cowflush::pure::cow::view::{self, Areas};
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
 /// The input is the store's header (16 bytes), three sizes (u32 each: chunks of the origin, chunks
-/// of the COW, budget for copies), 4 bytes that fill up the line, then its metadata areas without
-/// the data between them. What is missing is zero.
+/// of the COW, budget for copies), 4 bytes of padding, then its metadata areas without the data
+/// between them. Missing bytes are zero.
 pub fn check(data: &[u8]) {
     let (start, areas) = data.split_at(data.len().min(32));
     let (header, sizes) = start.split_at(start.len().min(16));
@@ -46,7 +46,8 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// Merging the view moves every chunk of the table to its place, upwards, within the budget.
+/// Checks that merging the view moves every chunk of the table to its place, upwards, within the
+/// budget.
 fn check_view(table: &[Exception], budget: u64) {
     let built = Areas::new(table, budget);
     let data_start = built.layout().data_start();
@@ -60,7 +61,7 @@ fn check_view(table: &[Exception], budget: u64) {
         areas.push((area.chunk, area.bytes));
     }
     assert!(sources.len() as u64 <= budget);
-    // The kernel starts at the table's end, where the last area is; it is the one not full.
+    // The kernel starts at the table's end, with the last area, the only one that may not be full.
     let chunks: Vec<u64> = areas.iter().rev().map(|(chunk, _)| *chunk).collect();
     let expected: Vec<u64> = (0..=table.len() as u64 / PER_AREA).map(format::area_chunk).collect();
     assert_eq!(chunks, expected);
@@ -82,7 +83,7 @@ fn check_view(table: &[Exception], budget: u64) {
             }
         }
     }
-    // The table is sorted, so this also says that the card is written in ascending order.
+    // The table is sorted, so this also shows that the card is written in ascending order.
     assert_eq!(merged, table);
 }
 

@@ -1,4 +1,4 @@
-//! A sealed filesystem whose unused chunks are left out.
+//! The pruning of a sealed filesystem: its unused chunks are left out.
 #![cfg_attr(not(test), no_main)]
 
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
@@ -8,7 +8,7 @@ use cowflush::pure::ext::prune;
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
-/// The device has so many chunks: what the input lacks is zero.
+/// How many chunks the device has; those that the input lacks are zero.
 const CHUNKS: u64 = 32;
 
 struct Device<'a>(&'a [u8]);
@@ -27,9 +27,9 @@ impl Chunks for Device<'_> {
     }
 }
 
-/// The input is the device, 128 KiB at most. It is its own layer below, too.
+/// The input is the device, 128 KiB at most. It is also its own layer below.
 pub fn check(data: &[u8]) {
-    // One chunk more than there is, and one that no filesystem reaches.
+    // One chunk after the last one, and one that no filesystem reaches.
     let table = |step| {
         (0..=CHUNKS).step_by(step).chain([u64::MAX]).map(|old| Exception { old, new: old | 2 })
     };
@@ -51,7 +51,7 @@ pub fn check(data: &[u8]) {
         for always in [0, CHUNKS, u64::MAX] {
             assert!(kept.iter().any(|exception| exception.old == always));
         }
-        // What is left is needed, whatever else was changed.
+        // The rest is needed, whatever else was changed.
         assert_eq!(left(&kept, frozen), (kept.clone(), Ok(0)));
         let every_other: Vec<_> = table(2).collect();
         let (some, _) = left(&every_other, frozen);

@@ -22,7 +22,7 @@ const CHUNKS: u64 = 290;
 const SECTOR: usize = 512;
 const ROOT_CHUNKS: u64 = 4000;
 
-/// The input says how the log is used, then what happens to it. What is missing is zero.
+/// The input says how the log is used, then what happens to it. Missing bytes are zero.
 pub fn check(data: &[u8]) {
     let mut input = Input(data);
     let mut card = Card::new([1, 8, 32][usize::from(input.byte() % 3)]);
@@ -45,14 +45,14 @@ pub fn check(data: &[u8]) {
             }
             card.check_damaged(false);
         }
-        // What nobody but an attacker makes: records with a right checksum.
+        // Records that only an attacker makes: invented, with a right checksum.
         2 => {
             while !input.0.is_empty() {
                 card.forge(&mut input);
             }
             card.check_anything(CHUNKS);
         }
-        // Anything, on a partition that may have another size.
+        // Any bytes, on a partition that may have another size.
         _ => {
             let chunks = input.number() % (CHUNKS + 2);
             while !input.0.is_empty() {
@@ -68,15 +68,15 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// A log in memory, and what it should hold.
+/// A log in memory, and its expected content.
 struct Card {
     bytes: Vec<u8>,
-    /// What stood in each chunk before it was last written.
+    /// The content of each chunk before its last write.
     older: BTreeMap<u64, Vec<u8>>,
     header: Header,
-    /// Root by the log after each segment of this generation: a chunk's number and its tag.
+    /// Root after each segment of this generation, by the log: a chunk's number and its tag.
     states: Vec<BTreeMap<u64, u64>>,
-    /// Counts what is random in a real log, and tells all data apart.
+    /// A counter: it replaces a real log's random numbers, and makes all data distinct.
     draw: u64,
 }
 
@@ -140,7 +140,7 @@ impl Card {
         Chain::read(self, found.header).expect("the header makes sense")
     }
 
-    /// The state that applying a log gives, once its data are verified.
+    /// The state that a log gives when applied, once its data are verified.
     fn state(&mut self, chain: &mut Chain) -> BTreeMap<u64, u64> {
         let live = chain.verify(self);
         let read = live.iter().map(|live| {
@@ -164,7 +164,7 @@ impl Card {
         self.check_as_left();
     }
 
-    /// A power cut during a flush: any of its sectors may have got to the card.
+    /// A power cut during a flush: any of its sectors may have reached the card.
     fn cut_flush(&mut self, input: &mut Input<'_>) {
         let (whole, seed) = (usize::from(input.byte()), input.number());
         let (_, after) = self.append(input, whole, seed);
@@ -176,22 +176,22 @@ impl Card {
             chain.end
         );
         assert!(state == after || Some(&state) == self.states.last(), "neither flush N nor N + 1");
-        // All the data got there, so they count.
+        // All data arrived, so the flush counts.
         if chain.segments.len() == self.states.len() {
             self.states.push(after);
         }
         assert_eq!(chain.segments.len() + 1, self.states.len());
     }
 
-    /// Writes head, table and data of a segment: its first `whole` sectors, and of the others
-    /// those that `seed` chooses. Also returns what root is with it.
+    /// Writes a segment's head, table and data: its first `whole` sectors, and those of the others
+    /// that `seed` chooses. Also returns root with the segment.
     fn append(
         &mut self,
         input: &mut Input<'_>,
         whole: usize,
         seed: u64,
     ) -> (Head, BTreeMap<u64, u64>) {
-        // Mostly small, since that is fast, at times all that a ring takes.
+        // Mostly small, since that is fast; sometimes all that a ring holds.
         let count = match input.byte() {
             large @ 240.. => large - 1,
             small => small % 24,
@@ -229,7 +229,7 @@ impl Card {
         (laid.head, after)
     }
 
-    /// A new generation begins where the last one ended.
+    /// Begins a new generation where the last one ended.
     fn merge(&mut self, which: u8) {
         let chain = self.chain();
         let behind = behind_crc(self, &chain.ring, chain.next.position);
@@ -239,7 +239,7 @@ impl Card {
         self.check_as_left();
     }
 
-    /// Nothing happened to the log: all is found, and nothing else.
+    /// Checks that everything is found, and nothing else, since nothing happened to the log.
     fn check_as_left(&mut self) {
         let mut chain = self.chain();
         assert_eq!(chain.end, ChainEnd::Clean);
@@ -254,12 +254,12 @@ impl Card {
         }
     }
 
-    /// Something happens to one chunk. That an old write comes back is for `lost` only: several of
-    /// those can bring back a whole old log.
+    /// Damages one chunk. An old write returns only if `lost`: several of those can bring back a
+    /// whole old log.
     fn damage(&mut self, input: &mut Input<'_>, lost: bool) {
         let mut chunk = u64::from(input.byte()) << 8 | u64::from(input.byte());
         chunk %= CHUNKS;
-        // With one copy of the header out of date the other one must stay.
+        // If one copy of the header is out of date, the other one must stay.
         if self.chunk(0) != self.chunk(CHUNKS - 1) || !lost {
             chunk = chunk.clamp(1, CHUNKS - 2);
         }
@@ -267,7 +267,7 @@ impl Card {
         let kind = input.byte() % if lost { 4 } else { 3 };
         let number = input.number();
         match kind {
-            // A few bits next to each other.
+            // A few neighbouring bits.
             0 => {
                 let burst = (number >> 32) as u32;
                 let at = at + number as usize % (CHUNK_BYTES - 4);
@@ -289,7 +289,7 @@ impl Card {
         }
     }
 
-    /// What is applied is a state that once was; of `one` damage nothing is lost silently.
+    /// Checks that the applied state existed once; with only `one` damage nothing is lost silently.
     fn check_damaged(&mut self, one: bool) {
         let mut chain = self.chain();
         let state = self.state(&mut chain);
@@ -303,13 +303,13 @@ impl Card {
         }
     }
 
-    /// Writes a record with a right checksum, of which some fields are from the input.
+    /// Writes a record with a right checksum and some fields from the input.
     fn forge(&mut self, input: &mut Input<'_>) {
         let Some(mut chain) = self.read(CHUNKS) else {
             return self.put_header(Header { chunks: CHUNKS, align: 1, ..self.header }, 0);
         };
         let (kind, mask) = (input.byte(), input.byte());
-        // What a right record would have, or a number of the input.
+        // The value of a right record, or a number from the input.
         let mut field = 0;
         let mut or = |right: u64| {
             field += 1;
@@ -339,7 +339,7 @@ impl Card {
             }
             _ => {
                 let entries = [0, 1, 2].map(|n| Entry { old: or(n), crc: or(0) as u32 });
-                // Their data are whatever stands there.
+                // Their data are whatever is there.
                 chain.next.position =
                     if kind >> 2 & 1 == 1 { input.number() } else { link.position };
                 let mut table = entries.to_vec();
@@ -366,7 +366,7 @@ impl Card {
         found.and_then(|found| Chain::read(self, found.header)).ok()
     }
 
-    /// What holds for any bytes on a partition of `chunks`.
+    /// Checks what holds for any bytes on a partition of `chunks`.
     fn check_anything(&mut self, chunks: u64) {
         let mut chain = match header(self, chunks) {
             Ok(found) => Chain::read(self, found.header).expect("the header makes sense"),
@@ -395,14 +395,14 @@ impl Card {
     }
 }
 
-/// A chunk's data, which no other has.
+/// A chunk's data, which differ from those of all others.
 fn contents(tag: u64) -> [u8; CHUNK_BYTES] {
     let mut chunk = [0; CHUNK_BYTES];
     chunk.as_chunks_mut::<8>().0.fill(tag.to_le_bytes());
     chunk
 }
 
-/// Takes one thing after the other from the input.
+/// Takes values from the input, one after the other.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {

@@ -6,20 +6,20 @@ use cowflush::pure::modules;
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
-/// The input is the list, and once more the line.
+/// The input is the list, and also the line.
 pub fn check(data: &[u8]) {
     let paths: Vec<_> = modules::paths(data).collect();
     for path in &paths {
         assert!(!path.is_empty() && !path.contains(&b'\n'));
         let name = modules::name(path);
-        // The kernel log takes about a kilobyte a line.
+        // The kernel log takes about a kilobyte per line.
         assert!(name.len() < 900 && !name.contains('/'), "{name}");
         modules::parameters(&name, data);
     }
-    // What was read, written again, is read in the same way.
+    // Paths that were read and written again are read in the same way.
     assert_eq!(modules::paths(&paths.join(&b'\n')).collect::<Vec<_>>(), paths);
 
-    // One parameter more reaches its module, whatever the line says before; and the rest of a line
+    // One more parameter reaches its module, whatever the line says before; and the rest of a line
     // is init's.
     if !data.contains(&b'"') && !data.windows(2).any(|pair| pair == b"--") {
         let line = [data, b" some-module.key=value -- some_module.not=1"].concat();

@@ -1,4 +1,4 @@
-//! The records of the last flush and of those before, files in /run.
+//! The records of the last flush and of earlier ones, files in /run.
 #![cfg_attr(not(test), no_main)]
 
 use cowflush::pure::report::history;
@@ -8,7 +8,7 @@ use cowflush::pure::units::Bytes;
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 
-/// The input is the file; and, for the way there and back, what the file tells.
+/// The input is the file; and, for the round trip, the file's values.
 pub fn check(data: &[u8]) {
     let mut numbers = data.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
     let mut number = || numbers.next().unwrap_or(0);
@@ -31,7 +31,7 @@ pub fn check(data: &[u8]) {
     assert_eq!(Record::parse(&told.to_text()), told);
 
     let mut record = Record::parse(&String::from_utf8_lossy(data));
-    // The end of a line, not of a word.
+    // The end of a line, not of a word
     record.command.truncate(record.command.trim_end_matches('\r').len());
     record.reason.truncate(record.reason.trim_end_matches('\r').len());
     record.path.truncate(record.path.trim_end_matches('\r').len());

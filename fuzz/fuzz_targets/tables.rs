@@ -1,4 +1,4 @@
-//! What device-mapper prints of a table and of a snapshot.
+//! device-mapper's text of a table and of a snapshot's status.
 #![cfg_attr(not(test), no_main)]
 
 use cowflush::pure::dm::{SnapshotStatus, Target};

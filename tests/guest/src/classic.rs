@@ -17,7 +17,7 @@ use cowflush::sys::node::Node;
 use cowflush::sys::{block, mlock};
 
 /// Flush root the classic way: freeze it, merge its COW in the COW's own order, give it a fresh
-/// COW, thaw it. Prints `merged_bytes N stall_us N`. Not safe against being killed.
+/// COW, thaw it. Prints `merged_bytes N stall_us N`. A kill in between leaves root suspended.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "classic")]
 pub struct Classic {
@@ -46,7 +46,7 @@ impl Classic {
             return Err(none());
         };
         let merged = root.usage().map_or(Bytes(0), |usage| usage.data().bytes());
-        // Of that size, without slack.
+        // With exactly that size, without slack
         let size = Bytes(self.size);
         let fresh = cow_device::create(&control, size, Bytes(0), size)?;
         control.create(Name::Sealed)?;

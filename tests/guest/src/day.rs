@@ -17,12 +17,12 @@ use crate::random::Random;
 const SECTOR: usize = 512;
 /// Where marks go: between the partition table and the first partition.
 const MARK_SECTOR: u64 = 4096;
-/// What a first chunk of events begins with, and the end of the list.
+/// The end of the list, and the beginning of a first chunk of events.
 const END: &str = "end";
 
-/// Carry out a list of events, one a line (`MILLISECONDS VERB ARGUMENTS`, the last line `end`), below a
-/// folder, and run a flush command after every interval. Marks what the card receives meanwhile.
-/// Prints `events N late_ms N latest_ms N flushes N`.
+/// Carry out a list of events, one per line (`MILLISECONDS VERB ARGUMENTS`, the last line `end`),
+/// below a folder, and run a flush command after every interval. Writes marks into what the card
+/// receives meanwhile. Prints `events N late_ms N latest_ms N flushes N`.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "day")]
 pub struct Day {
@@ -38,7 +38,7 @@ pub struct Day {
     /// seconds from flush to flush
     #[argh(option)]
     interval: u64,
-    /// how long in seconds
+    /// for how many seconds
     #[argh(option)]
     seconds: u64,
 }
@@ -82,7 +82,7 @@ impl Day {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The next event, if it is still this day's.
+    /// The next event, if it belongs to this day.
     fn event(
         &self,
         lines: &mut impl Iterator<Item = std::io::Result<String>>,
@@ -104,7 +104,7 @@ fn shell(command: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for the times of events, and knows how late they were.
+/// Waits for the events' times, and measures how late they were.
 struct Clock {
     begin: Instant,
     late: Duration,
@@ -128,8 +128,7 @@ impl Clock {
     }
 }
 
-/// A sector's worth of text that goes to the card past everything, as a mark in the record of its
-/// writes.
+/// Writes marks: sectors of text that go straight to the card, into the record of its writes.
 struct Marks {
     card: File,
 }
@@ -203,7 +202,7 @@ impl Router {
         Ok(())
     }
 
-    /// The file stays open, as a daemon's log does.
+    /// Appends to a file that stays open, as a daemon's log does.
     fn append(&mut self, path: PathBuf, content: &[u8]) -> Result<(), Failure> {
         if !self.appended.contains_key(&path) {
             make_folder(&path)?;
@@ -214,7 +213,8 @@ impl Router {
         Ok(())
     }
 
-    /// As logrotate does: FILE.N.gz to FILE.N+1.gz, FILE to FILE.1.gz. syslogd looks for its file itself.
+    /// Rotates as logrotate does: FILE.N.gz to FILE.N+1.gz, FILE to FILE.1.gz. syslogd reopens its
+    /// file itself.
     fn rotate(&mut self, path: &Path, keep: u64) -> Result<(), Failure> {
         self.appended.remove(path);
         let name = path.display();
@@ -227,7 +227,7 @@ impl Router {
     }
 }
 
-/// So many printable bytes, the same for the same seed; text compresses as text does.
+/// This many printable bytes, the same for the same seed; they compress as text does.
 fn text(bytes: u64, seed: u64) -> Vec<u8> {
     const WORDS: [&str; 16] = [
         "the",
@@ -279,7 +279,7 @@ fn create(path: &Path, content: &[u8]) -> Result<(), Failure> {
     Ok(fs::write(path, content)?)
 }
 
-/// The head, then a row of each archive whose turn it is.
+/// Writes the head, then a row of each archive whose turn it is.
 fn rrd(path: &Path, head: u64, row: u64, places: Option<&str>, seed: u64) -> Result<(), Failure> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let mut random = Random::new(seed);
@@ -293,7 +293,8 @@ fn rrd(path: &Path, head: u64, row: u64, places: Option<&str>, seed: u64) -> Res
     Ok(())
 }
 
-/// `NOW` is seconds since the first day began, by the guest's own clock, which only runs forward.
+/// Runs statements; `NOW` is seconds since the first day began, by the guest's own clock, which
+/// only runs forward.
 fn sql(path: &Path, statements: &str) -> Result<(), Failure> {
     make_folder(path)?;
     let mut uptime = String::new();
@@ -307,7 +308,7 @@ fn sql(path: &Path, statements: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// In place, as dnsmasq does.
+/// Rewrites a file in place, as dnsmasq does.
 fn rewrite(path: &Path, content: &[u8]) -> Result<(), Failure> {
     make_folder(path)?;
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
@@ -334,7 +335,7 @@ fn unpack(path: &Path, content: &[u8]) -> Result<(), Failure> {
     Ok(file.sync_all()?)
 }
 
-/// What an earlier day has removed already is gone.
+/// Removes a file, unless an earlier day did.
 fn remove(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),

@@ -25,7 +25,7 @@ pub struct Deny {
     program: Vec<String>,
 }
 
-/// Reads a number as the kernel's headers write it.
+/// Parses a number as the kernel's headers write it.
 pub fn hexadecimal(text: &str) -> Result<u64, String> {
     u64::from_str_radix(text.trim_start_matches("0x"), 16).map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Copies from or to block devices past the page cache.
+//! Copies from or to block devices with O_DIRECT.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,7 +13,7 @@ const SECTOR: u64 = 512;
 
 /// Copy FROM to TO, block devices with O_DIRECT: what is read is what the device below holds now,
 /// and what is written has reached it, without a FLUSH. busybox' dd can't: its buffer is not
-/// aligned, so it goes on without O_DIRECT, silently.
+/// aligned, so it silently goes on without O_DIRECT.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "direct")]
 pub struct Direct {

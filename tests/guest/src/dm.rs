@@ -1,4 +1,4 @@
-//! Device-mapper requests that cowflush itself has no use for: any target, and messages to one.
+//! Device-mapper requests that cowflush itself never makes: any target, and messages to one.
 
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
@@ -16,7 +16,7 @@ const DATA_SIZE: usize = 12;
 const DATA_START: usize = 16;
 const TARGET_COUNT: usize = 20;
 const NAME: usize = 48;
-// struct dm_target_spec, behind the header: start, length, status, next, type, then the parameters.
+// struct dm_target_spec, after the header: start, length, status, next, type, then the parameters
 const LENGTH: usize = HEADER + 8;
 const TYPE: usize = HEADER + 24;
 const PARAMETERS: usize = HEADER + 40;
@@ -29,9 +29,9 @@ const DM_TABLE_LOAD: u8 = 9;
 const DM_TABLE_CLEAR: u8 = 10;
 const DM_TARGET_MSG: u8 = 14;
 
-/// Ask device-mapper about the device NAME: `create NAME` makes one; `table NAME SECTORS TYPE PARAMETERS` loads a table of
-/// one target and swaps it in, with the filesystem frozen meanwhile; `message NAME TEXT` sends a message; `remove NAME`
-/// takes it away.
+/// Ask device-mapper about the device NAME: `create NAME` makes one; `table NAME SECTORS TYPE
+/// PARAMETERS` loads a table of one target and swaps it in, with the filesystem frozen meanwhile;
+/// `message NAME TEXT` sends a message; `remove NAME` removes it.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "dm")]
 pub struct Dm {
@@ -90,7 +90,7 @@ fn about(name: &str) -> Result<Box<Buffer>, Failure> {
     Ok(buffer)
 }
 
-/// As the kernel wants it: numbers stand where they may stand.
+/// An aligned buffer, for the kernel's numbers.
 #[repr(align(8))]
 struct Buffer([u8; SIZE]);
 

@@ -12,10 +12,10 @@ use crate::Failure;
 const SECTOR: usize = 512;
 const BLOCK: usize = 64 << 10;
 
-/// Write numbered blocks of 64 KiB round and round in a file, as fast as they go: block N at place
-/// N modulo `--places`. Ends when both `--seconds` and `--at-least` are over, or when the file STOP
-/// appears, and prints `blocks N`.
-/// After each block its number is in NOTE. tests/product/flood.py knows the blocks again.
+/// Write numbered blocks of 64 KiB to a file at full speed, round and round: block N at place N
+/// modulo `--places`. Ends when both `--seconds` and `--at-least` are over, or when the file STOP
+/// appears, and prints `blocks N`. After each block its number is in NOTE. tests/product/flood.py
+/// recognizes the blocks.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "flood")]
 pub struct Flood {
@@ -28,13 +28,13 @@ pub struct Flood {
     /// for how long
     #[argh(option)]
     seconds: u64,
-    /// how many blocks on a machine that is slow
+    /// how many blocks at least, for a slow machine
     #[argh(option, default = "0")]
     at_least: u64,
     /// where to keep the number of blocks written; not on root
     #[argh(option, default = "String::from(\"/run/flood\")")]
     note: String,
-    /// where to end at once when this file is there; not on root
+    /// the file whose appearance ends this at once; not on root
     #[argh(option, default = "String::from(\"/run/flood.stop\")")]
     stop: String,
 }
@@ -60,8 +60,8 @@ impl Flood {
     }
 }
 
-/// Each sector has the block's number, its own place in the block, and a fill that both decide: no
-/// sector of another block or place passes for it, nor does one that was torn.
+/// Fills a block: each sector has the block's number, its own place in the block, and a fill that
+/// both decide, so no sector of another block or place passes for it, nor a torn one.
 fn fill(block: &mut [u8], number: u64) {
     for (place, sector) in block.chunks_exact_mut(SECTOR).enumerate() {
         let (head, rest) = sector.split_at_mut(16);

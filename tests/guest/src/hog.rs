@@ -1,4 +1,4 @@
-//! A program that takes the memory that others could use, and gives it back, again and again.
+//! A program that takes the memory of others, and gives it back, again and again.
 
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -10,14 +10,14 @@ use cowflush::sys::memory;
 use crate::Failure;
 
 const STEP: usize = 1 << 20;
-/// A look at the memory and perhaps one step more, in milliseconds.
+/// How often it looks at the memory and perhaps takes more, in milliseconds.
 const EVERY: u64 = 20;
-/// How long it holds what it took once it has all, in milliseconds.
+/// How long it holds the memory once it has everything, in milliseconds.
 const HOLD: u64 = 1500;
 
-/// Take memory until only so many MiB are available, hold that for a while, give all back, and
-/// begin anew. Ends after `--seconds`. Prints a line for each time: `took_mib N least_mib N`, what it took, and
-/// the least that it saw left to others.
+/// Take memory until only so many MiB are available, hold that for a while, free everything, and
+/// begin again. Ends after `--seconds`. Prints a line each time: `took_mib N least_mib N`, what it
+/// took, and the least that it saw left to others.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "hog")]
 pub struct Hog {
@@ -42,7 +42,7 @@ impl Hog {
                 let available = memory.available.0 >> 20;
                 least = least.min(available);
                 if available > self.leave {
-                    // Not zeros: every page is really had.
+                    // Not zeros, so that the kernel provides every page.
                     taken.push(vec![0x5a_u8; STEP]);
                 } else {
                     since.get_or_insert_with(Instant::now);

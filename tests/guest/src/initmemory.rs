@@ -1,4 +1,4 @@
-//! How much memory the program needed that PID 1 was before this one.
+//! Measures how much memory the program that was PID 1 before needed.
 
 use std::process::ExitCode;
 
@@ -9,15 +9,15 @@ use nix::unistd::execv;
 use crate::Failure;
 use crate::memory::field;
 
-/// To be run as the root's init (`init=/usr/bin/guest-tools -- init-memory`): print to the kernel
-/// log `init_memory max_rss_kib N own_kib N`, then become /sbin/init.
+/// As root's init (`init=/usr/bin/guest-tools -- init-memory`): print to the kernel log
+/// `init_memory max_rss_kib N own_kib N`, then become /sbin/init.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "init-memory")]
 pub struct InitMemory {}
 
 impl InitMemory {
-    /// A process' largest resident set outlives its execs, VmHWM does not: where the first is
-    /// larger than the second it is that of an earlier program, here of the initramfs' init.
+    /// A process' largest resident set survives its execs, VmHWM does not: where the first is
+    /// larger than the second, it is an earlier program's, here that of the initramfs' init.
     pub fn run(self) -> Result<ExitCode, Failure> {
         let inherited = getrusage(UsageWho::RUSAGE_SELF)?.max_rss();
         let own = field(&std::fs::read_to_string("/proc/self/status")?, "VmHWM")?;

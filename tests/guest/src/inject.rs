@@ -1,4 +1,4 @@
-//! Makes chosen system calls of a program and of its children fail, or kills who makes them.
+//! Makes chosen system calls of a program and of its children fail, or kills the caller.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -15,13 +15,14 @@ use crate::trace::{Stop, Traced};
 use crate::{Failure, dm};
 
 /// Run a program and let some of its system calls fail; its children's count, too. Exits with the
-/// program's code, with 137 when it was killed, and with 125 when a rule was never met.
+/// program's code, with 137 if it was killed, and with 125 if a rule was never met.
 ///
-/// A rule is CALL[:ABOUT][#N|#N+]=ERRNO, such as load:cowflush-root#2=ENOMEM: the second table that is
-/// loaded into that device. ABOUT is device-mapper's name, or a part of an open file's path. #2+ is
-/// the second and all later ones; without a number it is all. KILL in place of an errno kills
-/// whoever makes the call, before it is made; ORPHAN kills the program itself, whose child may make the call, which is made; BOTH kills both; DROP fails a resume as the kernel does that can't swap the loaded
-/// table in: it drops that.
+/// A rule is CALL[:ABOUT][#N|#N+]=ERRNO, such as load:cowflush-root#2=ENOMEM: the second table that
+/// is loaded into that device. ABOUT is device-mapper's name, or a part of an open file's path. #2+
+/// is the second and all later ones; without a number it is all. In place of an errno, KILL kills
+/// the caller before the call is made. ORPHAN kills the program itself and lets the call, which may
+/// be a child's, be made. BOTH kills both. DROP fails a resume as the kernel does when it can't
+/// swap in the loaded table, which it drops.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "inject")]
 pub struct Inject {
@@ -33,7 +34,7 @@ pub struct Inject {
     program: Vec<String>,
 }
 
-/// What a program ends with when the injector found nothing to do: the test would say nothing.
+/// The exit code when no call matched a rule: such a test would show nothing.
 const NEVER_MET: u8 = 125;
 const KILLED: u8 = 137;
 
@@ -57,7 +58,7 @@ enum Call {
     Any(&'static [libc::c_long]),
 }
 
-/// By the names that rules call them.
+/// The calls by the names that rules use.
 const CALLS: [(&str, Call); 19] = [
     ("create", Call::Mapper { request: 3, suspends: None }),
     ("remove", Call::Mapper { request: 4, suspends: None }),
@@ -80,12 +81,12 @@ const CALLS: [(&str, Call); 19] = [
     ("write", Call::Any(&[libc::SYS_pwrite64])),
 ];
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Clone, Copy)]
 enum Fate {
     Fails(Errno),
     Drops,
-    /// Who makes it is killed, or the program, or both.
+    /// The caller is killed, or the program, or both.
     Killed {
         caller: bool,
         program: bool,
@@ -103,7 +104,7 @@ const ERRNOS: [(&str, Errno); 8] = [
     ("EPERM", Errno::EPERM),
 ];
 
-/// Which calls, and what becomes of them.
+/// Which calls, and what happens to them.
 struct Rule {
     text: String,
     call: Call,
@@ -148,7 +149,7 @@ fn named<T: Copy>(table: &[(&str, T)], name: &str) -> Result<T, String> {
 }
 
 impl Rule {
-    /// What becomes of this call by this rule.
+    /// What this rule does to this call.
     fn judge(
         &mut self,
         pid: Pid,
@@ -182,12 +183,12 @@ impl Rule {
     }
 }
 
-/// Four bytes of its memory.
+/// Reads four bytes of a process' memory.
 fn peek(pid: Pid, address: u64) -> Result<u32, Failure> {
     Ok(ptrace::read(pid, address as usize as ptrace::AddressType)? as u32)
 }
 
-/// A C string in its memory.
+/// Reads a C string from a process' memory.
 fn text(pid: Pid, address: u64, most: u64) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     for at in (0..most).step_by(4) {
@@ -201,7 +202,7 @@ fn text(pid: Pid, address: u64, most: u64) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Whether the path of this open file has these words in it. /proc never waits for root.
+/// Whether the path of this open file contains these words. /proc never waits for root.
 fn is_open(pid: Pid, descriptor: u64, words: &str) -> bool {
     std::fs::read_link(format!("/proc/{pid}/fd/{descriptor}"))
         .is_ok_and(|path| path.to_string_lossy().contains(words))
@@ -218,7 +219,7 @@ impl Inject {
                 | Options::PTRACE_O_TRACEVFORK
                 | Options::PTRACE_O_TRACECLONE,
         )?;
-        // This program may live on the device that the other suspends.
+        // This program may be on the device that the other suspends.
         // SAFETY: mlockall takes flags by value.
         Errno::result(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) })?;
         let code = follow(main, &mut rule)?;
@@ -233,7 +234,7 @@ impl Inject {
 
 /// Follows the program and its children until it ends. Returns its exit code.
 fn follow(main: Pid, rules: &mut [Rule]) -> Result<u8, Failure> {
-    // Each process, and the errno with which the call that it is in is to fail.
+    // Each process, and the errno with which its current call must fail.
     let mut processes = HashMap::from([(main, None)]);
     ptrace::syscall(main, None)?;
     loop {
@@ -283,8 +284,7 @@ fn follow(main: Pid, rules: &mut [Rule]) -> Result<u8, Failure> {
     }
 }
 
-/// At a call: the errno that it is to fail with. The call is skipped then, or its process is
-/// killed.
+/// At a call: returns the errno with which it must fail and then skips it, or kills its process.
 fn judge(
     rules: &mut [Rule],
     main: Pid,

@@ -11,8 +11,8 @@ use crate::Failure;
 use crate::deny::hexadecimal;
 use crate::trace::{End, Stop, Traced};
 
-/// Run a program and kill it (-9) before or after its Nth system call that changes anything.
-/// Exits with 137 when it was killed; else with the program's own code, when it had fewer.
+/// Run a program and kill it (-9) before or after its Nth system call that changes anything. Exits
+/// with 137 if it was killed; else, if it had fewer, with the program's own code.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "killat")]
 pub struct KillAt {
@@ -22,7 +22,7 @@ pub struct KillAt {
     /// count only the stops of this ioctl request, in hexadecimal
     #[argh(option, from_str_fn(hexadecimal))]
     ioctl: Option<u64>,
-    /// kill its children, too, before it
+    /// kill its children first
     #[argh(switch)]
     family: bool,
     /// the program and its arguments
@@ -55,7 +55,7 @@ const ACTING: [libc::c_long; 17] = [
 impl KillAt {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let traced = Traced::start(&self.program)?;
-        // This program may live on the device that the other has suspended when it is killed.
+        // This program may be on the device that the other has suspended when it is killed.
         // SAFETY: mlockall takes flags by value.
         Errno::result(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) })?;
         let mut stops = 0;

@@ -31,7 +31,7 @@ pub struct Load {
     /// what to begin the random numbers with
     #[argh(option, default = "1")]
     seed: u64,
-    /// an fsync after so many writes; 0 is none but the sync at the end (default 16)
+    /// an fsync after so many writes; 0 means only the sync at the end (default 16)
     #[argh(option, default = "16")]
     fsync_every: usize,
 }
@@ -61,7 +61,7 @@ impl Load {
         let mut content = [0; BLOCK];
         let mut fsyncs = 0;
         for n in 0..count {
-            // A shuffle that stops once it has as many as are needed: no block comes twice.
+            // A shuffle that stops once it has enough: no block comes twice.
             let other = n + random.below(blocks.len() - n);
             blocks.swap(n, other);
             random.fill(&mut content);

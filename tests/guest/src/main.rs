@@ -1,4 +1,4 @@
-//! Helpers for the guest, in one binary.
+//! Helpers for the tests inside the guest, in one binary.
 
 mod classic;
 mod day;

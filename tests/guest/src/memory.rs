@@ -1,4 +1,4 @@
-//! How much memory a program needs at its peak.
+//! Measures how much memory a program needs at its peak.
 
 use std::process::ExitCode;
 
@@ -9,8 +9,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use crate::Failure;
 use crate::trace::Traced;
 
-/// Run a program and print `max_rss_kib N anon_kib N file_kib N`: its largest resident set, and
-/// what of it at its end was its own and what was the binary's pages.
+/// Run a program and print `max_rss_kib N anon_kib N file_kib N`: its largest resident set, and at
+/// its end its own part of that and the binary's pages.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "memory")]
 pub struct Memory {
@@ -20,8 +20,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Not with getrusage: it counts what the process was before its exec, too, which is this
-    /// program. VmHWM begins anew at an exec, so it is read where the program is about to end.
+    /// Not with getrusage, which also counts the process before its exec, that is this program.
+    /// VmHWM begins anew at an exec, so it is read when the program is about to end.
     pub fn run(self) -> Result<ExitCode, Failure> {
         let pid = Traced::start(&self.program)?.pid;
         ptrace::setoptions(pid, Options::PTRACE_O_TRACEEXIT)?;

@@ -1,4 +1,4 @@
-//! The model of the kernel's devices beside the kernel.
+//! Compares the model of the kernel's devices with the kernel.
 
 use std::process::ExitCode;
 
@@ -6,8 +6,8 @@ use argh::FromArgs;
 
 use crate::Failure;
 
-/// Put the same random requests to the model of the kernel's devices and to the kernel, sequences of the seeds FIRST to END
-/// (without END); ends with 1 where any differ.
+/// Send the same random requests to the model of the kernel's devices and to the kernel, in
+/// sequences of the seeds FIRST to END (exclusive); ends with 1 if any result differs.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "model")]
 pub struct Model {

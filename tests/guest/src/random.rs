@@ -4,9 +4,9 @@
 pub struct Random(u64);
 
 impl Random {
-    /// The same numbers for the same seed.
+    /// Starts the sequence of this seed.
     pub fn new(seed: u64) -> Self {
-        // Xorshift can't leave zero, and near seeds begin alike: spread them.
+        // Xorshift can't leave zero, and for near seeds it begins alike, so they are spread.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 

@@ -18,7 +18,7 @@ pub enum Stop {
         /// Its first arguments.
         arguments: [u64; 6],
     },
-    /// Back from one.
+    /// Returned from a system call.
     Exit,
 }
 
@@ -33,7 +33,7 @@ pub enum End {
     Signaled(i32),
 }
 
-/// `struct ptrace_syscall_info` (include/uapi/linux/ptrace.h), the part of an entry.
+/// The part of `struct ptrace_syscall_info` (include/uapi/linux/ptrace.h) for an entry.
 #[repr(C)]
 #[derive(Default)]
 struct Info {
@@ -56,7 +56,7 @@ const ENTRY: u8 = 1;
 const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
 
 impl Traced {
-    /// A process that is traced already, such as another's child.
+    /// A process that is traced already, such as another one's child.
     pub fn of(pid: Pid) -> Self {
         Self { pid }
     }
@@ -82,7 +82,7 @@ impl Traced {
         }
     }
 
-    /// Lets it run to its next system call, or its end.
+    /// Lets the program run to its next system call, or its end.
     pub fn next(&self) -> Result<Result<Stop, End>, Failure> {
         let mut signal = None;
         loop {
@@ -99,7 +99,7 @@ impl Traced {
         }
     }
 
-    /// What it has stopped at.
+    /// The stop at which the program is.
     pub fn stop(&self) -> Result<Stop, Failure> {
         let mut info = Info::default();
         // SAFETY: the kernel writes at most the size it is told into `info`.
@@ -136,7 +136,7 @@ impl Traced {
         Ok(nix::errno::Errno::result(result).map(drop)?)
     }
 
-    /// Kills it and waits for the body.
+    /// Kills the program and reaps it.
     pub fn kill(&self) -> Result<(), Failure> {
         nix::sys::signal::kill(self.pid, nix::sys::signal::SIGKILL)?;
         loop {

@@ -1,4 +1,4 @@
-//! A writer that appends numbered lines, fsyncs each, and remembers how long that took.
+//! A writer that appends numbered lines, fsyncs each, and measures how long that took.
 
 use std::fs::File;
 use std::io::Write;
@@ -23,7 +23,7 @@ pub struct Writer {
     /// pause after each line, in microseconds (default 2000)
     #[argh(option, default = "2000")]
     pause: u64,
-    /// bytes a line is filled up to (default 100)
+    /// bytes to which a line is filled up (default 100)
     #[argh(option, default = "100")]
     width: usize,
 }

@@ -30,8 +30,8 @@ run: router kernel-6.1 ## A demonstration: flushes, a power cut in the middle of
 shell: router kernel-6.1 ## Boot the same and get a shell in it
 	@$(OF_TESTS) demo --shell
 
-# What is built goes side by side with what can run already. A target that fails ends the run, and
-# is said once: no test runs without what it needs.
+# What can be tested already runs beside the builds. A target that fails ends the run, and is
+# reported once: no test runs without what it needs.
 SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2
 PYTEST = $(PYTHON) -m pytest -n $$(($$(nproc) + 1)) --tier
 
@@ -47,12 +47,12 @@ test-systems: deps ## Real systems step by step, boards, the newest kernel: docs
 	@$(SIDE_BY_SIDE) $(FOR_TEST) $(FOR_THOROUGH) $(FOR_SYSTEMS)
 	$(PYTEST) systems tests
 
-# Rust's tests on this machine
+# Rust's tests on the host
 host-tests: deps
 	MAKEFLAGS= $(CARGO) test --quiet --workspace --locked
 	MAKEFLAGS= HISTORIES=10000 $(SIMULATE)
 
-# The seed that fails is printed with the shortest history that does.
+# On a failure this prints the seed, with the shortest history that fails.
 SIMULATE = $(CARGO) test --quiet --profile simulate --locked --lib simulate:: -- --ignored --nocapture
 SEED := 1
 simulate: deps ## Histories with faults and power cuts on a model of a machine: SECONDS=60, from SEED=1 on
@@ -71,8 +71,8 @@ bench-wear: $(FOR_TEST) rsync ## Erases of a card beside what people use today, 
 	@cross/deps python3-matplotlib
 	$(OF_TESTS) wear $(ARGS)
 
-# What a card is overwritten with, and without a question, is said on this command line: a variable of the same name that
-# somebody exported means something else.
+# What overwrites a card, or does so without a question, must be named on this command line: an
+# exported variable of the same name means something else.
 define ONLY_SAID_HERE
 ifneq ($$(origin $(1)),command line)
 $(1) :=
@@ -82,8 +82,8 @@ $(foreach name,BASE DEV IMAGE SIZE YES,$(eval $(call ONLY_SAID_HERE,$(name))))
 
 BOARD := $(if $(BASE),,alix2)
 ARGS :=
-# Names are handed over by the environment: the shell takes nothing of them for its own words. IMAGE= is where the result
-# goes, and is then never written over (ARGS=--replace); the names in build/ are.
+# Names go through the environment, so the shell interprets nothing in them. A result named by
+# IMAGE= is never overwritten (ARGS=--replace does it); the names in build/ are.
 image: export BASE := $(BASE)
 image: export IMAGE := $(IMAGE)
 image: guest $(if $(BOARD),kernel-board-$(BOARD)) ## A card's image: BOARD=alix2, or BASE=some.img to add cowflush to (ARGS=--dry-run)
@@ -106,7 +106,7 @@ fuzz: deps ## Fuzz what reads input: SECONDS=60 for each target
 	fuzz/run $(SECONDS)
 
 SHARD :=
-mutants: host ## Change what decides in small ways, one at a time: does a test notice? SHARD=1/40 (hours in all)
+mutants: host ## Mutation tests of what decides and flushes: SHARD=1/40 is the first of forty parts (hours in all)
 	$(OF_TESTS) mutants $(if $(SHARD),--shard $(SHARD)) $(ARGS)
 
 lint: deps ## Rust, Python and shell: formatting and lints
@@ -136,7 +136,7 @@ $(TARGETS:%=router-%): router-%: deps
 	@cross/build $* cowflush
 	@busybox=$$(cross/busybox $*); ln -sf "$$busybox"/busybox{,.links} build/$*/
 
-# build/TARGET: what tests run in a guest as well
+# build/TARGET: the same, and the tests' programs for guests
 $(TARGETS:%=guest-%): guest-%: router-%
 	@cross/build $* guest-tools
 
@@ -147,11 +147,11 @@ router: router-i586
 
 guest: router guest-i586 host
 
-# build/newer: this program as one that writes a newer format of the flush log would be, for tests
+# build/newer: for tests, this program in the role of one with a newer format of the flush log
 newer: deps
 	@cross/test/newer
 
-# build/host/release/cowflush, for this machine: it recovers cards in the tests
+# build/host/release/cowflush, for the host: it recovers cards in the tests
 host: deps ## The program for this machine, in build/host/release, and a helper of `make image`
 	@MAKEFLAGS= $(CARGO) build --quiet --release --locked --bin cowflush --example log-header
 
@@ -182,13 +182,13 @@ debian-root: deps
 	@mkdir -p build
 	@root=$$(cross/test/debian-root); ln -sfn "$$root" build/debian
 
-# build/debian-amd64: one with 64 bits
+# build/debian-amd64: a system with 64 bits
 debian-root-amd64: deps
 	@cross/deps debian
 	@mkdir -p build
 	@root=$$(cross/test/debian-root-amd64); ln -sfn "$$root" build/debian-amd64
 
-# build/test-cache: those systems with the package in use, for tests. Minutes each, and one processor.
+# build/test-cache: those systems with the package in use, for tests. Minutes each, on one processor
 debian-systems: debian-system-systemd debian-system-sysvinit
 debian-systems-amd64: debian-system-amd64 debian-system-dracut
 
@@ -214,7 +214,7 @@ kernel-board-%: deps
 	@[ -f board/$*/kernel.version ] || { echo "no board \"$*\": those in board/ are there" >&2; exit 1; }
 	@kernel=$$(cross/kernel "$$(cat board/$*/kernel.version)" $*); ln -sfn "$$kernel" build/kernel-$*
 
-# build/alix2.img, and the kernel of the image that tests lay out as OpenWrt does
+# build/alix2.img, and the kernel of the image that tests partition as OpenWrt does
 images: guest kernel-board-alix2 kernel-board-openwrt-geode
 	@$(PYTHON) -m image board alix2 --kernel build/kernel-alix2/bzImage --out build/alix2.img --replace
 

@@ -1,4 +1,4 @@
-# Completion of cowflush for bash. It asks the program what it takes.
+# Completion of cowflush for bash. It asks the program for its commands and options.
 # shellcheck shell=bash
 
 # _cowflush_list HEADING WORD...: what `cowflush WORD... --help` lists under a heading.
@@ -12,7 +12,7 @@ _cowflush_list() {
 _cowflush() {
     local current=${COMP_WORDS[COMP_CWORD]} words=() word heading=Commands
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        # What is right behind cowflush is a command, and so is `format` behind `log`.
+        # Only the word right after cowflush is a command, and `format` after `log`.
         if [[ ${#words[@]} = 0 || "${words[*]} $word" = "log format" ]]; then words+=("$word"); fi
     done
     if [[ $current = -* ]]; then heading=Options; fi

@@ -1,18 +1,18 @@
-# Shared by the scripts of cross/ and its folders: messages, and the cache of built things.
-# Source it; it runs nothing by itself.
+# Shared by the scripts of cross/ and its folders: messages, and the cache of built things. Source
+# it; it runs nothing by itself.
 #
-# Every built thing is a folder NAME-KEY in the cache. KEY hashes all that went
-# into it, so a stale one is never used and two clones share what they can.
+# Every built thing is a folder NAME-KEY in the cache. KEY hashes everything that went into it, so a
+# stale one is never used and two clones share what they can.
 # shellcheck shell=bash disable=SC2034 # ROOT and work are for the sourcing script
 
 set -euo pipefail
 shopt -s inherit_errexit
 umask 022
 
-# What a build may take from its caller: where things are, who asks, how the network is reached, and our own
-# variables. All else is the caller's own affair: a makefile of somebody else's takes its compiler, its options,
-# even the folder that it writes to from CC, V, KCFLAGS, LLVM, KBUILD_OUTPUT or MAKEFLAGS, and what it then makes would be
-# kept in the cache under a key that knows nothing of them.
+# What a build takes from its caller: places, the user, the network, and our own variables. Anything
+# else would take effect unnoticed: a foreign makefile takes its compiler, its options, even its
+# output folder from CC, V, KCFLAGS, LLVM, KBUILD_OUTPUT or MAKEFLAGS, and the cache would keep the
+# result under a key that ignores them.
 clean_environment() {
     local name
     while read -r name; do
@@ -22,13 +22,13 @@ clean_environment() {
         HTTP_PROXY | HTTPS_PROXY | FTP_PROXY | ALL_PROXY | NO_PROXY) ;;
         SSL_CERT_FILE | SSL_CERT_DIR | CURL_CA_BUNDLE | REQUESTS_CA_BUNDLE | APT_CONFIG | PIP_* | XDG_CACHE_HOME) ;;
         CARGO | CARGO_HOME | CARGO_NET_* | CARGO_HTTP_* | CARGO_REGISTRIES_* | CARGO_REGISTRY_* | CARGO_SOURCE_*) ;;
-        RUSTC | RUSTDOC | RUSTFMT | CARGO_TARGET_DIR) ;; # the Makefile's
+        RUSTC | RUSTDOC | RUSTFMT | CARGO_TARGET_DIR) ;; # the Makefile sets them
         COWFLUSH_* | JOBS | OS_RELEASE | SOURCE_DATE_EPOCH | SECONDS) ;;
-        BASHOPTS | SHELLOPTS) ;; # can't be unset, and are none of a makefile's
+        BASHOPTS | SHELLOPTS) ;; # can't be unset, and no makefile reads them
         *) unset "$name" ;;
         esac
     done < <(compgen -e)
-    # bash takes functions from there, too, before any program of the same name.
+    # bash takes functions from the environment, too, before any program of the same name.
     while read -r _ _ name; do unset -f "$name"; done < <(declare -Fx)
 }
 clean_environment
@@ -45,7 +45,7 @@ die() {
     exit 1
 }
 
-# as_root COMMAND...: runs it as root, through sudo where need be.
+# as_root COMMAND...: runs it as root, through sudo if necessary.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -56,9 +56,9 @@ as_root() {
     fi
 }
 
-# key_of WORD_OR_FILE...: sixteen hex digits over all its arguments. An argument
-# that names a file counts with its content, any other as the word it is. A path to no file is a
-# mistake: as a word it would say nothing of what the file has, and something else in each clone.
+# key_of WORD_OR_FILE...: sixteen hex digits over all its arguments. An argument that names a file
+# counts with its content, any other as a word. A path to a missing file is a mistake: as a word it
+# would ignore the file's content, and differ in each clone.
 key_of() {
     local arg
     for arg in "$@"; do
@@ -72,10 +72,10 @@ key_of() {
     done | sha256sum | cut -c1-16
 }
 
-# cached NAME KEY WHAT FUNCTION: prints the path of NAME-KEY in the cache, built
-# before by FUNCTION if it was not there. FUNCTION gets the folder to fill, and
-# $work, a folder to work in that is thrown away. The finished folder is
-# renamed into place, so an interrupted build leaves nothing that looks built.
+# cached NAME KEY WHAT FUNCTION: prints the path of NAME-KEY in the cache; builds it by FUNCTION if
+# it is missing. FUNCTION gets the folder to fill, and $work, a folder to work in that is deleted
+# afterwards. The finished folder is renamed into place, so an interrupted build leaves nothing that
+# looks built.
 #
 # Don't call it in an `if` or before `||`: bash then ignores `set -e` inside.
 cached() {
@@ -88,13 +88,13 @@ cached() {
         place=$(older "$name")
         say "$name: going on with the one of $(date -u -r "$place" +%Y-%m-%d)"
     else
-        touch -c "$place" 2>/dev/null || true # it is in use: see prune
+        touch -c "$place" 2>/dev/null || true # marks it as in use: see prune
     fi
     printf '%s\n' "$place"
 }
 
-# looked_for_anew NAME: true for what is only fetched, and of which each month's is looked for. Without a network
-# the last one will do.
+# looked_for_anew NAME: true for what is only downloaded, and looked for anew each month. Without a
+# network the last one will do.
 looked_for_anew() {
     case $1 in
     linux-source-* | debian-kernel-*) ;;
@@ -102,19 +102,19 @@ looked_for_anew() {
     esac
 }
 
-# of_name NAME: all folders of NAME in the cache, the one that was used last first.
+# of_name NAME: all folders of NAME in the cache, the last used first.
 of_name() {
     find "$CACHE" -mindepth 1 -maxdepth 1 -type d -regextype posix-extended -name "$1-*" \
         -regex '.*-[0-9a-f]{16}' -printf '%T@ %f\n' | sort -rn | while read -r _ folder; do
-        # Of kernel-6.1 nothing of kernel-6.1-alix2.
+        # For kernel-6.1 this must not match kernel-6.1-alix2.
         [ "${folder%-*}" != "$1" ] || printf '%s\n' "$CACHE/$folder"
     done
 }
 
-# older NAME: what the cache has of it, or nothing.
+# older NAME: the cache's last NAME, or nothing.
 older() { of_name "$1" | sed -n 1p; }
 
-# prune NAME: removes what was not used in 60 days, but for what was used last.
+# prune NAME: removes what was not used in 60 days, except the last used.
 prune() {
     local folder
     of_name "$1" | sed 1d | while read -r folder; do
@@ -129,8 +129,8 @@ build_into_cache() {
     local place=$CACHE/$name-$key log=$CACHE/$name-$key.log
     mkdir -p "$CACHE"
 
-    # One build of a name at a time, across clones. The lock goes when we end,
-    # however we end; what we start must not inherit it.
+    # One build of a name at a time, across clones. The lock goes when this script ends, however it
+    # ends; its children must not inherit it.
     local lock
     exec {lock}>"$CACHE/$name.lock"
     if ! flock -n "$lock"; then
@@ -162,7 +162,7 @@ build_into_cache() {
             fi
             die "$name: failed ($what); the end of its log is above, all of it in $log"
         fi
-        # Its bytes first: a name that is there after a power cut must not lead to empty files.
+        # Its bytes first: after a power cut its name must not lead to empty files.
         find "$scratch/out" -type f -exec sync {} +
         mv -T "$scratch/out" "$place"
         sync "$CACHE"
@@ -173,12 +173,12 @@ build_into_cache() {
     exec {lock}>&-
 }
 
-# package_version PACKAGE...: the installed versions of Debian packages, one a line.
+# package_version PACKAGE...: the installed versions of Debian packages, one per line.
 package_version() {
     # shellcheck disable=SC2016 # dpkg-query's own variables
     dpkg-query --show --showformat '${Package} ${Version}\n' "$@" ||
         die "needs the packages $*: run cross/deps"
 }
 
-# host_tools: what the host compiler and linker are, for a key.
+# host_tools: the versions of the host's compiler and linker, for a key.
 host_tools() { gcc --version | head -n 1 && ld --version | head -n 1; }

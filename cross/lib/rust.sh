@@ -2,7 +2,7 @@
 # Source it after common.sh and targets.sh, call `target NAME`, then `rust_for NAME`.
 # shellcheck shell=bash disable=SC2154,SC2034 # the variables pass between these files
 
-# One library under the names that std may ask for.
+# One library under the names that std may ask for
 build_unwind() {
     gcc "${cc_flags[@]}" -Os -fno-pie -fno-asynchronous-unwind-tables -c -o "$work/unwind.o" "$ROOT/cross/unwind.c"
     ar rcsD "$1/libunwind.a" "$work/unwind.o"
@@ -15,9 +15,9 @@ rust_for() {
     key=$(key_of "$ROOT"/cross/{lib/rust.sh,unwind.c,lib/targets.sh} "$(host_tools)")
     unwind=$(cached "unwind-$1" "$key" "compiling two unwinder stubs" build_unwind)
 
-    # std is compiled too, for this very processor: RUSTC_BOOTSTRAP lets Debian's
-    # stable compiler do so. RUSTC, since rustup's may come first on PATH and
-    # would not match Debian's source of std.
+    # std is compiled too, for exactly this processor: RUSTC_BOOTSTRAP lets Debian's stable compiler
+    # do so. RUSTC is named, since rustup's may come first on PATH and would not match Debian's
+    # source of std.
     export CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
     rust=(
         --target "$rust_target"
@@ -28,11 +28,11 @@ rust_for() {
         --jobs "$JOBS"
     )
 
-    # libc_unstable_time64: 64-bit times in libc and nix, else dates end in 2038.
+    # libc_unstable_time64: 64-bit times in libc and nix; otherwise dates end in 2038.
     flags=(
         --cfg=libc_unstable_time64
-        # Small: nothing that comes from outside can make it panic, and of a defect the signal tells as much as a message
-        # without a place would. With its words and the code around them the program has 25 KB more.
+        # Small: no outside input can make it panic, and of a defect the signal tells as much as a
+        # message without a place would. Panic messages and their code would add 25 KB.
         -Zunstable-options
         -Cpanic=immediate-abort
         -Zlocation-detail=none
@@ -56,6 +56,6 @@ rust_for() {
     linker=CARGO_TARGET_${rust_target^^}_LINKER
     export "${linker//-/_}=gcc"
 
-    # Not in the cache: cargo takes what another clone has compiled there for this one's, and a clone
+    # Not in the cache: cargo would take another clone's results there for this one's, and a clone
     # would wait for the other's build.
 }

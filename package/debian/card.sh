@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# The card under root on the stack. cowflush-origin, and what is below it, stay as they are whatever a flush does to the
-# layers above.
+# The card under root on the stack. A flush changes the layers above cowflush-origin, but neither
+# that nor what is below it.
 
 # Prints the folder in /sys of the partition; fails where there is no stack.
 cowflush_card_in_sys() {
@@ -17,7 +17,7 @@ cowflush_card_in_sys() {
     return 1
 }
 
-# Prints its node, as the kernel names it: the folder of /dev/cciss/c0d0p1 is called cciss!c0d0p1.
+# Prints its node by the kernel's name: the folder of /dev/cciss/c0d0p1 is called cciss!c0d0p1.
 cowflush_card() {
     cowflush_below=$(cowflush_card_in_sys) || return 1
     cowflush_name=$(sed -n 's/^DEVNAME=//p' "$cowflush_below/uevent") || return 1

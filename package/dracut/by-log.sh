@@ -1,31 +1,34 @@
 #!/bin/sh
-# A merge that was cut short may have torn what root is known by; its flush log tells then which partition is meant,
-# and has what is torn. So while root does not come the stack is built here already, and shows that name.
+# An interrupted merge may have torn root's UUID; its flush log then tells which partition is meant,
+# and holds what is torn. So while root does not appear this builds the stack already, which shows
+# that name.
 #
-# Without systemd dracut sources this again and again while a device is missing (initqueue/settled): no exit, and names of
-# our own. With systemd it is a service of its own, since dracut waits for no root then.
+# Without systemd dracut sources this again and again while a device is missing (initqueue/settled):
+# so no exit, and only names of our own. With systemd it is a service of its own, since dracut then
+# does not wait for root.
 
 cowflush_stack=/dev/mapper/cowflush-root
-# For pre-mount.sh: what root is called by, if the stack is there.
+# For pre-mount.sh: root's name, if the stack is there
 cowflush_sought=/run/cowflush-sought
 # In seconds; no less than systemd waits for root
 cowflush_patience=120
 
-# A system that was hibernated goes on from its own memory, and must do so before the flush log is looked at.
+# A hibernated system resumes from its own memory, and must do so before cowflush reads the flush
+# log.
 cowflush_resumes() {
     cowflush_image=$(getarg resume=) && [ -n "$cowflush_image" ] || return 1
     case $cowflush_image in
     *=*) cowflush_image=$(blkid -l -o device -t "$cowflush_image") ;;
     esac
     if [ ! -b "$cowflush_image" ]; then
-        # It may come later than the card, but not for ever.
+        # It may appear after the card, but not for ever.
         [ "$1" -lt 10 ]
         return
     fi
     [ "$(blkid -p -s TYPE -o value "$cowflush_image")" = swsuspend ]
 }
 
-# cowflush_by_log ROOT SECONDS: a look, after so many seconds. It fails while there is no root.
+# cowflush_by_log ROOT SECONDS: one try, after so many seconds. It fails while there is no root.
 cowflush_by_log() {
     case $1 in
     LABEL=* | UUID=* | /dev/disk/by-uuid/* | /dev/disk/by-label/*) ;;
@@ -35,10 +38,10 @@ cowflush_by_log() {
     if cowflush_resumes "$2"; then return 1; fi
     modprobe -q loop
     modprobe -q dm-snapshot
-    # Where no log knows it, nothing is done (3). What it tried without success it has said, and would say each time.
+    # If no log knows it, nothing happens (3). A failed try was reported, and would be each time.
     cowflush_device=$(cowflush attach --by-log "$1")
     if [ $? = 3 ]; then return 1; fi
-    # It may be the plain card, which root shows by its name then.
+    # It may be the plain card, which then shows root's name.
     if [ "$cowflush_device" = "$cowflush_stack" ]; then echo "$1" >"$cowflush_sought"; fi
     udevadm settle --timeout=10
     return 0

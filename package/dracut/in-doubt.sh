@@ -1,9 +1,10 @@
 #!/bin/sh
-# in-doubt.sh DEVICE CODE: in an initramfs whose cowflush ended with CODE, without an answer. Whatever is written to root
-# then makes the flushes useless that may be in a flush log. So if there may be one the kernel is told to refuse writes to
-# DEVICE, which is said, and the exit code is 0: root must be mounted read-only.
+# in-doubt.sh DEVICE CODE: in an initramfs whose cowflush exited with CODE and without an answer.
+# Any write to root then makes the flushes useless that may be in a flush log. So if there may be
+# one this makes the kernel refuse writes to DEVICE, reports it, and exits with 0: root must be
+# mounted read-only.
 
-# How the flush log is named; the kernel command line wins.
+# The flush log's name; the kernel command line wins.
 named=
 set -f
 # shellcheck disable=SC2013 # words are meant
@@ -12,7 +13,7 @@ for word in $(cat /etc/cowflush.words /proc/cmdline 2>/dev/null); do
 done
 set +f
 
-# Whether a flush log may be there. It begins with its name, in the first of its chunks and in the last.
+# Whether there may be a flush log. Its first and its last chunk begin with its magic.
 may_be() {
     case $named in
     none) return 1 ;;
@@ -24,7 +25,7 @@ may_be() {
         dm-* | fd* | loop* | ram* | sr* | zram*) continue ;;
         esac
         device=/dev/${node##*/}
-        # As the kernel names it: the folder of /dev/cciss/c0d0p1 is called cciss!c0d0p1.
+        # By the kernel's name: the folder of /dev/cciss/c0d0p1 is called cciss!c0d0p1.
         while IFS='=' read -r key value; do
             if [ "$key" = DEVNAME ]; then device=/dev/$value; fi
         done <"$node/uevent"
@@ -36,7 +37,7 @@ may_be() {
     return 1
 }
 
-# Root is nothing that it could put on the stack, and has no flush log.
+# cowflush can't put this root on the stack, and it has no flush log.
 if [ "$2" = 3 ] || ! may_be; then exit 1; fi
 blockdev --setro "$1"
 # shellcheck disable=SC2116 # one line of the kernel's log, at once

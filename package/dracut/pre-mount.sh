@@ -1,22 +1,23 @@
 #!/bin/sh
-# Puts root on cowflush's stack, in an initramfs of dracut with systemd or without it. Whatever goes
-# wrong, root stays what it is, and the plain card is mounted. What was done is in /run/cowflush/boot
-# and in the kernel's log. dracut sources this: no exit, and names of our own.
+# Puts root on cowflush's stack, in a dracut initramfs with systemd or without it. Whatever goes
+# wrong, root stays unchanged, and the plain card is mounted. /run/cowflush/boot and the kernel's
+# log say what was done. dracut sources this: so no exit, and only names of our own.
 
 cowflush_stack=/dev/mapper/cowflush-root
 cowflush_place=/run/cowflush-try
 cowflush_sought=/run/cowflush-sought
-# In the initramfs, so that nothing of it is left in the real system
+# In the initramfs, so that the real system keeps nothing of it
 cowflush_units=/etc/systemd/system
 
-# cowflush_attach ROOT TYPE OPTIONS REDIRECT: builds the stack over ROOT, and calls REDIRECT if it can
-# be mounted as ROOT would be. It fails when ROOT is to be mounted after all.
+# cowflush_attach ROOT TYPE OPTIONS REDIRECT: builds the stack over ROOT, and calls REDIRECT if the
+# stack can be mounted in its place. It fails if ROOT itself is to be mounted.
 cowflush_attach() {
     modprobe -q loop
     modprobe -q dm-snapshot
     udevadm settle --timeout=10
     if [ -e "$cowflush_sought" ]; then
-        # by-log.sh has built it already: what shows the name is the stack, and the card goes by what its log knows.
+        # by-log.sh has built it already: the stack shows root's name, and the card has the name
+        # that its log knows.
         cowflush_card=$(cat "$cowflush_sought")
         cowflush_device=$cowflush_stack
     else
@@ -24,11 +25,11 @@ cowflush_attach() {
         cowflush_device=$(cowflush attach "$cowflush_card") || cowflush_device=
     fi
     if [ -n "$cowflush_device" ]; then
-        # It may be the plain card; then it has said why.
+        # It may be the plain card; then cowflush has said why.
         [ "$cowflush_device" = "$cowflush_stack" ] || return 1
         if cowflush_mountable "$2" "$3" && "$4"; then return 0; fi
     fi
-    # Nothing may hold the card when it is mounted, and what is in the flush log must get there.
+    # No device may hold the card when it is mounted, and the flush log's content must get there.
     cowflush attach --plain "$cowflush_card" >/dev/null || /usr/lib/cowflush/in-doubt.sh "$cowflush_card" $?
     # ROOT may be a link that led to the stack.
     udevadm settle --timeout=10
@@ -41,11 +42,11 @@ cowflush_mountable() {
         umount "$cowflush_place" && rmdir "$cowflush_place"
 }
 
-# --- With systemd: it mounts root by sysroot.mount, after a check by another unit. ---
+# --- With systemd: it mounts root by sysroot.mount, after another unit's check. ---
 
 cowflush_show() { systemctl show --property="$1" --value sysroot.mount; }
 
-# The units that check root; their names depend on who made sysroot.mount.
+# The units that check root; their names depend on what made sysroot.mount.
 cowflush_checks() {
     for cowflush_unit in $(cowflush_show Requires); do
         case $cowflush_unit in
@@ -62,10 +63,10 @@ cowflush_change() {
     printf '%s\n' "$@" >"$cowflush_units/$cowflush_unit.d/cowflush.conf"
 }
 
-# The jobs for both are waiting for us already. A job keeps its unit, so the units stay, and what they
-# mount and check is changed.
+# The jobs for both wait for us already. A job keeps its unit, so the units stay, and this changes
+# what they mount and check.
 cowflush_redirect_units() {
-    # systemd refuses to mount a device that it has not heard of yet.
+    # systemd refuses to mount a device that it does not know yet.
     cowflush_known || return 1
     cowflush_checker=/usr/lib/systemd/systemd-fsck
     [ -x $cowflush_checker ] || cowflush_checker=/lib/systemd/systemd-fsck
@@ -95,12 +96,12 @@ cowflush_with_systemd() {
     /dev/*) ;;
     *) return 0 ;;
     esac
-    # As long as the mount itself would wait
+    # For as long as the mount itself would wait
     systemctl start "$(systemd-escape --path --suffix=device "$cowflush_root")" || return 0
     cowflush_attach "$cowflush_root" "$(cowflush_show Type)" "$(cowflush_show Options)" cowflush_redirect_units
 }
 
-# --- Without it: dracut mounts $root, and has waited for it. ---
+# --- Without systemd: dracut mounts $root, and has waited for it. ---
 
 # shellcheck disable=SC2154 # dracut's own variables
 cowflush_without_systemd() {

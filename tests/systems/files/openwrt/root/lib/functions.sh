@@ -19,7 +19,7 @@ include() {
     done
 }
 
-# default_postinst SCRIPT: enables the package's services, also in the tree of an image builder.
+# default_postinst SCRIPT: enables the package's services, also in an image builder's tree.
 default_postinst() {
     root=${IPKG_INSTROOT-}
     grep "^/etc/init.d/" "$root/usr/lib/opkg/info/$(basename "${1%.*}").list" | while read -r service; do

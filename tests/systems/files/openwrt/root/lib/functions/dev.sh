@@ -1,6 +1,6 @@
 #!/bin/sh
-# procd mounts /dev anew, before and after preinit. `early` has the names that are in /sys, and no
-# folders; later the names are the kernel's own, as /dev/mapper/control.
+# procd mounts /dev anew, before and after preinit. `early` has the names in /sys, and no folders;
+# later the names are the kernel's own, such as /dev/mapper/control.
 fresh_dev() {
     ! grep -q ' /dev ' /proc/mounts || umount -l /dev
     mount -t tmpfs -o nosuid,mode=755,size=512K tmpfs /dev

@@ -203,7 +203,8 @@ kernel-%: deps
 	@mkdir -p build
 	@kernel=$$(cross/kernel $* qemu-i586); ln -sfn "$$kernel" build/kernel-$*
 
-# build/kernel-VERSION-x86_64/bzImage, Debian's own, and build/initramfs-VERSION-x86_64.cpio.gz with the modules that QEMU's machine needs
+# build/kernel-VERSION-x86_64/bzImage, Debian's own, and build/initramfs-VERSION-x86_64.cpio.gz with
+# the modules that QEMU's machine needs
 kernel-%-x86_64: guest-x86_64
 	@kernel=$$(cross/test/debian-kernel $*); ln -sfn "$$kernel" build/kernel-$*-x86_64
 	@initramfs/build build/initramfs-$*-x86_64.cpio.gz build/x86_64/cowflush --modules build/kernel-$*-x86_64/modules/* --with ata_piix,sd_mod,ext4,loop,dm_snapshot

@@ -184,7 +184,7 @@ def _quoted(path: str) -> str:
 
 
 def _new(path: PurePosixPath) -> str:
-    """The same for a new name. debugfs follows a link to its folder only if the path goes on."""
+    """Quotes a new name. debugfs follows a link to its folder only if the path goes on."""
     return _quoted(f"{_inside(path.parent).rstrip('/')}/{path.name}")
 
 

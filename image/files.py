@@ -44,7 +44,7 @@ def kind_of(head: bytes) -> str:
 
 
 def kind(image: Path, partition: Partition) -> str:
-    """The same for an image's partition."""
+    """What an image's partition holds, in `kind_of`'s words."""
     return kind_of(head_of(image, partition))
 
 

@@ -1,6 +1,6 @@
 """GRUB's grub.cfg: finds the default entry, puts two of ours first, and changes the others.
 
-Those then start by way of our initramfs. Only plain statements are understood. Everything else is
+Those then start through our initramfs. Only plain statements are understood. Everything else is
 refused: a guess here is a router that doesn't boot.
 """
 
@@ -191,7 +191,7 @@ def _local(path: str, partition: int) -> str:
 def add(text: str, addition: Addition, partition: int = 1) -> str:
     """The file with our two entries before all others, and the first of them as the default.
 
-    The others start what they did, by way of our initramfs. grub.cfg is on `partition`.
+    The others start what they did, through our initramfs. grub.cfg is on `partition`.
     """
     title, body = _body(text)
     lines, blocks = lines_of(text), _blocks(text)
@@ -224,7 +224,7 @@ def _fallback(text: str, old: int) -> str:
 
 
 def _others(text: str, addition: Addition, partition: int) -> list[str]:
-    """All lines, with the old entries changed to start root by way of our initramfs.
+    """All lines, with the old entries changed to start root through our initramfs.
 
     They write to the plain card, as before; but it first gets what the flush log holds.
     """

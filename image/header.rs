@@ -1,5 +1,6 @@
-//! Gives the flush log in an image file another UUID, random number and time than `cowflush log format` has given it: those
-//! of what is in root, so that the same root gives the same image.
+//! Gives the flush log in an image file a UUID, random number and time that depend on root's content.
+//!
+//! Those of `cowflush log format` are random; with these the same root gives the same image.
 //!
 //!   log-header FILE UUID NUMBER TIME      32 and 16 hexadecimal digits; seconds since 1970
 
@@ -34,7 +35,7 @@ fn change(
     let (id, made) = (u64::from_str_radix(number, 16)?, time.parse()?);
     let file = File::options().read(true).write(true).open(path)?;
     let chunk = CHUNK_BYTES as u64;
-    // Both copies, before and behind the ring
+    // Both copies, before and after the ring
     let last = (file.metadata()?.len() / chunk).saturating_sub(1);
     for at in [0, last] {
         let at = at.saturating_mul(chunk);

@@ -181,12 +181,12 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def packed(parts: tuple[Part, ...]) -> bytes:
-    """The same, packed for a card, which has little room."""
+    """The notices packed for a card, which has little room."""
     return gzip.compress(render(parts).encode(), 9, mtime=0)
 
 
 def debian(parts: tuple[Part, ...]) -> str:
-    """The same as a paragraph of Debian's copyright file."""
+    """The notices as a paragraph of Debian's copyright file."""
     comment = [f" {line}" if line.strip() else " ." for line in render(parts).splitlines()]
     return "\n".join(
         [

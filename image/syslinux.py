@@ -1,6 +1,6 @@
 """SYSLINUX's and EXTLINUX's configuration: finds the default label, adds ours, changes the others.
 
-Those then start by way of our initramfs. Only plain statements are understood. Everything else is
+Those then start through our initramfs. Only plain statements are understood. Everything else is
 refused: a guess here is a router that doesn't boot.
 """
 
@@ -200,7 +200,7 @@ def _absolute(path: str, folder: str) -> str:
 def add(text: str, entry: Entry, addition: Addition, folder: str = "") -> str:
     """The file with our two labels, and the first of them as the default.
 
-    The others start what they did, by way of our initramfs: they write to the plain card, but it
+    The others start what they did, through our initramfs: they write to the plain card, but it
     first gets what the flush log holds. The configuration is in `folder`.
     """
     common, labels = _labels(text)

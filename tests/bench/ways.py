@@ -1,4 +1,4 @@
-"""One measured flush, while a writer appends and fsyncs lines."""
+"""Measures one flush while a writer appends and fsyncs lines."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PLAIN = "root is the plain card sda1 (rw), since it has no stack: writes go to i
 
 
 def test_root_without_the_program_gets_the_log_s_flushes_and_then_all_writes(boot: Lab) -> None:
-    """As after a purge of the package that an older kernel's initramfs did not notice."""
+    """An older kernel's initramfs does not know that the package was purged."""
     vm = logged.start(boot)
     logged.flush(vm, 1)
     vm.run("rm /usr/sbin/cowflush && /run/cowflush/cowflush flush", timeout=60).ok()

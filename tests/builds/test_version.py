@@ -134,7 +134,7 @@ def test_two_clones_agree_and_a_shallow_one_too(tree: Tree, tmp_path: Path) -> N
 
 
 def test_without_git_the_newest_file_tells(tree: Tree) -> None:
-    """The same in a tree inside a foreign repository, and where git is not installed."""
+    """Files' times also count in a tree inside a foreign repository, and where git is missing."""
     epoch = int(tree.version("epoch"))
     assert epoch > BEGAN
     nowhere = tree.top.parent / "empty"

@@ -211,7 +211,7 @@ def test_each_key_is_refused_a_value() -> None:
 
 
 def test_a_value_that_a_key_cannot_have(boot: Lab) -> None:
-    """On the kernel command line, then in a daemon's file: the defaults hold, and cowflush works."""
+    """cowflush uses the defaults and works, on the kernel command line and in a daemon's file."""
     vm = boot(append=" ".join(f"cowflush.{word}" for word in WANTED))
     for word, needs in WANTED.items():
         complaint = f"ignoring `cowflush.{word}` on the kernel command line: it needs {needs}."
@@ -395,14 +395,14 @@ def test_what_the_kernel_refuses_is_named_and_the_next_flush_makes_up_for_it(boo
 
 
 def as_asked(vm: VM, line: str) -> None:
-    """From here on the kernel command line reads so."""
+    """Gives the guest this kernel command line from here on."""
     vm.run("umount /proc/cmdline 2>/dev/null; true").ok()
     vm.put("/run/line", line.encode())
     vm.run("mount --bind /run/line /proc/cmdline").ok()
 
 
 def test_what_check_attach_and_format_say_where_root_is_not_on_a_stack(boot: Lab) -> None:
-    """With other command lines and missing files. sda3 stands for a root that is not mounted."""
+    """Uses other command lines and removes files. sda3 plays a root that is not mounted."""
     card = logged.made(boot.card(partitions=TWO_LOGS), 1)
     vm = boot(card, append="cowflush=off cowflush.log=none")
     attach = "cowflush attach"

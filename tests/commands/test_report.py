@@ -178,7 +178,7 @@ def second_reader(boot: Lab, vm: VM) -> FlushLog:
 
 
 def on_card(segment: Segment) -> int:
-    """All bytes that an append writes: head and table, data, commit record."""
+    """The bytes of an append: head and table, data, commit record."""
     head = -(-(RECORD + segment.table_bytes) // CHUNK)
     return (head + len(segment.olds) + 1) * CHUNK
 

@@ -37,7 +37,7 @@ guest-tools dm table cowflush-root $(cat $dm/size) snapshot $origin $cow P 8
 
 
 def test_nothing_is_up_to_date_on_a_card_that_takes_no_writes(boot: Lab) -> None:
-    """In write-through mode only the page cache can be flushed."""
+    """Only the page cache can be flushed in write-through mode."""
     vm = boot()
     vm.run(TO_RAM).ok()
     vm.run("cowflush stop", timeout=60).ok()

@@ -62,7 +62,7 @@ def test_what_a_boot_loader_reads_is_merged_at_once_and_the_rest_when_nobody_flu
 def test_a_file_that_is_rewritten_all_the_time_gets_a_bounded_number_of_flushes_and_is_named(
     boot: Lab,
 ) -> None:
-    """As Pi-hole's under /etc.
+    """Pi-hole rewrites such a file under /etc.
 
     An excluded file causes no flush, and the limit holds until the daemon is told otherwise.
     """
@@ -445,7 +445,7 @@ def test_times_of_day_are_local(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_slow_card_is_flushed_before_a_shutdown_could_not_wait_for_it(boot: Lab) -> None:
-    """By the speed of the last flush that was large enough to tell; here a note says 10 KiB/s."""
+    """The speed of the last large enough flush counts; here a note says 10 KiB/s."""
     vm = boot()
     daemon.start(vm, QUIET + "high=79%\n")
     vm.run("dd if=/dev/urandom of=/root/first bs=64k count=2 2>/dev/null && cowflush flush").ok()

@@ -86,7 +86,7 @@ def flood_alone(boot: Lab, memory: int, log: bool, merges: int, flushes: int = 0
 
 
 def test_a_writer_at_full_speed_with_the_least_memory(boot: Lab) -> None:
-    """With a log, which is merged."""
+    """The log is merged once."""
     flood_alone(boot, 64, log=True, merges=1)
 
 
@@ -94,7 +94,7 @@ def test_a_writer_at_full_speed_with_the_least_memory(boot: Lab) -> None:
 @pytest.mark.kernels("6.1", "6.12")
 @pytest.mark.parametrize("memory", [256, 128, 64])
 def test_a_writer_at_full_speed_for_long(boot: Lab, memory: int) -> None:
-    """With a log, which is merged again and again."""
+    """The log is merged again and again."""
     flood_alone(boot, memory, log=True, merges=6)
 
 

@@ -74,7 +74,7 @@ def test_a_card_that_works_again_between_two_last_resorts_keeps_all_that_was_flu
 
 @pytest.mark.thorough
 def test_a_daemon_that_is_ended_in_a_flush_for_room_keeps_all_that_was_flushed(boot: Lab) -> None:
-    """On a healthy, slow card with a writer at work."""
+    """The card is healthy and slow, and a writer is at work."""
     vm, truth = flushed(boot, Throttle())
     vm.throttle(Throttle(bytes_per_second=2_000_000))
     writer = vm.start(SLOW_WRITER)

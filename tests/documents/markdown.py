@@ -22,7 +22,7 @@ NOT_FIRST = re.compile(r"([-+*>]|#+|\d+[.)])( |$)")
 
 
 def wrapped(text: str) -> str:
-    """The same document, its prose wrapped."""
+    """Returns the document with its prose wrapped."""
     out: list[str] = []
     prose = _Prose(out)
     fence = False

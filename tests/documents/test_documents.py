@@ -192,12 +192,12 @@ def test_every_link_of_a_document_leads_to_something(path: Path) -> None:
 
 
 def test_the_documents_link_to_each_other() -> None:
-    """Else the test above would test nothing."""
+    """Without links the test above would test nothing."""
     assert sum(len(links((TOP / path).read_text())) for path in DOCUMENTS) > 150
 
 
 def test_the_index_leads_to_every_document() -> None:
-    """In one step from docs/README.md, to which README.md links."""
+    """docs/README.md, to which README.md links, links to each document."""
     index = TOP / "docs" / "README.md"
     led = {(index.parent / link.partition("#")[0]).resolve() for link in links(index.read_text())}
     missing = [str(path) for path in DOCUMENTS if (TOP / path).resolve() not in led | {index}]

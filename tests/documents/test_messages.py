@@ -420,7 +420,7 @@ def test_every_exemption_is_needed() -> None:
 
 
 def test_every_message_is_met_by_a_test_or_there_is_a_reason() -> None:
-    """By the tests' sources; messages_met.py tells which messages the last run printed."""
+    """The tests' sources decide; messages_met.py lists the messages of the last run."""
     elsewhere = [message for messages in MET.values() for message in messages]
     unmet = [message for messages in UNMET.values() for message in messages]
     found = named(dict.fromkeys(QUOTED), strings())

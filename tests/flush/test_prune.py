@@ -177,7 +177,7 @@ def test_a_feature_that_is_not_known_means_no_pruning_and_is_said(boot: Lab) -> 
 
 @pytest.mark.thorough
 def test_a_flush_of_which_nothing_is_needed(boot: Lab) -> None:
-    """Without a log and with one: only a chunk past the filesystem was written."""
+    """Only a chunk past the filesystem was written, without a log and with one."""
     card = boot.card()
     free = card.fs().unused()[0].start // 4096 + 1
     vm = boot(card, rw=False)

@@ -129,6 +129,6 @@ def put(card: Card, program: Path) -> None:
 
 
 def flush(vm: VM, number: int) -> None:
-    """As `logged.flush`, by the newer program."""
+    """Flushes a state as `logged.flush` does, by the newer program."""
     vm.run(f"echo {number} >{logged.STATE} && seq {number} 3000 >/root/f{number} && sync").ok()
     vm.run("/newer flush", timeout=60).ok()

@@ -217,7 +217,7 @@ def test_format_spares_what_is_there_and_what_is_in_use(boot: Lab) -> None:
 @pytest.mark.thorough
 @BOTH
 def test_format_takes_effect_at_once(boot: Lab) -> None:
-    """Also while writes go through.
+    """The log takes effect even while writes go through.
 
     After a start flushes go to the log, each to an erase block's start.
     """

@@ -86,14 +86,14 @@ def flip_first_data(card: Card, log: FlushLog) -> int:
 
 
 def lose_data(card: Card, log: FlushLog) -> int:
-    """As after a FLUSH that the card ignored: the commit record is there, the data are not."""
+    """Loses data, as after a FLUSH that the card ignored: the commit record is there."""
     last = log.segments[-1]
     blank(card, *last.places)
     return min(last.places)
 
 
 def lose_all_but_the_commit(card: Card, log: FlushLog) -> int:
-    """The same, with something else in the segment's place."""
+    """Loses data likewise, with something else in the segment's place."""
     last = log.segments[-1]
     for chunk in (last.head, *last.places):
         flushlog.write(card, chunk, b"\xff" * CHUNK)
@@ -188,7 +188,7 @@ def test_what_is_lost_is_told(boot: Lab, card: Card, case: Lossy) -> None:
 
 
 def test_a_second_boot_does_not_apply_what_was_cut_off(boot: Lab, card: Card) -> None:
-    """Not even when the damaged part is whole again, as after a read that failed once."""
+    """What was cut off stays so even if it is whole again, as after a read that failed once."""
     whole, third = FlushLog(card), FlushLog(card).segments[2]
     place = own_data(whole, 2)
     flushlog.flip(card, place)
@@ -334,7 +334,7 @@ def cut_the_partition(card: Card) -> str:
 def test_a_log_that_cannot_be_read(
     boot: Lab, card: Card, damage: Callable[[Card], str], append: str
 ) -> None:
-    """It may hold flushes, so cowflush never silently ignores it."""
+    """Such a log may hold flushes, so cowflush never silently ignores it."""
     why = damage(card)
     vm = boot(card, append=append)
     assert f"cannot use /dev/sda2 as the flush log: {why}" in logged.said(vm)

@@ -58,7 +58,7 @@ def check_named(said: str, card: Card, bad: range) -> None:
 
 # An append is cowflush's own work, a merge the kernel's: only the merge is tried on both kernels.
 def test_writes_that_fail_in_the_log(boot: Lab) -> None:
-    """In the data; and then, with those on the card, in the commit record."""
+    """Writes fail in the data; and then, with those on the card, in the commit record."""
     # The commit record's place follows from what is sealed, all of which is appended without
     # pruning.
     vm = logged.start(boot, append="cowflush.prune=off")
@@ -372,7 +372,7 @@ def test_a_full_log_and_a_merge_that_fails(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_the_cow_is_no_larger_than_the_log(boot: Lab) -> None:
-    """So what a flush seals always fits."""
+    """The COW's limit is the log's size, so what a flush seals always fits."""
     card = shrink_log(boot.card(), 8192)
     vm = logged.start(boot, card=card, append="cowflush.size=32M")
     vm.run("cowflush flush").ok()
@@ -389,7 +389,7 @@ def test_the_cow_is_no_larger_than_the_log(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_what_was_written_before_the_log_was_made_may_be_larger(boot: Lab) -> None:
-    """Then it goes to the card itself, and the next flush to the log."""
+    """Such data go to the card itself, and the next flush to the log."""
     vm = boot(shrink_log(boot.card(), 4096))
     vm.run(
         "dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync; sha256sum /root/big >/root/sum"

@@ -239,7 +239,7 @@ def test_one_copy_of_the_header_is_enough(rig: Rig, copy: int) -> None:
 
 
 def test_of_two_headers_the_younger_holds(rig: Rig) -> None:
-    """As after a power cut between the two: the last chunk is written first."""
+    """A power cut may come between the two: the last chunk is written first."""
     rig.flush(5)
     old = FlushLog(LogImage(rig.log)).chunk(0)
     rig.merge()
@@ -347,7 +347,7 @@ def test_recover_knows_a_root_that_has_grown_or_has_another_uuid(
 
 
 def written_elsewhere(rig: Rig) -> str:
-    """As by another system that mounted root: the superblock's chunk shows it."""
+    """Changes root as another system's mount does: the superblock's chunk shows it."""
     with open(rig.root, "r+b") as root:
         root.seek(1024)
         root.write(b"mounted elsewhere")

@@ -148,7 +148,7 @@ def test_a_dry_run_writes_nothing_and_names_everything(boot: Lab, bases_made: Ma
 
 
 def test_a_packed_image_gets_the_log_into_its_free_tail(boot: Lab, bases_made: Made) -> None:
-    """Also one of two gzip members, with what OpenWrt appends, and old data in the tail."""
+    """The image has two gzip members, what OpenWrt appends, and old data in the tail."""
     made = bases_made(boot, bases.voyage)
     with open(made.path, "r+b") as file:
         file.truncate(200 << 20)

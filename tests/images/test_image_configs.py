@@ -330,7 +330,7 @@ def test_a_syslinux_configuration() -> None:
 
 
 def test_no_label_of_syslinux_starts_root_past_the_flush_log() -> None:
-    """Also where the kernel or initramfs is set before all labels, or after those of another."""
+    """The kernel or initramfs may be set before all labels, or after those of another."""
     text = "INITRD own.img\nAPPEND root=/dev/sda2 ro\n" + SYSLINUX + "LABEL old\n  LINUX old\n"
     entry = syslinux.parse(text, "/syslinux")
     addition = led(Addition("/syslinux/vmlinuz", "/syslinux/cowflush.gz"))
@@ -523,7 +523,7 @@ def test_a_kernel_that_can_t_say_its_bits_is_refused() -> None:
 
 
 def with_size(pack: Pack) -> Pack:
-    """As the kernel's makefile packs with these: the size follows."""
+    """Packs as the kernel's makefile does with these: the size follows."""
     return lambda content: pack(content) + struct.pack("<I", len(content))
 
 

@@ -155,7 +155,7 @@ def test_what_is_in_no_known_filesystem_must_all_be_there(tmp_path: Path) -> Non
 def test_a_result_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a power cut leaves the name with nothing in it."""
+    """Otherwise a power cut would leave the name with nothing in it."""
     order = []
     sync, rename = os.fsync, Path.rename
 

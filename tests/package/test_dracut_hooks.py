@@ -181,7 +181,7 @@ def test_dracut_looks_at_no_log_before_a_system_that_was_hibernated_had_its_turn
 
 @pytest.mark.parametrize("mountable", [True, False])
 def test_dracut_mounts_what_was_built_before_or_the_card(box: Box, mountable: bool) -> None:
-    """Without systemd, whose units are the same for any stack."""
+    """There is no systemd, whose units are the same for any stack."""
     box.sought.write_text(f"{UUID}\n")
     box.put("mountable", "0" if mountable else "1")
     hook = box.script("pre-mount.sh")

@@ -141,7 +141,7 @@ def test_the_hook_puts_all_of_it_in(tmp_path: Path) -> None:
 def test_the_card_s_drivers_go_in_whatever_a_flush_does_to_the_layers_above_it(
     tmp_path: Path,
 ) -> None:
-    """As on a PC: a partition on an IDE disk. Root's own device is on layers that come and go."""
+    """The card is a partition on an IDE disk; root's own device is on layers that come and go."""
     place, script = hook(tmp_path)
     devices, blocks = tmp_path / "sys/devices", tmp_path / "sys/block"
     disk = devices / "pci0000:00/0000:00:01.1/ata1/0:0:0:0/block/sda"
@@ -280,7 +280,7 @@ def refused(place: Place, code: str = "139") -> bool:
 def test_root_takes_no_writes_where_the_program_died_and_a_log_is_there(
     tmp_path: Path, at: int
 ) -> None:
-    """Also if only the second copy of its header is whole."""
+    """The second copy of its header alone is enough."""
     place = doubting(tmp_path)
     content = bytearray(65536)
     content[at : at + 4096] = LOG

@@ -240,7 +240,7 @@ def members(package: Path, archive: str) -> dict[str, tuple[int, bytes]]:
 
 @BOTH
 def test_debian_s_package_holds_these_files_and_no_others(arch: str, target: str) -> None:
-    """And the program is the one that the boot tests run."""
+    """The program in the package is the one that the boot tests run."""
     inside = members(artefacts.debian_package(arch), "fsys")
     releases = inside.pop("/usr/share/doc/cowflush/changelog.Debian.gz")
     assert releases[0] == 0o644 and releases[1].startswith(b"cowflush (")

@@ -273,7 +273,7 @@ def test_a_lib_of_its_own_has_what_systemd_looks_for_there(tmp_path: Path) -> No
 
 
 def test_grub_is_told_where_root_is_before_it_is_installed(tmp_path: Path) -> None:
-    """As in an installer, or where an image is built: no service runs there."""
+    """No service runs in an installer, or where an image is built."""
     system = made(tmp_path / "root", systemd=False)
     shutil.rmtree(system.root / "boot/grub")
     system.unpack()
@@ -335,7 +335,7 @@ def test_a_daemon_that_runlevel_1_has_killed_is_there_again_but_no_other(tmp_pat
 
 
 def test_a_root_that_no_boot_keeps_in_ram_is_told_of_when_the_package_comes(tmp_path: Path) -> None:
-    """As on LVM. An owner who is told to reboot would think that it works now."""
+    """An owner of LVM who is told to reboot would think that it works now."""
     system = made(tmp_path / "root")
     system.unpack()
     checked = "found    device-mapper    yes\n{}note     stack            root is not on one now\n"

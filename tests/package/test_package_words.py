@@ -114,7 +114,7 @@ def test_sysvinit_s_daemon_feeds_the_watchdog_until_all_is_on_the_card(
 def test_sysvinit_s_script_forgets_a_daemon_only_when_it_is_gone_and_keeps_back_no_error(
     scripts: Scripts,
 ) -> None:
-    """Else a second one would run beside it.
+    """A second daemon must not run beside it.
 
     `stop` and then `start` leave one, whatever the stop said.
     """
@@ -136,10 +136,7 @@ def test_sysvinit_s_script_forgets_a_daemon_only_when_it_is_gone_and_keeps_back_
 
 
 def test_sysvinit_s_daemon_begins_though_root_is_not_deferred_again(scripts: Scripts) -> None:
-    """As beside a running command.
-
-    The script exits with start's code, unless the daemon's is worse.
-    """
+    """Beside a running command the script exits with start's code, unless the daemon's is worse."""
     for code, daemon, answer in ((4, 0, 4), (0, 2, 2), (5, 2, 2), (0, 0, 0)):
         scripts.program("cowflush", code)
         scripts.program("start-stop-daemon", daemon)

@@ -129,7 +129,7 @@ class Look:
             return self.of(base, kept)
 
     def of(self, base: Path, kept: Mapping[str, str]) -> Found:
-        """The same for a folder with all its files."""
+        """A card's content in a folder with all its files."""
         names = self._names()
         tree = dict(_files_of(base, FOLDERS, [STATUS, *names, *kept]))
         wrong = []
@@ -424,7 +424,7 @@ def recovered(partitions: Sequence[Path], used: bool = True) -> tuple[ExtImage, 
 
 
 def recovered_card(card: Card) -> tuple[ExtImage, str]:
-    """The same for a whole card."""
+    """Root of a whole card in a file of its own, with the log applied."""
     files = []
     for number, part in enumerate(card.partitions[:2], start=1):
         path = card.path.with_suffix(f".part-{number}.img")

@@ -143,7 +143,7 @@ class Judge:
         return found, ""
 
     def _look_mounted(self, root: Path) -> tuple[int | None, str]:
-        """The same where the card was mounted: on a copy, since its journal is replayed."""
+        """The flush of a mounted card's root: judged on a copy, since its journal is replayed."""
         image = ExtImage(_copy(root))
         try:
             image.replay_journal()

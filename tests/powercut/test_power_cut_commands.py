@@ -152,7 +152,7 @@ STEPS = f"(?:(?:{order.APPEND})+{order.MERGE})+"
 
 @pytest.mark.thorough
 def test_a_cut_in_a_stop_of_a_quiet_system_does_no_harm(boot: Lab) -> None:
-    """Not even one between the two sectors of the superblock, which changes when a freeze ends.
+    """A cut between the superblock's two sectors, which a freeze changes, is harmless, too.
 
     All that the stop writes is in the log first, and only programs write past it.
     """
@@ -174,7 +174,7 @@ def test_a_cut_in_a_stop_of_a_quiet_system_does_no_harm(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_what_is_written_through_is_flushed_by_a_stop_and_by_a_flush_after_it(boot: Lab) -> None:
-    """On ext2, which itself sends no FLUSH when it is synced."""
+    """ext2 itself sends no FLUSH when it is synced."""
     made = recorder(boot, NO_LOG, 0, boot.card(Filesystem("ext2"), NO_LOG.partitions))
     made.change()
     made.run(STOP)
@@ -300,7 +300,7 @@ def test_a_cut_around_a_last_resort_does_no_harm(boot: Lab) -> None:
 
 @pytest.mark.thorough
 def test_a_cut_around_a_daemon_that_is_ended_in_a_flush_for_room_does_no_harm(boot: Lab) -> None:
-    """On a healthy, slow card with a writer at work; a stop follows."""
+    """The card is healthy and slow, a writer is at work, and a stop follows."""
     made = flushed_twice(boot, throttle=Throttle())
     vm = made.vm
     vm.throttle(Throttle(bytes_per_second=200_000))
@@ -386,7 +386,7 @@ def live(card: Card) -> list[int]:
 def test_a_cut_in_recover_or_log_format_leaves_one_state_or_the_other(
     boot: Lab, used: Recording
 ) -> None:
-    """On two disks of a guest whose root is elsewhere: one log is merged, the other made anew."""
+    """A guest whose root is elsewhere merges one disk's log and makes the other's anew."""
     truths = used.truths()
     merged = prepare(
         boot.directory / "merged",

@@ -180,7 +180,7 @@ def test_what_tells_what_is_used_must_be_right(make: Make) -> None:
 
 
 def test_other_files_than_the_guest_had_are_never_good(make: Make) -> None:
-    """As if a flush left out a chunk and cowflush then showed root without it."""
+    """A flush left out a chunk, as it were, and cowflush then showed root without it."""
     judge = make(two_flushes())
     files = dict(judge.truths[1].files)
     content = (

@@ -97,7 +97,7 @@ def entry(mode: int, changed: int, digest: str, target: str) -> str:
 
 
 def on_card(image: ExtImage, direct: bool = False) -> Truth:
-    """The same, as debugfs finds it in an image. The writers' files must be whole.
+    """Root's files, as debugfs finds them in an image. The writers' files must be whole.
 
     With `direct` root was written to directly at the end: of what the writers had not synced by
     then only the name may be there, and only what comes before it counts.

@@ -59,7 +59,7 @@ class LogFile(NamedTuple):
 
 
 def as_it_is(partitions: Sequence[Path]) -> Path:
-    """Without a log nothing can be recovered: root is what the card holds."""
+    """Root without a log: it is what the card holds."""
     return partitions[0]
 
 
@@ -105,7 +105,7 @@ def by_both(partitions: Sequence[Path], codes: Collection[int] = (DONE,)) -> Pat
 
 
 def of_a_damaged_log(partitions: Sequence[Path]) -> Path:
-    """The same, for a log that is known to have lost something."""
+    """What both make of a log that is known to have lost something."""
     return by_both(partitions, (DONE, LOST))
 
 

@@ -144,7 +144,7 @@ menuentry "voyage-linux" {{
 
 
 def old_voyage(work: Path, kernel: Path) -> Base:
-    """The same as fdisk did it for twenty years: the first partition begins at sector 63."""
+    """Such an image as fdisk made it for twenty years: the first partition begins at sector 63."""
     return voyage(work, kernel, start=63)
 
 

@@ -129,7 +129,7 @@ def installation(init: str) -> Installation:
 
 
 def running(lab: Lab, init: str, **options: Any) -> VM:
-    """The same system, idle on the stack: a machine saved then, on a card of its own."""
+    """The installed system, idle on the stack: a machine saved then, on a card of its own."""
     made = template(init)
     card = Card(made / RUNNING).copy(lab.directory / f"{init}-running.img")
     saved = machine(card, arch(init), saved=made / MEMORY, **options)

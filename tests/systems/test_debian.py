@@ -220,7 +220,7 @@ def test_an_initramfs_that_the_purge_did_not_reach_keeps_nothing_in_ram(
 
 @SYSTEMS
 def test_the_plain_card_is_mounted_when_there_is_no_snapshot_target(boot: Lab) -> None:
-    """And root has what was flushed before: the log is applied first."""
+    """Root has what was flushed before: the log is applied first."""
     vm = debian.running(boot, "sysvinit")
     vm.run("sed -i 's/panic=-1/initcall_blacklist=dm_snapshot_init &/' /boot/grub/grub.cfg").ok()
     flush_and_cut(vm)

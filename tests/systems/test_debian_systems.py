@@ -160,7 +160,7 @@ def test_one_that_was_interrupted_is_made_anew(maker: Maker) -> None:
 
 
 def test_a_test_s_report_of_it_is_a_line(tmp_path: Path) -> None:
-    """And it is a failure: a missing system is no reason to skip a test."""
+    """A missing system is a failure and no reason to skip a test."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["harness.pytest_plugin"]\n')
     (tmp_path / "test_it.py").write_text(
         "from harness import artefacts\ndef test_it():\n    artefacts.needed(artefacts.TOP / 'no-such')\n"

@@ -67,7 +67,7 @@ def test_an_ext4_root_keeps_what_was_flushed(boot: Lab, board: str) -> None:
     vm = images.boot(boot, card)
     ready(vm)
     assert boot_mode(vm) == "deferring"
-    # UCI's settings have reached the daemon, by way of a file in RAM.
+    # UCI's settings have reached the daemon, through a file in RAM.
     assert vm.get("/etc/cowflush.conf") == b"interval = 7m\nfull-wait = 81%\nurgent = none\n"
     vm.until(f"[ -e {daemon.NOTE} ]")
     seen = status(vm)["daemon"]

@@ -22,7 +22,7 @@ from wear.model import PAGE, Kind
 
 @dataclass(frozen=True)
 class Bounds:
-    """In erases."""
+    """Both bounds, in erases."""
 
     packed: float
     in_place: int

@@ -10,6 +10,7 @@ import gzip
 import io
 import os
 import re
+import shlex
 import sys
 import tarfile
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_systemd_never_gives_up_to_start_the_service() -> None:
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read(PACKAGE / "debian" / "cowflush.service")
     service = unit["Service"]
-    assert service["ExecStartPre"] == "/usr/sbin/cowflush start"
+    assert service["ExecStartPre"].startswith("/bin/sh -c '/usr/sbin/cowflush start || ")
     # A failed start is a failure, too, and tried again.
     assert (service["Restart"], unit["Unit"]["StartLimitIntervalSec"]) == ("on-failure", "0")
     assert int(service["RestartSec"]) >= 1, "others get a turn"
@@ -180,6 +181,29 @@ def test_systemd_never_gives_up_to_start_the_service() -> None:
     # systemd itself waits 90 seconds (DefaultTimeoutStartSec); a start that it kills has done
     # nothing.
     assert patience and int(patience[1]) < 90 and "TimeoutStartSec" not in service
+
+
+@pytest.mark.parametrize(
+    ("start", "mode", "begins"),
+    [(0, "deferring", True), (5, "deferring", True), (5, "stopped", False), (4, "stopped", False)],
+)
+def test_systemd_s_daemon_begins_where_writes_are_in_ram_whatever_the_card_refuses(
+    tmp_path: Path, start: int, mode: str, begins: bool
+) -> None:
+    """Where they are not, the service fails, and systemd tries it again until they are."""
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(PACKAGE / "debian" / "cowflush.service")
+    program = tmp_path / "cowflush"
+    report = (
+        f'{{"version":1,"mode":"{mode}","phase":"idle","boot":{{"mode":"deferring","reason":""}}}}'
+    )
+    program.write_text(
+        f"#!/bin/sh\ncase $1 in start) exit {start} ;; status) echo '{report}' ;; esac\n"
+    )
+    program.chmod(0o755)
+    command = unit["Service"]["ExecStartPre"].replace("/usr/sbin/cowflush", str(program))
+    assert (local.run(shlex.split(command)).returncode == 0) == begins
 
 
 def test_the_daemon_starts_after_what_would_undo_or_lack_what_it_needs() -> None:

@@ -381,7 +381,7 @@ def test_an_upgrade_starts_a_daemon_of_which_nobody_says_that_it_was_stopped(
         assert system.run("postinst", "configure", "0.1").returncode == 0
         assert system.state("cowflush.service") == "active"
     done = system.run("postinst", "configure", "0.1", fails="systemctl\\|invoke-rc.d")
-    assert done.returncode == 0 and "cowflush: its daemon did not start" in done.stderr
+    assert done.returncode == 0 and "cowflush: its service did not start" in done.stderr
 
 
 @INITS
@@ -391,6 +391,9 @@ def test_a_removal_that_is_refused_leaves_a_daemon_that_flushes(
     system = installed(tmp_path / "root", systemd)
     done = system.run("prerm", "remove", fails="cowflush stop")
     assert done.returncode == 1 and "so the package stays" in done.stderr
+    # As dpkg goes on. The daemon is not ended for that: on a card that refuses to be written none might begin.
+    assert system.run("postinst", "abort-remove").returncode == 0
+    assert "invoke-rc.d cowflush restart" not in system.calls()
     assert (system.state("mode"), system.state("cowflush.service")) == ("deferring", "active")
     # A removal that is given up later, as when another package's script fails
     assert system.run("prerm", "remove").returncode == 0
@@ -421,8 +424,8 @@ def test_a_step_that_fails_is_said_and_the_others_are_done(tmp_path: Path) -> No
     # A daemon that does not start loses nothing.
     done = system.run("postinst", "configure", "0.1", fails="invoke-rc.d")
     assert done.returncode == 0 and (
-        "cowflush: its daemon did not start, so nothing is flushed by itself before the shutdown."
-        in done.stderr
+        "cowflush: its service did not start as it should. Without the daemon nothing is flushed by itself before "
+        "the shutdown: 'cowflush status' says whether there is one." in done.stderr
     )
     assert system.initramfs() == ["the newer program"] * 2
     done = system.run("postinst", "configure", "0.1", fails="update-grub")
@@ -494,7 +497,7 @@ def test_a_power_cut_at_each_step_is_made_good_when_dpkg_runs_it_again(
 # failing program reports it. By the call, and what the script says besides.
 DISPENSABLE = {
     "update-grub ": "cowflush: update-grub failed",
-    "invoke-rc.d cowflush restart": "cowflush: its daemon did not start",
+    "invoke-rc.d cowflush restart": "cowflush: its service did not start",
     "card-for-grub ": "",
     "systemctl --system daemon-reload": "",
     "deb-systemd-invoke start cowflush-shutdown.service": "",

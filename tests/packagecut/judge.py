@@ -201,7 +201,7 @@ class Look:
     def _unpacked(self, content: bytes) -> str:
         """What an initramfs has of cowflush: nothing, a part, or all with one version's program."""
         try:
-            files = read_cpio(_unzipped(content))
+            files = files_of_initramfs(content)
         except (ValueError, EOFError, OSError, zlib.error) as error:
             return f"torn ({error})"
         if not {"init", "scripts/local", "scripts/functions"} <= files.keys():
@@ -224,6 +224,11 @@ class Look:
         if lacking:
             return f"part (it lacks {', '.join(lacking)})"
         return self.packages.version(PROGRAM, files["usr/sbin/cowflush"])
+
+
+def files_of_initramfs(content: bytes) -> dict[str, bytes]:
+    """The files of a whole one, by name."""
+    return read_cpio(_unzipped(content))
 
 
 def _unzipped(content: bytes) -> bytes:

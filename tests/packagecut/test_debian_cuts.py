@@ -7,16 +7,19 @@ stack and plainly.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from harness.card import Card
+from harness.ext import ExtImage
 from harness.lab import Lab
 from packagecut import again, judge, story
-from packagecut.judge import Judge, Look
+from packagecut.judge import Judge, Look, files_of_initramfs
 from packagecut.kept import told
-from packagecut.story import OPERATIONS, TOLD
+from packagecut.story import OPERATIONS, TOLD, Story
 from systems import debian
 
 # Cuts between the FLUSHes
@@ -107,3 +110,76 @@ def test_a_command_that_fails_leaves_no_broken_initramfs_and_the_operation_ends_
                 found = look.of(once.path, {})
                 assert not judge.differing(found, wanted, but=["menu"]), (*what, found)
                 chroots.drop(once)
+
+
+# What dpkg and initramfs-tools note of each run, of whatever package
+NOTED = (
+    "var/cache/", "var/lib/dpkg/status", "var/lib/dpkg/lock", "var/lib/initramfs-tools/", "var/log/", "etc/ld.so.cache",
+    "root/kept-before-",
+)  # fmt: skip
+
+
+# A folder that is empty without us. systemd's package knows it by its name under /lib, so dpkg takes it along: any package's
+# that has something there, and systemd does without it.
+TAKEN_ALONG = {"usr/lib/systemd/system-shutdown"}
+
+
+def ended(tale: Story, name: str, directory: Path) -> dict[str, str]:
+    """Returns the tree after an operation."""
+    cuts = Judge(tale, tale.operation("plain", name), judge.look(), directory)
+    end = next(state for state in cuts.states(0) if state.name == "end")
+    return next(tree(root) for _, root in cuts.copies([end]))
+
+
+def tree(root: ExtImage) -> dict[str, str]:
+    with again.chroots() as chroots:
+        return all_of(chroots.of(root).path)
+
+
+def all_of(root: Path) -> dict[str, str]:
+    """Returns the mode and the content of every file, folder and link.
+
+    What is only there while a command runs is left out. Of an initramfs the files in it count.
+    """
+    found = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        if name.startswith((*NOTED, "dev/", "proc/", "sys/", "run/")):
+            continue
+        mode = f"{path.lstat().st_mode:o}"
+        if path.is_symlink():
+            found[name] = f"{mode} to {os.readlink(path)}"
+        elif name.startswith("etc/init.d/.depend."):
+            # insserv puts what may come at the same time in any order.
+            lines = [sorted(line.split()) for line in path.read_text().splitlines()]
+            found[name] = str(sorted(lines))
+        elif name.startswith("boot/initrd.img-"):
+            files = files_of_initramfs(path.read_bytes())
+            found |= {f"{name}: {file}": _hash(content) for file, content in files.items()}
+        else:
+            found[name] = f"{mode} {_hash(path.read_bytes()) if path.is_file() else ''}"
+    return found
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.systems
+@pytest.mark.parametrize("init", ["systemd", "sysvinit"])
+def test_a_purge_leaves_every_file_menu_entry_and_initramfs_as_they_were_before_the_install(
+    tmp_path: Path, init: str
+) -> None:
+    """Compares the story's card: installed, upgraded, with `update-initramfs` run by hand, and purged."""
+    tale = told(init, "plain")
+    root, _ = judge.recovered_card(Card(tale.directory / story.PLAIN_CARD).copy(tmp_path / "card.img"))  # fmt: skip
+    assert not judge.repair(root)
+    before, installed, after = tree(root), *(ended(tale, name, tmp_path) for name in ("install", "purge"))  # fmt: skip
+    kernels = [name for name in before if name.startswith("boot/vmlinuz-")]
+    for kernel in kernels:
+        image = kernel.replace("vmlinuz", "initrd.img")
+        assert f"{image}: init" in before and f"{image}: usr/sbin/cowflush" in installed
+    assert len(kernels) == 2 and installed["boot/grub/grub.cfg"] != before["boot/grub/grub.cfg"]
+    differs = {name for name in before | after if before.get(name) != after.get(name)}
+    differs -= TAKEN_ALONG
+    assert not differs, {name: (before.get(name), after.get(name)) for name in sorted(differs)}

@@ -69,7 +69,11 @@ def shut_off(vm: VM) -> None:
     config = "interval=off\nhigh=80%\nurgent=none\nmerge-on=none\nmemory-low=1%\n"
     vm.put("/etc/cowflush.conf", config.encode())
     vm.run("systemctl reload cowflush").ok()
-    vm.until("journalctl --boot --quiet | grep -q 'the configuration was read again'", timeout=60)
+    said = "journalctl --boot --quiet --output=cat | grep -x '.*the configuration was read again.*'"
+    vm.until(f"{said} >/dev/null", timeout=60)
+    # By its standard error, which the journal reads, and not to the system's log as well, which that reads, too.
+    vm.run("journalctl --sync").ok()
+    assert len(vm.run(said).ok().text.splitlines()) == 1
 
 
 @pytest.mark.thorough

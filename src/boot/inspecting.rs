@@ -38,10 +38,7 @@ pub fn root(device: &Path, found: Option<&Filesystem>, options: &Options) -> Res
     } else {
         // OpenWrt with a squashfs root calls this program from there. This is the filesystem that
         // comes over it, and may say that they were removed.
-        (
-            unless_hidden(place, "upper/usr/sbin/cowflush"),
-            unless_hidden(place, "upper/etc/rc.d/K89cowflush"),
-        )
+        (unless_hidden(&place.join("upper/usr/sbin/cowflush")), service_above(place))
     };
     let _ = nix::mount::umount(place);
     let _ = std::fs::remove_dir(place);
@@ -82,21 +79,35 @@ fn service(root: &Path) -> Seen {
 
 /// Whether a folder has a link to cowflush's service.
 fn link(folder: &Path) -> Seen {
-    let inspect = || -> io::Result<Seen> {
-        for entry in std::fs::read_dir(folder)? {
-            if entry?.file_name().to_string_lossy().contains("cowflush") {
-                return Ok(Seen::There);
-            }
+    match ours(folder, |_| Seen::There) {
+        Ok(found) => found.unwrap_or(Seen::Missing),
+        Err(error) => seen(Err(Errno::from_raw(error.raw_os_error().unwrap_or(0)))),
+    }
+}
+
+/// The best that `judge` says of what has our name in a folder; `None` when nothing has.
+fn ours(folder: &Path, judge: fn(&Path) -> Seen) -> io::Result<Option<Seen>> {
+    let mut best = None;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().contains("cowflush") {
+            best = best.max(Some(judge(&entry.path())));
         }
-        Ok(Seen::Missing)
-    };
-    inspect().unwrap_or_else(|error| seen(Err(Errno::from_raw(error.raw_os_error().unwrap_or(0)))))
+    }
+    Ok(best)
+}
+
+/// The service, as the writable layer of an OpenWrt has it: to switch it off hides all its links,
+/// whatever their numbers.
+fn service_above(root: &Path) -> Seen {
+    let links = ours(&root.join("upper/etc/rc.d"), unless_hidden);
+    links.ok().flatten().unwrap_or(Seen::There)
 }
 
 /// `Missing` for a file that root's overlay hides: an overlay marks a removed file with a device
 /// 0:0 of its name.
-fn unless_hidden(root: &Path, name: &str) -> Seen {
-    match lstat(&root.join(name)) {
+fn unless_hidden(path: &Path) -> Seen {
+    match lstat(path) {
         Ok(stat)
             if stat.st_rdev == 0
                 && stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFCHR.bits() =>
@@ -159,6 +170,26 @@ mod tests {
         ] {
             assert_eq!(with(missing), Seen::Missing, "{missing:?}");
         }
+    }
+
+    /// To make a device needs root rights, but for 0:0, from Linux 5.8 on.
+    #[test]
+    fn a_service_that_the_writable_layer_hides_is_missing_whatever_its_links_are_called() {
+        let root = std::env::temp_dir().join(format!("cowflush-hidden-{}", std::process::id()));
+        let folder = root.join("upper/etc/rc.d");
+        assert_eq!(service_above(&root), Seen::There, "nothing is hidden");
+        create_dir_all(&folder).unwrap();
+        symlink("../init.d/log", folder.join("S12log")).unwrap();
+        assert_eq!(service_above(&root), Seen::There);
+        for name in ["S13cowflush", "K00cowflush", "K89cowflush_1"] {
+            let mode = nix::sys::stat::Mode::empty();
+            nix::sys::stat::mknod(&folder.join(name), SFlag::S_IFCHR, mode, 0).unwrap();
+        }
+        assert_eq!(service_above(&root), Seen::Missing);
+        // Switched on again, by other links.
+        symlink("../init.d/cowflush", folder.join("K90cowflush")).unwrap();
+        assert_eq!(service_above(&root), Seen::There);
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use nix::mount::{MsFlags, mount};
 use crate::error::{Doing, Error, Result};
 use crate::pure::cmdline::Options;
 use crate::pure::disk::superblock::Filesystem;
-use crate::sys::ask;
+use crate::sys::{ask, mknod};
 
 const NOSUID: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
@@ -16,7 +16,19 @@ const NOSUID: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 pub fn kernel_filesystems() {
     proc();
     unless_mounted("sysfs", "/sys", NOSUID | MsFlags::MS_NOEXEC, "");
-    unless_mounted("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755");
+    if !unless_mounted("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755") {
+        // OpenWrt's kernels have none. A device gets its node when it is opened; these are for what
+        // is not a device to look for.
+        unless_mounted("tmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755,size=512K");
+        for (path, major, minor) in [
+            ("/dev/null", 1, 3),
+            ("/dev/urandom", 1, 9),
+            ("/dev/kmsg", 1, 11),
+            ("/dev/console", 5, 1),
+        ] {
+            mknod::character(path, major, minor);
+        }
+    }
     unless_mounted("tmpfs", "/run", NOSUID, "mode=0755,size=10%");
 }
 

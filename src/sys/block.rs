@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
+use super::mknod;
 use super::node::Node;
 use super::time::pause;
 use crate::error::{Doing, Exit, Result};
@@ -45,21 +45,14 @@ pub fn name(device: DevNo) -> String {
     link.file_name().map_or_else(|| device.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The path of a block device's node, as devtmpfs names it.
+/// The path of a block device's node, as devtmpfs names it. The node is made if it is missing.
 pub fn path(device: DevNo) -> PathBuf {
     ask!(path(device));
     let path = Path::new("/dev").join(name(device).replace('!', "/"));
-    make_node(&path, device);
-    path
-}
-
-/// Makes a device's node. On OpenWrt a program fills /dev when it hears of a device, later than
-/// cowflush wants to open it. If the node can't be made, opening it fails.
-fn make_node(path: &Path, device: DevNo) {
-    if path.symlink_metadata().is_err() && sysfs(device).exists() {
-        let number = makedev(device.major.into(), device.minor.into());
-        let _ = mknod(path, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, number);
+    if sysfs(device).exists() {
+        mknod::block(&path, device);
     }
+    path
 }
 
 /// Makes the name in /dev/mapper that users expect, as udev would, and that mount tables then show.

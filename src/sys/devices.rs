@@ -122,6 +122,8 @@ fn device(name: &str) -> Option<Candidate> {
     if size.0 == 0 {
         return None;
     }
+    // Its path is opened later, and a kernel without devtmpfs has made no node.
+    let _ = block::path(number);
     let partition = attribute("partition").and_then(|text| decimal(text.trim()));
     let names = partition.and_then(|number| names(&folder, number)).unwrap_or_default();
     Some(Candidate::new(name, number, size, names))
@@ -161,8 +163,8 @@ fn open_unhurried(path: &Path) -> Option<Node> {
 /// What the partition table of the disk around the partition says of it.
 fn names(folder: &Path, number: u32) -> Option<Names> {
     let real = std::fs::canonicalize(folder).ok()?;
-    let disk = real.parent()?.file_name()?.to_string_lossy().replace('!', "/");
-    let disk = open_unhurried(&Path::new("/dev").join(disk))?;
+    let disk = std::fs::read_to_string(real.parent()?.join("dev")).ok()?;
+    let disk = open_unhurried(&block::path(DevNo::parse(disk.trim())?))?;
     for block_bytes in [512u64, 4096] {
         let mut header = [0; 512];
         if disk.read_exact_at(&mut header, block_bytes).is_err() {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::block;
+use super::mknod;
 use super::node::Node;
 use crate::error::{Doing, Error, Result};
 use crate::pure::units::{Bytes, DevNo};
@@ -88,6 +89,9 @@ pub struct Loop {
     number: DevNo,
 }
 
+/// Where the kernel is asked for a free loop device.
+const CONTROL: &str = "/dev/loop-control";
+
 /// Attaches `file` to a free loop device of at most `limit` bytes. `name` is what
 /// `losetup` shows.
 pub fn attach(file: &Node, name: &str, limit: Bytes) -> Result<Loop> {
@@ -98,11 +102,8 @@ pub fn attach(file: &Node, name: &str, limit: Bytes) -> Result<Loop> {
         let (node, number) = model.attach(&**file, name, limit)?;
         return Ok(Loop { node: Node::Model(node), number });
     }
-    let control = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/loop-control")
-        .doing(|| "open /dev/loop-control")
+    mknod::misc(CONTROL, "loop-control");
+    let control = open(Path::new(CONTROL))
         .map_err(|error| error.advise("The kernel needs loop devices (CONFIG_BLK_DEV_LOOP)."))?;
     let info = Info::new(name, limit);
     // Another program may take the free device first; then the next one is tried.
@@ -121,7 +122,7 @@ pub fn attach(file: &Node, name: &str, limit: Bytes) -> Result<Loop> {
         .advise("Free one (`losetup -a` lists them), then try again."))
 }
 
-/// A device that is free now: its path and its open node. `control` is /dev/loop-control.
+/// A device that is free now: its path and its open node. `control` is [`CONTROL`].
 fn open_free(control: &File) -> Result<(String, File)> {
     // SAFETY: LOOP_CTL_GET_FREE takes no pointer.
     let free = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE as _) };
@@ -215,7 +216,8 @@ pub fn grow(device: DevNo, limit: Bytes) -> Result<()> {
 
 /// Whether the kernel knows LOOP_CONFIGURE (5.8): it looks at the descriptor first.
 pub fn has_configure() -> Result<bool> {
-    let control = File::open("/dev/loop-control").doing(|| "open /dev/loop-control")?;
+    mknod::misc(CONTROL, "loop-control");
+    let control = File::open(CONTROL).doing(|| format!("open {CONTROL}"))?;
     let (_, node) = open_free(&control)?;
     let config =
         Config { fd: u32::MAX, block_size: 0, info: Info::new("", Bytes(0)), reserved: [0; 8] };

@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod lock;
 pub mod loopdev;
 pub mod memory;
+pub mod mknod;
 pub mod mlock;
 #[cfg(test)]
 pub(crate) mod model;

@@ -318,12 +318,13 @@ def test_the_tests_own_initramfs_is_of_this_program_and_of_its_kernel(kernel: st
 # --- what init does with them ------------------------------------------------------------
 
 
-def overlaid(lab: Lab, base: Path, files: dict[str, bytes]) -> Path:
+def overlaid(lab: Lab, base: Path, files: dict[str, bytes], *, executable: bool = False) -> Path:
     """An initramfs with `files` added to `base`, or in place of files there."""
     tree = lab.directory / "files"
     for name, data in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(data)
+        (tree / name).chmod(0o755 if executable else 0o644)
     paths = sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))
     packed = subprocess.run(
         ["cpio", "--quiet", "-o", "-H", "newc"],
@@ -347,6 +348,37 @@ def loaded(vm: VM) -> set[str]:
 
 def listed(initramfs: Path) -> list[str]:
     return content(initramfs, LIST).decode().splitlines()
+
+
+# Before cowflush's own, in the place of a kernel without devtmpfs: /dev is there, and empty but for what the tests'
+# own agent needs.
+NO_DEVTMPFS = b"""#!/bin/busybox sh
+/bin/busybox mount -t tmpfs dev /dev
+/bin/busybox mknod /dev/console c 5 1
+/bin/busybox mknod /dev/ttyS0 c 4 64
+/bin/busybox mknod /dev/ttyS1 c 4 65
+exec /real/init
+"""
+
+
+def test_what_a_kernel_without_devtmpfs_has_not_made_init_makes(boot: Lab) -> None:
+    """As OpenWrt's kernels are."""
+    files = {
+        "init": NO_DEVTMPFS,
+        "real/init": artefacts.cowflush().read_bytes(),
+        "bin/busybox": artefacts.busybox().read_bytes(),
+    }
+    card = boot.card()
+    initramfs = overlaid(boot, artefacts.initramfs(), files, executable=True)
+    vm = boot(card, initramfs=initramfs, append=f"root=PARTUUID={card.disk_id}-01")
+    vm.run("! grep devtmpfs /proc/mounts && [ -c /dev/null ] && [ -c /dev/kmsg ]").ok()
+    assert mode(vm) == "deferring"
+    vm.run("echo kept >/root/kept && cowflush flush").ok()
+    vm.run("cowflush stop && cowflush start").ok()
+    assert mode(vm) == "deferring"
+    vm.kill()
+    root = vm.card.fs(replay=True)
+    assert root.read("/root/kept") == b"kept\n"
 
 
 def test_a_kernel_that_loads_no_modules_says_so_once_and_boots(boot: Lab) -> None:

@@ -7,18 +7,17 @@ pub mod store;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::error::{Doing, Error, Result};
 use crate::pure::dm::target::Line;
 use crate::pure::dm::{SnapshotStatus, Target};
 use crate::pure::stack::{Device, Live, Name, Stack};
 use crate::pure::units::DevNo;
+use crate::sys::mknod;
 use crate::sys::time::pause;
 
 pub use message::{Message, Request};
@@ -38,7 +37,8 @@ impl Control {
     /// Opens [`CONTROL`].
     pub fn open() -> Result<Self> {
         ask!(control());
-        make_control();
+        // sysfs, and by it the node that OpenWrt's preinit makes, has another name for it.
+        mknod::misc(CONTROL, "device-mapper");
         File::options()
             .read(true)
             .write(true)
@@ -266,21 +266,5 @@ fn live(info: &Message, table: &Message) -> Live {
         }
         (Some(first), Some(second), None) => Live::Joined(first, second),
         _ => Live::Foreign,
-    }
-}
-
-/// Makes [`CONTROL`] where it is missing: in OpenWrt's preinit, /dev has the node under the name
-/// that sysfs has, which differs.
-fn make_control() {
-    let path = Path::new(CONTROL);
-    if path.symlink_metadata().is_ok() {
-        return;
-    }
-    let number = std::fs::read_to_string("/sys/class/misc/device-mapper/dev").ok();
-    if let Some(number) = number.and_then(|text| DevNo::parse(text.trim())) {
-        let _ = path.parent().map(std::fs::create_dir_all);
-        let number = makedev(number.major.into(), number.minor.into());
-        // If the node can't be made, opening it fails.
-        let _ = mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, number);
     }
 }

@@ -30,13 +30,16 @@ FILES = {
     "/lib/preinit/79_cowflush": (0o644, "cowflush.preinit"),
     # After 79_move_config
     "/lib/preinit/81_cowflush": (0o644, "cowflush.keep"),
+    # What all the others read.
+    "/lib/functions/cowflush.sh": (0o644, "cowflush.functions"),
     "/lib/upgrade/cowflush.sh": (0o644, "cowflush.upgrade"),
     "/usr/share/doc/cowflush/third-party.gz": (0o644, NOTICES),
 }
 LINKS = {"/etc/cowflush.conf": "/tmp/cowflush.conf"}
 # Notes go to /run, which OpenWrt lacks.
 FOLDERS = {
-    *("/", "/etc", "/etc/config", "/etc/init.d", "/lib", "/lib/preinit", "/lib/upgrade"),
+    *("/", "/etc", "/etc/config", "/etc/init.d", "/lib"),
+    *("/lib/functions", "/lib/preinit", "/lib/upgrade"),
     *(
         "/run",
         "/usr",

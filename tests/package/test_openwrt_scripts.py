@@ -40,10 +40,11 @@ class Router:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("etc/rc.d", "etc/uci-defaults", "var/run", "tmp", "usr/sbin", "usr/libexec"):
+        for name in ("etc/rc.d", "etc/uci-defaults", "var/run", "tmp", "usr/sbin", "usr/libexec", "lib/functions"):  # fmt: skip
             (folder / name).mkdir(parents=True)
         self.program = folder / "usr/sbin/cowflush"
         self.answer()
+        self.install("cowflush.functions", folder / "lib/functions/cowflush.sh")
         self.install("cowflush.wait", folder / "usr/libexec/cowflush-wait").chmod(0o755)
 
     def answer(self, **codes: list[int]) -> None:
@@ -62,7 +63,7 @@ class Router:
         """Installs a file of the package with this folder as the root."""
         text = (FILES / name).read_text()
         text = re.sub(
-            r"(?<![\w.$}/])/(?=(usr|var|etc|tmp|dev|sysupgrade.tgz)\b)", f"{self.folder}/", text
+            r"(?<![\w.$}/])/(?=(usr|var|etc|tmp|dev|lib|sysupgrade.tgz)\b)", f"{self.folder}/", text
         )
         # A console, unlike a file, is not emptied by a write.
         text = text.replace(f">{self.folder}/dev/console", f">>{self.folder}/dev/console")

@@ -57,6 +57,15 @@ class Ext:
             raise Refused(f"debugfs can't look at {path}: {_complaints(done.stderr)}")
         return ""
 
+    def names(self, folder: str) -> list[str]:
+        """What is in a folder; nothing where there is none."""
+        if not self.is_directory(folder):
+            return []
+        lines = self._debugfs([f"ls -p {_quoted(_inside(PurePosixPath(folder)))}"], write=False)
+        # /inode/mode/uid/gid/name/size/
+        rows = [line.split("/") for line in tools.words(lines).splitlines()]
+        return sorted(row[5] for row in rows if len(row) > 6 and row[5] not in (".", ".."))
+
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
         """Writes a file in one go, also over an old one; makes missing folders."""
         script = [f"mkdir {_new(folder)}" for folder in self._missing(path)]

@@ -17,16 +17,18 @@ VERSION_AT, VERSION = 0x206, 0x0208
 # The place of the release's text, less 512
 RELEASE_AT = 0x20E
 SECTORS_AT, PAYLOAD_AT = 0x1F1, 0x248
+# Not needed if root's own init mounts another /dev, as OpenWrt's does: cowflush makes the nodes it needs
+DEVTMPFS = "CONFIG_DEVTMPFS"
 # A sentence or a name that is in the kernel only together with the option
 NEEDS = {
     "CONFIG_BLK_DEV_INITRD": b"Initramfs unpacking failed",
     "CONFIG_BLK_DEV_DM": b"dm-devel@",
     "CONFIG_DM_SNAPSHOT": b"snapshot-merge",
     "CONFIG_BLK_DEV_LOOP": b"loop: module loaded",
-    "CONFIG_DEVTMPFS": b"devtmpfs",
+    DEVTMPFS: b"devtmpfs",
 }
 # Those that an initramfs needs even if it only leads to the plain card
-PLAIN = ("CONFIG_BLK_DEV_INITRD", "CONFIG_DEVTMPFS", "CONFIG_IA32_EMULATION")
+PLAIN = ("CONFIG_BLK_DEV_INITRD", DEVTMPFS, "CONFIG_IA32_EMULATION")
 # Needed besides by a 64-bit kernel, to run a program of 32 bits: without it /init can't start, and
 # the kernel panics at each boot. The trace is the name of an option that exists only for such
 # programs.
@@ -35,17 +37,23 @@ NEEDS_64 = {"CONFIG_IA32_EMULATION": b"vdso32="}
 FLAGS_AT, FLAGS_VERSION, HAS_64_BITS = 0x236, 0x020C, 1
 
 
-def missing(image: bytes) -> list[str]:
-    """The options that cowflush needs and this kernel lacks. A module counts as missing."""
+def missing(image: bytes, *, own_dev: bool = False) -> list[str]:
+    """The options that cowflush needs and this kernel lacks. A module counts as missing. `own_dev`: root needs no
+    devtmpfs."""
     content = unpack(image)
     needs = {**NEEDS, **(NEEDS_64 if has_64_bits(image) else {})}
+    if own_dev:
+        del needs[DEVTMPFS]
     return [option for option, trace in needs.items() if trace not in content]
 
 
-def starts_initramfs(image: bytes) -> bool:
-    """Whether a kernel can start our initramfs, if only to lead to the plain card."""
+def starts_initramfs(image: bytes, *, own_dev: bool = False) -> bool:
+    """Whether a kernel can start our initramfs, if only to lead to the plain card.
+
+    `own_dev`: root needs no devtmpfs.
+    """
     try:
-        return not set(missing(image)) & set(PLAIN)
+        return not set(missing(image, own_dev=own_dev)) & set(PLAIN)
     except Refused:
         return False
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from image import files, grub, kernel, notices, openwrt, syslinux, table, tools, whole
+from image import files, grub, kernel, modules, notices, openwrt, syslinux, table, tools, whole
 from image.entry import INITRAMFS, KERNEL, Addition, Entry, beside
 from image.errors import Refused
 from image.ext import Ext
@@ -224,8 +224,17 @@ def _boot(plan: Plan, new: New) -> None:
             "cowflush's does not load. On Debian install the package instead (`make deb`), or add a kernel "
             "that has all built in with BOARD="
         )
-    lacking = kernel.missing(new.kernel if new.kernel is not None else own)
-    if lacking:
+    own_dev = _is_openwrt(plan.target)
+    lacking = kernel.missing(new.kernel if new.kernel is not None else own, own_dev=own_dev)
+    initramfs = new.initramfs
+    # What else there is for modules, the system's own initramfs or none at all, is not known elsewhere.
+    if lacking and own_dev and new.kernel is None and set(lacking) <= set(modules.NAMES):
+        release = kernel.release(own)
+        initramfs = modules.initramfs(plan.target, release, lacking, new.program)
+        plan.notes.append(
+            f"the initramfs has modules of {release}, as the image: it goes with this kernel alone"
+        )
+    elif lacking:
         raise Refused(
             f"the kernel lacks {', '.join(lacking)} (or has it as a module): add a kernel that has all built in with "
             "BOARD=, or build one (package/openwrt/kernel.config)"
@@ -241,7 +250,7 @@ def _boot(plan: Plan, new: New) -> None:
         name, beside(entry.kernel, INITRAMFS), portable, vouched=not _is_openwrt(plan.target)
     )
     addition = replace(addition, for_old=lambda old: _for_old(plan, addition, old))
-    plan.writes.append((loader.files, addition.initramfs, new.initramfs, 0o644))
+    plan.writes.append((loader.files, addition.initramfs, initramfs, 0o644))
     if new.kernel is not None:
         plan.writes.append((loader.files, addition.kernel, new.kernel, 0o644))
         plan.notes.append(
@@ -269,7 +278,8 @@ def _for_old(plan: Plan, addition: Addition, old: Entry) -> Addition | None:
     if number not in (0, plan.root.number):
         return None
     own = plan.loader.files.read(old.kernel) if old.kernel and not old.initrds else None
-    usable = own is not None and kernel.starts_initramfs(own)
+    own_dev = _is_openwrt(plan.target)
+    usable = own is not None and kernel.starts_initramfs(own, own_dev=own_dev)
     if not usable and old.kernel != addition.kernel:
         plan.notes.append(
             f'the entry "{old.title}" starts {addition.kernel}: its own kernel can\'t be started by way of the flush log'

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from boot.test_modules import elf
 from harness import artefacts, ext, local, sparse
 from harness.card import Card
 from harness.folder import Listed, listed
@@ -29,6 +30,7 @@ from systems.bases import Base, Laid
 sys.path.insert(0, str(artefacts.TOP))
 
 from image import kernel as kernels
+from image.ext import Ext
 
 LOADERS = {
     "voyage": bases.voyage,
@@ -600,6 +602,57 @@ def without_snapshots() -> bytes:
     needs = {**kernels.NEEDS}
     del needs["CONFIG_DM_SNAPSHOT"]
     return image_of(b" ".join(needs.values()), gzip.compress)
+
+
+RELEASE = "6.6.73"
+# Of a release's kernel: what each module says that it needs.
+IN_PIECES = {"dm-mod": "", "dm-snapshot": "dm-bufio,dm-mod", "dm-bufio": "dm-mod", "usbhid": "hid"}
+
+
+def in_pieces() -> bytes:
+    """A kernel as OpenWrt's releases have it."""
+    needs = {**kernels.NEEDS}
+    for option in ("CONFIG_BLK_DEV_DM", "CONFIG_DM_SNAPSHOT", "CONFIG_DEVTMPFS"):
+        del needs[option]
+    image = bytearray(image_of(b" ".join(needs.values()), gzip.compress))
+    place = 768
+    struct.pack_into("<H", image, kernels.RELEASE_AT, place - 512)
+    text = f"{RELEASE} (builder@host)\0".encode()
+    image[place : place + len(text)] = text
+    return bytes(image)
+
+
+def test_an_openwrt_whose_kernel_has_the_snapshots_as_modules_gets_them_in_the_initramfs(
+    boot: Lab, bases_made: Made
+) -> None:
+    made = bases_made(boot, bases.openwrt)
+    first = f"{made.path}?offset={made.card().partitions[0].start * 512}"
+    kernel = boot.directory / "vmlinuz"
+    kernel.write_bytes(in_pieces())
+    ext.edit(first, ["cd /boot", "rm vmlinuz", f"write {kernel} vmlinuz"])
+    folder = f"/lib/modules/{RELEASE}"
+    wanted = (
+        "the kernel has CONFIG_BLK_DEV_DM, CONFIG_DM_SNAPSHOT neither built in nor as a module in "
+    )
+    assert wanted + folder in refuse(boot, made)
+    script = ["mkdir /lib/modules", f"mkdir {folder}", f"cd {folder}"]
+    for name, needed in IN_PIECES.items():
+        module = boot.directory / f"{name}.ko"
+        module.write_bytes(elf([f"depends={needed}", f"name={name}"], wide=False))
+        script.append(f"write {module} {module.name}")
+    made.card().edit(script)
+    out = boot.directory / "added.img"
+    said = images.done("add", made.path, "--out", out)
+    assert f"note: the initramfs has modules of {RELEASE}, as the image" in said
+    packed = Ext(out, made.card().partitions[0].start * 512).read("/boot/cowflush.gz")
+    assert packed
+    listed = "".join(f"{folder}/{name}.ko\n" for name in ("dm-mod", "dm-bufio", "dm-snapshot"))
+    archive = gzip.decompress(packed)
+    assert listed.encode() in archive and b"usbhid" not in archive
+
+    made.card().edit([f"rm {folder}/dm-bufio.ko"])
+    assert f"the modules in {folder} can't be used: " in (said := refuse(boot, made))
+    assert "dm_snapshot needs dm_bufio" in said
 
 
 def no_table(made: Base) -> None:

@@ -38,8 +38,10 @@ FLAGS_AT, FLAGS_VERSION, HAS_64_BITS = 0x236, 0x020C, 1
 
 
 def missing(image: bytes, *, own_dev: bool = False) -> list[str]:
-    """The options that cowflush needs and this kernel lacks. A module counts as missing. `own_dev`: root needs no
-    devtmpfs."""
+    """The options that cowflush needs and this kernel lacks. A module counts as missing.
+
+    `own_dev`: root needs no devtmpfs.
+    """
     content = unpack(image)
     needs = {**NEEDS, **(NEEDS_64 if has_64_bits(image) else {})}
     if own_dev:

@@ -130,6 +130,15 @@ class ExtImage:
         assert not complaints, f"can't read {name} in {self.path}: {complaints}"
         return done.stdout
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file or folder of that name."""
+        done = _tool(["debugfs", "-R", f'stat "{name}"', str(self.path)])
+        complaints = _complaints(done.stderr)
+        if "File not found by ext2_lookup" in complaints:
+            return False
+        assert not complaints, f"can't look for {name} in {self.path}: {complaints}"
+        return True
+
     def dump(self, directory: str, target: Path) -> None:
         """Copies all below `directory` into `target`, a folder of this machine."""
         done = _tool(["debugfs", "-R", f'rdump "{directory}" "{target}"', str(self.path)])

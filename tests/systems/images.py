@@ -48,7 +48,8 @@ def refused(*arguments: str | Path) -> str:
 def boot(lab: Lab, card: Card, **options: Any) -> VM:
     """Boots a card as the board would: nothing comes from outside."""
     wait = options.pop("wait", True)
-    drives = (Drive(card.path, throttle=options.pop("throttle", None)), *options.pop("drives", ()))
+    own = {name: options.pop(name, None) for name in ("throttle", "write_log")}
+    drives = (Drive(card.path, **own), *options.pop("drives", ()))
     machine = Machine(
         kernel=None,
         initramfs=None,

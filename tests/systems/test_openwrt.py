@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from harness import artefacts
+from harness import artefacts, writelog
+from harness.card import Card
 from harness.drive import Drive, Throttle
 from harness.lab import Lab
 from harness.machine import VM
+from harness.writelog import Entry
 from product import daemon, flushlog
 from product.router import status, wait_status
 from systems import bases, images
@@ -61,15 +65,18 @@ def test_an_ext4_root_keeps_what_was_flushed(boot: Lab, board: str) -> None:
     card = ext4(boot, board)
     config = boot.directory / "config"
     config.write_text(
-        "config cowflush 'daemon'\n\toption interval '7m'\n\toption full_wait '81%'\n\toption urgent 'none'\n"
+        "config cowflush 'daemon'\n\toption interval '7m'\n\toption high 'nonsense'\n\toption full_wait '81%'\n\toption urgent 'none'\n"
     )
     card.edit(["cd /etc/config", "rm cowflush", f"write {config} cowflush"])
     vm = images.boot(boot, card)
     ready(vm)
     assert boot_mode(vm) == "deferring"
     # UCI's settings have reached the daemon, through a file in RAM.
-    assert vm.get("/etc/cowflush.conf") == b"interval = 7m\nfull-wait = 81%\nurgent = none\n"
+    settings = b"interval = 7m\nhigh = nonsense\nfull-wait = 81%\nurgent = none\n"
+    assert vm.get("/etc/cowflush.conf") == settings
     vm.until(f"[ -e {daemon.NOTE} ]")
+    # procd throws away what a service says; a person looks into the system's log.
+    vm.until("logread | grep -q 'ignoring line 2 of /etc/cowflush.conf, `high = nonsense`'")
     seen = status(vm)["daemon"]
     assert 6 * 60 < seen["next_flush"]["seconds"] <= 7 * 60, seen
     # A log made in an image learns at its first boot where root is, in both copies of its header.
@@ -138,6 +145,36 @@ def test_a_reboot_in_procd_s_order_leaves_all_on_the_card(boot: Lab, board: str)
     assert "the flush log on sda3 holds 0 flushes" in again.console
 
 
+@BOTH
+def test_a_router_without_the_package_or_its_service_writes_to_the_card(
+    boot: Lab, board: str
+) -> None:
+    """Its initramfs and the entry are there still, and nobody would flush."""
+    card = ext4(boot, board)
+    vm = images.boot(boot, card)
+    ready(vm)
+    vm.run("echo kept >/etc/kept; /etc/init.d/cowflush stop; rm -f /etc/rc.d/*cowflush*; sync").ok()
+    vm.kill()
+    vm = images.boot(boot, card)
+    ready(vm)
+    assert boot_mode(vm) == "plain"
+    assert "no service on it is switched on that would flush it" in vm.console
+    # As opkg removes it.
+    vm.run(
+        "rm -r /usr/sbin/cowflush /etc/init.d/cowflush /lib/preinit/*cowflush /lib/functions/cowflush.sh /lib/upgrade/cowflush.sh /etc/cowflush.conf; "
+        "echo direct >/etc/direct; sync"
+    ).ok()
+    vm.kill()
+    vm = images.boot(boot, card)
+    ready(vm)
+    assert "there is no program cowflush on it that can be started" in vm.console
+    vm.run("[ $(cat /etc/kept /etc/direct | tr -d '\\n') = keptdirect ]").ok()
+    vm.run("echo later >/etc/later; sync").ok()
+    vm.kill()
+    root = card.fs(replay=True)
+    assert root.read("/etc/later") == b"later\n"
+
+
 def slow_flush(vm: VM) -> None:
     """Starts a flush that goes on until the test lifts the throttle: it would take a minute."""
     vm.run("dd if=/dev/urandom of=/root/big bs=64k count=64 2>/dev/null; sync").ok()
@@ -164,6 +201,71 @@ def test_the_service_can_be_stopped_started_and_reloaded(boot: Lab) -> None:
         "sed -i \"s/# option interval.*/option interval '9m'/\" /etc/config/cowflush; /etc/init.d/cowflush reload"
     ).ok()
     vm.run("pidof cowflush && grep -x 'interval = 9m' /etc/cowflush.conf").ok()
+
+
+def cuts(blank: Card, log: Path) -> Iterator[tuple[list[Entry], Laid]]:
+    """The card as a power cut at each FLUSH would leave it, and what it received since the one before."""
+    card = Laid(blank.copy(blank.path.with_suffix(".cut.img")).path, 2, 3)
+    since: list[Entry] = []
+    for entry in writelog.entries(log):
+        since.append(entry)
+        if entry.is_flush:
+            writelog.replay(iter(since), card.path)
+            yield since, card
+            since = []
+
+
+@pytest.mark.thorough
+def test_a_power_cut_at_any_flush_of_an_upgrade_leaves_the_old_system_or_the_settings(
+    boot: Lab,
+) -> None:
+    """Until the image is written the old system is whole, and once it has all it never has less; behind that the
+    settings are on the boot partition or on root. What is in between is OpenWrt's own affair."""
+    card, new = ext4(boot, OURS), ext4(boot, OURS, "two")
+    vm = images.boot(boot, card)
+    ready(vm)
+    vm.run("echo kept >/etc/kept").ok()
+    assert vm.run_last("reboot", timeout=120) == "guest-reset"
+    blank, log = (
+        Laid(card.copy(boot.directory / "old.img").path, 2, 3),
+        boot.directory / "upgrade.log",
+    )
+    vm = images.boot(boot, card, drives=(Drive(new.path),), write_log=log)
+    ready(vm)
+    vm.run("echo here >/etc/here").ok()
+    upgrade = "/sbin/sysupgrade /dev/sdb >/dev/console 2>&1 </dev/null"
+    assert vm.run_last(upgrade, timeout=240) == "guest-reset"
+    there: list[bool] = []
+    for received, cut in cuts(blank, log):
+        # The image's first write.
+        if any(entry.sector == 0 and entry.data for entry in received):
+            break
+        root = flushlog.recovered(cut)
+        # At the end it is written through.
+        root.replay_journal()
+        root.fsck()
+        assert root.read("/etc/kept") == b"kept\n"
+        there.append(root.has("/etc/here"))
+    assert there == sorted(there) and there[-1] and len(there) > 3, there
+
+    blank, log = (
+        Laid(card.copy(boot.directory / "new.img").path, 2, 3),
+        boot.directory / "first.log",
+    )
+    vm = images.boot(boot, card, write_log=log)
+    ready(vm)
+    vm.run("cowflush flush").ok()
+    vm.kill()
+    places = []
+    for _, cut in cuts(blank, log):
+        saved = Laid(cut.path, 1).fs(replay=True)
+        on_boot = saved.has("/sysupgrade.tgz")
+        root = flushlog.recovered(cut)
+        root.fsck()
+        on_root = root.has("/sysupgrade.tgz") or root.has("/etc/kept")
+        places.append((on_boot, on_root))
+    assert all(on_boot or on_root for on_boot, on_root in places), places
+    assert places[-1] == (False, True), places
 
 
 # --- a squashfs root, and its writable partition --------------------------------------------

@@ -8,14 +8,15 @@ use nix::errno::Errno;
 
 use super::context::Context;
 use super::cow_device::{self, Cow};
+use super::errors;
 use super::handover::{self, Failed, Freeze, Moment, Restart, Sealed};
 use super::layer::named;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::notes::run_dir;
 use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::threshold;
-use crate::pure::dm::{Line, Target};
-use crate::pure::stack::{Device, Name, Stack};
+use crate::pure::dm::{Line, SnapshotStatus, Target};
+use crate::pure::stack::{Device, Name, PlanError, Stack};
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::dm::Control;
 use crate::sys::node::Node;
@@ -46,7 +47,12 @@ struct Deferring {
     used: Option<Bytes>,
 }
 
+/// The parts of root, if it can be sealed. A COW that was lost can't: root would go on over the
+/// card as it was at the last flush, under a filesystem that knows better, and write to that.
 fn deferring(stack: &Stack) -> Result<Deferring> {
+    if stack.root.is_some_and(|root| root.status() == SnapshotStatus::Invalid) {
+        return Err(errors::explain(PlanError::Lost(Name::Root)));
+    }
     let parts = |root: Device| {
         let Target::Snapshot { origin, cow, .. } = root.target()? else { return None };
         let used = root.usage().map(|usage| usage.allocated.bytes());

@@ -9,7 +9,6 @@ use super::outcome::Seen;
 use super::{FlushOptions, Outcome, Session};
 use crate::error::{Doing, Exit, Result};
 use crate::flush::context::Context;
-use crate::flush::errors::explain;
 use crate::flush::handover::{Freeze, Sealed};
 use crate::flush::seal;
 use crate::flush::settled::Settled;
@@ -18,7 +17,7 @@ use crate::pure::cow::size;
 use crate::pure::dm::SnapshotStatus;
 use crate::pure::policy::pressure::SLOW;
 use crate::pure::report::record::Record;
-use crate::pure::stack::{Goal, Mode, Name, PlanError, Stack};
+use crate::pure::stack::{Goal, Mode, Name, Stack};
 use crate::pure::units::{Bytes, Sectors};
 use crate::sys::dm::Message;
 use crate::sys::node::Node;
@@ -55,9 +54,6 @@ impl Session<'_> {
                 }
                 return Ok(self.nothing(seen));
             }
-            (_, SnapshotStatus::Invalid) => {
-                return Err(explain(PlanError::Lost(Name::Root)));
-            }
             // If it is unknown what is in the page cache, a freeze writes it out.
             (_, SnapshotStatus::Used(usage))
                 if usage.data().0 == 0 && synced != Synced::Unknown =>
@@ -74,9 +70,6 @@ impl Session<'_> {
             self.merge()?;
         }
         let record = self.note(sealed.stall);
-        if status == SnapshotStatus::Overflow {
-            run_dir::note_overflow();
-        }
         seen.frozen = sealed.frozen;
         Ok(Outcome::flushed(record, seen).after(self.refused.take()))
     }
@@ -102,6 +95,11 @@ impl Session<'_> {
         after: seal::After,
         goal: Goal,
     ) -> Result<(Sealed, Settled)> {
+        // Before the seal, which takes away what shows it: a flush that fails or is killed after it
+        // is followed by one that finds a fresh COW.
+        if stack.root.is_some_and(|root| root.status() == SnapshotStatus::Overflow) {
+            run_dir::note_overflow();
+        }
         let freeze = self.freeze(stack);
         let sealed = seal::run(&mut self.context, stack, after, freeze);
         // A failed seal may have left root suspended. The plan repairs that; an armed throttle

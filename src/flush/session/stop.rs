@@ -11,6 +11,7 @@ use crate::flush::errors::explain;
 use crate::flush::prune::Pruned;
 use crate::flush::settled::Settled;
 use crate::flush::{cow_device, last_step, merge, seal};
+use crate::notes::run_dir;
 use crate::pure::chunks::CHUNK_SECTORS;
 use crate::pure::cow::threshold;
 use crate::pure::dm::{Line, SnapshotStatus, Target};
@@ -76,7 +77,7 @@ impl Session<'_> {
             let last = match past_log {
                 Some(frozen) => Outcome::flushed(
                     record,
-                    Seen { overflowed: false, synced: Synced::Unknown, frozen },
+                    Seen { overflowed: run_dir::has_overflowed(), synced: Synced::Unknown, frozen },
                 ),
                 None => Outcome::remainder(Some(record)),
             };

@@ -402,4 +402,31 @@ mod tests {
             let _ = next_run(&chunk);
         }
     }
+
+    #[test]
+    fn a_table_in_any_order_is_sorted() {
+        for pairs in [[(1, 9), (3, 8), (2, 7)], [(2, 1), (1, 2), (3, 3)], [(1, 1), (2, 2), (3, 3)]]
+        {
+            let mut read = pairs.map(|(old, new)| Exception { old, new });
+            sort_back(&mut read);
+            assert_eq!(read.to_vec(), table(&pairs));
+        }
+    }
+
+    #[test]
+    fn the_next_run_is_the_last_one_that_is_joined_on_both_sides() {
+        let next = |pairs: &[(u64, u64)]| {
+            let mut area = [0; CHUNK_BYTES];
+            for (slot, (old, new)) in area.chunks_exact_mut(16).zip(pairs) {
+                slot[..8].copy_from_slice(&old.to_le_bytes());
+                slot[8..].copy_from_slice(&new.to_le_bytes());
+            }
+            next_run(&area)
+        };
+        assert_eq!(next(&[]), None);
+        assert_eq!(next(&[(9, 3)]), Some((9, 1)));
+        assert_eq!(next(&[(5, 10), (6, 11), (9, 20), (10, 21), (11, 22)]), Some((9, 3)));
+        assert_eq!(next(&[(5, 10), (6, 20)]), Some((6, 1)), "joined on root only");
+        assert_eq!(next(&[(5, 10), (7, 11)]), Some((7, 1)), "joined on the store only");
+    }
 }

@@ -520,4 +520,50 @@ mod tests {
         }
         assert!(!log.is(OTHER, &place(DISK, 2048, 1000, 5), &[]));
     }
+
+    #[test]
+    fn root_is_known_where_start_and_size_are_as_the_header_says() {
+        let it = owner(8, 100, 7);
+        let known = [
+            place(DISK, 8, 100, 7),
+            place(DISK, 8, 100, 9),
+            place(DISK, 8, 99, 7),
+            place(DISK, 9, 100, 7),
+        ];
+        assert_eq!(known.map(|root| it.is_known_at(&root)), [true, true, false, false]);
+        assert!(!owner(0, 100, 7).is_known_at(&place(DISK, 0, 100, 7)), "it knows no place");
+    }
+
+    #[test]
+    fn a_log_is_that_of_the_root_on_its_own_disk_which_fits_best() {
+        let it = owner(8, 100, 7);
+        let (moved, home) = (place(DISK, 500, 100, 7), place(DISK, 8, 100, 7));
+        assert!(it.is(DISK, &moved, &[]), "by its UUID");
+        assert!(!it.is(DISK, &moved, &[home]), "its copy is at home");
+        // Another disk's, another UUID's, another place's is no better one.
+        assert!(it.is(DISK, &moved, &[place(None, 8, 100, 7)]));
+        assert!(it.is(DISK, &moved, &[place(DISK, 8, 100, 9), place(DISK, 600, 100, 7)]));
+        let unplaced = owner(0, 100, 7);
+        assert!(unplaced.is(DISK, &place(DISK, 8, 100, 9), &[]), "by its size");
+        assert!(
+            !unplaced.is(DISK, &place(DISK, 8, 100, 9), &[place(DISK, 600, 50, 7)]),
+            "another has the UUID"
+        );
+        let unmade = owner(0, 100, 0);
+        assert!(
+            unmade.is(DISK, &place(DISK, 8, 100, 9), &[place(DISK, 600, 100, 0)]),
+            "no UUID is none of its"
+        );
+    }
+
+    #[test]
+    fn a_log_on_another_disk_is_proven_only_if_no_other_root_is_as_large() {
+        let it = owner(0, 100, 7);
+        let far = place(None, 8, 100, 9);
+        assert!(it.may_be_proven(DISK, &far, &[]));
+        assert!(!it.may_be_proven(DISK, &far, &[place(DISK, 300, 100, 3)]));
+        assert!(it.may_be_proven(DISK, &far, &[place(DISK, 300, 50, 3)]));
+        assert!(it.may_be_proven(DISK, &far, &[place(None, 300, 100, 3)]));
+        assert!(!it.may_be_proven(DISK, &Place { size: Sectors(99), ..far }, &[]));
+    }
 }

@@ -27,3 +27,18 @@ impl Segment {
         (0..).zip(&self.table).map(move |(n, entry)| (ring.chunk(start.saturating_add(n)), entry))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_without_data_is_no_flush() {
+        let with = |count| Segment {
+            head: Head { count, ..Head::default() },
+            table: Vec::new(),
+            committed: true,
+        };
+        assert_eq!([0, 1, 2].map(|count| with(count).is_flush()), [false, true, true]);
+    }
+}

@@ -32,3 +32,14 @@ impl MemInfo {
         Room { available: self.available, spill_free: swap.0, spill: swap.1 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_to_the_devices_is_unwritten_too() {
+        let info = MemInfo { dirty: Bytes(3), writeback: Bytes(4), ..MemInfo::default() };
+        assert_eq!(info.unwritten(), Bytes(7));
+    }
+}

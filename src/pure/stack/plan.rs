@@ -967,6 +967,36 @@ mod tests {
         assert!(harms.is_empty(), "of {looked}: {names:#?}");
     }
 
+    /// No row of the table decides this, so it is asked without one.
+    #[test]
+    fn a_wrong_decision_is_refused_before_it_does_harm() {
+        let refused = |stack: &Stack, step| harmless(stack, step).is_err();
+        let handed = edit(deferring(), |s| {
+            root(s).suspended = true;
+            s.sealed = device(SEALED, snapshot(ORIGIN, OLD_COW), used(80));
+        });
+        assert!(refused(&handed, Step::Remove(Name::Sealed)), "it has what root had written");
+        assert!(!refused(&handed, Step::Remove(Name::View)));
+        assert!(refused(&sealed(), Step::Remove(Name::Sealed)), "root reads it");
+        assert!(!refused(&deferring(), Step::Remove(Name::Sealed)));
+        assert!(refused(&handed, Step::Clear(Name::Root)), "root goes on with that table alone");
+        assert!(!refused(&handed, Step::Clear(Name::Origin)));
+        assert!(!refused(&deferring(), Step::Clear(Name::Root)));
+        let bare = edit(sealed(), |s| seal(s).live = None);
+        assert!(refused(&bare, Step::Clear(Name::Sealed)), "root stands on that table alone");
+        assert!(!refused(&sealed(), Step::Clear(Name::Sealed)));
+        let asleep = edit(deferring(), |s| {
+            root(s).suspended = true;
+            s.sealed = device(SEALED, snapshot(ORIGIN, NEW_COW), used(0));
+        });
+        let (both, awake) = (
+            edit(asleep, |s| root(s).inactive = true),
+            edit(asleep, |s| (root(s).suspended, root(s).inactive) = (false, true)),
+        );
+        let resumes = [asleep, both, awake].map(|s| !refused(&s, Step::Resume(Name::Sealed)));
+        assert_eq!(resumes, [false, true, false], "only for a root that waits with a table");
+    }
+
     /// The kernel drops a loaded table when a swap fails. After the handover root's COW is the
     /// sealed device's, so that one must stay; and to refuse alone would leave root asleep.
     #[test]

@@ -560,4 +560,16 @@ mod tests {
         let none = Stack { origin: None, ..stack };
         assert!(none.is_on_card(Name::Logged), "it stands on what is none of ours");
     }
+
+    #[test]
+    fn a_table_that_cowflush_never_makes_is_foreign() {
+        let own = device(Name::Origin, linear_to(CARD), 0).unwrap();
+        let other = device(Name::Origin, Target::Other, 0).unwrap();
+        let foreign = Device { live: Some(Live::Foreign), ..own };
+        let without = Device { live: None, ..own };
+        assert_eq!(
+            [own, other, foreign, without].map(|it| it.is_foreign()),
+            [false, true, true, false]
+        );
+    }
 }

@@ -268,6 +268,41 @@ def test_a_power_cut_at_any_flush_of_an_upgrade_leaves_the_old_system_or_the_set
     assert places[-1] == (False, True), places
 
 
+# Something is written behind stage 1, when nothing can be given up any more.
+LATER = """#!/bin/sh
+[ "${0##*/}" != stage2 ] || echo later >/etc/later
+"""
+
+
+@pytest.mark.thorough
+def test_an_upgrade_that_fails_is_refused_while_all_is_alive_and_later_loses_nothing(
+    boot: Lab,
+) -> None:
+    """The card takes nothing for the flush log; and then nothing for root, so that it can't be written through."""
+    card = ext4(boot, OURS)
+    later = boot.directory / "later"
+    later.write_text(LATER)
+    card.edit(["cd /lib/upgrade", f"write {later} a_later.sh"])
+    vm = boot(card, root="/dev/sda2")
+    ready(vm)
+    vm.run("head -c 4096 /dev/zero >/tmp/new.img; echo here >/etc/here; pidof cowflush").ok()
+    vm.fail_writes(card.log.sectors)
+    said = vm.run("/sbin/sysupgrade /tmp/new.img 2>&1", timeout=120).exits(1).text
+    assert "the upgrade is refused: the card could not be brought up to date" in said
+    vm.run("pidof cowflush && cat /etc/here").ok()
+    assert status(vm)["mode"] == "deferring"
+    vm.heal()
+
+    vm.fail_writes(card.root.sectors)
+    upgrade = "/sbin/sysupgrade /tmp/new.img >/dev/console 2>&1 </dev/null"
+    assert vm.run_last(upgrade, timeout=300) == "guest-reset"
+    assert "Nothing is lost: all was flushed" in vm.console
+    assert "sysupgrade aborted with return code: 256" in vm.console
+    root = flushlog.recovered(card)
+    root.fsck()
+    assert (root.read("/etc/here"), root.read("/etc/later")) == (b"here\n", b"later\n")
+
+
 # --- a squashfs root, and its writable partition --------------------------------------------
 
 

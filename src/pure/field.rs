@@ -33,6 +33,7 @@ stored! {
     u8, u8, u8::from_le_bytes;
     u16, u16, u16::from_le_bytes;
     u32, u32, u32::from_le_bytes;
+    u64, u64, u64::from_le_bytes;
     BigEndian32, u32, u32::from_be_bytes;
 }
 
@@ -61,6 +62,11 @@ impl<T: Stored> Field<T> {
     /// What it holds in a structure that begins with `bytes`.
     pub fn of(&self, bytes: &[u8]) -> T::Value {
         T::read(bytes.get(self.at..).unwrap_or_default())
+    }
+
+    /// The same; `None` where the structure ends before it.
+    pub fn within(&self, bytes: &[u8]) -> Option<T::Value> {
+        bytes.get(self.range()).map(T::read)
     }
 
     /// Its place in a structure.
@@ -107,5 +113,7 @@ mod tests {
         assert_eq!(Field::<u32>::at(2).of(&bytes), 0, "a part of it is missing");
         assert_eq!(Field::<u32>::at(9).of(&bytes), 0);
         assert_eq!(Field::<u32>::at(2).range(), 2..6);
+        assert_eq!(Field::<u32>::at(1).within(&bytes), Some(0x0504_0302));
+        assert_eq!(Field::<u32>::at(2).within(&bytes), None);
     }
 }

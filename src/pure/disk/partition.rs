@@ -3,6 +3,52 @@
 //! Sources: block/partitions/msdos.c and efi.c in the kernel; UEFI specification, chapter 5.
 
 use super::push_hex;
+use crate::pure::field::fields;
+
+/// The first sector of a disk with an MBR (include/linux/msdos_partition.h).
+mod mbr_at {
+    use super::fields;
+
+    fields! {
+        DISK_ID: u32 = 440,
+        ENTRIES: [u8; 64] = 446,
+        SIGNATURE: [u8; 2] = 510,
+    }
+}
+
+/// An entry of an MBR (`struct msdos_partition`).
+mod mbr_entry_at {
+    use super::fields;
+
+    fields! {
+        BOOT_INDICATOR: u8 = 0,
+        KIND: u8 = 4,
+        SECTORS: u32 = 12,
+    }
+}
+
+/// The header of a GPT (`struct _gpt_header` in block/partitions/efi.h).
+mod gpt_at {
+    use super::fields;
+
+    fields! {
+        SIGNATURE: [u8; 8] = 0,
+        ENTRIES_LBA: u64 = 72,
+        ENTRIES: u32 = 80,
+        ENTRY_BYTES: u32 = 84,
+    }
+}
+
+/// An entry of a GPT (`struct _gpt_entry`).
+mod gpt_entry_at {
+    use super::fields;
+
+    fields! {
+        KIND: [u8; 16] = 0,
+        GUID: [u8; 16] = 16,
+        NAME: [u8; 72] = 56,
+    }
+}
 
 /// What a partition table says of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,38 +61,37 @@ pub struct Names {
 
 /// The names of partition `number` (from 1) of an MBR disk, from its first sector.
 pub fn mbr(sector: &[u8], number: u32) -> Option<Names> {
-    if sector.get(510..512)? != [0x55, 0xaa] {
+    if mbr_at::SIGNATURE.of(sector) != MBR_SIGNATURE {
         return None;
     }
-    let id = u32::from_le_bytes(*sector.get(440..)?.first_chunk()?);
+    let id = mbr_at::DISK_ID.of(sector);
     Some(Names { uuid: format!("{id:08x}-{number:02x}"), label: String::new() })
 }
 
 /// Where entry `number` (from 1) of a GPT stands on the disk, in bytes; from the header, which
 /// is the disk's second logical block of `block_bytes`.
 pub fn gpt_entry_at(header: &[u8], block_bytes: u64, number: u32) -> Option<u64> {
-    if header.get(..8)? != GPT_MAGIC {
+    if gpt_at::SIGNATURE.of(header) != GPT_SIGNATURE {
         return None;
     }
-    let table = u64::from_le_bytes(*header.get(72..)?.first_chunk()?);
-    let count = u32::from_le_bytes(*header.get(80..)?.first_chunk()?);
-    let size = u32::from_le_bytes(*header.get(84..)?.first_chunk()?);
+    let (table, count) = (gpt_at::ENTRIES_LBA.of(header), gpt_at::ENTRIES.of(header));
+    let size = gpt_at::ENTRY_BYTES.of(header);
     let index = number.checked_sub(1).filter(|index| *index < count)?;
     let offset = u64::from(index).checked_mul(u64::from(size.max(GPT_ENTRY_BYTES as u32)))?;
     table.checked_mul(block_bytes)?.checked_add(offset)
 }
 
 /// Bytes of a GPT entry that [`gpt`] wants to see.
-pub const GPT_ENTRY_BYTES: usize = 128;
+pub const GPT_ENTRY_BYTES: usize = gpt_entry_at::NAME.range().end;
 
 /// The names in a GPT entry; `None` for an unused one.
 pub fn gpt(entry: &[u8]) -> Option<Names> {
-    let kind = entry.get(..16)?;
-    let guid: &[u8; 16] = entry.get(16..)?.first_chunk()?;
-    if kind.iter().all(|&byte| byte == 0) {
+    if gpt_entry_at::KIND.of(entry) == [0; 16] {
         return None;
     }
-    let name = entry.get(56..128)?.as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
+    let guid = &gpt_entry_at::GUID.of(entry);
+    let name = entry.get(gpt_entry_at::NAME.range())?.as_chunks::<2>().0;
+    let name = name.iter().map(|unit| u16::from_le_bytes(*unit));
     let label = char::decode_utf16(name.take_while(|&unit| unit != 0))
         .map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER))
         .collect();
@@ -56,18 +101,22 @@ pub fn gpt(entry: &[u8]) -> Option<Names> {
 /// Whether a disk that begins and ends with these bytes is divided: an MBR with a partition in it,
 /// or a GPT, whose second copy at the end is enough.
 pub fn has_table(head: &[u8], tail: &[u8]) -> bool {
-    let gpt = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| bytes.starts_with(GPT_MAGIC));
+    let gpt = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| bytes.starts_with(&GPT_SIGNATURE));
     let last = |block: usize| tail.len().checked_sub(block).and_then(|at| tail.get(at..));
-    let entries = head.get(446..510).unwrap_or_default().as_chunks::<16>().0;
-    let used = |entry: &[u8; 16]| entry[4] != 0 && entry[12..] != [0; 4];
+    let entries = head.get(mbr_at::ENTRIES.range()).unwrap_or_default();
+    let mut entries = entries.as_chunks::<16>().0.iter();
+    let used = |entry: &[u8; 16]| {
+        mbr_entry_at::KIND.of(entry) != 0 && mbr_entry_at::SECTORS.of(entry) != 0
+    };
     // A filesystem's boot sector ends like an MBR, with code where the entries would be.
-    let mbr = head.get(510..512) == Some(&[0x55, 0xaa])
-        && entries.iter().all(|entry| matches!(entry[0], 0 | 0x80))
-        && entries.iter().any(used);
+    let mbr = mbr_at::SIGNATURE.of(head) == MBR_SIGNATURE
+        && entries.clone().all(|entry| matches!(mbr_entry_at::BOOT_INDICATOR.of(entry), 0 | 0x80))
+        && entries.any(used);
     mbr || [512, 4096].iter().any(|block| gpt(head.get(*block..)) || gpt(last(*block)))
 }
 
-const GPT_MAGIC: &[u8] = b"EFI PART";
+const MBR_SIGNATURE: [u8; 2] = [0x55, 0xaa];
+const GPT_SIGNATURE: [u8; 8] = *b"EFI PART";
 
 /// A GUID's first three fields are little-endian.
 fn guid_text(guid: &[u8; 16]) -> String {

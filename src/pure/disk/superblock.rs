@@ -160,15 +160,65 @@ const SEVERAL: &str = "its data are on several devices";
 /// What the superblock says of other devices (`sb_logstart` and `sb_rblocks` of XFS, `num_devices`
 /// of Btrfs, `devs` of F2FS). `None`: it is cut off before that.
 fn elsewhere(head: &[u8], kind: &str) -> Option<&'static str> {
-    let number = |at: usize| head.get(at..)?.first_chunk();
     Some(match kind {
-        "xfs" if number(48)? == &[0; 8] => "its log is on another device",
-        "xfs" if number(16)? != &[0; 8] => SEVERAL,
-        "btrfs" if u64::from_le_bytes(*number(0x10088)?) > 1 => SEVERAL,
+        "xfs" if xfs_at::LOGSTART.within(head)? == [0; 8] => "its log is on another device",
+        "xfs" if xfs_at::RBLOCKS.within(head)? != [0; 8] => SEVERAL,
+        "btrfs" if btrfs_at::NUM_DEVICES.within(head.get(btrfs_at::AT..)?)? > 1 => SEVERAL,
         // The path of the first of them, where there are more.
-        "f2fs" if *head.get(1024 + 2201)? != 0 => SEVERAL,
+        "f2fs" if f2fs_at::DEVS.within(head.get(f2fs_at::AT..)?)? != 0 => SEVERAL,
         _ => "",
     })
+}
+
+/// The superblock of XFS, big-endian (fs/xfs/libxfs/xfs_format.h).
+mod xfs_at {
+    use crate::pure::field::fields;
+
+    fields! {
+        /// Blocks of the realtime device.
+        RBLOCKS: [u8; 8] = 16,
+        /// The log's first block; 0 where the log is on a device of its own.
+        LOGSTART: [u8; 8] = 48,
+    }
+}
+
+/// The superblock of F2FS (include/linux/f2fs_fs.h).
+pub mod f2fs_at {
+    use crate::pure::field::fields;
+
+    /// Where it stands on a device.
+    pub const AT: usize = 1024;
+
+    fields! {
+        LOG_BLOCKS_PER_SEG: u32 = 20,
+        CP_BLKADDR: u32 = 76,
+        /// The path of the first device, where there are several: its first byte.
+        DEVS: u8 = 2201,
+    }
+}
+
+/// The superblock of Btrfs (include/uapi/linux/btrfs_tree.h).
+mod btrfs_at {
+    use crate::pure::field::fields;
+
+    /// Where it stands on a device.
+    pub const AT: usize = 0x1_0000;
+
+    fields! {
+        NUM_DEVICES: u64 = 0x88,
+    }
+}
+
+/// The superblock of md, version 1 (include/uapi/linux/raid/md_p.h); the first two fields are those
+/// of version 0.90, too.
+mod md_at {
+    use crate::pure::field::fields;
+
+    fields! {
+        MAGIC: u32 = 0,
+        MAJOR_VERSION: u32 = 4,
+        SUPER_OFFSET: u64 = 144,
+    }
 }
 
 /// Where a device of that size has the superblock of an md array, if it is a part of one: versions
@@ -185,11 +235,9 @@ pub fn array_places(size: Sectors) -> [Sectors; 4] {
 /// has the order of bytes of the machine that wrote it.
 pub fn is_array_part(sector: &[u8], place: Sectors) -> bool {
     const MAGIC: u32 = 0xa92b_4efc;
-    let word = |at: usize| Some(u32::from_le_bytes(*sector.get(at..)?.first_chunk()?));
-    let stands_at = || Some(u64::from_le_bytes(*sector.get(144..)?.first_chunk()?));
-    match (word(0), word(4)) {
-        (Some(MAGIC), Some(1)) => stands_at() == Some(place.0),
-        (Some(magic), Some(0)) => magic == MAGIC || magic == MAGIC.swap_bytes(),
+    match (md_at::MAGIC.of(sector), md_at::MAJOR_VERSION.within(sector)) {
+        (MAGIC, Some(1)) => md_at::SUPER_OFFSET.within(sector) == Some(place.0),
+        (magic, Some(0)) => magic == MAGIC || magic == MAGIC.swap_bytes(),
         _ => false,
     }
 }

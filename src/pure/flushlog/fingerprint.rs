@@ -12,18 +12,17 @@
 use super::format::{FINGERPRINTS, Fingerprint, SECTORS};
 use super::segment::Segment;
 use crate::pure::chunks::CHUNK_BYTES;
+use crate::pure::disk::superblock::f2fs_at;
 
 /// The telling chunks of a root filesystem of this kind; `head` is its first chunk.
 pub fn places(kind: Option<&str>, head: &[u8]) -> [Option<u64>; FINGERPRINTS] {
     match kind {
         Some("btrfs") => [Some(16), None, None, None],
         Some("f2fs") => {
-            let word = |at: usize| {
-                let bytes = head.get(1024 + at..)?.first_chunk()?;
-                Some(u64::from(u32::from_le_bytes(*bytes)))
-            };
-            let first = word(76);
-            let segment = word(20).filter(|log| *log < 32).map(|log| 1u64 << log);
+            let block = head.get(f2fs_at::AT..).unwrap_or_default();
+            let first = f2fs_at::CP_BLKADDR.within(block).map(u64::from);
+            let segment = f2fs_at::LOG_BLOCKS_PER_SEG.within(block);
+            let segment = segment.filter(|log| *log < 32).map(|log| 1u64 << log);
             let second = first.zip(segment).map(|(first, blocks)| first + blocks);
             [Some(0), first, second, None]
         }

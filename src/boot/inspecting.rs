@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::pure::cmdline::Options;
 use crate::pure::disk::superblock::Filesystem;
 use crate::pure::policy::served::{self, Seen};
-use crate::sys::process;
+use crate::sys::{ask, process};
 
 /// Where root is mounted for the inspection.
 const PLACE: &str = "/run/cowflush-look";
@@ -28,12 +28,14 @@ pub fn root(device: &Path, found: Option<&Filesystem>, options: &Options) -> Res
     if mounting::root(device, place, found, options, false).is_err() {
         return Ok(());
     }
-    #[cfg(test)]
-    if crate::sys::kernel::model().is_some() {
-        // A model has every file that is looked for.
-        return Ok(());
-    }
-    let (program, service) = if process::is_in_initramfs() {
+    let (program, service) = look(place);
+    served::judge(program, service, options.vouched)
+}
+
+/// Whether root, mounted at `place`, has the program and its service. Unmounts it.
+fn look(place: &Path) -> (Seen, Seen) {
+    ask!(look_on_root());
+    let seen = if process::is_in_initramfs() {
         (program(place), service(place))
     } else {
         // OpenWrt with a squashfs root calls this program from there. This is the filesystem that
@@ -42,7 +44,7 @@ pub fn root(device: &Path, found: Option<&Filesystem>, options: &Options) -> Res
     };
     let _ = nix::mount::umount(place);
     let _ = std::fs::remove_dir(place);
-    served::judge(program, service, options.vouched)
+    seen
 }
 
 /// What an answer of the kernel means.

@@ -5,6 +5,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::file;
+
 const LEDS: &str = "/sys/class/leds";
 
 /// What the light shows.
@@ -69,17 +71,14 @@ impl Led {
             }
             None => {
                 self.write("trigger", "none")?;
-                let most = std::fs::read_to_string(self.folder.join("max_brightness"))?;
+                let most = file::read(&self.folder.join("max_brightness"))?;
                 self.write("brightness", if light == Light::Flushing { most.trim() } else { "0" })
             }
         }
     }
 
     fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(self.folder.join(file))
-            .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
+        file::set(&self.folder.join(file), value)
     }
 }
 

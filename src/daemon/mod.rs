@@ -5,7 +5,6 @@
 //! flush     flushes, and what becomes of a flush that fails
 //! wait      waits until something happens, or could
 //! swaps     swap on root is given up
-//! watch     changes under urgent paths
 //! report    tells people where things are: note, led, the file for Prometheus
 //! notify    what it logs, and what it defers while root is suspended
 //! watchdog  the machine's watchdog
@@ -17,7 +16,6 @@ mod report;
 mod sample;
 mod swaps;
 mod wait;
-mod watch;
 mod watchdog;
 
 use nix::sys::signal::Signal;
@@ -25,7 +23,6 @@ use nix::sys::signal::Signal;
 use self::notify::Notify;
 use self::report::Reporter;
 use self::swaps::Swaps;
-use self::watch::{Mounts, Watch};
 use self::watchdog::Watchdog;
 use crate::error::Result;
 use crate::flush::{errors, flushlog, session};
@@ -40,6 +37,7 @@ use crate::pure::units::Bytes;
 use crate::sys::dm::{Control, Message};
 use crate::sys::psi::Pressure;
 use crate::sys::signals::Held;
+use crate::sys::watch::{Mounts, Watch};
 use crate::throttle::Throttle;
 
 /// The daemon's state between two samples.
@@ -103,12 +101,7 @@ pub fn run(load: Load, mut signals: Held, log: &mut dyn FnMut(&str)) -> Result<(
     let _settings = Settings;
     let mut daemon = Daemon::begin(config, Notify::new(log))?;
     let ended = daemon.work(load, &mut signals);
-    // Writers go on before anything is logged: the reader of the log may be one of them.
-    daemon.throttle.release();
-    if let Some(note) = daemon.watchdog.end() {
-        daemon.notify.log(&note);
-    }
-    daemon.reporter.end();
+    daemon.end();
     ended
 }
 
@@ -171,41 +164,56 @@ impl<'a> Daemon<'a> {
     }
 
     fn work(&mut self, load: Load, signals: &mut Held) -> Result<()> {
-        loop {
-            let mut now = self.sample();
-            if now.lost && !std::mem::replace(&mut self.told_lost, true) {
-                self.notify.log(&errors::explain(PlanError::Lost(Name::Root)).to_string());
-                self.reporter.flushed(false);
-            }
-            self.tell_beyond(&now);
-            if let Some(reason) = self.schedule.due(&self.config, &now) {
-                now = self.act(reason, &now, signals)?;
-            } else {
-                self.guard(&now.level, self.schedule.is_failing() || now.doubt);
-                self.wait_for_word(&now);
-            }
-            self.watchdog.feed(&now, self.throttle.is_armed());
-            if !self.throttle.is_armed() {
-                self.report(&now);
-            }
-            // Before the wait: a signal that came during a flush has ended the flush.
-            if signals.has_ended() {
-                return Ok(());
-            }
-            self.wait(&now, signals);
-            if signals.has_ended() {
-                return Ok(());
-            }
-            // The configuration is on root, which may be suspended while the throttle is armed.
-            while !self.throttle.is_armed()
-                && let Some(signal) = signals.other()
-            {
-                match signal {
-                    Signal::SIGHUP => self.reload(load())?,
-                    _ => self.schedule.ask(),
-                }
+        while self.step(load, signals)? {}
+        Ok(())
+    }
+
+    /// Samples, does what is due, reports, and waits. Returns whether the daemon goes on: no signal
+    /// told it to end.
+    fn step(&mut self, load: Load, signals: &mut Held) -> Result<bool> {
+        let mut now = self.sample();
+        if now.lost && !std::mem::replace(&mut self.told_lost, true) {
+            self.notify.log(&errors::explain(PlanError::Lost(Name::Root)).to_string());
+            self.reporter.flushed(false);
+        }
+        self.tell_beyond(&now);
+        if let Some(reason) = self.schedule.due(&self.config, &now) {
+            now = self.act(reason, &now, signals)?;
+        } else {
+            self.guard(&now.level, self.schedule.is_failing() || now.doubt);
+            self.wait_for_word(&now);
+        }
+        self.watchdog.feed(&now, self.throttle.is_armed());
+        if !self.throttle.is_armed() {
+            self.report(&now);
+        }
+        // Before the wait: a signal that came during a flush has ended the flush.
+        if signals.has_ended() {
+            return Ok(false);
+        }
+        self.wait(&now, signals);
+        if signals.has_ended() {
+            return Ok(false);
+        }
+        // The configuration is on root, which may be suspended while the throttle is armed.
+        while !self.throttle.is_armed()
+            && let Some(signal) = signals.other()
+        {
+            match signal {
+                Signal::SIGHUP => self.reload(load())?,
+                _ => self.schedule.ask(),
             }
         }
+        Ok(true)
+    }
+
+    fn end(&mut self) {
+        // Writers go on before anything is logged: the reader of the log may be one of them.
+        self.throttle.release();
+        if let Some(note) = self.watchdog.end() {
+            self.notify.log(&note);
+        }
+        self.reporter.end();
     }
 
     /// A hold keeps everything in RAM, however slow the card is.
@@ -253,3 +261,6 @@ impl<'a> Daemon<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

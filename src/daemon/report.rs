@@ -1,8 +1,6 @@
 //! What the daemon tells people between flushes: its note for `cowflush status`, the file for
 //! Prometheus, the light. A failure in any of these is logged once and stops no flush.
 
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::Path;
 
 use super::led::{Led, Light};
@@ -15,7 +13,7 @@ use crate::pure::policy::schedule::Sample;
 use crate::pure::report::metrics::{self, Metrics};
 use crate::pure::units::Bytes;
 use crate::sys::dm::Control;
-use crate::sys::{file, lock, memory};
+use crate::sys::{file, lock, memory, process};
 
 /// How often the note and the light are updated, in milliseconds.
 const EVERY: u64 = 1000;
@@ -71,7 +69,7 @@ impl Reporter {
 
     /// Removes what would no longer be true once the daemon ends.
     pub fn end(&mut self) {
-        DaemonNote::remove(std::process::id());
+        DaemonNote::remove(process::number());
         self.show(Light::Rest);
         self.remove_metrics();
     }
@@ -84,7 +82,7 @@ impl Reporter {
         [urgent, boot]: [Option<u64>; 2],
     ) {
         let at = daemon_note::first_after(&config.at, now.minute);
-        DaemonNote { pid: std::process::id(), interval, at, urgent, boot }.leave();
+        DaemonNote { pid: process::number(), interval, at, urgent, boot }.leave();
     }
 
     fn light(&mut self, config: &Config, control: &Control, now: &Sample) {
@@ -123,7 +121,7 @@ impl Reporter {
         }
         self.measured = Some(now.running);
         let text = metrics::to_text(&self.figures(control, now));
-        if let Err(error) = write_in_one_step(Path::new(&path), &text) {
+        if let Err(error) = file::write_among_others(Path::new(&path), &text) {
             self.complaints.add(format!(
                 "the figures for Prometheus can't be written to {path}: {}. metrics= wants a \
                  path on a tmpfs, such as /run/cowflush.prom",
@@ -150,21 +148,13 @@ impl Reporter {
 
     fn remove_metrics(&mut self) {
         if let Some(path) = self.metrics.take() {
-            let _ = std::fs::remove_file(path);
+            let _ = file::remove(Path::new(&path));
         }
     }
 }
 
 fn is_over(last: Option<u64>, pause: u64, now: &Sample) -> bool {
     last.is_none_or(|last| now.running >= last.saturating_add(pause))
-}
-
-/// Writes the file for Prometheus in one step. Other users may have write access to its folder.
-fn write_in_one_step(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    file::replace(path, |path| File::create_new(path)?.write_all(text.as_bytes()))
 }
 
 /// The complaints that were made: each is made once until the next start.

@@ -1,12 +1,8 @@
 //! How the daemon waits until something happens, or could.
 
-use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::Daemon;
-use super::watch::Mounts;
 use crate::flush::flushlog;
 use crate::notes::run_dir;
 use crate::pure::dm::SnapshotStatus;
@@ -14,7 +10,7 @@ use crate::pure::flushlog::tries;
 use crate::pure::policy::pressure::{self, Level};
 use crate::pure::policy::schedule::Sample;
 use crate::pure::units::Bytes;
-use crate::sys::psi::Pressure;
+use crate::sys::events::{self, Sources};
 use crate::sys::signals::Held;
 use crate::sys::time;
 
@@ -127,32 +123,20 @@ impl Daemon<'_> {
 
     /// Waits for `millis` milliseconds, or until something happens.
     fn poll(&mut self, millis: u64, signals: &Held) -> Option<Event> {
-        let mut descriptors = heapless::Vec::<PollFd<'_>, 5>::new();
-        let mut add = |fd, event| drop(descriptors.push(PollFd::new(fd, event)));
-        add(signals.as_fd(), PollFlags::POLLIN);
-        if !self.throttle.is_armed() {
-            let watches = [self.urgent.events(), self.boot.events()];
-            watches.into_iter().flatten().for_each(|watch| add(watch, PollFlags::POLLIN));
-            // Without any requested events the kernel still reports POLLERR.
-            add(self.mounts.as_fd(), PollFlags::empty());
-        }
-        if let Some(pressure) = &self.pressure {
-            add(pressure.as_fd(), Pressure::EVENT);
-        }
-        let timeout = PollTimeout::try_from(millis.min(60_000) as i32).unwrap_or(PollTimeout::MAX);
-        let happened = poll(&mut descriptors, timeout) != Ok(0);
-        let (mut mounted, mut pressed) = (false, false);
-        for descriptor in &descriptors {
-            let events = descriptor.revents().unwrap_or(PollFlags::empty());
-            let mounts = descriptor.as_fd().as_raw_fd() == self.mounts.as_fd().as_raw_fd();
-            mounted |= mounts && events.contains(Mounts::EVENT);
-            pressed |= !mounts && events.contains(Pressure::EVENT);
-        }
-        drop(descriptors);
-        self.mounted |= mounted;
-        match pressed {
+        // What changed under a path can't be looked at while root may be suspended.
+        let awake = !self.throttle.is_armed();
+        let watches = [&self.urgent, &self.boot];
+        let sources = Sources {
+            signals,
+            watches: if awake { &watches } else { &[] },
+            mounts: awake.then_some(&self.mounts),
+            pressure: self.pressure.as_ref(),
+        };
+        let happened = events::wait(&sources, millis);
+        self.mounted |= happened.mounted;
+        match happened.pressed {
             true => Some(Event::Pressure),
-            false => happened.then_some(Event::Other),
+            false => happened.any.then_some(Event::Other),
         }
     }
 

@@ -416,15 +416,15 @@ fn phase(stack: &Stack) -> Phase {
 /// The report for other users, from sysfs: the devices and how they stand on each other.
 fn unprivileged() -> Report {
     let Some(root) = device_named(Name::Root) else { return Report::default() };
-    let under = slaves(root);
+    let under = block::below(root);
     let is_cow = |device: &DevNo| {
         block::name(*device).starts_with("loop") || cow_device::is_nobodys(*device)
     };
     let cow = under.iter().copied().find(is_cow);
     let sealed = device_named(Name::Sealed);
     let lowest = device_named(Name::Origin).or(sealed);
-    let card = lowest.and_then(|device| slaves(device).first().copied());
-    let log = device_named(Name::Log).and_then(|log| slaves(log).first().copied());
+    let card = lowest.and_then(|device| block::below(device).first().copied());
+    let log = device_named(Name::Log).and_then(|log| block::below(log).first().copied());
     Report {
         mode: Some(if cow.is_some() { Mode::Deferring } else { Mode::WriteThrough }),
         card,
@@ -442,22 +442,7 @@ fn unprivileged() -> Report {
 }
 
 fn device_named(name: Name) -> Option<DevNo> {
-    let entries = std::fs::read_dir("/sys/block").ok()?;
-    let folder = entries.flatten().map(|entry| entry.path()).find(|folder| {
-        std::fs::read_to_string(folder.join("dm/name")).is_ok_and(|text| text.trim() == name.text())
-    })?;
-    number(&folder)
-}
-
-fn number(folder: &Path) -> Option<DevNo> {
-    DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
-}
-
-fn slaves(device: DevNo) -> Vec<DevNo> {
-    let Ok(entries) = std::fs::read_dir(block::sysfs(device).join("slaves")) else {
-        return Vec::new();
-    };
-    entries.flatten().filter_map(|entry| number(&entry.path())).collect()
+    block::mapped(name.text())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::value;
 use crate::notes::run_dir;
 use crate::pure::units::decimal;
-use crate::sys::time;
+use crate::sys::{file, time};
 
 const NOTE: &str = "daemon";
 
@@ -55,7 +55,7 @@ impl DaemonNote {
     /// Removes the note of this process. Another daemon's stays.
     pub fn remove(pid: u32) {
         if read().is_some_and(|note| note.pid == pid) {
-            let _ = std::fs::remove_file(Path::new(run_dir::PATH).join(NOTE));
+            let _ = file::remove(&Path::new(run_dir::PATH).join(NOTE));
         }
     }
 
@@ -95,7 +95,7 @@ fn read() -> Option<DaemonNote> {
 /// The note of a running daemon. The note of one that was killed does not count.
 pub fn running() -> Option<DaemonNote> {
     let note = read()?;
-    let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let name = |pid: &str| file::read(Path::new(&format!("/proc/{pid}/comm"))).ok();
     let theirs = name(&note.pid.to_string())?;
     (Some(theirs) == name("self")).then_some(note)
 }

@@ -3,12 +3,10 @@
 
 use std::path::Path;
 
-use nix::sys::reboot::{RebootMode, reboot};
-
 use super::{run_dir, value};
 use crate::error::{Doing, Result};
 use crate::pure::units::decimal;
-use crate::sys::process::Program;
+use crate::sys::process::{self, Program};
 use crate::sys::{file, time};
 
 const NOTE: &str = "hold";
@@ -63,8 +61,7 @@ pub fn discard(at_once: bool) -> Result<()> {
     if !at_once && Program::start(c"reboot", c"reboot").is_ok_and(Program::wait) {
         return Ok(());
     }
-    let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
-    Err(errno).doing(|| "reboot")
+    Err(process::reboot()).doing(|| "reboot")
 }
 
 /// When the hold began, in seconds since 1970; `None` without a hold.

@@ -1,16 +1,12 @@
 //! /run/cowflush, the folder of the notes. It may be gone; nothing depends on it.
 
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::Path;
-
-use nix::mount::{MsFlags, mount};
-use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::pure::report::history;
 use crate::pure::report::record::Record;
 use crate::pure::report::totals::Totals;
-use crate::sys::{ask, file};
+use crate::sys::{file, program};
 
 /// Where the notes are.
 pub const PATH: &str = "/run/cowflush";
@@ -39,28 +35,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// refuse reads as well, and then it takes a program in RAM to flush.
 pub const PROGRAM: &str = "cowflush";
 
-/// The folder with the copy, where /run is mounted noexec.
-const FOLDER: &str = "bin";
-
 /// Makes the copy, or renews it: after an upgrade it must understand what the new program wrote.
-/// Debian's initramfs mounts /run noexec; there the copy lies in a tmpfs of its own, behind a link.
 pub fn keep_program() -> io::Result<()> {
-    ask!(keep_program());
-    let mut folder = Path::new(PATH).to_owned();
-    std::fs::create_dir_all(&folder)?;
-    let flags = statvfs(&folder).map(|fs| fs.flags()).unwrap_or(FsFlags::empty());
-    if flags.contains(FsFlags::ST_NOEXEC) {
-        let link = folder.join(PROGRAM);
-        folder.push(FOLDER);
-        if !link.is_symlink() {
-            std::fs::create_dir_all(&folder)?;
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            mount(Some("tmpfs"), &folder, Some("tmpfs"), flags, Some("mode=0755,size=2M"))?;
-            symlink(Path::new(FOLDER).join(PROGRAM), link)?;
-        }
-    }
-    // In one step: the old copy stays when there is no memory for another, and it may be running.
-    file::replace(&folder.join(PROGRAM), |path| std::fs::copy("/proc/self/exe", path).map(drop))
+    program::keep(Path::new(PATH), PROGRAM)
 }
 
 /// Notes that root's COW has overflowed in this boot.

@@ -1,11 +1,11 @@
 //! Swap on root that the daemon has switched off, and that is used again when root writes through.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::run_dir;
 use crate::error::Error;
 use crate::pure::units::{DevNo, decimal};
+use crate::sys::file;
 use crate::sys::swap::{self, table};
 use crate::sys::users::{OnRoot, file_of, swap_on};
 
@@ -25,7 +25,7 @@ pub fn giving_up(path: &str) -> String {
 /// want it back.
 fn as_it_is(path: &str, flags: u32) -> String {
     let file = file_of(path, !path.starts_with("/dev/"));
-    let inode = file.and_then(|file| std::fs::metadata(file).ok()).map_or(0, |found| found.ino());
+    let inode = file.and_then(|file| file::inode(Path::new(&file))).unwrap_or(0);
     let listed = table("/etc/fstab").iter().any(|[listed, ..]| listed == path);
     to_line(flags, inode, listed, path)
 }

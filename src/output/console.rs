@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 
 use super::kmsg;
+use crate::sys::terminal;
 
 /// The machine's console.
 pub struct Console {
@@ -14,10 +14,7 @@ pub struct Console {
 impl Console {
     /// Opens it. On a machine without a console nothing is shown.
     pub fn open() -> Self {
-        // A serial line that does not take its characters must not hold up a shutdown.
-        let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
-        let console = File::options().write(true).custom_flags(flags).open("/dev/console").ok();
-        Self { console }
+        Self { console: terminal::console() }
     }
 
     /// Writes a line to the console, and to the kernel's log at a level that the kernel does not

@@ -2,10 +2,10 @@
 //!
 //! Source: the kernel's Documentation/ABI/testing/dev-kmsg.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::path::Path;
 
-use crate::sys::ask;
+use crate::sys::{ask, file};
 
 /// Severities, as syslog has them.
 pub const ERROR: u8 = 3;
@@ -28,5 +28,5 @@ pub fn fitting(text: &str) -> String {
 pub fn say(severity: u8, text: &str) -> io::Result<()> {
     ask!(say(text));
     let line = format!("<{severity}>cowflush: {}\n", fitting(text));
-    File::options().write(true).open("/dev/kmsg")?.write_all(line.as_bytes())
+    file::set(Path::new("/dev/kmsg"), &line)
 }

@@ -16,13 +16,17 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::error::{Doing, Error, Exit, Result};
+use crate::pure::config::is_in;
 use crate::pure::policy::cow_limits::CowLimits;
 use crate::pure::policy::memory::MemInfo;
 use crate::pure::stack::Name;
 use crate::pure::units::{Bytes, DevNo, SECTOR_BYTES, Sectors};
+use crate::sys::block::Written;
 use crate::sys::devices::Candidate;
 use crate::sys::dm::{Control, Message, Request};
+use crate::sys::events::Happened;
 use crate::sys::kernel::{self, Kernel, Opened};
+use crate::sys::watch::Change;
 use crate::sys::world::card::{Card, Cut};
 use crate::sys::world::image::PER_CHUNK;
 use crate::sys::world::mapper::Row;
@@ -68,6 +72,8 @@ struct Rest {
     helpers_dead: bool,
     cut: Option<(Cut, u64)>,
     signal: bool,
+    /// Paths on root that changed, and nobody was told of.
+    changed: Vec<String>,
     locked: bool,
     frozen: bool,
     guard: Option<(AtEnd, bool)>,
@@ -135,6 +141,11 @@ impl Sim {
     /// Writes something down between the calls.
     pub fn say(&self, text: String) {
         self.rest.borrow_mut().trace.push(text);
+    }
+
+    /// A program changes a file on root.
+    pub fn change(&self, path: &str) {
+        self.rest.borrow_mut().changed.push(path.to_owned());
     }
 
     /// Whether the power has gone, and how.
@@ -582,6 +593,31 @@ impl Kernel for Sim {
 
     fn clock(&self) -> Duration {
         self.rest.borrow().clock
+    }
+
+    fn written(&self, device: DevNo) -> Option<Written> {
+        // The whole card's, which is more than a partition's.
+        let requests = self.world.borrow_mut().card(device)?.requests[1];
+        Some(Written { requests, sectors: requests })
+    }
+
+    fn mapped(&self, name: &str) -> Option<DevNo> {
+        self.world.borrow().number_of(name)
+    }
+
+    fn wait(&self, millis: u64) -> Happened {
+        self.call(|| format!("wait {millis} ms"), &[]);
+        self.rest.borrow_mut().clock += Duration::from_millis(millis);
+        self.pass();
+        let rest = self.rest.borrow();
+        Happened { any: rest.signal || !rest.changed.is_empty(), ..Happened::default() }
+    }
+
+    fn changed(&self, paths: &[String]) -> Option<(PathBuf, Change)> {
+        let mut rest = self.rest.borrow_mut();
+        let is_watched = |changed: &String| paths.iter().any(|path| is_in(changed, path));
+        let found = rest.changed.iter().position(is_watched)?;
+        Some((PathBuf::from(rest.changed.remove(found)), Change { on_root: true }))
     }
 
     fn random(&self) -> Result<u64> {

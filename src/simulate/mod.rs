@@ -7,8 +7,8 @@
 //! the rest comes from seeds. `make simulate` runs it optimised: without that a history takes ten
 //! times as long, so the plain `cargo test` leaves it out.
 
-mod kernel;
-mod machine;
+pub(crate) mod kernel;
+pub(crate) mod machine;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};

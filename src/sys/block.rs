@@ -136,13 +136,32 @@ pub struct Written {
 
 /// Reads a device's write counters (Documentation/block/stat.rst: fields 5 and 7).
 pub fn written(device: DevNo) -> Option<Written> {
-    #[cfg(test)]
-    if super::kernel::model().is_some() {
-        return None;
-    }
+    ask!(written(device));
     let text = std::fs::read_to_string(sysfs(device).join("stat")).ok()?;
     let mut fields = text.split_ascii_whitespace().map(decimal::<u64>);
     Some(Written { requests: fields.nth(4)??, sectors: fields.nth(1)?? })
+}
+
+/// The device-mapper device of that name, for users who may not ask device-mapper.
+pub fn mapped(name: &str) -> Option<DevNo> {
+    ask!(mapped(name));
+    let entries = std::fs::read_dir("/sys/block").ok()?;
+    let is_it = |folder: &PathBuf| {
+        std::fs::read_to_string(folder.join("dm/name")).is_ok_and(|text| text.trim() == name)
+    };
+    number_in(&entries.flatten().map(|entry| entry.path()).find(is_it)?)
+}
+
+/// The devices that a device-mapper device stands on.
+pub fn below(device: DevNo) -> Vec<DevNo> {
+    ask!(below(device));
+    let entries = std::fs::read_dir(sysfs(device).join("slaves")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| number_in(&entry.path())).collect()
+}
+
+/// The number of the device whose sysfs folder this is.
+fn number_in(folder: &Path) -> Option<DevNo> {
+    DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
 }
 
 /// Makes everything that was written to a device durable: fsync of a block device ends with a
@@ -163,7 +182,7 @@ pub fn disk_of(device: DevNo) -> Option<DevNo> {
     ask!(disk_of(device));
     let folder = std::fs::canonicalize(sysfs(device)).ok()?;
     let folder = if folder.join("partition").exists() { folder.parent()? } else { &folder };
-    DevNo::parse(std::fs::read_to_string(folder.join("dev")).ok()?.trim())
+    number_in(folder)
 }
 
 /// Why nothing new may be made on a block device: it has partitions, or the kernel does not say.

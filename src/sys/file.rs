@@ -1,6 +1,9 @@
-//! Replaces files so that a reader finds the new file or the old one, never half of one.
+//! Text files: notes and others, which a reader finds as the new one or the old one, never half of
+//! one; and those of the kernel.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Reads a text file.
@@ -14,6 +17,26 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     ask!(put_text(path, text));
     path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     replace(path, |path| std::fs::write(path, text))
+}
+
+/// As [`write`], in a folder that other users may write to: a file of the unfinished one's name that
+/// one of them has made in between is not written to.
+pub fn write_among_others(path: &Path, text: &str) -> io::Result<()> {
+    ask!(put_text(path, text));
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    replace(path, |path| File::create_new(path)?.write_all(text.as_bytes()))
+}
+
+/// Writes to a file of the kernel's, such as one of /sys, which is there or not.
+pub fn set(path: &Path, value: &str) -> io::Result<()> {
+    ask!(put_text(path, value));
+    File::options().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+/// The inode of what `path` leads to; `None` where there is nothing.
+pub fn inode(path: &Path) -> Option<u64> {
+    ask!(inode(path));
+    std::fs::metadata(path).ok().map(|found| found.ino())
 }
 
 /// Removes a file.

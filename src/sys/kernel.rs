@@ -10,6 +10,7 @@
 //! a machine without faults does.
 
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -18,12 +19,17 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
+use super::block::Written;
 use super::devices::Candidate;
 use super::dm::Control;
 use super::dm::message::{Message, Request};
+use super::errand::Errand;
+use super::events::Happened;
+use super::watch::Change;
 use crate::error::Result;
 use crate::pure::policy::cow_limits::CowLimits;
 use crate::pure::policy::memory::MemInfo;
+use crate::pure::policy::served::Seen;
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::throttle::guard::AtEnd;
 use crate::throttle::worker::Work;
@@ -214,7 +220,7 @@ pub trait Kernel {
         Ok(())
     }
 
-    /// `run_dir::keep_program`.
+    /// `program::keep`.
     fn keep_program(&self) -> io::Result<()> {
         Ok(())
     }
@@ -229,6 +235,88 @@ pub trait Kernel {
     fn put_text(&self, path: &Path, text: &str) -> io::Result<()> {
         let _ = (path, text);
         Ok(())
+    }
+
+    /// `file::inode`.
+    fn inode(&self, path: &Path) -> Option<u64> {
+        panic!("the model has no inode of {}", path.display())
+    }
+
+    /// `block::written`.
+    fn written(&self, device: DevNo) -> Option<Written>;
+
+    /// `block::mapped`.
+    fn mapped(&self, name: &str) -> Option<DevNo>;
+
+    /// `block::below`.
+    fn below(&self, device: DevNo) -> Vec<DevNo> {
+        panic!("the model has no sysfs, and so nothing that says what {device} stands on")
+    }
+
+    /// `inspecting::look`: whether root has the program and its service, as a machine without
+    /// faults has.
+    fn look_on_root(&self) -> (Seen, Seen) {
+        (Seen::There, Seen::There)
+    }
+
+    /// `events::wait`: the time passes, or something happens.
+    fn wait(&self, millis: u64) -> Happened;
+
+    /// `Watch::changed`: what changed last under these paths since the last call.
+    fn changed(&self, paths: &[String]) -> Option<(PathBuf, Change)>;
+
+    /// `time::local`, where the wall clock says that: days since a fixed day, and minutes since
+    /// midnight. A machine without faults is in UTC.
+    fn local(&self, seconds: i64) -> (i64, u16) {
+        (seconds.div_euclid(86_400), (seconds.rem_euclid(86_400) / 60) as u16)
+    }
+
+    /// `process::number`.
+    fn number_of_process(&self) -> u32 {
+        100
+    }
+
+    /// `Program::start`.
+    fn start_program(&self, name: &CStr) -> nix::Result<()> {
+        panic!("the model has no program {name:?}")
+    }
+
+    /// `Program::wait`.
+    fn program_succeeds(&self) -> bool {
+        panic!("the model has no programs")
+    }
+
+    /// `process::reboot`.
+    fn reboot(&self) -> Errno {
+        panic!("the model does not boot again by itself")
+    }
+
+    /// `watchdog::begin`.
+    fn begin_watchdog(&self, path: &Path) -> Result<Duration> {
+        panic!("the model has no watchdog {}", path.display())
+    }
+
+    /// `watchdog::progress`, which does nothing unless one was begun.
+    fn feed_watchdog(&self) {}
+
+    /// `watchdog::leave`.
+    fn leave_watchdog(&self) {
+        panic!("the model has no watchdog")
+    }
+
+    /// `watchdog::stop`.
+    fn stop_watchdog(&self) {
+        panic!("the model has no watchdog")
+    }
+
+    /// `swap::on`.
+    fn use_swap(&self, path: &Path, flags: u32) -> std::result::Result<(), Errno> {
+        panic!("the model has no swap {} {flags}", path.display())
+    }
+
+    /// `swap::give_up`.
+    fn give_up_swap(&self, path: &str) -> Result<Errand> {
+        panic!("the model has no swap {path}")
     }
 
     /// `file::remove`.

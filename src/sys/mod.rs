@@ -19,6 +19,7 @@ pub mod devices;
 pub mod disk;
 pub mod dm;
 pub mod errand;
+pub mod events;
 pub mod file;
 #[cfg(test)]
 pub mod kernel;
@@ -27,11 +28,10 @@ pub mod loopdev;
 pub mod memory;
 pub mod mknod;
 pub mod mlock;
-#[cfg(test)]
-pub(crate) mod model;
 pub mod node;
 pub mod priority;
 pub mod process;
+pub mod program;
 pub mod psi;
 pub mod random;
 pub mod signals;
@@ -42,6 +42,7 @@ pub mod terminal;
 pub mod time;
 pub mod tmpfs;
 pub mod users;
+pub mod watch;
 pub mod watchdog;
 #[cfg(any(test, feature = "model"))]
 pub mod world;

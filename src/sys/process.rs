@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
+use nix::sys::reboot::RebootMode;
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 use nix::sys::statfs::statfs;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -131,6 +132,19 @@ pub fn close_others(keep: &[RawFd]) {
 /// some twenty.
 const DESCRIPTORS: RawFd = 64;
 
+/// The number of this process.
+pub fn number() -> u32 {
+    ask!(number_of_process());
+    std::process::id()
+}
+
+/// Boots the machine again, at once and without its programs' consent. Returns only on failure.
+pub fn reboot() -> Errno {
+    ask!(reboot());
+    let Err(errno) = nix::sys::reboot::reboot(RebootMode::RB_AUTOBOOT);
+    errno
+}
+
 /// A program that was started. Waiting for its end is optional.
 pub struct Program(Pid);
 
@@ -138,6 +152,7 @@ impl Program {
     /// Starts the program of this name on PATH, with this process's environment and all signals as
     /// by default. The program's own name (`argv[0]`) is `title`.
     pub fn start(name: &CStr, title: &CStr) -> nix::Result<Self> {
+        ask!(start_program(name).map(|()| Self(Pid::from_raw(0))));
         let mut attributes = PosixSpawnAttr::init()?;
         attributes.set_sigmask(&SigSet::empty())?;
         // Rust's runtime ignores SIGPIPE.
@@ -156,6 +171,7 @@ impl Program {
 
     /// Waits for its end, and says whether it succeeded.
     pub fn wait(self) -> bool {
+        ask!(program_succeeds());
         matches!(waitpid(self.0, None), Ok(WaitStatus::Exited(_, 0)))
     }
 }

@@ -23,6 +23,11 @@ impl Pressure {
 
     /// Sets the trigger; `None` where the kernel does not have PSI, which is not a failure.
     pub fn watch() -> Option<Self> {
+        #[cfg(test)]
+        if super::kernel::model().is_some() {
+            // A model's pressure comes by what `events::wait` returns.
+            return None;
+        }
         let mut options = File::options();
         let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(FILE);
         let mut file = file.ok()?;

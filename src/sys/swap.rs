@@ -38,6 +38,7 @@ const PREFER: u32 = 0x8000;
 /// # Errors
 /// EINVAL for what `mkswap` did not make, ENOSYS for a kernel without swap.
 pub fn on(path: &Path, flags: u32) -> std::result::Result<(), Errno> {
+    ask!(use_swap(path, flags));
     let c_path = c_path(path.to_str().unwrap_or_default())?;
     // SAFETY: swapon reads a C string, which lives through the call.
     let result = unsafe { libc::swapon(c_path.as_ptr(), flags as libc::c_int) };
@@ -51,6 +52,7 @@ pub fn on(path: &Path, flags: u32) -> std::result::Result<(), Errno> {
 /// process makes the call: it may take long, and if memory runs out meanwhile the kernel kills the
 /// caller first (`set_current_oom_origin` in mm/swapfile.c), which leaves the area in use.
 pub fn give_up(path: &str) -> Result<Errand> {
+    ask!(give_up_swap(path));
     Errand::begin(c"cowflush-swap", "a process that reads swap back", None, || {
         let c_path = c_path(path)?;
         // SAFETY: swapoff reads a C string, which lives through the call.
@@ -91,6 +93,7 @@ pub type Row = [String; 5];
 
 /// A list of the kernel's, or /etc/fstab; empty where it can't be read.
 pub fn table(path: &str) -> Vec<Row> {
+    ask!(text(Path::new(path)).map(|text| rows(text.as_bytes())).unwrap_or_default());
     rows(&std::fs::read(path).unwrap_or_default())
 }
 

@@ -6,7 +6,23 @@ use std::os::unix::fs::OpenOptionsExt;
 
 /// Standard error, if it is a terminal. Writes never wait for a reader, since a flush must not.
 pub fn standard_error() -> Option<File> {
+    #[cfg(test)]
+    if super::kernel::model().is_some() {
+        // A model has no terminal.
+        return None;
+    }
     stderr().is_terminal().then(|| open_unhurried("/proc/self/fd/2").ok()).flatten()
+}
+
+/// The machine's console, if it has one. Writes never wait: a serial line that does not take its
+/// characters must not hold up a shutdown.
+pub fn console() -> Option<File> {
+    #[cfg(test)]
+    if super::kernel::model().is_some() {
+        // A model has no console.
+        return None;
+    }
+    open_unhurried("/dev/console").ok()
 }
 
 /// Opens a terminal without blocking: its reader may be gone, or have stopped it with Ctrl-S, and

@@ -53,6 +53,7 @@ pub fn running() -> u64 {
 /// Local time: days since a fixed day, and minutes since midnight.
 pub fn local() -> (i64, u16) {
     let seconds = now();
+    ask!(local(seconds));
     // C's long, which has 32 bits on the target.
     #[allow(clippy::useless_conversion)]
     // SAFETY: all zeros is a valid `tm`; localtime_r reads `seconds` and fills in the `tm`.

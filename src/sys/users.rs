@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::pure::config::is_in;
 use crate::pure::units::{Bytes, DevNo};
 use crate::sys::block::{self, Written};
+use crate::sys::file;
 use crate::sys::swap::{self, Area, Row, table};
 
 /// A mounted filesystem that is on a block device.
@@ -58,10 +59,9 @@ pub fn file_of(path: &str, mut is_file: bool) -> Option<String> {
             return Some(path);
         }
         let folder = block::sysfs(block::number_at(Path::new(&path))?);
-        let backed = std::fs::read_to_string(folder.join("loop/backing_file"));
+        let backed = file::read(&folder.join("loop/backing_file"));
         is_file = backed.is_ok();
-        let behind =
-            backed.or_else(|_| std::fs::read_to_string(folder.join("backing_dev"))).ok()?;
+        let behind = backed.or_else(|_| file::read(&folder.join("backing_dev"))).ok()?;
         path = behind.trim_end().to_owned();
     }
     None

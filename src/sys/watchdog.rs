@@ -37,6 +37,7 @@ fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
 /// # Errors
 /// EBUSY when another process feeds it.
 pub fn begin(path: &Path) -> Result<Duration> {
+    ask!(begin_watchdog(path));
     let doing = || format!("open the watchdog {}", path.display());
     let node = File::options().write(true).open(path).doing(doing)?;
     let mut seconds: libc::c_int = 0;
@@ -52,6 +53,7 @@ pub fn begin(path: &Path) -> Result<Duration> {
 
 /// Feeds the watchdog, if there is one and it is time. Called whenever something was done.
 pub fn progress() {
+    ask!(feed_watchdog());
     if let Some(watchdog) = watchdog().as_mut() {
         // Often enough that a late call does no harm.
         let due = watchdog.fed.is_none_or(|fed| fed.elapsed() >= watchdog.timeout / 4);
@@ -63,11 +65,13 @@ pub fn progress() {
 
 /// Leaves the watchdog running: from now on another process must feed it.
 pub fn leave() {
+    ask!(leave_watchdog());
     *watchdog() = None;
 }
 
 /// Stops the watchdog, where its driver allows it.
 pub fn stop() {
+    ask!(stop_watchdog());
     if let Some(mut watchdog) = watchdog().take() {
         // The character that the kernel wants to see before the close.
         let _ = watchdog.node.write_all(b"V");

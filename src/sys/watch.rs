@@ -34,6 +34,11 @@ impl Mounts {
     /// Opens the list: from now on it shows each mount that comes or goes.
     pub fn watch() -> Cowflush<Self> {
         const LIST: &str = "/proc/self/mountinfo";
+        #[cfg(test)]
+        if super::kernel::model().is_some() {
+            // A model's mounts come and go by what `events::wait` returns.
+            return File::open("/dev/null").map(Self).doing(|| format!("open {LIST}"));
+        }
         File::open(LIST).map(Self).doing(|| format!("open {LIST}"))
     }
 }
@@ -118,9 +123,8 @@ const NAMES: AddWatchFlags =
 impl Watch {
     /// Watches everything under `paths`, and the files among them; `root` is the stack's device.
     pub fn new(paths: &[String], root: Option<DevNo>) -> Self {
-        let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
         let watch = Self {
-            inotify: Inotify::init(flags),
+            inotify: instance(),
             trees: paths
                 .iter()
                 .filter(|path| left_out(path).is_none())
@@ -138,6 +142,11 @@ impl Watch {
 
     /// Why not everything is watched, for people. Returned once.
     pub fn complaint(&self) -> Option<String> {
+        #[cfg(test)]
+        if super::kernel::model().is_some() {
+            // A model watches everything that it is asked to.
+            return None;
+        }
         if self.told.get() {
             return None;
         }
@@ -231,6 +240,12 @@ impl Watch {
     /// Whether anything changed since the last call, and whether that may be on root. `mounted`: a
     /// mount came or went.
     pub fn changed(&self, mounted: bool) -> Option<Change> {
+        #[cfg(test)]
+        if let Some(model) = super::kernel::model() {
+            let (path, change) = model.changed(&self.paths)?;
+            *self.last.borrow_mut() = path;
+            return Some(change);
+        }
         let Ok(inotify) = &self.inotify else { return None };
         let (mut change, mut moved, mut renamed) = (None, mounted, false);
         let mut note = |path: PathBuf, elsewhere: bool| {
@@ -300,6 +315,15 @@ impl Watch {
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().ok().map(AsFd::as_fd)
     }
+}
+
+/// A new inotify instance. Where a model answers there is none: no path of this machine is watched.
+fn instance() -> Result<Inotify, Errno> {
+    #[cfg(test)]
+    if super::kernel::model().is_some() {
+        return Err(Errno::ENOSYS);
+    }
+    Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
 }
 
 impl Place {

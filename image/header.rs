@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
 use cowflush::pure::chunks::CHUNK_BYTES;
-use cowflush::pure::flushlog::format::{Header, RECORD_BYTES};
+use cowflush::pure::flushlog::records::{Header, RECORD_BYTES};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

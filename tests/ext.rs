@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cowflush::flush::parts;
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
-use cowflush::pure::cow::format::Exception;
+use cowflush::pure::cow::exception_store::Exception;
 use cowflush::pure::crc;
 use cowflush::pure::ext::{Refusal, prune};
 use cowflush::sys::disk::Disk;

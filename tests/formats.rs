@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use cowflush::pure::cow::format::{PER_AREA, area_chunk, header};
-use cowflush::pure::flushlog::format::{
-    Commit, Entry, FINGERPRINTS, FORMAT, Fingerprint, Format, Head, Header, Life, Link, Mark,
-    Record, SECTORS, Tries,
+use cowflush::pure::cow::exception_store::{PER_AREA, area_chunk, header};
+use cowflush::pure::flushlog::records::{
+    BootCount, Commit, Entry, FINGERPRINTS, FORMAT, Fingerprint, Format, Head, Header, Life, Link,
+    Mark, Record, SECTORS,
 };
 
 const DOCUMENT: &str = include_str!("../docs/formats.md");
@@ -138,11 +138,11 @@ fn a_link_is_as_documented() {
 
 #[test]
 fn the_boots_and_the_mark_are_as_documented() {
-    let plain = Tries { log: [0; 16], last: 0, count: 0 };
+    let plain = BootCount { log: [0; 16], last: 0, count: 0 };
     let changed = [
-        Tries { log: [255; 16], ..plain }.encode(),
-        Tries { last: u64::MAX, ..plain }.encode(),
-        Tries { count: u32::MAX, ..plain }.encode(),
+        BootCount { log: [255; 16], ..plain }.encode(),
+        BootCount { last: u64::MAX, ..plain }.encode(),
+        BootCount { count: u32::MAX, ..plain }.encode(),
     ];
     check("boots", &plain.encode(), &changed);
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use cowflush::flush::flushlog::FlushLog;
 use cowflush::pure::chunks::CHUNK_BYTES;
-use cowflush::pure::cow::format::Exception;
-use cowflush::pure::disk::superblock::uuid_text;
+use cowflush::pure::cow::exception_store::Exception;
+use cowflush::pure::disk::filesystem::uuid_text;
 use cowflush::sys::disk::Disk;
 
 const MIB: usize = 1 << 20;

@@ -405,9 +405,8 @@ const THROUGH_OTHERS: [(&str, &str); 6] = [
 fn nothing_of_the_kernel_layer_is_used_there_that_asks_no_model() {
     let known: BTreeSet<_> =
         ASKED.iter().map(|(file, _)| *file).chain(THROUGH_OTHERS.map(|(file, _)| file)).collect();
-    let excused = |name: &str| {
-        NAMED_THERE.iter().any(|(file, named, _)| *file == name && named.is_empty())
-    };
+    let excused =
+        |name: &str| NAMED_THERE.iter().any(|(file, named, _)| *file == name && named.is_empty());
     for (name, module) in modules().into_iter().filter(|(name, _)| is_behind(name)) {
         for used in module.uses.iter().filter(|used| room(used) == "sys") {
             let asks = known.contains(used.as_str()) || excused(&name);

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Replaced names, each with the current one.
-const RETIRED: [(&str, &str); 28] = [
+const RETIRED: [(&str, &str); 31] = [
     ("attend", "serve"),
     ("attendant", "worker"),
     ("brim", "limit"),
@@ -18,6 +18,7 @@ const RETIRED: [(&str, &str); 28] = [
     ("Direct", "Disk"),
     ("feeder", "watchdog"),
     ("gate", "throttle"),
+    ("Guarded", "Compared"),
     ("Gate", "Writers"),
     ("glance", "poll_cow"),
     ("hands", "Context"),
@@ -25,6 +26,7 @@ const RETIRED: [(&str, &str); 28] = [
     ("hush", "defer"),
     ("let_be", "not_emptied"),
     ("NoLog", "LogError"),
+    ("note_tries", "note_boots"),
     ("Now", "Sample"),
     ("pace", "threshold"),
     ("quiet", "write_cache"),
@@ -34,11 +36,33 @@ const RETIRED: [(&str, &str); 28] = [
     ("seat", "root's origin"),
     ("tend", "show_progress"),
     ("tight", "FrozenRoot"),
+    ("Tries", "BootCount"),
     ("Trouble", "PlanError"),
     ("valve", "throttle"),
     ("Why", "Refusal"),
     ("Wish", "Goal"),
     ("witness", "fingerprint"),
+];
+
+/// Files whose name said something else than what is in them, each with what it is called now.
+const RETIRED_FILES: [(&str, &str); 11] = [
+    ("flush/flushlog/guard", "compare: the guard is the process that wakes root up"),
+    ("flush/flushlog/tries", "count_boots"),
+    ("flush/settled", "figures"),
+    ("pure/cow/format", "exception_store"),
+    ("pure/cow/size", "policy/cow_memory: how much a COW may take of the RAM, and the reserve"),
+    ("pure/cow/view", "merge_order"),
+    ("pure/disk/superblock", "filesystem: which one it is, of all that can be root"),
+    ("pure/flushlog/format", "records"),
+    ("pure/flushlog/tries", "boot_count"),
+    ("pure/policy/memory", "meminfo"),
+    ("pure/policy/pressure", "throttle: when writers are held back"),
+];
+
+/// Files of one room with the same name, each with why.
+const SAME_NAME: [(&str, &str, &str); 2] = [
+    ("flush", "append", "the step of a flush, and what the log does for it"),
+    ("sys", "store", "the kernel's, and the model's of it"),
 ];
 
 /// Phrases without an actor, or that can be read as their opposite, each with a better one.
@@ -129,6 +153,28 @@ fn no_retired_word_is_a_name_in_the_sources() {
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_file_has_one_name_of_its_own_in_its_room() {
+    let src = root().join("src");
+    for (file, instead) in RETIRED_FILES {
+        assert!(!src.join(file).with_extension("rs").exists(), "{file} is called {instead}");
+    }
+    let mut seen = std::collections::BTreeMap::<_, Vec<PathBuf>>::new();
+    for path in files(&src, "rs") {
+        let inside = path.strip_prefix(&src).unwrap();
+        let room = inside.iter().next().unwrap().to_owned();
+        let name = path.file_stem().unwrap().to_owned();
+        if name != "mod" && !inside.iter().any(|folder| folder == "tests") {
+            seen.entry((room, name)).or_default().push(path);
+        }
+    }
+    seen.retain(|_, paths| paths.len() > 1);
+    let found: Vec<_> =
+        seen.keys().map(|(room, name)| (room.to_str().unwrap(), name.to_str().unwrap())).collect();
+    let known: Vec<_> = SAME_NAME.iter().map(|(room, name, _)| (*room, *name)).collect();
+    assert_eq!(found, known, "two files of a room with one name: {seen:?}");
 }
 
 /// A text in lower case, as one line, since a phrase may continue on the next line of a comment or

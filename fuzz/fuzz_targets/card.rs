@@ -1,9 +1,9 @@
 //! The content of a card: partition tables and superblocks.
 #![cfg_attr(not(test), no_main)]
 
+use cowflush::pure::disk::filesystem;
 use cowflush::pure::disk::partition::{self, GPT_ENTRY_BYTES, Names};
 use cowflush::pure::disk::reference::Reference;
-use cowflush::pure::disk::superblock;
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
@@ -24,9 +24,9 @@ pub fn check(data: &[u8]) {
 }
 
 fn filesystem(head: &[u8]) {
-    let found = superblock::identify(head);
+    let found = filesystem::identify(head);
     // A boot reads a short head first and trusts it.
-    if let Some(early) = head.get(..4096).and_then(superblock::identify) {
+    if let Some(early) = head.get(..4096).and_then(filesystem::identify) {
         assert_eq!(Some(early), found);
     }
     let Some(found) = found else { return };

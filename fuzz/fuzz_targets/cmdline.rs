@@ -2,8 +2,8 @@
 #![cfg_attr(not(test), no_main)]
 
 use cowflush::pure::cmdline::{LogChoice, Options};
-use cowflush::pure::cow::size::{self, Room, SMALLEST};
 use cowflush::pure::disk::reference::Reference;
+use cowflush::pure::policy::cow_memory::{self, Room, SMALLEST};
 use cowflush::pure::units::Bytes;
 
 #[cfg(not(test))]
@@ -25,7 +25,7 @@ pub fn check(data: &[u8]) {
     assert_eq!(complaints, [""; 0], "what was taken from the line is good");
     let room = Room { available: Bytes(200 << 20), ..Room::default() };
     let limit = config.size.limit(Bytes(256 << 20), &room);
-    assert!(size::device(limit) <= limit && limit >= SMALLEST);
+    assert!(cow_memory::device(limit) <= limit && limit >= SMALLEST);
 
     // Options that were understood and written again are understood in the same way; and the rest
     // of a line is init's.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunk};
-use cowflush::pure::cow::format::{self, Exception, PER_AREA};
-use cowflush::pure::cow::view::{self, Areas};
+use cowflush::pure::cow::exception_store::{self, Exception, PER_AREA};
+use cowflush::pure::cow::merge_order::{self, Areas};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
@@ -16,7 +16,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
 pub fn check(data: &[u8]) {
     let (start, areas) = data.split_at(data.len().min(32));
     let (header, sizes) = start.split_at(start.len().min(16));
-    if let Err(defect) = format::check_header(&chunk_of(header)) {
+    if let Err(defect) = exception_store::check_header(&chunk_of(header)) {
         assert!(!defect.to_string().is_empty());
         return;
     }
@@ -28,15 +28,15 @@ pub fn check(data: &[u8]) {
     for bytes in areas.chunks(CHUNK_BYTES) {
         let area = chunk_of(bytes);
         let before = table.len();
-        table.extend(format::exceptions(&area));
+        table.extend(exception_store::exceptions(&area));
         let found = &table[before..];
         assert_eq!(rewritten(found), found);
-        assert_eq!(view::next_run(&area).is_none(), found.is_empty());
+        assert_eq!(merge_order::next_run(&area).is_none(), found.is_empty());
         if (found.len() as u64) < PER_AREA {
             break;
         }
     }
-    match format::sort_checked(&mut table, origin_chunks, cow_chunks) {
+    match exception_store::sort_checked(&mut table, origin_chunks, cow_chunks) {
         Ok(()) => {
             assert!(table.iter().all(|e| e.old < origin_chunks && e.new < cow_chunks));
             assert!(table.windows(2).all(|pair| pair[0].old < pair[1].old));
@@ -53,9 +53,9 @@ fn check_view(table: &[Exception], budget: u64) {
     let data_start = built.layout().data_start();
     let (mut areas, mut sources) = (Vec::new(), BTreeMap::new());
     for area in built {
-        assert!(area.chunk < data_start && !format::is_data_chunk(area.chunk));
+        assert!(area.chunk < data_start && !exception_store::is_data_chunk(area.chunk));
         for (from, to) in area.copies {
-            assert!(format::is_data_chunk(to) && to < data_start);
+            assert!(exception_store::is_data_chunk(to) && to < data_start);
             assert_eq!(sources.insert(to, from), None, "two copies to one place");
         }
         areas.push((area.chunk, area.bytes));
@@ -63,13 +63,14 @@ fn check_view(table: &[Exception], budget: u64) {
     assert!(sources.len() as u64 <= budget);
     // The kernel starts at the table's end, with the last area, the only one that may not be full.
     let chunks: Vec<u64> = areas.iter().rev().map(|(chunk, _)| *chunk).collect();
-    let expected: Vec<u64> = (0..=table.len() as u64 / PER_AREA).map(format::area_chunk).collect();
+    let expected: Vec<u64> =
+        (0..=table.len() as u64 / PER_AREA).map(exception_store::area_chunk).collect();
     assert_eq!(chunks, expected);
 
     let mut merged = Vec::new();
     for (_, mut area) in areas {
-        while let Some((old, length)) = view::next_run(&area) {
-            let entries: Vec<Exception> = format::exceptions(&area).collect();
+        while let Some((old, length)) = merge_order::next_run(&area) {
+            let entries: Vec<Exception> = exception_store::exceptions(&area).collect();
             let (rest, run) = entries.split_at(entries.len() - length as usize);
             assert_eq!(run.first().map(|first| first.old), Some(old));
             for (n, entry) in (0..).zip(run) {
@@ -79,7 +80,7 @@ fn check_view(table: &[Exception], budget: u64) {
                 merged.push(Exception { old: entry.old, new });
             }
             for index in rest.len()..entries.len() {
-                format::put_exception(&mut area, index, Exception::default());
+                exception_store::put_exception(&mut area, index, Exception::default());
             }
         }
     }
@@ -90,9 +91,9 @@ fn check_view(table: &[Exception], budget: u64) {
 fn rewritten(found: &[Exception]) -> Vec<Exception> {
     let mut area = [0; CHUNK_BYTES];
     for (index, exception) in found.iter().enumerate() {
-        format::put_exception(&mut area, index, *exception);
+        exception_store::put_exception(&mut area, index, *exception);
     }
-    format::exceptions(&area).collect()
+    exception_store::exceptions(&area).collect()
 }
 
 fn chunk_of(start: &[u8]) -> Chunk {

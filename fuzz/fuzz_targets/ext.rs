@@ -2,7 +2,7 @@
 #![cfg_attr(not(test), no_main)]
 
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
-use cowflush::pure::cow::format::Exception;
+use cowflush::pure::cow::exception_store::Exception;
 use cowflush::pure::ext::prune;
 
 #[cfg(not(test))]

@@ -7,12 +7,12 @@ use std::sync::OnceLock;
 use cowflush::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
 use cowflush::pure::crc::crc32c;
 use cowflush::pure::flushlog::chain::{Chain, ChainEnd, behind_crc, header};
-use cowflush::pure::flushlog::format::{
+use cowflush::pure::flushlog::records::{
     Commit, Entry, FINGERPRINTS, Fingerprint, HEADER_MAGIC, Head, Header, Link, RECORD_BYTES,
     sector_crcs,
 };
 use cowflush::pure::flushlog::ring::Ring;
-use cowflush::pure::flushlog::{fingerprint, layout};
+use cowflush::pure::flushlog::{fingerprint, segment_layout};
 
 #[cfg(not(test))]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| check(data));
@@ -110,7 +110,7 @@ impl Card {
 
     fn random(&mut self) -> u64 {
         self.draw += 1;
-        layout::unique(0, self.draw)
+        segment_layout::unique(0, self.draw)
     }
 
     fn chunk(&self, chunk: u64) -> &[u8] {
@@ -158,7 +158,7 @@ impl Card {
         let chain = self.chain();
         let position = chain.ring.aligned(head.commit() + 1);
         let behind = behind_crc(self, &chain.ring, position);
-        let commit = layout::commit(&chain, &head, behind);
+        let commit = segment_layout::commit(&chain, &head, behind);
         self.put(chain.ring.chunk(head.commit()), &commit.encode());
         self.states.push(after);
         self.check_as_left();
@@ -209,7 +209,7 @@ impl Card {
         let table: Vec<_> = new.iter().map(entry).collect();
         let after = sector_crcs(&contents(self.draw));
         let fingerprints = [Fingerprint { chunk: start % 3, before: [1; 8], after }; FINGERPRINTS];
-        let laid = layout::segment(&chain, &table, fingerprints, self.random(), -1);
+        let laid = segment_layout::segment(&chain, &table, fingerprints, self.random(), -1);
         let mut sectors = laid.bytes;
         sectors.extend(new.values().flat_map(|tag| contents(*tag)));
         for (position, data) in (laid.head.position..).zip(sectors.chunks(CHUNK_BYTES)) {
@@ -218,7 +218,7 @@ impl Card {
             let first = (position - laid.head.position) * 8;
             for (n, (to, from)) in (first..).zip(mixed.chunks_mut(SECTOR).zip(data.chunks(SECTOR)))
             {
-                if n < whole as u64 || layout::unique(seed, n).count_ones() % 2 == 1 {
+                if n < whole as u64 || segment_layout::unique(seed, n).count_ones() % 2 == 1 {
                     to.copy_from_slice(from);
                 }
             }
@@ -350,7 +350,7 @@ impl Card {
                     }
                 }
                 table.truncate(usize::from(kind >> 3) % 4);
-                let laid = layout::segment(&chain, &table, Default::default(), 1, 0);
+                let laid = segment_layout::segment(&chain, &table, Default::default(), 1, 0);
                 let count =
                     if kind >> 5 & 1 == 1 { input.number() as u32 } else { laid.head.count };
                 let mut bytes = laid.bytes;

@@ -12,9 +12,9 @@ use crate::error::{Error, Exit, Result, why};
 use crate::flush::flushlog;
 use crate::notes::{hold, run_dir, spill};
 use crate::pure::cmdline::{LogChoice, Options};
+use crate::pure::disk::filesystem::Filesystem;
 use crate::pure::disk::reference::Reference;
-use crate::pure::disk::superblock::Filesystem;
-use crate::pure::flushlog::tries;
+use crate::pure::flushlog::boot_count;
 use crate::pure::stack::{Mode, Name};
 use crate::pure::units::{Bytes, Utc};
 use crate::sys::devices::{self, Candidate};
@@ -63,13 +63,13 @@ pub fn root(
     if let FoundLog::Kept { why, .. } | FoundLog::Unread { why, .. } = &found {
         log.error(&why.to_string());
     }
-    let begun = counted(&mut found).map_or(0, flushlog::FlushLog::tries);
+    let begun = counted(&mut found).map_or(0, flushlog::FlushLog::boots_begun);
     let (mode, reason) = if options.off {
         ("off", "cowflush=off on the kernel command line".to_owned())
-    } else if begun >= tries::LIMIT && !options.insist && prior != Prior::StackTried {
+    } else if begun >= boot_count::LIMIT && !options.insist && prior != Prior::StackTried {
         let reason = format!(
             "{begun} boots in a row on the stack ended without a flush, the last one within {} minutes",
-            tries::MINUTES
+            boot_count::MINUTES
         );
         log.error(&format!(
             "{reason}: this one is without it, the next is on it again (on it each time: cowflush=always)."
@@ -90,7 +90,7 @@ pub fn root(
             Ok(control) => {
                 // Before the first step that may crash.
                 if let Some(flush_log) = counted(&mut found)
-                    && let Err(error) = flush_log.note_tries(begun.saturating_add(1))
+                    && let Err(error) = flush_log.note_boots(begun.saturating_add(1))
                 {
                     log.error(&format!("this boot is not counted: {error}"));
                 }
@@ -118,9 +118,9 @@ pub fn root(
         // What failed with the stack does not concern this boot, and the next boot uses it again.
         if applied.is_ok()
             && let Some(flush_log) = counted(&mut found)
-            && flush_log.tries() > 0
+            && flush_log.boots_begun() > 0
         {
-            let _ = flush_log.note_tries(0);
+            let _ = flush_log.note_boots(0);
         }
         // Without a stack only this keeps root as the log's flushes need it. Not earlier, since
         // applying the log writes.

@@ -8,8 +8,8 @@ use crate::error::{Error, Exit, Result};
 use crate::flush::flushlog::{self, FlushLog, Sought};
 use crate::output::progress::Meter;
 use crate::pure::cmdline::{LogChoice, Options};
+use crate::pure::disk::filesystem::{self, FLUSH_LOG, Filesystem, uuid_bytes, uuid_text};
 use crate::pure::disk::reference::Reference;
-use crate::pure::disk::superblock::{self, FLUSH_LOG, Filesystem, uuid_bytes, uuid_text};
 use crate::pure::flushlog::chain::{ChainEnd, Live};
 use crate::pure::flushlog::fingerprint;
 use crate::pure::flushlog::ownership::{self, Choice, Fit, Holds, Owner, Place};
@@ -448,8 +448,8 @@ pub fn find_root(reference: &Reference) -> Vec<Candidate> {
 fn filesystem(log: &mut FlushLog, card: &Candidate) -> Option<Filesystem> {
     let mut root = Disk::open(&card.path()).ok()?;
     // The first chunk is enough for most filesystems, and a card may be slow.
-    let first = superblock::identify(&log.head_of(&mut root, fingerprint::HEAD_BYTES));
-    first.or_else(|| superblock::identify(&log.head_of(&mut root, superblock::HEAD_BYTES)))
+    let first = filesystem::identify(&log.head_of(&mut root, fingerprint::HEAD_BYTES));
+    first.or_else(|| filesystem::identify(&log.head_of(&mut root, filesystem::HEAD_BYTES)))
 }
 
 /// Takes the log into use.

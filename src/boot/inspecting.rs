@@ -14,7 +14,7 @@ use nix::sys::stat::{SFlag, lstat};
 use super::mounting;
 use crate::error::Result;
 use crate::pure::cmdline::Options;
-use crate::pure::disk::superblock::Filesystem;
+use crate::pure::disk::filesystem::Filesystem;
 use crate::pure::policy::served::{self, Seen};
 use crate::sys::{ask, process};
 

@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::error::{Doing, Error, Result};
 use crate::pure::cmdline::Options;
-use crate::pure::disk::superblock::Filesystem;
+use crate::pure::disk::filesystem::Filesystem;
 use crate::sys::{ask, mknod};
 
 const NOSUID: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);

@@ -11,7 +11,7 @@ use crate::flush::flushlog::{FlushLog, READ_AGAIN};
 use crate::output::progress::Meter;
 use crate::output::put;
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
-use crate::pure::disk::superblock::uuid_bytes;
+use crate::pure::disk::filesystem::uuid_bytes;
 use crate::pure::flushlog::chain::{Bad, ChainEnd, Live};
 use crate::pure::flushlog::fingerprint;
 use crate::pure::report::json::Object;

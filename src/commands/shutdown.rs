@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::commands::asked::config;
 use crate::error::{Exit, Result};
-use crate::flush::flushlog::tries;
+use crate::flush::flushlog::count_boots;
 use crate::flush::session::{FlushOptions, Outcome, Session, at_risk};
 use crate::notes::hold;
 use crate::output::console::Console;
@@ -35,7 +35,7 @@ pub fn run(within: Option<NonZeroU32>) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     // A system that shuts down had come up.
-    let _ = Control::open().and_then(|control| tries::reached(&control));
+    let _ = Control::open().and_then(|control| count_boots::reached(&control));
     if let Some(since) = hold::since() {
         console.say(&format!(
             "nothing may reach the card since {}: what was written since then is dropped now.",

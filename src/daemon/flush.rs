@@ -5,8 +5,8 @@ use crate::error::{Exit, Result};
 use crate::flush::session::{FlushOptions, Outcome, Session};
 use crate::notes::hold;
 use crate::pure::config::{HoldFull, OnOverflow};
-use crate::pure::policy::pressure::Level;
 use crate::pure::policy::schedule::{self, Done, Reason, Sample};
+use crate::pure::policy::throttle::Level;
 use crate::pure::stack::Goal;
 use crate::sys::process::Program;
 use crate::sys::signals::Held;
@@ -51,7 +51,7 @@ impl Daemon<'_> {
         // A flush that failed may have left something sealed, which leaves less room.
         self.refresh()?;
         let now = self.sample();
-        self.guard(&now.level, failed);
+        self.keep_room(&now.level, failed);
         match flushed {
             Ok(Did::Nothing) => self.schedule.busy(&now),
             Ok(Did::Flushed(outcome)) => {
@@ -142,7 +142,7 @@ impl Daemon<'_> {
     /// so that no writer fills it up in between; after a failed flush it arms it for such a COW.
     /// With much room it releases the throttle, so that messages need not be deferred. While the
     /// throttle is armed this process has the lock.
-    pub(super) fn guard(&mut self, level: &Level, failing: bool) {
+    pub(super) fn keep_room(&mut self, level: &Level, failing: bool) {
         if level.percent_of_limit() < self.config.high {
             if self.throttle.is_armed() {
                 self.throttle.release();

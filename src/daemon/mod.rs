@@ -180,7 +180,7 @@ impl<'a> Daemon<'a> {
         if let Some(reason) = self.schedule.due(&self.config, &now) {
             now = self.act(reason, &now, signals)?;
         } else {
-            self.guard(&now.level, self.schedule.is_failing() || now.doubt);
+            self.keep_room(&now.level, self.schedule.is_failing() || now.doubt);
             self.wait_for_word(&now);
         }
         self.watchdog.feed(&now, self.throttle.is_armed());

@@ -6,9 +6,9 @@ use super::Daemon;
 use crate::flush::flushlog;
 use crate::notes::run_dir;
 use crate::pure::dm::SnapshotStatus;
-use crate::pure::flushlog::tries;
-use crate::pure::policy::pressure::{self, Level};
+use crate::pure::flushlog::boot_count;
 use crate::pure::policy::schedule::Sample;
+use crate::pure::policy::throttle::{self, Level};
 use crate::pure::units::Bytes;
 use crate::sys::events::{self, Sources};
 use crate::sys::signals::Held;
@@ -33,9 +33,11 @@ const NOTICE_EVERY: u64 = 1000;
 impl Daemon<'_> {
     /// Reports to people, and notes things in the log that may wait.
     pub(super) fn report(&mut self, now: &Sample) {
-        if now.running >= tries::MINUTES * 60_000 && !std::mem::replace(&mut self.reached, true) {
+        if now.running >= boot_count::MINUTES * 60_000
+            && !std::mem::replace(&mut self.reached, true)
+        {
             // An error is ignored: another process at work writes to the log, which says the same.
-            let _ = flushlog::tries::reached(&self.control);
+            let _ = flushlog::count_boots::reached(&self.control);
         }
         let ends = self.schedule.interval_ends(&self.config);
         let changes = self.schedule.changes_due(&self.config);
@@ -59,7 +61,7 @@ impl Daemon<'_> {
     pub(super) fn wait(&mut self, now: &Sample, signals: &Held) {
         let most = match self.throttle.is_armed() {
             // The armed throttle watches the COW.
-            true if self.schedule.is_failing() || now.doubt => pressure::SLOW,
+            true if self.schedule.is_failing() || now.doubt => throttle::SLOW,
             // The next flush is due.
             true => Duration::from_millis(1),
             false => LOOK_EVERY,

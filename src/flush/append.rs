@@ -12,7 +12,7 @@ use super::view;
 use crate::error::{Error, Exit, Result};
 use crate::flush::flushlog::FlushLog;
 use crate::flush::flushlog::append::APPEND_AGAIN;
-use crate::flush::flushlog::guard::{self, Guarded};
+use crate::flush::flushlog::compare::{self, Compared};
 use crate::pure::dm::Target;
 use crate::pure::flushlog::agree::{Act, Go};
 use crate::pure::stack::{Name, PlanError, Stack};
@@ -60,7 +60,8 @@ pub fn append(context: &mut Context<'_>, stack: &Stack, policy: Policy) -> Resul
     let pruned = prune(policy, &sealed, &mut data);
     let mut store = Disk::open(&block::path(cow))?;
     let sealed_data = Some((data.table.as_slice(), &mut store));
-    let Guarded { log: Some(mut log), go } = guard::check(stack, Act::Append, false, sealed_data)?
+    let Compared { log: Some(mut log), go } =
+        compare::check(stack, Act::Append, false, sealed_data)?
     else {
         return Err(explain(PlanError::Foreign(Name::Log)));
     };

@@ -6,8 +6,8 @@ use nix::errno::Errno;
 
 use crate::error::{Doing, Result};
 use crate::output::kmsg;
-use crate::pure::cow::size;
 use crate::pure::cow::store::{self, Store};
+use crate::pure::policy::cow_memory;
 use crate::pure::units::{Bytes, DevNo};
 use crate::sys::dm::Control;
 use crate::sys::dm::store::{number_of, stores};
@@ -52,9 +52,9 @@ impl Cow {
 /// Its memory counts against no process's limit, where the kernel allows that; elsewhere it is an
 /// ordinary COW.
 pub fn create(control: &Control, limit: Bytes, sealed: Bytes, log_capacity: Bytes) -> Result<Cow> {
-    let room = store::room(size::fresh_device(limit, Bytes(0), Bytes::MAX));
+    let room = store::room(cow_memory::fresh_device(limit, Bytes(0), Bytes::MAX));
     let file = tmpfs::file(NAME, room)?;
-    let size = size::fresh_device(limit, sealed, log_capacity);
+    let size = cow_memory::fresh_device(limit, sealed, log_capacity);
     if cgroups::count_loop_pages() {
         match in_nobodys_name(control, &file, room, size) {
             Ok(cow) => return Ok(cow),
@@ -95,12 +95,12 @@ fn on_store(control: &Control, on: &Store, size: Bytes) -> std::result::Result<C
 /// Lets a COW device in use grow to `limit` and the slack behind it, unless that is more than
 /// `log_capacity`, which one flush can put into the flush log.
 pub fn grow(control: &Control, cow: DevNo, limit: Bytes, log_capacity: Bytes) -> Result<()> {
-    let wanted = size::fresh_device(limit, Bytes(0), log_capacity);
+    let wanted = cow_memory::fresh_device(limit, Bytes(0), log_capacity);
     let Some(store) = number_of(cow) else { return loopdev::grow(cow, wanted) };
     let now = control.store(store).doing(|| "ask for the size of the COW")?;
     let Some((on, length)) = now else { return Ok(()) };
     // The device below was made for the most that the COW could have then.
-    let wanted = size::device(wanted.min(block::size(on.data)?.bytes())).sectors();
+    let wanted = cow_memory::device(wanted.min(block::size(on.data)?.bytes())).sectors();
     // Never smaller: a table may point to what lies behind the new end.
     if wanted > length {
         control.put_store(store, &on, wanted).doing(|| "change the size of the COW")?;

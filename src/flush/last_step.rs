@@ -4,12 +4,12 @@
 use super::append::{Appended, append};
 use super::context::Context;
 use super::errors::explain;
+use super::figures::Settled;
 use super::layer::data;
 use super::prune::Policy;
-use super::settled::Settled;
 use crate::error::{Error, Exit, Result};
 use crate::flush::flushlog::append::APPEND_AGAIN;
-use crate::flush::flushlog::guard;
+use crate::flush::flushlog::compare;
 use crate::output::progress::Meter;
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::agree::Act;
@@ -34,7 +34,7 @@ pub fn into_card(context: &mut Context<'_>) -> Result<Option<Settled>> {
     };
     let must = |error: Error| error.advise(APPEND_AGAIN).exit(Exit::Card);
     if data(stack.sealed.as_ref()) == Bytes(0) {
-        let checked = guard::check(&stack, Act::Retire, context.forget, None)?;
+        let checked = compare::check(&stack, Act::Retire, context.forget, None)?;
         // What an append that was cut short has left.
         let left = checked.log.filter(|log| !log.is_unused());
         return left.map_or(Ok(()), |mut log| log.reset(0)).map_err(must).map(|()| Some(settled));

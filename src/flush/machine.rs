@@ -6,9 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use super::context::{Context, ThrottleOf};
+use super::figures::Settled;
 use super::handover::Freeze;
 use super::settle::settle;
-use super::settled::Settled;
 use super::{cow_device, seal};
 use crate::error::{Error, Result};
 use crate::flush::flushlog::FlushLog;

@@ -7,12 +7,12 @@ use nix::sys::signal::Signal;
 
 use super::context::Context;
 use super::errors::{explain, refused};
+use super::figures::Settled;
 use super::layer::{named, replace};
 use super::prune::{Policy, prune};
-use super::settled::Settled;
 use super::{parts, view, write_cache};
 use crate::error::{Error, Exit, Result};
-use crate::flush::flushlog::guard::{self, Guarded};
+use crate::flush::flushlog::compare::{self, Compared};
 use crate::flush::flushlog::{FlushLog, READ_AGAIN};
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
 use crate::pure::cow::fill::Budget;
@@ -125,7 +125,7 @@ fn write_free(
 /// and wrong data must not get into root. It compares checksums where the log still has them.
 fn logged_data(context: &mut Context<'_>, stack: &Stack) -> Result<view::Data> {
     let seen = view::seen(stack)?;
-    let Guarded { mut log, .. } = guard::check(stack, Act::Merge, context.forget, None)?;
+    let Compared { mut log, .. } = compare::check(stack, Act::Merge, context.forget, None)?;
     let store = named(stack, Name::Log)?.number;
     let known = log.as_ref().map_or_else(Vec::new, |log| log.chain.live());
     let mut wanted: Vec<_> = seen
@@ -209,7 +209,7 @@ fn retire(stack: &Stack, forget: bool, not_emptied: bool) -> Result<()> {
         return Err(explain(PlanError::Foreign(Name::Logged)));
     }
     // A caller that has just found that it holds nothing more needs no second check.
-    let checked = guard::check(stack, Act::Retire, forget || not_emptied, None)?;
+    let checked = compare::check(stack, Act::Retire, forget || not_emptied, None)?;
     if let Some(mut log) = checked.log.filter(|log| !log.is_unused()) {
         let _ = log.reset(0);
     }
@@ -265,7 +265,7 @@ pub fn unlink(
     // kernel flushed after each run.
     let kept = if stack.view.is_some() { block::flush(card).map_err(refused) } else { Ok(()) };
     let kept = kept.and_then(|()| match name {
-        Name::Logged => match guard::check(stack, Act::Merge, context.forget, None)?.log {
+        Name::Logged => match compare::check(stack, Act::Merge, context.forget, None)?.log {
             Some(mut log) => match log.reset(merged.0 / CHUNK_BYTES as u64) {
                 Err(error) if !direct => Err(refused(error)),
                 emptied => Ok(emptied.is_err()),

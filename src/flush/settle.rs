@@ -8,8 +8,8 @@
 use super::append::{self, Appended};
 use super::context::Context;
 use super::errors::explain;
+use super::figures::Settled;
 use super::layer::{data, named};
-use super::settled::Settled;
 use super::{cow_device, merge, seal, write_cache};
 use crate::error::Result;
 use crate::pure::stack::{self, Goal, Name, Stack, Step};

@@ -3,12 +3,12 @@
 use super::errors::explain;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::pure::chunks::{self, CHUNK_BYTES, Chunk};
+use crate::pure::cow::exception_store::{self, Defect, Exception, PER_AREA};
 use crate::pure::cow::fill::{self, Budget, EraseBlocks, FROM_CARD};
-use crate::pure::cow::format::{self, Defect, Exception, PER_AREA};
-use crate::pure::cow::view::{self, Areas};
+use crate::pure::cow::merge_order::{self, Areas};
 use crate::pure::dm::{Line, Target};
 use crate::pure::flushlog::chain::Chain;
-use crate::pure::flushlog::format::Mark;
+use crate::pure::flushlog::records::Mark;
 use crate::pure::stack::{Device, Live, Name, PlanError, Stack};
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::sys::disk::Disk;
@@ -155,7 +155,7 @@ fn write_areas(
     let put = |bytes: &[u8], chunk: u64| {
         file.write_all_at(bytes, chunk * CHUNK_BYTES as u64).doing(|| "write the view's table")
     };
-    put(&format::header(), 0)?;
+    put(&exception_store::header(), 0)?;
     for area in areas {
         let follows =
             |a: &(u64, u64), b: &(u64, u64)| *b == (a.0.saturating_add(1), a.1.saturating_add(1));
@@ -189,9 +189,9 @@ fn read_table(cow: DevNo, origin_chunks: u64, cow_chunks: u64) -> Result<Vec<Exc
             .exit(Exit::Lost)
     };
     let mut table = Vec::new();
-    format::check_header(&Disk::open(&block::path(cow))?.chunk(0)?).map_err(bad)?;
-    each_area(cow, |area| table.extend(format::exceptions(area)))?;
-    format::sort_checked(&mut table, origin_chunks, cow_chunks).map_err(bad)?;
+    exception_store::check_header(&Disk::open(&block::path(cow))?.chunk(0)?).map_err(bad)?;
+    each_area(cow, |area| table.extend(exception_store::exceptions(area)))?;
+    exception_store::sort_checked(&mut table, origin_chunks, cow_chunks).map_err(bad)?;
     Ok(table)
 }
 
@@ -200,10 +200,10 @@ fn read_table(cow: DevNo, origin_chunks: u64, cow_chunks: u64) -> Result<Vec<Exc
 fn each_area(store: DevNo, mut each: impl FnMut(&Chunk)) -> Result<()> {
     let mut reader = Disk::open(&block::path(store))?;
     let end = chunks(block::size(store)?);
-    for chunk in (0..).map(format::area_chunk).take_while(|chunk| *chunk < end) {
+    for chunk in (0..).map(exception_store::area_chunk).take_while(|chunk| *chunk < end) {
         let area = reader.chunk(chunk)?;
         each(&area);
-        if (format::exceptions(&area).count() as u64) < PER_AREA {
+        if (exception_store::exceptions(&area).count() as u64) < PER_AREA {
             break;
         }
     }
@@ -224,9 +224,11 @@ pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
     let mut seen = Vec::new();
     each_area(table, |area| {
         let place = |new: u64| new.checked_sub(data.start.0 / CHUNK_SECTORS).unwrap_or(u64::MAX);
-        seen.extend(format::exceptions(area).map(|e| Exception { new: place(e.new), ..e }));
+        seen.extend(
+            exception_store::exceptions(area).map(|e| Exception { new: place(e.new), ..e }),
+        );
     })?;
-    view::sort_back(&mut seen);
+    merge_order::sort_back(&mut seen);
     Ok(seen)
 }
 
@@ -234,7 +236,7 @@ pub fn seen(stack: &Stack) -> Result<Vec<Exception>> {
 pub fn mark(stack: &Stack) -> Option<Mark> {
     let table = table_device(&stack.log_view.filter(|_| reads_log(stack))?)?;
     let first = Disk::open(&block::path(table)).ok()?.chunk(0).ok()?;
-    format::check_header(&first).ok()?;
+    exception_store::check_header(&first).ok()?;
     Mark::decode(first.get(MARK_AT..)?).ok()
 }
 
@@ -260,7 +262,7 @@ fn table_device(view: &Device) -> Option<DevNo> {
 pub fn failed_sectors(view: &Device) -> Result<Option<(Sectors, Sectors)>> {
     let Some(table) = table_device(view) else { return Ok(None) };
     let mut run = None;
-    each_area(table, |area| run = view::next_run(area).or(run))?;
+    each_area(table, |area| run = merge_order::next_run(area).or(run))?;
     Ok(run.map(|(old, length)| {
         let first = old.saturating_mul(CHUNK_SECTORS);
         let end = first.saturating_add(length.saturating_mul(CHUNK_SECTORS));
@@ -271,7 +273,7 @@ pub fn failed_sectors(view: &Device) -> Result<Option<(Sectors, Sectors)>> {
 /// How much data a store's table holds; the kernel does not count a store that overflowed.
 pub fn left(store: DevNo) -> Result<Bytes> {
     let mut exceptions = 0;
-    each_area(store, |area| exceptions += format::exceptions(area).count() as u64)?;
+    each_area(store, |area| exceptions += exception_store::exceptions(area).count() as u64)?;
     Ok(Bytes(exceptions * CHUNK_BYTES as u64))
 }
 

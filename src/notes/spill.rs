@@ -2,7 +2,7 @@
 //!
 //! A COW is a file in a tmpfs, and the kernel moves its pages to swap when it needs memory for
 //! others. So nothing in the stack knows of the spill area, and nothing of it has to be cleaned up:
-//! it only makes the room larger ([`crate::pure::cow::size::Room`]).
+//! it only makes the room larger ([`crate::pure::policy::cow_memory::Room`]).
 
 use std::path::{Path, PathBuf};
 

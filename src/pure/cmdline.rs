@@ -173,7 +173,7 @@ pub fn words(line: &str) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::cow::size::Size;
+    use crate::pure::policy::cow_memory::Size;
     use proptest::prelude::*;
 
     #[test]

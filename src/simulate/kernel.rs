@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use crate::error::{Doing, Error, Exit, Result};
 use crate::pure::config::is_in;
 use crate::pure::policy::cow_limits::CowLimits;
-use crate::pure::policy::memory::MemInfo;
+use crate::pure::policy::meminfo::MemInfo;
 use crate::pure::stack::Name;
 use crate::pure::units::{Bytes, DevNo, SECTOR_BYTES, Sectors};
 use crate::sys::block::Written;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use crate::pure::disk::filesystem::{self, Filesystem, HEAD_BYTES};
 use crate::pure::disk::partition::{self, GPT_ENTRY_BYTES, Names};
 use crate::pure::disk::reference::Reference;
-use crate::pure::disk::superblock::{self, Filesystem, HEAD_BYTES};
 use crate::pure::units::{DevNo, Sectors, decimal};
 use crate::sys::block;
 use crate::sys::node::Node;
@@ -141,7 +141,7 @@ pub fn identify(path: &Path) -> Option<Filesystem> {
         let (begin, end) = (head.len(), end.min(size));
         head.resize(end.max(begin), 0);
         device.read_exact_at(head.get_mut(begin..)?, begin as u64).ok()?;
-        superblock::identify(&head)
+        filesystem::identify(&head)
     };
     read_to(FIRST_BYTES).or_else(|| read_to(HEAD_BYTES))
 }
@@ -240,10 +240,10 @@ fn under(disk: DevNo) -> Vec<String> {
 /// Whether the device is a part of an md array. A device that can't be read counts as none.
 fn is_array_part(device: &Candidate) -> bool {
     let Some(node) = open_unhurried(&device.path()) else { return false };
-    superblock::array_places(device.size).into_iter().any(|place| {
+    filesystem::array_places(device.size).into_iter().any(|place| {
         let mut sector = [0; 512];
         node.read_exact_at(&mut sector, place.bytes().0).is_ok()
-            && superblock::is_array_part(&sector, place)
+            && filesystem::is_array_part(&sector, place)
     })
 }
 

@@ -28,7 +28,7 @@ use super::events::Happened;
 use super::watch::Change;
 use crate::error::Result;
 use crate::pure::policy::cow_limits::CowLimits;
-use crate::pure::policy::memory::MemInfo;
+use crate::pure::policy::meminfo::MemInfo;
 use crate::pure::policy::served::Seen;
 use crate::pure::units::{Bytes, DevNo, Sectors};
 use crate::throttle::guard::AtEnd;

@@ -2,7 +2,7 @@
 
 use super::swap::{self, Area};
 use crate::error::{Doing, Error, Result};
-use crate::pure::policy::memory::MemInfo;
+use crate::pure::policy::meminfo::MemInfo;
 use crate::pure::units::{Bytes, decimal};
 
 /// Reads /proc/meminfo.

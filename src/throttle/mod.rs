@@ -18,7 +18,7 @@ use std::time::Duration;
 use self::worker::{Work, Worker};
 use crate::error::Result;
 use crate::pure::policy::cow_limits::CowLimits;
-use crate::pure::policy::pressure::{self, Level, SLOW, Writers};
+use crate::pure::policy::throttle::{self, Level, SLOW, Writers};
 use crate::pure::stack::{Mode, Name, Stack};
 use crate::sys::dm::{Control, Message, Request};
 use crate::sys::memory;
@@ -143,7 +143,7 @@ impl Work for Holding {
         let Some(cow_limits) = self.cow_limits else { return SLOW };
         let Some(level) = level(&self.control, &mut self.message, &cow_limits) else { return SLOW };
         let writers = self.since.map_or(Writers::Running, |since| Writers::Held(since.elapsed()));
-        let (holds, wait) = pressure::decide(&level, cow_limits.full_wait, writers);
+        let (holds, wait) = throttle::decide(&level, cow_limits.full_wait, writers);
         if holds != self.since.is_some() && hold(&self.control, &mut self.message, holds) {
             self.since = holds.then(Instant::now);
         }

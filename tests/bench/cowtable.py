@@ -1,4 +1,4 @@
-"""How scattered a COW is, from its own table (see src/pure/cow/format.rs for its layout)."""
+"""How scattered a COW is, from its own table (see src/pure/cow/exception_store.rs for its layout)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ EXEMPT_FILES = {
 # Whole sentences in these files are advice.
 ADVISERS = {
     "src/boot/find_log.rs", "src/pure/policy/served.rs", "src/commands/check/advice.rs", "src/commands/check/card.rs", "src/commands/check/kernel.rs", "src/commands/check/loaders.rs", "src/commands/check/memory.rs", "src/commands/check/mod.rs", "src/commands/log/format.rs", "src/commands/log/show.rs", "src/commands/recover.rs",
-    "src/error.rs", "src/flush/flushlog/append.rs", "src/flush/flushlog/guard.rs", "src/daemon/swaps.rs", "src/flush/flushlog/mod.rs", "src/flush/seal.rs", "src/notes/spill.rs",
+    "src/error.rs", "src/flush/flushlog/append.rs", "src/flush/flushlog/compare.rs", "src/daemon/swaps.rs", "src/flush/flushlog/mod.rs", "src/flush/seal.rs", "src/notes/spill.rs",
 }  # fmt: skip
 EXEMPT = {
     "labels of a line": {

@@ -5,8 +5,8 @@ use crate::commands::status::text as shown;
 use crate::flush::cow_device;
 use crate::notes;
 use crate::pure::config::Config;
-use crate::pure::cow::size;
 use crate::pure::dm::Target;
+use crate::pure::policy::cow_memory;
 use crate::sys::dm::Control;
 use crate::sys::swap::table;
 use crate::sys::{cgroups, memory, users};
@@ -19,7 +19,7 @@ pub fn ram(config: &Config) -> Item {
     let limit = config.size.limit(memory.total, &memory.room(config.spill.is_some()));
     let found =
         format!("{} of RAM, {} available; a COW of {limit}", memory.total, memory.available);
-    if limit <= size::SMALLEST {
+    if limit <= cow_memory::SMALLEST {
         Item::note("memory", found, "That fills up fast. Free memory, or flush often.")
     } else {
         Item::found("memory", found)

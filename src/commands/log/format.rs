@@ -13,7 +13,7 @@ use crate::flush::flushlog::{FlushLog, Sought};
 use crate::notes::hold;
 use crate::output::put;
 use crate::pure::chunks::CHUNK_BYTES;
-use crate::pure::disk::superblock::{
+use crate::pure::disk::filesystem::{
     self, Content, FLUSH_LOG, HEAD_BYTES, TAIL_BYTES, uuid_bytes, uuid_text,
 };
 use crate::pure::flushlog::ownership::Place;
@@ -157,7 +157,7 @@ fn may_go(path: &Path, over: Option<&str>) -> Result<()> {
     let (mut head, mut tail) = (vec![0; HEAD_BYTES], vec![0; tail_chunks as usize * CHUNK_BYTES]);
     disk.read_at(0, &mut head)?;
     disk.read_at(chunks - tail_chunks, &mut tail)?;
-    let holds = match (superblock::content(&head, &tail), FlushLog::seek(path)) {
+    let holds = match (filesystem::content(&head, &tail), FlushLog::seek(path)) {
         // For a boot, the log's second header is enough.
         (Content::Blank | Content::Unknown, Sought::Log(_) | Sought::Newer(..)) => {
             Content::Known(FLUSH_LOG)

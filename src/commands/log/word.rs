@@ -4,7 +4,7 @@ use crate::error::{Exit, Result};
 use crate::flush::flushlog::FlushLog;
 use crate::notes::{self, run_dir};
 use crate::output::put;
-use crate::pure::disk::superblock::uuid_text;
+use crate::pure::disk::filesystem::uuid_text;
 use crate::pure::stack::Stack;
 use crate::pure::units::DevNo;
 use crate::sys::block;

@@ -7,13 +7,13 @@
 use super::FlushLog;
 use crate::error::{Exit, Result};
 use crate::pure::chunks::{CHUNK_BYTES, PIECE};
-use crate::pure::cow::format::Exception;
-use crate::pure::cow::view;
+use crate::pure::cow::exception_store::Exception;
+use crate::pure::cow::merge_order;
 use crate::pure::crc::crc32c;
-use crate::pure::disk::superblock;
+use crate::pure::disk::filesystem;
 use crate::pure::flushlog::chain::behind_crc;
-use crate::pure::flushlog::format::{Commit, Entry, FINGERPRINTS, Fingerprint, Head, sector_crcs};
-use crate::pure::flushlog::{fingerprint, layout};
+use crate::pure::flushlog::records::{Commit, Entry, FINGERPRINTS, Fingerprint, Head, sector_crcs};
+use crate::pure::flushlog::{fingerprint, segment_layout};
 use crate::pure::units::Bytes;
 use crate::sys::disk::Disk;
 use crate::sys::{random, time};
@@ -70,8 +70,13 @@ impl FlushLog {
             Ok(())
         })?;
         self.raise()?;
-        let laid =
-            layout::segment(&self.chain, &entries, fingerprints, random::random()?, time::now());
+        let laid = segment_layout::segment(
+            &self.chain,
+            &entries,
+            fingerprints,
+            random::random()?,
+            time::now(),
+        );
 
         let mut out = Stream::new(self, laid.head.position);
         out.put(&laid.bytes)?;
@@ -102,9 +107,9 @@ impl FlushLog {
 
     /// Writes the commit record of a segment that is durable.
     fn commit(&mut self, head: &Head) -> Result<Commit> {
-        let behind = layout::commit(&self.chain, head, 0).link.position;
+        let behind = segment_layout::commit(&self.chain, head, 0).link.position;
         let behind = behind_crc(&mut self.disk, &self.chain.ring, behind);
-        let commit = layout::commit(&self.chain, head, behind);
+        let commit = segment_layout::commit(&self.chain, head, behind);
         let mut record = [0; CHUNK_BYTES];
         for (to, from) in record.iter_mut().zip(commit.encode()) {
             *to = from;
@@ -117,7 +122,7 @@ impl FlushLog {
     /// The fingerprints of root, on the card and with the log applied.
     fn fingerprints(&self, card: &mut Disk) -> Result<[Fingerprint; FINGERPRINTS]> {
         let head = card.chunk(0)?;
-        let kind = superblock::identify(&head).map(|found| found.kind);
+        let kind = filesystem::identify(&head).map(|found| found.kind);
         let mut fingerprints = [Fingerprint::default(); FINGERPRINTS];
         for (slot, place) in fingerprints.iter_mut().zip(fingerprint::places(kind, &head)) {
             let Some(chunk) = place.filter(|chunk| *chunk < card.chunks()) else { continue };
@@ -150,7 +155,8 @@ fn each_run(
     let mut buffer = vec![0; PIECE * CHUNK_BYTES];
     let mut rest = table;
     while let Some(first) = rest.first() {
-        let (run, next) = rest.split_at(view::run_length(rest).clamp(1, PIECE).min(rest.len()));
+        let (run, next) =
+            rest.split_at(merge_order::run_length(rest).clamp(1, PIECE).min(rest.len()));
         rest = next;
         let data = buffer.get_mut(..run.len() * CHUNK_BYTES).unwrap_or_default();
         cow.read_at(first.new, data)?;

@@ -12,8 +12,8 @@ use crate::pure::chunks::{CHUNK_BYTES, PIECE};
 use crate::pure::crc::crc32c;
 use crate::pure::flushlog::chain::Live;
 use crate::pure::flushlog::fingerprint;
-use crate::pure::flushlog::format::sector_crcs;
 use crate::pure::flushlog::ownership::Fit;
+use crate::pure::flushlog::records::sector_crcs;
 use crate::pure::units::Bytes;
 use crate::sys::disk::Disk;
 

@@ -6,10 +6,10 @@ use super::FlushLog;
 use crate::error::{Error, Result};
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::chain::{Chain, ChainEnd, behind_crc};
-use crate::pure::flushlog::format::{FORMAT, Format, Header, Life, Link};
-use crate::pure::flushlog::layout;
 use crate::pure::flushlog::ownership::Owner;
+use crate::pure::flushlog::records::{FORMAT, Format, Header, Life, Link};
 use crate::pure::flushlog::ring::{Ring, SMALLEST};
+use crate::pure::flushlog::segment_layout;
 use crate::pure::units::Bytes;
 use crate::sys::disk::Disk;
 use crate::sys::{random, time};
@@ -129,7 +129,7 @@ impl FlushLog {
         }
         let (ring, next) = (self.chain.ring, self.chain.next);
         let behind = behind_crc(&mut self.disk, &ring, next.position);
-        let id = layout::unique(random::random()?, next.sequence);
+        let id = segment_layout::unique(random::random()?, next.sequence);
         let start = Link { id, behind, ..next };
         let number = header.number.saturating_add(1);
         // The log is empty, so any version may use it.

@@ -3,17 +3,17 @@
 
 pub mod append;
 pub mod apply;
-pub mod guard;
+pub mod compare;
+pub mod count_boots;
 pub mod make;
-pub mod tries;
 
 use std::path::Path;
 
 use crate::error::{Error, Exit, Result};
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::flushlog::chain::{self, Bad, Chain, ChainEnd, LogError};
-use crate::pure::flushlog::format::{Header, Life, Link, Mark, Uuid};
 use crate::pure::flushlog::ownership::Owner;
+use crate::pure::flushlog::records::{Header, Life, Link, Mark, Uuid};
 use crate::pure::flushlog::ring::Ring;
 use crate::pure::flushlog::segment::Segment;
 use crate::pure::stack::Stack;
@@ -314,10 +314,10 @@ mod tests {
     use super::make::LogOptions;
     use super::*;
     use crate::output::progress::Meter;
-    use crate::pure::cow::format::Exception;
+    use crate::pure::cow::exception_store::Exception;
     use crate::pure::flushlog::agree::{Act, Agreement};
     use crate::pure::flushlog::chain::Live;
-    use crate::pure::flushlog::format::{FORMAT, Format};
+    use crate::pure::flushlog::records::{FORMAT, Format};
 
     /// An empty log and a root, in files that the drop removes.
     struct Files(PathBuf);
@@ -377,32 +377,32 @@ mod tests {
         let files = Files::new("tries");
         let (mut log, at) = (files.log(), files.0.join("log"));
         let mut before = std::fs::read(&at).unwrap();
-        assert_eq!(log.tries(), 0);
+        assert_eq!(log.boots_begun(), 0);
         for count in 1..4 {
-            log.note_tries(count).unwrap();
+            log.note_boots(count).unwrap();
             let after = std::fs::read(&at).unwrap();
             let changed = (0..after.len()).filter(|at| after[*at] != before[*at]);
-            let sector = after.len() - CHUNK_BYTES + crate::pure::flushlog::tries::AT;
+            let sector = after.len() - CHUNK_BYTES + crate::pure::flushlog::boot_count::AT;
             assert!({ changed }.all(|at| (sector..sector + 512).contains(&at)));
             before = after;
             let mut again = FlushLog::open(&at).unwrap();
-            assert_eq!((again.tries(), again.whole), (count, true));
+            assert_eq!((again.boots_begun(), again.whole), (count, true));
         }
         let mut data = Disk::open(&files.0.join("root")).unwrap();
         let mut card = Disk::open(&files.0.join("root")).unwrap();
         log.append(&[Exception { old: 3, new: 4 }], &mut data, &mut card, &mut |_| Ok(())).unwrap();
-        assert_eq!((log.tries(), FlushLog::open(&at).unwrap().tries()), (0, 0));
-        log.note_tries(2).unwrap();
+        assert_eq!((log.boots_begun(), FlushLog::open(&at).unwrap().boots_begun()), (0, 0));
+        log.note_boots(2).unwrap();
         log.reset(1).unwrap();
-        assert_eq!(log.tries(), 0);
+        assert_eq!(log.boots_begun(), 0);
         // Torn: the power failed in the middle of it.
-        log.note_tries(2).unwrap();
+        log.note_boots(2).unwrap();
         let mut bytes = std::fs::read(&at).unwrap();
-        let sector = bytes.len() - CHUNK_BYTES + crate::pure::flushlog::tries::AT;
+        let sector = bytes.len() - CHUNK_BYTES + crate::pure::flushlog::boot_count::AT;
         bytes[sector + 300..sector + 512].fill(0x5a);
         std::fs::write(&at, bytes).unwrap();
         let mut again = FlushLog::open(&at).unwrap();
-        assert_eq!((again.tries(), again.whole, again.chain.end), (1, true, ChainEnd::Clean));
+        assert_eq!((again.boots_begun(), again.whole, again.chain.end), (1, true, ChainEnd::Clean));
     }
 
     #[test]

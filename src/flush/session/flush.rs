@@ -9,13 +9,13 @@ use super::outcome::Seen;
 use super::{FlushOptions, Outcome, Session};
 use crate::error::{Doing, Exit, Result};
 use crate::flush::context::Context;
+use crate::flush::figures::Settled;
 use crate::flush::handover::{Freeze, Sealed};
 use crate::flush::seal;
-use crate::flush::settled::Settled;
 use crate::notes::run_dir;
-use crate::pure::cow::size;
 use crate::pure::dm::SnapshotStatus;
-use crate::pure::policy::pressure::SLOW;
+use crate::pure::policy::cow_memory;
+use crate::pure::policy::throttle::SLOW;
 use crate::pure::report::record::Record;
 use crate::pure::stack::{Goal, Mode, Name, Stack};
 use crate::pure::units::{Bytes, Sectors};
@@ -132,7 +132,7 @@ impl Session<'_> {
             SnapshotStatus::Overflow => false,
             SnapshotStatus::Used(usage) => {
                 let (device, used) = (usage.total.bytes(), usage.allocated.bytes());
-                size::can_freeze(device, used, memory.unwritten())
+                cow_memory::can_freeze(device, used, memory.unwritten())
             }
             _ => true,
         };

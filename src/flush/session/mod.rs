@@ -14,8 +14,8 @@ pub use self::outcome::{FlushOptions, Incomplete, Outcome, at_risk};
 use std::time::Duration;
 
 use super::context::{Context, ThrottleOf};
+use super::figures::Settled;
 use super::settle::settle;
-use super::settled::Settled;
 use super::{context, cow_device, flushlog, seal};
 use crate::error::{Error, Exit, Result};
 use crate::output::progress::Meter;

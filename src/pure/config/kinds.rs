@@ -1,8 +1,8 @@
 //! The kinds of values that keys have: how the file writes each, and what a complaint says about a
 //! text that is not one.
 
-use crate::pure::cow::size::Size;
 use crate::pure::disk::reference::Reference;
+use crate::pure::policy::cow_memory::Size;
 use crate::pure::units::{Bytes, bytes, decimal};
 
 /// What the value of a key should have been.

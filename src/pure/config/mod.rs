@@ -12,7 +12,7 @@ use kinds::{
 };
 pub use kinds::{HoldFull, OnOverflow, Wanted, is_in, left_out};
 
-use crate::pure::cow::size::Size;
+use crate::pure::policy::cow_memory::Size;
 use crate::pure::units::Bytes;
 
 /// Where the file is.

@@ -6,7 +6,7 @@
 //! what stands between the block's start and the last chunk that is merged is written again, as it
 //! is. It is the same content, so it does not matter how much of it a power cut lets through.
 
-use super::format::Exception;
+use super::exception_store::Exception;
 use crate::pure::chunks::CHUNK_BYTES;
 
 /// How many chunks may be copied into the view.

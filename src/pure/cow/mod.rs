@@ -2,9 +2,8 @@
 //!
 //! Pure: [`crate::flush::view`] reads and writes the bytes.
 
+pub mod exception_store;
 pub mod fill;
-pub mod format;
-pub mod size;
+pub mod merge_order;
 pub mod store;
 pub mod threshold;
-pub mod view;

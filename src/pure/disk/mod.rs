@@ -1,9 +1,9 @@
-//! Disks by what is written on them: superblocks ([`superblock`]), partition tables ([`partition`])
+//! Disks by what is written on them: filesystems ([`filesystem`]), partition tables ([`partition`])
 //! and the names by which a kernel command line asks for one ([`reference`]).
 
+pub mod filesystem;
 pub mod partition;
 pub mod reference;
-pub mod superblock;
 
 /// Two hexadecimal digits.
 fn push_hex(text: &mut String, byte: u8) {

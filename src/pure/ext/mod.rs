@@ -13,7 +13,7 @@ mod refusal;
 pub mod superblock;
 
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, PIECE};
-use crate::pure::cow::format::Exception;
+use crate::pure::cow::exception_store::Exception;
 use groups::Groups;
 use journal::Journal;
 pub use refusal::Refusal;

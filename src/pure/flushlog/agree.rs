@@ -7,7 +7,7 @@
 //! compared, and [`verdict`] alone decides.
 
 use super::chain::{Chain, ChainEnd, Live};
-use crate::pure::cow::format::Exception;
+use crate::pure::cow::exception_store::Exception;
 
 /// How a log and what root reads through it agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub fn verdict(
 #[cfg(test)]
 mod tests {
     use super::super::chain::{Damage, DamagedPart};
-    use super::super::format::{Entry, Head, Header, Link};
+    use super::super::records::{Entry, Head, Header, Link};
     use super::super::ring::Ring;
     use super::super::segment::Segment;
     use super::*;

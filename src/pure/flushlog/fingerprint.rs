@@ -9,10 +9,10 @@
 //! Places: the superblock of ext2/3/4 and XFS is in chunk 0, that of Btrfs in chunk 16. F2FS writes
 //! its two checkpoint packs instead, whose place its superblock tells (include/linux/f2fs_fs.h).
 
-use super::format::{FINGERPRINTS, Fingerprint, SECTORS};
+use super::records::{FINGERPRINTS, Fingerprint, SECTORS};
 use super::segment::Segment;
 use crate::pure::chunks::CHUNK_BYTES;
-use crate::pure::disk::superblock::f2fs_at;
+use crate::pure::disk::filesystem::f2fs_at;
 
 /// The telling chunks of a root filesystem of this kind; `head` is its first chunk.
 pub fn places(kind: Option<&str>, head: &[u8]) -> [Option<u64>; FINGERPRINTS] {
@@ -71,9 +71,9 @@ pub const HEAD_BYTES: usize = CHUNK_BYTES;
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::Head;
+    use super::super::records::Head;
     use super::*;
-    use crate::pure::disk::superblock;
+    use crate::pure::disk::filesystem;
 
     fn segment(chunk: u64, before: u32, after: u32) -> Segment {
         let mut head = Head::default();
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn the_superblock_of_every_filesystem_is_watched() {
         for (kind, at, magic) in SUPERBLOCKS {
-            let mut head = vec![0; superblock::HEAD_BYTES];
+            let mut head = vec![0; filesystem::HEAD_BYTES];
             head[at..at + magic.len()].copy_from_slice(magic);
-            let found = superblock::identify(&head).unwrap();
+            let found = filesystem::identify(&head).unwrap();
             assert_eq!(found.kind, kind);
             let place = Some((at / CHUNK_BYTES) as u64);
             assert!(places(Some(kind), &head).contains(&place), "{kind}");

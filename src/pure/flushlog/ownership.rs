@@ -4,7 +4,7 @@
 //! where two answers are possible it takes neither. Then root defers, and nothing reaches the card
 //! until the owner has decided.
 
-use crate::pure::flushlog::format::Uuid;
+use crate::pure::flushlog::records::Uuid;
 use crate::pure::units::{DevNo, Sectors};
 
 /// A partition that could be a log's root.

@@ -1,6 +1,6 @@
 //! A segment as a reader finds it.
 
-use super::format::{Entry, Head};
+use super::records::{Entry, Head};
 use super::ring::Ring;
 
 /// A segment of the chain.

@@ -1,11 +1,11 @@
 //! What root's COW may hold now, and how full it is, from the configuration, the stack and the
 //! memory together. Commands, the daemon and the throttle all judge a COW by this.
 
-use super::memory::MemInfo;
+use super::meminfo::MemInfo;
 use crate::pure::config::Config;
-use crate::pure::cow::size::{Room, Size, fresh, usable};
 use crate::pure::dm::SnapshotStatus;
-use crate::pure::policy::pressure::Level;
+use crate::pure::policy::cow_memory::{Room, Size, fresh, usable};
+use crate::pure::policy::throttle::Level;
 use crate::pure::stack::Stack;
 use crate::pure::units::Bytes;
 

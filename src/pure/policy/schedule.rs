@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use super::pressure::{self, Level};
+use super::throttle::{self, Level};
 use crate::pure::config::{Config, HoldFull};
 use crate::pure::units::Bytes;
 
@@ -390,7 +390,7 @@ pub fn is_full(config: &Config, now: &Sample) -> bool {
 
 /// Whether writers are held back, or the COW is so full that they may be.
 pub fn is_pressing(config: &Config, now: &Sample) -> bool {
-    now.level.percent_of_limit() >= pressure::let_go(config.full_wait)
+    now.level.percent_of_limit() >= throttle::let_go(config.full_wait)
 }
 
 /// Whether memory is short and a flush would give enough back.

@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 use super::record::Record;
 use super::totals::Totals;
 use crate::pure::chunks::CHUNK_BYTES;
-use crate::pure::flushlog::format::Life;
+use crate::pure::flushlog::records::Life;
 use crate::pure::stack::Mode;
 use crate::pure::units::Bytes;
 

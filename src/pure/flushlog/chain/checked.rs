@@ -2,7 +2,7 @@
 
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, PIECE, Unreadable};
 use crate::pure::crc::{self, crc32c};
-use crate::pure::flushlog::format::BEHIND;
+use crate::pure::flushlog::records::BEHIND;
 use crate::pure::flushlog::ring::Ring;
 use crate::pure::flushlog::segment::Segment;
 

@@ -7,7 +7,7 @@ use super::search::Stop;
 use super::{Chain, ChainEnd, LogError};
 use crate::pure::chunks::{CHUNK_BYTES, Chunks};
 use crate::pure::crc::crc32c;
-use crate::pure::flushlog::format::{
+use crate::pure::flushlog::records::{
     Commit, ENTRY_BYTES, Entry, Head, Header, Link, RECORD_BYTES, segment_chunks,
 };
 use crate::pure::flushlog::ring::Ring;

@@ -5,7 +5,7 @@ use core::fmt;
 use super::checked::fetch;
 use super::{Chain, ChainEnd};
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
-use crate::pure::flushlog::format::{Defect, FORMAT, HEADER_MAGIC, Header};
+use crate::pure::flushlog::records::{Defect, FORMAT, HEADER_MAGIC, Header};
 use crate::pure::flushlog::ring::Ring;
 
 /// Why there is no log to read.

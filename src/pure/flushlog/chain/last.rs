@@ -4,7 +4,7 @@ use super::Chain;
 use super::follow::Tail;
 use crate::pure::chunks::Chunks;
 use crate::pure::flushlog::fingerprint::watched;
-use crate::pure::flushlog::format::{Header, Link, Mark, segment_chunks};
+use crate::pure::flushlog::records::{Header, Link, Mark, segment_chunks};
 use crate::pure::flushlog::ring::Ring;
 
 /// How many of the segments before the last one each append reads, in turn.

@@ -4,8 +4,8 @@ use super::checked::{Bad, bad_chunks, wanted};
 use super::search::Stop;
 use super::{Chain, ChainEnd, Damage, DamagedPart};
 use crate::pure::chunks::Chunks;
-use crate::pure::cow::format::Exception;
-use crate::pure::flushlog::format::Link;
+use crate::pure::cow::exception_store::Exception;
+use crate::pure::flushlog::records::Link;
 
 /// The youngest data of one chunk of root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -43,7 +43,7 @@ pub use self::header::{HeaderRead, LogError, header, open};
 pub use self::last::LOOKS;
 pub use self::live::Live;
 
-use super::format::{Commit, Entry, Head, Header, Link, segment_chunks};
+use super::records::{Commit, Entry, Head, Header, Link, segment_chunks};
 use super::ring::Ring;
 use super::segment::Segment;
 

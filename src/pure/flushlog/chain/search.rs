@@ -3,7 +3,7 @@
 use super::checked::each;
 use super::{Chain, ChainEnd, Damage, DamagedPart};
 use crate::pure::chunks::{Chunks, PIECE};
-use crate::pure::flushlog::format::Commit;
+use crate::pure::flushlog::records::Commit;
 
 /// What is known of the place where a chain ends.
 pub(super) struct Stop {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pure::flushlog::format::BEHIND;
+use crate::pure::flushlog::records::BEHIND;
 use proptest::prelude::*;
 
 #[test]

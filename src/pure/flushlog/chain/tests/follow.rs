@@ -1,5 +1,5 @@
 use super::*;
-use crate::pure::flushlog::format::BEHIND;
+use crate::pure::flushlog::records::BEHIND;
 
 #[test]
 fn segments_are_found_in_order_and_the_youngest_data_wins() {
@@ -165,7 +165,7 @@ fn what_was_just_written_is_in_the_chain_as_a_reader_would_find_it() {
     for byte in 2..5 {
         let (head, before) = (card.write(&chain, &[u64::from(byte), 7], byte), chain.clone());
         let behind = behind_crc(&mut card, &chain.ring, chain.ring.aligned(head.commit() + 1));
-        let commit = layout::commit(&before, &head, behind);
+        let commit = segment_layout::commit(&before, &head, behind);
         card.put(chain.ring.chunk(head.commit()), &commit.encode());
         let data = crc32c(&[byte; CHUNK_BYTES]);
         let table = [u64::from(byte), 7].map(|old| Entry { old, crc: data }).to_vec();
@@ -187,7 +187,7 @@ fn forged(chunks: &[u64], change: fn(&mut Head), commit: fn(&mut Commit)) -> Cha
     let mut head = card.write(&chain, chunks, 2);
     let place = chain.ring.chunk(head.commit());
     let behind = behind_crc(&mut card, &chain.ring, head.commit() + 1);
-    let mut record = layout::commit(&chain, &head, behind);
+    let mut record = segment_layout::commit(&chain, &head, behind);
     change(&mut head);
     card.put(chain.ring.chunk(chain.next.position), &head.encode());
     commit(&mut record);

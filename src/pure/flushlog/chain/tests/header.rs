@@ -1,5 +1,5 @@
 use super::*;
-use crate::pure::flushlog::format::{FORMAT, Format};
+use crate::pure::flushlog::records::{FORMAT, Format};
 
 #[test]
 fn a_header_has_two_copies() {

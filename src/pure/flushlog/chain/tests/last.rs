@@ -1,6 +1,6 @@
 use super::*;
-use crate::pure::cow::format::Exception;
-use crate::pure::flushlog::format::Mark;
+use crate::pure::cow::exception_store::Exception;
+use crate::pure::flushlog::records::Mark;
 use proptest::prelude::*;
 
 impl Card {

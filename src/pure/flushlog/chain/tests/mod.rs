@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::pure::chunks::{CHUNK_BYTES, Chunks, Unreadable};
 use crate::pure::crc::crc32c;
-use crate::pure::flushlog::format::{Fingerprint, sector_crcs};
-use crate::pure::flushlog::layout;
+use crate::pure::flushlog::records::{Fingerprint, sector_crcs};
+use crate::pure::flushlog::segment_layout;
 
 pub const CHUNKS: u64 = 300;
 
@@ -90,7 +90,7 @@ impl Card {
         let chain = self.chain();
         let head = self.write(&chain, chunks, byte);
         let behind = behind_crc(self, &chain.ring, chain.ring.aligned(head.commit() + 1));
-        let commit = layout::commit(&chain, &head, behind);
+        let commit = segment_layout::commit(&chain, &head, behind);
         self.put(chain.ring.chunk(head.commit()), &commit.encode());
         self.root.extend(chunks.iter().map(|chunk| (*chunk, byte)));
         head
@@ -102,7 +102,7 @@ impl Card {
         let table: Vec<_> =
             chunks.iter().map(|old| Entry { old: *old, crc: crc32c(&data) }).collect();
         let fingerprints = [Fingerprint { chunk: 0, before: [0; 8], after: sector_crcs(&data) }; 4];
-        let laid = layout::segment(chain, &table, fingerprints, 5, 0);
+        let laid = segment_layout::segment(chain, &table, fingerprints, 5, 0);
         assert!(chain.fits(laid.head.count));
         for (position, piece) in (laid.head.position..).zip(laid.bytes.chunks(CHUNK_BYTES)) {
             self.put(chain.ring.chunk(position), piece);

@@ -1,6 +1,6 @@
 use super::checked::TRIES;
 use super::*;
-use crate::pure::flushlog::format::BEHIND;
+use crate::pure::flushlog::records::BEHIND;
 
 #[test]
 fn what_can_be_read_at_the_third_try_is_read() {

@@ -307,7 +307,7 @@ record! {
 record! {
     /// How many boots have begun on the stack while the log ended as it does.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Tries {
+    pub struct BootCount {
         in the record:
         /// The log's UUID.
         pub log: Uuid,
@@ -417,7 +417,7 @@ impl Mark {
     }
 }
 
-impl Tries {
+impl BootCount {
     /// The record, of the format that every log has.
     pub fn encode(&self) -> Record {
         sealed(TRIES_MAGIC, Format::default(), self)

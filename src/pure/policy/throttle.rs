@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::pure::cow::size::Room;
+use crate::pure::policy::cow_memory::Room;
 use crate::pure::units::Bytes;
 
 /// How full root's COW and the page cache are at one moment.
@@ -126,7 +126,7 @@ pub fn decide(level: &Level, full_wait: u64, writers: Writers) -> (bool, Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::cow::size::SMALLEST;
+    use crate::pure::policy::cow_memory::SMALLEST;
     use proptest::prelude::*;
 
     fn level(used: u64, dirty: u64) -> Level {

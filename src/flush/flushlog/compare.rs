@@ -5,7 +5,7 @@ use super::append::entries;
 use super::{FlushLog, READ_AGAIN};
 use crate::error::{Error, Exit, Result};
 use crate::flush::view;
-use crate::pure::cow::format::Exception;
+use crate::pure::cow::exception_store::Exception;
 use crate::pure::crc::crc32c;
 use crate::pure::flushlog::agree::{self, Act, Agreement, Extra, Go};
 use crate::pure::flushlog::chain::ChainEnd;
@@ -14,7 +14,7 @@ use crate::sys::block;
 use crate::sys::disk::Disk;
 
 /// The log in use, and how the write may proceed.
-pub struct Guarded {
+pub struct Compared {
     /// The log. `None`: it can't be used, and the write may proceed all the same.
     pub log: Option<FlushLog>,
     /// How the write may proceed.
@@ -28,8 +28,8 @@ pub fn check(
     act: Act,
     forget: bool,
     sealed: Option<(&[Exception], &mut Disk)>,
-) -> Result<Guarded> {
-    let on = |log| Ok(Guarded { log, go: Go::On });
+) -> Result<Compared> {
+    let on = |log| Ok(Compared { log, go: Go::On });
     let Some(partition) = stack.log_partition() else { return on(None) };
     // If the log ends as root's table of it says, both hold the same, which is enough for an
     // append. Only otherwise is all of the log read, to learn what differs.
@@ -70,7 +70,7 @@ pub fn check(
         log.chain.skip_unseen();
     }
     match agree::verdict(act, agreement, extra, forget) {
-        Ok(go) => Ok(Guarded { log: Some(log), go }),
+        Ok(go) => Ok(Compared { log: Some(log), go }),
         Err(agreement) => Err(log.refuse(act, agreement)),
     }
 }

@@ -1,6 +1,6 @@
 //! How much memory there is, and what of it COWs could get.
 
-use crate::pure::cow::size::Room;
+use crate::pure::policy::cow_memory::Room;
 use crate::pure::units::Bytes;
 
 /// The lines of /proc/meminfo that cowflush uses.

@@ -5,7 +5,7 @@
 //! ended as it does. A flush, a merge or a stop changes the log's end, so a boot that came that far
 //! need not reset the count.
 
-use super::format::{Defect, Tries, Uuid};
+use super::records::{BootCount, Defect, Uuid};
 
 /// After this many boots that left nothing behind, the next one does without the stack.
 pub const LIMIT: u32 = 3;
@@ -19,7 +19,7 @@ pub const AT: usize = 512;
 /// How many boots have begun over a log that ends with the segment or generation `last`. `bytes` is
 /// what the record's place holds; `None`: it can't be read.
 pub fn begun(bytes: Option<&[u8]>, log: Uuid, last: u64) -> u32 {
-    let decoded = bytes.map(|bytes| (Tries::decode(bytes), bytes));
+    let decoded = bytes.map(|bytes| (BootCount::decode(bytes), bytes));
     match decoded {
         Some((Ok(tries), _)) if (tries.log, tries.last) == (log, last) => tries.count,
         Some((Ok(_), _)) => 0,
@@ -37,7 +37,7 @@ mod tests {
     const LOG: Uuid = [7; 16];
 
     fn record(count: u32) -> Vec<u8> {
-        Tries { log: LOG, last: 9, count }.encode().to_vec()
+        BootCount { log: LOG, last: 9, count }.encode().to_vec()
     }
 
     #[test]

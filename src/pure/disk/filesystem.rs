@@ -52,7 +52,7 @@ const FORMATS: [Format; 13] = [
     // So that LABEL= and UUID= find it, and nothing takes it for root.
     Format {
         kind: FLUSH_LOG,
-        magic: crate::pure::flushlog::format::HEADER_MAGIC,
+        magic: crate::pure::flushlog::records::HEADER_MAGIC,
         magic_at: 0,
         uuid_at: Some(16),
         label_at: 32,
@@ -367,7 +367,7 @@ mod tests {
         ] {
             assert_eq!(uuid_bytes(bad), [0; 16], "{bad}");
         }
-        let log = crate::pure::flushlog::format::Header {
+        let log = crate::pure::flushlog::records::Header {
             uuid: uuid_bytes(text),
             label: *b"log\0\0\0\0\0\0\0\0\0\0\0\0\0",
             ..Default::default()

@@ -1,7 +1,7 @@
 //! How large a COW may be. No I/O.
 
-use super::format::PER_AREA;
 use crate::pure::chunks::CHUNK_BYTES;
+use crate::pure::cow::exception_store::PER_AREA;
 use crate::pure::units::Bytes;
 
 /// The smallest COW that is worth having: header, one metadata area and a few megabytes.
@@ -189,7 +189,7 @@ mod tests {
             let chunks = device(Bytes(limit)).0 / CHUNK_BYTES as u64;
             // The last area that can fill up completely, and the one wiped after it.
             let full_areas = (chunks - 1) / (PER_AREA + 1);
-            let wiped = super::super::format::area_chunk(full_areas);
+            let wiped = crate::pure::cow::exception_store::area_chunk(full_areas);
             let area_fills = chunks > wiped - 1 && full_areas > 0;
             prop_assert!(!area_fills || wiped < chunks, "{chunks} chunks, area at {wiped}");
             prop_assert!(device(Bytes(limit)).0 <= limit);

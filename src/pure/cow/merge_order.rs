@@ -15,8 +15,8 @@
 //! stands in the order of the card. A [`Budget`] says for how many there is memory. Entries that
 //! [`super::fill`] added are copied there in any case: they are on no COW.
 
+use super::exception_store::{self, Exception, PER_AREA};
 use super::fill::{Budget, is_filler};
-use super::format::{self, Exception, PER_AREA};
 use crate::pure::chunks::{CHUNK_BYTES, Chunk};
 
 /// Where a view's parts stand.
@@ -32,7 +32,7 @@ impl Layout {
     /// The kernel reads areas until it finds one that is not full, so there is one area more
     /// than full ones. Behind it come its entries' places for copies, then the COW.
     pub const fn data_start(&self) -> u64 {
-        let last_area = format::area_chunk(self.exceptions / PER_AREA);
+        let last_area = exception_store::area_chunk(self.exceptions / PER_AREA);
         last_area.saturating_add(1 + self.exceptions % PER_AREA)
     }
 }
@@ -54,7 +54,7 @@ pub struct Area {
 
 /// Builds the metadata areas of a view, the last one first.
 ///
-/// Takes a table that [`format::sort_checked`] accepted.
+/// Takes a table that [`exception_store::sort_checked`] accepted.
 pub struct Areas<'a> {
     /// What is not placed yet, ascending; the table is filled from its end.
     rest: &'a [Exception],
@@ -120,7 +120,7 @@ impl Iterator for Areas<'_> {
     fn next(&mut self) -> Option<Area> {
         let area = self.area?;
         self.area = area.checked_sub(1);
-        let chunk = format::area_chunk(area);
+        let chunk = exception_store::area_chunk(area);
         let mut bytes = Box::new([0; CHUNK_BYTES]);
         let mut copies = Vec::new();
         // What belongs into this area is the lowest part of the rest, since areas are built
@@ -137,7 +137,11 @@ impl Iterator for Areas<'_> {
                 } else {
                     exception.new.saturating_add(self.layout.data_start())
                 };
-                format::put_exception(&mut bytes, index, Exception { old: exception.old, new });
+                exception_store::put_exception(
+                    &mut bytes,
+                    index,
+                    Exception { old: exception.old, new },
+                );
             }
         }
         Some(Area { chunk, bytes, copies })
@@ -184,7 +188,7 @@ pub fn sort_back(table: &mut [Exception]) {
 /// After a failed merge this is the run that failed.
 pub fn next_run(area: &Chunk) -> Option<(u64, u64)> {
     let mut run: Option<(Exception, u64)> = None;
-    for exception in format::exceptions(area) {
+    for exception in exception_store::exceptions(area) {
         run = match run {
             Some((previous, length))
                 if previous.old.checked_add(1) == Some(exception.old)
@@ -215,7 +219,7 @@ mod tests {
     fn kernel_walk(areas: &BTreeMap<u64, Box<Chunk>>) -> Vec<(u64, u64, u64)> {
         let mut runs = vec![];
         for bytes in areas.values().rev() {
-            let mut left: Vec<_> = format::exceptions(bytes).collect();
+            let mut left: Vec<_> = exception_store::exceptions(bytes).collect();
             while let Some(&last) = left.last() {
                 let length = (1..=left.len())
                     .take_while(|&n| {
@@ -320,7 +324,7 @@ mod tests {
         let pairs: Vec<_> = (0..PER_AREA).map(|n| (n, 2 + n)).collect();
         let view = View::build(&table(&pairs), 0);
         assert_eq!(view.areas.keys().copied().collect::<Vec<_>>(), [1, 258]);
-        assert_eq!(format::exceptions(&view.areas[&258]).count(), 0);
+        assert_eq!(exception_store::exceptions(&view.areas[&258]).count(), 0);
         assert_eq!(view.layout.data_start(), 259);
         assert_eq!(view.walk(), [(0, 2 + 259, PER_AREA)]);
     }
@@ -357,7 +361,7 @@ mod tests {
         ) {
             // New chunks in an order of writing that is unlike the card's.
             let mut news: Vec<u64> =
-                (0..).map(|n| 2 + n * step).filter(|&n| format::is_data_chunk(n))
+                (0..).map(|n| 2 + n * step).filter(|&n| exception_store::is_data_chunk(n))
                     .take(olds.len()).collect();
             let half = news.len() / 2;
             if shuffle % 3 == 0 { news.reverse() } else if shuffle % 3 == 1 { news.rotate_left(half) }
@@ -365,7 +369,7 @@ mod tests {
                 olds.iter().zip(&news).map(|(&old, &new)| Exception { old, new }).collect();
             let view = View::build(&sorted, budget);
             // As it is read back, area by area
-            let mut read: Vec<_> = view.areas.values().flat_map(|area| format::exceptions(area)).collect();
+            let mut read: Vec<_> = view.areas.values().flat_map(|area| exception_store::exceptions(area)).collect();
             sort_back(&mut read);
             prop_assert!(read.iter().map(|e| e.old).eq(sorted.iter().map(|e| e.old)));
             let mut next_free = 0;
@@ -383,7 +387,7 @@ mod tests {
             prop_assert!(view.copies.len() as u64 <= budget);
             // Copies stand on free places: on no area, and before the COW.
             for place in view.copies.keys() {
-                prop_assert!(format::is_data_chunk(*place) && *place < view.layout.data_start());
+                prop_assert!(exception_store::is_data_chunk(*place) && *place < view.layout.data_start());
             }
             if budget == u64::MAX {
                 let short = |run: &(u64, u64, u64)| run.2 < LONG_RUN as u64;

@@ -1,7 +1,7 @@
 //! Lays out a segment: its head and table as bytes, and its commit record.
 
 use super::chain::Chain;
-use super::format::{Commit, Entry, FINGERPRINTS, Fingerprint, Head, Link, RECORD_BYTES};
+use super::records::{Commit, Entry, FINGERPRINTS, Fingerprint, Head, Link, RECORD_BYTES};
 use crate::pure::chunks::CHUNK_BYTES;
 use crate::pure::crc::crc32c;
 

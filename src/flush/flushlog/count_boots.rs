@@ -1,18 +1,18 @@
-//! Notes in the log how many boots have begun on the stack; [`crate::pure::flushlog::tries`] says
+//! Notes in the log how many boots have begun on the stack; [`crate::pure::flushlog::boot_count`] says
 //! what that means.
 
 use super::FlushLog;
 use crate::error::Result;
 use crate::notes::{self, run_dir};
 use crate::pure::chunks::CHUNK_BYTES;
-use crate::pure::flushlog::format::{RECORD_BYTES, Tries};
-use crate::pure::flushlog::tries::{AT, LIMIT, begun};
+use crate::pure::flushlog::boot_count::{AT, LIMIT, begun};
+use crate::pure::flushlog::records::{BootCount, RECORD_BYTES};
 use crate::sys::dm::Control;
 use crate::sys::{block, lock};
 
 impl FlushLog {
     /// How many boots in a row have begun on the stack and left nothing behind.
-    pub fn tries(&mut self) -> u32 {
+    pub fn boots_begun(&mut self) -> u32 {
         let place = last_chunk(self.header().chunks);
         let chunk = self.disk.chunk(place).ok();
         let bytes = chunk.as_ref().and_then(|chunk| chunk.get(AT..AT + RECORD_BYTES));
@@ -22,8 +22,8 @@ impl FlushLog {
     /// Notes that `count` boots have begun. It sends no FLUSH: if a power cut comes that soon, one
     /// more boot does not make a loop; and until somebody pulls the plug of a machine that hangs,
     /// the card has written it.
-    pub fn note_tries(&mut self, count: u32) -> Result<()> {
-        let tries = Tries { log: self.header().uuid, last: self.chain.next.id, count };
+    pub fn note_boots(&mut self, count: u32) -> Result<()> {
+        let tries = BootCount { log: self.header().uuid, last: self.chain.next.id, count };
         self.disk.write_sector(last_chunk(self.header().chunks), AT, &tries.encode())
     }
 }
@@ -43,8 +43,8 @@ pub fn reached(control: &Control) -> Result<()> {
     };
     lock::take(control)?;
     let noted = FlushLog::open_in_use(&block::path(partition)).and_then(|mut log| {
-        let needed = log.tries() >= LIMIT;
-        if needed { log.note_tries(0) } else { Ok(()) }
+        let needed = log.boots_begun() >= LIMIT;
+        if needed { log.note_boots(0) } else { Ok(()) }
     });
     lock::release(control);
     noted

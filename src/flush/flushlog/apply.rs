@@ -8,7 +8,7 @@ use super::FlushLog;
 use crate::error::{Error, Exit, Result};
 use crate::flush::parts;
 use crate::output::progress::Meter;
-use crate::pure::chunks::{CHUNK_BYTES, PIECE};
+use crate::pure::chunks::{CHUNK_BYTES, PIECE, rows};
 use crate::pure::crc::crc32c;
 use crate::pure::flushlog::chain::Live;
 use crate::pure::flushlog::fingerprint;
@@ -82,13 +82,9 @@ impl FlushLog {
         for first in [true, false] {
             let part = live.iter().zip(&free).filter(|(_, free)| **free == first);
             let part: Vec<_> = part.map(|(live, _)| *live).collect();
-            let mut rest = part.as_slice();
-            while let Some(first) = rest.first() {
+            for row in rows(&part, |live| live.old) {
+                let Some(first) = row.first() else { continue };
                 meter.show(size(left));
-                let row = (first.old..).zip(rest).take(PIECE);
-                let row = row.take_while(|(at, live)| *at == live.old).count();
-                let (row, next) = rest.split_at(row.max(1).min(rest.len()));
-                rest = next;
                 left = left.saturating_sub(row.len());
                 let bytes = buffer.get_mut(..row.len() * CHUNK_BYTES).unwrap_or_default();
                 self.gather(row, bytes)?;
@@ -101,12 +97,10 @@ impl FlushLog {
     }
 
     /// Reads a row of chunks from the log, neighbours in it together.
-    fn gather(&mut self, row: &[Live], into: &mut [u8]) -> Result<()> {
-        let (mut rest, mut bytes) = (row, into);
-        while let Some(first) = rest.first() {
-            let near = (first.place..).zip(rest).take_while(|(at, live)| *at == live.place).count();
-            let (run, next) = rest.split_at(near.max(1).min(rest.len()));
-            let (now, later) = bytes.split_at_mut((run.len() * CHUNK_BYTES).min(bytes.len()));
+    fn gather(&mut self, row: &[Live], mut into: &mut [u8]) -> Result<()> {
+        for run in rows(row, |live| live.place) {
+            let Some(first) = run.first() else { continue };
+            let (now, later) = into.split_at_mut((run.len() * CHUNK_BYTES).min(into.len()));
             self.disk.read_at(first.place, now)?;
             for (chunk, live) in now.chunks_exact(CHUNK_BYTES).zip(run) {
                 if crc32c(chunk) != live.crc {
@@ -118,7 +112,7 @@ impl FlushLog {
                     .exit(Exit::Card));
                 }
             }
-            (rest, bytes) = (next, later);
+            into = later;
         }
         Ok(())
     }

@@ -63,6 +63,8 @@ struct Daemon<'a> {
     told_often: bool,
     /// The flush log holds something that the card does not, as of the last [`Daemon::refresh`].
     log_in_use: bool,
+    /// What a flush that did not end has left sealed in RAM.
+    sealed: Bytes,
     pressure: Option<Pressure>,
     /// The kernel has reported memory pressure since the last sample.
     pressed: bool,
@@ -132,7 +134,9 @@ impl<'a> Daemon<'a> {
             schedule: Schedule::default(),
             control,
             message: Message::about(Name::Root),
-            status: stack.root.map_or(SnapshotStatus::Unknown, |root| root.status()),
+            status: stack.root.map_or(SnapshotStatus::Unknown, |root| {
+                sample::seen(SnapshotStatus::Unknown, Some(root.status()), root.suspended)
+            }),
             told_lost: false,
             urgent,
             boot,
@@ -140,6 +144,7 @@ impl<'a> Daemon<'a> {
             mounted: false,
             told_often: false,
             log_in_use: stack.logged.is_some(),
+            sealed: Bytes(0),
             pressure: Pressure::watch(),
             pressed: false,
             throttle,
@@ -160,6 +165,11 @@ impl<'a> Daemon<'a> {
         daemon.take_up();
         daemon.schedule = Schedule::new(&daemon.sample());
         daemon.schedule.log_in_use(daemon.log_in_use);
+        // A flush whose processes were all killed leaves root asleep: the next one wakes it up. If
+        // another process is at work instead, this flush comes after it, with little to do.
+        if stack.root.is_some_and(|root| root.suspended) {
+            daemon.schedule.ask();
+        }
         Ok(daemon)
     }
 

@@ -21,7 +21,8 @@ impl Daemon<'_> {
         let hold = hold::read();
         let pending = match status {
             SnapshotStatus::Used(usage) => {
-                Bytes(usage.data().bytes().0.saturating_add(memory.dirty.0))
+                let written = usage.data().bytes().0.saturating_add(memory.dirty.0);
+                Bytes(written.saturating_add(self.sealed.0))
             }
             // Without a COW nothing is pending, whatever is in the page cache.
             SnapshotStatus::Unknown => Bytes(0),
@@ -65,6 +66,8 @@ impl Daemon<'_> {
         }
         self.cow_limits = CowLimits::of(&self.config, &stack, self.log_capacity);
         self.log_in_use = stack.logged.is_some();
+        // A sealed COW of which the kernel does not tell holds something.
+        self.sealed = stack.sealed_bytes().unwrap_or(Bytes::MAX);
         self.swaps.root = stack.root.map(|root| root.number);
         self.schedule.log_in_use(self.log_in_use);
         self.limit_dirty();
@@ -84,7 +87,11 @@ impl Daemon<'_> {
 }
 
 /// The status of a COW after a poll that may have failed.
-fn seen(before: SnapshotStatus, now: Option<SnapshotStatus>, asleep: bool) -> SnapshotStatus {
+pub(super) fn seen(
+    before: SnapshotStatus,
+    now: Option<SnapshotStatus>,
+    asleep: bool,
+) -> SnapshotStatus {
     now.filter(|now| !(asleep && *now == SnapshotStatus::Invalid)).unwrap_or(before)
 }
 

@@ -58,6 +58,10 @@ SEED := 1
 simulate: deps ## Histories with faults and power cuts on a model of a machine: SECONDS=60, from SEED=1 on
 	MAKEFLAGS= SECONDS=$(SECONDS) SEED=$(SEED) $(SIMULATE)
 
+DEFECT :=
+defects: deps ## Put defects back, one at a time: the simulator must find each (DEFECT=name)
+	@$(OF_TESTS) defects $(DEFECT)
+
 power-cut: $(FOR_TEST) kernel-6.12 ## Cut the power of a flushing guest at thousands of points (a few minutes)
 	$(OF_TESTS) powercut $(ARGS)
 

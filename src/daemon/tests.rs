@@ -64,7 +64,7 @@ fn flushes(said: &[String]) -> Vec<&str> {
 #[test]
 fn a_daemon_flushes_when_the_interval_is_over_and_soon_after_an_urgent_change() {
     let mut machine = Machine::new(true, 1);
-    machine.act(&Act::Write(vec![1, 2, 3, 9]), &[]);
+    machine.act(&Act::Write(0x20e), &[]);
     let sim = machine.sim.clone();
     let (said, ended) = work(&sim, 9);
     assert!(ended.unwrap().is_ok() && said.is_empty(), "{said:?}");
@@ -72,7 +72,7 @@ fn a_daemon_flushes_when_the_interval_is_over_and_soon_after_an_urgent_change() 
     let (said, ended) = work(&sim, 9 + 12);
     assert!(ended.unwrap().is_ok());
     assert_eq!(flushes(&said), ["flushed (interval"], "{said:?}");
-    machine.act(&Act::Write(vec![4]), &[]);
+    machine.act(&Act::Write(0x10), &[]);
     sim.change("/etc/hosts");
     sim.change("/var/log/messages");
     let (said, _) = work(&sim, 9 + 12 + 4);
@@ -86,7 +86,7 @@ fn a_daemon_flushes_when_the_interval_is_over_and_soon_after_an_urgent_change() 
 fn a_flush_that_fails_is_logged_and_does_not_end_the_daemon() {
     let mut machine = Machine::new(true, 1);
     let sim = machine.sim.clone();
-    machine.act(&Act::Write(vec![1, 2, 3, 9]), &[]);
+    machine.act(&Act::Write(0x20e), &[]);
     let all = |writes| Refusal { sectors: 0..u64::MAX, writes, left: None };
     sim.world(|world| world.card(ROOT).unwrap().refuses = vec![all(true)]);
     let (said, ended) = work(&sim, 12);
@@ -107,9 +107,9 @@ fn a_flush_that_fails_is_logged_and_does_not_end_the_daemon() {
 fn whatever_call_of_a_daemons_flush_fails_or_is_the_last_the_next_daemon_flushes_all() {
     let begun = || {
         let mut machine = Machine::new(true, 1);
-        machine.act(&Act::Write(vec![1, 2, 3, 9]), &[]);
+        machine.act(&Act::Write(0x20e), &[]);
         work(&machine.sim, 11);
-        machine.act(&Act::Write(vec![2, 3, 4, 21]), &[]);
+        machine.act(&Act::Write(0x20_001c), &[]);
         machine.sim.change("/etc/hosts");
         machine
     };
@@ -136,7 +136,7 @@ fn whatever_call_of_a_daemons_flush_fails_or_is_the_last_the_next_daemon_flushes
         assert_eq!(ended.is_none(), fate != Fate::Fails(0), "{what}");
         let (next, ended) = work(&sim, 15);
         assert!(ended.is_some_and(|ended| ended.is_ok()), "{what}\n{next:?}");
-        machine.act(&Act::Write(vec![7, 8, 10]), &[]);
+        machine.act(&Act::Write(0x580), &[]);
         assert_eq!(sim.wrote.borrow()[7], 3, "root sleeps: {what}\n{next:?}");
         let (again, ended) = work(&sim, 27);
         assert!(ended.is_some_and(|ended| ended.is_ok()), "{what}\n{again:?}");

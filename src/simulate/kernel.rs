@@ -4,7 +4,7 @@
 //! Each call that can fail is counted and written down. One of them, by its number, may fail
 //! instead, or be the last that its process makes; or the power goes just before it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::resume_unwind;
@@ -27,19 +27,23 @@ use crate::sys::dm::{Control, Message, Request};
 use crate::sys::events::Happened;
 use crate::sys::kernel::{self, Kernel, Opened};
 use crate::sys::watch::Change;
-use crate::sys::world::card::{Card, Cut};
+use crate::sys::world::card::{Card, Cut, Refusal};
 use crate::sys::world::image::PER_CHUNK;
 use crate::sys::world::mapper::Row;
 use crate::sys::world::{Chances, Done, Fail, Handle, World};
 use crate::throttle::guard::{AtEnd, GuardOutcome};
 use crate::throttle::worker::Work;
 
+use super::content::{UNKNOWN, chunk};
+
 pub const DISK: DevNo = DevNo { major: 8, minor: 0 };
 pub const ROOT: DevNo = DevNo { major: 8, minor: 1 };
 pub const LOG: DevNo = DevNo { major: 8, minor: 2 };
 /// Chunks of root, and of the log.
 pub const CHUNKS: u64 = 24;
-const LOG_CHUNKS: u64 = 512;
+pub const LOG_CHUNKS: u64 = 512;
+/// Where the log begins: with an erase block, however large that is here.
+const LOG_AT: u64 = 32;
 /// A command that makes more calls than this in one step does not end.
 const MOST_CALLS: usize = 20_000;
 
@@ -52,10 +56,63 @@ pub enum Fate {
     Killed,
     /// The process and all its helpers are killed before the call.
     AllKilled,
+    /// The guard is killed before the call.
+    GuardKilled,
+    /// The throttle's worker is killed before the call.
+    WorkerKilled,
     /// A signal comes.
     Signal,
     /// The power goes before the call.
     Cut(Cut),
+    /// From this call on the card refuses something.
+    Refuses(Refusing),
+    /// From this call on the card takes everything again.
+    Recovers,
+    /// Before the call root's filesystem writes these chunks, a bit each. It waits while root
+    /// sleeps.
+    Writes(u32),
+}
+
+/// What a card refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusing {
+    pub place: Place,
+    /// To write; otherwise to read.
+    pub writes: bool,
+    /// So many requests; `None`: until it recovers.
+    pub left: Option<u32>,
+}
+
+/// Which sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    All,
+    Root,
+    Log,
+    /// One of the two copies of the log's header.
+    Header(bool),
+    /// Four chunks of the log, from this one on.
+    Part(u64),
+}
+
+impl Place {
+    fn sectors(self) -> std::ops::Range<u64> {
+        let log = LOG_AT;
+        let chunks = match self {
+            Self::All => 0..log + LOG_CHUNKS,
+            Self::Root => 1..1 + CHUNKS,
+            Self::Log => log..log + LOG_CHUNKS,
+            Self::Header(false) => log..log + 1,
+            Self::Header(true) => log + LOG_CHUNKS - 1..log + LOG_CHUNKS,
+            Self::Part(first) => log + first..log + (first + 4).min(LOG_CHUNKS),
+        };
+        chunks.start * PER_CHUNK..chunks.end * PER_CHUNK
+    }
+}
+
+thread_local! {
+    /// Whether calls are written down, which takes time.
+    pub static TELLS: Cell<bool> = const { Cell::new(true) };
 }
 
 /// The process that made the call is no more. What it says is for [`crate::simulate::machine`].
@@ -83,6 +140,12 @@ struct Rest {
     clock: Duration,
     loops: u32,
     seed: u64,
+    /// The guard was killed.
+    no_guard: bool,
+    /// What root's filesystem waits to write.
+    held: Vec<u32>,
+    /// The kernel was told to refuse writes to root's partition.
+    read_only: bool,
 }
 
 /// A machine's kernel.
@@ -93,17 +156,25 @@ pub struct Sim {
     /// What each chunk of root must read, and what it was whenever it was sealed.
     pub wrote: RefCell<Vec<u32>>,
     pub states: RefCell<Vec<Vec<u32>>>,
+    /// The version of the last write.
+    pub version: Cell<u32>,
+    /// What is mounted as root.
+    pub root: Cell<DevNo>,
+    /// Root was written to past the COW and the log.
+    pub wrote_through: Cell<bool>,
+    /// The COW of a root that defers has refused a write.
+    pub overflowed: Cell<bool>,
 }
 
 impl Sim {
     /// A machine with a card that is all zeros, whose kernel answers in this thread from now on.
-    pub fn new(seed: u64) -> Rc<Self> {
+    pub fn new(seed: u64, erase_block: Bytes) -> Rc<Self> {
         let mut world = World::default();
-        let size = (CHUNKS + LOG_CHUNKS + 2) * PER_CHUNK;
-        world.cards.push(Card::new(size, 4 * PER_CHUNK));
+        let size = (LOG_AT + LOG_CHUNKS) * PER_CHUNK;
+        world.cards.push(Card::new(size, erase_block.0 / SECTOR_BYTES));
         world.add_part(DISK, 0, 0, size);
         world.add_part(ROOT, 0, PER_CHUNK, CHUNKS * PER_CHUNK);
-        world.add_part(LOG, 0, (1 + CHUNKS) * PER_CHUNK, LOG_CHUNKS * PER_CHUNK);
+        world.add_part(LOG, 0, LOG_AT * PER_CHUNK, LOG_CHUNKS * PER_CHUNK);
         Self::on(world, seed)
     }
 
@@ -115,6 +186,10 @@ impl Sim {
             rest: RefCell::new(Rest { seed, ..Rest::default() }),
             wrote: RefCell::new(vec![0; CHUNKS as usize]),
             states: RefCell::default(),
+            version: Cell::new(0),
+            root: Cell::new(ROOT),
+            wrote_through: Cell::new(false),
+            overflowed: Cell::new(false),
         });
         kernel::ask(sim.clone());
         sim
@@ -139,8 +214,10 @@ impl Sim {
     }
 
     /// Writes something down between the calls.
-    pub fn say(&self, text: String) {
-        self.rest.borrow_mut().trace.push(text);
+    pub fn say(&self, text: impl FnOnce() -> String) {
+        if TELLS.get() {
+            self.rest.borrow_mut().trace.push(text());
+        }
     }
 
     /// A program changes a file on root.
@@ -148,18 +225,109 @@ impl Sim {
         self.rest.borrow_mut().changed.push(path.to_owned());
     }
 
-    /// Whether the power has gone, and how.
+    /// Whether the power has gone.
     pub fn is_cut(&self) -> bool {
         self.rest.borrow().cut.is_some()
     }
 
-    /// The card as the power cut left it.
+    /// How the power went, where it went in a command.
+    pub fn cut(&self) -> Option<Cut> {
+        self.rest.borrow().cut.map(|(cut, _)| cut)
+    }
+
+    /// The card as the power cut left it. What it had refused it takes again.
     pub fn after_the_cut(&self, cut: Cut) -> World {
+        self.recover();
         let (cut, seed) = self.rest.borrow().cut.unwrap_or((cut, self.rest.borrow().seed));
-        let mut after = self.world.borrow().after_a_cut(cut, seed);
-        // What can't be read after a cut is another matter than what is lost.
-        after.cards.iter_mut().for_each(|card| card.refuses.clear());
-        after
+        self.world.borrow().after_a_cut(cut, seed)
+    }
+
+    /// From now on the card refuses this.
+    pub fn refuse(&self, trouble: Refusing) {
+        let Refusing { place, writes, left } = trouble;
+        let card = &mut self.world.borrow_mut().cards[0];
+        card.refuses.push(Refusal { sectors: place.sectors(), writes, left });
+    }
+
+    /// The card takes everything again. A sector that a power cut has torn still has to be
+    /// written before it can be read.
+    pub fn recover(&self) {
+        drop(self.take_refusals());
+        self.world.borrow_mut().memory = None;
+    }
+
+    fn take_refusals(&self) -> Vec<Refusal> {
+        let refuses = &mut self.world.borrow_mut().cards[0].refuses;
+        let torn = |refusal: &Refusal| refusal.sectors.end - refusal.sectors.start == 1;
+        let (torn, others) = std::mem::take(refuses).into_iter().partition(torn);
+        *refuses = torn;
+        others
+    }
+
+    /// Reads whole sectors of a device, as if the card refused nothing but what is torn.
+    pub fn look(&self, device: DevNo, sector: u64, into: &mut [u8]) -> Done {
+        let refusals = self.take_refusals();
+        let mut world = self.world.borrow_mut();
+        let read = world.read(device, sector, into);
+        world.cards[0].refuses.extend(refusals);
+        read
+    }
+
+    /// Root's filesystem writes these chunks, or waits with that.
+    pub fn write(&self, chunks: u32) {
+        self.rest.borrow_mut().held.push(chunks);
+        self.let_go();
+    }
+
+    /// Whether root's filesystem waits to write.
+    pub fn holds_back(&self) -> bool {
+        !self.rest.borrow().held.is_empty()
+    }
+
+    /// Writes that wait go on, if root is awake.
+    pub fn let_go(&self) {
+        let root = self.root.get();
+        let stopped = {
+            let rest = self.rest.borrow();
+            rest.frozen || rest.dead || rest.cut.is_some()
+        };
+        if !self.holds_back() || stopped || self.world.borrow().waits(root).is_some() {
+            return;
+        }
+        let (held, read_only) = {
+            let mut rest = self.rest.borrow_mut();
+            (std::mem::take(&mut rest.held), rest.read_only)
+        };
+        let through = self.is_written_through();
+        let mut world = self.world.borrow_mut();
+        for chunks in held {
+            self.version.set(self.version.get() + 1);
+            for number in (0..CHUNKS).filter(|number| chunks >> number & 1 > 0) {
+                let data = chunk(number, self.version.get());
+                let refused = root == ROOT && read_only;
+                if !refused && world.write(root, number * PER_CHUNK, &data, false).is_ok() {
+                    self.wrote.borrow_mut()[number as usize] = self.version.get();
+                } else if !through {
+                    self.overflowed.set(true);
+                }
+            }
+        }
+        self.wrote_through.set(self.wrote_through.get() || through);
+    }
+
+    /// Whether root's writes go past COW and log.
+    pub fn is_written_through(&self) -> bool {
+        let world = &mut *self.world.borrow_mut();
+        let name = Name::Root.text();
+        world.number_of(name) != Some(self.root.get())
+            || world
+                .request(Request::Table, name, &[], "")
+                .is_ok_and(|table| table.targets.iter().all(|row| row.kind == "linear"))
+    }
+
+    /// A chunk whose content nobody can know any more.
+    pub fn is_unknown(&self, number: u64) {
+        self.wrote.borrow_mut()[number as usize] = UNKNOWN;
     }
 
     /// The process has ended, well or not; what it has left is done by its helpers, unless they
@@ -170,6 +338,7 @@ impl Sim {
             rest.dead = false;
             rest.locked = false;
             rest.signal = false;
+            rest.no_guard = false;
             let works = std::mem::take(&mut rest.works);
             (rest.guard.take(), rest.worker.take(), works)
         };
@@ -183,10 +352,12 @@ impl Sim {
             }
         }
         self.world.borrow_mut().release();
+        self.let_go();
     }
 
     /// One call of the interface that can fail. `Some`: it does.
     fn call(&self, what: impl FnOnce() -> String, errors: &[Errno]) -> Option<Errno> {
+        self.let_go();
         let fate = {
             let mut rest = self.rest.borrow_mut();
             if rest.dead {
@@ -200,11 +371,13 @@ impl Sim {
                 panic!("it does not end");
             }
             let fate = rest.fates.iter().find(|(at, _)| *at == calls).map(|(_, fate)| *fate);
-            let what = what();
-            rest.trace.push(match fate {
-                Some(fate) => format!("{calls}: {what}: {fate:?}"),
-                None => format!("{calls}: {what}"),
-            });
+            if TELLS.get() {
+                let what = what();
+                rest.trace.push(match fate {
+                    Some(fate) => format!("{calls}: {what}: {fate:?}"),
+                    None => format!("{calls}: {what}"),
+                });
+            }
             fate
         };
         let mut rest = self.rest.borrow_mut();
@@ -214,6 +387,29 @@ impl Sim {
             Some(Fate::Fails(which)) => Some(errors[which % errors.len()]),
             Some(Fate::Signal) => {
                 rest.signal = true;
+                None
+            }
+            Some(Fate::GuardKilled) => {
+                (rest.guard, rest.no_guard) = (None, rest.guard.is_some());
+                None
+            }
+            Some(Fate::WorkerKilled) => {
+                (rest.worker, rest.works) = (None, false);
+                None
+            }
+            Some(Fate::Refuses(trouble)) => {
+                drop(rest);
+                self.refuse(trouble);
+                None
+            }
+            Some(Fate::Recovers) => {
+                drop(rest);
+                self.recover();
+                None
+            }
+            Some(Fate::Writes(chunks)) => {
+                drop(rest);
+                self.write(chunks);
                 None
             }
             Some(fate) => {
@@ -341,7 +537,11 @@ impl Opened for Open {
 
     fn write_all_at(&self, from: &[u8], at: u64) -> io::Result<()> {
         let what = || format!("write {} at {at} + {}", self.name(), from.len());
-        if let Some(errno) = self.sim.call(what, &[Errno::EIO, Errno::ENOMEM]) {
+        let errors: &[Errno] = match self.what {
+            What::File(_) => &[Errno::ENOSPC, Errno::ENOMEM],
+            _ => &[Errno::EIO, Errno::ENOMEM],
+        };
+        if let Some(errno) = self.sim.call(what, errors) {
             return failed(errno);
         }
         let mut world = self.sim.world.borrow_mut();
@@ -518,7 +718,9 @@ impl Kernel for Sim {
     }
 
     fn file_in_ram(&self, name: &str, size: Bytes) -> Result<Box<dyn Opened>> {
-        if let Some(errno) = self.call(|| format!("make a file {name}"), &[Errno::ENOMEM]) {
+        if let Some(errno) =
+            self.call(|| format!("make a file {name}"), &[Errno::ENOMEM, Errno::ENOSPC])
+        {
             return Err(errno).doing(|| format!("make a file in RAM for {name}"));
         }
         let (file, handle) = self.world.borrow_mut().add_file(size.0, size.0 + (64 << 10));
@@ -569,11 +771,16 @@ impl Kernel for Sim {
         self.world.borrow().disk_of(device)
     }
 
-    fn is_write_protected(&self, _: DevNo) -> bool {
-        false
+    fn is_write_protected(&self, device: DevNo) -> bool {
+        device == ROOT && self.rest.borrow().read_only
     }
 
-    fn refuse_writes(&self, _: DevNo, _: bool) -> Result<()> {
+    fn refuse_writes(&self, device: DevNo, refuse: bool) -> Result<()> {
+        if let Some(errno) = self.call(|| format!("refuse writes: {refuse}"), &[Errno::EACCES]) {
+            return Err(errno).doing(|| "refuse writes");
+        }
+        assert_eq!(device, ROOT, "whose writes are refused");
+        self.rest.borrow_mut().read_only = refuse;
         Ok(())
     }
 
@@ -659,7 +866,8 @@ impl Kernel for Sim {
         if let Some(errno) = self.call(|| "post a guard".to_owned(), &[Errno::ENOMEM]) {
             return Err(errno).doing(|| "start the guard process");
         }
-        self.rest.borrow_mut().guard = Some((at_end, false));
+        let mut rest = self.rest.borrow_mut();
+        (rest.guard, rest.no_guard) = (Some((at_end, false)), false);
         Ok(())
     }
 
@@ -668,6 +876,9 @@ impl Kernel for Sim {
             return Err(errno);
         }
         let mut rest = self.rest.borrow_mut();
+        if rest.no_guard {
+            return Err(Errno::EPIPE);
+        }
         rest.frozen = true;
         if let Some((_, frozen)) = &mut rest.guard {
             *frozen = true;
@@ -680,6 +891,9 @@ impl Kernel for Sim {
             return Err(errno);
         }
         let mut rest = self.rest.borrow_mut();
+        if rest.no_guard {
+            return Err(Errno::EPIPE);
+        }
         rest.frozen = false;
         if let Some((_, frozen)) = &mut rest.guard {
             *frozen = false;
@@ -776,7 +990,9 @@ impl Kernel for Sim {
             return Err(errno).doing(|| "read /proc/meminfo");
         }
         let all = Bytes(64 << 20);
-        Ok(MemInfo { total: all, available: all, ..MemInfo::default() })
+        let world = self.world.borrow();
+        let available = world.memory.map_or(all.0, |most| most.saturating_sub(world.taken()));
+        Ok(MemInfo { total: all, available: Bytes(available), ..MemInfo::default() })
     }
 
     fn keep_in_memory(&self) -> Result<()> {

@@ -71,7 +71,9 @@ def inner_pytest(directory: Path, test: str, *options: str) -> subprocess.Comple
     ]
     # Its logs are kept apart.
     build = str(directory / "nothing")
-    variables = {**os.environ, "PYTHONPATH": f"{TESTS}:{directory}", "COWFLUSH_BUILD": build}
+    # It is nobody's worker.
+    own = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    variables = {**own, "PYTHONPATH": f"{TESTS}:{directory}", "COWFLUSH_BUILD": build}
     return local.run(command, cwd=directory, env=variables, capture_output=True, text=True)
 
 

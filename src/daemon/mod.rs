@@ -165,9 +165,11 @@ impl<'a> Daemon<'a> {
         daemon.take_up();
         daemon.schedule = Schedule::new(&daemon.sample());
         daemon.schedule.log_in_use(daemon.log_in_use);
-        // A flush whose processes were all killed leaves root asleep: the next one wakes it up. If
-        // another process is at work instead, this flush comes after it, with little to do.
-        if stack.root.is_some_and(|root| root.suspended) {
+        // A flush whose processes were all killed leaves root asleep or frozen: the next one wakes
+        // it up. If another process is at work instead, this flush comes after it, with little to
+        // do.
+        let mut devices = Name::ALL.into_iter().filter_map(|name| stack.device(name));
+        if devices.any(|device| device.suspended) || run_dir::has_frozen() {
             daemon.schedule.ask();
         }
         Ok(daemon)

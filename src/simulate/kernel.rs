@@ -302,6 +302,10 @@ impl Sim {
         let mut world = self.world.borrow_mut();
         for chunks in held {
             self.version.set(self.version.get() + 1);
+            // A filesystem that has written anything writes its superblock when it is frozen: ext4's
+            // has how much was ever written to it, XFS's and Btrfs's a transaction's number. A log
+            // that can't be emptied is told from root by that.
+            let chunks = chunks | 1;
             for number in (0..CHUNKS).filter(|number| chunks >> number & 1 > 0) {
                 let data = chunk(number, self.version.get());
                 let refused = root == ROOT && read_only;

@@ -415,3 +415,23 @@ def test_a_root_that_names_the_stack_is_the_one_that_the_initramfs_was_made_on(
     place.put("etc/cowflush.root", "0b-5e\n")
     assert root(stack) == "ROOT=UUID=0b-5e\n"
     assert root("UUID=x") == "UUID=x" and root("/dev/sda1") == "/dev/sda1"
+
+
+# As sys_walk_mod_add of initramfs-tools 0.142 climbs from the device that it is called with.
+WALK = """
+device_path=$(readlink -f /sys/block/gone/slaves/sda1)
+while [ "$device_path" != /sys ]; do
+    device_path=$(dirname "$device_path")
+done
+echo arrived
+dirname /lib/modules/x
+"""
+
+
+def test_a_walk_through_sys_ends_though_its_device_is_gone() -> None:
+    """A flush removes devices while mkinitramfs walks from them to their drivers."""
+    hook = PACKAGE / "debian" / "initramfs" / "conf-hook"
+    done = local.run(
+        ["dash", "-c", f". {hook}\n{WALK}"], capture_output=True, text=True, timeout=20
+    )
+    assert done.stdout.split() == ["arrived", "/lib/modules"]

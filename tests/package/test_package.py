@@ -113,6 +113,7 @@ DRACUT = "/usr/lib/dracut/modules.d/99cowflush"
 FILES = {
     "/usr/sbin/cowflush": (0o755, "PROGRAM"),
     "/usr/share/initramfs-tools/hooks/cowflush": (0o755, "debian/initramfs/hook"),
+    "/usr/share/initramfs-tools/conf-hooks.d/cowflush": (0o644, "debian/initramfs/conf-hook"),
     "/usr/share/initramfs-tools/scripts/local-top/cowflush": (0o755, "debian/initramfs/local-top"),
     "/usr/share/initramfs-tools/scripts/local-premount/cowflush": (
         0o755,

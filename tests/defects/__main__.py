@@ -27,7 +27,7 @@ TESTS = {
     "histories_from_seeds": "a seed",
     "each_single_fault": "a single fault",
 }
-HISTORIES = "5000"
+HISTORIES = "12000"
 # What a failing simulation says first.
 FOUND = re.compile(r"^history (\d+), ([\d.]+)(ms|s|µs)", re.MULTILINE)
 TO_SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}

@@ -334,6 +334,19 @@ impl Sim {
         self.wrote.borrow_mut()[number as usize] = UNKNOWN;
     }
 
+    /// The guard freezes root's filesystem or thaws it, unless it was killed.
+    fn by_guard(&self, freezes: bool) -> std::result::Result<(), Errno> {
+        let mut rest = self.rest.borrow_mut();
+        if rest.no_guard {
+            return Err(Errno::EPIPE);
+        }
+        rest.frozen = freezes;
+        if let Some((_, frozen)) = &mut rest.guard {
+            *frozen = freezes;
+        }
+        Ok(())
+    }
+
     /// The process has ended, well or not; what it has left is done by its helpers, unless they
     /// were killed with it.
     pub fn ended(&self) {
@@ -879,30 +892,14 @@ impl Kernel for Sim {
         if let Some(errno) = self.call(|| "freeze".to_owned(), &[Errno::EBUSY, Errno::EIO]) {
             return Err(errno);
         }
-        let mut rest = self.rest.borrow_mut();
-        if rest.no_guard {
-            return Err(Errno::EPIPE);
-        }
-        rest.frozen = true;
-        if let Some((_, frozen)) = &mut rest.guard {
-            *frozen = true;
-        }
-        Ok(())
+        self.by_guard(true)
     }
 
     fn guard_thaws(&self) -> std::result::Result<(), Errno> {
         if let Some(errno) = self.call(|| "thaw".to_owned(), &[Errno::EPIPE]) {
             return Err(errno);
         }
-        let mut rest = self.rest.borrow_mut();
-        if rest.no_guard {
-            return Err(Errno::EPIPE);
-        }
-        rest.frozen = false;
-        if let Some((_, frozen)) = &mut rest.guard {
-            *frozen = false;
-        }
-        Ok(())
+        self.by_guard(false)
     }
 
     fn dismiss_guard(&self) {

@@ -168,8 +168,7 @@ impl<'a> Daemon<'a> {
         // A flush whose processes were all killed leaves root asleep or frozen: the next one wakes
         // it up. If another process is at work instead, this flush comes after it, with little to
         // do.
-        let mut devices = Name::ALL.into_iter().filter_map(|name| stack.device(name));
-        if devices.any(|device| device.suspended) || run_dir::has_frozen() {
+        if stack.devices().any(|device| device.suspended) || run_dir::has_frozen() {
             daemon.schedule.ask();
         }
         Ok(daemon)

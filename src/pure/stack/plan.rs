@@ -841,8 +841,7 @@ mod tests {
         let mut found: Vec<DevNo> = Vec::new();
         let mut left = vec![ROOT];
         while let Some(number) = left.pop() {
-            let all = Name::ALL.into_iter().filter_map(|name| stack.device(name));
-            for device in all.filter(|device| device.number == number) {
+            for device in stack.devices().filter(|device| device.number == number) {
                 let below = match device.target() {
                     Some(Target::Linear { device, .. }) => vec![device],
                     _ => parts(device).map_or(Vec::new(), |(origin, cow)| vec![origin, cow]),

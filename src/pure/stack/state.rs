@@ -272,11 +272,13 @@ impl Stack {
         })
     }
 
+    /// All devices that there are.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        Name::ALL.into_iter().filter_map(|name| self.device(name))
+    }
+
     fn numbered(&self, number: DevNo) -> Option<&Device> {
-        Name::ALL
-            .into_iter()
-            .filter_map(|name| self.device(name))
-            .find(|device| device.number == number)
+        self.devices().find(|device| device.number == number)
     }
 
     /// Whether root's table and the sealed device's have the same COW.
